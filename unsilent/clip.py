@@ -1,0 +1,89 @@
+"""The one object from which every length of the system derives: samples, mel frames, code columns, visual features, seconds.
+
+A clip is what a network sees at once (9.845 s in the paper). Longer videos are covered by windows of one clip each.
+"""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from unsilent.errors import ParameterError
+
+
+class Clip(BaseModel):
+    """The time and frequency grid shared by mels, codes, features and waveforms.
+
+    The defaults are the paper's: 80 x 848 mels from 22 050 Hz sound, a 5 x 53 grid of codes, 212 visual features.
+
+    Raises:
+        ParameterError: if bands or frames are not whole multiples of the downsampling, naming both numbers.
+
+    Source:
+        Paper section 4 "Details"; exact constants from the released extract_mel_spectrogram.py and configs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sample_rate: int = Field(default=22050, gt=0)  # Hz
+    n_fft: int = Field(default=1024, gt=0)  # samples in one analysis window
+    hop: int = Field(default=256, gt=0)  # samples between mel frames
+    mels: int = Field(default=80, gt=0)  # frequency bands
+    frames: int = Field(default=848, gt=0)  # mel frames in one clip
+    downsampling: int = Field(default=16, gt=0)  # mel frames per code column, and bands per code row
+    feature_fps: float = Field(default=21.5, gt=0)  # visual features per second
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        for name, length in (("mels", self.mels), ("frames", self.frames)):
+            if length % self.downsampling:
+                raise ParameterError(f"a clip of {length} {name} is not a whole multiple of the downsampling {self.downsampling}.")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Code rows: bands of frequency, 5 in the paper."""
+        return self.mels // self.downsampling
+
+    @property
+    def columns(self) -> int:
+        """Code columns: steps in time, 53 in the paper."""
+        return self.frames // self.downsampling
+
+    @property
+    def n_codes(self) -> int:
+        """Length of the sequence the sampler writes: rows x columns, 265 in the paper."""
+        return self.rows * self.columns
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of sound in one clip: 217 088 in the paper."""
+        return self.frames * self.hop
+
+    @property
+    def column_samples(self) -> int:
+        """Samples of sound that one code column stands for: 4096 in the paper."""
+        return self.downsampling * self.hop
+
+    @property
+    def seconds(self) -> float:
+        """Duration of one clip: 9.845 s in the paper."""
+        return self.n_samples / self.sample_rate
+
+    @property
+    def column_seconds(self) -> float:
+        """Duration of one code column: 0.186 s in the paper."""
+        return self.column_samples / self.sample_rate
+
+    @property
+    def column_features(self) -> int:
+        """Visual features that accompany one code column: 4 in the paper."""
+        return max(1, round(self.column_seconds * self.feature_fps))
+
+    @property
+    def n_features(self) -> int:
+        """Visual features that accompany one clip: 212 in the paper."""
+        return self.column_features * self.columns
+
+    def columns_for(self, n_samples: int) -> int:
+        """How many code columns cover `n_samples` of sound, rounded up; at least 1."""
+        return max(1, -(-n_samples // self.column_samples))

@@ -1,0 +1,1 @@
+"""Training material: tables of clips, shards of arrays, data sets."""

@@ -1,0 +1,1 @@
+"""Media files as arrays and back. The only room that knows PyAV."""

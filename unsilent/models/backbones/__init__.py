@@ -1,0 +1,1 @@
+"""Image classifiers whose penultimate layer is a visual feature."""

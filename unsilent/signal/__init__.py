@@ -1,0 +1,1 @@
+"""Sound as tensors: mel spectrograms and back, loudness. Touches no files and no networks."""
