@@ -5,12 +5,13 @@ A clip is what a network sees at once (9.845 s in the paper). Longer videos are 
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from unsilent.config import Config
 from unsilent.errors import ParameterError
 
 
-class Clip(BaseModel):
+class Clip(Config):
     """The time and frequency grid shared by mels, codes, features and waveforms.
 
     The defaults are the paper's: 80 x 848 mels from 22 050 Hz sound, a 5 x 53 grid of codes, 212 visual features.
@@ -21,8 +22,6 @@ class Clip(BaseModel):
     Source:
         Paper section 4 "Details"; exact constants from the released extract_mel_spectrogram.py and configs.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sample_rate: int = Field(default=22050, gt=0)  # Hz
     n_fft: int = Field(default=1024, gt=0)  # samples in one analysis window
