@@ -3,8 +3,6 @@
 A clip is what a network sees at once (9.845 s in the paper). Longer videos are covered by windows of one clip each.
 """
 
-from typing import Self
-
 from pydantic import Field, model_validator
 
 from unsilent.config import Config
@@ -27,12 +25,14 @@ class Clip(Config):
     n_fft: int = Field(default=1024, gt=0)  # samples in one analysis window
     hop: int = Field(default=256, gt=0)  # samples between mel frames
     mels: int = Field(default=80, gt=0)  # frequency bands
+    lowest_hz: float = Field(default=125.0, ge=0)  # lower edge of the first band
+    highest_hz: float = Field(default=7600.0, gt=0)  # upper edge of the last band
     frames: int = Field(default=848, gt=0)  # mel frames in one clip
     downsampling: int = Field(default=16, gt=0)  # mel frames per code column, and bands per code row
     feature_fps: float = Field(default=21.5, gt=0)  # visual features per second
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _divides(self) -> "Clip":
         for name, length in (("mels", self.mels), ("frames", self.frames)):
             if length % self.downsampling:
                 raise ParameterError(f"a clip of {length} {name} is not a whole multiple of the downsampling {self.downsampling}.")

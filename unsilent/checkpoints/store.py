@@ -1,0 +1,164 @@
+"""Our own checkpoint format: a folder with `config.json` (what it is) and `model.safetensors` (its weights).
+
+A bundle is a folder of such folders plus `bundle.json`, which names the preset they serve together. Nothing is ever unpickled here.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unsilent.config import Config
+from unsilent.errors import CheckpointError
+from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.melgan import MelGAN, MelGANConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.version import __version__
+
+KINDS: dict[str, tuple[type[Config], type[nn.Module]]] = {
+    "codebook": (CodebookConfig, Codebook),
+    "sampler": (SamplerConfig, Sampler),
+    "melgan": (MelGANConfig, MelGAN),
+    "vocos": (VocosConfig, Vocos),
+}
+
+
+def save_checkpoint(
+    folder: Path,
+    kind: str,
+    preset: str,
+    config: Config,
+    weights: dict[str, Tensor],
+    record: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a checkpoint folder, each file beside its old version first and renamed when whole.
+
+    Args:
+        folder: made if absent.
+        kind: a key of `KINDS`.
+        preset: row of `unsilent.presets` that it serves.
+        config: of the network.
+        weights: its state dict.
+        record: how it was made: settings, data, licences, losses. Any JSON.
+        dtype: of floating-point weights on disk; `torch.float16` halves the size.
+
+    Raises:
+        CheckpointError: if the folder cannot be written.
+    """
+    about = {"kind": kind, "preset": preset, "config": config.model_dump(mode="json"), "version": __version__, "record": record}
+    tensors = {name: (value.to(dtype) if value.is_floating_point() else value).contiguous() for name, value in weights.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / "model.safetensors.part")
+        os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
+        (folder / "config.json.part").write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(folder / "config.json.part", folder / "config.json")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the checkpoint {folder}: {error}.") from None
+
+
+def load_checkpoint(folder: Path, kind: str) -> nn.Module:
+    """Build the network a checkpoint folder describes and fill it, in float32 and evaluation mode.
+
+    Args:
+        folder: as `save_checkpoint` writes it.
+        kind: what is expected to be in it.
+
+    Raises:
+        CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
+    """
+    about = read_config(folder)
+    if about["kind"] != kind:
+        raise CheckpointError(f"{folder} holds a {about['kind']}, a {kind} is wanted here.")
+    config_type, module_type = KINDS[kind]
+    with torch.device("meta"):  # the weights come from the file: no time is spent on random ones
+        module = module_type(config_type(**about["config"]))
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no model.safetensors.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: {error}.") from None
+    problem = _mismatch(module.state_dict(), weights)
+    if problem:
+        raise CheckpointError(f"{folder} does not fit its own config: {problem}.")
+    module.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()}, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    """The first thing that does not fit, in words; empty if all fits."""
+    for name in sorted(wanted.keys() ^ found.keys()):
+        return f"weight {name} is {'missing' if name in wanted else 'not expected'}"
+    for name, value in wanted.items():
+        if value.shape != found[name].shape:
+            return f"weight {name} has shape {list(found[name].shape)}, {list(value.shape)} is wanted"
+    return ""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a checkpoint folder says of itself.
+
+    Raises:
+        CheckpointError: if `config.json` is missing, not JSON, or of an unknown kind.
+    """
+    about = _read_json(folder / "config.json")
+    missing = {"kind", "preset", "config", "record"} - about.keys()
+    if missing or about["kind"] not in KINDS:
+        raise CheckpointError(f"{folder / 'config.json'} is not a checkpoint of this project (kind {about.get('kind')!r}).")
+    return about
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """What a bundle folder says of itself: `preset`, `parts` (role to sub-folder), `licences`, `summary`.
+
+    Raises:
+        CheckpointError: if there is no readable bundle, or a part is missing.
+    """
+    about = _read_json(folder / "bundle.json")
+    if not {"preset", "parts"} <= about.keys():
+        raise CheckpointError(f"{folder / 'bundle.json'} is not a bundle of this project.")
+    for part in about["parts"].values():
+        if not (folder / part / "config.json").exists():
+            raise CheckpointError(f"the bundle {folder} lacks its part {part!r}.")
+    return about
+
+
+def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+    """Copy checkpoint folders into one bundle.
+
+    Args:
+        folder: made if absent.
+        preset: that they serve.
+        parts: role (`codebook`, `sampler`, `vocoder`) to checkpoint folder.
+        about: more to say in `bundle.json` (summary, licences).
+        dtype: of the copied weights.
+    """
+    for role, source in parts.items():
+        described = read_config(source)
+        config_type, _ = KINDS[described["kind"]]
+        module = load_checkpoint(source, described["kind"])
+        config = config_type(**described["config"])
+        save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], dtype)
+    text = json.dumps({"preset": preset, "parts": {role: role for role in parts}, **about}, indent=2)
+    (folder / "bundle.json.part").write_text(text + "\n")
+    os.replace(folder / "bundle.json.part", folder / "bundle.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object.")
+    return value

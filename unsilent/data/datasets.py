@@ -1,0 +1,139 @@
+"""Batches for the trainers. A batch is a function of seed, rank and step alone, so that resuming needs no memory of the past."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unsilent.clip import Clip
+from unsilent.data.shards import Shard
+from unsilent.errors import DataError
+
+
+class WaveformCrops:
+    """Random crops of sounds, with random gain.
+
+    Args:
+        shards: folder with the shard `waveforms`.
+        split: which rows to use.
+        samples: length of a crop.
+        min_sample_rate: leave out recordings made at a lower rate in Hz (they have no high frequencies to learn from).
+        gain_db: lowest and highest gain.
+
+    Raises:
+        DataError: if no sound is left.
+    """
+
+    def __init__(self, shards: Path, split: str, samples: int, min_sample_rate: int = 0, gain_db: tuple[float, float] = (0.0, 0.0)) -> None:
+        self.shard = Shard(shards, "waveforms")
+        self.samples = samples
+        self.gain_db = gain_db
+        self.items = [
+            i for i, e in enumerate(self.shard.entries) if e.about["split"] == split and e.about["sample_rate"] >= min_sample_rate
+        ]
+        if not self.items:
+            raise DataError(f"no {split!r} sound of at least {min_sample_rate} Hz in {shards}.")
+        # by the square root of duration: long recordings have more to say, but repeat themselves
+        weights = np.sqrt([self.shard.entries[i].length for i in self.items])
+        self.weights = weights / weights.sum()
+
+    def batch(self, size: int, rng: np.random.Generator) -> Tensor:
+        """`[size, samples]` float32 in [-1, 1]."""
+        chosen = rng.choice(self.items, size, p=self.weights)
+        return torch.from_numpy(np.stack([self._crop(int(i), rng) for i in chosen]))
+
+    def _crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
+        waveform = self.shard[item]
+        if len(waveform) < self.samples:
+            # a short sound is repeated or stands alone in silence: both happen in videos
+            tiled = rng.random() < 0.5
+            waveform = np.resize(waveform, self.samples) if tiled else _placed(waveform, self.samples, rng)
+        start = rng.integers(len(waveform) - self.samples + 1)
+        crop = waveform[start : start + self.samples].astype(np.float32) / 32768
+        return np.clip(crop * np.float32(10 ** (rng.uniform(*self.gain_db) / 20)), -1, 1)
+
+
+def _placed(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    before = int(rng.integers(samples - len(waveform) + 1))
+    return np.pad(waveform, (before, samples - len(waveform) - before))
+
+
+class PairedCodes:
+    """Code sequences with the visual features that go with them.
+
+    Sounds and pictures of one label are paired at random; a clip made of two labels changes its pictures where its sound changes, which
+    teaches that the pictures of a moment speak for that moment. Real clips keep their own pairing and timing.
+
+    Args:
+        shards: folder with the shards `codes` and `features`.
+        split: which rows to use.
+        clip: length of what is made.
+        real_share: how often a real clip is taken instead of a composed one.
+        cut_share: how often a composed clip changes its label midway.
+
+    Raises:
+        DataError: if no label has both sounds and pictures.
+    """
+
+    def __init__(self, shards: Path, split: str, clip: Clip, real_share: float = 0.15, cut_share: float = 0.3) -> None:
+        self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features")
+        self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
+        self.sounds, self.pictures, self.real = defaultdict(list), defaultdict(list), []
+        features_of_clip = {}
+        for i, entry in enumerate(self.features.entries):
+            if entry.about["split"] == split:
+                if entry.about["label"]:
+                    self.pictures[entry.about["label"]].append(i)
+                if entry.about["kind"] == "clip":
+                    features_of_clip[entry.about["clip_id"]] = i
+        for i, entry in enumerate(self.codes.entries):
+            if entry.about["split"] == split:
+                if entry.about["label"]:
+                    self.sounds[entry.about["label"]].append(i)
+                paired = features_of_clip.get(entry.about["clip_id"])
+                if paired is not None and self.features.entries[paired].length > entry.about["start_column"]:
+                    self.real.append((i, paired))
+        self.labels = sorted(set(self.sounds) & set(self.pictures))
+        if not self.labels:
+            raise DataError(f"no label of the split {split!r} in {shards} has both sounds and pictures.")
+        # a label with much material is shown more often, by the square root
+        weights = np.sqrt([min(len(self.sounds[label]), 400) for label in self.labels])
+        self.weights = weights / weights.sum()
+
+    def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Codes `[size, sequence]` in the sampler's order and features `[size, columns, dim]`, one for each code column."""
+        pairs = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for _ in range(size)]
+        codes = np.stack([grid.reshape(-1) for grid, _ in pairs]).astype(np.int64)  # columns one after another, low to high
+        return torch.from_numpy(codes), torch.from_numpy(np.stack([features for _, features in pairs]).astype(np.float32))
+
+    def _composed(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        columns = self.clip.columns
+        cut = int(rng.integers(columns // 5, columns - columns // 5)) if rng.random() < self.cut_share else columns
+        scenes = [self._scene(length, rng) for length in (cut, columns - cut) if length]
+        return np.concatenate([grid for grid, _ in scenes]), np.concatenate([features for _, features in scenes])
+
+    def _scene(self, columns: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Sounds of one label until the time is full, over views of one picture held for a while each."""
+        label = self.labels[rng.choice(len(self.labels), p=self.weights)]
+        parts, filled = [], 0
+        while filled < columns:
+            part = self.codes[int(rng.choice(self.sounds[label]))]
+            # a long sound may begin anywhere; a short one, often a single event, is kept whole
+            start = int(rng.integers(0, max(1, len(part) - columns + 1)))
+            parts.append(part[start : start + columns - filled])
+            filled += len(parts[-1])
+        picture = self.features[int(rng.choice(self.pictures[label]))]
+        views = rng.integers(len(picture), size=columns)
+        held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
+        return np.concatenate(parts), picture[views[held]]
+
+    def _real(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
+        code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
+        start = self.codes.entries[code_item].about["start_column"]
+        grid, features = self.codes[code_item], self.features[feature_item][start:]
+        length = min(len(grid), len(features))
+        rows = np.arange(self.clip.columns) % length
+        return grid[:length][rows], features[:length][rows]

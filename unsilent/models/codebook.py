@@ -1,0 +1,145 @@
+"""The spectrogram codebook: a mel spectrogram becomes a small grid of code numbers, and the numbers a spectrogram again.
+
+The networks only; the losses that make it a VQGAN are in `losses`, the training in `train.codebook`. Paper section 3.1.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from unsilent.clip import Clip
+from unsilent.config import Config
+from unsilent.errors import ParameterError
+from unsilent.models.layers import Downsample, Middle, Stage, Upsample, norm
+from unsilent.models.quantizer import Quantized, Quantizer
+
+
+class CodebookConfig(Config):
+    """Sizes of a codebook. The defaults are the paper's for VGGSound (72.1 M parameters).
+
+    Source:
+        Released configs/vggsound_codebook.yaml.
+    """
+
+    clip: Clip = Clip()
+    n_codes: int = Field(default=1024, gt=1)  # entries of the codebook; 1024 for VGGSound, 128 for VAS
+    dim: int = Field(default=256, gt=0)  # width of one code vector
+    channels: int = Field(default=128, gt=0)  # width at full resolution
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # width at each halving, in units of `channels`
+    n_blocks: int = Field(default=2, gt=0)  # residual blocks per resolution in the encoder; the decoder has one more
+
+    def model_post_init(self, _context: object) -> None:
+        """Hold the number of halvings to the clip's downsampling."""
+        if 2 ** (len(self.multipliers) - 1) != self.clip.downsampling:
+            raise ParameterError(
+                f"{len(self.multipliers)} multipliers halve {len(self.multipliers) - 1} times, the clip asks for 1/{self.clip.downsampling}"
+            )
+
+
+class Encoder(nn.Module):
+    """Spectrogram picture to latent grid; attention at the lowest resolution only."""
+
+    def __init__(self, config: CodebookConfig) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(1, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            Stage(widths[max(0, i - 1)], width, config.n_blocks, i == last, Downsample(width) if i < last else None)
+            for i, width in enumerate(widths)
+        )
+        self.mid = Middle(widths[-1])
+        self.norm_out = norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.dim, 3, padding=1)
+
+    def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim rows columns"]:
+        """One latent vector per 16 bands and 16 frames."""
+        x = self.conv_in(mel.unsqueeze(1))
+        for stage in self.down:
+            x = stage(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Latent grid to spectrogram picture; the mirror of the encoder with one more block per resolution."""
+
+    def __init__(self, config: CodebookConfig) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(config.dim, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1])
+        # index 0 is the highest resolution, as in the published files; `forward` walks it backwards
+        self.up = nn.ModuleList(
+            Stage(widths[min(last, i + 1)], width, config.n_blocks + 1, i == last, Upsample(width) if i > 0 else None)
+            for i, width in enumerate(widths)
+        )
+        self.norm_out = norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], 1, 3, padding=1)
+
+    def forward(self, latents: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch mels frames"]:
+        """Unbounded values around [-1, 1]."""
+        x = self.mid(self.conv_in(latents))
+        for stage in reversed(self.up):
+            x = stage(x)
+        return self.conv_out(F.silu(self.norm_out(x))).squeeze(1)
+
+
+class Reconstruction(NamedTuple):
+    """A spectrogram that went through the codebook, and what its quantiser said."""
+
+    mel: Tensor  # [batch, mels, frames]
+    quantized: Quantized
+
+
+class Codebook(nn.Module):
+    """Encoder, quantiser and decoder of mel spectrograms in [-1, 1].
+
+    Any number of whole code columns can be encoded and decoded, not only the clip's.
+    """
+
+    def __init__(self, config: CodebookConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quant_conv = nn.Conv2d(config.dim, config.dim, 1)
+        self.quantize = Quantizer(config.n_codes, config.dim)
+        self.post_quant_conv = nn.Conv2d(config.dim, config.dim, 1)
+        self.decoder = Decoder(config)
+
+    def latents(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim rows columns"]:
+        """Encode without quantising.
+
+        Args:
+            mel: in [-1, 1].
+
+        Raises:
+            ParameterError: if bands or frames are not what the codebook can halve.
+        """
+        clip = self.config.clip
+        if mel.shape[1] != clip.mels or mel.shape[2] % clip.downsampling or not mel.shape[2]:
+            raise ParameterError(
+                f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames given, the codebook wants {clip.mels} bands and a "
+                f"positive multiple of {clip.downsampling} frames."
+            )
+        return self.quant_conv(self.encoder(mel))
+
+    def encode(self, mel: Float[Tensor, "batch mels frames"]) -> Int[Tensor, "batch rows columns"]:
+        """Mel in [-1, 1] to code numbers; row 0 is the lowest frequency."""
+        return self.quantize.nearest(self.latents(mel))
+
+    def decode(self, latents: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch mels frames"]:
+        """Quantised latents to mel, unbounded around [-1, 1]."""
+        return self.decoder(self.post_quant_conv(latents))
+
+    def decode_codes(self, grid: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch mels frames"]:
+        """Code numbers to mel, unbounded around [-1, 1]."""
+        return self.decode(self.quantize.lookup(grid))
+
+    def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Reconstruction:
+        """The whole round, as training sees it."""
+        quantized = self.quantize(self.latents(mel))
+        return Reconstruction(self.decode(quantized.latents), quantized)

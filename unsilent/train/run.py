@@ -1,0 +1,48 @@
+"""From a run file to a finished training: builds the trainer the run asks for and hands it to the loop."""
+
+from pathlib import Path
+
+import lightning_fabric
+import torch
+
+from unsilent import presets
+from unsilent.train.config import AnyRun, CodebookRun, VocoderRun
+from unsilent.train.loop import Trainer, fit
+
+
+def train(run: AnyRun, resume: bool) -> Path:
+    """Train what `run` describes.
+
+    Args:
+        run: settings, as `read_run` gives them.
+        resume: go on from the last checkpoint in `run.out`, if there is one.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        ParameterError: for an unknown preset.
+        DataError: for missing or unfit shards.
+        TrainingDivergedError: on a loss that is not finite.
+    """
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    fabric = lightning_fabric.Fabric(accelerator="auto", devices=run.devices, precision=run.precision)
+    fabric.launch()
+    fabric.seed_everything(run.seed, verbose=False)
+    return fit(run, _trainer(run, fabric), fabric, resume)
+
+
+def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:
+    preset = presets.get(run.preset)
+    if isinstance(run, CodebookRun):
+        from unsilent.train.codebook import CodebookTrainer
+
+        return CodebookTrainer(run, preset.codebook, fabric)
+    if isinstance(run, VocoderRun):
+        from unsilent.train.vocoder import VocoderTrainer
+
+        return VocoderTrainer(run, preset.vocoder, fabric)
+    from unsilent.train.sampler import SamplerTrainer
+
+    return SamplerTrainer(run, preset.sampler, fabric)
