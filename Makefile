@@ -1,0 +1,44 @@
+# Two commands for a fresh machine with Python 3.11 and nothing else: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/demo.installed
+	@mkdir -p out
+	@$(BIN)/unsilent generate demo/cat.mp4 -o out/cat.mp4 --picture
+	@echo "The video with its new sound: $(CURDIR)/out/cat.mp4"
+	@echo "What was made, drawn:         $(CURDIR)/out/cat.png"
+
+test: lint
+	@$(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
+
+lint: $(VENV)/test.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/test.installed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/test.installed
+	@$(BIN)/python benchmarks/generate.py demo/cat.mp4
+
+$(VENV)/bin/python:
+	@echo "Making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing unsilent (a few minutes the first time) ..."
+	@$(PIP) -e ".[plot]"
+	@touch $@
+
+$(VENV)/test.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing unsilent with its development tools (a few minutes the first time) ..."
+	@$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/demo.installed
+
+clean:
+	@rm -rf out build *.egg-info .pytest_cache .ruff_cache
