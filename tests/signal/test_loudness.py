@@ -1,0 +1,78 @@
+"""Loudness: the standard's own test tone, gains in decibels, short sounds, silence, and the peak limit."""
+
+from math import inf
+
+import numpy as np
+import pytest
+
+from unsilent.errors import ParameterError
+from unsilent.signal.loudness import loudness_lufs, normalise_loudness
+
+RATE = 22050
+
+
+def tone(seconds: float, amplitude: float = 0.1, hz: float = 997.0, rate: int = RATE) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 48000])
+def test_a_full_scale_tone_reads_minus_three(rate):
+    """BS.1770: a 997 Hz sine at full scale in one channel measures -3.01 LUFS."""
+    assert loudness_lufs(tone(3, 1.0, rate=rate), rate) == pytest.approx(-3.01, abs=0.1)
+
+
+def test_ten_decibels_are_ten():
+    quiet, loud = (loudness_lufs(tone(2, amplitude), RATE) for amplitude in (0.1, 0.1 * 10**0.5))
+    assert loud - quiet == pytest.approx(10, abs=1e-3)
+
+
+def test_pauses_do_not_count():
+    speech_with_pauses = np.concatenate([tone(2), np.zeros(4 * RATE, np.float32), tone(2)])
+    assert loudness_lufs(speech_with_pauses, RATE) == pytest.approx(loudness_lufs(tone(4), RATE), abs=0.5)
+
+
+def test_a_short_sound_is_quieter_the_shorter_it_is():
+    """Half of a block holds half of the energy: 3 dB."""
+    block, half = (loudness_lufs(tone(seconds), RATE) for seconds in (0.4, 0.2))
+    assert block - half == pytest.approx(3.01, abs=0.2)
+    assert loudness_lufs(tone(0.4), RATE) == pytest.approx(loudness_lufs(tone(2), RATE), abs=0.2)
+
+
+@pytest.mark.parametrize("n_samples", [0, 1, 100, RATE, 3 * RATE])
+def test_silence_is_minus_infinity_and_stays(n_samples):
+    silence = np.zeros(n_samples, np.float32)
+    assert loudness_lufs(silence, RATE) == -inf
+    assert np.array_equal(normalise_loudness(silence, RATE), silence)
+
+
+def test_below_the_gate_counts_as_silence():
+    assert loudness_lufs(tone(1, 1e-5), RATE) == -inf
+
+
+@pytest.mark.parametrize("amplitude", [0.01, 0.1, 1.0, 3.0])
+@pytest.mark.parametrize("seconds", [0.05, 1.5])
+def test_a_tone_reaches_its_target(amplitude, seconds):
+    sound = normalise_loudness(tone(seconds, amplitude), RATE, target_lufs=-20.0)
+    assert loudness_lufs(sound, RATE) == pytest.approx(-20, abs=0.01)
+    assert sound.dtype == np.float32
+
+
+@pytest.mark.parametrize("peak_db", [-6.0, -1.0, 0.0])
+def test_peaks_win_over_the_target(peak_db):
+    clicks = tone(2, 0.01)
+    clicks[::4000] = 0.5
+    sound = normalise_loudness(clicks, RATE, target_lufs=0.0, peak_db=peak_db)
+    assert np.abs(sound).max() == pytest.approx(10 ** (peak_db / 20), rel=1e-6)
+    np.testing.assert_allclose(sound / clicks.max() * 0.5, clicks * (sound.max() / 0.5), rtol=1e-5)  # one gain for all
+
+
+def test_a_limit_above_full_scale_is_refused():
+    with pytest.raises(ParameterError, match=r"a peak limit of 0\.5 dB would clip"):
+        normalise_loudness(tone(1), RATE, peak_db=0.5)
+
+
+def test_numbers_that_are_none_are_refused():
+    broken = tone(1)
+    broken[3:5] = np.nan
+    with pytest.raises(ParameterError, match="2 of 22050 samples are not finite"):
+        loudness_lufs(broken, RATE)

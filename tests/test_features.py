@@ -1,0 +1,155 @@
+"""Frames to features: against Pillow, whatever the batch, and the authors' choice of rows."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from unsilent.errors import ParameterError
+from unsilent.features import extract, find_backbone, pick, pick_rows, preprocess, tile, tile_rows
+from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
+
+LITE0 = find_backbone("efficientnet-lite0")
+
+
+class Shrink(nn.Module):
+    """A backbone small enough to count with: the pictures at 8 x 8 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return (nn.functional.adaptive_avg_pool2d(images, 8) * self.scale).flatten(1)
+
+
+def pictures(n: int, height: int = 40, width: int = 50) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+def by_pillow(frame: np.ndarray) -> np.ndarray:
+    height, width, _ = frame.shape
+    image = Image.fromarray(frame).resize(
+        (256 * width // min(height, width), 256 * height // min(height, width)), Image.Resampling.BILINEAR
+    )
+    left, top = round((image.width - 224) / 2), round((image.height - 224) / 2)
+    return np.asarray(image.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 641), (641, 360), (64, 64), (256, 340), (255, 255), (1080, 300)])
+def test_preprocess_equals_pillow(height, width):
+    frame = pictures(1, height, width)[0]
+    ours = preprocess(frame[None], LITE0)[0] * 0.5 + 0.5
+    np.testing.assert_allclose(ours.numpy() * 255, by_pillow(frame), atol=1.01)  # one grey level: the two round differently
+
+
+def test_white_is_one_and_black_is_minus_one():
+    grey = preprocess(np.stack([np.zeros((30, 20, 3), np.uint8), np.full((30, 20, 3), 255, np.uint8)]), LITE0)
+    torch.testing.assert_close(grey, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 224, 224))
+
+
+def test_colours_stay_in_order():
+    red = np.zeros((20, 20, 3), np.uint8)
+    red[..., 0] = 255
+    assert preprocess(red[None], LITE0).mean(dim=(0, 2, 3)).tolist() == pytest.approx([1, -1, -1])
+
+
+def test_frames_that_may_not_be_written_are_read():
+    """Views of a decoder's memory are read-only, which torch announces with a warning."""
+    frames = pictures(1)
+    frames.flags.writeable = False
+    preprocess(frames, LITE0)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 7, 100])
+def test_batches_do_not_change_features(batch):
+    frames = pictures(7)
+    whole = Shrink()(preprocess(frames, LITE0)).detach()
+    torch.testing.assert_close(extract(iter(frames), Shrink().eval(), LITE0, batch), whole, atol=1e-5, rtol=0)
+
+
+def test_batches_do_not_change_features_of_a_real_network():
+    torch.manual_seed(0)
+    network, frames = EfficientNetLite0().eval(), pictures(4)
+    one, three = (extract(frames, network, LITE0, batch) for batch in (1, 3))
+    assert one.shape == (4, LITE0.dim)
+    torch.testing.assert_close(one, three, atol=1e-5, rtol=0)
+
+
+def test_a_decoder_may_reuse_its_frame():
+    def decoder():
+        frame = np.empty((256, 256, 3), np.uint8)
+        for level in (10, 200):
+            frame[:] = level
+            yield frame
+
+    dark, bright = extract(decoder(), Shrink().eval(), LITE0)
+    assert dark.mean() < 0 < bright.mean()
+
+
+def test_a_long_video_is_never_held_whole():
+    """At most one batch is asked of the stream ahead of the features that are done."""
+    asked, done = [0], [0]
+
+    def stream():
+        for frame in pictures(20):
+            asked[0] += 1
+            assert asked[0] - done[0] <= 4
+            yield frame
+
+    extract(stream(), Shrink().eval(), LITE0, batch=4, on_batch=lambda n: done.__setitem__(0, n))
+    assert done == [20]
+
+
+def test_features_can_be_trained_on():
+    """Features made under inference mode would be refused by autograd."""
+    features = extract(pictures(2), Shrink().eval(), LITE0)
+    nn.Linear(features.shape[1], 1)(features).sum().backward()
+
+
+def test_requests_that_make_no_sense_are_refused():
+    with pytest.raises(ParameterError, match="0 frames were given"):
+        extract([], Shrink().eval(), LITE0)
+    with pytest.raises(ParameterError, match="a batch of 0 frames"):
+        extract(pictures(1), Shrink().eval(), LITE0, batch=0)
+    with pytest.raises(ParameterError, match="evaluation mode"):
+        extract(pictures(1), Shrink().train(), LITE0)
+    with pytest.raises(ParameterError, match=r"no backbone 'resnet51'; known are .*efficientnet-lite0"):
+        find_backbone("resnet51")
+
+
+@pytest.mark.parametrize(
+    ("n_wanted", "rows"),
+    [(1, [106]), (5, [35, 77, 119, 162, 204]), (53, list(range(3, 212, 4))), (212, list(range(212)))],
+)
+def test_rows_of_the_published_models(n_wanted, rows):
+    assert pick_rows(n_wanted, 212) == rows
+
+
+def test_picked_rows_are_distinct_and_within():
+    for n_total in (1, 2, 7, 212):
+        for n_wanted in range(1, n_total + 1):
+            rows = pick_rows(n_wanted, n_total)
+            assert len(set(rows)) == n_wanted
+            assert rows == sorted(rows)
+            assert 0 <= rows[0] <= rows[-1] < n_total
+
+
+def test_pick_and_tile_take_rows():
+    features = torch.arange(212.0)[:, None]
+    assert pick(features, 5).flatten().tolist() == [35, 77, 119, 162, 204]
+    assert tile(features[:3], 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert tile_rows(5, 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("n_wanted", "n_total"), [(53, 20), (0, 20), (1, 0)])
+def test_more_rows_than_there_are_cannot_be_picked(n_wanted, n_total):
+    with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_total}"):
+        pick_rows(n_wanted, n_total)
+
+
+@pytest.mark.parametrize(("n_available", "n_wanted"), [(0, 5), (5, 0)])
+def test_nothing_cannot_be_tiled(n_available, n_wanted):
+    with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_available}; both must be 1 or more"):
+        tile_rows(n_available, n_wanted)

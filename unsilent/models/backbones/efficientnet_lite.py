@@ -1,0 +1,110 @@
+"""EfficientNet-lite0: a small network for pictures, fast on a plain CPU, whose last features say what a frame shows."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from unsilent.errors import ParameterError
+
+# One row per stage: repeats, kernel, stride of the first block, expansion, output channels.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_STEM = 32  # channels; the lite family never scales stem and head
+_HEAD = 1280
+_CLASSES = 1000  # of ImageNet
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm, and a rectifier cut at 6 unless `active` is off.
+
+    Strided convolutions pad as TensorFlow's "SAME" does, more on the right and bottom, since the weights were trained so.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True) -> None:
+        super().__init__()
+        padding = kernel // 2 if stride == 1 else 0
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.active = nn.ReLU6(inplace=True) if active else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
+        """Divide height and width by the stride, rounded up."""
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        if stride > 1:
+            missing = [max(0, (-(-size // stride) - 1) * stride + kernel - size) for size in (x.shape[-1], x.shape[-2])]
+            x = F.pad(x, [side for total in missing for side in (total // 2, total - total // 2)])
+        return self.active(self.norm(self.conv(x)))
+
+    def fuse(self) -> None:
+        """Fold the batch norm into the convolution."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+class Block(nn.Module):
+    """Inverted residual: widen, filter each channel in space, narrow again; added to its input where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = ConvNorm(inputs, wide) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvNorm(wide, wide, kernel, stride, groups=wide)
+        self.project = ConvNorm(wide, outputs, active=False)
+        self.skips = stride == 1 and inputs == outputs
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
+        """Divide height and width by the stride."""
+        inner = self.project(self.depthwise(self.expand(x)))
+        return x + inner if self.skips else inner
+
+
+class EfficientNetLite0(nn.Module):
+    """Pictures to one vector each; 4.7 M parameters with its ImageNet classifier.
+
+    Source:
+        TensorFlow TPU repository, models/official/efficientnet/lite: EfficientNet-B0 (arXiv 1905.11946) without squeeze-and-excitation,
+        with ReLU6, and with a fixed stem and head.
+    """
+
+    dim = _HEAD  # numbers in one feature vector
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, _STEM, kernel=3, stride=2)
+        blocks, inputs = [], _STEM
+        for repeats, kernel, stride, expansion, outputs in _STAGES:
+            for index in range(repeats):
+                blocks.append(Block(inputs, outputs, kernel, stride if index == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = ConvNorm(inputs, _HEAD)
+        self.classifier = nn.Linear(_HEAD, _CLASSES)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """Features of RGB pictures in [-1, 1], meant for 224 x 224: the mean over space of the last layer, 1280 numbers in [0, 6]."""
+        return self.head(self.blocks(self.stem(images))).mean(dim=(2, 3))
+
+    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch labels"]:
+        """Scores of the 1000 ImageNet classes, in the usual order."""
+        return self.classifier(self(images))
+
+    def fuse(self) -> None:
+        """Fold all batch norms into their convolutions, for inference: same features, fewer operations; names in the state dict change.
+
+        Raises:
+            ParameterError: in training mode, where the norms follow each batch and cannot be folded.
+        """
+        if self.training:
+            raise ParameterError("an EfficientNet in training mode cannot be fused; call eval() first.")
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                module.fuse()
