@@ -1,6 +1,6 @@
 """Our own checkpoint format: a folder with `config.json` (what it is) and `model.safetensors` (its weights).
 
-A bundle is a folder of such folders plus `bundle.json`, which names the preset they serve together. Nothing is ever unpickled here.
+Nothing is ever unpickled here.
 """
 
 import json
@@ -109,50 +109,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if `config.json` is missing, not JSON, or of an unknown kind.
     """
-    about = _read_json(folder / "config.json")
+    about = read_json(folder / "config.json")
     missing = {"kind", "preset", "config", "record"} - about.keys()
     if missing or about["kind"] not in KINDS:
         raise CheckpointError(f"{folder / 'config.json'} is not a checkpoint of this project (kind {about.get('kind')!r}).")
     return about
 
 
-def read_bundle(folder: Path) -> dict[str, Any]:
-    """What a bundle folder says of itself: `preset`, `parts` (role to sub-folder), `licences`, `summary`.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
 
     Raises:
-        CheckpointError: if there is no readable bundle, or a part is missing.
+        CheckpointError: if the file cannot be read or holds anything else.
     """
-    about = _read_json(folder / "bundle.json")
-    if not {"preset", "parts"} <= about.keys():
-        raise CheckpointError(f"{folder / 'bundle.json'} is not a bundle of this project.")
-    for part in about["parts"].values():
-        if not (folder / part / "config.json").exists():
-            raise CheckpointError(f"the bundle {folder} lacks its part {part!r}.")
-    return about
-
-
-def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-    """Copy checkpoint folders into one bundle.
-
-    Args:
-        folder: made if absent.
-        preset: that they serve.
-        parts: role (`codebook`, `sampler`, `vocoder`) to checkpoint folder.
-        about: more to say in `bundle.json` (summary, licences).
-        dtype: of the copied weights.
-    """
-    for role, source in parts.items():
-        described = read_config(source)
-        config_type, _ = KINDS[described["kind"]]
-        module = load_checkpoint(source, described["kind"])
-        config = config_type(**described["config"])
-        save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], dtype)
-    text = json.dumps({"preset": preset, "parts": {role: role for role in parts}, **about}, indent=2)
-    (folder / "bundle.json.part").write_text(text + "\n")
-    os.replace(folder / "bundle.json.part", folder / "bundle.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

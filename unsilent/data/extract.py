@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
+from torch import nn
 
+from unsilent import presets
+from unsilent.checkpoints.bundle import load_backbone
+from unsilent.checkpoints.store import load_checkpoint
 from unsilent.clip import Clip
-from unsilent.data.manifest import Row
+from unsilent.data.manifest import Row, read_manifest
 from unsilent.data.shards import Shard, write_shard
 from unsilent.errors import MediaError
-from unsilent.features import BACKBONES, extract
+from unsilent.features import Backbone, extract
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
 from unsilent.models.codebook import Codebook
@@ -25,7 +29,7 @@ log = logging.getLogger(__name__)
 
 LOUDNESS_LUFS = -23.0
 EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
-PSEUDO_FRAMES = 8  # moved and zoomed views of one picture
+PSEUDO_FRAMES = 6  # moved and zoomed views of one picture
 CODE_VARIANTS = 4  # shifted and scaled encodings of one sound
 
 
@@ -62,13 +66,10 @@ def trim_silent_ends(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray
 
 
 def extract_features(
-    rows: list[Row], root: Path, out: Path, clip: Clip, backbone_name: str, seed: int, progress: Callable[[str], None]
+    rows: list[Row], root: Path, out: Path, clip: Clip, backbone: tuple[nn.Module, Backbone], seed: int, progress: Callable[[str], None]
 ) -> int:
     """Write the shard `features`: float16 visual features, one per code column of a clip, or one per pseudo-frame of a picture."""
-    from unsilent.checkpoints.imagenet import load_efficientnet_lite0
-
-    backbone = load_efficientnet_lite0()
-    backbone.fuse()
+    module, expects = backbone
 
     def items() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         for row in (row for row in rows if row.kind != "sound"):
@@ -76,13 +77,13 @@ def extract_features(
             rng = np.random.default_rng([seed, len(row.path), *row.path.encode()])
             try:
                 pictures = _pseudo_frames(root / row.path, rng) if row.kind == "image" else _column_frames(root / row.path, row, clip)
-                features = extract(pictures, backbone)
+                features = extract(pictures, module, expects)
             except (MediaError, UnidentifiedImageError) as error:
                 log.warning("left out: %s", error)
                 continue
             yield np.asarray(features, dtype=np.float16), _about(row)
 
-    recipe = {"backbone": backbone_name, "dim": BACKBONES[backbone_name].dim, "pseudo_frames": PSEUDO_FRAMES, "clip": clip.model_dump()}
+    recipe = {"backbone": type(module).__name__, "dim": expects.dim, "pseudo_frames": PSEUDO_FRAMES, "clip": clip.model_dump()}
     return write_shard(out, "features", items(), recipe)
 
 
@@ -143,3 +144,41 @@ def _encode(codebook: Codebook, waveform: Float[torch.Tensor, "samples"]) -> Ite
 
 def _about(row: Row) -> dict[str, Any]:
     return {"clip_id": row.clip_id, "kind": row.kind, "label": row.label, "split": row.split, "sample_rate": row.sample_rate}
+
+
+def extract_all(table: Path, out: Path, preset_name: str, seed: int) -> dict[str, int]:
+    """Write the shards `waveforms` and `features` for a manifest.
+
+    Args:
+        table: manifest; its rows' paths are relative to the folder it was made from.
+        out: folder of shards.
+        preset_name: gives the clip and the backbone.
+        seed: of the random views of pictures.
+
+    Returns:
+        How many items each shard has.
+    """
+    root, rows = read_manifest(table)
+    preset = presets.get(preset_name)
+    return {
+        "waveforms": extract_waveforms(rows, root, out, preset.clip, _say("waveforms")),
+        "features": extract_features(rows, root, out, preset.clip, load_backbone(preset.backbone), seed, _say("features")),
+    }
+
+
+def extract_codes_with(codebook: Path, out: Path, seed: int) -> dict[str, int]:
+    """Write the shard `codes` with the codebook of a checkpoint folder."""
+    return {"codes": extract_codes(load_checkpoint(codebook, "codebook"), out, seed, _say("codes"))}
+
+
+def _say(what: str) -> Callable[[str], None]:
+    """Log how far an extraction is, every hundredth item."""
+    done = 0
+
+    def tell(clip_id: str) -> None:
+        nonlocal done
+        done += 1
+        if done % 100 == 0:
+            log.info("%s: %d items, now %s", what, done, clip_id)
+
+    return tell

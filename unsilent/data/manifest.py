@@ -78,18 +78,19 @@ def _split_of_scene(path: str) -> str:
     return "valid" if zlib.crc32(scene.encode()) % 8 == 0 else "train"
 
 
-def write_manifest(rows: list[Row], path: Path) -> None:
-    """Write rows to a Parquet file, replacing it in one step."""
+def write_manifest(root: Path, rows: list[Row], path: Path) -> None:
+    """Write rows and the folder their paths start from to a Parquet file, replacing it in one step."""
     import pyarrow
     import pyarrow.parquet
 
     temporary = path.with_name(path.name + ".part")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([asdict(row) for row in rows]), temporary)
+    table = pyarrow.Table.from_pylist([asdict(row) for row in rows]).replace_schema_metadata({"root": str(root.resolve())})
+    pyarrow.parquet.write_table(table, temporary)
     temporary.replace(path)
 
 
-def read_manifest(path: Path) -> list[Row]:
-    """Read rows back.
+def read_manifest(path: Path) -> tuple[Path, list[Row]]:
+    """Read the folder that paths start from, and the rows.
 
     Raises:
         DataError: if the file is missing, not Parquet, or lacks a column.
@@ -100,10 +101,12 @@ def read_manifest(path: Path) -> list[Row]:
     if not path.exists():
         raise DataError(f"there is no manifest {path}; make one with `unsilent data manifest FOLDER -o {path}`.")
     try:
-        records = pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    missing = {field.name for field in fields(Row)} - set(records[0] if records else ())
+    records = table.to_pylist()
+    missing = {field.name for field in fields(Row)} - set(table.column_names)
     if missing:
         raise DataError(f"the manifest {path} lacks the columns {', '.join(sorted(missing))}.")
-    return [Row(**{field.name: record[field.name] for field in fields(Row)}) for record in records]
+    rows = [Row(**{field.name: record[field.name] for field in fields(Row)}) for record in records]
+    return Path((table.schema.metadata or {})[b"root"].decode()), rows

@@ -35,12 +35,21 @@ def mel_filters(clip: Clip) -> Float[Tensor, "mels bins"]:
 
 @lru_cache(maxsize=8)
 def _filters(clip: Clip) -> np.ndarray:
-    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(clip.lowest_hz), _hz_to_mel(clip.highest_hz), clip.mels + 2))
+    edges_hz = _edges_hz(clip)
     bins_hz = np.linspace(0, clip.sample_rate / 2, clip.n_fft // 2 + 1)
     rising = (bins_hz - edges_hz[:-2, None]) / np.diff(edges_hz)[:-1, None]
     falling = (edges_hz[2:, None] - bins_hz) / np.diff(edges_hz)[1:, None]
     triangles = np.maximum(0, np.minimum(rising, falling))
     return (triangles * 2 / (edges_hz[2:] - edges_hz[:-2])[:, None]).astype(np.float32)
+
+
+def band_centres_hz(clip: Clip) -> Float[np.ndarray, "mels"]:
+    """The frequency at which each mel band is most sensitive, in Hz."""
+    return _edges_hz(clip)[1:-1]
+
+
+def _edges_hz(clip: Clip) -> np.ndarray:
+    return _mel_to_hz(np.linspace(_hz_to_mel(clip.lowest_hz), _hz_to_mel(clip.highest_hz), clip.mels + 2))
 
 
 # Slaney's scale: 200/3 Hz a mel up to 1 kHz (mel 15), then 27 mels for each factor of 6.4.

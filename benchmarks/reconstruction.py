@@ -1,0 +1,93 @@
+"""How well codebook and vocoder give held-out sounds back, against two baselines.
+
+    python benchmarks/reconstruction.py FOLDER [--model everyday] [--source ESC-10] [--split valid] [--json]
+
+FOLDER holds `sounds.csv` as `unsilent data manifest` reads it. Every sound is brought to -23 LUFS. Rows of the table:
+
+- `codebook + vocoder`: the whole round, as `unsilent reconstruct` does it
+- `vocoder`: the vocoder from the true mel; what the codes cost is the difference to the row above
+- `griffin-lim`: 32 iterations of fast Griffin-Lim from the true mel
+- `mean spectrum`: noise whose spectrum is the sound's own average, through Griffin-Lim: knows what, not when
+
+Columns: mean absolute difference of mels in dB over bands and frames, and the multi-resolution STFT distance of training (spectral
+convergence plus log-magnitude difference); means over sounds with their standard error.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from unsilent.media.audio import read_audio
+
+import unsilent
+from unsilent.losses import stft_loss
+from unsilent.signal.griffin_lim import vocode as griffin_lim
+from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.mel import RANGE_DB, log_mel01
+from unsilent.stitching import vocode
+
+METHODS = ("codebook + vocoder", "vocoder", "griffin-lim", "mean spectrum")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="everyday")
+    parser.add_argument("--source", default="ESC-10")
+    parser.add_argument("--split", default="valid")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args()
+    pipeline = unsilent.load(options.model, device="cpu")
+    with (options.folder / "sounds.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["source"], row["split"]) == (options.source, options.split)]
+    scores = {method: [] for method in METHODS}
+    for row in rows:
+        waveform = read_audio(options.folder / row["path"], pipeline.clip.sample_rate)
+        waveform = normalise_loudness(waveform, pipeline.clip.sample_rate)
+        whole = len(waveform) // pipeline.clip.column_samples * pipeline.clip.column_samples
+        target = torch.from_numpy(waveform[:whole])
+        for method, made in reconstructions(pipeline, target).items():
+            scores[method].append(distance(made, target, pipeline.clip))
+    report(options, {method: np.array(values) for method, values in scores.items()}, len(rows))
+
+
+@torch.inference_mode()
+def reconstructions(pipeline: "unsilent.Pipeline", target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The sound as each method gives it back."""
+    clip, vocoder = pipeline.clip, pipeline.parts.vocoder
+    mel01 = log_mel01(target[None], clip)
+    average = mel01.mean(2, keepdim=True).expand_as(mel01).contiguous()
+    return {
+        "codebook + vocoder": torch.from_numpy(pipeline.reconstruct(target.numpy())),
+        "vocoder": vocode(vocoder, mel01[0], vocoder.context_frames, clip.hop),
+        "griffin-lim": griffin_lim(mel01, clip)[0],
+        "mean spectrum": griffin_lim(average, clip)[0],
+    }
+
+
+def distance(made: torch.Tensor, target: torch.Tensor, clip: "unsilent.Clip") -> tuple[float, float]:
+    """Mel difference in dB and multi-resolution STFT distance."""
+    mels = [log_mel01(waveform[None], clip) for waveform in (made, target)]
+    return (mels[0] - mels[1]).abs().mean().item() * RANGE_DB, sum(stft_loss(made[None], target[None]).values()).item()
+
+
+def report(options: argparse.Namespace, scores: dict[str, np.ndarray], n_sounds: int) -> None:
+    """Print the table or its JSON."""
+    means = {method: values.mean(0) for method, values in scores.items()}
+    errors = {method: values.std(0, ddof=1) / np.sqrt(n_sounds) for method, values in scores.items()}
+    if options.json:
+        print(json.dumps({"n_sounds": n_sounds, **{method: mean.round(4).tolist() for method, mean in means.items()}}))
+        return
+    print(f"{options.model}: {n_sounds} sounds of {options.source}, split {options.split}")
+    print(f"{'':<20} {'mel L1 (dB)':>16} {'STFT distance':>18}")
+    for method in METHODS:
+        (mel, stft), (mel_error, stft_error) = means[method], errors[method]
+        print(f"{method:<20} {mel:9.2f} ± {mel_error:4.2f} {stft:11.3f} ± {stft_error:5.3f}")
+
+
+if __name__ == "__main__":
+    main()

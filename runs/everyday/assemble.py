@@ -1,0 +1,23 @@
+"""Put the three trained parts of `everyday` into the bundle that comes with the package.
+
+python runs/everyday/assemble.py work/everyday unsilent/weights/everyday
+"""
+
+import sys
+from pathlib import Path
+
+from unsilent.checkpoints.bundle import ROLES, save_bundle
+
+SUMMARY = "Small default model, version 0. See MODEL_CARD.md beside this file."
+LICENCES = {
+    "sounds": ["ESC-10 (CC BY 3.0)", "Animal-Sound-Dataset (none stated)", "baby_cry_detection (none stated)", "jt-uiowa foley (MIT)"],
+    "pictures": ["Caltech-101 (CC BY 4.0)", "Tiny-ImageNet and ImageNet samples (ImageNet terms, research)"],
+    "clips": ["excerpts shown on the pages of published papers (research use)"],
+    "backbone": ["EfficientNet-lite0 weights (Apache 2.0), installed as a package of their own"],
+}
+
+if __name__ == "__main__":
+    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    save_bundle(target, "everyday", {role: source / role / "checkpoint" for role in ROLES}, {"summary": SUMMARY, "licences": LICENCES})
+    size = sum(path.stat().st_size for path in target.rglob("*.safetensors"))
+    sys.stdout.write(f"{target}: {size / 1e6:.1f} MB\n")

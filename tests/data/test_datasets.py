@@ -1,0 +1,56 @@
+"""Batches: a function of their generator alone, of the asked sizes, paired as promised."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.clip import Clip
+from unsilent.data.datasets import PairedCodes, WaveformCrops
+from unsilent.errors import DataError
+
+CLIP = Clip(frames=160)  # ten columns
+
+
+def test_same_generator_same_batch(shards):
+    crops, pairs = WaveformCrops(shards, "train", 8192), PairedCodes(shards, "train", CLIP)
+    assert torch.equal(crops.batch(4, np.random.default_rng(3)), crops.batch(4, np.random.default_rng(3)))
+    first, second = pairs.batch(4, np.random.default_rng(3)), pairs.batch(4, np.random.default_rng(3))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(crops.batch(4, np.random.default_rng(3)), crops.batch(4, np.random.default_rng(4)))
+
+
+def test_crops_longer_than_any_sound_are_filled(shards):
+    batch = WaveformCrops(shards, "train", 100_000, gain_db=(-6.0, 6.0)).batch(8, np.random.default_rng(0))
+    assert batch.shape == (8, 100_000)
+    assert batch.abs().max() <= 1
+    assert (batch.abs().amax(1) > 0).all()
+
+
+def test_recordings_of_low_rate_are_left_out(shards):
+    crops = WaveformCrops(shards, "train", 4096, min_sample_rate=22050)
+    assert {crops.shard.entries[i].about["label"] for i in crops.items} == {"a"}
+
+
+def test_nothing_left_is_an_error(shards):
+    with pytest.raises(DataError, match="no 'test' sound"):
+        WaveformCrops(shards, "test", 4096)
+    with pytest.raises(DataError, match="no label of the split 'test'"):
+        PairedCodes(shards, "test", CLIP)
+
+
+def test_sound_and_picture_of_a_moment_have_one_label(shards):
+    """Codes and features were filled with the label's number, so they must agree at every column, also across a change of label."""
+    codes, features = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0).batch(32, np.random.default_rng(0))
+    assert codes.shape == (32, 50)
+    assert features.shape == (32, 10, 6)
+    columns = codes.reshape(32, 10, 5)
+    assert torch.equal(columns, features[..., :5].long())
+    assert any(len(set(row[:, 0].tolist())) == 2 for row in columns)
+
+
+def test_a_real_clip_keeps_its_own_timing_and_repeats(shards):
+    codes, features = PairedCodes(shards, "train", CLIP, real_share=1.0).batch(1, np.random.default_rng(0))
+    assert (codes == 7).all()
+    expected = torch.arange(36.0).reshape(6, 6)[torch.arange(10) % 6]
+    assert torch.equal(features[0], expected)

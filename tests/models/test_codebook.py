@@ -1,0 +1,119 @@
+"""The codebook: shapes, what its quantiser promises, and the authors' numbers at full size."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.quantizer import Quantizer
+
+REFERENCE = Path(__file__).parents[3] / "shared/reference"
+
+
+@pytest.fixture
+def codebook():
+    torch.manual_seed(0)
+    clip = Clip(mels=16, frames=32, downsampling=4)
+    return Codebook(CodebookConfig(clip=clip, n_codes=16, dim=8, channels=8, multipliers=(1, 1, 2), n_blocks=1)).eval()
+
+
+def test_full_size_has_the_papers_parameters():
+    with torch.device("meta"):
+        codebook = Codebook(CodebookConfig())
+    assert sum(p.numel() for p in codebook.parameters()) == 72_137_089
+    assert sum(p.numel() for p in codebook.decoder.parameters()) == 42_447_489
+
+
+def test_shapes(codebook):
+    mel = torch.rand(2, 16, 32) * 2 - 1
+    grid = codebook.encode(mel)
+    assert grid.shape == (2, 4, 8)
+    assert codebook.decode_codes(grid).shape == mel.shape
+    assert codebook.latents(mel).shape == (2, 8, 4, 8)
+
+
+def test_decoding_codes_is_the_second_half_of_the_whole_round(codebook):
+    mel = torch.rand(1, 16, 32) * 2 - 1
+    torch.testing.assert_close(codebook(mel).mel, codebook.decode_codes(codebook.encode(mel)))
+
+
+def test_rows_of_a_batch_do_not_touch(codebook):
+    mel = torch.rand(3, 16, 32) * 2 - 1
+    assert torch.equal(codebook.encode(mel)[1:2], codebook.encode(mel[1:2]))
+
+
+def test_wrong_sizes_are_refused_with_both_numbers(codebook):
+    with pytest.raises(ParameterError, match="16 bands and 30 frames given, the codebook wants 16 bands and a positive multiple of 4"):
+        codebook.encode(torch.zeros(1, 16, 30))
+
+
+def test_multipliers_must_match_the_clip():
+    with pytest.raises(ParameterError, match="3 multipliers downsample by 4, the clip by 16"):
+        CodebookConfig(multipliers=(1, 2, 4))
+
+
+def test_nearest_is_nearest():
+    quantizer = Quantizer(32, 6)
+    latents = torch.randn(2, 6, 3, 4, generator=torch.Generator().manual_seed(1))
+    distances = torch.cdist(latents.movedim(1, -1).reshape(-1, 6), quantizer.embedding.weight)
+    assert torch.equal(quantizer.nearest(latents).flatten(), distances.argmin(1))
+
+
+def test_gradients_pass_straight_through():
+    quantizer = Quantizer(8, 4)
+    latents = torch.randn(1, 4, 2, 2, requires_grad=True)
+    quantizer(latents).latents.sum().backward()
+    assert torch.equal(latents.grad, torch.ones_like(latents))
+
+
+def test_each_loss_moves_one_side_only():
+    quantizer = Quantizer(8, 4)
+    latents = torch.randn(1, 4, 2, 2, requires_grad=True)
+    quantizer(latents).commitment.backward()
+    assert latents.grad.abs().sum() > 0
+    assert quantizer.embedding.weight.grad is None
+    latents.grad = None
+    quantizer(latents).codebook.backward()
+    assert latents.grad is None
+    assert quantizer.embedding.weight.grad.abs().sum() > 0
+
+
+def test_replaced_codes_are_where_they_were_put():
+    quantizer = Quantizer(8, 4)
+    vectors = torch.randn(2, 4)
+    before = quantizer.embedding.weight[0].clone()
+    quantizer.replace(torch.tensor([3, 5]), vectors)
+    assert torch.equal(quantizer.embedding.weight[[3, 5]], vectors)
+    assert torch.equal(quantizer.embedding.weight[0], before)
+
+
+@pytest.mark.slow
+def test_equals_the_authors():
+    """Latents, codes and reconstruction of a real clip at full size, all weights filled by a rule from their published names."""
+    if not REFERENCE.exists():
+        pytest.skip("the authors' numbers live outside this project")
+    sys.path.insert(0, str(REFERENCE))
+    from fill import fill
+
+    codebook = Codebook(CodebookConfig()).eval()
+    filled = {ours: torch.from_numpy(fill(_published_name(ours), tuple(value.shape))) for ours, value in codebook.state_dict().items()}
+    codebook.load_state_dict(filled)
+    expected = np.load(REFERENCE / "expected/codebook_a.npz")
+    mel01 = np.load(REFERENCE / "original_features/-Qowmc0P9ic_34000_44000_mel.npy")[:, 6:854]
+    mel = torch.from_numpy(mel01.astype(np.float32))[None] * 2 - 1
+    with torch.inference_mode():
+        latents, grid = codebook.latents(mel), codebook.encode(mel)
+        decoded = codebook.decode_codes(grid)
+    np.testing.assert_allclose(latents[0], expected["latent"], rtol=1e-3, atol=1e-3)
+    assert np.array_equal(grid[0].numpy(), expected["codes_row_major"])
+    np.testing.assert_allclose(decoded[0], expected["reconstruction"], rtol=1e-3, atol=1e-3)
+
+
+def _published_name(ours: str) -> str:
+    up_or_down = "upsample" if ours.startswith("decoder") else "downsample"
+    return ours.replace(".shortcut.", ".nin_shortcut.").replace(".resample.", f".{up_or_down}.")

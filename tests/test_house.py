@@ -1,0 +1,115 @@
+"""The house rules that a machine can hold: who may import whom, which room owns which library, how long a file and a function may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "unsilent"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A room may import rooms of lower levels only; rooms of one level do not know each other, but for the pairs in BESIDE.
+LEVELS = {
+    "clip": 0, "config": 0, "errors": 0, "version": 0,
+    "signal": 1, "media": 1, "models": 1, "losses": 1,
+    "features": 2, "sampling": 2, "stitching": 2, "presets": 2,
+    "checkpoints": 3,
+    "picture": 4, "pipeline": 4, "data": 4,
+    "batch": 5, "train": 5,
+    "cli": 7,
+}  # fmt: skip
+BESIDE = {
+    ("clip", "config"), ("clip", "errors"), ("config", "errors"),
+    ("losses", "models"), ("losses", "signal"),  # losses of a reconstruction speak of what networks return, in mels
+    ("presets", "features"),  # a row names a backbone
+    ("pipeline", "picture"),  # a generation draws itself
+}  # fmt: skip
+# What only one room may import.
+OWNERS = {"av": "media", "lightning_fabric": "train", "ray": "jobs", "typer": "cli", "streamlit": "web", "safetensors": "checkpoints"}
+
+SOFT_LINES, HARD_LINES, HARD_FUNCTION_LINES = 400, 600, 100
+
+
+def room_of(module: str) -> str:
+    """`unsilent.signal.mel` → `signal`; the package itself → its own name."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """All imported modules of a file with their lines, also those inside functions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively; say the whole name"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "unsilent" else [node.module]
+            found += [(node.lineno, name) for name in names]
+    return found
+
+
+def room_of_file(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0] if parts[0] != "__init__" else "unsilent"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    here = room_of_file(path)
+    if here == "unsilent":
+        return  # the front door may know every room
+    assert here in LEVELS, f"{path} is in a room that has no level; give it one"
+    for line, module in imports(path):
+        if module.split(".")[0] != "unsilent":
+            continue
+        there = room_of(module)
+        allowed = there == here or LEVELS[there] < LEVELS[here] or (here, there) in BESIDE
+        assert allowed, f"{path.relative_to(PACKAGE)}:{line}: {here} (level {LEVELS[here]}) imports {there} (level {LEVELS[there]})"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_libraries_stay_in_their_rooms(path):
+    for line, module in imports(path):
+        owner = OWNERS.get(module.split(".")[0])
+        assert owner in (None, room_of_file(path)), f"{path.relative_to(PACKAGE)}:{line}: only {owner} may import {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_is_too_long(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= HARD_LINES, f"{path} has {lines} lines"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= HARD_FUNCTION_LINES, f"{path}:{node.lineno}: {node.name} has {length} lines"
+
+
+def test_nearly_all_files_are_short():
+    """The soft limit: a file above it must become the exception, not the habit."""
+    long = [path.name for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > SOFT_LINES]
+    assert len(long) <= len(FILES) // 20, long
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_dangerous_is_called(path):
+    """No unpickling without `weights_only=True`, no eval, no printing from the library."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        assert name not in ("eval", "exec", "pickle.load", "pickle.loads"), f"{path}:{node.lineno}: {name}"
+        if name == "torch.load":
+            safe = any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
+            assert safe, f"{path}:{node.lineno}: torch.load without weights_only=True"
+        if name in ("np.load", "numpy.load"):
+            assert not any(k.arg == "allow_pickle" for k in node.keywords), f"{path}:{node.lineno}: allow_pickle"
+
+
+def test_importing_the_package_is_light():
+    """The front door must not pull in torch: `unsilent --help` should answer at once."""
+    import subprocess
+    import sys
+
+    code = "import sys, unsilent, unsilent.cli.main; print('torch' in sys.modules or 'av' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -1,0 +1,169 @@
+"""Many videos in one call: which file becomes which, what is already done, and going on when one of them fails."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from unsilent.errors import MediaError, ParameterError, UnsilentError
+from unsilent.media.probe import read_comment
+from unsilent.media.video import Original
+from unsilent.pipeline import Generation, Pipeline, Progress
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
+WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others are written as Matroska, which holds anything
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of every video of a batch; see `Pipeline.generate` and `Generation.save_video`."""
+
+    seed: int = 0
+    takes: int = 1
+    top_k: int | None = None
+    temperature: float = 1.0
+    label: str | None = None
+    original: Original = "drop"
+    wav: bool = False
+    picture: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video and the file that it becomes (with `.takeN` before the suffix where there are several takes)."""
+
+    video: Path
+    out: Path
+
+    def outputs(self, takes: int) -> list[Path]:
+        """The files that will be written, one for each take."""
+        if takes == 1:
+            return [self.out]
+        return [self.out.with_name(f"{self.out.stem}.take{take + 1}{self.out.suffix}") for take in range(takes)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one take of one job: made, kept from an earlier run, or failed with a sentence that says why."""
+
+    video: Path
+    out: Path
+    status: Literal["made", "kept", "failed"]
+    why: str = ""
+    generation: Generation | None = None
+
+
+def plan(inputs: list[Path], out: Path | None) -> list[Job]:
+    """Decide the output of every input.
+
+    Args:
+        inputs: videos, or folders, which stand for all videos in and below them.
+        out: a file when one video is asked for, else a folder that keeps the stems (and the sub-folders of a folder given);
+            None writes `STEM.sound.SUFFIX` beside each video.
+
+    Raises:
+        ParameterError: if nothing is asked for, two inputs would become one file, or an input would be overwritten.
+    """
+    found = [(video, video.relative_to(given).parent) for given in inputs if given.is_dir() for video in _videos(given)]
+    found += [(given, Path()) for given in inputs if not given.is_dir()]
+    if not found:
+        raise ParameterError(f"no videos in {', '.join(map(str, inputs)) or 'an empty request'}.")
+    one_file = out is not None and len(found) == 1 and not inputs[0].is_dir() and not out.is_dir() and out.suffix != ""
+    jobs: dict[Path, Job] = {}
+    for video, below in found:
+        suffix = video.suffix if video.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
+        if one_file:
+            target = out
+        elif out is None:
+            target = video.with_name(f"{video.stem}.sound{suffix}")
+        else:
+            target = out / below / f"{video.stem}{suffix}"
+        if target in jobs:
+            raise ParameterError(f"{jobs[target].video} and {video} would both become {target}; give them different folders.")
+        if target.resolve() in (one.resolve() for one, _ in found):
+            raise ParameterError(f"the output {target} would overwrite an input; choose another with -o.")
+        jobs[target] = Job(video, target)
+    return list(jobs.values())
+
+
+def _videos(folder: Path) -> list[Path]:
+    """Videos in and below a folder, without those that an earlier call without -o has left beside them."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    return [path for path in files if not path.stem.endswith(".sound") and not path.name.startswith(".")]
+
+
+def run(pipeline: Pipeline, jobs: list[Job], options: Options, progress: Callable[[Job], Progress]) -> Iterator[Result]:
+    """Do all jobs; one that fails is reported and the others are done.
+
+    An output that an earlier run has made from the same video with the same model and options is kept, so that an interrupted batch
+    goes on where it was. A single job is always made anew.
+
+    Args:
+        pipeline: the loaded model.
+        jobs: as `plan` gives them.
+        options: for all of them.
+        progress: called once for each job; what it gives is told of that job's steps.
+    """
+    for job in jobs:
+        outputs = job.outputs(options.takes)
+        comment = recipe(pipeline, job.video, options)
+        if len(jobs) > 1 and all(_is_from(out, comment) for out in outputs):
+            yield from (Result(job.video, out, "kept") for out in outputs)
+            continue
+        try:
+            yield from _make(pipeline, job, options, comment, progress(job))
+        except UnsilentError as error:
+            yield Result(job.video, job.out, "failed", str(error))
+
+
+def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress: Progress) -> Iterator[Result]:
+    takes = pipeline.takes(
+        job.video,
+        options.takes,
+        seed=options.seed,
+        top_k=options.top_k,
+        temperature=options.temperature,
+        label=options.label,
+        progress=progress,
+    )
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    for generation, out in zip(takes, job.outputs(options.takes), strict=True):
+        generation.save_video(out, options.original, comment)
+        if options.wav:
+            generation.save_wav(out.with_suffix(".wav"))
+        if options.picture:
+            generation.save_picture(out.with_suffix(".png"))
+        yield Result(job.video, out, "made", generation=generation)
+
+
+def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
+    """The words kept inside an output that say what made it."""
+    about = f"model={pipeline.name} vocoder={pipeline.vocoder} precision={pipeline.precision} source={video.name}"
+    chosen = (
+        f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} label={options.label} original={options.original}"
+    )
+    return f"sound by unsilent: {about} {chosen}"
+
+
+def _is_from(out: Path, comment: str) -> bool:
+    try:
+        return out.exists() and read_comment(out) == comment
+    except MediaError:
+        return False
+
+
+def as_record(result: Result, options: Options, pipeline: Pipeline) -> dict[str, object]:
+    """A result as plain values for JSON."""
+    made = result.generation
+    return {
+        "video": str(result.video),
+        "status": result.status,
+        "out": None if result.status == "failed" else str(result.out),
+        "why": result.why or None,
+        "model": pipeline.name,
+        "seed": options.seed,
+        "take": made.take if made else None,
+        "seconds": round(made.seconds, 3) if made else None,
+        "spent_seconds": round(made.spent_seconds, 3) if made else None,
+        "real_time_factor": round(made.real_time_factor, 4) if made else None,
+    }

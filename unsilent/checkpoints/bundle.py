@@ -1,0 +1,164 @@
+"""Bundles: folders of checkpoints that make one whole model, and the networks loaded from them."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unsilent import presets
+from unsilent.checkpoints.imagenet import load_efficientnet_lite0
+from unsilent.checkpoints.store import KINDS, load_checkpoint, read_config, read_json, save_checkpoint
+from unsilent.errors import CheckpointError
+from unsilent.features import Backbone, find_backbone
+from unsilent.models.codebook import Codebook
+from unsilent.models.melgan import MelGAN
+from unsilent.models.sampler import Sampler
+from unsilent.models.vocos import Vocos
+
+SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
+ROLES = ("codebook", "sampler", "vocoder")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks of one model.
+
+    Attributes:
+        name: of the preset.
+        codebook, sampler, vocoder: filled, in evaluation mode.
+        backbone: image network that gives the condition, and `backbone_row` what it expects; None for a model that sees nothing.
+        classes: names in the order of the sampler's class numbers; empty for a model without classes.
+        top_k: how many of the likeliest codes to sample among by default.
+    """
+
+    name: str
+    codebook: Codebook
+    sampler: Sampler
+    vocoder: Vocos | MelGAN
+    backbone: nn.Module | None
+    backbone_row: Backbone | None
+    classes: tuple[str, ...]
+    top_k: int
+
+    def modules(self) -> list[nn.Module]:
+        """All networks."""
+        return [self.codebook, self.sampler, self.vocoder, *([self.backbone] if self.backbone is not None else [])]
+
+
+def find_bundle(name: str) -> Path:
+    """The folder of a model: a shipped one by name, or any by path.
+
+    Raises:
+        CheckpointError: if there is none; says which names have weights here.
+    """
+    for folder in (SHIPPED / name, Path(name)):
+        if (folder / "bundle.json").exists():
+            return folder
+    here = ", ".join(shipped())
+    if name in presets.names():
+        raise CheckpointError(f"the weights of {name!r} are not here; models with weights: {here}.")
+    raise CheckpointError(f"{name!r} is neither a model nor a bundle folder; models with weights: {here}.")
+
+
+def shipped() -> list[str]:
+    """Names of the models whose weights come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/bundle.json"))
+
+
+def load_parts(folder: Path) -> Parts:
+    """Load all networks of a bundle.
+
+    Raises:
+        CheckpointError: if the bundle or one of its parts is missing, damaged, or does not fit the others.
+    """
+    about = read_bundle(folder)
+    preset = presets.get(about["preset"])
+    codebook = load_checkpoint(folder / about["parts"]["codebook"], "codebook")
+    sampler = load_checkpoint(folder / about["parts"]["sampler"], "sampler")
+    vocoder_folder = folder / about["parts"]["vocoder"]
+    vocoder_kind = "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan"
+    vocoder = load_checkpoint(vocoder_folder, vocoder_kind)
+    if sampler.config.codes != codebook.config.n_codes:
+        raise CheckpointError(f"{folder}: the sampler speaks {sampler.config.codes} codes, the codebook {codebook.config.n_codes}.")
+    classes = tuple(about.get("classes", ()))
+    return Parts(
+        preset.name,
+        codebook,
+        sampler,
+        vocoder,
+        *(load_backbone(preset.backbone) if preset.backbone else (None, None)),
+        classes,
+        preset.top_k,
+    )
+
+
+def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
+    """A picture network, ready for inference, and what it expects of its pictures.
+
+    Raises:
+        CheckpointError: if its weights are not here.
+    """
+    row = find_backbone(name)
+    module = load_efficientnet_lite0()
+    module.fuse()
+    return module, row
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """What a bundle folder says of itself: `preset`, `parts` (role to sub-folder), `classes` of a model that has them, and more.
+
+    Raises:
+        CheckpointError: if there is no readable bundle, or a part is missing.
+    """
+    about = read_json(folder / "bundle.json")
+    if "preset" not in about or set(about.get("parts", ())) != set(ROLES):
+        raise CheckpointError(f"{folder / 'bundle.json'} is not a bundle of this project: it must name a preset and {', '.join(ROLES)}.")
+    return about
+
+
+def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any]) -> None:
+    """Copy checkpoint folders into one bundle, weights as float16.
+
+    Args:
+        folder: made if absent.
+        preset: that they serve.
+        parts: each of `ROLES` to a checkpoint folder.
+        about: more to say in `bundle.json` (summary, licences).
+
+    Raises:
+        CheckpointError: if a part cannot be read or the folder cannot be written.
+    """
+    for role in ROLES:
+        described = read_config(parts[role])
+        module = load_checkpoint(parts[role], described["kind"])
+        config = KINDS[described["kind"]][0](**described["config"])
+        save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], torch.float16)
+    text = json.dumps({"preset": preset, "parts": {role: role for role in ROLES}, **about}, indent=2)
+    (folder / "bundle.json.part").write_text(text + "\n")
+    os.replace(folder / "bundle.json.part", folder / "bundle.json")
+
+
+def describe(name: str) -> str:
+    """What a model is, in lines for people: its sizes, scores, source, and, where its weights are here, their folder and licences.
+
+    Raises:
+        ParameterError: for a name that is neither a model nor a bundle folder.
+    """
+    is_folder = (Path(name) / "bundle.json").exists()
+    preset = presets.get(read_bundle(Path(name))["preset"] if is_folder else name)
+    lines = [f"{preset.name}: {preset.summary}", f"source: {preset.source}"]
+    if preset.fid is not None:
+        lines.append(f"paper: FID {preset.fid}, MKL {preset.mkl}")
+    lines += [f"{role}: {getattr(preset, role).model_dump(mode='json', exclude={'clip'})}" for role in ROLES]
+    lines.append(f"clip: {preset.clip.model_dump(mode='json')}")
+    if is_folder or preset.name in shipped():
+        folder = find_bundle(name)
+        about = read_bundle(folder)
+        lines += [f"weights: {folder}", *(f"licence of {what}: {'; '.join(rows)}" for what, rows in about.get("licences", {}).items())]
+    else:
+        lines.append("weights: not here")
+    return "\n".join(lines)

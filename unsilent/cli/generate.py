@@ -1,0 +1,106 @@
+"""`unsilent generate`: videos in, the same videos with sound out."""
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(StrEnum):
+    """How to compute; auto is float32 on a CPU and bfloat16 on a GPU."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Vocoder(StrEnum):
+    """How a mel becomes a waveform."""
+
+    neural = "neural"
+    griffin_lim = "griffin-lim"
+
+
+class Original(StrEnum):
+    """What becomes of the video's own sound."""
+
+    drop = "drop"
+    keep = "keep"
+    duck = "duck"
+
+
+def generate(
+    inputs: list[Path] = typer.Argument(..., metavar="VIDEO|FOLDER...", help="Videos, or folders of them.", show_default=False),
+    out: Path | None = typer.Option(
+        None, "-o", "--out", help="A file for one video, else a folder. [default: STEM.sound.SUFFIX beside it]"
+    ),
+    model: str = typer.Option("everyday", help="A name from `unsilent models`, or a bundle folder."),
+    seed: int = typer.Option(0, min=0, help="Same seed, video, model and machine: same sound."),
+    takes: int = typer.Option(1, min=1, help="Different sounds for each video."),
+    top_k: int | None = typer.Option(None, min=1, help="Choose among the k likeliest codes. [default: the model's own]"),
+    temperature: float = typer.Option(1.0, min=0.0, help="Above 1 more surprising, below 1 more repetitive, 0 the likeliest."),
+    label: str | None = typer.Option(None, help="Class name, for models that want one."),
+    device: Device = typer.Option(Device.auto),
+    precision: Precision = typer.Option(Precision.auto),
+    vocoder: Vocoder = typer.Option(Vocoder.neural),
+    original: Original = typer.Option(Original.drop, help="The video's own sound: drop, keep (mixed in), duck (mixed in, quieter)."),
+    wav: bool = typer.Option(False, "--wav", help="Also write the sound alone."),
+    picture: bool = typer.Option(False, "--picture", help="Also draw frames and spectrogram on one time axis (PNG)."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per result instead of a table."),
+) -> int:
+    """Give videos their sound. The pictures are copied untouched."""
+    from unsilent import batch
+    from unsilent.pipeline import load
+
+    jobs = batch.plan(inputs, out)
+    options = batch.Options(seed, takes, top_k, temperature, label, original.value, wav, picture)
+    console = Console(stderr=True)
+    with console.status("loading the model"):
+        pipeline = load(model, device.value, precision.value, vocoder.value)
+    results = []
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        whole = bar.add_task(f"{len(jobs)} videos", total=len(jobs), visible=len(jobs) > 1)
+        current = bar.add_task("")
+
+        def watch(job: batch.Job) -> Callable[[str, float], None]:
+            bar.reset(current, total=1.0)
+            return lambda step, share: bar.update(current, description=f"{job.video.name}: {step}", completed=share)
+
+        for result in batch.run(pipeline, jobs, options, watch):
+            results.append(result)
+            bar.update(whole, completed=len({one.video for one in results}))
+            if result.status == "failed":
+                console.print(f"unsilent: {result.why}", markup=False, highlight=False, soft_wrap=True)
+            if as_json:
+                typer.echo(json.dumps(batch.as_record(result, options, pipeline)))
+    if not as_json:
+        _print_table(results)
+    failed = [result for result in results if result.status == "failed"]
+    if not failed:
+        return 0
+    return 3 if len(jobs) > 1 else 2
+
+
+def _print_table(results: list) -> None:
+    table = Table("video", "sound", "length", "time", "real-time factor", box=None, pad_edge=False)
+    for result in results:
+        made = result.generation
+        figures = (
+            (f"{made.seconds:.2f} s", f"{made.spent_seconds:.2f} s", f"{made.real_time_factor:.2f}") if made else ("", "", result.status)
+        )
+        table.add_row(str(result.video), "" if result.status == "failed" else str(result.out), *figures)
+    Console(soft_wrap=True).print(table, markup=False, highlight=False)

@@ -1,0 +1,57 @@
+"""The `unsilent` command: its verbs, and how mistakes are said (one line on stderr, exit code 2, never a traceback)."""
+
+import logging
+import sys
+
+import typer
+
+from unsilent.cli import data, generate, models, reconstruct, train
+from unsilent.errors import UnsilentError
+from unsilent.version import __version__
+
+app = typer.Typer(name="unsilent", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command("generate")(generate.generate)
+app.command("reconstruct")(reconstruct.reconstruct)
+app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"unsilent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version.")) -> None:
+    """Give silent videos their sound."""
+
+
+def main() -> None:
+    """Run the command line; the exit code says how it went (0 done, 2 wrong request, 3 some of several inputs failed)."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and give its exit code.
+
+    Args:
+        arguments: as typed, without the program's name.
+    """
+    try:
+        return typer.main.get_command(app).main(arguments or ["--help"], prog_name="unsilent", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        return _fail(error.format_message())
+    except UnsilentError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; what was finished is kept.", code=130)
+    except OSError as error:
+        return _fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
+
+
+def _fail(sentence: str, code: int = 2) -> int:
+    typer.echo(f"unsilent: {' '.join(sentence.split())}", err=True)
+    return code

@@ -1,0 +1,72 @@
+"""A picture of a generation: the video's frames above, the mel spectrogram below, on one time axis."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from unsilent.clip import Clip
+from unsilent.errors import MediaError, ParameterError
+from unsilent.media.video import stream_frames
+from unsilent.signal.mel import FLOOR_DB, RANGE_DB, band_centres_hz
+
+N_THUMBNAILS = 10
+_TICKS_HZ = (200, 500, 1000, 2000, 4000, 7000)
+
+
+def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip, title: str, out: Path) -> None:
+    """Draw frames and mel of a whole video into a PNG.
+
+    Args:
+        video: where the frames come from.
+        mel: in [-1, 1].
+        seconds: length of the time axis, that of the video.
+        clip: the grid of the mel.
+        title: one line above.
+        out: file to write, in one step.
+
+    Raises:
+        ParameterError: if matplotlib is not installed.
+        MediaError: if the video cannot be read or `out` cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ParameterError("drawing needs matplotlib; install it with: pip install 'unsilent[plot]'.") from None
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
+    _draw_frames(above, video, seconds)
+    image = _draw_mel(below, mel, seconds, clip)
+    figure.colorbar(image, ax=below, label="level (dB)", pad=0.01)
+    above.set_title(title)
+    temporary = out.with_name(f".{out.name}.part")
+    try:
+        figure.savefig(temporary, dpi=110, format="png")
+        os.replace(temporary, out)
+    except OSError as error:
+        raise MediaError(f"cannot write the picture {out}: {error.strerror}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _draw_frames(axes, video: Path, seconds: float) -> None:
+    fps = N_THUMBNAILS / seconds
+    width = 1 / fps
+    for time, frame in stream_frames(video, fps, short_side=128):
+        axes.imshow(frame, extent=(time, time + width * 0.96, 0, 1), aspect="auto")
+    axes.set(xlim=(0, seconds), ylim=(0, 1), yticks=[])
+    axes.tick_params(bottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _draw_mel(axes, mel: np.ndarray, seconds: float, clip: Clip):
+    decibels = (np.clip(mel, -1, 1) + 1) / 2 * RANGE_DB + FLOOR_DB
+    shown_seconds = mel.shape[1] * clip.hop / clip.sample_rate
+    extent = (0, shown_seconds, -0.5, clip.mels - 0.5)
+    image = axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
+    bands = np.interp(_TICKS_HZ, band_centres_hz(clip), np.arange(clip.mels))
+    axes.set_yticks(bands, [f"{hz / 1000:g} kHz" for hz in _TICKS_HZ])
+    axes.set(xlim=(0, seconds), xlabel="time (s)")
+    return image

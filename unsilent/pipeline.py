@@ -1,0 +1,343 @@
+"""A video goes in, sound comes out: the walk through all networks on one page, as in figure 2 of the paper.
+
+Frames → features → condition → codes → mel → waveform. Each step is a call into a lower room; nothing is computed here.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.features import extract, pick_rows
+from unsilent.media.audio import write_wav
+from unsilent.media.probe import VideoInfo, probe
+from unsilent.media.video import Original, mux, stream_frames
+from unsilent.models.code_order import to_grid
+from unsilent.picture import draw
+from unsilent.sampling import Window, plan_windows, sample_codes
+from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
+from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
+from unsilent.stitching import decode_grid, vocode
+
+Progress = Callable[[str, float], None]  # what is being done, share of the whole work that is done in [0, 1]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
+VocoderChoice = Literal["neural", "griffin-lim"]
+
+LOUDNESS_LUFS = -23.0  # integrated loudness of what is made (EBU R 128)
+SHORT_SIDE = 256  # pixels; what the backbones look at
+SHARE_LOOKING, SHARE_SAMPLING = 0.4, 0.5  # of the work, about, for the progress that is shown
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Sound made for a video, with all that led to it.
+
+    Attributes:
+        video: the file it was made for.
+        waveform: mono in [-1, 1], as long as the video to the sample.
+        sample_rate: Hz.
+        mel: what was decoded, `[mels, frames]` in [-1, 1].
+        codes: what was sampled, `[rows, columns]`.
+        features: what was seen, `[features, dim]` in the order of time; None for a model that sees nothing.
+        clip: the grid of mel and codes.
+        seed, take: what the randomness came from.
+        model: name of the model.
+        timings: seconds spent on each step.
+    """
+
+    video: Path
+    waveform: Float[np.ndarray, "samples"]
+    sample_rate: int
+    mel: Float[np.ndarray, "mels frames"]
+    codes: Int[np.ndarray, "rows columns"]
+    features: Float[np.ndarray, "features dim"] | None
+    clip: Clip
+    seed: int
+    take: int
+    model: str
+    timings: dict[str, float] = field(compare=False)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the sound."""
+        return len(self.waveform) / self.sample_rate
+
+    @property
+    def spent_seconds(self) -> float:
+        """Time it took, without loading the model and without writing files."""
+        return sum(self.timings.values())
+
+    @property
+    def real_time_factor(self) -> float:
+        """Time spent divided by time played; below 1 is faster than playback."""
+        return self.spent_seconds / self.seconds
+
+    def save_video(self, out: str | Path, original: Original = "drop", comment: str = "") -> None:
+        """Write the video with this sound; its pictures are copied packet by packet.
+
+        Args:
+            out: file to write; its suffix chooses the container.
+            original: what becomes of the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter).
+            comment: words to keep inside the file.
+
+        Raises:
+            MediaError: if the video cannot be read again, or `out` cannot be written or hold such pictures.
+        """
+        mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment)
+
+    def save_wav(self, out: str | Path) -> None:
+        """Write the sound alone as 16-bit WAV.
+
+        Raises:
+            MediaError: if `out` cannot be written.
+        """
+        write_wav(Path(out), self.waveform, self.sample_rate)
+
+    def save_picture(self, out: str | Path) -> None:
+        """Draw the video's frames above the mel, on one time axis, as PNG.
+
+        Raises:
+            ParameterError: if matplotlib is not installed.
+            MediaError: if the video cannot be read again or `out` cannot be written.
+        """
+        title = f"{self.video.name}: model {self.model}, seed {self.seed}, take {self.take + 1}"
+        draw(self.video, self.mel, self.seconds, self.clip, title, Path(out))
+
+
+def load(name: str = "everyday", device: Device = "auto", precision: Precision = "auto", vocoder: VocoderChoice = "neural") -> "Pipeline":
+    """Load a model.
+
+    Args:
+        name: of a model whose weights are here, or the path of a bundle folder.
+        device: `auto` takes a GPU if there is one.
+        precision: `auto` is float32 on a CPU and bfloat16 on a GPU.
+        vocoder: `neural`, or `griffin-lim` for phase estimation without a network.
+
+    Raises:
+        CheckpointError: if weights are missing, damaged, or do not fit.
+        ParameterError: for a device that is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
+    chosen = torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
+    if precision == "auto":
+        precision = "bfloat16" if chosen.type == "cuda" else "float32"
+    return Pipeline(load_parts(find_bundle(name)), chosen, precision, vocoder)
+
+
+class Pipeline:
+    """A loaded model, ready to give videos their sound.
+
+    Args:
+        parts: its networks; they are moved to `device`.
+        device: where they are.
+        precision: `float32`, or `bfloat16` for matrix products and convolutions.
+        vocoder: `neural` for the model's own, `griffin-lim` for phase estimation without a network.
+    """
+
+    def __init__(
+        self, parts: Parts, device: torch.device, precision: Literal["float32", "bfloat16"] = "float32", vocoder: VocoderChoice = "neural"
+    ) -> None:
+        self.name = parts.name
+        self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
+        for module in parts.modules():
+            module.to(device)
+
+    @property
+    def clip(self) -> Clip:
+        """The grid of the model."""
+        return self.parts.codebook.config.clip
+
+    @property
+    def bitrate_kbps(self) -> float:
+        """What the codes of one second of sound weigh, in kilobits: codes a second times bits a code, without entropy coding."""
+        return self.clip.n_codes * math.log2(self.parts.codebook.config.n_codes) / self.clip.seconds / 1000
+
+    def generate(
+        self, video: str | Path, *, seed: int = 0, top_k: int | None = None, temperature: float = 1.0, label: str | None = None
+    ) -> Generation:
+        """Make sound for a video of any length.
+
+        Args:
+            video: file to look at.
+            seed: the same seed, video, model and machine give the same bytes.
+            top_k: sample among the k likeliest codes only (the paper's top-X); None takes the model's own.
+            temperature: above 1 more surprising, below 1 more repetitive, 0 always the likeliest.
+            label: class name, for models that want one.
+
+        Raises:
+            MediaError: if the video cannot be read.
+            ParameterError: for a value out of range, or a label for a model without classes.
+        """
+        return self.takes(video, 1, seed=seed, top_k=top_k, temperature=temperature, label=label)[0]
+
+    @torch.inference_mode()
+    def takes(
+        self,
+        video: str | Path,
+        n_takes: int,
+        *,
+        seed: int = 0,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+        label: str | None = None,
+        progress: Progress = lambda step, share: None,
+    ) -> list[Generation]:
+        """Make several different sounds for one video; take 0 equals what `generate` gives. Arguments and errors as there."""
+        if n_takes < 1:
+            raise ParameterError(f"{n_takes} takes asked for; at least 1 can be made.")
+        clock = Clock()
+        info = probe(Path(video))
+        n_samples = max(1, round(info.seconds * self.clip.sample_rate))
+        n_columns = self.clip.columns_for(n_samples)
+        windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
+        labels = self._labels(label)
+        clock.lap("probe")
+        features, rows = self._look(info, windows, lambda share: progress("looking", SHARE_LOOKING * share))
+        clock.lap("features")
+        with self._autocast():
+            sequences = sample_codes(
+                self.parts.sampler,
+                lambda window: self._condition(info, features, rows, window, labels),
+                n_columns,
+                seed=seed,
+                takes=n_takes,
+                temperature=temperature,
+                top_k=min(self.parts.top_k if top_k is None else top_k, self.parts.codebook.config.n_codes),
+                hop_columns=self.hop_columns,
+                on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
+            )
+        clock.lap("codes")
+        made = []
+        for sequence in sequences:
+            made.append(self._sound(sequence, n_samples, clock))
+            progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
+        timings = {step: seconds / n_takes for step, seconds in clock.laps.items()}
+        seen = None if features is None else features.cpu().numpy()
+        return [
+            Generation(info.path, waveform, self.clip.sample_rate, mel, grid, seen, self.clip, seed, take, self.name, timings)
+            for take, (waveform, mel, grid) in enumerate(made)
+        ]
+
+    @torch.inference_mode()
+    def reconstruct(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "samples"]:
+        """Send sound through codebook and vocoder and back, a clip at a time: what the codes can express at best.
+
+        Args:
+            waveform: mono in [-1, 1] at the clip's sample rate, any length above 25 ms.
+
+        Returns:
+            As many samples, at the level they came in.
+
+        Raises:
+            ParameterError: if the sound is too short for a mel spectrogram.
+        """
+        clip = self.clip
+        n_columns = clip.columns_for(len(waveform))
+        padded = torch.from_numpy(np.pad(waveform, (0, n_columns * clip.column_samples - len(waveform)))).to(self.device)
+        with self._autocast():
+            # The mel of the whole sound first, so that windows differ only in what the encoder sees of it
+            mel = from_mel01(log_mel01(padded[None], clip))[0]
+            pieces = [self.parts.codebook.encode(piece[None])[0] for piece in mel.split(clip.frames, dim=1)]
+            decoded = decode_grid(self.parts.codebook, torch.cat(pieces, dim=1))
+        return self._vocode(decoded)[: len(waveform)].cpu().numpy()
+
+    @property
+    def hop_columns(self) -> int:
+        """New columns a window adds to those before it: half a clip, so that the other half is known context."""
+        return max(1, self.clip.columns // 2)
+
+    def _look(
+        self, info: VideoInfo, windows: list[Window], progress: Callable[[float], None]
+    ) -> tuple[Tensor | None, dict[int, int] | None]:
+        """Features of exactly the pictures that some window's condition picks, and where each picture's feature lies."""
+        if self.parts.backbone is None:
+            return None, None
+        wanted = sorted({row for window in windows for row in self._picked(info, window)})
+        arrived: list[int] = []
+
+        def pictures() -> Iterator[np.ndarray]:
+            for seconds, frame in stream_frames(info.path, self.clip.feature_fps, wanted=wanted, short_side=SHORT_SIDE):
+                arrived.append(round(seconds * self.clip.feature_fps))
+                progress(len(arrived) / len(wanted))
+                yield frame
+
+        with self._autocast():
+            features = extract(pictures(), self.parts.backbone, self.parts.backbone_row)
+        # a damaged tail may hold fewer pictures than promised: the last one that arrived stands for the missing
+        found = np.searchsorted(arrived, wanted, side="right") - 1
+        return features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True))
+
+    def _picked(self, info: VideoInfo, window: Window) -> list[int]:
+        """Numbers of the pictures, at the feature rate, that the condition of a window consists of.
+
+        Where the video ends inside the window, its pictures there repeat from the window's start, as the published models were trained.
+        """
+        clip = self.clip
+        total = max(1, int(info.seconds * clip.feature_fps))
+        first = min(window.start * clip.column_features, total - 1)
+        available = min(clip.n_features, total - first)
+        n_features = self.parts.sampler.config.condition.n_features
+        return [first + row % available for row in pick_rows(n_features, clip.n_features)]
+
+    def _condition(self, info: VideoInfo, features: Tensor | None, rows: dict[int, int], window: Window, labels: Tensor | None) -> Tensor:
+        picked = None if features is None else features[[rows[row] for row in self._picked(info, window)]][None].to(self.device)
+        return self.parts.sampler.condition(features=picked, labels=labels)
+
+    def _labels(self, label: str | None) -> Tensor | None:
+        classes = self.parts.classes
+        if label is None and not classes:
+            return None
+        if not classes:
+            raise ParameterError(f"the model {self.name!r} knows no classes, so it takes no label {label!r}.")
+        if label not in classes:
+            raise ParameterError(f"the model {self.name!r} wants one of its {len(classes)} classes as label, found {label!r}.")
+        return torch.tensor([classes.index(label)], device=self.device)
+
+    def _sound(self, sequence: Int[Tensor, "sequence"], n_samples: int, clock: "Clock") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Codes to waveform, mel and grid."""
+        grid = to_grid(sequence[None], self.clip.rows)[0]
+        with self._autocast():
+            mel = decode_grid(self.parts.codebook, grid).float()
+        clock.lap("decode")
+        waveform = self._vocode(mel)[:n_samples].cpu().numpy()
+        clock.lap("vocode")
+        waveform = normalise_loudness(waveform, self.clip.sample_rate, LOUDNESS_LUFS)
+        clock.lap("loudness")
+        return waveform, mel.cpu().numpy(), grid.cpu().numpy()
+
+    def _vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
+        mel01 = to_mel01(mel)
+        if self.vocoder == "griffin-lim":
+            return griffin_lim_vocode(mel01[None], self.clip)[0]
+        with self._autocast():
+            return vocode(self.parts.vocoder, mel01, self.parts.vocoder.context_frames, self.clip.hop).float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+class Clock:
+    """Splits the time of a run into named laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under `name`, adding to what is there."""
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,151 @@
+"""The table of models: one frozen row each, with all sizes as numbers and where they come from.
+
+Names are `<data>-<n features>-<backbone>`. Paper rows are never edited; a change is a new row.
+"""
+
+from dataclasses import dataclass
+
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.models.codebook import CodebookConfig
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.melgan import MelGANConfig
+from unsilent.models.sampler import SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.models.vocos import VocosConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One model.
+
+    Attributes:
+        name: what users type.
+        summary: one line for people.
+        codebook, sampler, vocoder: sizes of the networks.
+        backbone: picture network behind the condition; None where pictures are not looked at.
+        top_k: how many of the likeliest codes are sampled among by default (the paper's top-X).
+        fid, mkl: fidelity and relevance as the paper reports them (table 3 or 4); None where there is no such number.
+        source: where the sizes are from.
+    """
+
+    name: str
+    summary: str
+    codebook: CodebookConfig
+    sampler: SamplerConfig
+    vocoder: MelGANConfig | VocosConfig
+    backbone: str | None
+    top_k: int
+    fid: float | None
+    mkl: float | None
+    source: str
+
+    @property
+    def clip(self) -> Clip:
+        """The grid that all its networks share."""
+        return self.codebook.clip
+
+
+VGGSOUND_CODEBOOK = CodebookConfig()
+VAS_CODEBOOK = CodebookConfig(n_codes=128)
+PAPER_TRANSFORMER = TransformerConfig(layers=24, heads=16, width=1024)
+N_CLASSES = {"vggsound": 309, "vas": 8}
+# BN-Inception gives 1024 numbers from the picture and 1024 from its optical flow; ResNet-50 gives 2048 from the picture.
+PAPER_FEATURE_DIM = 2048
+
+# (codebook's data, condition) → FID and MKL on the data that is sampled. Table 3, settings (a), (b), (c); the last two rows of table 4.
+_PAPER_SCORES = {
+    ("vggsound", "vggsound"): {
+        "nofeats": (13.5, 9.7), "1-resnet50": (11.5, 7.3), "5-resnet50": (11.3, 7.0), "212-resnet50": (10.5, 6.9),
+        "1-bninception": (8.6, 7.7), "5-bninception": (9.4, 7.0), "212-bninception": (9.6, 6.8), "class": (7.8, 5.0),
+    },
+    ("vas", "vggsound"): {
+        "nofeats": (33.7, 9.6), "1-resnet50": (26.5, 6.7), "5-resnet50": (22.3, 6.5), "212-resnet50": (20.8, 6.2),
+        "1-bninception": (38.6, 7.3), "5-bninception": (29.1, 6.9), "212-bninception": (20.5, 6.0), "class": (39.6, 6.7),
+        "212-bninception-class": (20.2, 5.7),
+    },
+    ("vas", "vas"): {
+        "nofeats": (28.7, 9.2), "1-resnet50": (25.1, 6.3), "5-resnet50": (20.9, 6.1), "212-resnet50": (22.6, 5.8),
+        "1-bninception": (25.1, 6.6), "5-bninception": (24.8, 6.2), "212-bninception": (25.4, 5.9), "class": (23.9, 5.5),
+        "212-bninception-class": (24.9, 5.5),
+    },
+}  # fmt: skip
+
+
+def _paper_row(data: str, codebook_data: str, condition: str, fid: float, mkl: float) -> Preset:
+    suffix = "" if data == codebook_data else f"-{codebook_data}-codebook"
+    codebook = VGGSOUND_CODEBOOK if codebook_data == "vggsound" else VAS_CODEBOOK
+    seen = {"nofeats": "nothing", "class": "a class name"}.get(
+        condition, condition.replace("-", " ", 1).replace("-class", " and a class name")
+    )
+    return Preset(
+        name=f"{data}-{condition}{suffix}",
+        summary=f"sampler for {data}, codebook of {codebook_data}, sees {seen}",
+        codebook=codebook,
+        sampler=SamplerConfig(
+            clip=codebook.clip, codes=codebook.n_codes, transformer=PAPER_TRANSFORMER, condition=_paper_condition(data, condition)
+        ),
+        vocoder=MelGANConfig(),
+        backbone=next((name for name in ("resnet50", "bninception") if name in condition), None),
+        top_k=codebook.n_codes // 2,
+        fid=fid,
+        mkl=mkl,
+        source="paper table " + ("4" if condition.endswith("n-class") else "3") + "; released configs",
+    )
+
+
+def _paper_condition(data: str, condition: str) -> ConditionConfig:
+    if condition == "nofeats":
+        return ConditionConfig(kind="none", n_features=1, feature_dim=PAPER_FEATURE_DIM)
+    if condition == "class":
+        return ConditionConfig(kind="class", n_classes=N_CLASSES[data])
+    n_features = int(condition.split("-")[0])
+    if condition.endswith("-class"):
+        kind, n_classes = "features+class", N_CLASSES[data]
+    else:
+        kind, n_classes = "features", 0
+    return ConditionConfig(kind=kind, n_features=n_features, feature_dim=PAPER_FEATURE_DIM, n_classes=n_classes)
+
+
+_EVERYDAY_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))
+EVERYDAY = Preset(
+    name="everyday",
+    summary="small default that comes with the package; sees one picture per 0.19 s",
+    codebook=_EVERYDAY_CODEBOOK,
+    sampler=SamplerConfig(
+        clip=_EVERYDAY_CODEBOOK.clip,
+        codes=_EVERYDAY_CODEBOOK.n_codes,
+        transformer=TransformerConfig(layers=6, heads=5, width=320, dropout=0.1),
+        condition=ConditionConfig(kind="features", n_features=53, feature_dim=1280),
+    ),
+    vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),
+    backbone="efficientnet-lite0",
+    top_k=64,
+    fid=None,
+    mkl=None,
+    source="runs/everyday",
+)
+
+_ROWS = {row.name: row for row in [
+    EVERYDAY,
+    *(_paper_row(data, book, condition, *scores) for (data, book), rows in _PAPER_SCORES.items() for condition, scores in rows.items()),
+]}  # fmt: skip
+
+
+def names() -> list[str]:
+    """Names of all rows, the default first."""
+    return list(_ROWS)
+
+
+def get(name: str) -> Preset:
+    """The row of that name.
+
+    Raises:
+        ParameterError: if there is none; names near ones.
+    """
+    if name not in _ROWS:
+        import difflib
+
+        near = difflib.get_close_matches(name, _ROWS, n=3) or names()[:3]
+        raise ParameterError(f"there is no model {name!r}; did you mean {' or '.join(near)}? `unsilent models` lists all.")
+    return _ROWS[name]

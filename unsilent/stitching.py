@@ -1,0 +1,62 @@
+"""Long sounds from networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
+
+Memory stays that of one window, whatever the length. Not here: choosing the codes (`sampling`).
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.models.codebook import Codebook
+
+OVERLAP_COLUMNS = 8  # code columns that neighbouring windows share and blend over
+CHUNK_FRAMES = 1024  # mel frames vocoded at once, without their context
+
+
+@torch.inference_mode()
+def decode_grid(codebook: Codebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
+    """Decode codes of any length to a mel in [-1, 1] (unbounded around it).
+
+    Up to one clip is decoded whole. Longer grids are decoded a clip at a time: the decoder's normalisation and attention look at all
+    they are given, so a window is what it was trained on. Neighbours share 8 columns, over which one fades linearly into the next.
+    """
+    clip = codebook.config.clip
+    n_columns = grid.shape[1]
+    if n_columns <= clip.columns:
+        return codebook.decode_codes(grid[None])[0]
+    mel = torch.zeros(clip.mels, n_columns * clip.downsampling, device=grid.device)
+    overlap = OVERLAP_COLUMNS * clip.downsampling
+    rise = (torch.arange(overlap, device=grid.device) + 0.5) / overlap
+    for start in [*range(0, n_columns - clip.columns, clip.columns - OVERLAP_COLUMNS), n_columns - clip.columns]:
+        window = codebook.decode_codes(grid[None, :, start : start + clip.columns])[0]
+        first = start * clip.downsampling
+        if start:
+            known = mel[:, first : first + overlap]
+            window = torch.cat([known * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
+        mel[:, first : first + window.shape[1]] = window
+    return mel
+
+
+@torch.inference_mode()
+def vocode(
+    vocoder: Callable[[Tensor], Tensor], mel01: Float[Tensor, "mels frames"], context_frames: int, hop: int
+) -> Float[Tensor, "samples"]:
+    """Vocode a mel of any length in chunks.
+
+    Args:
+        vocoder: mel in [0, 1] `[batch, mels, frames]` to waveform `[batch, frames * hop]`.
+        mel01: in [0, 1].
+        context_frames: how far a sample can depend on the mel; every chunk is given this much on each side, which is cut away afterwards,
+            so that the result equals that of one whole pass (to floating-point rounding).
+        hop: samples per mel frame.
+    """
+    frames = mel01.shape[1]
+    pieces = []
+    for start in range(0, frames, CHUNK_FRAMES):
+        stop = min(frames, start + CHUNK_FRAMES)
+        first, last = max(0, start - context_frames), min(frames, stop + context_frames)
+        waveform = vocoder(mel01[None, :, first:last])[0]
+        pieces.append(waveform[(start - first) * hop : (stop - first) * hop])
+    return torch.cat(pieces)

@@ -1,0 +1,58 @@
+"""Training of the sampler: paper section 3.2, cross-entropy of every code given the pictures and the codes before it."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unsilent.checkpoints.store import save_checkpoint
+from unsilent.data.datasets import PairedCodes
+from unsilent.features import pick_rows
+from unsilent.losses import next_code_loss
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.train.config import SamplerRun
+
+
+class SamplerTrainer:
+    """Owns the sampler, its optimizer and its data."""
+
+    def __init__(self, run: SamplerRun, config: SamplerConfig, fabric: lightning_fabric.Fabric) -> None:
+        self.run, self.config = run, config
+        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share)
+        module = Sampler(config)
+        optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
+        self.module, optimizer = fabric.setup(module, optimizer)
+        self.module.mark_forward_method("logits")
+        self.optimizers = [optimizer]
+        self.memory: dict[str, Tensor] = {}
+
+    def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
+        """One step on one batch of pairs."""
+        codes, features = (tensor.to(fabric.device) for tensor in self.pairs.batch(self.run.batch, rng))
+        features = features[:, pick_rows(self.config.condition.n_features, features.shape[1])]
+        features = features + self.run.feature_noise * features.std() * torch.randn_like(features)
+        loss = next_code_loss(self.module.logits(codes, features), codes)
+        fabric.backward(loss)
+        fabric.clip_gradients(self.module, self.optimizers[0], max_norm=self.run.clip_norm)
+        self.optimizers[0].step()
+        self.optimizers[0].zero_grad()
+        return {"next_code": loss}
+
+    def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Write the sampler's checkpoint folder."""
+        save_checkpoint(folder, "sampler", self.run.preset, self.config, weights, record)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters in two groups: matrices of linear layers decay, everything else (biases, norms, embeddings, positions) does not.
+
+    Source:
+        The released sampler's optimizer (minGPT's rule).
+    """
+    matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
+    decayed = [p for p in module.parameters() if id(p) in matrices]
+    others = [p for p in module.parameters() if id(p) not in matrices]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
