@@ -44,9 +44,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(figures))
         return
-    print(
-        f"{options.model}, {options.threads} threads, {seconds:.2f} s of video, median of {options.runs} runs after loading ({load_seconds:.1f} s)"
-    )
+    print(f"{options.model}, {options.threads} threads, {seconds:.2f} s of video, median of {options.runs} runs")
+    print(f"  {'load':<10} {load_seconds:7.3f} s   once, not counted below")
     for name, value in steps.items():
         print(f"  {name:<10} {value:7.3f} s   {value / whole:5.1%} of the time   {value / seconds:6.3f} of playback")
     print(f"  {'whole':<10} {whole:7.3f} s   {seconds / whole:.1f} times faster than playback")

@@ -139,10 +139,8 @@ def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress
 def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
     """The words kept inside an output that say what made it."""
     about = f"model={pipeline.name} vocoder={pipeline.vocoder} precision={pipeline.precision} source={video.name}"
-    chosen = (
-        f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} label={options.label} original={options.original}"
-    )
-    return f"sound by unsilent: {about} {chosen}"
+    chosen = f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} label={options.label}"
+    return f"sound by unsilent: {about} {chosen} original={options.original}"
 
 
 def _is_from(out: Path, comment: str) -> bool:

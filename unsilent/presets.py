@@ -75,9 +75,8 @@ _PAPER_SCORES = {
 def _paper_row(data: str, codebook_data: str, condition: str, fid: float, mkl: float) -> Preset:
     suffix = "" if data == codebook_data else f"-{codebook_data}-codebook"
     codebook = VGGSOUND_CODEBOOK if codebook_data == "vggsound" else VAS_CODEBOOK
-    seen = {"nofeats": "nothing", "class": "a class name"}.get(
-        condition, condition.replace("-", " ", 1).replace("-class", " and a class name")
-    )
+    spelt = condition.replace("-", " features of ", 1).replace("-class", " and a class name")
+    seen = {"nofeats": "nothing", "class": "a class name"}.get(condition, spelt)
     return Preset(
         name=f"{data}-{condition}{suffix}",
         summary=f"sampler for {data}, codebook of {codebook_data}, sees {seen}",

@@ -44,9 +44,7 @@ class Original(StrEnum):
 
 def generate(
     inputs: list[Path] = typer.Argument(..., metavar="VIDEO|FOLDER...", help="Videos, or folders of them.", show_default=False),
-    out: Path | None = typer.Option(
-        None, "-o", "--out", help="A file for one video, else a folder. [default: STEM.sound.SUFFIX beside it]"
-    ),
+    out: Path | None = typer.Option(None, "-o", "--out", help="A file for one video, else a folder. [default: STEM.sound.* beside it]"),
     model: str = typer.Option("everyday", help="A name from `unsilent models`, or a bundle folder."),
     seed: int = typer.Option(0, min=0, help="Same seed, video, model and machine: same sound."),
     takes: int = typer.Option(1, min=1, help="Different sounds for each video."),
@@ -99,8 +97,8 @@ def _print_table(results: list) -> None:
     table = Table("video", "sound", "length", "time", "real-time factor", box=None, pad_edge=False)
     for result in results:
         made = result.generation
-        figures = (
-            (f"{made.seconds:.2f} s", f"{made.spent_seconds:.2f} s", f"{made.real_time_factor:.2f}") if made else ("", "", result.status)
-        )
+        figures = ("", "", result.status)
+        if made:
+            figures = (f"{made.seconds:.2f} s", f"{made.spent_seconds:.2f} s", f"{made.real_time_factor:.2f}")
         table.add_row(str(result.video), "" if result.status == "failed" else str(result.out), *figures)
     Console(soft_wrap=True).print(table, markup=False, highlight=False)

@@ -35,7 +35,8 @@ class CodebookConfig(Config):
         """Hold the number of halvings to the clip's downsampling."""
         if 2 ** (len(self.multipliers) - 1) != self.clip.downsampling:
             raise ParameterError(
-                f"{len(self.multipliers)} multipliers downsample by {2 ** (len(self.multipliers) - 1)}, the clip by {self.clip.downsampling}."
+                f"{len(self.multipliers)} multipliers downsample by {2 ** (len(self.multipliers) - 1)}, "
+                f"the clip by {self.clip.downsampling}."
             )
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning_fabric
 import numpy as np
@@ -22,6 +22,7 @@ from unsilent.train.config import Run
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Trainer(Protocol):
     """What the loop asks of a training.
 

@@ -25,7 +25,6 @@ class SamplerTrainer:
         module = Sampler(config)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
-        self.module.mark_forward_method("logits")
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
 
@@ -34,7 +33,7 @@ class SamplerTrainer:
         codes, features = (tensor.to(fabric.device) for tensor in self.pairs.batch(self.run.batch, rng))
         features = features[:, pick_rows(self.config.condition.n_features, features.shape[1])]
         features = features + self.run.feature_noise * features.std() * torch.randn_like(features)
-        loss = next_code_loss(self.module.logits(codes, features), codes)
+        loss = next_code_loss(self.module(codes, features), codes)
         fabric.backward(loss)
         fabric.clip_gradients(self.module, self.optimizers[0], max_norm=self.run.clip_norm)
         self.optimizers[0].step()

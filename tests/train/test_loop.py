@@ -1,0 +1,119 @@
+"""The loop: resuming is the same as never stopping, losses fall, broken runs stop with what they had."""
+
+import lightning_fabric
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unsilent.checkpoints.store import load_checkpoint
+from unsilent.clip import Clip
+from unsilent.errors import CheckpointError
+from unsilent.models.codebook import CodebookConfig
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.models.vocos import VocosConfig
+from unsilent.train.codebook import CodebookTrainer
+from unsilent.train.config import CodebookRun, SamplerRun, VocoderRun
+from unsilent.train.loop import TrainingDivergedError, fit, rate_factor
+from unsilent.train.sampler import SamplerTrainer, decay_groups
+from unsilent.train.vocoder import VocoderTrainer
+
+CLIP = Clip(frames=64)
+CONFIGS = {
+    "codebook": CodebookConfig(clip=CLIP, n_codes=8, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1),
+    "vocoder": VocosConfig(clip=CLIP, width=16, hidden=32, n_blocks=1),
+    "sampler": SamplerConfig(
+        clip=CLIP,
+        codes=8,
+        transformer=TransformerConfig(layers=1, heads=2, width=16, dropout=0.1),
+        condition=ConditionConfig(kind="features", n_features=4, feature_dim=6),
+    ),
+}
+TRAINERS = {"codebook": CodebookTrainer, "vocoder": VocoderTrainer, "sampler": SamplerTrainer}
+KINDS = {"codebook": CodebookRun, "vocoder": VocoderRun, "sampler": SamplerRun}
+SIZES = {"codebook": {"crop_columns": 2, "revive_every": 2}, "vocoder": {"crop_frames": 16}, "sampler": {}}
+
+
+def train(kind, shards, out, steps, resume=False, **more):
+    settings = {"warmup_steps": 0, "learning_rate": 3e-3, "batch": 2, "save_every": 1, "log_every": 1, **SIZES[kind], **more}
+    run = KINDS[kind](kind=kind, preset="everyday", shards=shards, out=out, steps=steps, **settings)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    fabric.seed_everything(run.seed, verbose=False)
+    return fit(run, TRAINERS[kind](run, CONFIGS[kind], fabric), fabric, resume)
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_resuming_equals_never_stopping(kind, shards, tmp_path):
+    whole = train(kind, shards, tmp_path / "whole", 4)
+    train(kind, shards, tmp_path / "parts", 2)
+    parts = train(kind, shards, tmp_path / "parts", 4, resume=True)
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_losses_fall(kind, shards, tmp_path):
+    losses = []
+    original = TRAINERS[kind].step
+
+    class Watched(TRAINERS[kind]):
+        def step(self, fabric, rng, step):
+            result = original(self, fabric, rng, step)
+            losses.append(next(iter(result.values())).item())
+            return result
+
+    run = KINDS[kind](
+        kind=kind, preset="everyday", shards=shards, out=tmp_path, steps=40, batch=4, learning_rate=5e-3, warmup_steps=0, **SIZES[kind]
+    )
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    fabric.seed_everything(0, verbose=False)
+    fit(run, Watched(run, CONFIGS[kind], fabric), fabric, resume=False)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
+
+
+def test_the_result_is_a_checkpoint_of_the_kind(shards, tmp_path):
+    folder = train("vocoder", shards, tmp_path, 2)
+    assert load_checkpoint(folder, "vocos").config == CONFIGS["vocoder"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(shards, tmp_path):
+    train("vocoder", shards, tmp_path, 1)
+    with pytest.raises(CheckpointError, match="is a vocoder of 'everyday', the run asks for a codebook"):
+        train("codebook", shards, tmp_path, 2, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shards, tmp_path):
+    train("vocoder", shards, tmp_path, 1)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    class Broken(VocoderTrainer):
+        def step(self, fabric, rng, step):
+            return {"mel": torch.tensor(float("nan"))}
+
+    run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=3, batch=2, learning_rate=1e-3)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    with pytest.raises(TrainingDivergedError, match=r"step 1 \(seed 0, process 0\) gave"):
+        fit(run, Broken(run, CONFIGS["vocoder"], fabric), fabric, resume=True)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_the_rate_rises_stays_and_falls(tmp_path):
+    run = VocoderRun(
+        kind="vocoder", preset="x", shards=tmp_path, out=tmp_path, steps=100, batch=1, learning_rate=1, warmup_steps=9, decay_steps=19
+    )
+    factors = [rate_factor(step, run) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[50] == 1.0
+    assert factors[-1] == pytest.approx(0.05)
+    assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
+
+
+def test_only_matrices_of_linear_layers_decay():
+    module = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    decayed, others = decay_groups(module, 0.1)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 4)]
+    assert len(others["params"]) == 4
+    assert others["weight_decay"] == 0

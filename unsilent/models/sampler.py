@@ -1,0 +1,123 @@
+"""The sampler: a transformer that writes codes, one after another, given a condition. Paper section 3.2."""
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from unsilent.clip import Clip
+from unsilent.config import Config
+from unsilent.errors import ParameterError
+from unsilent.models.condition import Condition, ConditionConfig, coordinates
+from unsilent.models.transformer import KeyValueCache, Transformer, TransformerConfig
+
+
+class SamplerConfig(Config):
+    """Sizes of a sampler."""
+
+    clip: Clip = Clip()
+    codes: int = Field(gt=1)  # entries of the codebook it speaks
+    transformer: TransformerConfig
+    condition: ConditionConfig
+
+
+class Sampler(nn.Module):
+    """Predicts each code of a clip from the condition and the codes before it.
+
+    Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.sampling`).
+    """
+
+    def __init__(self, config: SamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.transformer.width
+        self.n_condition = config.condition.n_tokens(config.clip)
+        self.tok_emb = nn.Embedding(config.codes, width)
+        self.pos_emb = nn.Parameter(torch.zeros(1, self.n_condition + config.clip.n_codes, width))
+        self.embedder = Condition(config.condition, width)
+        self.transformer = Transformer(config.transformer)
+        self.head = nn.Linear(width, config.codes, bias=False)
+        self.apply(_initialise)
+
+    def condition(
+        self,
+        features: Float[Tensor, "batch features dim"] | None = None,
+        labels: Int[Tensor, "batch"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch condition width"]:
+        """Embed a condition once, for all steps that follow.
+
+        Args:
+            features: visual features of one clip, as many as the configuration says; None for kinds without.
+            labels: class numbers; None for kinds without.
+            generator: of the random vector that stands for nothing; wanted for kind `none` only.
+
+        Raises:
+            ParameterError: if what is given does not fit the kind or its sizes.
+        """
+        config = self.config.condition
+        if config.kind == "coordinates":
+            return self.tok_emb(coordinates(self.config.clip, self.config.codes).to(self.pos_emb.device))
+        if config.kind == "none" and features is None:
+            if generator is None:
+                raise ParameterError("a sampler without a condition draws a random vector in its place and wants a generator for it.")
+            features = torch.rand(1, config.n_features, config.feature_dim, generator=generator).to(self.pos_emb.device)
+        return self.embedder(features, labels)
+
+    def logits(
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "batch condition width"]
+    ) -> Float[Tensor, "batch sequence codes"]:
+        """Scores of every code given the true codes before it (teacher forcing).
+
+        Args:
+            codes: of one clip or its beginning, in the order of `code_order`.
+            condition: as `condition` gives it.
+        """
+        return self._score(self._embed(codes[:, :-1], condition, 0), None)[:, self.n_condition - 1 :]
+
+    def forward(self, codes: Int[Tensor, "batch sequence"], *condition: Tensor | None) -> Float[Tensor, "batch sequence codes"]:
+        """What training calls: condition (features, labels) and scores in one."""
+        return self.logits(codes, self.condition(*condition))
+
+    def start(
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "batch condition width"]
+    ) -> tuple[Float[Tensor, "batch codes"], KeyValueCache]:
+        """Read the condition and the codes that are already known (perhaps none); score the next code.
+
+        Returns:
+            The scores, and the cache that `step` continues from.
+        """
+        embedded = self._embed(codes, condition, 0)
+        cache = KeyValueCache(self.config.transformer, len(embedded), self.pos_emb.shape[1], self._cached_like(embedded))
+        return self._score(embedded, cache)[:, -1], cache
+
+    def step(self, code: Int[Tensor, "batch"], cache: KeyValueCache) -> Float[Tensor, "batch codes"]:
+        """Read one more code; score the next."""
+        return self._score(self._embed(code[:, None], None, cache.length), cache)[:, -1]
+
+    def _embed(self, codes: Tensor, condition: Tensor | None, position: int) -> Tensor:
+        embedded = self.tok_emb(codes)
+        if condition is not None:
+            embedded = torch.cat([condition.expand(len(codes), -1, -1).to(embedded), embedded], dim=1)
+        stop = position + embedded.shape[1]
+        if stop > self.pos_emb.shape[1]:
+            clip = self.config.clip
+            raise ParameterError(f"{stop - self.n_condition} codes given, this sampler reads {clip.n_codes} at once; use windows.")
+        return embedded + self.pos_emb[:, position:stop]
+
+    def _score(self, embedded: Tensor, cache: KeyValueCache | None) -> Tensor:
+        return self.head(self.transformer(embedded, cache))
+
+    def _cached_like(self, embedded: Tensor) -> Tensor:
+        """Under autocast keys come out in the lower precision, whatever goes in."""
+        kind = embedded.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embedded.dtype
+        return torch.empty((), device=embedded.device, dtype=dtype)
+
+
+def _initialise(module: nn.Module) -> None:
+    """minGPT's: small normal weights, zero biases; positions start at zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

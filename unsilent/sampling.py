@@ -1,0 +1,146 @@
+"""From a sampler and conditions to codes: the choice of each next code, windows over any length, known beginnings.
+
+Not here: what the codes sound like (`stitching`), what the condition is made of (`features`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.errors import ParameterError
+from unsilent.models.code_order import to_sequence
+from unsilent.models.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Window:
+    """One stretch of code columns that a sampler sees at once: [start, start + columns), the first `primed` of them known before."""
+
+    start: int
+    primed: int
+    columns: int
+
+
+def plan_windows(n_columns: int, window_columns: int, hop_columns: int) -> list[Window]:
+    """Cover `n_columns` so that every column is new in exactly one window.
+
+    Windows start at multiples of the hop and know all their columns but the last `hop_columns`, so a window depends on nothing after it
+    and a longer video begins with the windows of a shorter one. The last window may end early.
+
+    Raises:
+        ParameterError: if there are no columns, or the hop is not from 1 to the window.
+    """
+    if n_columns < 1:
+        raise ParameterError(f"{n_columns} columns asked for; at least 1 can be sampled.")
+    if not 1 <= hop_columns <= window_columns:
+        raise ParameterError(f"a hop of {hop_columns} columns does not fit windows of {window_columns}.")
+    windows = [Window(0, 0, min(n_columns, window_columns))]
+    while (done := windows[-1].start + windows[-1].columns) < n_columns:
+        start = windows[-1].start + hop_columns
+        windows.append(Window(start, done - start, min(n_columns - start, window_columns)))
+    return windows
+
+
+def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
+    """The random numbers in [0, 1) behind one take; number `i` depends on seed, take and `i` alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, take]))).random(n_codes)
+
+
+def next_code(
+    logits: Float[Tensor, "batch codes"], uniforms: Float[Tensor, "batch"], temperature: float, top_k: int
+) -> Int[Tensor, "batch"]:
+    """Choose a code for each row.
+
+    Args:
+        logits: scores.
+        uniforms: one number in [0, 1) per row: where to cut the cumulative distribution.
+        temperature: scores are divided by it; 0 takes the likeliest.
+        top_k: codes that score less than the k-th are out (the paper's top-X); ties with it stay.
+
+    Source:
+        Released sampler: temperature, top-k, softmax, draw. Differs: the draw inverts the cumulative distribution at a given number, so a
+        row depends on itself only.
+    """
+    if temperature == 0:
+        return logits.argmax(1)
+    least = logits.topk(top_k, dim=1).values[:, -1:]
+    kept = torch.where(logits < least, -torch.inf, logits.float() / temperature)
+    cumulative = torch.softmax(kept, dim=1, dtype=torch.float64).cumsum(1)
+    # scaled by the total, which rounding may leave a hair below one
+    chosen = torch.searchsorted(cumulative, (uniforms[:, None] * cumulative[:, -1:]).double(), right=True)
+    return chosen[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+@torch.inference_mode()
+def sample_codes(
+    sampler: Sampler,
+    condition_of: Callable[[Window], Float[Tensor, "batch condition width"]],
+    n_columns: int,
+    *,
+    seed: int,
+    takes: int = 1,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    hop_columns: int | None = None,
+    prime: Int[Tensor, "rows known"] | None = None,
+    on_column: Callable[[int, int], None] = lambda done, total: None,
+) -> Int[Tensor, "takes sequence"]:
+    """Sample the codes of a sound of any length.
+
+    Args:
+        sampler: in evaluation mode.
+        condition_of: gives the condition of a window, batch 1, so that each window is told of its own time.
+        n_columns: length of the sound.
+        seed: of all randomness, not negative.
+        takes: different sounds side by side; take `t` is the same however many there are.
+        temperature, top_k: see `next_code`; None keeps all codes.
+        hop_columns: new columns per window after the first; None is half a clip.
+        prime: codes of the first columns, kept as they are (the paper's priming).
+        on_column: told how many columns are done, of how many.
+
+    Returns:
+        Codes in the order of `code_order`, `n_columns * rows` for each take.
+
+    Raises:
+        ParameterError: for a value out of range.
+    """
+    clip, codes = sampler.config.clip, sampler.config.codes
+    top_k = codes if top_k is None else top_k
+    _check(seed, takes, temperature, top_k, codes)
+    device = sampler.pos_emb.device
+    total = n_columns * clip.rows
+    uniforms = torch.from_numpy(np.stack([draw_uniforms(seed, take, total) for take in range(takes)])).to(device)
+    sequence = torch.zeros(takes, total, dtype=torch.long, device=device)
+    done = 0
+    if prime is not None:
+        known = to_sequence(prime[None])[:, :total].to(sequence)
+        done = known.shape[1]
+        sequence[:, :done] = known
+    for window in plan_windows(n_columns, clip.columns, hop_columns or max(1, clip.columns // 2)):
+        first, stop = window.start * clip.rows, (window.start + window.columns) * clip.rows
+        if done >= stop:
+            continue
+        logits, cache = sampler.start(sequence[:, first:done], condition_of(window))
+        for position in range(done, stop):
+            sequence[:, position] = next_code(logits, uniforms[:, position], temperature, top_k)
+            if position + 1 < stop:
+                logits = sampler.step(sequence[:, position], cache)
+            if (position + 1) % clip.rows == 0:
+                on_column((position + 1) // clip.rows, n_columns)
+        done = stop
+    return sequence
+
+
+def _check(seed: int, takes: int, temperature: float, top_k: int, codes: int) -> None:
+    if seed < 0:
+        raise ParameterError(f"a seed of {seed} was given; seeds are 0 or more.")
+    if takes < 1:
+        raise ParameterError(f"{takes} takes asked for; at least 1 can be made.")
+    if not temperature >= 0:
+        raise ParameterError(f"a temperature of {temperature} was given; it is 0 or more.")
+    if not 1 <= top_k <= codes:
+        raise ParameterError(f"top_k {top_k} was given; this sampler has {codes} codes to choose among, so it is from 1 to {codes}.")
