@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 LOUDNESS_LUFS = -23.0
 EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
-PSEUDO_FRAMES = 6  # moved and zoomed views of one picture
-CODE_VARIANTS = 4  # shifted and scaled encodings of one sound
+PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
+CODE_VARIANTS = 2  # shifted and scaled encodings of one sound
 
 
 def extract_waveforms(rows: list[Row], root: Path, out: Path, clip: Clip, progress: Callable[[str], None]) -> int:
