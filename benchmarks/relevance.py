@@ -9,8 +9,8 @@ standard deviation of every mel band (level removed), fitted on the training sou
 - `generated`: 9.8 s made for every held-out picture held still
 - `shuffled`: the same sounds against the labels of other pictures, the floor (the picture made no difference)
 
-Only labels with at least 8 training sounds, and held-out sounds and pictures, take part. Printed are top-1 and top-3 accuracy, and how tonal and
-how lively the sounds are: spectral flatness (1 is white noise) and the standard deviation over time of the level of a frame in dB.
+Only labels with at least 8 training sounds, and held-out sounds and pictures, take part. Printed are top-1 and top-3 accuracy, and how
+tonal and how lively the sounds are: spectral flatness (1 is white noise) and the standard deviation over time of a frame's level in dB.
 """
 
 import argparse

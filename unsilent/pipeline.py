@@ -210,7 +210,7 @@ class Pipeline:
         with self._autocast():
             sequences = sample_codes(
                 self.parts.sampler,
-                lambda window: self._condition(info, features, rows, window, labels),
+                lambda window: self._condition(info, features, rows, window, labels, seed),
                 n_columns,
                 seed=seed,
                 takes=n_takes,
@@ -292,9 +292,15 @@ class Pipeline:
         n_features = self.parts.sampler.config.condition.n_features
         return [first + row % available for row in pick_rows(n_features, clip.n_features)]
 
-    def _condition(self, info: VideoInfo, features: Tensor | None, rows: dict[int, int], window: Window, labels: Tensor | None) -> Tensor:
-        picked = None if features is None else features[[rows[row] for row in self._picked(info, window)]][None].to(self.device)
-        return self.parts.sampler.condition(features=picked, labels=labels)
+    def _condition(
+        self, info: VideoInfo, features: Tensor | None, rows: dict[int, int] | None, window: Window, labels: Tensor | None, seed: int
+    ) -> Tensor:
+        picked = None
+        if features is not None and rows is not None:
+            picked = features[[rows[row] for row in self._picked(info, window)]][None].to(self.device)
+        # the vector that stands for nothing, in models that see nothing, is the same in every window
+        generator = torch.Generator().manual_seed(seed)
+        return self.parts.sampler.condition(features=picked, labels=labels, generator=generator)
 
     def _labels(self, label: str | None) -> Tensor | None:
         classes = self.parts.classes

@@ -97,7 +97,8 @@ def sample_codes(
         n_columns: length of the sound.
         seed: of all randomness, not negative.
         takes: different sounds side by side; take `t` is the same however many there are.
-        temperature, top_k: see `next_code`; None keeps all codes.
+        temperature: see `next_code`.
+        top_k: see `next_code`; None keeps all codes.
         hop_columns: new columns per window after the first; None is half a clip.
         prime: codes of the first columns, kept as they are (the paper's priming).
         on_column: told how many columns are done, of how many.

@@ -113,7 +113,9 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.width)
 
-    def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None) -> Float[Tensor, "batch sequence width"]:
+    def forward(
+        self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "batch sequence width"]:
         """Causal; with a cache, `x` continues what the cache holds, and is added to it."""
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer)
