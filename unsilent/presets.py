@@ -114,7 +114,7 @@ EVERYDAY = Preset(
     sampler=SamplerConfig(
         clip=_EVERYDAY_CODEBOOK.clip,
         codes=_EVERYDAY_CODEBOOK.n_codes,
-        transformer=TransformerConfig(layers=6, heads=5, width=320, dropout=0.1),
+        transformer=TransformerConfig(layers=6, heads=4, width=256, dropout=0.1),
         condition=ConditionConfig(kind="features", n_features=53, feature_dim=1280),
     ),
     vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),
