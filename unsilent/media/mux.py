@@ -49,7 +49,7 @@ def mux(
         MediaError: if the video cannot be read, `out` is the video itself, cannot hold its pictures, or cannot be written.
         ParameterError: if the waveform is empty, the sample rate is not positive, or `original` is none of the three words.
     """
-    _refuse_mistakes(video, waveform, sample_rate, out, original)
+    refuse_mistakes(video, waveform, sample_rate, out, original)
     container, codec = CONTAINERS[out.suffix.lower()]
     start = first_picture_time(video)
     with open_media(video) as source, replacing(out) as temporary:
@@ -77,7 +77,8 @@ def mux(
             raise MediaError(f"{out} cannot be written: {error.strerror}.") from error
 
 
-def _refuse_mistakes(video: Path, waveform: np.ndarray, sample_rate: int, out: Path, original: str) -> None:
+def refuse_mistakes(video: Path, waveform: np.ndarray, sample_rate: int, out: Path, original: str) -> None:
+    """Check what `mux` was asked for before anything is read or written; raises as it says."""
     if original != "drop" and original not in OWN_GAIN_DB:
         raise ParameterError(f"original must be drop, keep or duck, found {original!r}.")
     if not len(waveform) or sample_rate <= 0:

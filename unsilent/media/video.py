@@ -19,7 +19,7 @@ __all__ = ["Original", "mux", "read_frames", "stream_frames"]
 
 
 def stream_frames(
-    path: Path, fps: float, *, wanted: Sequence[int] | None = None, short_side: int | None = None
+    path: Path, fps: float | int, *, wanted: Sequence[int] | None = None, short_side: int | None = None
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
     """Pictures at an even rate, one after the other, upright as displayed; memory does not grow with the video.
 
@@ -52,7 +52,7 @@ def stream_frames(
 
 
 def read_frames(
-    path: Path, fps: float, start_seconds: float = 0.0, seconds: float | None = None
+    path: Path, fps: float | int, start_seconds: float | int = 0.0, seconds: float | int | None = None
 ) -> tuple[UInt8[np.ndarray, "video_frames height width 3"], Float[np.ndarray, "video_frames"]]:
     """Pictures of a video or a stretch of it, all at once.
 
@@ -80,7 +80,7 @@ def read_frames(
     return np.stack([frame for _, frame in found]), np.array([time for time, _ in found])
 
 
-def _at_rate(path: Path, fps: float) -> Iterator[av.VideoFrame]:
+def _at_rate(path: Path, fps: float | int) -> Iterator[av.VideoFrame]:
     """Decoded pictures through FFmpeg's fps filter, which repeats and drops references and copies no picture."""
     graph, any_given = None, False
     with open_media(path) as container:
