@@ -24,6 +24,7 @@ from unsilent.media.probe import VideoInfo, probe
 from unsilent.media.video import Original, mux, stream_frames
 from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
+from unsilent.runtime import stepping_threads
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.loudness import normalise_loudness
@@ -203,11 +204,11 @@ class Pipeline:
         n_samples = max(1, round(info.seconds * self.clip.sample_rate))
         n_columns = self.clip.columns_for(n_samples)
         windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
-        labels = self._labels(label)
+        labels = self.class_number(label)
         clock.lap("probe")
         features, rows = self._look(info, windows, lambda share: progress("looking", SHARE_LOOKING * share))
         clock.lap("features")
-        with self._autocast():
+        with self._autocast(), stepping_threads(self.parts.sampler):
             sequences = sample_codes(
                 self.parts.sampler,
                 lambda window: self._condition(info, features, rows, window, labels, seed),
@@ -236,22 +237,19 @@ class Pipeline:
         """Send sound through codebook and vocoder and back, a clip at a time: what the codes can express at best.
 
         Args:
-            waveform: mono in [-1, 1] at the clip's sample rate, any length above 25 ms.
+            waveform: mono in [-1, 1] at the clip's sample rate, of any length.
 
         Returns:
             As many samples, at the level they came in.
-
-        Raises:
-            ParameterError: if the sound is too short for a mel spectrogram.
         """
         clip = self.clip
         n_columns = clip.columns_for(len(waveform))
-        padded = torch.from_numpy(np.pad(waveform, (0, n_columns * clip.column_samples - len(waveform)))).to(self.device)
+        padded = torch.from_numpy(np.pad(waveform.astype(np.float32), (0, n_columns * clip.column_samples - len(waveform)))).to(self.device)
         with self._autocast():
             # The mel of the whole sound first, so that windows differ only in what the encoder sees of it
             mel = from_mel01(log_mel01(padded[None], clip))[0]
             pieces = [self.parts.codebook.encode(piece[None])[0] for piece in mel.split(clip.frames, dim=1)]
-            decoded = decode_grid(self.parts.codebook, torch.cat(pieces, dim=1))
+            decoded = decode_grid(self.parts.codebook, torch.cat(pieces, dim=1)).float()
         return self._vocode(decoded)[: len(waveform)].cpu().numpy()
 
     @property
@@ -265,7 +263,8 @@ class Pipeline:
         """Features of exactly the pictures that some window's condition picks, and where each picture's feature lies."""
         if self.parts.backbone is None:
             return None, None
-        wanted = sorted({row for window in windows for row in self._picked(info, window)})
+        # the first picture is always asked for: it stands in where damage leaves none of the others
+        wanted = sorted({0}.union(*(self._picked(info, window) for window in windows)))
         arrived: list[int] = []
 
         def pictures() -> Iterator[np.ndarray]:
@@ -299,17 +298,22 @@ class Pipeline:
         if features is not None and rows is not None:
             picked = features[[rows[row] for row in self._picked(info, window)]][None].to(self.device)
         # the vector that stands for nothing, in models that see nothing, is the same in every window
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**63)  # seeds have no upper limit here, generators of torch have
         return self.parts.sampler.condition(features=picked, labels=labels, generator=generator)
 
-    def _labels(self, label: str | None) -> Tensor | None:
+    def class_number(self, label: str | None) -> Int[Tensor, "1"] | None:
+        """The number of a class, as the sampler wants it; None where neither the model nor the request has one.
+
+        Raises:
+            ParameterError: for a label that the model does not know, or none where it wants one.
+        """
         classes = self.parts.classes
         if label is None and not classes:
             return None
         if not classes:
             raise ParameterError(f"the model {self.name!r} knows no classes, so it takes no label {label!r}.")
         if label not in classes:
-            raise ParameterError(f"the model {self.name!r} wants one of its {len(classes)} classes as label, found {label!r}.")
+            raise ParameterError(f"the model {self.name!r} wants one of its {len(classes)} classes as label, such as {classes[0]!r}, found {label!r}.")
         return torch.tensor([classes.index(label)], device=self.device)
 
     def _sound(self, sequence: Int[Tensor, "sequence"], n_samples: int, clock: "Clock") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
