@@ -1,5 +1,7 @@
 """Many videos in one call: which file becomes which, what is already done, and going on when one of them fails."""
 
+import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +10,15 @@ from typing import Literal
 from unsilent.errors import MediaError, ParameterError, UnsilentError
 from unsilent.media.probe import read_comment
 from unsilent.media.video import Original
+from unsilent.picture import require_matplotlib
 from unsilent.pipeline import Generation, Pipeline, Progress
+from unsilent.version import __version__
+
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others are written as Matroska, which holds anything
+OWN_STEM = re.compile(r"\.sound(\.take\d+)?$")  # of what a call without an output has left beside its videos
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,19 @@ def plan(inputs: list[Path], out: Path | None) -> list[Job]:
             None writes `STEM.sound.SUFFIX` beside each video.
 
     Raises:
-        ParameterError: if nothing is asked for, two inputs would become one file, or an input would be overwritten.
+        ParameterError: if nothing is asked for, two inputs would become one file, an input would be overwritten, or `out` is a file
+            where a folder is wanted or of a kind that cannot be written.
     """
-    found = [(video, video.relative_to(given).parent) for given in inputs if given.is_dir() for video in _videos(given)]
-    found += [(given, Path()) for given in inputs if not given.is_dir()]
+    folders = {video: video.relative_to(given).parent for given in inputs if given.is_dir() for video in _videos(given, out)}
+    found = folders | {given: Path() for given in inputs if not given.is_dir()}
     if not found:
         raise ParameterError(f"no videos in {', '.join(map(str, inputs)) or 'an empty request'}.")
-    one_file = out is not None and len(found) == 1 and not inputs[0].is_dir() and not out.is_dir() and out.suffix != ""
+    one_file = out is not None and len(inputs) == 1 and not inputs[0].is_dir() and not out.is_dir() and out.suffix != ""
+    if out is not None:
+        _refuse_output(out, one_file, len(found))
+    originals = {video.resolve() for video in found}
     jobs: dict[Path, Job] = {}
-    for video, below in found:
+    for video, below in found.items():
         suffix = video.suffix if video.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
         if one_file:
             target = out
@@ -80,16 +91,30 @@ def plan(inputs: list[Path], out: Path | None) -> list[Job]:
             target = out / below / f"{video.stem}{suffix}"
         if target in jobs:
             raise ParameterError(f"{jobs[target].video} and {video} would both become {target}; give them different folders.")
-        if target.resolve() in (one.resolve() for one, _ in found):
+        if target.resolve() in originals:
             raise ParameterError(f"the output {target} would overwrite an input; choose another with -o.")
         jobs[target] = Job(video, target)
     return list(jobs.values())
 
 
-def _videos(folder: Path) -> list[Path]:
-    """Videos in and below a folder, without those that an earlier call without -o has left beside them."""
+def _refuse_output(out: Path, one_file: bool, n_videos: int) -> None:
+    if one_file and out.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise ParameterError(f"cannot write {out}: choose one of {', '.join(WRITABLE_SUFFIXES)}, or name a folder.")
+    if not one_file and not out.is_dir() and (out.exists() or out.suffix.lower() in WRITABLE_SUFFIXES):
+        raise ParameterError(
+            f"the output {out} is a file, but {n_videos} videos of {'a folder' if n_videos == 1 else 'the request'} need a folder."
+        )
+
+
+def _videos(folder: Path, out: Path | None) -> list[Path]:
+    """Videos in and below a folder, without what earlier calls have made: beside the videos, or in an output folder below."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    return [path for path in files if not path.stem.endswith(".sound") and not path.name.startswith(".")]
+    own = out.resolve() if out is not None and out.resolve() != folder.resolve() else None
+    return [
+        path
+        for path in files
+        if not path.name.startswith(".") and not OWN_STEM.search(path.stem) and (own is None or own not in path.resolve().parents)
+    ]
 
 
 def run(pipeline: Pipeline, jobs: list[Job], options: Options, progress: Callable[[Job], Progress]) -> Iterator[Result]:
@@ -103,17 +128,32 @@ def run(pipeline: Pipeline, jobs: list[Job], options: Options, progress: Callabl
         jobs: as `plan` gives them.
         options: for all of them.
         progress: called once for each job; what it gives is told of that job's steps.
+
+    Raises:
+        ParameterError: before the first job, for a label that the model does not know or wants, pictures that cannot be drawn here, or two
+            sounds or pictures that would become one file.
     """
+    pipeline.class_number(options.label)
+    if options.picture:
+        require_matplotlib()
+    if options.wav or options.picture:
+        _refuse_equal_stems(jobs)
     for job in jobs:
-        outputs = job.outputs(options.takes)
         comment = recipe(pipeline, job.video, options)
-        if len(jobs) > 1 and all(_is_from(out, comment) for out in outputs):
-            yield from (Result(job.video, out, "kept") for out in outputs)
+        if len(jobs) > 1 and all(_is_made(job.video, out, comment, options) for out in job.outputs(options.takes)):
+            yield from (Result(job.video, out, "kept") for out in job.outputs(options.takes))
             continue
         try:
             yield from _make(pipeline, job, options, comment, progress(job))
         except UnsilentError as error:
             yield Result(job.video, job.out, "failed", str(error))
+        except OSError as error:
+            yield Result(job.video, job.out, "failed", f"{error.filename or job.out}: {error.strerror or error}.")
+        except Exception as error:
+            if len(jobs) == 1:
+                raise
+            log.exception("a defect of unsilent, please report it:")  # but the other videos shall have their sound
+            yield Result(job.video, job.out, "failed", f"{job.video}: {type(error).__name__}: {error}")
 
 
 def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress: Progress) -> Iterator[Result]:
@@ -140,13 +180,25 @@ def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
     """The words kept inside an output that say what made it."""
     about = f"model={pipeline.name} vocoder={pipeline.vocoder} precision={pipeline.precision} source={video.name}"
     chosen = f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} label={options.label}"
-    return f"sound by unsilent: {about} {chosen} original={options.original}"
+    return f"sound by unsilent {__version__}: {about} {chosen} original={options.original}"
 
 
-def _is_from(out: Path, comment: str) -> bool:
+def _refuse_equal_stems(jobs: list[Job]) -> None:
+    stems: dict[Path, Job] = {}
+    for job in jobs:
+        other = stems.setdefault(job.out.with_suffix(""), job)
+        if other is not job:
+            raise ParameterError(
+                f"the sounds or pictures of {other.video} and {job.video} would become one file; ask for one after the other."
+            )
+
+
+def _is_made(video: Path, out: Path, comment: str, options: Options) -> bool:
+    """Whether an earlier run has made `out`, and what goes with it, from the video as it is now."""
+    wanted = [out, *([out.with_suffix(".wav")] if options.wav else []), *([out.with_suffix(".png")] if options.picture else [])]
     try:
-        return out.exists() and read_comment(out) == comment
-    except MediaError:
+        return all(path.stat().st_mtime >= video.stat().st_mtime for path in wanted) and read_comment(out) == comment
+    except (OSError, MediaError):
         return False
 
 

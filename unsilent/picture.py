@@ -1,13 +1,15 @@
 """A picture of a generation: the video's frames above, the mel spectrogram below, on one time axis."""
 
-import os
+import importlib.util
+import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from unsilent.clip import Clip
-from unsilent.errors import MediaError, ParameterError
+from unsilent.errors import ParameterError
+from unsilent.media.files import replacing
 from unsilent.media.video import stream_frames
 from unsilent.signal.mel import FLOOR_DB, RANGE_DB, band_centres_hz
 
@@ -30,24 +32,28 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
         ParameterError: if matplotlib is not installed.
         MediaError: if the video cannot be read or `out` cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ParameterError("drawing needs matplotlib; install it with: pip install 'unsilent[plot]'.") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
     _draw_frames(above, video, seconds)
     image = _draw_mel(below, mel, seconds, clip)
     figure.colorbar(image, ax=below, label="level (dB)", pad=0.01)
-    above.set_title(title)
-    temporary = out.with_name(f".{out.name}.part")
-    try:
+    above.set_title(title, parse_math=False)
+    with warnings.catch_warnings(), replacing(out) as temporary:
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
         figure.savefig(temporary, dpi=110, format="png")
-        os.replace(temporary, out)
-    except OSError as error:
-        raise MediaError(f"cannot write the picture {out}: {error.strerror}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def require_matplotlib() -> None:
+    """Refuse, before any work is done, to draw without what draws.
+
+    Raises:
+        ParameterError: if matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ParameterError("drawing needs matplotlib; install it with: pip install 'unsilent[plot]'.")
 
 
 def _draw_frames(axes, video: Path, seconds: float) -> None:

@@ -313,7 +313,9 @@ class Pipeline:
         if not classes:
             raise ParameterError(f"the model {self.name!r} knows no classes, so it takes no label {label!r}.")
         if label not in classes:
-            raise ParameterError(f"the model {self.name!r} wants one of its {len(classes)} classes as label, such as {classes[0]!r}, found {label!r}.")
+            raise ParameterError(
+                f"the model {self.name!r} wants one of its {len(classes)} classes as label, such as {classes[0]!r}, found {label!r}."
+            )
         return torch.tensor([classes.index(label)], device=self.device)
 
     def _sound(self, sequence: Int[Tensor, "sequence"], n_samples: int, clock: "Clock") -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -53,15 +53,16 @@ def find_bundle(name: str) -> Path:
     """The folder of a model: a shipped one by name, or any by path.
 
     Raises:
-        CheckpointError: if there is none; says which names have weights here.
+        CheckpointError: if its weights are not here, or the path is no bundle.
+        ParameterError: if there is no model of that name; names near ones.
     """
     for folder in (SHIPPED / name, Path(name)):
         if (folder / "bundle.json").exists():
             return folder
-    here = ", ".join(shipped())
-    if name in presets.names():
-        raise CheckpointError(f"the weights of {name!r} are not here; models with weights: {here}.")
-    raise CheckpointError(f"{name!r} is neither a model nor a bundle folder; models with weights: {here}.")
+    if Path(name).exists() or len(Path(name).parts) > 1:
+        raise CheckpointError(f"{name} is not a bundle folder: there is no bundle.json in it.")
+    presets.get(name)
+    raise CheckpointError(f"the weights of {name!r} are not here; models with weights: {', '.join(shipped()) or 'none'}.")
 
 
 def shipped() -> list[str]:
@@ -82,18 +83,29 @@ def load_parts(folder: Path) -> Parts:
     vocoder_folder = folder / about["parts"]["vocoder"]
     vocoder_kind = "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan"
     vocoder = load_checkpoint(vocoder_folder, vocoder_kind)
-    if sampler.config.codes != codebook.config.n_codes:
-        raise CheckpointError(f"{folder}: the sampler speaks {sampler.config.codes} codes, the codebook {codebook.config.n_codes}.")
-    classes = tuple(about.get("classes", ()))
-    return Parts(
-        preset.name,
-        codebook,
-        sampler,
-        vocoder,
-        *(load_backbone(preset.backbone) if preset.backbone else (None, None)),
-        classes,
-        preset.top_k,
-    )
+    backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
+    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, tuple(about.get("classes", ())), preset.top_k)
+    problem = _misfit(parts)
+    if problem:
+        raise CheckpointError(f"the parts of {folder} do not fit each other: {problem}.")
+    return parts
+
+
+def _misfit(parts: Parts) -> str:
+    """The first thing in which parts disagree, in words; empty if they fit."""
+    codebook, sampler = parts.codebook.config, parts.sampler.config
+    # a sampler of kind `none` has a random vector in the place of what nobody sees
+    seen = parts.backbone_row.dim if parts.backbone_row else sampler.condition.feature_dim
+    for what, sampler_has, other, other_has in (
+        ("codes", sampler.codes, "codebook", codebook.n_codes),
+        ("code rows in a clip", sampler.clip.rows, "codebook", codebook.clip.rows),
+        ("code columns in a clip", sampler.clip.columns, "codebook", codebook.clip.columns),
+        ("numbers in a feature", sampler.condition.feature_dim, "picture network", seen),
+        ("classes", sampler.condition.n_classes, "bundle", len(parts.classes)),
+    ):
+        if sampler_has != other_has:
+            return f"the sampler has {sampler_has} {what}, the {other} {other_has}"
+    return ""
 
 
 def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
@@ -112,11 +124,14 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     """What a bundle folder says of itself: `preset`, `parts` (role to sub-folder), `classes` of a model that has them, and more.
 
     Raises:
-        CheckpointError: if there is no readable bundle, or a part is missing.
+        CheckpointError: if there is no readable bundle, or it does not say what it consists of.
     """
     about = read_json(folder / "bundle.json")
-    if "preset" not in about or set(about.get("parts", ())) != set(ROLES):
-        raise CheckpointError(f"{folder / 'bundle.json'} is not a bundle of this project: it must name a preset and {', '.join(ROLES)}.")
+    parts = about.get("parts")
+    if about.get("preset") not in presets.names() or not isinstance(parts, dict) or parts.keys() != set(ROLES):
+        raise CheckpointError(
+            f"{folder / 'bundle.json'} is not a bundle of this project: it must name a known preset and {', '.join(ROLES)}."
+        )
     return about
 
 
@@ -138,8 +153,11 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
         config = KINDS[described["kind"]][0](**described["config"])
         save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], torch.float16)
     text = json.dumps({"preset": preset, "parts": {role: role for role in ROLES}, **about}, indent=2)
-    (folder / "bundle.json.part").write_text(text + "\n")
-    os.replace(folder / "bundle.json.part", folder / "bundle.json")
+    try:
+        (folder / "bundle.json.part").write_text(text + "\n")
+        os.replace(folder / "bundle.json.part", folder / "bundle.json")
+    except OSError as error:
+        raise CheckpointError(f"cannot write the bundle {folder}: {error.strerror}.") from None
 
 
 def describe(name: str) -> str:

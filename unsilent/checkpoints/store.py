@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unsilent.config import Config
-from unsilent.errors import CheckpointError
+from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.melgan import MelGAN, MelGANConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
@@ -78,12 +78,16 @@ def load_checkpoint(folder: Path, kind: str) -> nn.Module:
     if about["kind"] != kind:
         raise CheckpointError(f"{folder} holds a {about['kind']}, a {kind} is wanted here.")
     config_type, module_type = KINDS[kind]
+    try:
+        config = config_type(**about["config"])
+    except (ParameterError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
     with torch.device("meta"):  # the weights come from the file: no time is spent on random ones
-        module = module_type(config_type(**about["config"]))
+        module = module_type(config)
     try:
         weights = load_file(folder / "model.safetensors")
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no model.safetensors.") from None
+        raise CheckpointError(f"{folder} has no model.safetensors; copy the whole folder.") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: {error}.") from None
     problem = _mismatch(module.state_dict(), weights)
@@ -111,7 +115,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     about = read_json(folder / "config.json")
     missing = {"kind", "preset", "config", "record"} - about.keys()
-    if missing or about["kind"] not in KINDS:
+    if missing or str(about["kind"]) not in KINDS:
         raise CheckpointError(f"{folder / 'config.json'} is not a checkpoint of this project (kind {about.get('kind')!r}).")
     return about
 

@@ -1,14 +1,13 @@
 """`unsilent generate`: videos in, the same videos with sound out."""
 
 import json
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column
+
+from unsilent.cli.terminal import Bar, print_table, say
 
 
 class Device(StrEnum):
@@ -65,40 +64,29 @@ def generate(
 
     jobs = batch.plan(inputs, out)
     options = batch.Options(seed, takes, top_k, temperature, label, original.value, wav, picture)
-    console = Console(stderr=True)
-    with console.status("loading the model"):
+    results: list[batch.Result] = []
+    with Bar(len(jobs)) as bar:
         pipeline = load(model, device.value, precision.value, vocoder.value)
-    results = []
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        whole = bar.add_task(f"{len(jobs)} videos", total=len(jobs), visible=len(jobs) > 1)
-        current = bar.add_task("")
-
-        def watch(job: batch.Job) -> Callable[[str, float], None]:
-            bar.reset(current, total=1.0)
-            return lambda step, share: bar.update(current, description=f"{job.video.name}: {step}", completed=share)
-
-        for result in batch.run(pipeline, jobs, options, watch):
+        for result in batch.run(pipeline, jobs, options, lambda job: bar.watch(job.video.name)):
             results.append(result)
-            bar.update(whole, completed=len({one.video for one in results}))
+            bar.finish(len({one.video for one in results}))
             if result.status == "failed":
-                console.print(f"unsilent: {result.why}", markup=False, highlight=False, soft_wrap=True)
+                say(result.why)
             if as_json:
                 typer.echo(json.dumps(batch.as_record(result, options, pipeline)))
-    if not as_json:
-        _print_table(results)
-    failed = [result for result in results if result.status == "failed"]
-    if not failed:
+    if results and not as_json and (len(jobs) > 1 or results[0].status == "made"):
+        _print_results(results)
+    if all(result.status != "failed" for result in results):
         return 0
     return 3 if len(jobs) > 1 else 2
 
 
-def _print_table(results: list) -> None:
-    table = Table("video", "sound", "length", "time", "real-time factor", box=None, pad_edge=False)
+def _print_results(results: list) -> None:
+    """A table with a row for each take; every row says how fast it was made, or that it was kept or failed."""
+    figures = [Column(name, justify="right", no_wrap=True) for name in ("length", "time", "real-time factor")]
+    rows = []
     for result in results:
         made = result.generation
-        figures = ("", "", result.status)
-        if made:
-            figures = (f"{made.seconds:.2f} s", f"{made.spent_seconds:.2f} s", f"{made.real_time_factor:.2f}")
-        table.add_row(str(result.video), "" if result.status == "failed" else str(result.out), *figures)
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+        last = (f"{made.seconds:.2f} s", f"{made.spent_seconds:.2f} s", f"{made.real_time_factor:.2f}") if made else ("", "", result.status)
+        rows.append((str(result.video), "" if result.status == "failed" else str(result.out), *last))
+    print_table([Column("video", overflow="fold"), Column("sound", overflow="fold"), *figures], rows)

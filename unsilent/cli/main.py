@@ -6,6 +6,7 @@ import sys
 import typer
 
 from unsilent.cli import data, generate, models, reconstruct, train
+from unsilent.cli.terminal import say
 from unsilent.errors import UnsilentError
 from unsilent.version import __version__
 
@@ -31,6 +32,7 @@ def root(version: bool = typer.Option(False, "--version", callback=_print_versio
 def main() -> None:
     """Run the command line; the exit code says how it went (0 done, 2 wrong request, 3 some of several inputs failed)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     sys.exit(run(sys.argv[1:]))
 
 
@@ -53,5 +55,5 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(sentence: str, code: int = 2) -> int:
-    typer.echo(f"unsilent: {' '.join(sentence.split())}", err=True)
+    say(sentence)
     return code

@@ -1,8 +1,9 @@
 """`unsilent models`: what there is to load."""
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column
+
+from unsilent.cli.terminal import print_table
 
 app = typer.Typer(help="List the models, or show one.", invoke_without_command=True)
 
@@ -16,12 +17,13 @@ def list_models(context: typer.Context) -> None:
     from unsilent.checkpoints.bundle import shipped
 
     here = shipped()
-    table = Table("model", "what it is", "FID", "MKL", "weights here", box=None, pad_edge=False)
+    rows = []
     for name in presets.names():
         row = presets.get(name)
         scores = ("", "") if row.fid is None else (str(row.fid), str(row.mkl))
-        table.add_row(name, row.summary, *scores, "yes" if name in here else "no")
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+        rows.append((name, row.summary, *scores, "yes" if name in here else "no"))
+    columns = [Column("model", no_wrap=True), Column("what it is"), Column("FID", justify="right"), Column("MKL", justify="right")]
+    print_table([*columns, Column("weights")], rows)
     typer.echo("FID and MKL as the paper reports them, lower is better.")
 
 

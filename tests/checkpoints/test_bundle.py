@@ -1,0 +1,143 @@
+"""Bundles: three checkpoints that make one model, and how a user is told what is wrong with one."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from unsilent.checkpoints import bundle
+from unsilent.checkpoints.bundle import ROLES, describe, find_bundle, load_parts, read_bundle, save_bundle, shipped
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
+from unsilent.errors import CheckpointError, ParameterError
+from unsilent.models.codebook import Codebook
+from unsilent.models.sampler import Sampler
+
+
+@pytest.fixture
+def copy(tiny_bundle, tmp_path):
+    """A bundle that a test may damage."""
+    return shutil.copytree(tiny_bundle, tmp_path / "copy")
+
+
+@pytest.fixture
+def nothing_shipped(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundle, "SHIPPED", tmp_path / "weights")
+
+
+def test_all_parts_come_back_as_float16_rounds_them(tiny_bundle, tiny_parts):
+    loaded = load_parts(tiny_bundle)
+    assert loaded.name == "everyday"
+    assert loaded.backbone_row is not None
+    assert loaded.backbone_row.dim == 1280
+    for role, kind in (("codebook", "codebook"), ("sampler", "sampler"), ("vocoder", "vocos")):
+        original, back = load_checkpoint(tiny_parts[role], kind).state_dict(), getattr(loaded, role).state_dict()
+        assert all(torch.equal(back[name], value.half().float()) for name, value in original.items())
+
+
+def test_no_part_is_in_training_mode_or_asks_for_gradients(parts):
+    for module in (parts.codebook, parts.sampler, parts.vocoder):
+        assert not any(inner.training for inner in module.modules())
+        assert not any(weight.requires_grad for weight in module.parameters())
+
+
+def test_a_shipped_bundle_is_found_by_name_and_any_by_path(copy, monkeypatch):
+    monkeypatch.setattr(bundle, "SHIPPED", copy.parent)
+    assert find_bundle("copy") == copy
+    assert find_bundle(str(copy)) == copy
+    assert shipped() == ["copy"]
+
+
+def test_a_misspelt_model_suggests_the_near_ones():
+    with pytest.raises(ParameterError, match=r"there is no model 'everday'; did you mean everyday.*`unsilent models` lists all"):
+        find_bundle("everday")
+
+
+@pytest.mark.usefixtures("nothing_shipped")
+def test_a_model_without_weights_says_which_have_some():
+    with pytest.raises(CheckpointError, match=r"the weights of 'vggsound-class' are not here; models with weights: none"):
+        find_bundle("vggsound-class")
+
+
+@pytest.mark.parametrize("make", [False, True], ids=["missing folder", "folder of something else"])
+def test_a_path_that_is_no_bundle_is_named(tmp_path, make):
+    if make:
+        (tmp_path / "mine").mkdir()
+    with pytest.raises(CheckpointError, match=r"mine is not a bundle folder: there is no bundle\.json"):
+        find_bundle(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_missing_part_is_named(copy, role):
+    shutil.rmtree(copy / role)
+    with pytest.raises(CheckpointError, match=rf"cannot read .*{role}/config\.json: No such file"):
+        load_parts(copy)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{}, {"preset": "everyday"}, {"preset": "everyday", "parts": list(ROLES)}, {"preset": "nothing", "parts": dict.fromkeys(ROLES, ".")}],
+)
+def test_a_bundle_that_says_too_little_is_refused(copy, about):
+    (copy / "bundle.json").write_text(json.dumps(about))
+    with pytest.raises(
+        CheckpointError, match=r"is not a bundle of this project: it must name a known preset and codebook, sampler, vocoder"
+    ):
+        read_bundle(copy)
+
+
+def test_swapped_parts_are_refused(copy):
+    (copy / "codebook").rename(copy / "was")
+    (copy / "sampler").rename(copy / "codebook")
+    with pytest.raises(CheckpointError, match="codebook holds a sampler, a codebook is wanted here"):
+        load_parts(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_codes": 64}, "the sampler has 32 codes, the codebook 64"),
+        ({"clip": {"frames": 320}}, "the sampler has 53 code columns in a clip, the codebook 20"),
+    ],
+)
+def test_a_codebook_that_does_not_fit_the_sampler_is_refused(copy, tiny_configs, change, message):
+    config = type(tiny_configs["codebook"])(**(tiny_configs["codebook"].model_dump() | change))
+    save_checkpoint(copy / "codebook", "codebook", "everyday", config, Codebook(config).state_dict(), {})
+    with pytest.raises(CheckpointError, match=f"copy do not fit each other: {message}"):
+        load_parts(copy)
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (
+            {"kind": "features", "n_features": 53, "feature_dim": 2048},
+            "the sampler has 2048 numbers in a feature, the picture network 1280",
+        ),
+        ({"kind": "features+class", "n_features": 53, "feature_dim": 1280, "n_classes": 8}, "the sampler has 8 classes, the bundle 0"),
+    ],
+)
+def test_a_sampler_that_is_told_other_things_is_refused(copy, tiny_configs, condition, message):
+    config = type(tiny_configs["sampler"])(**(tiny_configs["sampler"].model_dump() | {"condition": condition}))
+    save_checkpoint(copy / "sampler", "sampler", "everyday", config, Sampler(config).state_dict(), {})
+    with pytest.raises(CheckpointError, match=message):
+        load_parts(copy)
+
+
+def test_an_unwritable_bundle_is_named(tiny_parts, tmp_path):
+    (tmp_path / "out" / "bundle.json").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"cannot write the bundle .*out"):
+        save_bundle(tmp_path / "out", "everyday", tiny_parts, {})
+
+
+def test_a_bundle_describes_itself(tiny_bundle):
+    text = describe(str(tiny_bundle))
+    assert "licence of weights: none needed" in text
+    assert f"weights: {tiny_bundle}" in text
+
+
+@pytest.mark.usefixtures("nothing_shipped")
+def test_a_paper_row_describes_its_scores():
+    text = describe("vggsound-5-resnet50")
+    assert "paper: FID 11.3, MKL 7.0" in text
+    assert "weights: not here" in text

@@ -1,0 +1,171 @@
+"""Checkpoint folders: what goes in comes out, and each way in which a folder can be wrong is named."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
+from unsilent.errors import CheckpointError
+from unsilent.models.vocos import Vocos, VocosConfig
+
+CONFIG = VocosConfig(width=8, hidden=16, n_blocks=1)
+
+
+@pytest.fixture
+def vocoder():
+    torch.manual_seed(0)
+    return Vocos(CONFIG)
+
+
+@pytest.fixture
+def folder(vocoder, tmp_path):
+    save_checkpoint(tmp_path / "vocoder", "vocos", "everyday", CONFIG, vocoder.state_dict(), {"steps": 3})
+    return tmp_path / "vocoder"
+
+
+def edit(path, change):
+    about = json.loads(path.read_text())
+    change(about)
+    path.write_text(json.dumps(about))
+
+
+def test_float32_comes_back_bit_for_bit(folder, vocoder):
+    loaded = load_checkpoint(folder, "vocos")
+    assert loaded.config == CONFIG
+    assert not loaded.training
+    for name, value in vocoder.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_the_record_is_kept(folder):
+    about = read_config(folder)
+    assert about["record"] == {"steps": 3}
+    assert about["preset"] == "everyday"
+
+
+def test_float16_halves_the_file_and_loads_as_float32(folder, vocoder, tmp_path):
+    save_checkpoint(tmp_path / "half", "vocos", "everyday", CONFIG, vocoder.state_dict(), {}, torch.float16)
+    sizes = [(path / "model.safetensors").stat().st_size for path in (tmp_path / "half", folder)]
+    assert sizes[0] / sizes[1] == pytest.approx(0.5, abs=0.05)
+    loaded = load_checkpoint(tmp_path / "half", "vocos").state_dict()
+    for name, value in vocoder.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], value.half().float()), name
+
+
+def test_nothing_but_the_two_files_is_left(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_loading_does_not_touch_the_random_state(folder):
+    before = torch.get_rng_state()
+    load_checkpoint(folder, "vocos")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("model.safetensors", "vocoder has no model.safetensors; copy the whole folder"),
+        ("config.json", "cannot read .*config.json: No such"),
+    ],
+)
+def test_a_missing_file_is_named(folder, missing, message):
+    (folder / missing).unlink()
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder, "vocos")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 300, -10], ids=["empty", "in the length", "in the header", "in the weights"])
+def test_damaged_weights_are_named(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        load_checkpoint(folder, "vocos")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not JSON"), ("[1]", "does not hold a JSON object"), ("{}", r"is not a checkpoint of")]
+)
+def test_a_damaged_config_is_named(folder, text, message):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json " + message):
+        load_checkpoint(folder, "vocos")
+
+
+def test_another_kind_is_refused(folder):
+    with pytest.raises(CheckpointError, match="vocoder holds a vocos, a codebook is wanted here"):
+        load_checkpoint(folder, "codebook")
+
+
+@pytest.mark.parametrize("kind", ["gpt", ["vocos"], None])
+def test_an_unknown_kind_is_refused(folder, kind):
+    edit(folder / "config.json", lambda about: about.update(kind=kind))
+    with pytest.raises(CheckpointError, match=re.escape(f"not a checkpoint of this project (kind {kind!r})")):
+        read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"colour": 3}, "colour: Extra inputs are not permitted"), ({"width": -1}, "width: .* greater than 0"), ({"width": "wide"}, "width")],
+)
+def test_a_config_that_cannot_be_built_names_file_and_field(folder, change, message):
+    edit(folder / "config.json", lambda about: about["config"].update(change))
+    with pytest.raises(CheckpointError, match=r"config\.json describes no vocos that this version can build: .*" + message):
+        load_checkpoint(folder, "vocos")
+
+
+def test_a_config_that_is_no_table_is_refused(folder):
+    edit(folder / "config.json", lambda about: about.update(config=[1, 2]))
+    with pytest.raises(CheckpointError, match="describes no vocos"):
+        load_checkpoint(folder, "vocos")
+
+
+def test_a_renamed_weight_is_named(folder):
+    """The released system loads with strict=False, and once trained against random weights without anybody noticing."""
+    weights = load_file(folder / "model.safetensors")
+    weights["embed.wait"] = weights.pop("embed.weight")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not fit its own config: weight embed\.wait is not expected"):
+        load_checkpoint(folder, "vocos")
+
+
+def test_a_missing_weight_is_named(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["head.bias"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"weight head\.bias is missing"):
+        load_checkpoint(folder, "vocos")
+
+
+def test_a_wrong_shape_is_named_with_both(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["norm_in.bias"] = torch.zeros(9)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"weight norm_in\.bias has shape \[9\], \[8\] is wanted"):
+        load_checkpoint(folder, "vocos")
+
+
+def test_an_unwritable_folder_is_named(vocoder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*file/vocoder"):
+        save_checkpoint(tmp_path / "file" / "vocoder", "vocos", "everyday", CONFIG, vocoder.state_dict(), {})
+
+
+def test_a_failed_write_leaves_the_old_version(folder, vocoder, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unsilent.checkpoints.store.save_file", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        save_checkpoint(folder, "vocos", "everyday", CONFIG, {name: value + 1 for name, value in vocoder.state_dict().items()}, {})
+    assert torch.equal(load_checkpoint(folder, "vocos").head.weight, vocoder.head.weight)
+
+
+def test_a_copied_folder_is_the_same_model(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    assert torch.equal(load_checkpoint(tmp_path / "copy", "vocos").head.weight, load_checkpoint(folder, "vocos").head.weight)

@@ -1,0 +1,173 @@
+"""Shared by all rooms: a tiny model with random weights, a small picture network, and small videos whose pictures carry their number."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unsilent.checkpoints.bundle import ROLES, Parts, load_parts, save_bundle
+from unsilent.checkpoints.store import save_checkpoint
+from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.pipeline import Pipeline
+
+BITS = 8
+CELL = 8  # pixels of the square that stands for a bit
+
+
+def draw(number: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """An RGB picture with its number as black and white squares along the top; the rest is red at the left and blue at the right."""
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    picture[:, : width // 2, 0] = 200
+    picture[:, width // 2 :, 2] = 200
+    for bit in range(BITS):
+        picture[:CELL, bit * CELL : (bit + 1) * CELL] = 255 if number >> bit & 1 else 0
+    return picture
+
+
+def read_number(picture: np.ndarray) -> int:
+    """The number that `draw` has put into a picture of the same size."""
+    middles = picture[CELL // 2, CELL // 2 : BITS * CELL : CELL].mean(axis=1)
+    assert np.all((middles < 80) | (middles > 175)), f"not a number: {middles}"
+    return int(np.dot(middles > 127, 1 << np.arange(BITS)))
+
+
+def write_clip(
+    path: Path,
+    *,
+    n_frames: int = 20,
+    fps: Fraction | int = 25,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    size: tuple[int, int] = (64, 48),
+    times: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    first: int = 0,
+    options: dict[str, str] | None = None,
+    rotation: int | None = None,
+    mirrored: bool = False,
+    pictures: Callable[[int], np.ndarray] | None = None,
+    sound: np.ndarray | None = None,
+    sound_rate: int = 22050,
+    sound_codec: str = "aac",
+    sound_at: float = 0.0,
+) -> Path:
+    """Write a clip of numbered pictures.
+
+    `times` are time stamps in units of `time_base` (None spaces the pictures evenly); `first` is how many pictures' worth of time goes
+    before the first; `rotation` is in counter-clockwise degrees; `sound` is `[channels, samples]`, heard from `sound_at` seconds on.
+    """
+    width, height = size
+    time_base = time_base or 1 / Fraction(fps)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=fps)
+        video.width, video.height, video.pix_fmt = width, height, pix_fmt
+        video.codec_context.time_base = time_base
+        video.options = {"crf": "10", "g": "10"} | (options or {}) if codec == "libx264" else options or {}
+        if rotation is not None:
+            video.set_display_rotation(rotation, hflip=mirrored)
+        if sound is not None:
+            audio = container.add_stream(sound_codec, rate=sound_rate)
+            audio.layout = "stereo" if len(sound) == 2 else "mono"
+        for index in range(n_frames if times is None else len(times)):
+            picture = pictures(index) if pictures else draw(index, height, width)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.time_base = time_base
+            frame.pts = first + index if times is None else times[index]
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None:
+            frame = av.AudioFrame.from_ndarray(sound.astype(np.float32), format="fltp", layout=audio.layout.name)
+            frame.sample_rate, frame.time_base, frame.pts = sound_rate, Fraction(1, sound_rate), round(sound_at * sound_rate)
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+    return path
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> Callable[..., Path]:
+    """`make_clip("name.mp4", **as_write_clip)` in a folder of the test's own."""
+    return lambda name, **options: write_clip(tmp_path / name, **options)
+
+
+@pytest.fixture(name="draw")
+def draw_fixture() -> Callable[..., np.ndarray]:
+    return draw
+
+
+@pytest.fixture(name="read_number")
+def read_number_fixture() -> Callable[[np.ndarray], int]:
+    return read_number
+
+
+class TinyBackbone(nn.Module):
+    """Stands for the picture network where a test does not care which: the colours of a coarse grid, mixed at random to 1280 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.randn(3 * 8 * 8, 1280, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool2d(images, 8).flatten(1) @ self.mix
+
+
+def write_part(folder: Path, role: str, config: CodebookConfig | SamplerConfig | VocosConfig, seed: int = 0) -> Path:
+    """A checkpoint with random weights, large enough that what a network is given shows in what it says."""
+    kind, network = {"codebook": ("codebook", Codebook), "sampler": ("sampler", Sampler), "vocoder": ("vocos", Vocos)}[role]
+    module, generator = network(config), torch.Generator().manual_seed(seed)
+    for name, value in module.named_parameters():
+        if value.ndim > 1:
+            scale = 3.0 if name == "head.weight" else 1.0
+            nn.init.normal_(value, std=scale / value[0].numel() ** 0.5, generator=generator)
+    save_checkpoint(folder, kind, "everyday", config, module.state_dict(), {"seed": seed})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_configs() -> dict[str, CodebookConfig | SamplerConfig | VocosConfig]:
+    """Sizes of the tiny model: the clip of the paper, everything else as small as it goes."""
+    return {
+        "codebook": CodebookConfig(n_codes=32, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1),
+        "sampler": SamplerConfig(
+            codes=32,
+            transformer=TransformerConfig(layers=1, heads=2, width=32),
+            condition=ConditionConfig(kind="features", n_features=53, feature_dim=1280),
+        ),
+        "vocoder": VocosConfig(width=16, hidden=32, n_blocks=1),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(tmp_path_factory, tiny_configs) -> dict[str, Path]:
+    """Checkpoint folders of the tiny model, in float32."""
+    folder = tmp_path_factory.mktemp("parts")
+    return {role: write_part(folder / role, role, tiny_configs[role]) for role in ROLES}
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory, tiny_parts) -> Path:
+    """The tiny model as a bundle; for `unsilent --model`."""
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    save_bundle(folder, "everyday", tiny_parts, {"summary": "random weights", "licences": {"weights": ["none needed"]}})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def parts(tiny_bundle) -> Parts:
+    """The networks of the tiny model, which look at pictures through `TinyBackbone`."""
+    return dataclasses.replace(load_parts(tiny_bundle), backbone=TinyBackbone().eval())
+
+
+@pytest.fixture(scope="session")
+def pipeline(parts) -> Pipeline:
+    """The tiny model, loaded."""
+    return Pipeline(parts, torch.device("cpu"))

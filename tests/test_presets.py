@@ -1,0 +1,110 @@
+"""The table of models against the paper's numbers."""
+
+import pytest
+import torch
+
+from unsilent import presets
+from unsilent.errors import ParameterError
+from unsilent.models.codebook import Codebook
+from unsilent.models.sampler import Sampler
+
+PAPER = [name for name in presets.names() if name != "everyday"]
+
+
+def millions(network):
+    return sum(weight.numel() for weight in network.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_row_is_one_model(name):
+    row = presets.get(name)
+    assert row.name == name
+    assert row.sampler.codes == row.codebook.n_codes
+    assert row.sampler.clip == row.codebook.clip == row.clip
+    assert 1 <= row.top_k <= row.codebook.n_codes
+    assert (row.backbone is not None) == row.sampler.condition.kind.startswith("features")
+    assert row.sampler.condition.n_features <= row.clip.n_features
+
+
+def test_the_default_comes_first():
+    assert presets.names()[0] == "everyday"
+
+
+def test_the_tables_of_the_paper_are_complete():
+    """Table 3 has eight conditions in three settings; table 4 adds features and a class in the two settings on VAS."""
+    assert len(PAPER) == 3 * 8 + 2
+
+
+@pytest.mark.parametrize(
+    ("condition", "length"),
+    [("nofeats", 266), ("1-resnet50", 266), ("5-resnet50", 270), ("212-resnet50", 477), ("212-bninception", 477), ("class", 266)],
+)
+@pytest.mark.parametrize("setting", ["vggsound-{}", "vas-{}", "vas-{}-vggsound-codebook"])
+def test_lengths_of_the_sequence(setting, condition, length):
+    """The condition and 265 codes, as the released configurations add them up."""
+    row = presets.get(setting.format(condition))
+    assert row.sampler.condition.n_tokens(row.clip) + row.clip.n_codes == length
+
+
+def test_features_and_a_class_make_the_longest_sequence():
+    row = presets.get("vas-212-bninception-class")
+    assert row.sampler.condition.n_tokens(row.clip) + row.clip.n_codes == 478
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [("vggsound-5-resnet50", 306.8), ("vggsound-212-resnet50", 307.0), ("vas-212-resnet50", 305.2), ("vggsound-class", 305.0)],
+)
+def test_sizes_of_the_samplers(name, total):
+    with torch.device("meta"):
+        sampler = Sampler(presets.get(name).sampler)
+    assert millions(sampler) == pytest.approx(total, abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "total"), [("vggsound-class", 72.1), ("vas-class", 71.9)])
+def test_sizes_of_the_codebooks(name, total):
+    with torch.device("meta"):
+        codebook = Codebook(presets.get(name).codebook)
+    assert millions(codebook) == pytest.approx(total, abs=0.1)
+
+
+def test_transformers_are_of_the_paper():
+    for name in PAPER:
+        transformer = presets.get(name).sampler.transformer
+        assert (transformer.layers, transformer.heads, transformer.width, transformer.dropout) == (24, 16, 1024, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "fid", "mkl"),
+    [
+        ("vggsound-nofeats", 13.5, 9.7),
+        ("vggsound-1-bninception", 8.6, 7.7),
+        ("vggsound-212-resnet50", 10.5, 6.9),
+        ("vggsound-class", 7.8, 5.0),
+        ("vas-1-bninception-vggsound-codebook", 38.6, 7.3),
+        ("vas-212-bninception-vggsound-codebook", 20.5, 6.0),
+        ("vas-212-bninception-class-vggsound-codebook", 20.2, 5.7),
+        ("vas-5-resnet50", 20.9, 6.1),
+        ("vas-212-resnet50", 22.6, 5.8),
+        ("vas-class", 23.9, 5.5),
+    ],
+)
+def test_scores_are_those_of_the_tables(name, fid, mkl):
+    assert (presets.get(name).fid, presets.get(name).mkl) == (fid, mkl)
+
+
+def test_the_codebook_of_a_row_is_that_of_its_name():
+    for name in PAPER:
+        own_data = name.startswith("vggsound") or name.endswith("-vggsound-codebook")
+        assert presets.get(name).codebook.n_codes == (1024 if own_data else 128)
+
+
+def test_rows_cannot_be_edited():
+    with pytest.raises(AttributeError):
+        presets.get("everyday").top_k = 3
+
+
+@pytest.mark.parametrize(("typed", "near"), [("everyda", "everyday"), ("vggsound-5-resnet", "vggsound-5-resnet50"), ("qqq", "everyday")])
+def test_an_unknown_name_suggests_near_ones(typed, near):
+    with pytest.raises(ParameterError, match=f"there is no model '{typed}'; did you mean .*{near}"):
+        presets.get(typed)

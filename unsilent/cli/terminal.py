@@ -1,0 +1,70 @@
+"""What a person sees while waiting and at the end: a bar with the time left, tables, and one line for each mistake."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+QUIET_SECONDS = 10.0  # between two lines about progress where no bar can be drawn
+_WIDE = 1000  # characters in a line that nobody looks at in a terminal; paths are not to be broken there
+
+
+def say(sentence: str) -> None:
+    """One line on stderr, whatever line breaks a file name has."""
+    typer.echo(f"unsilent: {' '.join(sentence.split())}", err=True)
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings: folded to the width of a terminal, one line each in a file or pipe. Text is shown as it is."""
+    console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+class Bar:
+    """How far a batch is and how long it will still take: a moving bar in a terminal, else a line every ten seconds.
+
+    Args:
+        n_jobs: in the batch, all taken to be equally long.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+        columns = (name, BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("loading the model", total=n_jobs)
+        self._n_jobs, self._done = n_jobs, 0
+        self._started = self._spoken = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def finish(self, n_done: int) -> None:
+        """Take note of how many jobs are done."""
+        self._done = n_done
+        self._bar.update(self._task, completed=n_done)
+
+    def watch(self, name: str) -> Callable[[str, float], None]:
+        """What a job reports its steps to, each with the share of the job that is done."""
+        place = f"{self._done + 1}/{self._n_jobs} " if self._n_jobs > 1 else ""
+        return lambda step, share: self._show(f"{place}{name}: {step}", self._done + share)
+
+    def _show(self, what: str, done: float) -> None:
+        self._bar.update(self._task, description=what, completed=done)
+        now = time.monotonic()
+        if self._bar.disable and done and now - self._spoken > QUIET_SECONDS:
+            self._spoken = now
+            left = (now - self._started) * (self._n_jobs / done - 1)
+            say(f"{what}, {done / self._n_jobs:.0%}, about {left // 60:.0f}:{left % 60:02.0f} left")
