@@ -125,7 +125,7 @@ def sample_codes(
         first, stop = window.start * clip.rows, (window.start + window.columns) * clip.rows
         if done >= stop:
             continue
-        logits, cache = sampler.start(sequence[:, first:done], condition_of(window))
+        logits, cache = sampler.start(sequence[:, first:done], condition_of(window).expand(takes, -1, -1))
         for position in range(done, stop):
             sequence[:, position] = next_code(logits, uniforms[:, position], temperature, top_k)
             if position + 1 < stop:

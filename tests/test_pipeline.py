@@ -1,0 +1,322 @@
+"""The walk of a video through a tiny model: what the codes depend on, and that the sound is as long as the video."""
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+import unsilent
+from unsilent.errors import CheckpointError, MediaError, ParameterError
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import Sampler
+from unsilent.pipeline import Pipeline
+
+FPS = 25
+
+
+def changing(index):
+    """Pictures of which no two are alike."""
+    return np.random.default_rng(index).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def video(make_clip):
+    """Four seconds."""
+    return make_clip("four.mp4", n_frames=4 * FPS)
+
+
+@pytest.fixture
+def long_video(make_clip):
+    """Twenty seconds, every picture another."""
+    return make_clip("twenty.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), index % 256, np.uint8))
+
+
+def test_same_seed_same_bytes(pipeline, video):
+    once, again = (pipeline.generate(video, seed=5) for _ in range(2))
+    assert np.array_equal(once.codes, again.codes)
+    assert np.array_equal(once.waveform, again.waveform)
+
+
+def test_codes_do_not_depend_on_the_global_random_state(pipeline, video):
+    torch.manual_seed(1)
+    once = pipeline.generate(video).codes
+    torch.manual_seed(2)
+    assert np.array_equal(once, pipeline.generate(video).codes)
+
+
+def test_another_seed_gives_another_sound(pipeline, video):
+    assert not np.array_equal(pipeline.generate(video, seed=0).codes, pipeline.generate(video, seed=1).codes)
+
+
+def test_seeds_have_no_upper_limit(pipeline, video):
+    """Generators of torch stop at 64 bits; a seed typed at random need not."""
+    assert pipeline.generate(video, seed=10**30).seed == 10**30
+
+
+def test_another_video_gives_another_sound(pipeline, make_clip):
+    dark, bright = (make_clip(f"{grey}.mp4", pictures=lambda _, grey=grey: np.full((48, 64, 3), grey, np.uint8)) for grey in (20, 230))
+    assert not np.array_equal(pipeline.generate(dark).codes, pipeline.generate(bright).codes)
+
+
+def test_the_name_of_the_video_does_not_matter(pipeline, video):
+    copy = video.rename(video.with_name("other.mp4"))
+    codes = pipeline.generate(copy).codes
+    assert np.array_equal(codes, pipeline.generate(copy.rename(video)).codes)
+
+
+def test_a_take_is_the_same_however_many_there_are(pipeline, video):
+    alone, three = pipeline.generate(video, seed=3), pipeline.takes(video, 3, seed=3)
+    assert np.array_equal(alone.codes, three[0].codes)
+    assert [one.take for one in three] == [0, 1, 2]
+    assert not np.array_equal(three[0].codes, three[1].codes)
+    assert np.array_equal(three[1].codes, pipeline.takes(video, 2, seed=3)[1].codes)
+
+
+def test_videos_do_not_influence_each_other(pipeline, video, make_clip):
+    before = pipeline.generate(video).codes
+    pipeline.generate(make_clip("between.mp4", n_frames=30))
+    assert np.array_equal(before, pipeline.generate(video).codes)
+
+
+def test_one_thread_or_two_give_the_same_codes(pipeline, video):
+    n_threads, made = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            made.append(pipeline.generate(video))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert np.array_equal(made[0].codes, made[1].codes)
+    assert np.abs(made[0].waveform - made[1].waveform).max() < 1e-4
+
+
+@pytest.mark.parametrize("seconds", ["0.2", "0.5", "9.845", "12", "25"])
+def test_the_sound_is_as_long_as_the_video_to_the_sample(pipeline, make_clip, seconds):
+    """Ten seconds are the model's unit, not the user's."""
+    fps = Fraction(200)
+    n_frames = round(Fraction(seconds) * fps)
+    made = pipeline.generate(make_clip("video.mp4", n_frames=n_frames, fps=fps, options={"preset": "ultrafast"}))
+    assert len(made.waveform) == round(float(seconds) * 22050)
+    assert made.codes.shape == (5, -(-len(made.waveform) // 4096))
+    assert made.mel.shape == (80, 16 * made.codes.shape[1])
+    assert made.seconds == pytest.approx(float(seconds), abs=1 / 22050)
+
+
+@pytest.mark.parametrize("fps", [Fraction(1), Fraction(24000, 1001), Fraction(60)])
+def test_any_frame_rate_will_do(pipeline, make_clip, fps):
+    made = pipeline.generate(make_clip("video.mp4", n_frames=round(3 * fps), fps=fps))
+    assert len(made.waveform) == round(float(round(3 * fps) / fps) * 22050)
+
+
+def test_sounds_are_audible_and_do_not_clip(pipeline, video):
+    waveform = pipeline.generate(video).waveform
+    assert waveform.dtype == np.float32
+    assert 0.001 < np.sqrt(np.mean(waveform**2))
+    assert np.abs(waveform).max() <= 10 ** (-1 / 20)
+
+
+def test_each_window_sees_its_own_part(pipeline, long_video, make_clip):
+    """Windows begin at columns 0, 26, 52, 78 and show 53 columns each, so what happens after 10 s first shows in the window at 26."""
+    other = make_clip(
+        "other.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), (index if index < 250 else 3 * index) % 256, np.uint8)
+    )
+    one, two = pipeline.generate(long_video), pipeline.generate(other)
+    differ = np.flatnonzero((one.codes != two.codes).any(axis=0))
+    assert len(differ)
+    assert differ.min() >= pipeline.clip.columns
+    assert differ.min() < pipeline.clip.columns + pipeline.hop_columns
+
+
+def test_the_end_of_a_video_is_looked_at(pipeline, long_video, make_clip):
+    other = make_clip(
+        "other.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), (index if index < 475 else 255 - index) % 256, np.uint8)
+    )
+    assert not np.array_equal(pipeline.generate(long_video).codes[:, -5:], pipeline.generate(other).codes[:, -5:])
+
+
+def test_a_longer_video_with_the_same_first_windows_begins_with_the_same_codes(pipeline, make_clip):
+    still = {seconds: make_clip(f"{seconds}.mp4", n_frames=seconds * 5, fps=5, pictures=lambda _: changing(0)) for seconds in (12, 20)}
+    short, long = (pipeline.generate(video).codes for video in still.values())
+    assert np.array_equal(short, long[:, : short.shape[1]])
+
+
+def test_features_are_those_of_the_pictures_in_time(pipeline, long_video):
+    made = pipeline.generate(long_video)
+    assert made.features.shape[1] == 1280
+    assert 2 * 53 < len(made.features) < 3 * 53  # four windows that overlap by half
+
+
+def test_more_columns_are_reported_as_work_goes_on(pipeline, video):
+    seen = []
+    pipeline.takes(video, 2, progress=lambda step, share: seen.append((step, share)))
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert [step for index, (step, _) in enumerate(seen) if not index or step != seen[index - 1][0]] == ["looking", "sampling", "decoding"]
+
+
+def test_timings_name_every_step(pipeline, video):
+    made = pipeline.generate(video)
+    assert list(made.timings) == ["probe", "features", "codes", "decode", "vocode", "loudness"]
+    assert made.real_time_factor == pytest.approx(sum(made.timings.values()) / 4, rel=1e-3)
+
+
+def test_temperature_zero_does_not_look_at_the_seed(pipeline, video):
+    assert np.array_equal(pipeline.generate(video, seed=1, temperature=0.0).codes, pipeline.generate(video, seed=2, temperature=0.0).codes)
+
+
+def test_the_likeliest_code_alone_is_temperature_zero(pipeline, video):
+    assert np.array_equal(pipeline.generate(video, top_k=1).codes, pipeline.generate(video, temperature=0.0).codes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seed": -1}, "a seed of -1 was given; seeds are 0 or more"),
+        ({"top_k": 0}, "top_k 0 was given; this sampler has 32 codes"),
+        ({"temperature": -0.5}, "a temperature of -0.5 was given; it is 0 or more"),
+        ({"temperature": float("nan")}, "a temperature of nan was given"),
+        ({"label": "dog"}, "the model 'everyday' knows no classes, so it takes no label 'dog'"),
+    ],
+)
+def test_values_out_of_range_are_refused(pipeline, video, asked, message):
+    with pytest.raises(ParameterError, match=message):
+        pipeline.generate(video, **asked)
+
+
+def test_no_takes_are_refused(pipeline, video):
+    with pytest.raises(ParameterError, match="0 takes asked for; at least 1"):
+        pipeline.takes(video, 0)
+
+
+def test_a_missing_video_is_named(pipeline, tmp_path):
+    with pytest.raises(MediaError, match=r"gone\.mp4 does not exist"):
+        pipeline.generate(tmp_path / "gone.mp4")
+
+
+class TestOtherConditions:
+    """Models that are told a class, or nothing."""
+
+    @pytest.fixture
+    def with_condition(self, parts):
+        def build(classes=(), **condition):
+            torch.manual_seed(0)
+            config = parts.sampler.config.model_copy(update={"condition": ConditionConfig(**condition)})
+            sampler = Sampler(config).eval()
+            torch.nn.init.normal_(sampler.head.weight)
+            blind = {} if condition["kind"].startswith("features") else {"backbone": None, "backbone_row": None}
+            return Pipeline(dataclasses.replace(parts, sampler=sampler, classes=classes, **blind), torch.device("cpu"))
+
+        return build
+
+    def test_a_class_changes_the_sound(self, with_condition, video):
+        pipeline = with_condition(("cat", "dog"), kind="class", n_classes=2)
+        cat, dog = (pipeline.generate(video, label=label) for label in ("cat", "dog"))
+        assert cat.features is None
+        assert not np.array_equal(cat.codes, dog.codes)
+
+    @pytest.mark.parametrize("label", [None, "cow"])
+    def test_a_class_is_wanted_by_name(self, with_condition, video, label):
+        pipeline = with_condition(("cat", "dog"), kind="class", n_classes=2)
+        with pytest.raises(ParameterError, match=f"wants one of its 2 classes as label, such as 'cat', found {label!r}"):
+            pipeline.generate(video, label=label)
+
+    def test_features_and_a_class(self, with_condition, video):
+        pipeline = with_condition(("cat", "dog"), kind="features+class", n_classes=2, n_features=5, feature_dim=1280)
+        assert pipeline.generate(video, label="dog").codes.shape == (5, 22)
+
+    def test_nothing_depends_on_the_seed_only(self, with_condition, video, make_clip):
+        pipeline = with_condition(kind="none", n_features=1, feature_dim=1280)
+        other = make_clip("other.mp4", n_frames=4 * FPS, pictures=changing)
+        assert np.array_equal(pipeline.generate(video, seed=1).codes, pipeline.generate(other, seed=1).codes)
+        assert not np.array_equal(pipeline.generate(video, seed=1).codes, pipeline.generate(video, seed=2).codes)
+
+
+class TestOtherWays:
+    """Griffin-Lim in the vocoder's place, and lower precision."""
+
+    def test_griffin_lim_speaks_the_same_codes(self, parts, pipeline, video):
+        made = Pipeline(parts, torch.device("cpu"), vocoder="griffin-lim").generate(video)
+        neural = pipeline.generate(video)
+        assert np.array_equal(made.codes, neural.codes)
+        assert len(made.waveform) == len(neural.waveform)
+        assert not np.allclose(made.waveform, neural.waveform, atol=1e-3)
+
+    @pytest.mark.parametrize("vocoder", ["neural", "griffin-lim"])
+    def test_bfloat16_gives_finite_sound_in_float32(self, parts, video, vocoder):
+        lower = Pipeline(parts, torch.device("cpu"), "bfloat16", vocoder)
+        made = lower.generate(video)
+        assert made.waveform.dtype == np.float32
+        assert made.mel.dtype == np.float32
+        assert np.isfinite(made.waveform).all()
+        again = lower.reconstruct(made.waveform)
+        assert len(again) == len(made.waveform)
+
+    def test_the_precision_is_at_work(self, parts, pipeline, video):
+        lower = Pipeline(parts, torch.device("cpu"), "bfloat16").generate(video)
+        assert not np.array_equal(lower.waveform, pipeline.generate(video).waveform)
+
+
+class TestReconstruct:
+    """Sound through the codes and back."""
+
+    @pytest.mark.parametrize("n_samples", [1, 300, 4096, 4097, 217_088, 300_001])
+    def test_keeps_the_length(self, pipeline, n_samples):
+        waveform = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
+        assert pipeline.reconstruct(waveform).shape == (n_samples,)
+
+    def test_any_float_will_do(self, pipeline):
+        waveform = np.random.default_rng(0).normal(0, 0.1, 30_000)
+        assert np.array_equal(pipeline.reconstruct(waveform), pipeline.reconstruct(waveform.astype(np.float32)))
+
+    def test_what_comes_back_depends_on_what_went_in(self, pipeline):
+        noise = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
+        tone = (0.5 * np.sin(2 * np.pi * 440 / 22050 * np.arange(50_000))).astype(np.float32)
+        assert not np.allclose(pipeline.reconstruct(noise), pipeline.reconstruct(tone), atol=1e-4)
+
+    def test_the_weight_of_the_codes(self, pipeline):
+        assert pipeline.bitrate_kbps == pytest.approx(265 * 5 / 9.845 / 1000, rel=1e-3)
+
+
+class TestFiles:
+    """What a generation writes."""
+
+    def test_video_wav_and_picture(self, pipeline, video, tmp_path):
+        made = pipeline.generate(video)
+        made.save_video(tmp_path / "out.mp4", comment="made by a test")
+        made.save_wav(tmp_path / "out.wav")
+        made.save_picture(tmp_path / "out.png")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["four.mp4", "out.mp4", "out.png", "out.wav"]
+
+    def test_the_video_itself_is_never_overwritten(self, pipeline, video):
+        before = video.read_bytes()
+        with pytest.raises(MediaError, match="is the video itself"):
+            pipeline.generate(video).save_video(video)
+        assert video.read_bytes() == before
+
+
+class TestLoad:
+    """The front door."""
+
+    def test_a_bundle_by_its_path(self, tiny_bundle):
+        loaded = unsilent.load(str(tiny_bundle), device="cpu")
+        assert (loaded.name, loaded.precision, loaded.vocoder) == ("everyday", "float32", "neural")
+
+    def test_an_unknown_name(self):
+        with pytest.raises(ParameterError, match="did you mean everyday"):
+            unsilent.load("evryday")
+
+    def test_a_path_without_a_bundle(self, tmp_path):
+        with pytest.raises(CheckpointError, match="is not a bundle folder"):
+            unsilent.load(str(tmp_path))
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    def test_a_device_that_is_not_there(self):
+        with pytest.raises(ParameterError, match="device cuda was asked for, but no CUDA device is here; use cpu or auto"):
+            unsilent.load("everyday", device="cuda")
+
+    def test_unknown_names_of_the_package(self):
+        with pytest.raises(AttributeError, match="has no attribute 'loud'"):
+            _ = unsilent.loud
