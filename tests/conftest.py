@@ -20,6 +20,8 @@ from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.pipeline import Pipeline
 
+torch.set_num_threads(1)  # the networks of tests are so small that threads only wait for each other
+
 BITS = 8
 CELL = 8  # pixels of the square that stands for a bit
 

@@ -1,6 +1,7 @@
 """Many videos in one call: which file becomes which, what is already done, and going on when one of them fails."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def plan(inputs: list[Path], out: Path | None) -> list[Job]:
         raise ParameterError(f"no videos in {', '.join(map(str, inputs)) or 'an empty request'}.")
     one_file = out is not None and len(inputs) == 1 and not inputs[0].is_dir() and not out.is_dir() and out.suffix != ""
     if out is not None:
-        _refuse_output(out, one_file, len(found))
+        _refuse_output(out, one_file)
     originals = {video.resolve() for video in found}
     jobs: dict[Path, Job] = {}
     for video, below in found.items():
@@ -97,13 +98,11 @@ def plan(inputs: list[Path], out: Path | None) -> list[Job]:
     return list(jobs.values())
 
 
-def _refuse_output(out: Path, one_file: bool, n_videos: int) -> None:
+def _refuse_output(out: Path, one_file: bool) -> None:
     if one_file and out.suffix.lower() not in WRITABLE_SUFFIXES:
         raise ParameterError(f"cannot write {out}: choose one of {', '.join(WRITABLE_SUFFIXES)}, or name a folder.")
     if not one_file and not out.is_dir() and (out.exists() or out.suffix.lower() in WRITABLE_SUFFIXES):
-        raise ParameterError(
-            f"the output {out} is a file, but {n_videos} videos of {'a folder' if n_videos == 1 else 'the request'} need a folder."
-        )
+        raise ParameterError(f"the output {out} is a file; name a folder, which more than one video or a folder of them needs.")
 
 
 def _videos(folder: Path, out: Path | None) -> list[Path]:
@@ -157,6 +156,7 @@ def run(pipeline: Pipeline, jobs: list[Job], options: Options, progress: Callabl
 
 
 def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress: Progress) -> Iterator[Result]:
+    _refuse_unwritable(job.out)
     takes = pipeline.takes(
         job.video,
         options.takes,
@@ -176,9 +176,19 @@ def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress
         yield Result(job.video, out, "made", generation=generation)
 
 
+def _refuse_unwritable(out: Path) -> None:
+    """Before any work is done for it."""
+    folder = next(above for above in out.absolute().parents if above.exists())
+    if not folder.is_dir():
+        raise MediaError(f"{out} cannot be written: {folder} is a file, not a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MediaError(f"{out} cannot be written: no permission to write into {folder}.")
+
+
 def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
     """The words kept inside an output that say what made it."""
-    about = f"model={pipeline.name} vocoder={pipeline.vocoder} precision={pipeline.precision} source={video.name}"
+    name = video.name.encode("utf-8", "backslashreplace").decode()  # names of files need not be valid text, comments must
+    about = f"model={pipeline.name} vocoder={pipeline.vocoder} precision={pipeline.precision} source={name}"
     chosen = f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} label={options.label}"
     return f"sound by unsilent {__version__}: {about} {chosen} original={options.original}"
 

@@ -40,7 +40,8 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
     _draw_frames(above, video, seconds)
     image = _draw_mel(below, mel, seconds, clip)
     figure.colorbar(image, ax=below, label="level (dB)", pad=0.01)
-    above.set_title(title, parse_math=False)
+    # a title may hold the name of a file, which need not be valid text and may hold signs of formulas
+    above.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
     with warnings.catch_warnings(), replacing(out) as temporary:
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
         figure.savefig(temporary, dpi=110, format="png")

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     try:
         return typer.main.get_command(app).main(arguments or ["--help"], prog_name="unsilent", standalone_mode=False) or 0
     except typer.TyperException as error:
-        return _fail(error.format_message())
+        return _fail(error.format_message().replace(": Value error, ", ": "))
     except UnsilentError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

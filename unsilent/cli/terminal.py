@@ -58,6 +58,8 @@ class Bar:
 
     def watch(self, name: str) -> Callable[[str, float], None]:
         """What a job reports its steps to, each with the share of the job that is done."""
+        if not self._done:
+            self._started = time.monotonic()  # loading the model takes no part in the estimate
         place = f"{self._done + 1}/{self._n_jobs} " if self._n_jobs > 1 else ""
         return lambda step, share: self._show(f"{place}{name}: {step}", self._done + share)
 
