@@ -65,7 +65,7 @@ class Sampler(nn.Module):
         return self.embedder(features, labels)
 
     def logits(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "batch condition width"]
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
     ) -> Float[Tensor, "batch sequence codes"]:
         """Scores of every code given the true codes before it (teacher forcing).
 
@@ -79,8 +79,9 @@ class Sampler(nn.Module):
         """What training calls: condition (features, labels) and scores in one."""
         return self.logits(codes, self.condition(*condition))
 
+    @torch.inference_mode()
     def start(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "batch condition width"]
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
     ) -> tuple[Float[Tensor, "batch codes"], KeyValueCache]:
         """Read the condition and the codes that are already known (perhaps none); score the next code.
 
@@ -91,6 +92,7 @@ class Sampler(nn.Module):
         cache = KeyValueCache(self.config.transformer, len(embedded), self.pos_emb.shape[1], self._cached_like(embedded))
         return self._score(embedded, cache)[:, -1], cache
 
+    @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], cache: KeyValueCache) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
         return self._score(self._embed(code[:, None], None, cache.length), cache)[:, -1]

@@ -1,0 +1,157 @@
+"""Sampling: a code is a function of seed, take and position; windows cover any length; what is known stays."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.models.code_order import to_grid
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.sampling import draw_uniforms, next_code, plan_windows, sample_codes
+
+CLIP = Clip(frames=160)  # ten columns
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    torch.manual_seed(0)
+    sampler = Sampler(
+        SamplerConfig(
+            clip=CLIP,
+            codes=32,
+            transformer=TransformerConfig(layers=2, heads=2, width=16),
+            condition=ConditionConfig(kind="features", n_features=3, feature_dim=6),
+        )
+    ).eval()
+    for parameter in sampler.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5)  # an untrained sampler says nearly the same everywhere
+    return sampler
+
+
+def steady(sampler):
+    condition = sampler.condition(features=torch.ones(1, 3, 6))
+    return lambda window: condition
+
+
+def sample(sampler, n_columns, condition_of=None, **more):
+    return sample_codes(sampler, condition_of or steady(sampler), n_columns, **{"seed": 3, **more})
+
+
+@pytest.mark.parametrize("n_columns", [1, 3, 10, 11, 15, 16, 47])
+@pytest.mark.parametrize("hop", [1, 4, 5, 10])
+def test_windows_make_every_column_once_and_in_order(n_columns, hop):
+    windows = plan_windows(n_columns, 10, hop)
+    made = [column for window in windows for column in range(window.start + window.primed, window.start + window.columns)]
+    assert made == list(range(n_columns))
+    assert all(window.columns <= 10 for window in windows)
+    assert all(window.primed == 10 - hop for window in windows[1:])
+
+
+def test_a_longer_video_begins_with_the_windows_of_a_shorter_one():
+    assert plan_windows(40, 10, 5)[:3] == plan_windows(20, 10, 5)
+
+
+@pytest.mark.parametrize(("n_columns", "hop", "words"), [(0, 5, "0 columns asked for"), (5, 0, "a hop of 0"), (5, 11, "a hop of 11")])
+def test_impossible_windows_are_refused(n_columns, hop, words):
+    with pytest.raises(ParameterError, match=words):
+        plan_windows(n_columns, 10, hop)
+
+
+@pytest.mark.parametrize("n_columns", [1, 4, 10, 11, 27])
+def test_any_length_is_exact(sampler, n_columns):
+    assert sample(sampler, n_columns).shape == (1, n_columns * CLIP.rows)
+
+
+def test_same_seed_same_codes(sampler):
+    assert torch.equal(sample(sampler, 20), sample(sampler, 20))
+    assert not torch.equal(sample(sampler, 20), sample(sampler, 20, seed=4))
+
+
+def test_a_take_does_not_depend_on_the_others(sampler):
+    three = sample(sampler, 15, takes=3)
+    assert torch.equal(three[:1], sample(sampler, 15))
+    assert not torch.equal(three[0], three[1])
+
+
+def test_a_longer_sound_begins_like_a_shorter_one(sampler):
+    assert torch.equal(sample(sampler, 40)[:, : 20 * CLIP.rows], sample(sampler, 20))
+
+
+def test_each_window_is_told_of_its_own_time(sampler):
+    """Another picture from column 15 on may change nothing before the first window that reaches it, and must change something after."""
+
+    def changed(window):
+        return sampler.condition(features=torch.full((1, 3, 6), 1.0 if window.start < 10 else -1.0))
+
+    before, after = sample(sampler, 30), sample(sampler, 30, changed)
+    first_new = 15 * CLIP.rows  # the window that starts at 10 knows five columns
+    assert torch.equal(before[:, :first_new], after[:, :first_new])
+    assert not torch.equal(before[:, first_new:], after[:, first_new:])
+
+
+@pytest.mark.parametrize("known", [1, 5, 10, 13])
+def test_known_codes_stay_and_are_continued(sampler, known):
+    prime = torch.randint(32, (CLIP.rows, known), generator=torch.Generator().manual_seed(9))
+    grid = to_grid(sample(sampler, 20, prime=prime), CLIP.rows)[0]
+    assert torch.equal(grid[:, :known], prime)
+    assert not torch.equal(grid[:, known:], to_grid(sample(sampler, 20), CLIP.rows)[0][:, known:])
+
+
+def test_what_was_sampled_primes_to_itself(sampler):
+    """Giving the first half of a result as known must give the same second half: position, cache and random numbers agree."""
+    whole = to_grid(sample(sampler, 25), CLIP.rows)[0]
+    again = to_grid(sample(sampler, 25, prime=whole[:, :12]), CLIP.rows)[0]
+    assert torch.equal(whole, again)
+
+
+def test_progress_counts_columns(sampler):
+    told = []
+    sample(sampler, 17, on_column=lambda done, total: told.append((done, total)))
+    assert told == [(i + 1, 17) for i in range(17)]
+
+
+def test_uniforms_are_a_stream_per_take():
+    assert np.array_equal(draw_uniforms(1, 0, 50)[:20], draw_uniforms(1, 0, 20))
+    assert not np.array_equal(draw_uniforms(1, 0, 20), draw_uniforms(1, 1, 20))
+    assert not np.array_equal(draw_uniforms(1, 0, 20), draw_uniforms(2, 0, 20))
+
+
+def test_choices_follow_the_softmax():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    uniforms = torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1]
+    chosen = next_code(logits.expand(len(uniforms), -1), uniforms, 1.0, 4)
+    shares = torch.bincount(chosen, minlength=4) / len(uniforms)
+    torch.testing.assert_close(shares, torch.softmax(logits[0], 0), atol=1e-3, rtol=0)
+
+
+def test_temperature_sharpens_and_top_k_cuts():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    uniforms = torch.linspace(0, 1, 2001, dtype=torch.float64)[:-1]
+    many = logits.expand(len(uniforms), -1)
+    assert set(next_code(many, uniforms, 1.0, 2).tolist()) == {1, 2}
+    assert set(next_code(many, uniforms, 0.0, 4).tolist()) == {2}
+    assert (next_code(many, uniforms, 0.5, 4) == 2).float().mean() > (next_code(many, uniforms, 1.0, 4) == 2).float().mean()
+
+
+def test_only_the_likeliest_is_greedy(sampler):
+    assert torch.equal(sample(sampler, 12, top_k=1), sample(sampler, 12, temperature=0.0))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"seed": -1}, "a seed of -1"),
+        ({"takes": 0}, "0 takes"),
+        ({"temperature": -0.5}, "a temperature of -0.5"),
+        ({"temperature": float("nan")}, "a temperature of nan"),
+        ({"top_k": 0}, "top_k 0 was given; this sampler has 32 codes"),
+        ({"top_k": 33}, "top_k 33"),
+    ],
+)
+def test_values_out_of_range_are_refused(sampler, more, words):
+    with pytest.raises(ParameterError, match=words):
+        sample(sampler, 2, **more)
