@@ -59,7 +59,7 @@ def find_bundle(name: str) -> Path:
     for folder in (SHIPPED / name, Path(name)):
         if (folder / "bundle.json").exists():
             return folder
-    if Path(name).exists() or len(Path(name).parts) > 1:
+    if Path(name).exists() or Path(name).name != name:
         raise CheckpointError(f"{name} is not a bundle folder: there is no bundle.json in it.")
     presets.get(name)
     raise CheckpointError(f"the weights of {name!r} are not here; models with weights: {', '.join(shipped()) or 'none'}.")

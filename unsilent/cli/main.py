@@ -10,6 +10,8 @@ from unsilent.cli.terminal import say
 from unsilent.errors import UnsilentError
 from unsilent.version import __version__
 
+INTERRUPTED = 130  # what shells expect of a program that Ctrl-C has stopped; typer catches Ctrl-C itself and gives this code
+
 app = typer.Typer(name="unsilent", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("generate")(generate.generate)
 app.command("reconstruct")(reconstruct.reconstruct)
@@ -18,10 +20,11 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"unsilent {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -43,13 +46,14 @@ def run(arguments: list[str]) -> int:
         arguments: as typed, without the program's name.
     """
     try:
-        return typer.main.get_command(app).main(arguments or ["--help"], prog_name="unsilent", standalone_mode=False) or 0
+        code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="unsilent", standalone_mode=False) or 0
+        return _interrupted() if code == INTERRUPTED else code
     except typer.TyperException as error:
         return _fail(error.format_message().replace(": Value error, ", ": "))
     except UnsilentError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; what was finished is kept.", code=130)
+        return _interrupted()
     except OSError as error:
         return _fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
 
@@ -57,3 +61,7 @@ def run(arguments: list[str]) -> int:
 def _fail(sentence: str, code: int = 2) -> int:
     say(sentence)
     return code
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; what was finished is kept.", INTERRUPTED)

@@ -1,0 +1,352 @@
+"""Every way to ask for something, and every way to ask for it wrongly: exit codes, one line for each mistake, what lies on the disk."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from unsilent.cli import terminal
+from unsilent.cli.main import run
+from unsilent.media.probe import probe
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_refused(result, *sentences):
+    """Exit code 2 and one line that has all these words in it."""
+    code, out, err = result
+    assert (code, out, len(err)) == (2, "", 1), result
+    assert err[0].startswith("unsilent: ")
+    for sentence in sentences:
+        assert re.search(sentence, err[0]), err[0]
+
+
+def video_packets(path):
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(container.streams.video[0]) if packet.size]
+
+
+def sound_seconds(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        return sum(frame.samples for frame in container.decode(stream)) / stream.rate
+
+
+class TestGenerate:
+    """What is asked for is done."""
+
+    def test_one_video(self, unsilent, make_clip, tmp_path):
+        video = make_clip("a.mp4", n_frames=50)
+        code, out, err = unsilent("generate", "a.mp4")
+        assert (code, err) == (0, [])
+        assert names(tmp_path) == ["a.mp4", "a.sound.mp4"]
+        assert re.search(r"a\.mp4 +a\.sound\.mp4 +2\.00 s +\d+\.\d\d s +\d+\.\d\d", out)
+        assert video_packets(tmp_path / "a.sound.mp4") == video_packets(video)
+        assert sound_seconds(tmp_path / "a.sound.mp4") == pytest.approx(2, abs=1024 / 22050)
+
+    def test_all_extras(self, unsilent, make_clip, tmp_path):
+        make_clip("a.mp4", sound=np.zeros((1, 22050)))
+        asked = ["--seed", "3", "--top-k", "8", "--temperature", "0.9", "--takes", "2", "--wav", "--picture", "--original", "duck"]
+        code, _, err = unsilent("generate", "a.mp4", "-o", "new/x.mkv", *asked)
+        assert (code, err) == (0, [])
+        assert names(tmp_path / "new") == [f"x.take{take}.{kind}" for take in (1, 2) for kind in ("mkv", "png", "wav")]
+        assert soundfile.info(tmp_path / "new" / "x.take1.wav").frames == round(0.8 * 22050)
+
+    def test_a_folder_with_something_broken_in_it(self, unsilent, make_clip, tmp_path):
+        (tmp_path / "in").mkdir()
+        for name in ("a", "c"):
+            make_clip(f"in/{name}.mp4", n_frames=10)
+        (tmp_path / "in" / "b.mp4").write_bytes(b"")
+        code, out, err = unsilent("generate", "in", "-o", "out")
+        assert code == 3
+        assert err == ["unsilent: in/b.mp4 is empty (0 bytes)."]
+        assert names(tmp_path / "out") == ["a.mp4", "c.mp4"]
+        assert re.search(r"in/b\.mp4 +failed", out)
+        code, out, err = unsilent("generate", "in", "-o", "out")
+        assert (code, len(err), len(re.findall("kept", out))) == (3, 1, 2)
+
+    def test_json_has_one_object_per_result(self, unsilent, make_clip, tmp_path):
+        for name in ("a", "b"):
+            make_clip(f"{name}.mp4", n_frames=10)
+        (tmp_path / "c.mp4").write_text("no video")
+        code, out, err = unsilent("generate", ".", "-o", "out", "--takes", "2", "--json")
+        records = [json.loads(line) for line in out.splitlines()]
+        assert (code, len(err)) == (3, 1)
+        assert [(record["video"], record["take"], record["status"]) for record in records] == [
+            ("a.mp4", 0, "made"), ("a.mp4", 1, "made"), ("b.mp4", 0, "made"), ("b.mp4", 1, "made"), ("c.mp4", None, "failed"),
+        ]  # fmt: skip
+        assert all(record["model"] == "everyday" and record["seed"] == 0 for record in records)
+        assert {record["out"] for record in records[:2]} == {"out/a.take1.mp4", "out/a.take2.mp4"}
+
+    def test_the_table_takes_names_as_they_are(self, unsilent, make_clip, tmp_path):
+        make_clip("a.mp4", n_frames=10).rename(tmp_path / "[red]x :smile: $a$.mp4")
+        code, out, _ = unsilent("generate", "[red]x :smile: $a$.mp4", "--picture")
+        assert code == 0
+        assert "[red]x :smile: $a$.sound.mp4" in out
+
+    def test_another_bundle_by_its_path(self, unsilent, make_clip, tiny_bundle):
+        make_clip("a.mp4", n_frames=10)
+        assert unsilent("generate", "a.mp4", model=str(tiny_bundle))[0] == 0
+
+    @pytest.mark.parametrize("option", [("--vocoder", "griffin-lim"), ("--precision", "bfloat16"), ("--device", "cpu")], ids=" ".join)
+    def test_other_ways_to_compute(self, unsilent, make_clip, option):
+        make_clip("a.mp4", n_frames=10)
+        assert unsilent("generate", "a.mp4", *option)[0] == 0
+
+
+class TestOddVideos:
+    """Unusual, but videos: each gets its sound, as long as its pictures."""
+
+    @pytest.mark.parametrize(
+        ("name", "options", "seconds"),
+        [
+            ("one.mp4", {"n_frames": 1}, 0.04),
+            ("ten_bit.mp4", {"pix_fmt": "yuv420p10le"}, 0.8),
+            ("rotated.mp4", {"rotation": 90}, 0.8),
+            ("odd.mkv", {"size": (65, 49), "pix_fmt": "yuv444p"}, 0.8),
+            ("variable.mp4", {"times": [0, 3, 4, 10, 30, 31, 32, 50]}, None),
+            ("slow.mp4", {"fps": Fraction(1), "n_frames": 3}, 3.0),
+            ("late.mp4", {"first": 50}, 0.8),
+        ],
+    )
+    def test_gets_its_sound(self, unsilent, make_clip, tmp_path, name, options, seconds):
+        video = make_clip(name, **options)
+        code, _, err = unsilent("generate", name, "-o", "out", "--picture")
+        assert (code, err) == (0, [])
+        assert video_packets(tmp_path / "out" / name) == video_packets(video)
+        wanted = probe(video).seconds if seconds is None else seconds
+        assert sound_seconds(tmp_path / "out" / name) == pytest.approx(wanted, abs=1024 / 22050)
+
+    def test_cut_off_with_its_index_at_the_beginning(self, unsilent, make_clip, tmp_path):
+        """What is there of a download is used; there is no telling how it goes on."""
+        make_clip("a.mp4", n_frames=100, pictures=noise)
+        with av.open("a.mp4") as source, av.open("first.mp4", "w", options={"movflags": "faststart"}) as target:
+            copy = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = copy
+                    target.mux(packet)
+        whole = (tmp_path / "first.mp4").read_bytes()
+        (tmp_path / "cut.mp4").write_bytes(whole[: int(0.6 * len(whole))])
+        code, _, err = unsilent("generate", "cut.mp4", "-o", "out.mp4")
+        assert (code, err) == (0, [])
+        seconds = probe(tmp_path / "cut.mp4").seconds
+        assert 1.5 < seconds < 3.5
+        assert sound_seconds(tmp_path / "out.mp4") == pytest.approx(seconds, abs=1024 / 22050)
+
+
+def noise(index):
+    return np.random.default_rng(index).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+class TestBadInput:
+    """Each gets one line and exit code 2, and leaves nothing behind."""
+
+    @pytest.fixture
+    def bad(self, make_clip, tmp_path):
+        (tmp_path / "empty.mp4").write_bytes(b"")
+        (tmp_path / "text.mp4").write_text("Dear diary, today nothing happened.\n" * 50)
+        (tmp_path / "folder.mp4").mkdir()
+        soundfile.write(tmp_path / "song.wav", np.zeros(22050), 22050)
+        (tmp_path / "song.wav").rename(tmp_path / "song.mp4")
+        whole = make_clip("whole.mp4", n_frames=100, pictures=noise)
+        (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: int(0.6 * whole.stat().st_size)])
+        whole.unlink()
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("empty.mp4", r"empty\.mp4 is empty \(0 bytes\)"),
+            ("text.mp4", r"text\.mp4 is not a media file"),
+            ("song.mp4", r"song\.mp4 has sound but no video"),
+            ("cut.mp4", r"cut\.mp4 is cut off or damaged"),
+            ("missing.mp4", r"missing\.mp4 does not exist"),
+            ("http://127.0.0.1:9/x.mp4", "does not exist"),
+            ("folder.mp4", r"no videos in folder\.mp4"),
+        ],
+    )
+    def test_is_named(self, unsilent, bad, name, message):
+        before = names(bad)
+        assert_refused(unsilent("generate", name, "-o", "out.mp4"), message)
+        assert names(bad) == before
+
+    def test_a_name_with_line_breaks_is_said_in_one_line(self, unsilent):
+        assert_refused(unsilent("generate", "two\nlines.mp4"), r"two lines\.mp4 does not exist")
+
+    @pytest.mark.parametrize(
+        ("out", "message"),
+        [
+            ("a.mp4", "would overwrite an input"),
+            ("a.mp4/x.mp4", r"a\.mp4/x\.mp4 cannot be written: .*a\.mp4 is a file, not a folder"),
+            ("a.mp4/deep/x.mp4", "is a file, not a folder"),
+            ("x.gif", r"cannot write x\.gif: choose one of \.mp4"),
+        ],
+    )
+    def test_an_output_that_cannot_be(self, unsilent, make_clip, tmp_path, out, message):
+        make_clip("a.mp4")
+        assert_refused(unsilent("generate", "a.mp4", "-o", out), message)
+        assert names(tmp_path) == ["a.mp4"]
+
+    @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that even root cannot write into")
+    def test_an_unwritable_folder(self, unsilent, make_clip):
+        make_clip("a.mp4")
+        assert_refused(unsilent("generate", "a.mp4", "-o", "/proc/x.mp4"), r"/proc/x\.mp4 cannot be written")
+
+    def test_a_container_that_cannot_hold_the_pictures(self, unsilent, make_clip, tmp_path):
+        make_clip("a.mp4")
+        assert_refused(unsilent("generate", "a.mp4", "-o", "x.webm"), r"cannot hold h264 pictures; write \.mkv")
+        assert names(tmp_path) == ["a.mp4"]
+
+    def test_a_full_disk(self, unsilent, make_clip, tmp_path, monkeypatch):
+        def full(*_args):
+            raise OSError(28, "No space left on device")
+
+        make_clip("a.mp4")
+        monkeypatch.setattr("unsilent.media.mux._interleave", full)
+        assert_refused(unsilent("generate", "a.mp4"), r"a\.sound\.mp4 cannot be written: No space left on device")
+        assert names(tmp_path) == ["a.mp4"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], r"Missing argument 'VIDEO\|FOLDER"),
+            (["a.mp4", "--loud"], "No such option: --loud"),
+            (["a.mp4", "--seed", "-1"], "--seed"),
+            (["a.mp4", "--seed", "one"], "--seed.*integer"),
+            (["a.mp4", "--seed"], "--seed"),
+            (["a.mp4", "--takes", "0"], "--takes"),
+            (["a.mp4", "--top-k", "0"], "--top-k"),
+            (["a.mp4", "--temperature", "-1"], "--temperature"),
+            (["a.mp4", "--temperature", "nan"], "temperature"),
+            (["a.mp4", "--device", "abacus"], r"'--device': 'abacus' is not one of 'auto', 'cpu', 'cuda'"),
+            (["a.mp4", "--precision", "int3"], "'int3' is not one of"),
+            (["a.mp4", "--vocoder", "parrot"], "'parrot' is not one of 'neural', 'griffin-lim'"),
+            (["a.mp4", "--original", "louder"], "'louder' is not one of 'drop', 'keep', 'duck'"),
+            (["a.mp4", "--label", "dog"], "the model 'everyday' knows no classes"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_options_that_cannot_be(self, unsilent, make_clip, tmp_path, arguments, message):
+        make_clip("a.mp4")
+        assert_refused(unsilent("generate", *arguments), message)
+        assert names(tmp_path) == ["a.mp4"]
+
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            ("everdya", "there is no model 'everdya'; did you mean everyday"),
+            ("vggsound-class", "the weights of 'vggsound-class' are not here; models with weights: tiny"),
+            ("./nothing", r"\./nothing is not a bundle folder"),
+            ("a.mp4", r"a\.mp4 is not a bundle folder"),
+        ],
+    )
+    def test_models_that_are_not_there(self, unsilent, make_clip, model, message):
+        make_clip("a.mp4")
+        assert_refused(unsilent("generate", "a.mp4", model=model), message)
+
+    def test_several_inputs_of_which_all_fail(self, unsilent, bad):
+        code, _, err = unsilent("generate", "empty.mp4", "text.mp4", "-o", "out")
+        assert (code, len(err)) == (3, 2)
+
+    @pytest.mark.parametrize("verb", [["sing"], ["models", "sing"], ["data"], ["--loud"]], ids=" ".join)
+    def test_unknown_verbs(self, unsilent, verb):
+        assert_refused(unsilent(*verb), "No such command|Missing command|No such option")
+
+
+@pytest.mark.parametrize("place", ["unsilent.pipeline.sample_codes", "unsilent.media.mux._interleave", "unsilent.pipeline.load_parts"])
+def test_an_interrupted_command_says_so_and_leaves_nothing(unsilent, make_clip, tmp_path, monkeypatch, place):
+    def interrupt(*_args, **_named):
+        raise KeyboardInterrupt
+
+    make_clip("a.mp4", n_frames=10)
+    monkeypatch.setattr(place, interrupt)
+    assert unsilent("generate", "a.mp4") == (130, "", ["unsilent: interrupted; what was finished is kept."])
+    assert names(tmp_path) == ["a.mp4"]
+
+
+class TestReconstruct:
+    """Sound in, sound out."""
+
+    def test_keeps_the_length(self, unsilent, tmp_path):
+        soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 33_075), 44_100)
+        code, out, err = unsilent("reconstruct", "a.wav", "-o", "b.wav")
+        assert (code, err) == (0, [])
+        assert out == "b.wav: 0.75 s as 0.13 kbit/s of codes\n"
+        assert soundfile.info(tmp_path / "b.wav").frames == pytest.approx(0.75 * 22050, abs=2)
+
+    def test_a_video_without_sound_is_refused(self, unsilent, make_clip):
+        make_clip("a.mp4")
+        assert_refused(unsilent("reconstruct", "a.mp4", "-o", "b.wav"), r"a\.mp4 has no sound")
+
+    def test_an_unwritable_output(self, unsilent, tmp_path):
+        soundfile.write(tmp_path / "a.wav", np.zeros(22050), 22050)
+        assert_refused(unsilent("reconstruct", "a.wav", "-o", "gone/b.wav"), r"gone/b\.wav cannot be written: No such file or directory")
+
+    def test_the_output_is_wanted(self, unsilent):
+        assert_refused(unsilent("reconstruct", "a.wav"), "Missing option '-o'")
+
+
+class TestModels:
+    """What there is."""
+
+    def test_the_list(self, unsilent):
+        code, out, err = unsilent("models")
+        assert (code, err) == (0, [])
+        assert out.splitlines()[1].startswith("everyday")
+        assert re.search(r"vggsound-class .* 7\.8 +5\.0 +no", out)
+
+    def test_one(self, unsilent):
+        code, out, _ = unsilent("models", "show", "vggsound-5-resnet50")
+        assert code == 0
+        assert "FID 11.3, MKL 7.0" in out
+
+    def test_a_misspelt_one(self, unsilent):
+        assert_refused(unsilent("models", "show", "vggsound-5-resnet"), "did you mean vggsound-5-resnet50")
+
+
+class TestTerminal:
+    """What is seen while waiting."""
+
+    def test_without_a_terminal_a_line_now_and_then_says_the_time_left(self, unsilent, make_clip, monkeypatch):
+        clock = iter(range(0, 10**6, 4))
+        monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+        make_clip("a.mp4")
+        code, _, err = unsilent("generate", "a.mp4")
+        assert code == 0
+        assert len(err) > 3
+        assert all(re.fullmatch(r"unsilent: a\.mp4: \w+, \d+%, about \d+:\d\d left", line) for line in err)
+
+    def test_a_terminal_gets_a_table_of_its_width(self, monkeypatch, capsys):
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        assert run(["models"]) == 0
+        table = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+        assert max(map(len, table)) == 80
+        assert len(table) == 1 + 27 + 1
+
+    def test_a_file_gets_one_line_per_row(self, monkeypatch, capsys):
+        monkeypatch.setenv("COLUMNS", "40")
+        assert run(["models"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1 + 27 + 1
+
+
+def test_help_and_version_do_not_load_networks():
+    code = "import sys; from unsilent.cli.main import run; run(['generate', '--help']); run(['--version']); print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "VIDEO|FOLDER" in out
+    assert out.splitlines()[-1] == "False"
+
+
+def test_no_arguments_show_the_help(capsys):
+    assert run([]) == 0
+    assert "generate" in capsys.readouterr().out
