@@ -2,9 +2,9 @@
 
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -130,37 +130,34 @@ def decode(packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
 
 
 class Timeline:
-    """Follows the packets of one stream, to tell when its pictures or sounds really begin and end.
+    """Follows the packets of one stream, to tell when its pictures really begin and end.
 
     Headers lie (cut files, wrong durations, variable rates); packets do not. Packets that an edit list hides do not count, and neither do
     pictures shown before the first key frame, which a decoder cannot draw.
     """
 
-    def __init__(self, stream: av.VideoStream | av.AudioStream) -> None:
+    def __init__(self, stream: av.VideoStream) -> None:
         self.time_base = stream.time_base
-        rate = stream.average_rate or stream.guessed_rate if stream.type == "video" else None
-        self._usual = round(1 / (rate * self.time_base)) if rate else 0
+        rate = stream.average_rate or stream.guessed_rate or 25
+        self._usual = round(1 / (rate * self.time_base))
         self._key: int | None = None
         self.n_packets = 0
-        self.start: int | None = None  # in units of the stream's time base
-        self.end = 0
+        self.start: int | None = None  # in units of the stream's time base, like the end
+        self.end: int | None = None
 
     def add(self, packet: av.Packet) -> None:
         """Take note of a packet."""
-        if not packet.size:
+        if not packet.size or (self._key is None and not packet.is_keyframe):
             return
-        pts = packet.pts if packet.pts is not None else packet.dts
-        if pts is None:
-            pts = self.end
-        if self._key is None:
-            if not packet.is_keyframe:
-                return
-            self._key = pts
-        if packet.is_discard or (pts < self._key and self.start is not None and self.start == self._key):
+        # packets without any time stamp, as in a bare stream, follow each other
+        pts = next((time for time in (packet.pts, packet.dts, self.end) if time is not None), 0)
+        self._key = pts if self._key is None else self._key
+        if packet.is_discard or pts < self._key:
             return
+        end = pts + (packet.duration or self._usual)
         self.n_packets += 1
         self.start = pts if self.start is None else min(self.start, pts)
-        self.end = max(self.end, pts + (packet.duration or self._usual)) if self.n_packets > 1 else pts + (packet.duration or self._usual)
+        self.end = end if self.end is None else max(self.end, end)
 
 
 @contextmanager
@@ -170,23 +167,13 @@ def replacing(out: Path) -> Iterator[Path]:
     Raises:
         MediaError: if the folder is missing or cannot be written, or the disk is full.
     """
-    temporary: Path | None = None
+    temporary = out.with_name(f".{out.stem[:40]}.{uuid.uuid4().hex[:8]}{out.suffix}")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{out.stem[:40]}.", suffix=out.suffix, dir=out.parent)
-        temporary = Path(name)
-        os.close(handle)
+        temporary.touch(exist_ok=False)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(temporary, out)
     except OSError as error:
         raise MediaError(f"{out} cannot be written: {error.strerror or error}.") from error
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's mask of permissions, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

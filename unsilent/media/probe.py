@@ -53,10 +53,7 @@ def probe(path: Path) -> VideoInfo:
                 first = next(iter(decode(packet)), None)
         if first is None or timeline.start is None:
             raise MediaError(f"{path} has no picture that can be decoded.")
-        duration = timeline.end - timeline.start
-        if duration <= 0:  # a lone picture without a duration
-            duration = 1 / (25 * timeline.time_base)
-        seconds = duration * timeline.time_base
+        seconds = max(timeline.end - timeline.start, 1) * timeline.time_base
         turn = orientation(first)
         width, height = (first.height, first.width) if turn.swaps else (first.width, first.height)
         n_video_frames = timeline.n_packets
