@@ -155,3 +155,74 @@ def test_only_the_likeliest_is_greedy(sampler):
 def test_values_out_of_range_are_refused(sampler, more, words):
     with pytest.raises(ParameterError, match=words):
         sample(sampler, 2, **more)
+
+
+def test_seeds_beyond_32_bits_are_seeds_of_their_own():
+    """Regression: seed and take were two words of one list, so take 1 of seed 5 was take 0 of seed 2**32 + 5."""
+    assert not np.array_equal(draw_uniforms(5, 1, 20), draw_uniforms(2**32 + 5, 0, 20))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-320])
+def test_a_temperature_near_zero_is_nearly_greedy(temperature):
+    """Regression: scores divided by next to nothing overflowed, and the last code was chosen."""
+    assert next_code(torch.tensor([[5.0, 9.0, 1.0]]), torch.tensor([0.9]), temperature, 3).tolist() == [1]
+
+
+def test_ties_with_the_kth_stay():
+    logits = torch.tensor([[1.0, 3.0, 1.0, 0.0]]).expand(400, -1)
+    uniforms = torch.arange(400, dtype=torch.float64) / 400
+    assert set(next_code(logits, uniforms, 1.0, 2).tolist()) == {0, 1, 2}
+
+
+def test_a_choice_depends_on_its_own_row():
+    generator = torch.Generator().manual_seed(0)
+    logits, uniforms = torch.randn(64, 32, generator=generator), torch.rand(64, dtype=torch.float64, generator=generator)
+    together = next_code(logits, uniforms, 0.9, 7)
+    alone = [next_code(logits[row : row + 1], uniforms[row : row + 1], 0.9, 7) for row in range(64)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_unit_interval_choose_what_is_allowed(uniform):
+    """A code that top-k rules out is never chosen, also when it is the first or the last."""
+    logits = torch.tensor([[-9.0, 1.0, 1.0, -9.0]])
+    assert next_code(logits, torch.tensor([uniform], dtype=torch.float64), 1.0, 2).item() in (1, 2)
+
+
+def test_choices_fit_the_softmax_by_chi_square():
+    """Random numbers as sampling draws them; 15 degrees of freedom, and 37.7 is exceeded once in a thousand."""
+    logits = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    uniforms = torch.from_numpy(draw_uniforms(11, 0, 20000))
+    counts = torch.bincount(next_code(logits.expand(20000, -1), uniforms, 1.3, 16), minlength=16)
+    expected = torch.softmax(logits[0].double() / 1.3, 0) * 20000
+    assert ((counts - expected).square() / expected).sum() < 37.7
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "words"), [(-1.0, 3, "a temperature of -1"), (0.0, 0, "top_k 0"), (1.0, 4, "top_k 4")])
+def test_an_impossible_choice_is_refused(temperature, top_k, words):
+    with pytest.raises(ParameterError, match=words):
+        next_code(torch.zeros(1, 3), torch.zeros(1), temperature, top_k)
+
+
+@pytest.mark.parametrize(
+    ("prime", "words"),
+    [
+        (torch.zeros(4, 2, dtype=torch.long), "4 rows of known codes were given, this sampler writes columns of 5"),
+        (torch.full((5, 2), 32), "known codes from 32 to 32 were given, this sampler has 0 to 31"),
+    ],
+)
+def test_known_codes_must_fit(sampler, prime, words):
+    with pytest.raises(ParameterError, match=words):
+        sample(sampler, 6, prime=prime)
+
+
+@pytest.mark.parametrize("n_columns", [0, -3])
+def test_a_sound_of_no_length_is_refused(sampler, n_columns):
+    with pytest.raises(ParameterError, match=f"{n_columns} columns asked for"):
+        sample(sampler, n_columns)
+
+
+def test_a_hop_of_nothing_is_refused(sampler):
+    """Regression: 0 was taken for "not given"."""
+    with pytest.raises(ParameterError, match="a hop of 0"):
+        sample(sampler, 6, hop_columns=0)

@@ -47,7 +47,8 @@ def plan_windows(n_columns: int, window_columns: int, hop_columns: int) -> list[
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
     """The random numbers in [0, 1) behind one take; number `i` depends on seed, take and `i` alone."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, take]))).random(n_codes)
+    # the take as a spawn key: as a second word of the entropy, a take of one seed would equal another take of a seed above 2**32
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(take,)))).random(n_codes)
 
 
 def next_code(
@@ -61,17 +62,22 @@ def next_code(
         temperature: scores are divided by it; 0 takes the likeliest.
         top_k: codes that score less than the k-th are out (the paper's top-X); ties with it stay.
 
+    Raises:
+        ParameterError: if the temperature is negative, or top_k is not from 1 to the number of codes.
+
     Source:
         Released sampler: temperature, top-k, softmax, draw. Differs: the draw inverts the cumulative distribution at a given number, so a
         row depends on itself only.
     """
+    _check_choice(temperature, top_k, logits.shape[1])
     if temperature == 0:
         return logits.argmax(1)
-    least = logits.topk(top_k, dim=1).values[:, -1:]
-    kept = torch.where(logits < least, -torch.inf, logits.float() / temperature)
-    cumulative = torch.softmax(kept, dim=1, dtype=torch.float64).cumsum(1)
+    highest = logits.topk(top_k, dim=1).values.double()
+    # below the highest before the division, which would overflow at temperatures near zero
+    kept = torch.where(logits < highest[:, -1:], -torch.inf, (logits - highest[:, :1]) / temperature)
+    cumulative = torch.softmax(kept, dim=1).cumsum(1)
     # scaled by the total, which rounding may leave a hair below one
-    chosen = torch.searchsorted(cumulative, (uniforms[:, None] * cumulative[:, -1:]).double(), right=True)
+    chosen = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
     return chosen[:, 0].clamp(max=logits.shape[1] - 1)
 
 
@@ -111,17 +117,19 @@ def sample_codes(
     """
     clip, codes = sampler.config.clip, sampler.config.codes
     top_k = codes if top_k is None else top_k
-    _check(seed, takes, temperature, top_k, codes)
+    _check(seed, takes)
+    _check_choice(temperature, top_k, codes)
+    windows = plan_windows(n_columns, clip.columns, max(1, clip.columns // 2) if hop_columns is None else hop_columns)
     device = sampler.pos_emb.device
     total = n_columns * clip.rows
     uniforms = torch.from_numpy(np.stack([draw_uniforms(seed, take, total) for take in range(takes)])).to(device)
     sequence = torch.zeros(takes, total, dtype=torch.long, device=device)
     done = 0
     if prime is not None:
-        known = to_sequence(prime[None])[:, :total].to(sequence)
+        known = _known_codes(prime, clip.rows, codes)[:, :total]
         done = known.shape[1]
         sequence[:, :done] = known
-    for window in plan_windows(n_columns, clip.columns, hop_columns or max(1, clip.columns // 2)):
+    for window in windows:
         first, stop = window.start * clip.rows, (window.start + window.columns) * clip.rows
         if done >= stop:
             continue
@@ -136,11 +144,22 @@ def sample_codes(
     return sequence
 
 
-def _check(seed: int, takes: int, temperature: float, top_k: int, codes: int) -> None:
+def _known_codes(prime: Int[Tensor, "rows known"], rows: int, codes: int) -> Int[Tensor, "1 sequence"]:
+    if len(prime) != rows:
+        raise ParameterError(f"{len(prime)} rows of known codes were given, this sampler writes columns of {rows}.")
+    if prime.numel() and not 0 <= int(prime.min()) <= int(prime.max()) < codes:
+        raise ParameterError(f"known codes from {int(prime.min())} to {int(prime.max())} were given, this sampler has 0 to {codes - 1}.")
+    return to_sequence(prime[None])
+
+
+def _check(seed: int, takes: int) -> None:
     if seed < 0:
         raise ParameterError(f"a seed of {seed} was given; seeds are 0 or more.")
     if takes < 1:
         raise ParameterError(f"{takes} takes asked for; at least 1 can be made.")
+
+
+def _check_choice(temperature: float, top_k: int, codes: int) -> None:
     if not temperature >= 0:
         raise ParameterError(f"a temperature of {temperature} was given; it is 0 or more.")
     if not 1 <= top_k <= codes:

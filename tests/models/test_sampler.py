@@ -155,16 +155,27 @@ def test_coordinates_grow_with_time_only():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "preset"), [("5", "vggsound-5-resnet50"), ("212", "vggsound-212-resnet50"), ("class", "vggsound-class")])
-def test_equals_the_authors(file, preset):
+@pytest.mark.parametrize(
+    ("file", "preset", "condition"),
+    [
+        ("5", "vggsound-5-resnet50", {}),
+        ("212", "vggsound-212-resnet50", {}),
+        ("class", "vggsound-class", {}),
+        ("cls5", "vggsound-5-resnet50", {"kind": "features+class", "n_classes": 309}),
+    ],
+)
+def test_equals_the_authors(file, preset, condition):
     """Teacher-forced scores and greedy codes at full size, all weights filled by a rule from their published names."""
     if not REFERENCE.exists():
         pytest.skip("the authors' numbers live outside this project")
     sys.path.insert(0, str(REFERENCE))
     from fill import fill
 
-    sampler = Sampler(presets.get(preset).sampler).eval()
-    sampler.load_state_dict({name: _filled(fill, name, value) for name, value in sampler.state_dict().items()})
+    config = presets.get(preset).sampler
+    sampler = Sampler(config.model_copy(update={"condition": config.condition.model_copy(update=condition)})).eval()
+    sampler.load_state_dict(
+        {name: _filled(fill, name, value, sampler.config.condition.kind) for name, value in sampler.state_dict().items()}
+    )
     expected = np.load(REFERENCE / f"expected/transformer_{file}_a.npz")
     tokens = torch.from_numpy(np.load(REFERENCE / "expected/codebook_a.npz")["tokens"])[None]
     with torch.inference_mode():
@@ -179,17 +190,20 @@ def test_equals_the_authors(file, preset):
 
 
 def _told(sampler):
-    if sampler.config.condition.kind == "class":
-        return {"labels": torch.tensor([7])}
-    path = REFERENCE / "original_features/feature_resnet50_dim2048_21.5fps/-Qowmc0P9ic_34000_44000.pkl"
-    features = pickle.loads(path.read_bytes(), encoding="bytes")[1:213].astype(np.float32)
-    return {"features": torch.from_numpy(features[pick_rows(sampler.config.condition.n_features, 212)])[None]}
+    config, told = sampler.config.condition, {}
+    if config.n_classes:
+        told["labels"] = torch.tensor([7])
+    if config.n_features:
+        path = REFERENCE / "original_features/feature_resnet50_dim2048_21.5fps/-Qowmc0P9ic_34000_44000.pkl"
+        features = pickle.loads(path.read_bytes(), encoding="bytes")[1:213].astype(np.float32)
+        told["features"] = torch.from_numpy(features[pick_rows(config.n_features, 212)])[None]
+    return told
 
 
-def _filled(fill, ours, value):
-    """Published names lack `transformer.`; what embeds a condition is called `embedder`, and for features is a convolution of width 1."""
-    published = (
-        ours.removeprefix("transformer.").replace("embedder.feature_embedder", "embedder").replace("embedder.class_embedder", "embedder")
-    )
+def _filled(fill, ours, value, kind):
+    """Published names lack `transformer.`; features pass a convolution of width 1; an embedder's name depends on the other."""
+    feature_embedder, class_embedder = ("feat_embedder", "cls_embedder") if kind == "features+class" else ("embedder", "embedder")
+    published = ours.removeprefix("transformer.")
+    published = published.replace("embedder.feature_embedder", feature_embedder).replace("embedder.class_embedder", class_embedder)
     shape = (*value.shape, 1) if ours == "embedder.feature_embedder.weight" else tuple(value.shape)
     return torch.from_numpy(fill(published, shape)).reshape(value.shape)

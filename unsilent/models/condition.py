@@ -83,7 +83,8 @@ class Condition(nn.Module):
                 f"{config.feature_dim}."
             )
         if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < config.n_classes:
-            raise ParameterError(f"class number {int(labels.max())} given, this sampler knows 0 to {config.n_classes - 1}.")
+            wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+            raise ParameterError(f"class number {wrong} given, this sampler knows 0 to {config.n_classes - 1}.")
 
 
 def coordinates(clip: Clip, codes: int) -> Int[Tensor, "1 sequence"]:

@@ -73,7 +73,7 @@ class Sampler(nn.Module):
             codes: of one clip or its beginning, in the order of `code_order`.
             condition: as `condition` gives it.
         """
-        return self._score(self._embed(codes[:, :-1], condition, 0), None)[:, self.n_condition - 1 :]
+        return self.head(self.transformer(self._embed(codes[:, :-1], condition, 0))[:, self.n_condition - 1 :])
 
     def forward(self, codes: Int[Tensor, "batch sequence"], *condition: Tensor | None) -> Float[Tensor, "batch sequence codes"]:
         """What training calls: condition (features, labels) and scores in one."""
@@ -90,12 +90,12 @@ class Sampler(nn.Module):
         """
         embedded = self._embed(codes, condition, 0)
         cache = KeyValueCache(self.config.transformer, len(embedded), self.pos_emb.shape[1], self._cached_like(embedded))
-        return self._score(embedded, cache)[:, -1], cache
+        return self.head(self.transformer(embedded, cache)[:, -1]), cache
 
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], cache: KeyValueCache) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
-        return self._score(self._embed(code[:, None], None, cache.length), cache)[:, -1]
+        return self.head(self.transformer(self._embed(code[:, None], None, cache.length), cache)[:, -1])
 
     def _embed(self, codes: Tensor, condition: Tensor | None, position: int) -> Tensor:
         embedded = self.tok_emb(codes)
@@ -106,9 +106,6 @@ class Sampler(nn.Module):
             clip = self.config.clip
             raise ParameterError(f"{stop - self.n_condition} codes given, this sampler reads {clip.n_codes} at once; use windows.")
         return embedded + self.pos_emb[:, position:stop]
-
-    def _score(self, embedded: Tensor, cache: KeyValueCache | None) -> Tensor:
-        return self.head(self.transformer(embedded, cache))
 
     def _cached_like(self, embedded: Tensor) -> Tensor:
         """Under autocast keys come out in the lower precision, whatever goes in."""

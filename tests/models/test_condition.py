@@ -1,0 +1,78 @@
+"""Conditions: how many positions each kind takes, what is embedded where, and the time that stands for nothing."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.models.condition import Condition, ConditionConfig, coordinates
+
+BOTH = ConditionConfig(kind="features+class", n_features=3, feature_dim=6, n_classes=4)
+
+
+@pytest.fixture
+def both():
+    torch.manual_seed(0)
+    return Condition(BOTH, 16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "block"),
+    [
+        ({"kind": "none", "n_features": 1, "feature_dim": 2048}, 266),
+        ({"kind": "features", "n_features": 5, "feature_dim": 2048}, 270),
+        ({"kind": "features", "n_features": 53, "feature_dim": 2048}, 318),
+        ({"kind": "features", "n_features": 212, "feature_dim": 2048}, 477),
+        ({"kind": "class", "n_classes": 309}, 266),
+        ({"kind": "features+class", "n_features": 212, "feature_dim": 2048, "n_classes": 8}, 478),
+        ({"kind": "coordinates"}, 530),
+    ],
+)
+def test_positions_add_up_to_the_published_blocks(fields, block):
+    assert ConditionConfig(**fields).n_tokens(Clip()) + Clip().n_codes == block
+
+
+def test_features_come_first_then_the_class(both):
+    features, labels = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 0])
+    embedded = both(features, labels)
+    assert embedded.shape == (2, 4, 16)
+    torch.testing.assert_close(embedded[:, :3], F.linear(features, both.feature_embedder.weight, both.feature_embedder.bias))
+    assert torch.equal(embedded[:, 3], both.class_embedder.weight[labels])
+
+
+def test_each_feature_reaches_its_own_position_only(both):
+    features = torch.randn(1, 3, 6, requires_grad=True)
+    both(features, torch.tensor([1]))[0, 1].sum().backward()
+    assert (features.grad[0].abs().sum(1) > 0).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("label", [-2, 4])
+def test_the_wrong_class_is_named(both, label):
+    with pytest.raises(ParameterError, match=f"class number {label} given, this sampler knows 0 to 3"):
+        both(torch.zeros(2, 3, 6), torch.tensor([1, label]))
+
+
+@pytest.mark.parametrize(("shape", "words"), [((1, 215, 6), "215 features of 6"), ((1, 3, 7), "3 features of 7")])
+def test_features_that_do_not_fit_are_counted(both, shape, words):
+    with pytest.raises(ParameterError, match=f"{words} numbers given, this sampler wants 3 of 6"):
+        both(torch.zeros(shape), torch.tensor([1]))
+
+
+@pytest.mark.parametrize("kind", ["none", "features", "class", "features+class", "coordinates"])
+def test_every_kind_names_sizes_it_cannot_use(kind):
+    wrong = {"n_classes": 3} if "class" not in kind else {}
+    with pytest.raises(ParameterError, match="do not fit a condition of kind"):
+        ConditionConfig(kind=kind, n_features=2, **wrong)
+
+
+@pytest.mark.parametrize("codes", [1024, 128, 32])
+def test_coordinates_are_the_published_map_but_for_one_step(codes):
+    """The released map also grows by a hair with frequency; ours is its growth with time, so rounding may differ by one."""
+    clip = Clip()
+    whole = torch.arange(clip.frames * clip.mels, dtype=torch.float64).reshape(1, clip.frames, clip.mels) / (clip.frames * clip.mels)
+    published = (F.avg_pool2d(whole, clip.downsampling)[0] * codes).round().flatten()
+    ours = coordinates(clip, codes)[0]
+    assert (ours - published).abs().max() <= 1
+    assert (ours.diff() >= 0).all()
+    assert 0 <= ours.min() <= ours.max() < codes

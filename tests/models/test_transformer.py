@@ -1,0 +1,101 @@
+"""The transformer alone: attention as another implementation has it, causal, and a cache that changes nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from unsilent.errors import ParameterError
+from unsilent.models.transformer import Attention, KeyValueCache, Transformer, TransformerConfig
+
+CONFIG = TransformerConfig(layers=3, heads=4, width=32)
+
+
+@pytest.fixture
+def transformer():
+    torch.manual_seed(0)
+    return Transformer(CONFIG).eval()
+
+
+def hidden(sequence, batch=2):
+    return torch.randn(batch, sequence, CONFIG.width, generator=torch.Generator().manual_seed(sequence))
+
+
+@torch.inference_mode()
+def continued(transformer, x, pieces):
+    """`x` through a cache, in pieces of these lengths."""
+    cache = KeyValueCache(CONFIG, len(x), x.shape[1], x)
+    return torch.cat([transformer(piece, cache) for piece in x.split(pieces, dim=1)], dim=1), cache
+
+
+def test_attention_is_torchs_own():
+    torch.manual_seed(0)
+    ours, theirs = Attention(CONFIG), nn.MultiheadAttention(CONFIG.width, CONFIG.heads, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key.bias, ours.value.bias]))
+        theirs.out_proj.load_state_dict(ours.proj.state_dict())
+    x, later = hidden(7), torch.ones(7, 7, dtype=torch.bool).triu(1)
+    torch.testing.assert_close(ours(x), theirs(x, x, x, attn_mask=later, need_weights=False)[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("position", [0, 4, 8])
+def test_a_position_sees_itself_and_all_before(transformer, position):
+    x = hidden(9).requires_grad_()
+    # one number of the position, since the sum of normalised ones is the same whatever they are
+    transformer(x)[:, position, 0].sum().backward()
+    seen = x.grad.abs().sum((0, 2)) > 0
+    assert seen[: position + 1].all()
+    assert not seen[position + 1 :].any()
+
+
+@pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 1, 5], [3, 4, 5], [11, 1]])
+def test_in_pieces_through_a_cache_as_at_once(transformer, pieces):
+    x = hidden(12)
+    through_cache, cache = continued(transformer, x, pieces)
+    torch.testing.assert_close(through_cache, transformer(x), atol=1e-5, rtol=1e-5)
+    assert cache.length == 12
+
+
+@torch.inference_mode()
+def test_what_lies_in_the_memory_before_does_not_matter(transformer):
+    """The memory is not cleared when it is laid out: rubbish behind the known positions must stay unseen."""
+    x = hidden(6)
+    cache = KeyValueCache(CONFIG, 2, 10, x)
+    cache.memory.fill_(torch.nan)
+    pieces = [transformer(piece, cache) for piece in x.split([3, 1, 2], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), transformer(x), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_cache_is_laid_out_once(transformer):
+    x = hidden(8)
+    cache = KeyValueCache(CONFIG, 2, 8, x)
+    address = cache.memory.data_ptr()
+    for piece in x.split(1, dim=1):
+        transformer(piece, cache)
+    assert cache.memory.data_ptr() == address
+    assert cache.memory.shape == (3, 2, 2, 4, 8, 8)
+
+
+@torch.inference_mode()
+def test_more_than_the_cache_holds_is_refused(transformer):
+    x = hidden(5)
+    cache = KeyValueCache(CONFIG, 2, 4, x)
+    transformer(x[:, :4], cache)
+    with pytest.raises(ParameterError, match="5 positions do not fit into a cache of 4"):
+        transformer(x[:, 4:], cache)
+
+
+def test_dropout_is_for_training_only():
+    torch.manual_seed(0)
+    transformer, x = Transformer(CONFIG.model_copy(update={"dropout": 0.5})), hidden(6)
+    assert not torch.equal(transformer(x), transformer(x))
+    transformer.eval()
+    assert torch.equal(transformer(x), transformer(x))
+
+
+def test_the_papers_size():
+    """24 layers of width 1024 and their last normalisation: 12 width² matrices, 13 width biases and norms a layer."""
+    with torch.device("meta"):
+        transformer = Transformer(TransformerConfig(layers=24, heads=16, width=1024))
+    assert sum(p.numel() for p in transformer.parameters()) == 24 * (12 * 1024**2 + 13 * 1024) + 2 * 1024
