@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -65,6 +67,17 @@ def test_loading_does_not_touch_the_random_state(folder):
     before = torch.get_rng_state()
     load_checkpoint(folder, "vocos")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_does_not_load_a_compiler(tiny_parts):
+    """Random weights on the meta device once made every command import torch's compiler, for two seconds."""
+    code = (
+        "import sys, pathlib; from unsilent.checkpoints.store import load_checkpoint; root = pathlib.Path(sys.argv[1])\n"
+        "for role, kind in (('codebook', 'codebook'), ('sampler', 'sampler'), ('vocoder', 'vocos')): load_checkpoint(root / role, kind)\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tiny_parts["codebook"].parent)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(

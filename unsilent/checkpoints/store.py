@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
@@ -82,7 +83,7 @@ def load_checkpoint(folder: Path, kind: str) -> nn.Module:
         config = config_type(**about["config"])
     except (ParameterError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
-    with torch.device("meta"):  # the weights come from the file: no time is spent on random ones
+    with torch.device("meta"), _Uninitialised():  # the weights come from the file: no time is spent on random ones
         module = module_type(config)
     try:
         weights = load_file(folder / "model.safetensors")
@@ -95,6 +96,15 @@ def load_checkpoint(folder: Path, kind: str) -> nn.Module:
         raise CheckpointError(f"{folder} does not fit its own config: {problem}.")
     module.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()}, assign=True)
     return module.eval().requires_grad_(False)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out all of `torch.nn.init`, whose random numbers without memory would make torch import its compiler, which takes seconds."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
