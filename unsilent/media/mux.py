@@ -115,7 +115,9 @@ def _start(target: av.container.OutputContainer, out: Path, copies: dict[av.stre
     """Write the header, in which some containers notice late what they cannot hold."""
     try:
         target.start_encoding()
-    except (av.error.InvalidDataError, av.error.ArgumentError):
+    except OSError:
+        raise
+    except av.FFmpegError:
         raise _unfit(out, next(iter(copies))) from None
 
 
