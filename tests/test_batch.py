@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from unsilent import batch
 from unsilent.batch import Job, Options, Result, as_record, plan, run
 from unsilent.errors import MediaError, ParameterError
 from unsilent.media.probe import probe, read_comment
+from unsilent.pipeline import Generation
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ class TestRun:
 
     def test_takes_sounds_and_pictures(self, do, folder):
         results = do(plan([folder / "a.mp4"], folder / "out" / "x.mp4"), takes=2, wav=True, picture=True)
-        assert [result.generation.take for result in results] == [0, 1]
+        assert [result.take for result in results] == [0, 1]
         names = [f"x.take{take}.{kind}" for take in (1, 2) for kind in ("mp4", "png", "wav")]
         assert sorted(path.name for path in (folder / "out").iterdir()) == sorted(names)
 
@@ -233,7 +233,7 @@ class TestRun:
         def broken(*_args, **_named):
             raise PermissionError(13, "Permission denied", "somewhere")
 
-        monkeypatch.setattr(batch.Generation, "save_video", broken)
+        monkeypatch.setattr(Generation, "save_video", broken)
         assert [result.why for result in do(plan([folder], folder / "out"))][::2] == ["somewhere: Permission denied."] * 2
 
     def test_a_defect_is_shown_and_costs_one_video_only(self, do, folder, pipeline, monkeypatch, caplog):

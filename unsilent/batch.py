@@ -12,7 +12,7 @@ from unsilent.errors import MediaError, ParameterError, UnsilentError
 from unsilent.media.probe import read_comment
 from unsilent.media.video import Original
 from unsilent.picture import require_matplotlib
-from unsilent.pipeline import Generation, Pipeline, Progress
+from unsilent.pipeline import Pipeline, Progress
 from unsilent.version import __version__
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one take of one job: made, kept from an earlier run, or failed with a sentence that says why."""
+    """What became of one take of one job: made, kept from an earlier run, or failed with a sentence that says why.
+
+    Figures of what was made only, not the sound itself: a batch may be long.
+    """
 
     video: Path
     out: Path
     status: Literal["made", "kept", "failed"]
     why: str = ""
-    generation: Generation | None = None
+    take: int | None = None
+    seconds: float | None = None  # length of the sound
+    spent_seconds: float | None = None  # time it took; see `Generation.spent_seconds`
+    real_time_factor: float | None = None
 
 
 def plan(inputs: list[Path], out: Path | None) -> list[Job]:
@@ -173,7 +179,8 @@ def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress
             generation.save_wav(out.with_suffix(".wav"))
         if options.picture:
             generation.save_picture(out.with_suffix(".png"))
-        yield Result(job.video, out, "made", generation=generation)
+        made = (generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor)
+        yield Result(job.video, out, "made", "", *made)
 
 
 def _refuse_unwritable(out: Path) -> None:
@@ -214,7 +221,6 @@ def _is_made(video: Path, out: Path, comment: str, options: Options) -> bool:
 
 def as_record(result: Result, options: Options, pipeline: Pipeline) -> dict[str, object]:
     """A result as plain values for JSON."""
-    made = result.generation
     return {
         "video": str(result.video),
         "status": result.status,
@@ -222,8 +228,8 @@ def as_record(result: Result, options: Options, pipeline: Pipeline) -> dict[str,
         "why": result.why or None,
         "model": pipeline.name,
         "seed": options.seed,
-        "take": made.take if made else None,
-        "seconds": round(made.seconds, 3) if made else None,
-        "spent_seconds": round(made.spent_seconds, 3) if made else None,
-        "real_time_factor": round(made.real_time_factor, 4) if made else None,
+        "take": result.take,
+        "seconds": result.seconds,
+        "spent_seconds": result.spent_seconds,
+        "real_time_factor": result.real_time_factor,
     }

@@ -86,7 +86,8 @@ def _print_results(results: list) -> None:
     figures = [Column(name, justify="right", no_wrap=True) for name in ("length", "time", "real-time factor")]
     rows = []
     for result in results:
-        made = result.generation
-        last = (f"{made.seconds:.2f} s", f"{made.spent_seconds:.2f} s", f"{made.real_time_factor:.2f}") if made else ("", "", result.status)
+        last = ("", "", result.status)
+        if result.status == "made":
+            last = (f"{result.seconds:.2f} s", f"{result.spent_seconds:.2f} s", f"{result.real_time_factor:.2f}")
         rows.append((str(result.video), "" if result.status == "failed" else str(result.out), *last))
     print_table([Column("video", overflow="fold"), Column("sound", overflow="fold"), *figures], rows)

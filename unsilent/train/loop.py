@@ -83,7 +83,8 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
             _report(writer, losses, step, first, started, run)
         if fabric.is_global_zero and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
             _save(run, trainer, average, step + 1)
-            trainer.save(result, average, {"steps": step + 1, "run": run.model_dump(mode="json", exclude={"shards", "out"}), "losses": losses})
+            settings = run.model_dump(mode="json", exclude={"shards", "out"})  # paths mean nothing elsewhere
+            trainer.save(result, average, {"steps": step + 1, "run": settings, "losses": losses})
     return result
 
 
