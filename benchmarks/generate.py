@@ -8,6 +8,7 @@ the command to the finished file; and the peak memory of that command.
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -77,11 +78,13 @@ def measure_steps(options: argparse.Namespace) -> tuple[dict[str, float], float,
 def measure_command(options: argparse.Namespace) -> tuple[float, float]:
     """Median seconds of the whole command over three runs, and the peak memory in MB of the largest."""
     times = []
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     with tempfile.TemporaryDirectory() as folder:
         command = [Path(sys.executable).with_name("unsilent"), "generate", options.video, "-o", Path(folder) / f"out{options.video.suffix}"]
         for _ in range(3):
             started = time.perf_counter()
-            subprocess.run([*map(str, command), "--model", options.model], check=True, capture_output=True)
+            more = ["--model", options.model, "--device", "cpu"]
+            subprocess.run([*map(str, command), *more], check=True, capture_output=True, env=environment)
             times.append(time.perf_counter() - started)
     return statistics.median(times), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 

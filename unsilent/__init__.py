@@ -13,11 +13,11 @@ from unsilent.version import __version__
 
 if TYPE_CHECKING:
     from unsilent.clip import Clip
-    from unsilent.pipeline import Generation, Pipeline, load, models
+    from unsilent.pipeline import Generation, Pipeline, load
 
-__all__ = ["Clip", "Generation", "Pipeline", "__version__", "load", "models"]
+__all__ = ["Clip", "Generation", "Pipeline", "__version__", "load"]
 
-_HOMES = {"Clip": "clip", "Generation": "pipeline", "Pipeline": "pipeline", "load": "pipeline", "models": "pipeline"}
+_HOMES = {"Clip": "clip", "Generation": "pipeline", "Pipeline": "pipeline", "load": "pipeline"}
 
 
 def __getattr__(name: str) -> Any:

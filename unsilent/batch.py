@@ -195,9 +195,11 @@ def _refuse_unwritable(out: Path) -> None:
 def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
     """The words kept inside an output that say what made it."""
     name = video.name.encode("utf-8", "backslashreplace").decode()  # names of files need not be valid text, comments must
-    about = f"model={pipeline.name} vocoder={pipeline.vocoder} precision={pipeline.precision} source={name}"
+    size = video.stat().st_size if video.exists() else 0  # a missing one fails later, with a sentence of its own
+    about = f"model={pipeline.name} weights={pipeline.parts.fingerprint} vocoder={pipeline.vocoder} precision={pipeline.precision}"
+    source = f"source={name} bytes={size}"
     chosen = f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} label={options.label}"
-    return f"sound by unsilent {__version__}: {about} {chosen} original={options.original}"
+    return f"sound by unsilent {__version__}: {about} {source} {chosen} original={options.original}"
 
 
 def _refuse_equal_stems(jobs: list[Job]) -> None:

@@ -49,7 +49,7 @@ class Generation:
         video: the file it was made for.
         waveform: mono in [-1, 1], as long as the video to the sample.
         sample_rate: Hz.
-        mel: what was decoded, `[mels, frames]` in [-1, 1].
+        mel: what was decoded, `[mels, frames]` around [-1, 1]; whole code columns, so it may go on a little after the video.
         codes: what was sampled, `[rows, columns]`.
         features: what was seen, `[features, dim]` in the order of time; None for a model that sees nothing.
         clip: the grid of mel and codes.
@@ -216,7 +216,7 @@ class Pipeline:
                 seed=seed,
                 takes=n_takes,
                 temperature=temperature,
-                top_k=min(self.parts.top_k if top_k is None else top_k, self.parts.codebook.config.n_codes),
+                top_k=min(self.parts.top_k, self.parts.codebook.config.n_codes) if top_k is None else top_k,
                 hop_columns=self.hop_columns,
                 on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
             )
@@ -286,7 +286,8 @@ class Pipeline:
         """
         clip = self.clip
         total = max(1, int(info.seconds * clip.feature_fps))
-        first = min(window.start * clip.column_features, total - 1)
+        # by time, since a column lasts a hair less than its four features: counting features would run ahead a second in ten minutes
+        first = min(round(window.start * clip.column_seconds * clip.feature_fps), total - 1)
         available = min(clip.n_features, total - first)
         n_features = self.parts.sampler.config.condition.n_features
         return [first + row % available for row in pick_rows(n_features, clip.n_features)]

@@ -1,6 +1,6 @@
 """Long sounds from networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
 
-Memory stays that of one window, whatever the length. Not here: choosing the codes (`sampling`).
+The networks' memory stays that of one window, whatever the length. Not here: choosing the codes (`sampling`).
 """
 
 from collections.abc import Callable

@@ -292,7 +292,10 @@ class TestReconstruct:
         soundfile.write(tmp_path / "a.wav", np.zeros(22050), 22050)
         assert_refused(unsilent("reconstruct", "a.wav", "-o", "gone/b.wav"), r"gone/b\.wav cannot be written: No such file or directory")
 
-    def test_the_output_is_wanted(self, unsilent):
+    def test_the_output_is_wanted_and_is_another_file(self, unsilent, tmp_path):
+        soundfile.write(tmp_path / "a.wav", np.zeros(22050), 22050)
+        assert_refused(unsilent("reconstruct", "a.wav", "-o", "a.wav"), r"a\.wav is the source itself")
+        assert_refused(unsilent("reconstruct", "a.wav", "-o", "b.mp4"), "written as WAV, so name it with .wav")
         assert_refused(unsilent("reconstruct", "a.wav"), "Missing option '-o'")
 
 

@@ -98,6 +98,12 @@ def test_a_checkpoint_of_other_settings_is_refused(shards, tmp_path):
         train("codebook", shards, tmp_path, 2, resume=True)
 
 
+def test_a_training_is_not_overwritten_by_forgetting_to_resume(shards, tmp_path):
+    train("vocoder", shards, tmp_path, 1)
+    with pytest.raises(CheckpointError, match="holds a training already; go on with --resume"):
+        train("vocoder", shards, tmp_path, 1)
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shards, tmp_path):
     train("vocoder", shards, tmp_path, 1)
     before = (tmp_path / "last.pt").read_bytes()

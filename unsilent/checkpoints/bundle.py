@@ -1,5 +1,6 @@
 """Bundles: folders of checkpoints that make one whole model, and the networks loaded from them."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Parts:
         backbone: image network that gives the condition, and `backbone_row` what it expects; None for a model that sees nothing.
         classes: names in the order of the sampler's class numbers; empty for a model without classes.
         top_k: how many of the likeliest codes to sample among by default.
+        fingerprint: short digest of the weights, which tells two bundles of one preset apart.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Parts:
     backbone_row: Backbone | None
     classes: tuple[str, ...]
     top_k: int
+    fingerprint: str
 
     def modules(self) -> list[nn.Module]:
         """All networks."""
@@ -84,7 +87,9 @@ def load_parts(folder: Path) -> Parts:
     vocoder_kind = "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan"
     vocoder = load_checkpoint(vocoder_folder, vocoder_kind)
     backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
-    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, tuple(about.get("classes", ())), preset.top_k)
+    classes = tuple(about.get("classes", ()))
+    digest = fingerprint(folder, about)
+    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, preset.top_k, digest)
     problem = _misfit(parts)
     if problem:
         raise CheckpointError(f"the parts of {folder} do not fit each other: {problem}.")
@@ -100,12 +105,25 @@ def _misfit(parts: Parts) -> str:
         ("codes", sampler.codes, "codebook", codebook.n_codes),
         ("code rows in a clip", sampler.clip.rows, "codebook", codebook.clip.rows),
         ("code columns in a clip", sampler.clip.columns, "codebook", codebook.clip.columns),
+        ("samples in a code column", sampler.clip.column_samples, "codebook", codebook.clip.column_samples),
+        ("samples in a second", sampler.clip.sample_rate, "codebook", codebook.clip.sample_rate),
         ("numbers in a feature", sampler.condition.feature_dim, "picture network", seen),
         ("classes", sampler.condition.n_classes, "bundle", len(parts.classes)),
     ):
         if sampler_has != other_has:
             return f"the sampler has {sampler_has} {what}, the {other} {other_has}"
+    bands, hop = (getattr(parts.vocoder.config, "clip", parts.vocoder.config).mels, parts.vocoder.hop)
+    if (bands, hop) != (codebook.clip.mels, codebook.clip.hop):
+        return f"the vocoder has {bands} bands and a hop of {hop}, the codebook {codebook.clip.mels} and {codebook.clip.hop}"
     return ""
+
+
+def fingerprint(folder: Path, about: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for the weights of a bundle."""
+    digest = hashlib.sha256()
+    for role in ROLES:
+        digest.update((folder / about["parts"][role] / "model.safetensors").read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def load_backbone(name: str) -> tuple[nn.Module, Backbone]:

@@ -54,6 +54,8 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
+    except ModuleNotFoundError as error:
+        return _fail(f"this needs the package {error.name}; install what training needs with: pip install 'unsilent[train]'.")
     except OSError as error:
         return _fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
 

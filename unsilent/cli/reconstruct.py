@@ -16,9 +16,14 @@ def reconstruct(
     vocoder: Vocoder = typer.Option(Vocoder.neural),
 ) -> None:
     """Send a sound through codebook and vocoder: the best that the codes of a model can express."""
+    from unsilent.errors import ParameterError
     from unsilent.media.audio import read_audio, write_wav
     from unsilent.pipeline import load
 
+    if out.suffix.lower() != ".wav":
+        raise ParameterError(f"{out} cannot be written: the sound is written as WAV, so name it with .wav.")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ParameterError(f"{out} is the source itself; choose another name for the result.")
     pipeline = load(model, device.value, precision.value, vocoder.value)
     waveform = read_audio(source, pipeline.clip.sample_rate)
     write_wav(out, pipeline.reconstruct(waveform), pipeline.clip.sample_rate)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import nn
 
 from unsilent import presets
@@ -17,7 +17,7 @@ from unsilent.checkpoints.store import load_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.data.shards import Shard, write_shard
-from unsilent.errors import MediaError
+from unsilent.errors import MediaError, UnsilentError
 from unsilent.features import Backbone, extract
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
@@ -78,8 +78,8 @@ def extract_features(
             try:
                 pictures = _pseudo_frames(root / row.path, rng) if row.kind == "image" else _column_frames(root / row.path, row, clip)
                 features = extract(pictures, module, expects)
-            except (MediaError, UnidentifiedImageError) as error:
-                log.warning("left out: %s", error)
+            except (UnsilentError, OSError, Image.DecompressionBombError) as error:
+                log.warning("left out: %s: %s", row.path, error)
                 continue
             yield np.asarray(features, dtype=np.float16), _about(row)
 

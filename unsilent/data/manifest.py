@@ -70,6 +70,8 @@ def _row(record: dict[str, str], kind: Kind, table: str) -> Row:
         )
     except KeyError as error:
         raise DataError(f"{table} has no column {error}.") from None
+    except ValueError as error:
+        raise DataError(f"{table} has a row for {record['path']} that cannot be read: {error}.") from None
 
 
 def _split_of_scene(path: str) -> str:
@@ -83,6 +85,7 @@ def write_manifest(root: Path, rows: list[Row], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     table = pyarrow.Table.from_pylist([asdict(row) for row in rows]).replace_schema_metadata({"root": str(root.resolve())})
     pyarrow.parquet.write_table(table, temporary)
@@ -108,5 +111,8 @@ def read_manifest(path: Path) -> tuple[Path, list[Row]]:
     missing = {field.name for field in fields(Row)} - set(table.column_names)
     if missing:
         raise DataError(f"the manifest {path} lacks the columns {', '.join(sorted(missing))}.")
+    root = (table.schema.metadata or {}).get(b"root")
+    if root is None:
+        raise DataError(f"the manifest {path} does not say which folder its paths start from; make it again.")
     rows = [Row(**{field.name: record[field.name] for field in fields(Row)}) for record in records]
-    return Path((table.schema.metadata or {})[b"root"].decode()), rows
+    return Path(root.decode()), rows

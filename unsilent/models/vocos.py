@@ -56,6 +56,11 @@ class Vocos(nn.Module):
         self.head = nn.Linear(config.width, 2 * bins)
 
     @property
+    def hop(self) -> int:
+        """Samples per mel frame."""
+        return self.config.clip.hop
+
+    @property
     def context_frames(self) -> int:
         """Mel frames on each side that a sample can depend on: chunks with this much overlap sound as the whole would."""
         overlapping = self.config.clip.n_fft // self.config.clip.hop  # frames whose windows reach a sample

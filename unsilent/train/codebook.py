@@ -30,6 +30,7 @@ class CodebookTrainer:
         module = Codebook(config)
         optimizer = torch.optim.Adam(module.parameters(), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
+        self.module.mark_forward_method("latents")  # reviving codes looks at latents outside of a training step
         self.optimizers = [optimizer]
         self.uses = torch.zeros(config.n_codes, device=fabric.device)  # since codes were last revived
         self.memory = {"uses": self.uses}

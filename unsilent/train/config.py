@@ -80,7 +80,7 @@ def read_run(path: Path, overrides: list[str]) -> AnyRun:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParameterError(f"cannot read the run {path}: {error.strerror}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} is not TOML: {error}.") from None
     for override in overrides:
         key, separator, value = override.partition("=")

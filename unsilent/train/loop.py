@@ -63,9 +63,11 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
 
     Raises:
         TrainingDivergedError: on a loss that is not finite.
-        CheckpointError: if `resume` finds a checkpoint of other settings.
+        CheckpointError: if `resume` finds a checkpoint of another kind or preset, or a training would be overwritten.
     """
     average = {name: value.detach().clone().float() for name, value in trainer.module.state_dict().items()}
+    if not resume and (run.out / "last.pt").exists():
+        raise CheckpointError(f"{run.out} holds a training already; go on with --resume, or choose another folder with --set out=FOLDER.")
     first = _load(run, trainer, average) if resume else 0
     writer = SummaryWriter(str(run.out / "log"), purge_step=first) if fabric.is_global_zero else None
     started, result = time.monotonic(), run.out / "checkpoint"

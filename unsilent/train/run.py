@@ -6,6 +6,8 @@ import lightning_fabric
 import torch
 
 from unsilent import presets
+from unsilent.errors import ParameterError
+from unsilent.models.vocos import VocosConfig
 from unsilent.train.config import AnyRun, CodebookRun, VocoderRun
 from unsilent.train.loop import Trainer, fit
 
@@ -40,9 +42,17 @@ def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:
 
         return CodebookTrainer(run, preset.codebook, fabric)
     if isinstance(run, VocoderRun):
+        if not isinstance(preset.vocoder, VocosConfig):
+            raise ParameterError(f"{run.preset!r} has a MelGAN, which cannot be trained here yet; take a preset with Vocos.")
         from unsilent.train.vocoder import VocoderTrainer
 
         return VocoderTrainer(run, preset.vocoder, fabric)
+    condition = preset.sampler.condition
+    if condition.kind != "features" or condition.n_features > preset.clip.columns:
+        raise ParameterError(
+            f"{run.preset!r} is told of {condition.n_features} features and {condition.n_classes} classes; shards hold one feature "
+            f"per column, so only samplers with 1 to {preset.clip.columns} features and no class can be trained here yet."
+        )
     from unsilent.train.sampler import SamplerTrainer
 
     return SamplerTrainer(run, preset.sampler, fabric)
