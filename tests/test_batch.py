@@ -183,7 +183,7 @@ class TestRun:
 
     def test_the_comment_says_how_to_make_it_again(self, do, folder):
         do(plan([folder / "a.mp4"], folder / "x.mp4"), seed=7)
-        assert re.search(r"model=everyday .*source=a\.mp4 seed=7 ", read_comment(folder / "x.mp4"))
+        assert re.search(r"model=everyday .*source=a\.mp4 bytes=\d+ seed=7 ", read_comment(folder / "x.mp4"))
 
     def test_names_that_are_not_text(self, do, folder):
         """File names on Unix are bytes; comments in videos are text."""
