@@ -36,8 +36,6 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 VocoderChoice = Literal["neural", "griffin-lim"]
 
-LOUDNESS_LUFS = -23.0  # integrated loudness of what is made (EBU R 128)
-SHORT_SIDE = 256  # pixels; what the backbones look at
 SHARE_LOOKING, SHARE_SAMPLING = 0.4, 0.5  # of the work, about, for the progress that is shown
 
 
@@ -268,7 +266,8 @@ class Pipeline:
         arrived: list[int] = []
 
         def pictures() -> Iterator[np.ndarray]:
-            for seconds, frame in stream_frames(info.path, self.clip.feature_fps, wanted=wanted, short_side=SHORT_SIDE):
+            side = self.parts.backbone_row.short_side  # smaller pictures are scaled once, inside the decoder's graph
+            for seconds, frame in stream_frames(info.path, self.clip.feature_fps, wanted=wanted, short_side=side):
                 arrived.append(round(seconds * self.clip.feature_fps))
                 progress(len(arrived) / len(wanted))
                 yield frame
@@ -327,7 +326,7 @@ class Pipeline:
         clock.lap("decode")
         waveform = self._vocode(mel)[:n_samples].cpu().numpy()
         clock.lap("vocode")
-        waveform = normalise_loudness(waveform, self.clip.sample_rate, LOUDNESS_LUFS)
+        waveform = normalise_loudness(waveform, self.clip.sample_rate)
         clock.lap("loudness")
         return waveform, mel.cpu().numpy(), grid.cpu().numpy()
 

@@ -48,6 +48,13 @@ def test_the_first_picture_is_number_0_whatever_its_time_stamp(make_clip, read_n
     assert numbers(make_clip(name, first=first, n_frames=10), 25, read_number) == list(range(10))
 
 
+def test_a_late_clock_moves_no_picture(make_clip, read_number):
+    """Times count from the first picture, not from a grid of the file's own clock, which would pick other pictures."""
+    on_time = numbers(make_clip("a.mp4", n_frames=50), 21.5, read_number)
+    for first in (1, 7):
+        assert numbers(make_clip("b.mp4", n_frames=50, first=first), 21.5, read_number) == on_time
+
+
 def test_wanted_gives_the_same_pictures_and_stops_early(make_clip, monkeypatch):
     path = make_clip("a.mp4", n_frames=100)
     every = list(stream_frames(path, 21.5))
@@ -111,7 +118,8 @@ def test_pixel_formats_and_odd_sizes(make_clip, codec, pix_fmt, name, size):
     """Colours survive, range included: full-range video read as limited range comes out with too much contrast."""
     if size[0] % 2 and codec == "libx264" and "420" in pix_fmt:
         pytest.skip("x264 itself refuses odd sizes with halved colour")
-    options = {"qscale": "1", "qmax": "2"} if codec in ("mjpeg", "mpeg4") else {}
+    # several threads of the encoder's own conversion race for a row where the height is odd
+    options = {"threads": "1"} | ({"qscale": "1", "qmax": "2"} if codec in ("mjpeg", "mpeg4") else {})
     path = make_clip(name, codec=codec, pix_fmt=pix_fmt, size=size, n_frames=3, options=options, pictures=lambda index: flat(size))
     frames = list(stream_frames(path, 25))
     assert len(frames) == 3

@@ -189,12 +189,13 @@ def describe(name: str) -> str:
     lines = [f"{preset.name}: {preset.summary}", f"source: {preset.source}"]
     if preset.fid is not None:
         lines.append(f"paper: FID {preset.fid}, MKL {preset.mkl}")
-    lines += [f"{role}: {getattr(preset, role).model_dump(mode='json', exclude={'clip'})}" for role in ROLES]
-    lines.append(f"clip: {preset.clip.model_dump(mode='json')}")
+    sizes = {role: getattr(preset, role).model_dump(mode="json") for role in ROLES}
+    weights = ["weights: not here"]
     if is_folder or preset.name in shipped():
         folder = find_bundle(name)
         about = read_bundle(folder)
-        lines += [f"weights: {folder}", *(f"licence of {what}: {'; '.join(rows)}" for what, rows in about.get("licences", {}).items())]
-    else:
-        lines.append("weights: not here")
+        sizes = {role: read_config(folder / part)["config"] for role, part in about["parts"].items()}
+        weights = [f"weights: {folder}", *(f"licence of {what}: {'; '.join(rows)}" for what, rows in about.get("licences", {}).items())]
+    lines += [f"{role}: { {key: value for key, value in size.items() if key != 'clip'} }" for role, size in sizes.items()]
+    lines += [f"clip: {sizes['codebook']['clip']}", *weights]
     return "\n".join(lines)

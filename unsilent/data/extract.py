@@ -22,12 +22,11 @@ from unsilent.features import Backbone, extract
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
 from unsilent.models.codebook import Codebook
-from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 
 log = logging.getLogger(__name__)
 
-LOUDNESS_LUFS = -23.0
 EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # shifted and scaled encodings of one sound
@@ -53,10 +52,10 @@ def extract_waveforms(rows: list[Row], root: Path, out: Path, clip: Clip, progre
             if len(waveform) < clip.column_samples or not np.abs(waveform).max() > 1e-4:
                 log.warning("left out: %s is silent or shorter than %.2f s", row.path, clip.column_seconds)
                 continue
-            waveform = normalise_loudness(waveform, clip.sample_rate, LOUDNESS_LUFS)
+            waveform = normalise_loudness(waveform, clip.sample_rate)
             yield np.round(waveform * 32767).astype(np.int16), _about(row)
 
-    return write_shard(out, "waveforms", items(), {"clip": clip.model_dump(), "loudness_lufs": LOUDNESS_LUFS})
+    return write_shard(out, "waveforms", items(), {"clip": clip.model_dump(), "loudness_lufs": TARGET_LUFS})
 
 
 def trim_silent_ends(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "kept"]:
@@ -76,7 +75,11 @@ def extract_features(
             progress(row.clip_id)
             rng = np.random.default_rng([seed, len(row.path), *row.path.encode()])
             try:
-                pictures = _pseudo_frames(root / row.path, rng) if row.kind == "image" else _column_frames(root / row.path, row, clip)
+                pictures = (
+                    _pseudo_frames(root / row.path, rng)
+                    if row.kind == "image"
+                    else _column_frames(root / row.path, row, clip, expects.short_side)
+                )
                 features = extract(pictures, module, expects)
             except (UnsilentError, OSError, Image.DecompressionBombError) as error:
                 log.warning("left out: %s: %s", row.path, error)
@@ -87,12 +90,12 @@ def extract_features(
     return write_shard(out, "features", items(), recipe)
 
 
-def _column_frames(path: Path, row: Row, clip: Clip) -> Iterator[np.ndarray]:
+def _column_frames(path: Path, row: Row, clip: Clip, short_side: int) -> Iterator[np.ndarray]:
     """The last of the pictures that fall to each code column: the rows 3, 7, 11… that 53 features of 212 pick."""
     n_columns = clip.columns_for(round(row.duration_seconds * clip.sample_rate))
     step = clip.column_features
     wanted = range(step - 1, n_columns * step, step)
-    for _seconds, frame in stream_frames(path, clip.feature_fps, wanted=wanted, short_side=256):
+    for _seconds, frame in stream_frames(path, clip.feature_fps, wanted=wanted, short_side=short_side):
         yield frame
 
 

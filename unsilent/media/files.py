@@ -108,11 +108,15 @@ def first_picture_time(path: Path) -> Fraction | None:
 
 def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
     """Packets in file order, then one empty packet for each stream to flush its decoder; unreadable places are passed over."""
-    for _ in range(ERRORS_IN_A_ROW):
+    errors = 0
+    while errors < ERRORS_IN_A_ROW:
         try:
-            yield from container.demux(*streams)
+            for packet in container.demux(*streams):
+                errors = 0 if packet.size else errors
+                yield packet
             return
         except av.FFmpegError as error:
+            errors += 1
             log.debug("%s: %s", container.name, error)
     for stream in streams:
         flush = av.Packet()

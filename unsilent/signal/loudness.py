@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from unsilent.errors import ParameterError
 
+TARGET_LUFS = -23.0  # the European broadcast level (EBU R 128)
 _BLOCK_SECONDS = 0.4  # the shortest stretch that the standard measures
 
 
@@ -39,14 +40,14 @@ def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> f
 
 
 def normalise_loudness(
-    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = -23.0, peak_db: float = -1.0
+    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0
 ) -> Float[np.ndarray, "samples"]:
     """Scale a sound to a loudness, as far as its peaks allow.
 
     Args:
         waveform: mono, full scale 1.
         sample_rate: in Hz.
-        target_lufs: wanted loudness; -23 is the European broadcast level (EBU R 128).
+        target_lufs: wanted loudness.
         peak_db: no sample may exceed this, in dB relative to full scale, at most 0; wins over the target.
 
     Returns:
