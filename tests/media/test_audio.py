@@ -56,7 +56,7 @@ def test_sound_is_aligned_with_the_first_picture(make_clip, clicks, name):
 
 def test_a_hole_in_the_sound_stays_a_hole(make_clip, tmp_path, clicks):
     """Where a second of packets is lost, what follows must not slip forward."""
-    path = make_clip("a.mkv", n_frames=75, sound=clicks(66150, 11025, 55125)[None], sound_codec="pcm_s16le")
+    path = make_clip("a.mkv", n_frames=75, sound=clicks(66150, 11025, 55125)[None])
     with av.open(str(path)) as source, av.open(str(tmp_path / "hole.mkv"), "w") as target:
         copies = {stream: target.add_stream_from_template(stream, opaque=True) for stream in source.streams}
         for packet in source.demux():
@@ -65,7 +65,7 @@ def test_a_hole_in_the_sound_stays_a_hole(make_clip, tmp_path, clicks):
                 packet.stream = copies[packet.stream]
                 target.mux(packet)
     waveform = np.abs(read_audio(tmp_path / "hole.mkv", 22050))
-    assert abs(len(waveform) - 66150) <= 25
+    assert abs(len(waveform) - 66150) <= 1024
     assert abs(int(waveform[:22050].argmax()) - 11025) <= 25
     assert abs(int(waveform[33075:].argmax()) + 33075 - 55125) <= 25
 
