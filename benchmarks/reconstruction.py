@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from unsilent.media.audio import read_audio
 
 import unsilent
 from unsilent.losses import stft_loss
+from unsilent.media.audio import read_audio
 from unsilent.signal.griffin_lim import vocode as griffin_lim
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, log_mel01
