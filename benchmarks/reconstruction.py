@@ -49,10 +49,12 @@ def main() -> None:
         waveform = read_audio(options.folder / row["path"], pipeline.clip.sample_rate)
         waveform = normalise_loudness(waveform, pipeline.clip.sample_rate)
         whole = len(waveform) // pipeline.clip.column_samples * pipeline.clip.column_samples
+        if not whole:
+            continue  # shorter than one code column
         target = torch.from_numpy(waveform[:whole])
         for method, made in reconstructions(pipeline, target).items():
             scores[method].append(distance(made, target, pipeline.clip))
-    report(options, {method: np.array(values) for method, values in scores.items()}, len(rows))
+    report(options, {method: np.array(values) for method, values in scores.items()}, len(scores[METHODS[0]]))
 
 
 @torch.inference_mode()

@@ -98,6 +98,18 @@ def test_a_checkpoint_of_other_settings_is_refused(shards, tmp_path):
         train("codebook", shards, tmp_path, 2, resume=True)
 
 
+def test_a_damaged_or_unfit_checkpoint_is_named(shards, tmp_path, monkeypatch):
+    train("vocoder", shards, tmp_path, 1)
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged"):
+        train("vocoder", shards, tmp_path, 2, resume=True)
+    (tmp_path / "last.pt").write_bytes(whole)
+    monkeypatch.setitem(CONFIGS, "vocoder", VocosConfig(clip=CLIP, width=24, hidden=32, n_blocks=1))
+    with pytest.raises(CheckpointError, match="holds a network of other sizes"):
+        train("vocoder", shards, tmp_path, 2, resume=True)
+
+
 def test_a_training_is_not_overwritten_by_forgetting_to_resume(shards, tmp_path):
     train("vocoder", shards, tmp_path, 1)
     with pytest.raises(CheckpointError, match="holds a training already; go on with --resume"):

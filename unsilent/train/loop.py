@@ -6,6 +6,7 @@ A trainer is anything with the attributes of `Trainer`; it owns its step, so tha
 import logging
 import math
 import os
+import pickle
 import time
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -137,10 +138,16 @@ def _load(run: Run, trainer: Trainer, average: dict[str, Tensor]) -> int:
     path = run.out / "last.pt"
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if (state["kind"], state["preset"]) != (run.kind, run.preset):
         raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
-    trainer.module.load_state_dict(state["module"])
+    try:
+        trainer.module.load_state_dict(state["module"])
+    except RuntimeError:
+        raise CheckpointError(f"{path} holds a network of other sizes than {run.preset!r} has now; choose another folder.") from None
     average.update(state["average"])
     for name, value in state["memory"].items():
         trainer.memory[name].copy_(value)
