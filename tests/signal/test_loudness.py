@@ -76,3 +76,11 @@ def test_numbers_that_are_none_are_refused():
     broken[3:5] = np.nan
     with pytest.raises(ParameterError, match="2 of 22050 samples are not finite"):
         loudness_lufs(broken, RATE)
+
+
+def test_a_long_sound_is_as_loud_as_its_stretches():
+    """Three minutes are measured in two stretches: the same noise throughout gives the level of any part; silence does not count."""
+    noise = 0.05 * np.random.default_rng(0).standard_normal(180 * 8000).astype(np.float32)
+    assert loudness_lufs(noise, 8000) == pytest.approx(loudness_lufs(noise[: 20 * 8000], 8000), abs=0.1)
+    silent_end = np.where(np.arange(len(noise)) < 120 * 8000, noise, 0)
+    assert loudness_lufs(silent_end, 8000) == pytest.approx(loudness_lufs(noise, 8000), abs=0.1)

@@ -1,7 +1,7 @@
 """Loudness as ears judge it, so that every sound of a scene comes out at a predictable level."""
 
 import warnings
-from math import isfinite, log10
+from math import inf, isfinite, log10
 
 import numpy as np
 import pyloudnorm
@@ -11,6 +11,7 @@ from unsilent.errors import ParameterError
 
 TARGET_LUFS = -23.0  # the European broadcast level (EBU R 128)
 _BLOCK_SECONDS = 0.4  # the shortest stretch that the standard measures
+_STRETCH_SECONDS = 120.0  # measured at once, since filtering makes several copies in double precision
 
 
 def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> float:
@@ -27,10 +28,21 @@ def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> f
         ParameterError: if a sample is not a finite number.
 
     Source:
-        ITU-R BS.1770-4, by pyloudnorm. Differs: short sounds, which the standard leaves undefined, get a value.
+        ITU-R BS.1770-4, by pyloudnorm. Differs: short sounds, which the standard leaves undefined, get a value; sounds above two minutes
+        are the energy mean of stretches of two minutes, each with a relative gate of its own, so that memory does not grow with length.
     """
     if not np.isfinite(waveform).all():
         raise ParameterError(f"{np.count_nonzero(~np.isfinite(waveform))} of {len(waveform)} samples are not finite numbers.")
+    length = round(_STRETCH_SECONDS * sample_rate)
+    stretches = [waveform[start : start + length] for start in range(0, max(1, len(waveform)), length)]
+    levels = np.array([_stretch_lufs(stretch, sample_rate) for stretch in stretches])
+    if not np.isfinite(levels).any():
+        return -inf
+    heard, seconds = np.isfinite(levels), np.array([len(stretch) for stretch in stretches])
+    return float(levels[0] if len(levels) == 1 else 10 * np.log10(np.average(10 ** (levels[heard] / 10), weights=seconds[heard])))
+
+
+def _stretch_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> float:
     missing = max(0, int(np.ceil(_BLOCK_SECONDS * sample_rate)) - len(waveform))
     block = np.pad(waveform.astype(np.float64), (0, missing))
     with warnings.catch_warnings():
