@@ -12,7 +12,7 @@ from unsilent import presets
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.features import pick_rows
-from unsilent.models.condition import ConditionConfig, coordinates
+from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import KeyValueCache, TransformerConfig
 
@@ -145,13 +145,6 @@ def test_the_vector_that_stands_for_nothing_is_the_generators():
     first, second, other = (sampler.condition(generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
-
-
-def test_coordinates_grow_with_time_only():
-    tokens = coordinates(CLIP, 32).reshape(CLIP.columns, CLIP.rows)
-    assert (tokens == tokens[:, :1]).all()
-    assert (tokens[:, 0].diff() > 0).all()
-    assert 0 <= tokens.min() <= tokens.max() < 32
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -88,11 +89,14 @@ class Condition(nn.Module):
 
 
 def coordinates(clip: Clip, codes: int) -> Int[Tensor, "1 sequence"]:
-    """Integers growing from 0 to `codes` with time, one for each code of a clip, in the sampler's order.
+    """Where each cell of a clip's grid lies, as integers from 0 to below `codes`, in the order of the codes that follow.
+
+    They grow with time and, within a column, a little with frequency.
 
     Source:
-        Paper supplement 6.1.4, as the released coordinate stage: the mean position of each column in [0, 1], times the number of codes.
+        Paper supplement 6.1.4; the released data set numbers the bins of a mel frame after frame, divides by their number, and the
+        coordinate stage averages each cell, multiplies by `codes` and rounds. No checkpoint with this condition was published, nor the
+        setting that says in which order the released model read it.
     """
-    ramp = torch.linspace(0, 1, clip.frames).reshape(clip.columns, clip.downsampling).mean(1)
-    tokens = (ramp * codes).round().long().clamp(max=codes - 1)
-    return tokens.repeat_interleave(clip.rows)[None]
+    bins = torch.arange(clip.frames * clip.mels, dtype=torch.float64).reshape(1, clip.frames, clip.mels) / (clip.frames * clip.mels)
+    return (F.avg_pool2d(bins, clip.downsampling) * codes).round().long().reshape(1, -1)
