@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import rooms of lower levels only; rooms of one level do not know each other, but for the pairs in BESIDE.
 LEVELS = {
-    "clip": 0, "config": 0, "errors": 0, "version": 0,
+    "clip": 0, "config": 0, "errors": 0, "labels": 0, "version": 0,
     "signal": 1, "media": 1, "models": 1, "losses": 1,
     "features": 2, "runtime": 2, "sampling": 2, "stitching": 2, "presets": 2,
     "checkpoints": 3,
@@ -19,7 +19,7 @@ LEVELS = {
     "cli": 7,
 }  # fmt: skip
 BESIDE = {
-    ("clip", "config"), ("clip", "errors"), ("config", "errors"),
+    ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("labels", "errors"),
     ("losses", "models"), ("losses", "signal"),  # losses of a reconstruction speak of what networks return, in mels
     ("presets", "features"),  # a row names a backbone
     ("pipeline", "picture"),  # a generation draws itself
