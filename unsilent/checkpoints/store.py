@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -21,6 +21,8 @@ from unsilent.models.melgan import MelGAN, MelGANConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.version import __version__
+
+_STRETCH = 32  # weights read between two maps of a file
 
 KINDS: dict[str, tuple[type[Config], type[nn.Module]]] = {
     "codebook": (CodebookConfig, Codebook),
@@ -65,12 +67,15 @@ def save_checkpoint(
         raise CheckpointError(f"cannot write the checkpoint {folder}: {error}.") from None
 
 
-def load_checkpoint(folder: Path, kind: str) -> nn.Module:
-    """Build the network a checkpoint folder describes and fill it, in float32 and evaluation mode.
+def load_checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Build the network a checkpoint folder describes and fill it, in evaluation mode.
+
+    Memory holds the filled network and little more (measured by benchmarks/loading.py).
 
     Args:
         folder: as `save_checkpoint` writes it.
         kind: what is expected to be in it.
+        dtype: of floating-point weights in memory, whatever they are on disk.
 
     Raises:
         CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
@@ -83,19 +88,39 @@ def load_checkpoint(folder: Path, kind: str) -> nn.Module:
         config = config_type(**about["config"])
     except (ParameterError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
-    with torch.device("meta"), _Uninitialised():  # the weights come from the file: no time is spent on random ones
-        module = module_type(config)
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no model.safetensors; copy the whole folder.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} is damaged: {error}.") from None
+    module = blank(module_type, config)
+    weights = _read_weights(folder, dtype)
     problem = _mismatch(module.state_dict(), weights)
     if problem:
         raise CheckpointError(f"{folder} does not fit its own config: {problem}.")
-    module.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()}, assign=True)
+    module.load_state_dict(weights, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def blank(module_type: type[nn.Module], config: Config) -> nn.Module:
+    """A network without weights, in no time and no memory; fill it by `load_state_dict(..., assign=True)`."""
+    with torch.device("meta"), _Uninitialised():
+        return module_type(config)
+
+
+def _read_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    path = folder / "model.safetensors"
+    weights: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, "pt") as file:
+            names = sorted(file.keys())
+        # The file is mapped anew for every stretch: what one has read leaves memory with its map, and only the copies stay.
+        for start in range(0, len(names), _STRETCH):
+            with safe_open(path, "pt") as file:
+                for name in names[start : start + _STRETCH]:
+                    value = file.get_tensor(name)
+                    weights[name] = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
+                    del value
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no model.safetensors; copy the whole folder.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from None
+    return weights
 
 
 class _Uninitialised(TorchFunctionMode):
