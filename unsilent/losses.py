@@ -12,25 +12,134 @@ from unsilent.signal.mel import log_mel01
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT size and hop in samples
 
 
-def codebook_loss(mel: Float[Tensor, "batch mels frames"], result: Reconstruction, beta: float = 0.25) -> dict[str, Tensor]:
+def codebook_loss(
+    mel: Float[Tensor, "batch mels frames"], result: Reconstruction, beta: float = 0.25, beta_on_codebook: bool = False
+) -> dict[str, Tensor]:
     """Reconstruction and codebook terms of paper equation 2.
 
     Args:
         mel: what went in, in [-1, 1].
         result: what the codebook made of it.
         beta: weight of the term that pulls the encoder to the codes (the commitment of VQ-VAE).
+        beta_on_codebook: let `beta` weigh the term that pulls the codes to the encoder instead, as the authors do.
 
     Returns:
         `reconstruction` (mean absolute difference), `codebook`, `commitment` (already weighted). Their sum is the loss.
 
     Source:
-        Paper equation 2. Differs: beta weighs the commitment as in VQ-VAE (arXiv 1711.00937), not the codebook term as printed.
+        Paper equation 2. Differs by default: beta weighs the commitment as in VQ-VAE (arXiv 1711.00937), not the codebook term as printed
+        and released.
     """
+    on_codebook, on_commitment = (beta, 1.0) if beta_on_codebook else (1.0, beta)
     return {
         "reconstruction": (mel - result.mel).abs().mean(),
-        "codebook": result.quantized.codebook,
-        "commitment": beta * result.quantized.commitment,
+        "codebook": on_codebook * result.quantized.codebook,
+        "commitment": on_commitment * result.quantized.commitment,
     }
+
+
+def vqgan_loss(
+    mel: Float[Tensor, "batch mels frames"],
+    result: Reconstruction,
+    distance: Float[Tensor, "batch"],
+    fake: Float[Tensor, "batch rows columns"],
+    adversarial_weight: float | Float[Tensor, ""],
+    perceptual_weight: float = 1.0,
+    beta: float = 0.25,
+    beta_on_codebook: bool = False,
+) -> dict[str, Tensor]:
+    """All that trains the codebook's networks when a distance and a discriminator judge them: paper equation 3.
+
+    Args:
+        mel: what went in, in [-1, 1].
+        result: what the codebook made of it.
+        distance: perceptual distance of the two.
+        fake: the discriminator's scores of `result.mel`.
+        adversarial_weight: 0 until the discriminator joins; then 0.8 in the released runs, times `adaptive_weight` where that is wanted.
+        perceptual_weight: of the distance.
+        beta: as in `codebook_loss`.
+        beta_on_codebook: as in `codebook_loss`.
+
+    Returns:
+        The terms of `codebook_loss`, `perceptual` and `adversarial`, all weighted. Their sum is the loss.
+
+    Source:
+        Released VQLPAPSWithDiscriminator, with `beta_on_codebook`: hinge losses, not equation 3's logarithms.
+    """
+    return codebook_loss(mel, result, beta, beta_on_codebook) | {
+        "perceptual": perceptual_weight * distance.mean(),
+        "adversarial": adversarial_weight * hinge_generator_loss(fake),
+    }
+
+
+def adaptive_weight(nll_grad: Tensor, g_grad: Tensor, minimum: float = 0.0, maximum: float = 1e4) -> Float[Tensor, ""]:
+    """Weight at which the discriminator pulls the decoder as hard as reconstruction and perceptual distance do.
+
+    Args:
+        nll_grad: gradient of reconstruction plus perceptual terms at the decoder's last weight.
+        g_grad: gradient of `hinge_generator_loss` there.
+        minimum: of the result.
+        maximum: of the result; the released runs have both at 1, which turns it off.
+
+    Returns:
+        A number without gradient.
+
+    Source:
+        VQGAN (arXiv 2012.09841) equation 7.
+    """
+    return (nll_grad.norm() / (g_grad.norm() + 1e-4)).clamp(minimum, maximum).detach()
+
+
+def hinge_discriminator_loss(real: Float[Tensor, "*scores"], fake: Float[Tensor, "*others"]) -> Float[Tensor, ""]:
+    """What scores of real things lack to 1 and those of made ones to -1, halved: 0 if all are told apart, 1 if all scores are 0.
+
+    The made things must come without gradient, or the generator gets one too.
+    """
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def hinge_generator_loss(fake: Float[Tensor, "*scores"]) -> Float[Tensor, ""]:
+    """The lower, the more real the discriminator finds what was made."""
+    return -fake.mean()
+
+
+def melgan_discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Float[Tensor, ""]:
+    """Sum over scales of twice the hinge loss.
+
+    Args:
+        real: what `MelGANDiscriminator` says of real sounds.
+        fake: the same of made ones, which must come without gradient.
+
+    Source:
+        MelGAN (arXiv 1910.06711) equation 1.
+    """
+    return torch.stack([2 * hinge_discriminator_loss(one[-1], two[-1]) for one, two in zip(real, fake, strict=True)]).sum()
+
+
+def melgan_generator_loss(real: list[list[Tensor]], fake: list[list[Tensor]], matching_weight: float = 10.0) -> dict[str, Tensor]:
+    """What trains the vocoder: to be found real, at every scale, by what every layer of the discriminator sees.
+
+    Args:
+        real: what `MelGANDiscriminator` says of the sounds that the mels come from.
+        fake: the same of what the vocoder made of the mels.
+        matching_weight: of the feature matching.
+
+    Returns:
+        `adversarial` (sum over scales) and `feature_matching` (weighted mean absolute difference of all maps but the scores, summed over
+        layers and averaged over scales). Their sum is the loss.
+
+    Source:
+        MelGAN equations 2 to 4, with the released train.py's factor of 4 / (strided convolutions + 1) on the sum over layers.
+    """
+    adversarial = torch.stack([hinge_generator_loss(maps[-1]) for maps in fake]).sum()
+    distances = [
+        F.l1_loss(made, wanted.detach())
+        for one, two in zip(real, fake, strict=True)
+        for wanted, made in zip(one[:-1], two[:-1], strict=True)
+    ]
+    n_strided = len(real[0]) - 3  # all but the first, the last but one, and the scores
+    share = 4 / (n_strided + 1) / len(real)
+    return {"adversarial": adversarial, "feature_matching": matching_weight * share * torch.stack(distances).sum()}
 
 
 def stft_loss(waveform: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]) -> dict[str, Tensor]:

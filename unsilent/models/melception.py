@@ -1,0 +1,238 @@
+"""Melception: an Inception v3 for mel spectrograms, the sound classifier behind the metrics. Paper section 3.4."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from unsilent.config import Config
+from unsilent.errors import ParameterError
+from unsilent.models.band_statistics import BandStatistics, normalise_bands
+
+LEAST = 79  # bands or frames that leave the auxiliary classifier one position
+
+
+class MelceptionConfig(Config):
+    """Sizes of the classifier; the defaults are the paper's for VGGSound (25.2 M parameters)."""
+
+    bands: BandStatistics = BandStatistics()  # of the data it is trained on; tells the number of mel bands too
+    labels: int = Field(default=309, gt=1)  # classes of sound
+    dropout: float = Field(default=0.5, ge=0, lt=1)  # of the features before the last layer, in training
+
+    @model_validator(mode="after")
+    def _fit(self) -> "MelceptionConfig":
+        if self.bands.mels < LEAST:
+            raise ParameterError(f"{self.bands.mels} mel bands are too few for Melception, give {LEAST} or more.")
+        return self
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, rectifier."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, padding: int | tuple[int, int] = 0
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=1e-3)
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
+        """Divide height and width by the stride."""
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Branch(NamedTuple):
+    """Convolutions of a mixed block that follow each other; the names of all start with that of the branch.
+
+    Attributes:
+        name: with `convs`, makes the names of the published weights.
+        convs: rows of (rest of the name, channels, kernel as height and width). Unit strides keep the size, others do not pad.
+        ends: how many of the last convolutions read the same input, and are put side by side.
+        stride: of the last convolution.
+    """
+
+    name: str
+    convs: tuple[tuple[str, int, tuple[int, int]], ...]
+    ends: int = 1
+    stride: int = 1
+
+
+_POINT, _ROW, _COLUMN = (1, 1), (1, 7), (7, 1)  # kernels
+
+
+def _one(channels: int) -> Branch:
+    return Branch("branch1x1", (("", channels, _POINT),))
+
+
+def _small(pooled: int) -> tuple[Branch, ...]:
+    return (
+        _one(64),
+        Branch("branch5x5", (("_1", 48, _POINT), ("_2", 64, (5, 5)))),
+        Branch("branch3x3dbl", (("_1", 64, _POINT), ("_2", 96, (3, 3)), ("_3", 96, (3, 3)))),
+        Branch("branch_pool", (("", pooled, _POINT),)),
+    )
+
+
+def _long(inner: int) -> tuple[Branch, ...]:
+    double = (("_1", inner, _POINT), ("_2", inner, _COLUMN), ("_3", inner, _ROW), ("_4", inner, _COLUMN), ("_5", 192, _ROW))
+    return (
+        _one(192),
+        Branch("branch7x7", (("_1", inner, _POINT), ("_2", inner, _ROW), ("_3", 192, _COLUMN))),
+        Branch("branch7x7dbl", double),
+        Branch("branch_pool", (("", 192, _POINT),)),
+    )
+
+
+_WIDE = (
+    _one(320),
+    Branch("branch3x3", (("_1", 384, _POINT), ("_2a", 384, (1, 3)), ("_2b", 384, (3, 1))), ends=2),
+    Branch("branch3x3dbl", (("_1", 448, _POINT), ("_2", 384, (3, 3)), ("_3a", 384, (1, 3)), ("_3b", 384, (3, 1))), ends=2),
+    Branch("branch_pool", (("", 192, _POINT),)),
+)
+_HALVE_FIRST = (
+    Branch("branch3x3", (("", 384, (3, 3)),), stride=2),
+    Branch("branch3x3dbl", (("_1", 64, _POINT), ("_2", 96, (3, 3)), ("_3", 96, (3, 3))), stride=2),
+)
+_HALVE_SECOND = (
+    Branch("branch3x3", (("_1", 192, _POINT), ("_2", 320, (3, 3))), stride=2),
+    Branch("branch7x7x3", (("_1", 192, _POINT), ("_2", 192, _ROW), ("_3", 192, _COLUMN), ("_4", 192, (3, 3))), stride=2),
+)
+# Name, branches. Blocks that halve height and width have no pooled branch of convolutions but the pooled input itself.
+_BLOCKS = (
+    ("Mixed_5b", _small(32)),
+    ("Mixed_5c", _small(64)),
+    ("Mixed_5d", _small(64)),
+    ("Mixed_6a", _HALVE_FIRST),
+    ("Mixed_6b", _long(128)),
+    ("Mixed_6c", _long(160)),
+    ("Mixed_6d", _long(160)),
+    ("Mixed_6e", _long(192)),
+    ("Mixed_7a", _HALVE_SECOND),
+    ("Mixed_7b", _WIDE),
+    ("Mixed_7c", _WIDE),
+)
+_NAMES = tuple(name for name, _ in _BLOCKS)
+_LOWER, _UPPER = _NAMES[: _NAMES.index("Mixed_7a")], _NAMES[_NAMES.index("Mixed_7a") :]  # the auxiliary classifier looks between them
+
+
+class Mixed(nn.Module):
+    """Branches that see the same input, side by side in the channels of the output."""
+
+    def __init__(self, inputs: int, branches: tuple[Branch, ...]) -> None:
+        super().__init__()
+        self.branches = branches
+        self.outputs = sum(width for branch in branches for _, width, _ in branch.convs[-branch.ends :])
+        self.halves = branches[0].stride == 2
+        self.outputs += inputs if self.halves else 0
+        for branch in branches:
+            width, shared = inputs, len(branch.convs) - branch.ends
+            for index, (rest, outputs, kernel) in enumerate(branch.convs):
+                stride = branch.stride if index >= shared else 1
+                padding = (kernel[0] // 2, kernel[1] // 2) if stride == 1 else 0
+                self.add_module(branch.name + rest, ConvNorm(width, outputs, kernel, stride, padding))
+                width = outputs if index < shared else width
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
+        """Keep height and width, or halve them."""
+        results = []
+        for branch in self.branches:
+            y = F.avg_pool2d(x, 3, stride=1, padding=1) if branch.name == "branch_pool" else x
+            layers = [self.get_submodule(branch.name + rest) for rest, _, _ in branch.convs]
+            for layer in layers[: -branch.ends]:
+                y = layer(y)
+            results += [layer(y) for layer in layers[-branch.ends :]]
+        if self.halves:
+            results.append(F.max_pool2d(x, 3, stride=2))
+        return torch.cat(results, dim=1)
+
+
+class Auxiliary(nn.Module):
+    """A second classifier half way up, which gives the lower blocks a nearer aim in training."""
+
+    def __init__(self, inputs: int, labels: int) -> None:
+        super().__init__()
+        self.conv0 = ConvNorm(inputs, 128, 1)
+        self.conv1 = ConvNorm(128, 768, 5)
+        self.fc = nn.Linear(768, labels)
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch labels"]:
+        """Logits."""
+        return self.fc(self.conv1(self.conv0(F.avg_pool2d(x, 5, stride=3))).mean(dim=(2, 3)))
+
+
+class WithAuxiliary(NamedTuple):
+    """Logits of both classifiers, `[batch, labels]` each."""
+
+    logits: Tensor
+    auxiliary: Tensor
+
+
+class Melception(nn.Module):
+    """Mel spectrogram to scores of sound classes, and to the features that metrics compare.
+
+    Args:
+        config: sizes, and the statistics that it normalises its input with.
+
+    Source:
+        Paper section 3.4 and the released melception.py, whose parameter names (torchvision's) it shares: Inception v3
+        (arXiv 1512.00567) for one input channel, without the first two max poolings. Differs: starts from PyTorch's usual random weights.
+    """
+
+    dim = 2048  # numbers in one feature vector
+
+    def __init__(self, config: MelceptionConfig = MelceptionConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.Conv2d_1a_3x3 = ConvNorm(1, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = ConvNorm(32, 32, 3)
+        self.Conv2d_2b_3x3 = ConvNorm(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = ConvNorm(64, 80, 1)
+        self.Conv2d_4a_3x3 = ConvNorm(80, 192, 3)
+        width = 192
+        for name, branches in _BLOCKS:
+            self.add_module(name, Mixed(width, branches))
+            width = self.get_submodule(name).outputs
+            if name == _LOWER[-1]:
+                self.AuxLogits = Auxiliary(width, config.labels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.fc = nn.Linear(width, config.labels)
+
+    def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch labels"]:
+        """Logits of a mel in [0, 1] of any length; trained on 848 frames.
+
+        Raises:
+            ParameterError: if bands are not those of the statistics, or there are fewer than 79 frames.
+        """
+        return self.fc(self.dropout(self.features(mel01)))
+
+    def forward_with_aux(self, mel01: Float[Tensor, "batch mels frames"]) -> WithAuxiliary:
+        """As `forward`, with the logits of the auxiliary classifier, for training."""
+        middle = self._middle(mel01)
+        return WithAuxiliary(self.fc(self.dropout(self._top(middle))), self.AuxLogits(middle))
+
+    def features(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim"]:
+        """The mean over time and frequency of the last block, without dropout; `fc` of it gives the logits."""
+        return self._top(self._middle(mel01))
+
+    def unbiased_logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch labels"]:
+        """Logits of `features` without the last layer's bias, as the inception score wants them."""
+        return F.linear(features, self.fc.weight)
+
+    def _middle(self, mel01: Tensor) -> Tensor:
+        """Up to where the auxiliary classifier looks."""
+        if mel01.shape[2] < LEAST:
+            raise ParameterError(f"{mel01.shape[2]} mel frames are too few for Melception, which needs {LEAST} or more.")
+        x = self.Conv2d_1a_3x3(normalise_bands(mel01, self.config.bands).unsqueeze(1))
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(x))
+        return self._blocks(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), _LOWER)
+
+    def _top(self, x: Tensor) -> Tensor:
+        return self._blocks(x, _UPPER).mean(dim=(2, 3))
+
+    def _blocks(self, x: Tensor, names: tuple[str, ...]) -> Tensor:
+        for name in names:
+            x = self.get_submodule(name)(x)
+        return x
