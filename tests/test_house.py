@@ -14,7 +14,7 @@ LEVELS = {
     "signal": 1, "media": 1, "models": 1, "losses": 1,
     "features": 2, "runtime": 2, "sampling": 2, "stitching": 2, "presets": 2,
     "checkpoints": 3,
-    "picture": 4, "pipeline": 4, "data": 4,
+    "picture": 4, "pipeline": 4, "data": 4, "metrics": 4,
     "batch": 5, "train": 5,
     "cli": 7,
 }  # fmt: skip

@@ -1,0 +1,9 @@
+"""How good generated sounds are: fidelity (FID, KID, inception score) and relevance (MKL), from features and logits of a classifier."""
+
+from unsilent.metrics.fid import fid
+from unsilent.metrics.inception_score import inception_score
+from unsilent.metrics.kid import kid
+from unsilent.metrics.mkl import mkl
+from unsilent.metrics.statistics import Score
+
+__all__ = ["Score", "fid", "inception_score", "kid", "mkl"]
