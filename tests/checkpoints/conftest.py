@@ -1,0 +1,156 @@
+"""A web server on this machine that misbehaves on demand, for all that downloads."""
+
+import http.server
+import re
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+
+class Asked(http.server.BaseHTTPRequestHandler):
+    """One request. A test's own behaviour gets it as its only argument, and may use these methods to answer."""
+
+    server: "HostileServer"
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.server.requests.append((self.path, dict(self.headers)))
+        self.content = self.server.files.get(self.path)
+        self.close_connection = True
+        script = self.server.script
+        (script.pop(0) if script else Asked.serve)(self)
+
+    def begin(self, status: int, length: int | None, **headers: str) -> None:
+        """Status and headers; `Content_Range="…"` becomes `Content-Range: …`."""
+        self.send_response(status)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        if self.server.etag:
+            self.send_header("ETag", self.server.etag)
+        for name, value in {"Content_Type": "application/octet-stream", "Connection": "close", **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def give(self, content: bytes) -> None:
+        """Body, counted in `sent`."""
+        self.server.sent += len(content)  # before, since who asked may look as soon as the last byte is there
+        self.wfile.write(content)
+        self.wfile.flush()
+
+    @property
+    def wanted(self) -> int:
+        """First byte that is asked for; 0 where the version asked for is no longer there."""
+        if self.headers.get("If-Range") not in (None, self.server.etag):
+            return 0
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        return int(asked[1]) if asked else 0
+
+    def serve(self, until: int | None = None) -> None:
+        """What a good server does, but for breaking off before byte `until`."""
+        if self.content is None:
+            return self.begin(404, 0)
+        start, total = self.wanted, len(self.content)
+        if start >= total:
+            return self.begin(416, 0, Content_Range=f"bytes */{total}")
+        if start:
+            self.begin(206, total - start, Content_Range=f"bytes {start}-{total - 1}/{total}")
+        else:
+            self.begin(200, total)
+        self.give(self.content[start:until])
+        return None
+
+    def log_message(self, format, *args) -> None:
+        pass
+
+
+class HostileServer(http.server.ThreadingHTTPServer):
+    """Serves `files` by path, and tells what it was asked.
+
+    Attributes:
+        files: path, with its slash → content.
+        script: what to do with the next requests, one each; when it is used up, the server is good.
+        etag: version that it tells of what it serves; empty for none.
+        requests: path and headers of each request.
+        sent: bytes of bodies.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Asked)
+        self.files: dict[str, bytes] = {}
+        self.script: list[Callable[[Asked], None]] = []
+        self.etag = '"1"'
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.sent = 0
+        self.released = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def ranges(self) -> list[str | None]:
+        """The `Range` of each request."""
+        return [headers.get("Range") for _, headers in self.requests]
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that hang up are what some tests are about."""
+
+    # Behaviours for `script`, besides `Asked.serve`.
+
+    def break_after(self, until: int) -> Callable[[Asked], None]:
+        """Send the file's bytes before `until` and hang up."""
+        return lambda asked: asked.serve(until)
+
+    def announce(self, length: int | None) -> Callable[[Asked], None]:
+        """Send the whole file from its beginning, but say that it is so long."""
+
+        def behave(asked: Asked) -> None:
+            asked.begin(200, length)
+            asked.give(asked.content)
+
+        return behave
+
+    def answer(self, status: int, content: bytes = b"", **headers: str) -> Callable[[Asked], None]:
+        """Say so and nothing else."""
+
+        def behave(asked: Asked) -> None:
+            asked.begin(status, len(content), **headers)
+            asked.give(content)
+
+        return behave
+
+    def redirect(self, url: str) -> Callable[[Asked], None]:
+        return self.answer(302, Location=url)
+
+    def stall_after(self, until: int | None) -> Callable[[Asked], None]:
+        """Send the bytes before `until`, or not even an answer, and then nothing for as long as the test lasts."""
+
+        def behave(asked: Asked) -> None:
+            if until is not None:
+                asked.serve(until)
+            self.released.wait(30)
+
+        return behave
+
+    def hang_up(self) -> Callable[[Asked], None]:
+        """Close the connection without a word."""
+        return lambda asked: None
+
+
+@pytest.fixture
+def hostile(monkeypatch) -> Iterator[HostileServer]:
+    """A `HostileServer` of this test's own, asked without proxies."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    server = HostileServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()

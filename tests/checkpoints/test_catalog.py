@@ -1,0 +1,120 @@
+"""The list of published files: complete, and every number of it as its source has it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unsilent import presets
+from unsilent.checkpoints import catalog
+from unsilent.errors import ParameterError
+
+FACTS = Path(__file__).parents[3] / "shared/original.md"
+ROWS = [catalog.find(name) for name in catalog.names()]
+SAMPLERS = [row for row in ROWS if row.kind == "sampler"]
+PAPER = [name for name in presets.names() if name != "everyday"]
+
+
+@pytest.fixture(scope="module")
+def facts() -> str:
+    if not FACTS.exists():
+        pytest.skip("the collected facts of the released system (shared/original.md) live outside this project and are not here")
+    return FACTS.read_text(encoding="utf-8")
+
+
+def test_every_checkpoint_of_the_released_system_is_there(facts):
+    """Read anew from the collected facts: all date-times and MD5s of their section on checkpoints, in the pairs that they stand in."""
+    section = facts[facts.index("## A8") : facts.index("## A9")]
+    settings = dict(re.findall(r"\((a|b|c)\) (.*)", section))
+    wanted = {"nofeat": "nofeats", "1BN": "1-bninception", "1RN": "1-resnet50", "5BN": "5-bninception", "5RN": "5-resnet50",
+              "212BN": "212-bninception", "212RN": "212-resnet50", "class": "class"}  # fmt: skip
+    n_found = 0
+    for letter, data, suffix in (("a", "vggsound", ""), ("b", "vas", "-vggsound-codebook"), ("c", "vas", "")):
+        for short, began, md5 in re.findall(r"(\w+) (?:2021-)?(\d\d-\d\dT\d\d-\d\d-\d\d)(?:_\w+)? ([0-9a-f]{32})", settings[letter]):
+            row = catalog.find(f"{data}-{wanted[short]}{suffix}")
+            assert (row.md5, row.stem) == (md5, f"2021-{began}_{data}_transformer")
+            n_found += 1
+    assert n_found == 24
+    known = {row.md5 for row in ROWS}
+    assert set(re.findall(r"\b[0-9a-f]{32}\b", section)) <= known
+    assert set(re.findall(r"\d\d-\d\dT\d\d-\d\d-\d\d", section)) <= {
+        found for row in ROWS for found in re.findall(r"\d\d-\d\dT[\d-]{8}", row.url)
+    }
+    generator, discriminator = re.search(r"netG ([0-9a-f]{32}), netD ([0-9a-f]{32})", facts).groups()
+    assert (catalog.find("melgan").md5, catalog.find("melgan-discriminator").md5) == (generator, discriminator)
+
+
+def test_every_sampler_that_was_released_has_its_row():
+    """Those of table 4 that see features and a class name were not."""
+    assert sorted(row.name for row in SAMPLERS) == sorted(name for name in PAPER if not name.endswith("n-class") and "n-class-" not in name)
+    assert all(row.presets == (row.name,) for row in SAMPLERS)
+    assert len(SAMPLERS) == 24
+
+
+def test_names_and_kinds_of_the_others():
+    others = {row.name: row.kind for row in ROWS if row.kind != "sampler"}
+    assert others == {
+        "vggsound-codebook": "codebook",
+        "vas-codebook": "codebook",
+        "vggishish": "vggishish",
+        "melception": "melception",
+        "melgan": "melgan",
+        "melgan-discriminator": "melgan_discriminator",
+        "resnet50": "resnet50",
+        "bninception": "bninception",
+    }
+
+
+def test_each_preset_gets_the_networks_that_it_is_made_of():
+    """Read from the table of presets, which the catalog must not import."""
+    for name in PAPER:
+        row = presets.get(name)
+        serving = {other.name for other in ROWS if name in other.presets} - {name}
+        book = "vggsound-codebook" if row.codebook == presets.VGGSOUND_CODEBOOK else "vas-codebook"
+        assert serving == {book, "melgan"} | ({row.backbone} if row.backbone else set())
+    assert all(set(row.presets) <= set(PAPER) for row in ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_is_sane(row):
+    assert row.url.startswith("https://")
+    assert re.fullmatch(r"[\w.-]+", row.file_name)
+    assert row.file_name.removeprefix(row.stem) in (".tar.gz", ".pt", ".pth")
+    assert (row.md5 is None) != (row.sha256 is None)
+    assert re.fullmatch(r"[0-9a-f]{32}", row.md5 or "0" * 32)
+    assert re.fullmatch(r"[0-9a-f]{8,64}", row.sha256 or "0" * 64)
+    assert row.licence
+    assert row.source
+    assert row.size is None or row.about_bytes is None
+
+
+def test_digests_files_and_stems_are_each_of_one_row():
+    for values in ([row.digest for row in ROWS], [row.file_name for row in ROWS], [row.stem for row in ROWS]):
+        assert len(set(values)) == len(ROWS)
+
+
+def test_imagenet_files_carry_their_digest_in_their_name():
+    """The known digest must go on as the file's name begins it, which is all that others check."""
+    for name in ("resnet50", "bninception"):
+        row = catalog.find(name)
+        assert row.sha256.startswith(row.stem.split("-")[1])
+
+
+def test_find_by_stem():
+    assert catalog.find_by_stem("2021-07-30T21-34-25_vggsound_transformer").name == "vggsound-5-resnet50"
+    assert catalog.find_by_stem("resnet50-0676ba61").name == "resnet50"
+    assert catalog.find_by_stem("2021-07-30T21-34-25") is None
+
+
+def test_a_wrong_name_gets_near_ones():
+    with pytest.raises(ParameterError, match=r"no published file is called 'vas-5-resnet5'; did you mean vas-5-resnet50 or .*\?$"):
+        catalog.find("vas-5-resnet5")
+    with pytest.raises(ParameterError, match=r"'!'; did you mean vggsound-5-resnet50 or vggsound-codebook or melgan\?$"):
+        catalog.find("!")
+
+
+def test_neither_catalog_nor_downloads_need_torch():
+    code = "import sys, unsilent.checkpoints.fetch; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -1,0 +1,168 @@
+"""Every file of weights that others have published and that we can read: where it lies, how to know it, whose it is, what it serves."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from unsilent.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published file. Exactly one of `md5` and `sha256` is given.
+
+    Attributes:
+        name: what users type.
+        kind: "sampler", "codebook", "vggishish", "melception", "melgan", "melgan_discriminator", "resnet50" or "bninception".
+        url: where its authors put it.
+        md5: 32 hex digits. Guards against damage, which is what its publishers meant it for, not against a forger.
+        sha256: 64 hex digits, or their beginning (8 at least) where no more is known than what the publisher wrote into the file's name;
+            PyTorch's own download checks no more than that either.
+        size: bytes, exactly; None where nobody states it.
+        about_bytes: roughly, to tell people what they are in for; None where not even that is known.
+        licence: in words, also where nothing is stated.
+        presets: rows of `unsilent.presets` that it serves; empty for networks that judge sounds rather than make them.
+        source: where these numbers come from.
+    """
+
+    name: str
+    kind: str
+    url: str
+    licence: str
+    presets: tuple[str, ...]
+    source: str
+    md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    about_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.md5 is None) != (self.sha256 is None), f"{self.name} needs one digest"
+
+    @property
+    def digest(self) -> tuple[str, str]:
+        """Name of the algorithm, and the hex digits with which its result begins."""
+        return ("md5", self.md5) if self.md5 is not None else ("sha256", self.sha256)
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL."""
+        return PurePosixPath(self.url).name
+
+    @property
+    def stem(self) -> str:
+        """The file's name without what tells its format, such as `2021-07-30T21-34-25_vggsound_transformer`."""
+        return self.file_name.removesuffix(".tar.gz").removesuffix(".pth").removesuffix(".pt")
+
+
+_A3S = "https://a3s.fi/swift/v1/AUTH_a235c0f452d648828f745589cde1219a/specvqgan_public"
+_LICENCE = "MIT is the licence of the SpecVQGAN repository, which links this file; nothing is stated for the weights themselves"
+_README = "README of the released SpecVQGAN repository"
+
+# Preset → when its training began in 2021 (month-dayThour-minute-second), which names the archive, and the archive's MD5.
+_SAMPLERS = {
+    "vggsound-nofeats": ("06-20T16-35-20", "b1f9bb63d831611479249031a1203371"),
+    "vggsound-1-bninception": ("06-03T11-18-51", "f2fe41dab17e232bd94c6d119a807fee"),
+    "vggsound-1-resnet50": ("07-30T21-03-22", "27a61d4b74a72578d13579333ed056f6"),
+    "vggsound-5-bninception": ("06-03T09-34-10", "b082d894b741f0d7a1af9c2732bad70f"),
+    "vggsound-5-resnet50": ("07-30T21-34-25", "f4d7105811589d441b69f00d7d0b8dc8"),
+    "vggsound-212-bninception": ("06-03T07-27-58", "79895ac08303b1536809cad1ec9a7502"),
+    "vggsound-212-resnet50": ("07-30T21-34-41", "b222cc0e7aeb419f533d5806a08669fe"),
+    "vggsound-class": ("06-03T00-43-28", "98a3788ab973f1c3cc02e2e41ad253bc"),
+    "vas-nofeats-vggsound-codebook": ("06-20T16-34-36", "e6b0b5be1f8ac551700f49d29cda50d7"),
+    "vas-1-bninception-vggsound-codebook": ("06-03T06-32-51", "a98a124d6b3613923f28adfacba3890c"),
+    "vas-1-resnet50-vggsound-codebook": ("07-29T11-47-40", "37cd48f06d74176fa8d0f27303841d94"),
+    "vas-5-bninception-vggsound-codebook": ("06-03T05-51-34", "38da002f900fb81275b73e158e919e16"),
+    "vas-5-resnet50-vggsound-codebook": ("07-29T11-36-00", "7b6951a33771ef527f1c1b1f99b7595e"),
+    "vas-212-bninception-vggsound-codebook": ("06-03T05-38-40", "1c4e56077d737677eac524383e6d98d3"),
+    "vas-212-resnet50-vggsound-codebook": ("07-29T11-52-28", "6e553ea44c8bc7a3310961f74e7974ea"),
+    "vas-class-vggsound-codebook": ("06-08T14-41-19", "16a816a270f09a76bfd97fe0006c704b"),
+    "vas-nofeats": ("06-20T16-24-38", "ea4945802094f826061483e7b9892839"),
+    "vas-1-bninception": ("06-09T13-31-37", "8a3adf60baa049a79ae62e2e95014ff7"),
+    "vas-1-resnet50": ("07-29T14-59-49", "a7a1342030653945e97f68a8112ed54a"),
+    "vas-5-bninception": ("06-09T14-14-24", "4e1b24207780eff26a387dd9317d054d"),
+    "vas-5-resnet50": ("07-29T14-51-25", "78b8d42be19dd1b0a346b1f512967302"),
+    "vas-212-bninception": ("06-09T15-17-18", "4542632b3c5bfbf827ea7868cedd4634"),
+    "vas-212-resnet50": ("07-29T13-34-39", "dc2b5cbd28ad98d2f9ca4329e8aa0f64"),
+    "vas-class": ("06-09T09-42-07", "412b01be179c2b8b02dfa0c0b49b9a0f"),
+}
+# Rows of the paper's table 4 whose samplers were never released; a sampler trained anew for them needs the same other networks.
+_UNRELEASED = ("vas-212-bninception-class-vggsound-codebook", "vas-212-bninception-class")
+# The presets' own names spelt out rather than read from the table of presets, since that one has to import torch.
+_PAPER = (*_SAMPLERS, *_UNRELEASED)
+_OF_VGGSOUND_CODEBOOK = tuple(name for name in _PAPER if name.startswith("vggsound-") or name.endswith("-vggsound-codebook"))
+
+
+def _sampler(preset: str, began: str, md5: str) -> Published:
+    url = f"{_A3S}/models/2021-{began}_{preset.split('-')[0]}_transformer.tar.gz"
+    return Published(preset, "sampler", url, _LICENCE, (preset,), _README, md5=md5)
+
+
+_ROWS = {row.name: row for row in [
+    *(_sampler(preset, *row) for preset, row in _SAMPLERS.items()),
+    Published(
+        "vggsound-codebook", "codebook", f"{_A3S}/models/2021-05-19T22-16-54_vggsound_codebook.tar.gz", _LICENCE,
+        _OF_VGGSOUND_CODEBOOK, f"{_README}; size from its issue 38",
+        md5="7ea229427297b5d220fb1c80db32dbc5", about_bytes=881_000_000,
+    ),
+    Published(
+        "vas-codebook", "codebook", f"{_A3S}/models/2021-06-06T19-42-53_vas_codebook.tar.gz", _LICENCE,
+        tuple(name for name in _PAPER if name not in _OF_VGGSOUND_CODEBOOK), _README,
+        md5="0024ad3705c5e58a11779d3d9e97cc8a",
+    ),
+    Published(
+        "vggishish", "vggishish", f"{_A3S}/vggishish16.pt", _LICENCE, (), _README,
+        md5="197040c524a07ccacf7715d7080a80bd", about_bytes=1_540_000_000,
+    ),
+    Published(
+        "melception", "melception", f"{_A3S}/melception-21-05-10T09-28-40.pt", _LICENCE, (), _README,
+        md5="a71a41041e945b457c7d3d814bbcf72d", about_bytes=270_000_000,
+    ),
+    # The state at the end of the training. The authors' own scripts use best_netG.pt, which lies in their repository only.
+    Published(
+        "melgan", "melgan", f"{_A3S}/melgan_ckpt/netG.pt", _LICENCE, _PAPER, f"{_README}; MD5 from its issue 27; size of its tensors",
+        md5="e9e3ea89122d31e3dec25f585d215335", about_bytes=17_100_000,
+    ),
+    Published(
+        "melgan-discriminator", "melgan_discriminator", f"{_A3S}/melgan_ckpt/netD.pt", _LICENCE, (),
+        f"{_README}; MD5 from its issue 27; size of its tensors",
+        md5="e61cd6da221d1d3b423c70c20660361c", about_bytes=67_700_000,
+    ),
+    Published(
+        "resnet50", "resnet50", "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        "BSD-3-Clause is torchvision's, which says that ImageNet's own terms may bind weights trained on it",
+        tuple(name for name in _PAPER if "resnet50" in name),
+        "torchvision, ResNet50_Weights.IMAGENET1K_V1; full digest from the Nix recipe of a public repository, size as others measured it",
+        sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a", size=102_530_333,
+    ),
+    Published(
+        "bninception", "bninception", "https://yjxiong.blob.core.windows.net/models/bn_inception-9f5701afb96c8044.pth",
+        "nothing is stated for the file; tsn-pytorch, by its author, which loads it, is BSD-2-Clause",
+        tuple(name for name in _PAPER if "bninception" in name),
+        "tsn-pytorch; the digest is the part that stands in the file's name; size of its tensors",
+        sha256="9f5701afb96c8044", about_bytes=45_300_000,
+    ),
+]}  # fmt: skip
+_BY_STEM = {row.stem: row for row in _ROWS.values()}
+
+
+def names() -> list[str]:
+    """Names of all published files, samplers first."""
+    return list(_ROWS)
+
+
+def find(name: str) -> Published:
+    """The row of that name.
+
+    Raises:
+        ParameterError: if there is none; names near ones.
+    """
+    if name not in _ROWS:
+        near = difflib.get_close_matches(name, _ROWS, n=3) or ["vggsound-5-resnet50", "vggsound-codebook", "melgan"]
+        raise ParameterError(f"no published file is called {name!r}; did you mean {' or '.join(near)}?")
+    return _ROWS[name]
+
+
+def find_by_stem(stem: str) -> Published | None:
+    """The row whose file has that name without its endings, as unpacked archives have; None if there is none."""
+    return _BY_STEM.get(stem)
