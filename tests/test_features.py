@@ -6,11 +6,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.features import extract, find_backbone, pick, pick_rows, preprocess, tile, tile_rows
+from unsilent.features import BACKBONES, extract, find_backbone, fit_released, needed, pick, pick_rows, preprocess, tile, tile_rows, views
 from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 
 LITE0 = find_backbone("efficientnet-lite0")
+TWO_STREAM = find_backbone("bninception")
 
 
 class Shrink(nn.Module):
@@ -42,6 +44,75 @@ def test_preprocess_equals_pillow(height, width):
     frame = pictures(1, height, width)[0]
     ours = preprocess(frame[None], LITE0)[0] * 0.5 + 0.5
     np.testing.assert_allclose(ours.numpy() * 255, by_pillow(frame), atol=1.01)  # one grey level: the two round differently
+
+
+def test_preprocess_for_resnet_equals_pillow_and_torchvisions_numbers():
+    frame = pictures(1, 360, 641)[0]
+    expected = (by_pillow(frame) / 255 - np.reshape([0.485, 0.456, 0.406], (3, 1, 1))) / np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
+    ours = preprocess(frame[None], find_backbone("resnet50"))[0]
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1.01 / 255 / 0.224)  # one grey level of the narrowest channel
+
+
+def test_pairs_are_pressed_into_a_square():
+    """As Pillow does, not cut; in grey levels, blue first, less their middle; no motion is 0."""
+    flow = pytest.importorskip("unsilent.flow")
+    pytest.importorskip("cv2", reason="optical flow needs the extra unsilent[flow]")
+    frame = np.repeat(np.repeat(pictures(1, 9, 16)[0], 40, axis=0), 40, axis=1)
+    ours = preprocess(np.stack([frame, frame])[None], TWO_STREAM)
+    assert ours.shape == (1, 5, 224, 224)
+    whole = Image.fromarray(np.ascontiguousarray(flow.look(np.stack([frame, frame]))[..., :3]))
+    expected = np.asarray(whole.resize((224, 224), Image.Resampling.BILINEAR)).transpose(2, 0, 1) - np.reshape([104, 117, 128], (3, 1, 1))
+    np.testing.assert_allclose(ours[0, :3].numpy(), expected, atol=1.01)
+    np.testing.assert_allclose(ours[0, 3:].numpy(), 0, atol=1e-4)
+
+
+def test_features_of_pairs():
+    pytest.importorskip("cv2", reason="optical flow needs the extra unsilent[flow]")
+    frames = np.repeat(pictures(1), 3, axis=0)
+    pairs = (view for _, view in views(enumerate(frames), [0, 1], TWO_STREAM))
+    assert extract(pairs, Shrink().eval(), TWO_STREAM).shape == (2, 5 * 8 * 8)
+
+
+def test_pictures_needed():
+    assert needed([9, 3, 4], LITE0) == [3, 4, 9]
+    assert needed([9, 3, 4], TWO_STREAM) == [3, 4, 5, 9, 10]
+    assert needed(range(3, 12, 4), TWO_STREAM) == [3, 4, 7, 8, 11, 12]
+
+
+def seen(numbers, rows, backbone=TWO_STREAM):
+    """Which features come of the pictures `numbers`, and of which pictures each is made."""
+    stream = ((number, np.full((2, 2, 3), number, np.uint8)) for number in numbers)
+    return {number: np.unique(view).tolist() for number, view in views(stream, rows, backbone)}
+
+
+def test_views_of_single_pictures_are_the_pictures():
+    assert seen([3, 9], [3, 9], LITE0) == {3: [3], 9: [9]}
+
+
+def test_views_of_pairs_hold_the_next_picture():
+    assert seen([3, 4, 5, 9, 10], [3, 4, 9]) == {3: [3, 4], 4: [4, 5], 9: [9, 10]}
+
+
+def test_incomplete_pairs_are_left_out():
+    """Whether the video ends or is damaged: pictures that do not follow each other must not become a jump."""
+    assert seen([3, 4, 9], [3, 9]) == {3: [3, 4]}
+    assert seen([3, 5, 9, 10], [3, 9]) == {9: [9, 10]}
+
+
+def test_a_video_of_one_picture_stands_still():
+    assert seen([0], [0]) == {0: [0]}
+    assert seen([0, 7], [0, 7]) == {7: [7]}
+
+
+def test_pairs_survive_a_decoder_that_reuses_its_frame():
+    frame = np.empty((2, 2, 3), np.uint8)
+
+    def decoder():
+        for number in range(3):
+            frame[:] = number
+            yield number, frame
+
+    assert [np.unique(view).tolist() for _, view in views(decoder(), [0, 1], TWO_STREAM)] == [[0, 1], [1, 2]]
 
 
 def test_white_is_one_and_black_is_minus_one():
@@ -115,6 +186,10 @@ def test_requests_that_make_no_sense_are_refused():
         extract(pictures(1), Shrink().eval(), LITE0, batch=0)
     with pytest.raises(ParameterError, match="evaluation mode"):
         extract(pictures(1), Shrink().train(), LITE0)
+    with pytest.raises(ParameterError, match=r"looks at pairs of pictures \[2, height, width, 3\], found \[40, 50, 3\]"):
+        extract(pictures(1), Shrink().eval(), TWO_STREAM)
+    with pytest.raises(ParameterError, match=r"looks at single pictures \[height, width, 3\], found \[2, 40, 50, 3\]"):
+        preprocess(pictures(2)[None], LITE0)
     with pytest.raises(ParameterError, match=r"no backbone 'resnet51'; known are .*efficientnet-lite0"):
         find_backbone("resnet51")
 
@@ -153,3 +228,21 @@ def test_more_rows_than_there_are_cannot_be_picked(n_wanted, n_total):
 def test_nothing_cannot_be_tiled(n_available, n_wanted):
     with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_available}; both must be 1 or more"):
         tile_rows(n_available, n_wanted)
+
+
+def test_rows_of_the_released_files():
+    """215 rows, of which the middle 212 belong to the clip; longer files are cut first, shorter ones go on from their start."""
+    for n_rows in (215, 216):
+        assert fit_released(torch.arange(float(n_rows))[:, None], Clip()).flatten().tolist() == list(range(1, 213))
+    assert fit_released(torch.arange(214.0)[:, None], Clip()).flatten().tolist() == list(range(1, 213))
+    assert fit_released(torch.arange(100.0)[:, None], Clip()).flatten().tolist() == [*range(1, 100), *range(100), *range(13)]
+
+
+def test_clips_longer_than_the_released_files_are_refused():
+    with pytest.raises(ParameterError, match="a clip of 424 features was asked of the authors' 215"):
+        fit_released(torch.zeros(215, 3), Clip(frames=1696))
+
+
+def test_every_backbone_normalises_the_channels_it_is_shown():
+    for name, row in BACKBONES.items():
+        assert len(row.mean) == len(row.std) == (5 if row.pairs else 3), name

@@ -1,0 +1,121 @@
+"""BN-Inception and the two-stream pair: the authors' names and numbers, borders, streams, folding."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.errors import ParameterError
+from unsilent.features import find_backbone
+from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
+
+
+def settled(network: torch.nn.Module) -> torch.nn.Module:
+    """With weights and statistics as after training, so that pictures differ and folding has something to fold."""
+    for module in network.eval().modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return network
+
+
+@pytest.fixture(scope="module")
+def network() -> BNInception:
+    torch.manual_seed(0)
+    return settled(BNInception())
+
+
+@pytest.fixture(scope="module")
+def both() -> TwoStream:
+    torch.manual_seed(1)
+    return settled(TwoStream())
+
+
+def images(batch: int, channels: int = 3, size: int = 64) -> torch.Tensor:
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(size))
+
+
+def test_names_and_shapes_are_the_published(reference):
+    assert {name: tuple(value.shape) for name, value in BNInception().state_dict().items()} == reference.keys("bninception")
+
+
+@torch.inference_mode()
+def test_features_are_the_authors(reference):
+    pictures = np.random.default_rng(11).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    blue_green_red = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().flip(1)
+    found = reference.fill(BNInception())(blue_green_red - torch.tensor([104.0, 117.0, 128.0]).view(3, 1, 1))
+    torch.testing.assert_close(found, torch.from_numpy(reference.expected("backbones_a")["bninception_rgb"]), atol=1e-4, rtol=1e-5)
+
+
+def test_size_and_shapes(network, both):
+    assert sum(parameter.numel() for parameter in network.parameters()) == 10_270_240
+    assert network(images(2)).shape == (2, network.dim)
+    assert both(images(2, 5)).shape == (2, both.dim)
+    assert find_backbone("bninception").dim == both.dim
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_branches_join(network, size):
+    """Pooling rounds sizes up; where it rounds down, branches of these sizes no longer fit together."""
+    assert network(images(1, size=size)).isfinite().all()
+
+
+@pytest.mark.parametrize(("block", "inputs", "corner"), [("3a", 192, 4 / 9), ("5b", 1024, 1.0)])
+def test_pooling_inside_blocks(block, inputs, corner):
+    """A mean over each 3 x 3 counts what lies beyond the border as zeros; the last block takes the largest instead."""
+    network = BNInception().eval()
+    projection = network.get_submodule(f"inception_{block}_pool_proj")
+    torch.nn.init.constant_(projection.weight, 1 / inputs)
+    torch.nn.init.zeros_(projection.bias)
+    pooled = network._block(torch.ones(1, inputs, 5, 5), block)[0, -projection.out_channels :].detach() * (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(pooled[:, 0, 0], torch.full_like(pooled[:, 0, 0], corner))
+    torch.testing.assert_close(pooled[:, 2, 2], torch.ones_like(pooled[:, 0, 0]))
+
+
+def test_pictures_of_a_batch_do_not_mix(both):
+    three = both(images(3, 5))
+    torch.testing.assert_close(three[1:2], both(images(3, 5)[1:2]), atol=1e-4, rtol=1e-3)
+    assert (three[0] - three[1]).abs().max() > 0.1
+
+
+def test_memory_layout_changes_nothing(both):
+    pictures = images(2, 5)
+    torch.testing.assert_close(both(pictures.to(memory_format=torch.channels_last)), both(pictures), atol=1e-4, rtol=1e-3)
+
+
+def test_the_picture_comes_before_the_flow(both):
+    """The first half of a feature depends on the first three channels only, the second half on the last two only."""
+    whole = both(images(1, 5))
+    for channels, same, other in ((slice(0, 3), slice(1024, None), slice(0, 1024)), (slice(3, 5), slice(0, 1024), slice(1024, None))):
+        changed = images(1, 5)
+        changed[:, channels] *= -1
+        found = both(changed)
+        torch.testing.assert_close(found[:, same], whole[:, same])
+        assert (found[:, other] - whole[:, other]).abs().max() > 0.01
+
+
+def test_a_flow_network_sees_what_the_colour_network_sees_in_grey(network):
+    """Its filters are the mean over colours: flow (a, b) looks to it as a grey picture of (a + b) / 3 looks to the other."""
+    flow = BNInception(2).eval()
+    flow.load_state_dict(flow_weights(network.state_dict()))
+    motion = images(2, 2)
+    grey = (motion.sum(dim=1, keepdim=True) / 3).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(flow(motion), network(grey), atol=1e-4, rtol=1e-3)
+
+
+def test_folding_keeps_the_features(both):
+    folded = copy.deepcopy(both)
+    folded.fuse()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(images(2, 5)), both(images(2, 5)), atol=1e-4, rtol=1e-3)
+    folded.fuse()  # a second time changes nothing
+    torch.testing.assert_close(folded(images(2, 5)), both(images(2, 5)), atol=1e-4, rtol=1e-3)
+
+
+def test_folding_while_training_is_refused():
+    with pytest.raises(ParameterError, match="BN-Inception in training mode cannot be fused"):
+        TwoStream().fuse()
