@@ -40,7 +40,8 @@ class Perceptual(nn.Module):
     Source:
         Paper equation 3; Zhang et al. (arXiv 1801.03924) for the unit-normalised features and the weight of each channel, as in the
         released lpaps.py. Differs: no dropout before the weights, which the released code leaves active while it trains, so that the
-        same two mels get another distance each time; gradients are finite where no channel is active, which are not a number there.
+        same two mels get another distance each time; gradients are finite also where features are so weak that their squares round to
+        zero, which are not a number there.
     """
 
     def __init__(self, config: PerceptualConfig = PerceptualConfig()) -> None:
@@ -96,8 +97,9 @@ class Perceptual(nn.Module):
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in _CUTS:
+                strength = x.float()  # half precision would round `_TINY` to zero
                 # Unlike the root of a sum of squares, `vector_norm` has a gradient of zero at zero rather than none.
-                directions.append(x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _TINY))
+                directions.append(strength / (torch.linalg.vector_norm(strength, dim=1, keepdim=True) + _TINY))
         return directions
 
 

@@ -1,0 +1,89 @@
+"""Melception: size, what its several outputs have to do with each other, and the authors' numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.errors import ParameterError
+from unsilent.models.band_statistics import BandStatistics
+from unsilent.models.melception import Melception, MelceptionConfig
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    torch.manual_seed(0)
+    return Melception(MelceptionConfig(labels=7)).eval().requires_grad_(False)
+
+
+def mel01(frames: int = 96, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 80, frames, generator=torch.Generator().manual_seed(frames))
+
+
+def test_full_size_has_the_papers_parameters_and_names(reference):
+    with torch.device("meta"):
+        classifier = Melception()
+    assert sum(parameter.numel() for parameter in classifier.parameters()) == 25_213_450
+    assert {name: tuple(value.shape) for name, value in classifier.state_dict().items()} == reference.keys("melception_model")
+
+
+@pytest.mark.parametrize("frames", [79, 160])
+def test_any_length_gives_one_score_per_label(classifier, frames):
+    assert classifier(mel01(frames)).shape == (1, 7)
+    assert [tuple(logits.shape) for logits in classifier.forward_with_aux(mel01(frames))] == [(1, 7), (1, 7)]
+    assert classifier.features(mel01(frames)).shape == (1, 2048)
+
+
+def test_mels_of_a_batch_do_not_mix(classifier):
+    mels = mel01(batch=3)
+    torch.testing.assert_close(classifier(mels)[1:2], classifier(mels[1:2]))
+
+
+def test_all_outputs_come_from_the_same_features(classifier):
+    features, logits = classifier.features(mel01()), classifier(mel01())
+    assert torch.equal(classifier.fc(features), logits)
+    assert torch.equal(classifier.forward_with_aux(mel01()).logits, logits)
+    torch.testing.assert_close(classifier.unbiased_logits(features), logits - classifier.fc.bias)
+
+
+def test_training_drops_features_of_the_logits_but_none_that_are_asked_for():
+    torch.manual_seed(0)
+    classifier = Melception(MelceptionConfig(labels=7)).train()
+    mels = mel01(batch=2)
+    with torch.no_grad():
+        assert torch.equal(classifier.features(mels), classifier.features(mels))
+        assert not torch.equal(classifier(mels), classifier(mels))
+
+
+def test_the_auxiliary_classifier_teaches_the_lower_blocks_only():
+    torch.manual_seed(0)
+    classifier = Melception(MelceptionConfig(labels=7)).eval()
+    classifier.forward_with_aux(mel01()).auxiliary.sum().backward()
+    taught = {name.split(".")[0] for name, parameter in classifier.named_parameters() if parameter.grad is not None}
+    everything = {name.split(".")[0] for name, _ in classifier.named_parameters()}
+    assert everything - taught == {"Mixed_7a", "Mixed_7b", "Mixed_7c", "fc"}
+
+
+def test_statistics_belong_to_the_network(classifier):
+    bands = BandStatistics()
+    louder = BandStatistics(mean=tuple(mean + 0.25 for mean in bands.mean), std=bands.std)
+    other = Melception(MelceptionConfig(labels=7, bands=louder)).eval()
+    other.load_state_dict(classifier.state_dict())
+    torch.testing.assert_close(other(mel01() + 0.25), classifier(mel01()), rtol=1e-3, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused(classifier):
+    with pytest.raises(ParameterError, match="78 mel frames are too few for Melception, which needs 79 or more"):
+        classifier(mel01(78))
+    with pytest.raises(ParameterError, match="64 mel bands are too few for Melception, give 79 or more"):
+        MelceptionConfig(bands=BandStatistics(mean=(0.5,) * 64, std=(0.1,) * 64))
+
+
+@pytest.mark.slow
+def test_equals_the_authors(reference):
+    """Weights from their names, a real mel: features measured equal, logits 2e-7 apart where they reach 0.6."""
+    classifier, expected = reference.fill(Melception()), reference.expected("classifiers_a")
+    with torch.inference_mode():
+        features = classifier.features(reference.mel01())
+        logits = classifier(reference.mel01())
+    np.testing.assert_allclose(features[0], expected["melception_2048"], atol=1e-5)
+    np.testing.assert_allclose(logits[0], expected["melception_logits"], atol=1e-5)

@@ -1,0 +1,72 @@
+"""VGGish-ish: size, what it promises of lengths, batches and statistics, and the authors' numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.errors import ParameterError
+from unsilent.models.band_statistics import BandStatistics
+from unsilent.models.vggishish import VGGishish, VGGishishConfig
+
+
+def small(**fields) -> VGGishish:
+    torch.manual_seed(0)
+    return VGGishish(VGGishishConfig(**{"width": 4, "hidden": 16, "labels": 7} | fields)).eval()
+
+
+def mel01(frames: int = 64, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 80, frames, generator=torch.Generator().manual_seed(frames))
+
+
+def test_full_size_has_the_papers_parameters_and_names(reference):
+    with torch.device("meta"):
+        classifier = VGGishish()
+    assert sum(parameter.numel() for parameter in classifier.parameters()) == 137_622_517
+    assert {name: tuple(value.shape) for name, value in classifier.state_dict().items()} == reference.keys("vggishish_model")
+
+
+@pytest.mark.parametrize("frames", [16, 100, 848])
+def test_any_length_gives_one_score_per_label(frames):
+    assert small()(mel01(frames, batch=2)).shape == (2, 7)
+
+
+def test_mels_of_a_batch_do_not_mix():
+    classifier, mels = small(), mel01(batch=3)
+    torch.testing.assert_close(classifier(mels)[1:2], classifier(mels[1:2]))
+
+
+def test_statistics_belong_to_the_network():
+    """Louder data with statistics as much louder is the same to it."""
+    bands = BandStatistics()
+    louder = BandStatistics(mean=tuple(mean + 0.25 for mean in bands.mean), std=bands.std)
+    torch.testing.assert_close(small(bands=louder)(mel01() + 0.25), small()(mel01()), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(small(bands=louder)(mel01()), small()(mel01()), atol=1e-2)
+
+
+def test_all_but_the_weights_is_in_the_configuration():
+    """A network that was built without memory, as checkpoints are loaded, is the same once it has the weights."""
+    bands = BandStatistics(mean=(0.3,) * 16, std=(0.1,) * 16)
+    classifier = small(bands=bands)
+    with torch.device("meta"):
+        blank = VGGishish(VGGishishConfig(**classifier.config.model_dump(mode="json")))
+    blank.load_state_dict(classifier.state_dict(), assign=True)
+    mel = mel01()[:, :16]
+    assert torch.equal(blank(mel), classifier(mel))
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ParameterError, match="15 mel frames are too few for the classifier, which needs 16 or more"):
+        small()(mel01(15))
+    with pytest.raises(ParameterError, match="8 mel bands are too few for 4 halvings, give 16 or more"):
+        VGGishishConfig(bands=BandStatistics(mean=(0.5,) * 8, std=(0.1,) * 8))
+    with pytest.raises(ParameterError, match="a grid of 0 x 10 has no positions"):
+        VGGishishConfig(grid=(0, 10))
+
+
+@pytest.mark.slow
+def test_equals_the_authors(reference):
+    """Weights from their names, a real mel: measured 2e-7 apart, where logits reach 0.5."""
+    classifier = reference.fill(VGGishish())
+    with torch.inference_mode():
+        logits = classifier(reference.mel01())[0]
+    np.testing.assert_allclose(logits, reference.expected("classifiers_a")["vggishish_logits"], atol=1e-5)
