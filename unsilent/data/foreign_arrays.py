@@ -1,0 +1,202 @@
+"""Arrays from files of others, read without running anything that the files might hold.
+
+A pickle is a program. The released features are pickles of one bare array each, so a dozen of its instructions and five names are all
+that is followed here, on values that can do nothing; any other is refused by name.
+"""
+
+import pickletools
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unsilent.errors import DataError
+
+_NAMES = {  # what a pickled array may name → what it is called here
+    "numpy.core.multiarray _reconstruct": "reconstruct",
+    "numpy._core.multiarray _reconstruct": "reconstruct",
+    "numpy ndarray": "ndarray",
+    "numpy dtype": "dtype",
+    "_codecs encode": "encode",
+}
+_NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
+_VALUES = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING"),  # the last two are Python 2's, as Latin-1 text
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read a file that holds one array of numbers: `.npy`, or else a pickle of protocol 2 to 4, also one written by Python 2.
+
+    Args:
+        path: a file from anyone; nothing of it is ever run.
+
+    Returns:
+        A copy in this machine's byte order.
+
+    Raises:
+        DataError: if the file is missing, cut short, damaged, or holds anything else than whole numbers or floats; names the culprit.
+    """
+    try:
+        return _from_npy(path) if path.suffix == ".npy" else _from_pickle(path.read_bytes())
+    except _RefusedError as error:
+        raise DataError(f"{path} was not read, since it {error}; one bare array of numbers is expected.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """A shape in words: `80 x 848`."""
+    return " x ".join(map(str, shape)) or "one number"
+
+
+class _RefusedError(Exception):
+    """A file is not what it must be; says what it does instead, to follow the word `it`."""
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Stands for one of the five names; only ever compared."""
+
+    name: str
+
+
+@dataclass(eq=False)
+class _Dtype:
+    """Stands for a dtype that is being set up."""
+
+    code: str
+    order: str = "="
+
+
+@dataclass(eq=False)
+class _Array:
+    """Stands for an array that is being set up."""
+
+    values: np.ndarray | None = None
+
+
+def _from_npy(path: Path) -> np.ndarray:
+    try:
+        # mapped, so that a header which promises too much is refused before memory is taken
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception:  # a damaged header meets Python's own tokenizer, which has errors of many kinds
+        raise _RefusedError("is cut short, damaged or no .npy file") from None
+    if mapped.dtype.kind not in "fiu":
+        raise _RefusedError(f"holds values of type {str(mapped.dtype)[:80]!r}")
+    if left := path.stat().st_size - mapped.offset - mapped.nbytes:
+        raise _RefusedError(f"has {left} bytes after its end")
+    return np.array(mapped, dtype=mapped.dtype.newbyteorder("="))
+
+
+def _from_pickle(data: bytes) -> np.ndarray:
+    try:
+        return _follow(data)
+    except (ValueError, LookupError, OverflowError):  # of pickletools where the file ends early, of an empty stack, of absurd shapes
+        raise _RefusedError("is cut short or damaged") from None
+
+
+def _follow(data: bytes) -> np.ndarray:
+    """Walk through the instructions with a stack and a memo as the unpickler has them, but of inert values."""
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    for instruction, argument, position in pickletools.genops(data):
+        name = instruction.name
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name == "TUPLE":
+            stack.append(_pop(stack, len(stack) - marks.pop()))
+        elif name in _SHORT_TUPLES:
+            stack.append(_pop(stack, _SHORT_TUPLES[name]))
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "GLOBAL":
+            stack.append(_named(argument))
+        elif name == "STACK_GLOBAL":
+            module, attribute = _pop(stack, 2)
+            if not (isinstance(module, str) and isinstance(attribute, str)):
+                raise ValueError
+            stack.append(_named(f"{module} {attribute}"))
+        elif name == "REDUCE":
+            stack.append(_called(*_pop(stack, 2)))
+        elif name == "BUILD":
+            (state,) = _pop(stack, 1)
+            _set_up(stack[-1], state)
+        elif name == "STOP":
+            return _only_array(stack, left=len(data) - position - 1)
+        elif name not in ("PROTO", "FRAME"):
+            raise _RefusedError(f"uses the pickle instruction {name}")
+    raise ValueError
+
+
+def _pop(stack: list[Any], count: int) -> tuple[Any, ...]:
+    if not 0 <= count <= len(stack):
+        raise IndexError
+    items = tuple(stack[len(stack) - count :])
+    del stack[len(stack) - count :]
+    return items
+
+
+def _named(name: str) -> _Named:
+    if name not in _NAMES:
+        raise _RefusedError(f"names {name.replace(' ', '.')[:80]!r}")
+    return _Named(_NAMES[name])
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    """What one of the three functions that make an array would give for the arguments that numpy writes."""
+    match function, arguments:
+        case _Named("reconstruct"), (_Named("ndarray"), (0,), "b" | b"b"):
+            return _Array()
+        case _Named("dtype"), (str() | bytes() as code, 0, 1):
+            code = code.decode("latin-1") if isinstance(code, bytes) else code
+            if code not in _NUMBERS:
+                raise _RefusedError(f"holds values of type {code[:80]!r}")
+            return _Dtype(code)
+        case _Named("encode"), (str() as text, "latin1"):  # how Python 3 writes bytes with protocol 2
+            return text.encode("latin-1")
+        case _Named(name), _:
+            raise _RefusedError(f"calls {name!r} as no array needs it")
+        case _:
+            raise _RefusedError("calls what cannot be called")
+
+
+def _set_up(target: Any, state: Any) -> None:
+    match target, state:
+        case _Dtype(), (3, "<" | ">" | "|" | "=" as order, None, None, None, -1, -1, 0):
+            target.order = order
+        case _Array(), (1, tuple() as shape, _Dtype() as dtype, bool() | 0 | 1 as columns_first, bytes() | str() as content):
+            if not all(type(length) is int and length >= 0 for length in shape):
+                raise ValueError
+            content = content.encode("latin-1") if isinstance(content, str) else content
+            wanted = prod(shape) * int(dtype.code[1])
+            if len(content) != wanted:
+                raise _RefusedError(f"promises {times(shape)[:80]} numbers of {dtype.code[1]} bytes and holds {len(content)} bytes of them")
+            values = np.frombuffer(content, dtype.order + dtype.code).reshape(shape, order="F" if columns_first else "C")
+            target.values = values.astype(values.dtype.newbyteorder("="))
+        case _:
+            raise _RefusedError("sets up an array as numpy does not")
+
+
+def _only_array(stack: list[Any], left: int) -> np.ndarray:
+    if left:
+        raise _RefusedError(f"has {left} bytes after its end")
+    match stack:
+        case [_Array(values=np.ndarray() as values)]:
+            return values
+        case _:
+            raise _RefusedError("holds something else than one array")
