@@ -1,6 +1,7 @@
 """Downloads against a server that does everything wrong that servers and lines do; what arrives is always the published file or nothing."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -132,6 +133,15 @@ def test_a_server_that_never_gets_further_is_given_up(bring, hostile, part):
     assert part.read_bytes() == CONTENT[:500_000]
 
 
+def test_falling_back_and_catching_up_is_no_progress(bring, hostile):
+    """A server that ignores ranges and breaks off here and there would otherwise be asked for ever."""
+    far, near = (lambda asked, n=n: (asked.begin(200, len(CONTENT)), asked.give(CONTENT[:n])) for n in (2_000_000, 500_000))
+    hostile.script = [far, near] * 10
+    with pytest.raises(CheckpointError, match="broke off after"):
+        bring()
+    assert len(hostile.requests) == 7
+
+
 def test_too_long_a_length_does_no_harm_if_the_file_is_right(bring, hostile):
     hostile.script = [hostile.announce(len(CONTENT) + 1000)]
     assert bring().read_bytes() == CONTENT
@@ -167,6 +177,12 @@ def test_no_length_at_all_of_a_known_size(bring, hostile):
     hostile.script = [lambda asked: (asked.begin(200, None), asked.give(CONTENT[:7000]))]
     assert bring(size=len(CONTENT)).read_bytes() == CONTENT
     assert hostile.ranges == [None, "bytes=7000-"]
+
+
+def test_more_than_a_known_size_is_not_waited_for(bring, hostile):
+    hostile.script = [lambda asked: (asked.begin(200, None), asked.give(CONTENT + b"more"))]
+    assert bring(size=len(CONTENT)).read_bytes() == CONTENT
+    assert len(hostile.requests) == 1
 
 
 def test_chunks_that_break_off(bring, hostile):
@@ -526,6 +542,30 @@ def test_a_process_that_dies_leaves_no_lock_in_the_way(bring, hostile, tmp_path,
     assert bring().read_bytes() == CONTENT
     assert hostile.sent == len(CONTENT)
     assert here(tmp_path) == {NAME}
+
+
+def test_a_lock_that_was_removed_locks_nothing(bring, tmp_path):
+    """Who waits for a lock that its holder removes must not take it for the new one, which somebody else holds already."""
+    lock = tmp_path / f"{NAME}.lock"
+
+    def hold():
+        file = os.open(lock, os.O_CREAT | os.O_WRONLY)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+
+    held, n_waits = [hold()], 0
+
+    def change_hands(done, total):
+        nonlocal n_waits
+        if total is None:
+            n_waits += 1
+            if n_waits == 1:
+                lock.unlink()
+                held.append(hold())
+            os.close(held.pop(0))
+
+    assert bring(progress=change_hands).read_bytes() == CONTENT
+    assert n_waits == 2
 
 
 def test_file_systems_without_locks(bring, monkeypatch):
