@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench parity clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -25,6 +25,10 @@ format: $(VENV)/test.installed
 
 bench: $(VENV)/test.installed
 	@$(BIN)/python benchmarks/generate.py demo/cat.mp4
+
+# REFERENCE may name a folder with the authors' complete numbers; otherwise those in tests/fixtures are compared.
+parity: $(VENV)/test.installed
+	@$(BIN)/python benchmarks/parity.py $(REFERENCE)
 
 $(VENV)/bin/python:
 	@echo "Making $(VENV) ..."

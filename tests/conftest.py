@@ -95,6 +95,14 @@ def write_clip(
     return path
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory) -> Path:
+    """No test sees what its user has fetched, nor leaves anything there."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("UNSILENT_CACHE", str(cache))
+    return cache
+
+
 @pytest.fixture
 def make_clip(tmp_path: Path) -> Callable[..., Path]:
     """`make_clip("name.mp4", **as_write_clip)` in a folder of the test's own."""

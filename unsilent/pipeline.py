@@ -18,7 +18,8 @@ from torch import Tensor
 from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.features import extract, pick_rows
+from unsilent.features import extract, needed, pick_rows, views
+from unsilent.labels import find_label
 from unsilent.media.audio import write_wav
 from unsilent.media.probe import VideoInfo, probe
 from unsilent.media.video import Original, mux, stream_frames
@@ -261,19 +262,25 @@ class Pipeline:
         """Features of exactly the pictures that some window's condition picks, and where each picture's feature lies."""
         if self.parts.backbone is None:
             return None, None
+        expects = self.parts.backbone_row
         # the first picture is always asked for: it stands in where damage leaves none of the others
         wanted = sorted({0}.union(*(self._picked(info, window) for window in windows)))
+        asked = needed(wanted, expects)
         arrived: list[int] = []
 
-        def pictures() -> Iterator[np.ndarray]:
-            side = self.parts.backbone_row.short_side  # smaller pictures are scaled once, inside the decoder's graph
-            for seconds, frame in stream_frames(info.path, self.clip.feature_fps, wanted=wanted, short_side=side):
-                arrived.append(round(seconds * self.clip.feature_fps))
+        def pictures() -> Iterator[tuple[int, np.ndarray]]:
+            # smaller pictures are scaled once, inside the decoder's graph
+            for seconds, frame in stream_frames(info.path, self.clip.feature_fps, wanted=asked, short_side=expects.short_side):
+                yield round(seconds * self.clip.feature_fps), frame
+
+        def seen() -> Iterator[np.ndarray]:
+            for number, view in views(pictures(), wanted, expects):
+                arrived.append(number)
                 progress(len(arrived) / len(wanted))
-                yield frame
+                yield view
 
         with self._autocast():
-            features = extract(pictures(), self.parts.backbone, self.parts.backbone_row)
+            features = extract(seen(), self.parts.backbone, expects)
         # a damaged tail may hold fewer pictures than promised: the last one that arrived stands for the missing
         found = np.searchsorted(arrived, wanted, side="right") - 1
         return features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True))
@@ -284,7 +291,8 @@ class Pipeline:
         Where the video ends inside the window, its pictures there repeat from the window's start, as the published models were trained.
         """
         clip = self.clip
-        total = max(1, int(info.seconds * clip.feature_fps))
+        pairs = self.parts.backbone_row is not None and self.parts.backbone_row.pairs
+        total = max(1, int(info.seconds * clip.feature_fps) - pairs)
         # by time, since a column lasts a hair less than its four features: counting features would run ahead a second in ten minutes
         first = min(round(window.start * clip.column_seconds * clip.feature_fps), total - 1)
         available = min(clip.n_features, total - first)
@@ -312,11 +320,10 @@ class Pipeline:
             return None
         if not classes:
             raise ParameterError(f"the model {self.name!r} knows no classes, so it takes no label {label!r}.")
-        if label not in classes:
-            raise ParameterError(
-                f"the model {self.name!r} wants one of its {len(classes)} classes as label, such as {classes[0]!r}, found {label!r}."
-            )
-        return torch.tensor([classes.index(label)], device=self.device)
+        if label is None:
+            some = ", ".join(repr(name) for name in classes[:3])
+            raise ParameterError(f"the model {self.name!r} wants one of its {len(classes)} classes as label, such as {some}.")
+        return torch.tensor([find_label(label, classes)], device=self.device)
 
     def _sound(self, sequence: Int[Tensor, "sequence"], n_samples: int, clock: "Clock") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes to waveform, mel and grid."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unsilent.checkpoints import bundle
-from unsilent.checkpoints.bundle import ROLES, describe, find_bundle, load_parts, read_bundle, save_bundle, shipped
+from unsilent.checkpoints.bundle import ROLES, find_bundle, load_parts, present, read_bundle, save_bundle
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.codebook import Codebook
@@ -45,7 +45,14 @@ def test_a_shipped_bundle_is_found_by_name_and_any_by_path(copy, monkeypatch):
     monkeypatch.setattr(bundle, "SHIPPED", copy.parent)
     assert find_bundle("copy") == copy
     assert find_bundle(str(copy)) == copy
-    assert shipped() == ["copy"]
+    assert present() == []  # no row of the table is called so
+
+
+def test_a_fetched_bundle_is_found_by_name(copy, monkeypatch, tmp_path):
+    monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path))
+    shutil.copytree(copy, tmp_path / "models/vggsound-class")
+    assert find_bundle("vggsound-class") == tmp_path / "models/vggsound-class"
+    assert present() == ["everyday", "vggsound-class"]
 
 
 def test_a_misspelt_model_suggests_the_near_ones():
@@ -53,10 +60,15 @@ def test_a_misspelt_model_suggests_the_near_ones():
         find_bundle("everday")
 
 
-@pytest.mark.usefixtures("nothing_shipped")
-def test_a_model_without_weights_says_which_have_some():
-    with pytest.raises(CheckpointError, match=r"the weights of 'vggsound-class' are not here; models with weights: none"):
+def test_a_model_without_weights_says_how_to_get_them():
+    with pytest.raises(CheckpointError, match=r"'vggsound-class' are not here; fetch them with: unsilent models fetch vggsound-class"):
         find_bundle("vggsound-class")
+
+
+@pytest.mark.usefixtures("nothing_shipped")
+def test_a_model_that_nobody_published_says_which_are_here():
+    with pytest.raises(CheckpointError, match="of 'vas-212-bninception-class' were never published; models with weights here: none"):
+        find_bundle("vas-212-bninception-class")
 
 
 @pytest.mark.parametrize("make", [False, True], ids=["missing folder", "folder of something else"])
@@ -128,16 +140,3 @@ def test_an_unwritable_bundle_is_named(tiny_parts, tmp_path):
     (tmp_path / "out" / "bundle.json").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"cannot write the bundle .*out"):
         save_bundle(tmp_path / "out", "everyday", tiny_parts, {})
-
-
-def test_a_bundle_describes_itself(tiny_bundle):
-    text = describe(str(tiny_bundle))
-    assert "licence of weights: none needed" in text
-    assert f"weights: {tiny_bundle}" in text
-
-
-@pytest.mark.usefixtures("nothing_shipped")
-def test_a_paper_row_describes_its_scores():
-    text = describe("vggsound-5-resnet50")
-    assert "paper: FID 11.3, MKL 7.0" in text
-    assert "weights: not here" in text

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from unsilent.checkpoints.about import entries
 from unsilent.cli import terminal
 from unsilent.cli.main import run
 from unsilent.media.probe import probe
@@ -245,7 +246,7 @@ class TestBadInput:
         ("model", "message"),
         [
             ("everdya", "there is no model 'everdya'; did you mean everyday"),
-            ("vggsound-class", "the weights of 'vggsound-class' are not here; models with weights: tiny"),
+            ("vggsound-class", "the weights of 'vggsound-class' are not here; fetch them with: unsilent models fetch vggsound-class"),
             ("./nothing", r"\./nothing is not a bundle folder"),
             ("a.mp4", r"a\.mp4 is not a bundle folder"),
         ],
@@ -306,7 +307,10 @@ class TestModels:
         code, out, err = unsilent("models")
         assert (code, err) == (0, [])
         assert out.splitlines()[1].startswith("everyday")
-        assert re.search(r"vggsound-class .* 7\.8 +5\.0 +no", out)
+        assert re.search(r"everyday .* shipped", out)
+        assert re.search(r"vggsound-class .* 7\.8 +5\.0 +to fetch", out)
+        assert re.search(r"vas-212-bninception-class .* never published", out)
+        assert re.search(r"melception +classifier of sounds.* to fetch", out)
 
     def test_one(self, unsilent):
         code, out, _ = unsilent("models", "show", "vggsound-5-resnet50")
@@ -335,12 +339,12 @@ class TestTerminal:
         assert run(["models"]) == 0
         table = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
         assert max(map(len, table)) == 80
-        assert len(table) == 1 + 27 + 1
+        assert len(table) == 1 + len(entries()) + 1
 
     def test_a_file_gets_one_line_per_row(self, monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", "40")
         assert run(["models"]) == 0
-        assert len(capsys.readouterr().out.splitlines()) == 1 + 27 + 1
+        assert len(capsys.readouterr().out.splitlines()) == 1 + len(entries()) + 1
 
 
 def test_help_and_version_do_not_load_networks():

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unsilent import presets
+from unsilent.checkpoints import catalog
+from unsilent.checkpoints.fetch import cache_folder
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, read_config, read_json, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.features import Backbone, find_backbone
+from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler
@@ -59,18 +62,25 @@ def find_bundle(name: str) -> Path:
         CheckpointError: if its weights are not here, or the path is no bundle.
         ParameterError: if there is no model of that name; names near ones.
     """
-    for folder in (SHIPPED / name, Path(name)):
+    for folder in (SHIPPED / name, models_folder() / name, Path(name)):
         if (folder / "bundle.json").exists():
             return folder
     if Path(name).exists() or Path(name).name != name:
         raise CheckpointError(f"{name} is not a bundle folder: there is no bundle.json in it.")
     presets.get(name)
-    raise CheckpointError(f"the weights of {name!r} are not here; models with weights: {', '.join(shipped()) or 'none'}.")
+    if name in catalog.names():
+        raise CheckpointError(f"the weights of {name!r} are not here; fetch them with: unsilent models fetch {name}.")
+    raise CheckpointError(f"the weights of {name!r} were never published; models with weights here: {', '.join(present()) or 'none'}.")
 
 
-def shipped() -> list[str]:
-    """Names of the models whose weights come with the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob("*/bundle.json"))
+def models_folder() -> Path:
+    """Where fetched and converted models and networks lie, one folder each."""
+    return cache_folder() / "models"
+
+
+def present() -> list[str]:
+    """Names of the models whose weights are here: those that come with the package, and fetched ones."""
+    return [name for name in presets.names() if any((root / name / "bundle.json").exists() for root in (SHIPPED, models_folder()))]
 
 
 def load_parts(folder: Path) -> Parts:
@@ -89,6 +99,8 @@ def load_parts(folder: Path) -> Parts:
     backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
     classes = tuple(about.get("classes", ()))
     digest = fingerprint(folder, about)
+    if isinstance(vocoder, MelGAN):
+        vocoder.remove_weight_norm()
     parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, preset.top_k, digest)
     problem = _misfit(parts)
     if problem:
@@ -133,9 +145,24 @@ def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
         CheckpointError: if its weights are not here.
     """
     row = find_backbone(name)
-    module = load_efficientnet_lite0()
+    if name == "efficientnet-lite0":
+        module = load_efficientnet_lite0()
+    elif (models_folder() / name).exists():
+        module = load_checkpoint(models_folder() / name, name)
+    else:
+        raise CheckpointError(f"the picture network {name!r} is not here; fetch it with: unsilent models fetch {name}.")
+    if isinstance(module, BNInception):
+        module = _two_streams(module.state_dict())
     module.fuse()
     return module, row
+
+
+def _two_streams(pictures: dict[str, Tensor]) -> TwoStream:
+    """The published features' networks for pictures and for flow, both from the one that knows pictures."""
+    module = TwoStream()
+    module.rgb.load_state_dict(pictures)
+    module.flow.load_state_dict(flow_weights(pictures))
+    return module.eval().requires_grad_(False)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
@@ -170,32 +197,14 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
         module = load_checkpoint(parts[role], described["kind"])
         config = KINDS[described["kind"]][0](**described["config"])
         save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], torch.float16)
+    write_about(folder, preset, about)
+
+
+def write_about(folder: Path, preset: str, about: dict[str, Any]) -> None:
+    """Say what a folder with a checkpoint for each of `ROLES` is, which makes it a bundle; arguments and errors as of `save_bundle`."""
     text = json.dumps({"preset": preset, "parts": {role: role for role in ROLES}, **about}, indent=2)
     try:
         (folder / "bundle.json.part").write_text(text + "\n")
         os.replace(folder / "bundle.json.part", folder / "bundle.json")
     except OSError as error:
         raise CheckpointError(f"cannot write the bundle {folder}: {error.strerror}.") from None
-
-
-def describe(name: str) -> str:
-    """What a model is, in lines for people: its sizes, scores, source, and, where its weights are here, their folder and licences.
-
-    Raises:
-        ParameterError: for a name that is neither a model nor a bundle folder.
-    """
-    is_folder = (Path(name) / "bundle.json").exists()
-    preset = presets.get(read_bundle(Path(name))["preset"] if is_folder else name)
-    lines = [f"{preset.name}: {preset.summary}", f"source: {preset.source}"]
-    if preset.fid is not None:
-        lines.append(f"paper: FID {preset.fid}, MKL {preset.mkl}")
-    sizes = {role: getattr(preset, role).model_dump(mode="json") for role in ROLES}
-    weights = ["weights: not here"]
-    if is_folder or preset.name in shipped():
-        folder = find_bundle(name)
-        about = read_bundle(folder)
-        sizes = {role: read_config(folder / part)["config"] for role, part in about["parts"].items()}
-        weights = [f"weights: {folder}", *(f"licence of {what}: {'; '.join(rows)}" for what, rows in about.get("licences", {}).items())]
-    lines += [f"{role}: { {key: value for key, value in size.items() if key != 'clip'} }" for role, size in sizes.items()]
-    lines += [f"clip: {sizes['codebook']['clip']}", *weights]
-    return "\n".join(lines)

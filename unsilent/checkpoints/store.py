@@ -5,6 +5,7 @@ Nothing is ever unpickled here.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,33 @@ from torch.overrides import TorchFunctionMode
 
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.models.backbones.bninception import BNInception
+from unsilent.models.backbones.resnet50 import ResNet50
 from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig, PatchDiscriminator, PatchDiscriminatorConfig
+from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.melgan import MelGAN, MelGANConfig
+from unsilent.models.perceptual import Perceptual, PerceptualConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.version import __version__
 
 _STRETCH = 32  # weights read between two maps of a file
 
-KINDS: dict[str, tuple[type[Config], type[nn.Module]]] = {
+# What describes a network, and what builds it from that; picture networks come in one size.
+KINDS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "codebook": (CodebookConfig, Codebook),
     "sampler": (SamplerConfig, Sampler),
     "melgan": (MelGANConfig, MelGAN),
     "vocos": (VocosConfig, Vocos),
+    "vggishish": (VGGishishConfig, VGGishish),
+    "melception": (MelceptionConfig, Melception),
+    "perceptual": (PerceptualConfig, Perceptual),
+    "discriminator": (PatchDiscriminatorConfig, PatchDiscriminator),
+    "melgan_discriminator": (MelGANDiscriminatorConfig, MelGANDiscriminator),
+    "resnet50": (Config, lambda _: ResNet50()),
+    "bninception": (Config, lambda _: BNInception()),
 }
 
 
@@ -83,12 +98,12 @@ def load_checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32)
     about = read_config(folder)
     if about["kind"] != kind:
         raise CheckpointError(f"{folder} holds a {about['kind']}, a {kind} is wanted here.")
-    config_type, module_type = KINDS[kind]
+    config_type, build = KINDS[kind]
     try:
         config = config_type(**about["config"])
     except (ParameterError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
-    module = blank(module_type, config)
+    module = blank(build, config)
     weights = _read_weights(folder, dtype)
     problem = _mismatch(module.state_dict(), weights)
     if problem:
@@ -97,10 +112,10 @@ def load_checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32)
     return module.eval().requires_grad_(False)
 
 
-def blank(module_type: type[nn.Module], config: Config) -> nn.Module:
+def blank(build: Callable[[Any], nn.Module], config: Config) -> nn.Module:
     """A network without weights, in no time and no memory; fill it by `load_state_dict(..., assign=True)`."""
     with torch.device("meta"), _Uninitialised():
-        return module_type(config)
+        return build(config)
 
 
 def _read_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from unsilent.clip import Clip
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.data.shards import Shard, write_shard
 from unsilent.errors import MediaError, UnsilentError
-from unsilent.features import Backbone, extract
+from unsilent.features import Backbone, extract, needed, views
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
 from unsilent.models.codebook import Codebook
@@ -76,9 +76,9 @@ def extract_features(
             rng = np.random.default_rng([seed, len(row.path), *row.path.encode()])
             try:
                 pictures = (
-                    _pseudo_frames(root / row.path, rng)
+                    _pseudo_views(root / row.path, rng, expects)
                     if row.kind == "image"
-                    else _column_frames(root / row.path, row, clip, expects.short_side)
+                    else _column_views(root / row.path, row, clip, expects)
                 )
                 features = extract(pictures, module, expects)
             except (UnsilentError, OSError, Image.DecompressionBombError) as error:
@@ -90,17 +90,18 @@ def extract_features(
     return write_shard(out, "features", items(), recipe)
 
 
-def _column_frames(path: Path, row: Row, clip: Clip, short_side: int) -> Iterator[np.ndarray]:
-    """The last of the pictures that fall to each code column: the rows 3, 7, 11… that 53 features of 212 pick."""
+def _column_views(path: Path, row: Row, clip: Clip, expects: Backbone) -> Iterator[np.ndarray]:
+    """What the network sees of the last picture of each code column: the rows 3, 7, 11… that 53 features of 212 pick."""
     n_columns = clip.columns_for(round(row.duration_seconds * clip.sample_rate))
     step = clip.column_features
-    wanted = range(step - 1, n_columns * step, step)
-    for _seconds, frame in stream_frames(path, clip.feature_fps, wanted=wanted, short_side=short_side):
-        yield frame
+    rows = range(step - 1, n_columns * step, step)
+    stream = stream_frames(path, clip.feature_fps, wanted=needed(rows, expects), short_side=expects.short_side)
+    for _number, view in views(((round(seconds * clip.feature_fps), frame) for seconds, frame in stream), rows, expects):
+        yield view
 
 
-def _pseudo_frames(path: Path, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Views of one picture as a camera would give them: cropped to 60-100 % of its area, shifted, half of them mirrored."""
+def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> Iterator[np.ndarray]:
+    """Views of one picture as a still camera would give them: cropped to 60-100 % of its area, shifted, half of them mirrored."""
     with Image.open(path) as picture:
         picture = picture.convert("RGB")
         for _ in range(PSEUDO_FRAMES):
@@ -109,7 +110,8 @@ def _pseudo_frames(path: Path, rng: np.random.Generator) -> Iterator[np.ndarray]
             left, top = rng.integers(0, picture.width - width + 1), rng.integers(0, picture.height - height + 1)
             view = picture.crop((left, top, left + width, top + height))
             array = np.asarray(view)
-            yield np.ascontiguousarray(array[:, ::-1]) if rng.random() < 0.5 else array
+            array = np.ascontiguousarray(array[:, ::-1]) if rng.random() < 0.5 else array
+            yield np.stack([array, array]) if expects.pairs else array
 
 
 @torch.inference_mode()

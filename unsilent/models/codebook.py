@@ -144,3 +144,13 @@ class Codebook(nn.Module):
         """The whole round, as training sees it."""
         quantized = self.quantize(self.latents(mel))
         return Reconstruction(self.decode(quantized.latents), quantized)
+
+
+def released_names(module: Codebook) -> dict[str, str]:
+    """Each name of the released codebook's state dict, without its training losses, with its name here."""
+    return {_released(name): name for name in module.state_dict()}
+
+
+def _released(name: str) -> str:
+    name = name.replace(".shortcut.", ".nin_shortcut.")
+    return name.replace(".resample.", ".downsample." if name.startswith("encoder.") else ".upsample.")

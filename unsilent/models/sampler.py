@@ -120,3 +120,20 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def released_names(module: Sampler) -> dict[str, str]:
+    """Each name of the released transformer's state dict, with its name here.
+
+    Its embedder of features is a convolution of width 1, whose weight has one more axis, and bears another name where there are two.
+    """
+    both = module.config.condition.kind == "features+class"
+    embedders = {"feature_embedder": "feat_embedder", "class_embedder": "cls_embedder"} if both else {}
+    return {_released(name, embedders): name for name in module.state_dict()}
+
+
+def _released(name: str, embedders: dict[str, str]) -> str:
+    parts = name.removeprefix("transformer.").split(".")
+    if parts[0] == "embedder":
+        parts = [embedders.get(parts[1], "embedder"), *parts[2:]]
+    return ".".join(parts)

@@ -1,0 +1,368 @@
+"""The authors' numbers against ours, in one table.
+
+    python benchmarks/parity.py [REFERENCE]
+
+Every network of the paper at full size gets weights that follow from the published names and shapes alone, goes through
+`unsilent.checkpoints.published.convert`, and is asked the same as the released implementation was. Without REFERENCE the numbers are those
+in tests/fixtures, of which long arrays keep evenly spaced values only and the sampler with 212 features is missing; with it, a folder with
+`expected/*.npz` and `original_features/`, they are complete.
+
+Exit code 1 if anything differs by more than its limit. Source of the numbers: the released implementation at commit 33c601d, in float32
+on a CPU, on the VGGSound clip -Qowmc0P9ic_34000_44000.
+"""
+
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unsilent import metrics
+from unsilent.checkpoints.published import convert
+from unsilent.clip import Clip
+from unsilent.data.released import read_features, read_mel
+from unsilent.features import find_backbone, pick_rows
+from unsilent.losses import codebook_loss, hinge_discriminator_loss, hinge_generator_loss, next_code_loss, vqgan_loss
+from unsilent.models.band_statistics import VGGSOUND_MEAN, VGGSOUND_STD
+from unsilent.models.code_order import to_sequence
+from unsilent.signal.mel import from_mel01, log_mel01
+
+FIXTURES = Path(__file__).parents[1] / "tests/fixtures"
+CLIP = Clip()
+LONG = 4096  # values of an array from which on a fixture keeps evenly spaced ones only
+KNOWN, GREEDY = 25, 15  # true codes before the greedy ones, and how many of these
+
+
+class Row(NamedTuple):
+    """One comparison: how far apart, and how far apart it may be. Differences are relative to the largest expected value."""
+
+    file: str
+    what: str
+    difference: float
+    limit: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the two agree; a difference that is no number does not."""
+        return self.difference <= self.limit
+
+
+class Numbers:
+    """The authors' numbers and the inputs that they belong to.
+
+    Args:
+        reference: folder of the complete ones; None takes the fixtures.
+    """
+
+    def __init__(self, reference: Path | None = None) -> None:
+        self.reference = reference
+        self._stored = None if reference else dict(np.load(FIXTURES / "parity.npz"))
+
+    def expected(self, file: str, what: str) -> np.ndarray:
+        """One array of `expected/FILE.npz`, thinned where it comes from the fixtures."""
+        return np.load(self.reference / f"expected/{file}.npz")[what] if self.reference else self._stored[f"{file}/{what}"]
+
+    def near(self, file: str, what: str, found: Tensor | np.ndarray | float, limit: float) -> Row:
+        """Compare numbers; their largest difference counts."""
+        expected, found = self.expected(file, what).astype(np.float64), np.asarray(found, dtype=np.float64)
+        if found.size != expected.size:
+            found = thin(found)
+        if found.size != expected.size:
+            return Row(file, what, np.inf, limit, f"{found.size} values, {expected.size} are expected")
+        difference = np.abs(found.ravel() - expected.ravel()).max() / max(np.abs(expected).max(), 1e-12)
+        return Row(file, what, float(difference), limit)
+
+    def same(self, file: str, what: str, found: Tensor | np.ndarray) -> Row:
+        """Compare whole numbers; the share that differs counts, and must be none."""
+        expected, found = self.expected(file, what).ravel(), np.asarray(found).ravel()
+        equal = int((expected == found).sum()) if expected.shape == found.shape else 0
+        return Row(file, what, 1 - equal / expected.size, 0.0, f"{equal} of {expected.size}")
+
+    @cached_property
+    def mel01(self) -> Tensor:
+        """The clip's mel as shipped with the data set, cropped: `[1, mels, frames]` in [0, 1]."""
+        if self.reference is None:
+            return torch.from_numpy(self._stored["mel01"])[None]
+        clip = self.expected("codebook_a", "clip")
+        return torch.as_tensor(read_mel(self.reference / f"original_features/{clip}_mel.npy", CLIP))[None]
+
+    @property
+    def mel(self) -> Tensor:
+        """The same in [-1, 1]."""
+        return from_mel01(self.mel01)
+
+    def features(self, n_features: int) -> Tensor:
+        """`[1, features, 2048]`: the rows that a sampler of so many features picks."""
+        rows = pick_rows(n_features, CLIP.n_features)
+        if self.reference is None:
+            stored = self._stored["feature_rows"].tolist()
+            return torch.from_numpy(self._stored["features"][[stored.index(row) for row in rows]])[None]
+        clip = str(self.expected("codebook_a", "clip"))
+        return torch.as_tensor(read_features(self.reference / "original_features", clip, "resnet50", CLIP)[rows])[None]
+
+
+def thin(values: np.ndarray) -> np.ndarray:
+    """Evenly spaced values of a long array, all of a short one."""
+    flat = np.asarray(values).ravel()
+    return flat if flat.size <= LONG else flat[:: -(-flat.size // LONG)]
+
+
+def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values of one published weight, from its name and shape alone; the rule by which the authors' numbers were made."""
+    numbers, leaf = np.random.default_rng(zlib.crc32(name.encode())), name.split(".")[-1]
+    if leaf in ("running_var", "weight_g"):
+        return numbers.uniform(0.5, 1.5, shape).astype(np.float32)
+    normal = numbers.standard_normal(shape)
+    if leaf == "running_mean":
+        normal = 0.1 * normal
+    elif leaf == "pos_emb":
+        normal = 0.02 * normal
+    elif len(shape) > 1:
+        normal = normal / np.sqrt(np.prod(shape[1:]))
+    else:
+        normal = 0.1 * normal + (leaf == "weight")
+    return normal.astype(np.float32)
+
+
+_SCALING = {"shift": [2 * mean - 1 for mean in VGGSOUND_MEAN], "scale": [2 * std for std in VGGSOUND_STD]}
+_FILLED: dict[tuple[str, tuple[int, ...]], Tensor] = {}  # samplers of all conditions share nearly all of their weights
+
+
+def filled(shapes: dict[str, list[int]], keep: bool = False) -> dict[str, Tensor]:
+    """A state dict with the published names; counts, masks and statistics are what the architecture says."""
+    state = {}
+    for name, shape in shapes.items():
+        leaf, key = name.split(".")[-1], (name, tuple(shape))
+        if leaf == "num_batches_tracked":
+            state[name] = torch.zeros((), dtype=torch.int64)
+        elif leaf == "mask":
+            state[name] = torch.ones(shape).tril()
+        elif leaf in ("shift", "scale"):
+            state[name] = torch.tensor(_SCALING[leaf]).reshape(shape)
+        elif key in _FILLED:
+            state[name] = _FILLED[key]
+        else:
+            state[name] = torch.from_numpy(fill(name, tuple(shape)))
+            if keep:
+                _FILLED[key] = state[name]
+    return state
+
+
+def published_shapes(kind: str) -> dict[str, list[int]]:
+    """Names and shapes of a published state dict, relative to its network. Source: the released classes, instantiated."""
+    return json.loads((FIXTURES / "published_shapes.json").read_text())[kind]
+
+
+def sampler_shapes(n_features: int, n_classes: int) -> dict[str, list[int]]:
+    """Names and shapes of a released transformer with so many features and classes, of which one may be none."""
+    shapes, block = published_shapes("transformer"), n_features + bool(n_classes) + CLIP.n_codes
+    for name in [name for name in shapes if name.endswith("mask")]:
+        shapes[name] = [1, 1, block, block]
+    shapes["pos_emb"] = [1, block, 1024]
+    features = {"weight": shapes.pop("embedder.weight"), "bias": shapes.pop("embedder.bias")}
+    both = bool(n_features and n_classes)
+    if n_features:
+        shapes |= {f"{'feat_' if both else ''}embedder.{leaf}": shape for leaf, shape in features.items()}
+    if n_classes:
+        shapes[f"{'cls_' if both else ''}embedder.weight"] = [n_classes, 1024]
+    return shapes
+
+
+def compare_mel(numbers: Numbers) -> Iterator[Row]:
+    """The spectrogram of a tone, and of the clip's sound where that is at hand."""
+    if numbers.reference is None:
+        tone = dict(np.load(FIXTURES / "mel_of_tone.npz"))
+        difference = np.abs(log_mel01(torch.from_numpy(tone["tone"])[None], CLIP)[0].numpy() - tone["tone_mel"][:, :117]).max()
+        yield Row("mel_a", "tone_mel", float(difference), 1e-4)
+        return
+    for sound, mel in (("tone", "tone_mel"), ("waveform_i16", "mel")):
+        waveform = numbers.expected("mel_a", sound)
+        waveform = waveform.astype(np.float32) / (32768 if waveform.dtype == np.int16 else 1)
+        found, expected = log_mel01(torch.from_numpy(waveform)[None], CLIP)[0].numpy(), numbers.expected("mel_a", mel)
+        frames = min(found.shape[1], expected.shape[1])
+        yield Row("mel_a", mel, float(np.abs(found[:, :frames] - expected[:, :frames]).max()), 1e-4)
+
+
+def compare_codebook(numbers: Numbers) -> Iterator[Row]:
+    """Codebook, its losses, the distance and the discriminator."""
+    file, mel = "codebook_a", numbers.mel
+    codebook = convert("codebook", filled(published_shapes("codebook")))
+    latents = codebook.latents(mel)
+    grid = codebook.encode(mel)
+    result = codebook(mel)
+    yield numbers.near(file, "latent", latents[0], 1e-3)
+    yield numbers.same(file, "codes_row_major", grid[0])
+    yield numbers.same(file, "tokens", to_sequence(grid)[0])
+    yield numbers.near(file, "reconstruction", codebook.decode_codes(grid)[0], 1e-3)
+    terms = codebook_loss(mel, result, beta_on_codebook=True)
+    yield numbers.near(file, "codebook_loss", terms["codebook"] + terms["commitment"], 1e-4)
+    usage = torch.bincount(grid.flatten(), minlength=codebook.config.n_codes) / grid.numel()
+    yield numbers.near(file, "perplexity", torch.exp(-(usage * torch.log(usage + 1e-10)).sum()), 1e-4)
+
+    perceptual = convert("perceptual", filled(published_shapes("perceptual")))
+    flipped = 0.7 * mel + 0.3 * mel.flip(2)
+    yield Row("lpaps_a", "d_self", float(perceptual(mel, mel).abs()), 0.0)
+    yield numbers.near("lpaps_a", "d_flipmix", perceptual(mel, flipped), 1e-4)
+    yield numbers.near("lpaps_a", "d_recon", perceptual(mel, result.mel), 1e-4)
+
+    file = "codebook_loss_a"
+    state = filled(published_shapes("codebook_loss"))
+    judge, distance = convert("discriminator", state), convert("perceptual", state)
+    real, fake = judge(mel), judge(result.mel)
+    yield numbers.near(file, "disc_logits_real", real[0], 1e-4)
+    for step, factor in ((0, 0.0), (40000, 1.0)):
+        terms = vqgan_loss(mel, result, distance(mel, result.mel), fake, 0.8 * factor, beta_on_codebook=True)
+        found = {
+            "gen": sum(terms.values()),
+            "disc": factor * hinge_discriminator_loss(real, fake),
+            "train_total_loss": sum(terms.values()),
+            "train_quant_loss": terms["codebook"] + terms["commitment"],
+            "train_nll_loss": terms["reconstruction"] + terms["perceptual"],
+            "train_rec_loss": terms["reconstruction"] + terms["perceptual"],  # released logs the sum under both names
+            "train_p_loss": terms["perceptual"],
+            "train_d_weight": 0.8,
+            "train_disc_factor": factor,
+            "train_g_loss": hinge_generator_loss(fake),
+            "train_disc_loss": factor * hinge_discriminator_loss(real, fake),
+            "train_logits_real": real.mean(),
+            "train_logits_fake": fake.mean(),
+        }
+        for what, value in found.items():
+            yield numbers.near(file, f"{what}_{step}", value, 1e-4)
+
+
+def compare_classifiers(numbers: Numbers) -> Iterator[Row]:
+    """VGGish-ish and Melception."""
+    vggishish = convert("vggishish", filled(published_shapes("vggishish")))
+    yield numbers.near("classifiers_a", "vggishish_logits", vggishish(numbers.mel01)[0], 1e-4)
+    for what in ("mean", "std"):
+        yield numbers.near("classifiers_a", what, np.array(getattr(vggishish.config.bands, what)), 1e-6)
+    melception = convert("melception", filled(published_shapes("melception")))
+    yield numbers.near("classifiers_a", "melception_logits", melception(numbers.mel01)[0], 1e-4)
+    yield numbers.near("classifiers_a", "melception_2048", melception.features(numbers.mel01)[0], 1e-4)
+
+
+def compare_vocoder(numbers: Numbers) -> Iterator[Row]:
+    """MelGAN and its discriminator."""
+    vocoder = convert("melgan", filled(published_shapes("melgan")))
+    waveform = vocoder(numbers.mel01)
+    yield numbers.near("melgan_a", "waveform_first_4096", waveform[0, :4096], 1e-3)
+    yield numbers.near("melgan_a", "waveform_every_64", waveform[0, ::64], 1e-3)
+    yield numbers.near("melgan_a", "n_samples", waveform.shape[1], 0.0)
+    judge = convert("melgan_discriminator", filled(published_shapes("melgan_discriminator")))
+    maps = judge(waveform[:, :8192])
+    yield numbers.near("melgan_a", "disc_last", torch.cat([scale[-1].flatten() for scale in maps]), 1e-3)
+    yield numbers.near("melgan_a", "disc_feature_means", torch.stack([one.mean() for scale in maps for one in scale]), 1e-3)
+
+
+def compare_backbones(numbers: Numbers) -> Iterator[Row]:
+    """The picture networks."""
+    pictures = torch.from_numpy(np.random.default_rng(11).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)).permute(0, 3, 1, 2).float()
+    row = find_backbone("resnet50")
+    mean, std = (torch.tensor(values)[:, None, None] for values in (row.mean, row.std))
+    resnet50 = convert("resnet50", filled(published_shapes("resnet50")))
+    yield numbers.near("backbones_a", "resnet50", resnet50((pictures / 255 - mean) / std), 1e-4)
+    middle = 255 * torch.tensor(find_backbone("bninception").mean[:3])[:, None, None]
+    bninception = convert("bninception", filled(published_shapes("bninception")))
+    yield numbers.near("backbones_a", "bninception_rgb", bninception(pictures.flip(1) - middle), 1e-4)
+
+
+def compare_samplers(numbers: Numbers) -> Iterator[Row]:
+    """The transformer with every kind of condition."""
+    label = torch.tensor([7])
+    nothing = torch.from_numpy(np.random.default_rng(7).random((1, 1, 2048)).astype(np.float32))
+    told = {
+        "transformer_1_a": (1, 0, lambda: {"features": numbers.features(1)}),
+        "transformer_5_a": (5, 0, lambda: {"features": numbers.features(5)}),
+        "transformer_212_a": (212, 0, lambda: {"features": numbers.features(212)}),
+        "transformer_nofeats_a": (1, 0, lambda: {"features": nothing}),
+        "transformer_class_a": (0, 309, lambda: {"labels": label}),
+        "transformer_cls5_a": (5, 309, lambda: {"features": numbers.features(5), "labels": label}),
+    }
+    for file, (n_features, n_classes, condition) in told.items():
+        if n_features == CLIP.n_features and numbers.reference is None:
+            continue
+        yield from _compare_sampler(numbers, file, n_features, n_classes, condition)
+    _FILLED.clear()
+
+
+def _compare_sampler(
+    numbers: Numbers, file: str, n_features: int, n_classes: int, condition: Callable[[], dict[str, Tensor]]
+) -> Iterator[Row]:
+    sampler = convert("sampler", filled(sampler_shapes(n_features, n_classes), keep=True))
+    embedded = sampler.condition(**condition())
+    codes = torch.from_numpy(numbers.expected("codebook_a", "tokens"))[None]
+    if file not in ("transformer_class_a", "transformer_nofeats_a"):
+        yield numbers.same(file, "feature_index", np.array(pick_rows(n_features, CLIP.n_features)))
+    logits = sampler.logits(codes, embedded)
+    yield numbers.near(file, "logits_every_16", logits[0, ::16], 1e-3)
+    yield numbers.near(file, "cross_entropy", next_code_loss(logits, codes), 1e-4)
+    scores, cache = sampler.start(codes[:, :KNOWN], embedded)
+    greedy = [scores.argmax(1)]
+    while len(greedy) < GREEDY:
+        greedy.append(sampler.step(greedy[-1], cache).argmax(1))
+    yield numbers.same(file, "greedy_after_25", torch.cat(greedy))
+    yield numbers.near(file, "attention_last_layer_last_query", _last_attention(sampler, codes, embedded), 1e-3)
+
+
+def _last_attention(sampler: nn.Module, codes: Tensor, embedded: Tensor) -> Tensor:
+    """How much the last position of the last layer looks at each position, `[heads, positions]`."""
+    seen: list[Tensor] = []
+    attention = sampler.transformer.blocks[-1].attn
+    hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    sampler.logits(codes, embedded)
+    hook.remove()
+    query, key = (layer(seen[0])[0].unflatten(1, (attention.heads, -1)).transpose(0, 1) for layer in (attention.query, attention.key))
+    return torch.softmax(query[:, -1:] @ key.transpose(1, 2) / query.shape[-1] ** 0.5, dim=-1)[:, 0]
+
+
+def compare_metrics(numbers: Numbers) -> Iterator[Row]:
+    """FID, KID, inception score and MKL of given features and logits, two generated rows for each real one."""
+    stored = dict(np.load(FIXTURES / "metrics.npz"))
+    real, made = stored["real_features"], stored["generated_features"]
+    kid = metrics.kid(real, made, subset_size=100)
+    score = metrics.inception_score(stored["generated_logits"])
+    pairs = np.repeat(stored["real_logits"], 2, axis=0)
+    found = {
+        "fid": metrics.fid(real, made),
+        "kid": kid.value,
+        "kid_std": kid.std,
+        "inception_score": score.value,
+        "inception_score_std": score.std,
+        "mkl": metrics.mkl(pairs, stored["generated_logits"]),
+    }
+    for what, value in found.items():
+        yield Row("metrics_a3", what, abs(float(value) / float(stored[what]) - 1), 1e-4)
+
+
+SECTIONS = (compare_mel, compare_codebook, compare_classifiers, compare_vocoder, compare_backbones, compare_samplers, compare_metrics)
+
+
+@torch.inference_mode()
+def compare(numbers: Numbers) -> Iterator[Row]:
+    """All comparisons, one after another."""
+    for section in SECTIONS:
+        yield from section(numbers)
+
+
+def main() -> int:
+    """Print the table; 1 if anything differs by too much."""
+    numbers = Numbers(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    print(f"{'file':22} {'what':34} {'difference':>11} {'limit':>8}")
+    failed = total = 0
+    for row in compare(numbers):
+        total, failed = total + 1, failed + (not row.passed)
+        print(f"{row.file:22} {row.what:34} {row.difference:11.2e} {row.limit:8.0e}  {'ok' if row.passed else 'DIFFERS'} {row.detail}")
+    print(f"{total - failed} of {total} agree; numbers from {numbers.reference or 'tests/fixtures'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The authors' numbers, from the fixtures: what `make parity` prints."""
+
+import numpy as np
+import parity
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return parity.Numbers()
+
+
+@pytest.mark.parametrize("section", parity.SECTIONS, ids=lambda section: section.__name__)
+def test_ours_are_theirs(section, numbers):
+    with torch.inference_mode():
+        rows = list(section(numbers))
+    assert rows
+    assert not [row for row in rows if not row.passed]
+
+
+def test_a_difference_is_seen(numbers):
+    waveform = numbers.expected("melgan_a", "waveform_first_4096")
+    assert numbers.near("melgan_a", "waveform_first_4096", waveform, 1e-6).passed
+    assert not numbers.near("melgan_a", "waveform_first_4096", waveform + 1e-3, 1e-3).passed
+    assert not numbers.near("melgan_a", "waveform_first_4096", waveform * np.nan, 1e-3).passed
+    assert not numbers.near("melgan_a", "waveform_first_4096", waveform[:-1], 1e-3).passed
+    tokens = numbers.expected("codebook_a", "tokens").copy()
+    assert numbers.same("codebook_a", "tokens", tokens).passed
+    tokens[7] += 1
+    row = numbers.same("codebook_a", "tokens", tokens)
+    assert (row.passed, row.detail) == (False, "264 of 265")

@@ -1,0 +1,118 @@
+"""What people are told of models and networks: what each is, how good, whose, and whether its weights are here."""
+
+import difflib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unsilent import presets
+from unsilent.checkpoints import catalog
+from unsilent.checkpoints.bundle import ROLES, SHIPPED, find_bundle, models_folder, present, read_bundle
+from unsilent.checkpoints.catalog import Published
+from unsilent.checkpoints.store import read_config
+from unsilent.errors import ParameterError
+from unsilent.presets import Preset
+
+_KINDS = {
+    "codebook": "codebook of mel spectrograms, with its encoder and decoder",
+    "vggishish": "classifier of sounds, behind the perceptual distance",
+    "melception": "classifier of sounds, behind FID and MKL",
+    "melgan": "vocoder",
+    "melgan_discriminator": "judge of waveforms in the vocoder's training",
+    "resnet50": "picture network",
+    "bninception": "picture and flow network",
+}
+_SCORES = {  # by the authors, on VGGSound's test set
+    "vggishish": "paper table 5: top-1 34.70 %, top-5 63.71 %, mAP 36.63, mAUC 95.70",
+    "melception": "paper table 5: top-1 44.49 %, top-5 73.79 %, mAP 47.58, mAUC 96.66",
+}
+
+
+class Entry(NamedTuple):
+    """One line of the list: FID and MKL are empty where the paper has none."""
+
+    name: str
+    summary: str
+    fid: str
+    mkl: str
+    weights: str
+
+
+def entries() -> list[Entry]:
+    """All models, the default first, then the networks that were published beside them."""
+    models = [presets.get(name) for name in presets.names()]
+    parts = [row for row in map(catalog.find, catalog.names()) if row.kind != "sampler"]
+    return [
+        *(Entry(row.name, row.summary, _score(row.fid), _score(row.mkl), _where(row.name)) for row in models),
+        *(Entry(row.name, _KINDS[row.kind], "", "", _where(row.name)) for row in parts),
+    ]
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _where(name: str) -> str:
+    if (SHIPPED / name).exists():
+        return "shipped"
+    if (models_folder() / name).exists():
+        return "fetched"
+    return "to fetch" if name in catalog.names() else "never published"
+
+
+def describe(name: str) -> str:
+    """What a model or network is, in lines for people: sizes, scores, source, licences, classes, and where its weights are.
+
+    Args:
+        name: of a row of the list, or the path of a bundle folder.
+
+    Raises:
+        ParameterError: for a name that is none of those; names near ones.
+        CheckpointError: if the folder is damaged.
+    """
+    if (Path(name) / "bundle.json").exists():
+        return "\n".join(_model(presets.get(read_bundle(Path(name))["preset"]), Path(name)))
+    if name in catalog.names() and name not in presets.names():
+        return "\n".join(_network(catalog.find(name)))
+    if name not in presets.names():
+        known = [entry.name for entry in entries()]
+        near = difflib.get_close_matches(name, known, n=3) or known[:3]
+        raise ParameterError(f"there is no model {name!r}; did you mean {' or '.join(near)}? `unsilent models` lists all.")
+    row = presets.get(name)
+    return "\n".join(_model(row, find_bundle(name) if name in present() else None))
+
+
+def _model(row: Preset, folder: Path | None) -> list[str]:
+    lines = [f"{row.name}: {row.summary}", f"source: {row.source}"]
+    if row.fid is not None:
+        lines.append(f"paper: FID {row.fid}, MKL {row.mkl}")
+    about: dict[str, Any] = read_bundle(folder) if folder else {}
+    sizes = {role: getattr(row, role).model_dump(mode="json") for role in ROLES}
+    sizes |= {role: read_config(folder / part)["config"] for role, part in about.get("parts", {}).items()}
+    lines += [f"{role}: { {key: value for key, value in size.items() if key != 'clip'} }" for role, size in sizes.items()]
+    lines.append(f"clip: {sizes['codebook']['clip']}")
+    if row.backbone:
+        lines.append(f"picture network: {row.backbone}")
+    if about.get("classes"):
+        lines.append(f"classes: {', '.join(about['classes'])}")
+    if row.name in catalog.names():
+        lines += _published(catalog.find(row.name))
+    lines.append(f"weights: {folder}" if folder else f"weights: {_where(row.name)}")
+    return lines + [f"licence of {what}: {'; '.join(rows)}" for what, rows in about.get("licences", {}).items()]
+
+
+def _network(row: Published) -> list[str]:
+    lines = [f"{row.name}: {_KINDS[row.kind]}", *([_SCORES[row.name]] if row.name in _SCORES else []), *_published(row)]
+    if row.presets:
+        lines.append(f"serves: {', '.join(row.presets)}")
+    folder = models_folder() / row.name
+    return [*lines, f"weights: {folder}" if folder.exists() else f"weights: {_where(row.name)}"]
+
+
+def _published(row: Published) -> list[str]:
+    size = row.size or row.about_bytes
+    digest = f"MD5 {row.md5}" if row.md5 else f"SHA-256 {row.sha256}"
+    return [
+        f"file: {row.url}" + (f" ({size / 1e6:.0f} MB)" if size else ""),
+        f"digest: {digest}; {row.source}",
+        f"licence: {row.licence}",
+    ]

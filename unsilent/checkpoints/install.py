@@ -1,0 +1,228 @@
+"""Published files become models of ours: fetched or given, converted, and put where they are found by name."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unsilent import labels, presets
+from unsilent.checkpoints import catalog
+from unsilent.checkpoints.bundle import SHIPPED, models_folder, write_about
+from unsilent.checkpoints.catalog import Published
+from unsilent.checkpoints.containers import Container, read_container
+from unsilent.checkpoints.fetch import fetch
+from unsilent.checkpoints.published import convert, recognise
+from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
+from unsilent.config import Config
+from unsilent.errors import CheckpointError, ParameterError
+from unsilent.models.sampler import SamplerConfig
+from unsilent.presets import Preset
+
+Progress = Callable[[str, float], None]  # what is being done, share of it that is done in [0, 1]
+DEFAULT = "everyday"  # the shipped model, whose vocoder serves where no other is at hand
+
+
+def needed(name: str) -> list[Published]:
+    """The published files that a model or network still lacks here, in the order in which they are wanted.
+
+    Raises:
+        ParameterError: if nothing of that name was published; names near ones.
+    """
+    if name in presets.names() and name not in catalog.names():
+        why = "comes with the package" if (SHIPPED / name).exists() else "was never published"
+        raise ParameterError(f"there is nothing to fetch: {name!r} {why}.")
+    row = catalog.find(name)
+    parts = ["melgan", presets.get(name).backbone] if row.kind == "sampler" else []
+    return [one for one in (*(catalog.find(part) for part in parts if part), row) if not (models_folder() / one.name).exists()]
+
+
+def install(
+    row: Published, mirror: str | None = None, dtype: torch.dtype = torch.float32, progress: Progress = lambda what, share: None
+) -> Path:
+    """Fetch a published file, convert it, and put it where models are found by name; the download is then removed.
+
+    Args:
+        row: one of `needed`, in whose order a sampler finds its vocoder.
+        mirror: URL of a folder to ask instead of the authors' server.
+        dtype: of the weights on disk; `torch.float16` halves them.
+        progress: told how far the download is, then that it is being converted.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: if the file cannot be had, is damaged, or there is no room.
+        ParameterError: if the mirror is no URL.
+    """
+    folder = models_folder() / row.name
+
+    def say(done: int, total: int | None) -> None:
+        expected = total or row.size or row.about_bytes or 0
+        of_all = f" of {expected / 1e6:.0f}" if expected else ""
+        progress(f"downloading {done / 1e6:.0f}{of_all} MB", done / expected if expected else 0.0)
+
+    path = fetch(row, mirror=mirror, progress=say)
+    progress("converting", 1.0)
+    preset = row.name if row.kind == "sampler" else None
+    convert_file(path, folder, kind=row.kind, preset=preset, dtype=dtype)
+    path.unlink()
+    return folder
+
+
+def convert_file(
+    path: Path,
+    out: Path,
+    *,
+    kind: str | None = None,
+    preset: str | None = None,
+    vocoder: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Convert a published file to our format.
+
+    A sampler with its codebook becomes a whole model, a bundle folder; any other network a checkpoint folder.
+
+    Args:
+        path: archive, checkpoint, or unpacked folder.
+        out: folder to make; it appears whole or not at all.
+        kind: which network to take from a file that holds several; None takes the one it was published as.
+        preset: row of `unsilent.presets` that a sampler was trained as; None asks its name, then its settings.
+        vocoder: published vocoder of the bundle; None takes the fetched one, or, if there is none, that of the default model.
+        dtype: of the weights on disk; `torch.float16` halves them.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        CheckpointError: if the file cannot be read or holds something else, or `out` is there already or cannot be written.
+        ParameterError: for an unknown kind or preset, or a sampler that could be several of them.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already; name a new folder, or remove it first.")
+    with _whole_or_nothing(out) as (part, scratch):
+        container = read_container(path, scratch)
+        try:
+            return _convert(container, part, kind or recognise(container.weights), preset, vocoder, dtype)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+
+
+def _convert(container: Container, part: Path, kind: str, preset: str | None, vocoder: Path | None, dtype: torch.dtype) -> str:
+    weights = container.weights
+    is_model = kind == "sampler" and any(name.startswith("first_stage_model.") for name in weights)
+    if vocoder and not is_model:
+        raise ParameterError(f"a vocoder belongs to a sampler with its codebook, but this is a {kind} alone.")
+    if kind != "sampler":
+        if preset:
+            raise ParameterError(f"the preset {preset!r} was given, but this is a {kind} and serves several.")
+        return _save(part, kind, "", convert(kind, weights), container.stem, dtype)
+    row = presets.get(preset or _find_preset(container))
+    said = _save(part / "sampler" if is_model else part, kind, row.name, convert(kind, weights, row.sampler), container.stem, dtype)
+    if not is_model:
+        return f"{said} for {row.name}, without a codebook"
+    _save(part / "codebook", "codebook", row.name, convert("codebook", weights, row.codebook), container.stem, dtype)
+    _save_vocoder(part / "vocoder", row.name, vocoder, dtype)
+    write_about(part, row.name, {"summary": row.summary, "classes": _classes(row), "licences": _licences(row)})
+    return f"{said}, with its codebook and a vocoder: the model {row.name}"
+
+
+def _save(folder: Path, kind: str, preset: str, module: nn.Module, stem: str, dtype: torch.dtype) -> str:
+    config = getattr(module, "config", Config())  # picture networks come in one size
+    save_checkpoint(folder, kind, preset, config, module.state_dict(), {"converted_from": stem}, dtype)
+    return f"{kind} of {sum(value.numel() for value in module.parameters()) / 1e6:.1f} M parameters"
+
+
+def _save_vocoder(folder: Path, preset: str, published: Path | None, dtype: torch.dtype) -> None:
+    if published:
+        with tempfile.TemporaryDirectory() as scratch:
+            container = read_container(published, Path(scratch))
+            _save(folder, "melgan", preset, convert("melgan", container.weights), container.stem, dtype)
+        return
+    fetched = models_folder() / "melgan"
+    source = fetched if fetched.exists() else SHIPPED / DEFAULT / "vocoder"
+    about = read_config(source)
+    module = load_checkpoint(source, about["kind"])
+    save_checkpoint(folder, about["kind"], preset, module.config, module.state_dict(), about["record"], dtype)
+
+
+def _classes(row: Preset) -> list[str]:
+    return list(labels.classes(row.name.split("-")[0])) if row.sampler.condition.n_classes else []
+
+
+def _licences(row: Preset) -> dict[str, list[str]]:
+    return {"weights": [f"{part.name}: {part.licence}" for part in map(catalog.find, catalog.names()) if row.name in part.presets]}
+
+
+def _find_preset(container: Container) -> str:
+    """Which row of the table a sampler is: its file's name says so, or its settings, or its sizes leave only one."""
+    listed = catalog.find_by_stem(container.stem)
+    if listed:
+        return listed.name
+    told = preset_of(container.settings)
+    if told in presets.names():
+        return told
+    sizes = convert("sampler", container.weights).config
+    fits = [name for name in presets.names() if _could_be(presets.get(name).sampler, sizes)]
+    if len(fits) == 1:
+        return fits[0]
+    if not fits:
+        raise CheckpointError("its sizes are those of no published sampler")
+    raise ParameterError(f"{container.stem} could be any of {', '.join(fits)}; say which with --preset.")
+
+
+def _could_be(published: SamplerConfig, found: SamplerConfig) -> bool:
+    """Same shapes; one random vector in the place of a feature cannot be told from a feature."""
+    theirs, ours = (config.condition.model_copy(update={"kind": "features"}) for config in (published, found))
+    return theirs == ours and (published.codes, published.transformer) == (found.codes, found.transformer)
+
+
+def preset_of(settings: dict[str, Any]) -> str:
+    """The name of the preset that a released project's YAML describes; empty if it does not say enough.
+
+    Source:
+        Released configs/vggsound_transformer.yaml and vas_transformer.yaml, with the changes that the README names for each row.
+    """
+    data, model = (_params(settings.get(part)) for part in ("data", "model"))
+    corpus = next((name for name in ("vggsound", "vas") if f"/{name}/" in str(data.get("spec_dir_path", ""))), "")
+    codes = _params(model.get("first_stage_config")).get("n_embed")
+    told = model.get("cond_stage_key")
+    told = [told] if isinstance(told, str) else told or []
+    pictures = "resnet50" if "resnet50" in str(data.get("rgb_feats_dir_path")) else "bninception"
+    n_features = _params(data.get("feat_sampler_cfg")).get("feat_sample_size", data.get("feat_crop_len"))
+    parts = [corpus]
+    if data.get("replace_feats_with_random"):
+        parts.append("nofeats")
+    elif "feature" in told:
+        parts += [str(n_features), pictures]
+    if "target" in told:
+        parts.append("class")
+    if corpus == "vas" and codes == presets.VGGSOUND_CODEBOOK.n_codes:
+        parts.append("vggsound-codebook")
+    return "-".join(parts)
+
+
+def _params(section: Any) -> dict[str, Any]:
+    params = section.get("params") if isinstance(section, dict) else None
+    return params if isinstance(params, dict) else {}
+
+
+@contextmanager
+def _whole_or_nothing(out: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder that becomes `out` if all goes well, and one for what is unpacked on the way; nothing is left of them otherwise."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+            part, scratch = Path(temporary, "part"), Path(temporary, "scratch")
+            part.mkdir()
+            scratch.mkdir()
+            yield part, scratch
+            if out.exists():
+                out.rmdir()
+            os.rename(part, out)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {out}: {error.strerror or error}.") from None

@@ -1,0 +1,277 @@
+"""The authors' networks as ours: every published weight gets its place or is dropped for a stated reason.
+
+The names are literal: each network's file tells its released names, this one where they stand in the published files, what else those hold,
+and how shapes tell the sizes. Anything that is left over, missing or of another shape is an error that names the culprit.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unsilent import presets
+from unsilent.checkpoints.store import KINDS, blank
+from unsilent.config import Config
+from unsilent.errors import CheckpointError, ParameterError
+from unsilent.models import codebook, discriminators, melgan, perceptual, sampler
+from unsilent.models.band_statistics import BandStatistics
+from unsilent.models.code_order import to_sequence
+from unsilent.models.codebook import CodebookConfig
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.discriminators import MelGANDiscriminatorConfig, PatchDiscriminatorConfig
+from unsilent.models.melception import MelceptionConfig
+from unsilent.models.melgan import MelGANConfig
+from unsilent.models.perceptual import PerceptualConfig
+from unsilent.models.sampler import SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.models.vggishish import VGGishishConfig
+
+Weights = dict[str, Tensor]
+HEAD_WIDTH = 64  # of the paper's transformers; weights do not tell how many heads share their width
+
+
+@dataclass(frozen=True)
+class Converter:
+    """How one kind of network was published.
+
+    Attributes:
+        mark: one of its names that no other kind has.
+        sizes: reads the network's configuration from names and shapes.
+        names: gives the released name of each weight of our network, with ours.
+        prefixes: what stands before its names in the files that hold it.
+        dropped: patterns of whole names that become nothing here, each with the reason.
+        papers: the published configurations; a damaged file differs from one of them by its culprit only.
+        thin: whether a published shape may have axes of length 1 that ours lacks.
+    """
+
+    mark: str
+    sizes: Callable[[Weights], Config]
+    names: Callable[[nn.Module], dict[str, str]] = lambda module: {name: name for name in module.state_dict()}
+    prefixes: tuple[str, ...] = ("",)
+    dropped: tuple[tuple[str, str], ...] = ()
+    papers: tuple[Config, ...] = ()
+    thin: bool = False
+
+
+def _count(weights: Weights, pattern: str) -> int:
+    """How many different numbers stand at the group of `pattern` at the beginning of names."""
+    return len({match.group(1) for match in map(re.compile(pattern).match, weights) if match})
+
+
+def _sampler_sizes(weights: Weights) -> SamplerConfig:
+    codes, width = weights["tok_emb.weight"].shape
+    transformer = TransformerConfig(layers=_count(weights, r"blocks\.(\d+)\."), heads=max(1, width // HEAD_WIDTH), width=width)
+    bare = SamplerConfig(codes=codes, transformer=transformer, condition=ConditionConfig(kind="coordinates"))
+    n_told = weights["pos_emb"].shape[1] - bare.clip.n_codes
+    features = weights.get("feat_embedder.weight", weights.get("embedder.weight"))
+    classes = weights.get("cls_embedder.weight")
+    if features is None:
+        return bare
+    if classes is not None:
+        fields = {"kind": "features+class", "n_features": n_told - 1, "feature_dim": features.shape[1], "n_classes": len(classes)}
+    elif "embedder.bias" in weights:
+        fields = {"kind": "features", "n_features": n_told, "feature_dim": features.shape[1]}
+    else:
+        fields = {"kind": "class", "n_classes": len(features)}
+    return bare.model_copy(update={"condition": ConditionConfig(**fields)})
+
+
+def _codebook_sizes(weights: Weights) -> CodebookConfig:
+    channels = len(weights["encoder.conv_in.weight"])
+    levels = range(_count(weights, r"encoder\.down\.(\d+)\."))
+    return CodebookConfig(
+        n_codes=len(weights["quantize.embedding.weight"]),
+        dim=len(weights["post_quant_conv.weight"]),
+        channels=channels,
+        multipliers=tuple(len(weights[f"encoder.down.{level}.block.0.conv1.weight"]) // channels for level in levels),
+        n_blocks=_count(weights, r"encoder\.down\.0\.block\.(\d+)\."),
+    )
+
+
+def _perceptual_sizes(weights: Weights) -> PerceptualConfig:
+    width = len(weights["net.slice1.0.weight"])
+    if "scaling_layer.shift" not in weights:
+        return PerceptualConfig(width=width)
+    shift, scale = (weights[f"scaling_layer.{name}"].flatten().double() for name in ("shift", "scale"))
+    return PerceptualConfig(bands=BandStatistics(mean=tuple(((shift + 1) / 2).tolist()), std=tuple((scale / 2).tolist())), width=width)
+
+
+def _melgan_sizes(weights: Weights) -> MelGANConfig:
+    widest, mels, _ = weights["model.1.weight_v"].shape
+    return MelGANConfig(mels=mels, width=widest // 2 ** len(MelGANConfig().ratios))
+
+
+_LOSSES = (r"loss\..*", "losses of the codebook's training, which are networks of their own")
+_ORDER = (r"first_stage_permuter\.(forward|backward)_shuffle_idx", "the order of codes, which is built in and was compared")
+_MASK = (r"(transformer\.)?blocks\.\d+\.attn\.mask", "the causal mask, which is built in and was compared")
+_FIRST_STAGE = (r"first_stage_model\..*", "the codebook, a network of its own")
+_TRANSFORMER = (r"transformer\..*|first_stage_permuter\..*", "the sampler that this codebook was published with")
+_CODEBOOK = (r"(encoder|decoder|quantize|quant_conv|post_quant_conv)\..*", "the codebook that this network trained")
+_SCALING = (r"(loss\.)?(perceptual_loss\.)?scaling_layer\.(shift|scale)", "statistics of the bands, which are part of the configuration")
+_JUDGES = (r"(loss\.)?discriminator\..*", "the discriminator, a network of its own")
+_DISTANCE = (r"(loss\.)?perceptual_loss\..*", "the perceptual distance, a network of its own")
+_IMAGENET = (r"(fc|last_linear)\..*", "classes of ImageNet, which are not asked for")
+
+# In the order in which a file is recognised: what holds others comes before them.
+CONVERTERS: dict[str, Converter] = {
+    "sampler": Converter(
+        "tok_emb.weight", _sampler_sizes, sampler.released_names, ("transformer.", ""), (_FIRST_STAGE, _ORDER, _MASK),
+        tuple(dict.fromkeys(presets.get(name).sampler for name in presets.names())), thin=True,
+    ),
+    "codebook": Converter(
+        "quantize.embedding.weight", _codebook_sizes, codebook.released_names, ("first_stage_model.", ""), (_LOSSES, _TRANSFORMER),
+        (CodebookConfig(),)
+    ),
+    "perceptual": Converter(
+        "net.slice1.0.weight", _perceptual_sizes, perceptual.released_names, ("loss.perceptual_loss.", "perceptual_loss.", ""),
+        (_SCALING, _CODEBOOK, _JUDGES), (PerceptualConfig(),),
+    ),
+    "discriminator": Converter(
+        "main.11.weight", lambda weights: PatchDiscriminatorConfig(width=len(weights["main.0.weight"])),
+        prefixes=("loss.discriminator.", "discriminator.", ""), dropped=(_CODEBOOK, _DISTANCE), papers=(PatchDiscriminatorConfig(),),
+    ),
+    "melgan": Converter("model.1.weight_v", _melgan_sizes, melgan.released_names, papers=(MelGANConfig(),)),
+    "melgan_discriminator": Converter(
+        "model.disc_0.model.layer_0.1.weight_v", lambda weights: MelGANDiscriminatorConfig(scales=_count(weights, r"model\.disc_(\d+)\.")),
+        discriminators.released_names, papers=(MelGANDiscriminatorConfig(),),
+    ),
+    "vggishish": Converter(
+        "features.0.weight", lambda weights: VGGishishConfig(labels=len(weights["classifier.4.weight"])), papers=(VGGishishConfig(),)
+    ),
+    "melception": Converter(
+        "Conv2d_1a_3x3.conv.weight", lambda weights: MelceptionConfig(labels=len(weights["fc.weight"])), papers=(MelceptionConfig(),)
+    ),
+    "resnet50": Converter("layer1.0.conv1.weight", lambda _: Config(), dropped=(_IMAGENET,)),
+    "bninception": Converter("conv1_7x7_s2.weight", lambda _: Config(), dropped=(_IMAGENET,), thin=True),
+}  # fmt: skip
+
+
+def convert(kind: str, state_dict: Weights, config: Config | None = None) -> nn.Module:
+    """Build the network of a published state dict and fill it, in evaluation mode.
+
+    Args:
+        kind: what to take from it: a key of `CONVERTERS`.
+        state_dict: as published. One that holds several networks (a sampler with its codebook, a codebook with its losses) gives any of
+            them. The tensors are taken over, not copied.
+        config: sizes, where they are known from elsewhere; None reads them from names and shapes.
+
+    Raises:
+        ParameterError: for an unknown kind.
+        CheckpointError: if a weight is missing, unknown, or of another shape, or codes were in an order that is not ours; names it.
+    """
+    row = _find(kind)
+    prefix = _prefix(row, state_dict)
+    kept = [name for name in state_dict if not why_dropped(kind, name)]
+    own = {name.removeprefix(prefix): state_dict[name] for name in kept if name.startswith(prefix)}
+    strangers = [f"{name} is not known" for name in kept if not name.startswith(prefix)]
+    tried: list[tuple[list[str], nn.Module, Config]] = []
+    for size in [config] if config else _likely_configs(row, {name.removeprefix(prefix): value for name, value in state_dict.items()}):
+        module = blank(KINDS[kind][1], size)
+        tried.append((strangers + _problems(row, module, own, prefix), module, size))
+        if not tried[-1][0]:
+            break
+    problems, module, config = min(tried, key=lambda one: len(one[0]))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise CheckpointError(f"these weights are no {kind} as published: {problems[0]}{more}.")
+    if isinstance(config, SamplerConfig):
+        _check_order(state_dict, config)
+    released = {ours: theirs for theirs, ours in row.names(module).items()}
+    weights = {ours: _fitted(own, released[ours], value) for ours, value in module.state_dict().items()}
+    module.load_state_dict(weights, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def account(kind: str, state_dict: Weights) -> dict[str, str | None]:
+    """What becomes of every weight of a published file: its name in our network, or None if it is dropped (`why_dropped` says why).
+
+    Raises:
+        ParameterError, CheckpointError: as `convert`.
+    """
+    row = _find(kind)
+    prefix, names = _prefix(row, state_dict), row.names(convert(kind, state_dict))
+    return {name: names.get(name.removeprefix(prefix)) if name.startswith(prefix) else None for name in state_dict}
+
+
+def why_dropped(kind: str, name: str) -> str:
+    """The reason why a published weight has no place in a network of this kind; empty if it has one, or is unknown."""
+    return next((reason for pattern, reason in _find(kind).dropped if re.fullmatch(pattern, name)), "")
+
+
+def recognise(state_dict: Weights) -> str:
+    """The kind of a published file; of a file that holds several networks, the one that it was published as.
+
+    Raises:
+        CheckpointError: if it is none that was published.
+    """
+    for kind, row in CONVERTERS.items():
+        if any(prefix + row.mark in state_dict for prefix in row.prefixes):
+            return kind
+    some = ", ".join(list(state_dict)[:3])
+    raise CheckpointError(f"these weights are of no published kind ({', '.join(CONVERTERS)}); their names begin with {some}.")
+
+
+def _find(kind: str) -> Converter:
+    if kind not in CONVERTERS:
+        raise ParameterError(f"there is no kind {kind!r} of published network; known are {', '.join(CONVERTERS)}.")
+    return CONVERTERS[kind]
+
+
+def _prefix(row: Converter, state_dict: Weights) -> str:
+    """What stands before the names: told by the mark; if that very weight is the one that is missing, by whatever begins so."""
+    for prefix in row.prefixes:
+        if prefix + row.mark in state_dict:
+            return prefix
+    return next((prefix for prefix in row.prefixes if any(name.startswith(prefix) for name in state_dict)), "")
+
+
+def _likely_configs(row: Converter, weights: Weights) -> list[Config]:
+    """What the shapes say, and what was published: with a damaged file one of them differs by the culprit only."""
+    try:
+        return [row.sizes(weights), *row.papers]
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):  # a weight that tells a size is missing or of an impossible shape
+        return list(row.papers)
+
+
+def _problems(row: Converter, module: nn.Module, own: Weights, prefix: str) -> list[str]:
+    """All that keeps published weights from filling the network, with the names as published."""
+    ours = module.state_dict()
+    wanted = {theirs: ours[name] for theirs, name in row.names(module).items()}
+    missing = [name for name in wanted if name not in own and not _is_count(name)]
+    unknown = [name for name in own if name not in wanted]
+    if len(missing) == len(unknown) == 1:
+        problems = [f"{prefix}{unknown[0]} is not known and {prefix}{missing[0]} is missing"]
+    else:
+        problems = [f"{prefix}{name} is not known" for name in unknown] + [f"{prefix}{name} is missing" for name in missing]
+    for name in (name for name in wanted if name in own):
+        found, expected = list(own[name].shape), list(wanted[name].shape)
+        if found != expected and not (row.thin and [n for n in found if n != 1] == [n for n in expected if n != 1]):
+            problems.append(f"{prefix}{name} has shape {found}, {expected} is wanted")
+    return problems
+
+
+def _is_count(name: str) -> bool:
+    """How many batches a norm was trained on: unused here, and not in files that are older than it."""
+    return name.endswith("num_batches_tracked")
+
+
+def _fitted(own: Weights, name: str, wanted: Tensor) -> Tensor:
+    if name not in own:
+        return torch.zeros(wanted.shape, dtype=wanted.dtype)
+    return own[name].reshape(wanted.shape).to(wanted.dtype)
+
+
+def _check_order(state_dict: Weights, config: SamplerConfig) -> None:
+    """Hold the order of codes and the mask that a sampler was trained with to those that ours has built in."""
+    ours = to_sequence(torch.arange(config.clip.n_codes).reshape(1, config.clip.rows, config.clip.columns))[0]
+    for name, value in state_dict.items():
+        if name.endswith("permuter.forward_shuffle_idx"):
+            is_order = torch.equal(value.sort().values, ours.sort().values)
+            if is_order and not torch.equal(value, ours):
+                raise CheckpointError(f"{name} orders the codes otherwise than column after column, low to high, which is read here.")
+        if re.fullmatch(_MASK[0], name):
+            mask = value.reshape(value.shape[-2:])
+            if ((mask == 0) | (mask == 1)).all() and not torch.equal(mask, torch.ones_like(mask).tril()):
+                raise CheckpointError(f"{name} lets positions see later ones; only causal samplers are read here.")
