@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import tarfile
+import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -149,18 +150,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         is_zip = zipfile.is_zipfile(path)
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else []
-        for name in foreign:
-            if not _BOOKKEEPING.match(name):
-                raise CheckpointError(f"{path} holds {name}, which is neither a weight nor a trainer's bookkeeping; it was not loaded.")
-        with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
+    except Exception as error:  # damaged bytes fail in as many ways as there are
+        raise _unreadable(path, error) from None
+    for name in foreign:
+        if not _BOOKKEEPING.match(name):
+            raise CheckpointError(f"{path} holds {name}, which is neither a weight nor a trainer's bookkeeping; it was not loaded.")
+    try:
+        with torch.serialization.safe_globals([(_Inert, name) for name in foreign]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the age of the file
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        culprit = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class) (\S+)", str(error))
-        what = f"it holds {next(filter(None, culprit.groups()))}" if culprit else "it is cut off, damaged or no file of weights"
-        raise CheckpointError(f"{path} cannot be read as weights: {what}.") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path} is cut off, damaged or no file of weights ({_first_line(error)}).") from None
+    except Exception as error:
+        raise _unreadable(path, error) from None
     return _unwrap(loaded, path)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    culprit = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class) (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and culprit:
+        return CheckpointError(f"{path} holds {culprit[1] or culprit[2]}, which is no weight; it was not loaded.")
+    return CheckpointError(f"{path} is cut off, damaged or no file of weights ({_first_line(error)}).")
 
 
 def _first_line(error: Exception) -> str:

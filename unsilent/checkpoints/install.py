@@ -122,10 +122,12 @@ def _convert(container: Container, part: Path, kind: str, preset: str | None, vo
             raise ParameterError(f"the preset {preset!r} was given, but this is a {kind} and serves several.")
         return _save(part, kind, "", convert(kind, weights), container.stem, dtype)
     row = presets.get(preset or _find_preset(container))
-    said = _save(part / "sampler" if is_model else part, kind, row.name, convert(kind, weights, row.sampler), container.stem, dtype)
+    sampler = convert(kind, weights, row.sampler)
     if not is_model:
-        return f"{said} for {row.name}, without a codebook"
-    _save(part / "codebook", "codebook", row.name, convert("codebook", weights, row.codebook), container.stem, dtype)
+        return f"{_save(part, kind, row.name, sampler, container.stem, dtype)} for {row.name}, without a codebook"
+    codebook = convert("codebook", weights, row.codebook)
+    said = _save(part / "sampler", kind, row.name, sampler, container.stem, dtype)
+    _save(part / "codebook", "codebook", row.name, codebook, container.stem, dtype)
     _save_vocoder(part / "vocoder", row.name, vocoder, dtype)
     write_about(part, row.name, {"summary": row.summary, "classes": _classes(row), "licences": _licences(row)})
     return f"{said}, with its codebook and a vocoder: the model {row.name}"
