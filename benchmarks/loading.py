@@ -1,0 +1,98 @@
+"""Time and peak memory of loading the paper's model of 379 M weights, from the published format and from ours.
+
+    python benchmarks/loading.py [--folder FOLDER] [--json]
+
+FOLDER (a temporary one by default) takes about 5 GB of made-up weights. Each way of loading runs five times in processes of its own, with
+the files in the system's cache; every weight is read once, so that nothing stays on disk unread. Memory is the peak beyond that of the
+imports, as the system counts it, in units of the weights as float32.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from parity import published_shapes, sampler_shapes
+
+from unsilent import presets
+from unsilent.checkpoints.containers import read_weights
+from unsilent.checkpoints.published import convert
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
+
+PRESET = "vggsound-5-resnet50"
+N_WEIGHTS = 378_920_321
+WAYS = {
+    "published checkpoint": ("published", "float32"),
+    "ours, float32 on disk": ("ours-float32", "float32"),
+    "ours, float16 on disk, float32 in memory": ("ours-float16", "float32"),
+    "ours, float16 on disk and in memory": ("ours-float16", "float16"),
+}
+RUNS = 5
+
+
+def make(folder: Path) -> None:
+    """Write the same made-up weights in all formats."""
+    weights = {f"transformer.{name}": torch.full(shape, 0.01) for name, shape in sampler_shapes(5, 0).items() if not name.endswith("mask")}
+    weights |= {f"first_stage_model.{name}": torch.full(shape, 0.01) for name, shape in published_shapes("codebook").items()}
+    torch.save({"state_dict": weights}, folder / "published.ckpt")
+    row = presets.get(PRESET)
+    for kind, config in (("sampler", row.sampler), ("codebook", row.codebook)):
+        state = convert(kind, weights).state_dict()
+        for dtype in (torch.float32, torch.float16):
+            save_checkpoint(folder / f"ours-{str(dtype).split('.')[1]}" / kind, kind, PRESET, config, state, {}, dtype)
+
+
+def load(folder: Path, source: str, dtype: str) -> dict[str, float]:
+    """Load one way, in this process; seconds and bytes beyond the start."""
+    before = _memory("VmRSS")
+    start = time.perf_counter()
+    if source == "published":
+        weights = read_weights(folder / "published.ckpt")
+        modules = [convert(kind, weights) for kind in ("sampler", "codebook")]
+    else:
+        modules = [load_checkpoint(folder / source / kind, kind, getattr(torch, dtype)) for kind in ("sampler", "codebook")]
+    checked = sum(float(value.sum()) for module in modules for value in module.parameters())
+    seconds = time.perf_counter() - start
+    assert checked > 0, "every weight was read"
+    return {"seconds": seconds, "bytes": _memory("VmHWM") - before}
+
+
+def _memory(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # how a process of its own is told what to load
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(load(options.folder, *options.one)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        if not (folder / "ours-float16").exists():
+            make(folder)
+        found = {}
+        for way, (source, dtype) in WAYS.items():
+            command = [sys.executable, __file__, "--folder", str(folder), "--one", source, dtype]
+            runs = [json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout) for _ in range(RUNS)]
+            found[way] = {key: median(run[key] for run in runs) for key in runs[0]}
+    if options.json:
+        print(json.dumps(found))
+        return
+    print(f"{'':42} {'seconds':>8} {'peak MB':>8} {'of float32':>11}")
+    for way, row in found.items():
+        print(f"{way:42} {row['seconds']:8.2f} {row['bytes'] / 1e6:8.0f} {row['bytes'] / (4 * N_WEIGHTS):11.2f}")
+
+
+if __name__ == "__main__":
+    main()
