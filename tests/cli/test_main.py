@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import soundfile
 from unsilent.checkpoints.about import entries
 from unsilent.cli import terminal
 from unsilent.cli.main import run
+from unsilent.data.shards import Shard
 from unsilent.media.probe import probe
 
 
@@ -319,6 +321,35 @@ class TestModels:
 
     def test_a_misspelt_one(self, unsilent):
         assert_refused(unsilent("models", "show", "vggsound-5-resnet"), "did you mean vggsound-5-resnet50")
+
+
+class TestReleasedFeatures:
+    """The authors' feature files as a data source."""
+
+    def test_they_become_shards(self, unsilent, tmp_path):
+        for folder, name, array in (
+            ("melspec_10s_22050hz", "a_mel.npy", np.full((80, 860), 0.5)),
+            ("feature_resnet50_dim2048_21.5fps", "a.pkl", np.ones((215, 2048), np.float32)),
+        ):
+            (tmp_path / "vggsound" / folder).mkdir(parents=True)
+            with (tmp_path / "vggsound" / folder / name).open("wb") as file:
+                np.save(file, array) if name.endswith("npy") else pickle.dump(array, file, protocol=4)
+        (tmp_path / "train.txt").write_text("a\n")
+        code, out, err = unsilent("data", "import", "vggsound", "-o", "shards", "--list", "train=train.txt")
+        assert (code, out, err) == (0, "shards: 1 features, 1 mels\n", [])
+        entry = Shard(tmp_path / "shards", "features").entries[0]
+        assert (entry.length, entry.about["split"]) == (212, "train")
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["nothing"], "there is no mel in nothing"),
+            (["nothing", "--list", "train=no.txt"], r"there is no list of clips no\.txt"),
+            (["nothing", "--list", "train.txt"], "--list wants SPLIT=FILE, found 'train.txt'"),
+        ],
+    )
+    def test_what_is_not_there_is_named(self, unsilent, arguments, words):
+        assert_refused(unsilent("data", "import", *arguments, "-o", "shards"), words)
 
 
 class TestTerminal:

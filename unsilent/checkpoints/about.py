@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from unsilent import presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import ROLES, SHIPPED, find_bundle, models_folder, present, read_bundle
+from unsilent.checkpoints.bundle import ROLES, SHIPPED, class_names, find_bundle, models_folder, present, read_bundle
 from unsilent.checkpoints.catalog import Published
 from unsilent.checkpoints.store import read_config
 from unsilent.errors import ParameterError
@@ -92,8 +92,9 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
     lines.append(f"clip: {sizes['codebook']['clip']}")
     if row.backbone:
         lines.append(f"picture network: {row.backbone}")
-    if about.get("classes"):
-        lines.append(f"classes: {', '.join(about['classes'])}")
+    classes = about.get("classes") or class_names(row)
+    if classes:
+        lines.append(f"classes: {', '.join(classes)}")
     if row.name in catalog.names():
         lines += _published(catalog.find(row.name))
     lines.append(f"weights: {folder}" if folder else f"weights: {_where(row.name)}")

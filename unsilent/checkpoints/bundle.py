@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsilent import presets
+from unsilent import labels, presets
 from unsilent.checkpoints import catalog
 from unsilent.checkpoints.fetch import cache_folder
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
@@ -22,6 +22,7 @@ from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler
 from unsilent.models.vocos import Vocos
+from unsilent.presets import Preset
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
 ROLES = ("codebook", "sampler", "vocoder")
@@ -198,6 +199,11 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
         config = KINDS[described["kind"]][0](**described["config"])
         save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], torch.float16)
     write_about(folder, preset, about)
+
+
+def class_names(row: Preset) -> tuple[str, ...]:
+    """Names of the classes that a model of the paper's knows, in the order of their numbers; none for one without."""
+    return labels.classes(row.name.split("-")[0]) if row.sampler.condition.n_classes else ()
 
 
 def write_about(folder: Path, preset: str, about: dict[str, Any]) -> None:

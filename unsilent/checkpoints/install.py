@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from unsilent import labels, presets
+from unsilent import presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import SHIPPED, models_folder, write_about
+from unsilent.checkpoints.bundle import SHIPPED, class_names, models_folder, write_about
 from unsilent.checkpoints.catalog import Published
 from unsilent.checkpoints.containers import Container, read_container
 from unsilent.checkpoints.fetch import fetch
@@ -129,7 +129,7 @@ def _convert(container: Container, part: Path, kind: str, preset: str | None, vo
     said = _save(part / "sampler", kind, row.name, sampler, container.stem, dtype)
     _save(part / "codebook", "codebook", row.name, codebook, container.stem, dtype)
     _save_vocoder(part / "vocoder", row.name, vocoder, dtype)
-    write_about(part, row.name, {"summary": row.summary, "classes": _classes(row), "licences": _licences(row)})
+    write_about(part, row.name, {"summary": row.summary, "classes": class_names(row), "licences": _licences(row)})
     return f"{said}, with its codebook and a vocoder: the model {row.name}"
 
 
@@ -150,10 +150,6 @@ def _save_vocoder(folder: Path, preset: str, published: Path | None, dtype: torc
     about = read_config(source)
     module = load_checkpoint(source, about["kind"])
     save_checkpoint(folder, about["kind"], preset, module.config, module.state_dict(), about["record"], dtype)
-
-
-def _classes(row: Preset) -> list[str]:
-    return list(labels.classes(row.name.split("-")[0])) if row.sampler.condition.n_classes else []
 
 
 def _licences(row: Preset) -> dict[str, list[str]]:

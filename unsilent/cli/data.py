@@ -35,3 +35,27 @@ def extract(
     logging.getLogger("unsilent").setLevel(logging.INFO)
     counts = extract_codes_with(codebook, out, seed) if codebook else extract_all(table, out, preset, seed)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+@app.command("import")
+def import_released(
+    folder: Path = typer.Argument(
+        ..., help="Unpacked features of VAS or VGGSound, as the paper's authors published them.", show_default=False
+    ),
+    out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
+    backbone: str = typer.Option("resnet50", help="resnet50 or bninception."),
+    lists: list[str] = typer.Option([], "--list", metavar="SPLIT=FILE", help="Names of a split's clips, one a line; may be repeated."),
+) -> None:
+    """Turn the authors' own feature files into shards, without executing what they hold."""
+    from unsilent.clip import Clip
+    from unsilent.data.released import ReleasedFolder, write_shards
+    from unsilent.errors import ParameterError
+
+    splits = {}
+    for one in lists:
+        name, _, path = one.partition("=")
+        if not path:
+            raise ParameterError(f"--list wants SPLIT=FILE, found {one!r}.")
+        splits[name] = Path(path)
+    counts = write_shards(ReleasedFolder(folder, splits), out, backbone, Clip())
+    typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
