@@ -1,23 +1,15 @@
 """The discriminators: sizes, what they see, and the authors' numbers, also of the losses that they and the distance give a codebook."""
 
-import numpy as np
 import pytest
 import torch
 
 from unsilent.errors import ParameterError
-from unsilent.losses import hinge_discriminator_loss, hinge_generator_loss, vqgan_loss
-from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.discriminators import (
     MelGANDiscriminator,
     MelGANDiscriminatorConfig,
     PatchDiscriminator,
     PatchDiscriminatorConfig,
-    released_names,
 )
-from unsilent.models.melgan import MelGAN
-from unsilent.models.melgan import released_names as released_vocoder_names
-from unsilent.models.perceptual import Perceptual
-from unsilent.models.perceptual import released_names as released_distance_names
 
 
 def patches(**fields) -> PatchDiscriminator:
@@ -32,23 +24,6 @@ def listener(**fields) -> MelGANDiscriminator:
 
 def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def test_full_size_of_patches_has_the_papers_parameters_and_names(reference):
-    with torch.device("meta"):
-        discriminator = PatchDiscriminator()
-    assert sum(parameter.numel() for parameter in discriminator.parameters()) == 2_763_585
-    shapes = {name: tuple(value.shape) for name, value in discriminator.state_dict().items()}
-    assert shapes == reference.keys("keys_codebook_discriminator")
-
-
-def test_full_size_of_waveforms_has_the_papers_parameters_and_names(reference):
-    with torch.device("meta"):
-        discriminator = MelGANDiscriminator()
-    assert sum(parameter.numel() for parameter in discriminator.parameters()) == 16_924_086
-    weights, names = discriminator.state_dict(), released_names(discriminator)
-    assert {theirs: tuple(weights[ours].shape) for theirs, ours in names.items()} == reference.keys("keys_melgan_discriminator")
-    assert len(names) == len(weights)
 
 
 def test_a_clip_has_eight_by_104_patches():
@@ -112,50 +87,3 @@ def test_the_fewest_samples_are_enough():
 def test_filters_need_whole_groups():
     with pytest.raises(ParameterError, match="width: Input should be a multiple of 4"):
         MelGANDiscriminatorConfig(width=6)
-
-
-def test_waveforms_equal_the_authors(reference):
-    """The first 8192 samples of the filled vocoder, judged by the filled discriminator: scores measured 3e-7 apart, map means 6e-8."""
-    vocoder, discriminator = MelGAN(), MelGANDiscriminator()
-    reference.fill(vocoder, released_vocoder_names(vocoder))
-    reference.fill(discriminator, released_names(discriminator))
-    n_frames = 8192 // vocoder.hop + vocoder.context_frames
-    with torch.inference_mode():
-        results = discriminator(vocoder(reference.mel01()[..., :n_frames])[:, :8192])
-    expected = reference.expected("melgan_a")
-    np.testing.assert_allclose(torch.cat([maps[-1].flatten() for maps in results]), expected["disc_last"], atol=1e-5)
-    np.testing.assert_allclose([one.double().mean().item() for maps in results for one in maps], expected["disc_feature_means"], atol=1e-5)
-
-
-@pytest.mark.slow
-def test_losses_of_a_codebook_equal_the_authors(reference):
-    """All terms of one step, before and after the discriminator joins, with every network filled by the names of the loss's file."""
-    codebook, distance, discriminator = Codebook(CodebookConfig()), Perceptual(), PatchDiscriminator()
-    blocks = {"encoder": "downsample", "decoder": "upsample"}
-    names = {
-        ours.replace(".shortcut.", ".nin_shortcut.").replace(".resample.", f".{blocks.get(ours.split('.')[0])}."): ours
-        for ours in codebook.state_dict()
-    }
-    reference.fill(codebook, names)
-    reference.fill(distance, released_distance_names(distance), "perceptual_loss.")
-    reference.fill(discriminator, prefix="discriminator.")
-    mel = 2 * reference.mel01() - 1
-    with torch.inference_mode():
-        result = codebook(mel)
-        apart, real, fake = distance(mel, result.mel), discriminator(mel), discriminator(result.mel)
-    expected = reference.expected("codebook_loss_a")
-    np.testing.assert_allclose(real[0], expected["disc_logits_real"], rtol=1e-4, atol=1e-5)
-    for step, joined in ((0, 0.0), (40000, 1.0)):
-        terms = vqgan_loss(mel, result, apart, fake, adversarial_weight=0.8 * joined, beta_on_codebook=True)
-        found = {
-            "gen": sum(terms.values()),
-            "disc": joined * hinge_discriminator_loss(real, fake),
-            "train_quant_loss": terms["codebook"] + terms["commitment"],
-            "train_nll_loss": terms["reconstruction"] + terms["perceptual"],
-            "train_p_loss": terms["perceptual"],
-            "train_g_loss": hinge_generator_loss(fake),
-            "train_logits_real": real.mean(),
-            "train_logits_fake": fake.mean(),
-        }
-        for name, value in found.items():
-            np.testing.assert_allclose(float(value), expected[f"{name}_{step}"], rtol=1e-4, err_msg=f"{name} at step {step}")

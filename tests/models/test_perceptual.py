@@ -1,6 +1,5 @@
 """The perceptual distance: that it is one, that it can train, where it comes from, and the authors' numbers."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +7,7 @@ from torch import nn
 
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
-from unsilent.models.perceptual import Perceptual, PerceptualConfig, released_names
+from unsilent.models.perceptual import Perceptual, PerceptualConfig
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 
 BANDS = BandStatistics(mean=(0.4,) * 32, std=(0.2,) * 32)
@@ -29,15 +28,6 @@ def small() -> Perceptual:
 
 def mel(seed: int, batch: int = 2, frames: int = 48) -> torch.Tensor:
     return 2 * torch.rand(batch, 32, frames, generator=torch.Generator().manual_seed(seed)) - 1
-
-
-def test_full_size_has_the_published_names(reference):
-    with torch.device("meta"):
-        distance = Perceptual()
-    shapes = {theirs: tuple(distance.state_dict()[ours].shape) for theirs, ours in released_names(distance).items()}
-    scaling = {"scaling_layer.shift": (1, 1, 80, 1), "scaling_layer.scale": (1, 1, 80, 1)}
-    assert shapes | scaling == reference.keys("keys_lpaps")
-    assert len(shapes) == len(distance.state_dict())
 
 
 def test_it_is_a_distance():
@@ -134,18 +124,3 @@ def test_what_does_not_fit_is_refused():
         small()(mel(0, frames=15), mel(1, frames=15))
     with pytest.raises(ParameterError, match="8 mel bands are too few for the distance, give 16 or more"):
         PerceptualConfig(bands=BandStatistics(mean=(0.5,) * 8, std=(0.1,) * 8))
-
-
-@pytest.mark.slow
-def test_equals_the_authors(reference):
-    """Weights from their names, of either sign, so that distances are negative; a real mel: measured equal in all digits."""
-    distance = Perceptual()
-    reference.fill(distance, released_names(distance))
-    expected, x = reference.expected("lpaps_a"), 2 * reference.mel01() - 1
-    others = {
-        "d_self": x,
-        "d_flipmix": 0.7 * x + 0.3 * x.flip(2),
-        "d_recon": torch.from_numpy(reference.expected("codebook_a")["reconstruction"])[None],
-    }
-    for name, other in others.items():
-        np.testing.assert_allclose(distance(x, other).numpy(), expected[name].flatten(), rtol=1e-4, err_msg=name)

@@ -29,23 +29,6 @@ def images(batch: int, size: int = 64) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(size))
 
 
-def test_names_and_shapes_are_torchvisions(reference):
-    """But for its classifier, which the features do not pass through."""
-    ours = {name: tuple(value.shape) for name, value in ResNet50().state_dict().items()}
-    theirs = reference.keys("resnet50")
-    assert theirs == ours | {"fc.weight": (1000, 2048), "fc.bias": (1000,)}
-
-
-@torch.inference_mode()
-def test_features_are_the_authors(reference):
-    pictures = np.random.default_rng(11).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    row = find_backbone("resnet50")
-    squares = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255  # of 224 already: `preprocess` would enlarge and cut them
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (row.mean, row.std))
-    found = reference.fill(ResNet50())((squares - mean) / std)
-    torch.testing.assert_close(found, torch.from_numpy(reference.expected("backbones_a")["resnet50"]), atol=1e-4, rtol=1e-5)
-
-
 def test_size_and_shapes(network):
     assert sum(parameter.numel() for parameter in network.parameters()) == 23_508_032
     assert network(preprocess(np.zeros((1, 30, 40, 3), np.uint8), find_backbone("resnet50"))).shape == (1, network.dim)

@@ -1,6 +1,5 @@
 """VGGish-ish: size, what it promises of lengths, batches and statistics, and the authors' numbers."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,13 +15,6 @@ def small(**fields) -> VGGishish:
 
 def mel01(frames: int = 64, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, 80, frames, generator=torch.Generator().manual_seed(frames))
-
-
-def test_full_size_has_the_papers_parameters_and_names(reference):
-    with torch.device("meta"):
-        classifier = VGGishish()
-    assert sum(parameter.numel() for parameter in classifier.parameters()) == 137_622_517
-    assert {name: tuple(value.shape) for name, value in classifier.state_dict().items()} == reference.keys("vggishish_model")
 
 
 @pytest.mark.parametrize("frames", [16, 100, 848])
@@ -61,12 +53,3 @@ def test_what_does_not_fit_is_refused():
         VGGishishConfig(bands=BandStatistics(mean=(0.5,) * 8, std=(0.1,) * 8))
     with pytest.raises(ParameterError, match="a grid of 0 x 10 has no positions"):
         VGGishishConfig(grid=(0, 10))
-
-
-@pytest.mark.slow
-def test_equals_the_authors(reference):
-    """Weights from their names, a real mel: measured 2e-7 apart, where logits reach 0.5."""
-    classifier = reference.fill(VGGishish())
-    with torch.inference_mode():
-        logits = classifier(reference.mel01())[0]
-    np.testing.assert_allclose(logits, reference.expected("classifiers_a")["vggishish_logits"], atol=1e-5)
