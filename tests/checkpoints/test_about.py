@@ -45,12 +45,12 @@ def test_a_model_with_classes_names_them_all(monkeypatch, tmp_path, tiny_parts):
     monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path))
     save_bundle(tmp_path / "models/vas-class", "vas-class", tiny_parts, {"classes": list(labels.classes("vas"))})
     text = describe("vas-class")
-    assert "classes: baby, cough, dog, drum, fireworks, gun, hammer, sneeze" in text
+    assert "classes: baby; cough; dog; drum; fireworks; gun; hammer; sneeze" in text
     assert f"weights: {tmp_path / 'models/vas-class'}" in text
 
 
 def test_classes_are_named_before_the_weights_are_here():
-    assert "classes: air conditioning noise, air horn, " in describe("vggsound-class")
+    assert "classes: air conditioning noise; air horn; " in describe("vggsound-class")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
         lines.append(f"picture network: {row.backbone}")
     classes = about.get("classes") or class_names(row)
     if classes:
-        lines.append(f"classes: {', '.join(classes)}")
+        lines.append(f"classes: {'; '.join(classes)}")
     if row.name in catalog.names():
         lines += _published(catalog.find(row.name))
     lines.append(f"weights: {folder}" if folder else f"weights: {_where(row.name)}")
