@@ -1,12 +1,14 @@
 """Class names: the data sets' own, found however a person types them, and near ones suggested when there is none."""
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from unsilent import presets
 from unsilent.errors import ParameterError
-from unsilent.labels import classes, find_label
+from unsilent.labels import classes, find_label, most_likely
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 BOTH = pytest.mark.parametrize("data", ["vggsound", "vas"])
@@ -98,3 +100,21 @@ def test_the_message_is_one_sentence_with_a_way_out():
 def test_numbers_and_nonsense_are_refused_without_a_guess(label):
     with pytest.raises(ParameterError, match=f"no class is named '{label}' among the model's 309; `unsilent models show NAME` lists all"):
         find_label(label, classes("vggsound"))
+
+
+def test_scores_become_words():
+    said = most_likely([0.0, math.log(6), math.log(2), -1000.0], ["a", "b", "c", "d"], n=2)
+    assert [name for name, _ in said] == ["b", "c"]
+    assert [share for _, share in said] == pytest.approx([6 / 9, 2 / 9])
+
+
+def test_a_classifier_says_what_it_heard():
+    logits = torch.zeros(309)
+    logits[classes("vggsound").index("dog barking")] = 9
+    assert most_likely(logits.tolist(), classes("vggsound"))[0][0] == "dog barking"
+    assert len(most_likely(logits.tolist(), classes("vggsound"))) == 10
+
+
+def test_scores_of_other_classes_are_counted():
+    with pytest.raises(ParameterError, match="309 scores given for 8 classes"):
+        most_likely([0.0] * 309, classes("vas"))

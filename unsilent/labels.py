@@ -1,10 +1,10 @@
-"""Class names of the data sets that models with a class condition were trained on, and the number that a typed name stands for."""
+"""Class names of the data sets: the number that a typed name stands for, and what a classifier's scores say in words."""
 
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from math import ceil
+from math import ceil, exp
 
 from unsilent.errors import ParameterError
 
@@ -61,6 +61,28 @@ def find_label(label: str, classes: Sequence[str]) -> int:
     near = _near(label, classes)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ParameterError(f"no class is named {label!r} among the model's {len(classes)}; {hint}`unsilent models show NAME` lists all.")
+
+
+def most_likely(logits: Sequence[float], classes: Sequence[str], n: int = 10) -> list[tuple[str, float]]:
+    """What a classifier heard, in words: the likeliest classes of one sound.
+
+    Args:
+        logits: scores of all classes, as `VGGishish` or `Melception` give them for one mel.
+        classes: all names, in the order of their numbers.
+        n: how many to name, at most.
+
+    Returns:
+        Name and probability of each, the likeliest first.
+
+    Raises:
+        ParameterError: if there are not as many scores as names.
+    """
+    if len(logits) != len(classes):
+        raise ParameterError(f"{len(logits)} scores given for {len(classes)} classes; they must be those of the classifier's own data.")
+    highest = max(logits)
+    weights = [exp(score - highest) for score in logits]
+    best = sorted(range(len(classes)), key=lambda number: -weights[number])[:n]
+    return [(classes[number], weights[number] / sum(weights)) for number in best]
 
 
 def _plain(name: str) -> str:
