@@ -75,7 +75,8 @@ _PAPER_SCORES = {
 def _paper_row(data: str, codebook_data: str, condition: str, fid: float, mkl: float) -> Preset:
     suffix = "" if data == codebook_data else f"-{codebook_data}-codebook"
     codebook = VGGSOUND_CODEBOOK if codebook_data == "vggsound" else VAS_CODEBOOK
-    spelt = condition.replace("-", " features of ", 1).replace("-class", " and a class name")
+    n_features, _, looked_at = condition.replace("-class", " and a class name").partition("-")
+    spelt = f"{n_features} feature{'' if n_features == '1' else 's'} of {looked_at}"
     seen = {"nofeats": "nothing", "class": "a class name"}.get(condition, spelt)
     return Preset(
         name=f"{data}-{condition}{suffix}",

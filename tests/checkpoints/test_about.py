@@ -18,6 +18,7 @@ def test_the_list_has_every_model_and_network_once():
 def test_the_list_says_where_weights_are(monkeypatch, tmp_path):
     monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path))
     (tmp_path / "models/melception").mkdir(parents=True)
+    (tmp_path / "models/melception/config.json").touch()
     weights = {entry.name: entry.weights for entry in entries()}
     assert weights["everyday"] == "shipped"
     assert weights["melception"] == "fetched"
@@ -47,6 +48,12 @@ def test_a_model_with_classes_names_them_all(monkeypatch, tmp_path, tiny_parts):
     text = describe("vas-class")
     assert "classes: baby; cough; dog; drum; fireworks; gun; hammer; sneeze" in text
     assert f"weights: {tmp_path / 'models/vas-class'}" in text
+
+
+def test_a_checkpoint_folder_describes_itself(tiny_parts):
+    text = describe(str(tiny_parts["codebook"]))
+    assert text.startswith(f"{tiny_parts['codebook']}: codebook")
+    assert "made: seed 0" in text
 
 
 def test_classes_are_named_before_the_weights_are_here():

@@ -75,7 +75,7 @@ def test_a_model_that_nobody_published_says_which_are_here():
 def test_a_path_that_is_no_bundle_is_named(tmp_path, make):
     if make:
         (tmp_path / "mine").mkdir()
-    with pytest.raises(CheckpointError, match=r"mine is not a bundle folder: there is no bundle\.json"):
+    with pytest.raises(CheckpointError, match=r"mine' is not a bundle folder: there is no bundle\.json"):
         find_bundle(str(tmp_path / "mine"))
 
 

@@ -145,12 +145,75 @@ def test_an_archive_that_reaches_outside_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_in_an_archive_are_refused(tmp_path, kind):
+def test_links_and_devices_in_an_archive_are_passed_over(tmp_path, kind):
+    """The trainer may have left `last.ckpt` as a link to the checkpoint that it repeats."""
     info = tarfile.TarInfo("run/checkpoints/last.ckpt")
-    info.type, info.linkname = kind, "/etc/passwd"
-    path = archive(tmp_path / "a.tar.gz", {info.name: info})
-    with pytest.raises(CheckpointError, match=r"holds 'run/checkpoints/last\.ckpt', which is neither a file nor a folder"):
+    info.type, info.linkname = kind, "run/checkpoints/epoch_39.ckpt"
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/epoch_39.ckpt": as_bytes({"state_dict": WEIGHTS}), info.name: info})
+    (tmp_path / "scratch").mkdir()
+    assert_weights(read_container(path, tmp_path / "scratch").weights)
+    assert [one.name for one in (tmp_path / "scratch").iterdir()] == ["epoch_39.ckpt"]
+
+
+def test_what_a_mac_adds_is_passed_over(tmp_path):
+    members = {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS), "run/configs/1-project.yaml": PROJECT.encode()}
+    hidden = {f"{Path(name).parent}/._{Path(name).name}": b"\0\5\x16\7" for name in members}
+    container = read_container(archive(tmp_path / "a.tar.gz", members | hidden), tmp_path)
+    assert_weights(container.weights)
+    assert container.settings["model"]["params"]["n_embed"] == 1024
+
+
+@pytest.mark.parametrize("where", [-3, 0.5])
+def test_damage_inside_an_archive_is_seen(tmp_path, where):
+    """Cut by the last bytes of its checksum, or one byte changed in the middle, of which the archive's own structure says nothing."""
+    weights = {"noise": torch.randn(200_000, generator=torch.Generator().manual_seed(0))}
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(weights)})
+    content = bytearray(path.read_bytes())
+    if where == 0.5:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content if where == 0.5 else content[:where])
+    with pytest.raises(CheckpointError, match=r"a\.tar\.gz is cut off or damaged"):
         read_container(path, tmp_path)
+
+
+def test_damage_inside_a_checkpoint_is_seen(tmp_path):
+    path = saved({"noise": torch.randn(200_000, generator=torch.Generator().manual_seed(0))}, tmp_path / "a.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged: its part '.*data/0' does not fit its checksum"):
+        read_container(path, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(2, device="meta"), torch.zeros(2, 2).to_sparse(), torch.zeros(2, dtype=torch.complex64)],
+    ids=["without numbers", "sparse", "complex"],
+)
+def test_what_is_no_plain_array_is_named(tmp_path, value):
+    with pytest.raises(CheckpointError, match=r"(holds 'odd', which is no plain array of numbers|is cut off, damaged or no file)"):
+        read_weights(saved({"odd": value}, tmp_path / "a.pt"))
+
+
+def test_a_relative_path_knows_its_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "2021-05-19T22-16-54_vggsound_codebook"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "configs").mkdir()
+    saved(WEIGHTS, folder / "checkpoints/last.ckpt")
+    (folder / "configs/x-project.yaml").write_text(PROJECT)
+    for where, path in ((folder, "."), (folder / "checkpoints", "last.ckpt")):
+        monkeypatch.chdir(where)
+        container = read_container(Path(path), tmp_path)
+        assert container.stem == folder.name
+        assert container.settings["model"]["params"]["n_embed"] == 1024
+
+
+def test_settings_that_nobody_asks_for_may_be_broken(tmp_path):
+    (tmp_path / "args.yml").write_text("a: [1")
+    container = read_container(saved(WEIGHTS, tmp_path / "a.pt"), tmp_path)
+    assert_weights(container.weights)
+    with pytest.raises(CheckpointError, match=r"the settings args\.yml cannot be read"):
+        _ = container.settings
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
@@ -214,7 +277,7 @@ class Harmful:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
 def test_nothing_is_executed(tmp_path, zipped):
     torch.save({"state_dict": WEIGHTS, "x": Harmful(tmp_path / "touched")}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"holds (posix|nt)\.system"):
+    with pytest.raises(CheckpointError, match=r"holds '(posix|nt)\.system', neither a weight"):
         read_weights(tmp_path / "a.ckpt")
     (tmp_path / "b.pt").write_bytes(pickle.dumps(Harmful(tmp_path / "touched")))
     with pytest.raises(CheckpointError, match=r"b\.pt"):
@@ -255,7 +318,16 @@ def test_the_vocoder_s_arguments_are_read_without_executing_them(tmp_path):
     assert read_container(tmp_path / "netG.pt", tmp_path).settings["batch_size"] == 64
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [1", r"a\.yaml is not YAML"), ("- 1\n", "does not hold settings")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", r"the settings a\.yaml cannot be read"),
+        ("a: 2021-13-45", r"the settings a\.yaml cannot be read: month must be"),
+        ("a: !!int x", r"the settings a\.yaml cannot be read"),
+        ("[" * 5000, r"the settings a\.yaml cannot be read"),
+        ("- 1\n", "does not hold settings"),
+    ],
+)
 def test_settings_that_are_none_are_named(tmp_path, text, words):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(CheckpointError, match=words):

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import tarfile
+import threading
+from pathlib import Path
 
 import av
 import pytest
@@ -210,6 +212,7 @@ def test_what_is_needed_comes_in_the_order_in_which_it_is_wanted(cache):
     assert [row.name for row in needed("vas-class")] == ["melgan", "vas-class"]
     assert [row.name for row in needed("vggishish")] == ["vggishish"]
     (models_folder() / "melgan").mkdir(parents=True)
+    (models_folder() / "melgan/config.json").touch()
     assert [row.name for row in needed("vas-class")] == ["vas-class"]
 
 
@@ -337,3 +340,83 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert_file(tmp_path / "netG.pt", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["netG.pt"]
+
+
+def test_two_that_fetch_the_same_at_once_both_have_it(serve, hostile, cache, tmp_path):
+    torch.save(state_of("melgan", grown), tmp_path / "a.pt")
+    serve("melgan", (tmp_path / "a.pt").read_bytes())
+    row, problems = catalog.find("melgan"), []
+
+    def one():
+        try:
+            install.install(row, hostile.url)
+        except Exception as error:
+            problems.append(error)
+
+    both = [threading.Thread(target=one) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert not problems
+    assert len(hostile.requests) == 1
+    assert sorted(path.name for path in (cache / "models").iterdir()) == ["melgan"]
+
+
+def test_what_a_killed_conversion_left_is_cleared_away(serve, hostile, cache, tmp_path):
+    torch.save(state_of("melgan"), tmp_path / "a.pt")
+    serve("melgan", (tmp_path / "a.pt").read_bytes())
+    (cache / "models/.melgan.abc/part").mkdir(parents=True)
+    install.install(catalog.find("melgan"), hostile.url)
+    assert sorted(path.name for path in (cache / "models").iterdir()) == ["melgan"]
+
+
+def test_half_a_model_counts_as_none(cache):
+    (cache / "models/melgan").mkdir(parents=True)
+    assert [row.name for row in needed("melgan")] == ["melgan"]
+
+
+def test_a_network_is_no_model(cache):
+    with pytest.raises(CheckpointError, match="'melgan' is a melgan, a part of models and no model"):
+        find_bundle("melgan")
+
+
+def test_the_vocoder_s_arguments_tell_its_sizes(tmp_path):
+    torch.save(state_of("melgan"), tmp_path / "netG.pt")
+    (tmp_path / "args.yml").write_text("!!python/object:argparse.Namespace\nn_mel_channels: 80\nngf: 32\nn_residual_layers: 3\n")
+    convert_file(tmp_path / "netG.pt", tmp_path / "out")
+    assert read_config(tmp_path / "out")["config"]["residual_blocks"] == 3
+    (tmp_path / "args.yml").write_text("!!python/object:argparse.Namespace\nn_mel_channels: 80\nngf: 32\nn_residual_layers: 4\n")
+    with pytest.raises(CheckpointError, match=r"netG\.pt: these weights are no melgan as published"):
+        convert_file(tmp_path / "netG.pt", tmp_path / "other")
+
+
+@pytest.mark.parametrize("folder", [".", "sub/folder"])
+def test_folders_may_be_named_from_where_one_is(tmp_path, monkeypatch, folder):
+    torch.save(state_of("melgan"), tmp_path / "netG.pt")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert_file(Path("../netG.pt"), Path(folder))
+    assert read_config(tmp_path / "here" / folder)["kind"] == "melgan"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    torch.save(state_of("melgan"), tmp_path / "netG.pt")
+    with pytest.raises(CheckpointError, match=r"cannot write .*netG\.pt/out"):
+        convert_file(tmp_path / "netG.pt", tmp_path / "netG.pt" / "out")
+
+
+@pytest.mark.parametrize("key", ["5", "{a: b}", "[[1], feature]"])
+def test_settings_of_any_shape_are_read(tmp_path, key):
+    from unsilent.checkpoints.containers import read_settings
+
+    (tmp_path / "p.yaml").write_text(project(key=key))
+    assert preset_of(read_settings(tmp_path / "p.yaml")).startswith("vggsound")
+
+
+def test_settings_that_would_never_end_as_text_do_no_harm(tmp_path):
+    from unsilent.checkpoints.containers import read_settings
+
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+    (tmp_path / "p.yaml").write_text(bomb + "data:\n  params:\n    spec_dir_path: *a59\n    rgb_feats_dir_path: *a59\n")
+    assert preset_of(read_settings(tmp_path / "p.yaml")) == ""

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from parity import published_shapes, sampler_shapes
@@ -117,7 +118,7 @@ def test_files_are_recognised(kind):
 
 
 def test_what_was_never_published_is_not_recognised():
-    with pytest.raises(CheckpointError, match=r"of no published kind \(sampler, codebook.*names begin with conv\.weight"):
+    with pytest.raises(CheckpointError, match=r"of no published kind \(sampler, codebook.*names begin with 'conv\.weight'"):
         recognise({"conv.weight": torch.empty(1)})
 
 
@@ -200,6 +201,45 @@ def test_statistics_of_other_data_come_with_the_distance():
     bands = convert("perceptual", state).config.bands
     assert bands.mean[0] == 0.75
     assert bands.std[79] == 0.25
+
+
+def test_arrays_of_numpy_are_weights_too():
+    state = {name: np.zeros(shape, np.float64) for name, shape in published_shapes("melgan").items()}
+    assert convert("melgan", state).state_dict()["layers.1.bias"].dtype == torch.float32
+
+
+def test_what_several_devices_put_before_names_is_left_out():
+    state = {f"module.{name}": value for name, value in of("melgan").items()}
+    assert recognise(state) == "melgan"
+    assert set(account("melgan", state)) == set(state)
+
+
+def test_a_wrapped_state_dict_is_told_how_to_unwrap_it():
+    with pytest.raises(CheckpointError, match=r"'model' is a dict where a weight is expected; `containers\.read_weights`"):
+        convert("vggishish", {"model": of("vggishish")})
+
+
+def test_something_else_is_called_by_its_name():
+    with pytest.raises(CheckpointError, match=r"no codebook as published: .*; they look like those of a melgan"):
+        convert("codebook", of("melgan"))
+
+
+def test_whole_numbers_where_fractions_are_wanted_are_named():
+    state = of("melgan") | {"model.1.bias": torch.zeros(512, dtype=torch.int64)}
+    with pytest.raises(CheckpointError, match=r"model\.1\.bias holds numbers of type int64"):
+        convert("melgan", state)
+
+
+def test_masks_that_were_not_filled_do_not_matter():
+    state = whole_sampler() | {"transformer.blocks.3.attn.mask": torch.zeros(1, 1, 270, 270)}
+    assert convert("sampler", state)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_statistics_that_cannot_be_are_refused(scale):
+    state = of("perceptual") | {"scaling_layer.scale": torch.full((1, 1, 80, 1), scale)}
+    with pytest.raises(CheckpointError, match=r"scaling_layer\.shift and \.scale are no statistics"):
+        convert("perceptual", state)
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,29 @@ def test_a_failed_write_leaves_the_old_version(folder, vocoder, monkeypatch):
 def test_a_copied_folder_is_the_same_model(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     assert torch.equal(load_checkpoint(tmp_path / "copy", "vocos").head.weight, load_checkpoint(folder, "vocos").head.weight)
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (1e6, torch.float16)])
+def test_what_is_not_finite_on_disk_is_not_written(vocoder, tmp_path, value, dtype):
+    weights = vocoder.state_dict()
+    name = next(iter(weights))
+    weights[name].flatten()[0] = value
+    with pytest.raises(CheckpointError, match=f"the weight {name} of the vocos is not finite as {str(dtype)[6:]}; nothing was written"):
+        save_checkpoint(tmp_path / "bad", "vocos", "everyday", CONFIG, weights, {}, dtype)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_weights_that_share_their_place_are_kept_twice(vocoder, tmp_path):
+    weights = vocoder.state_dict()
+    one, other = [name for name, value in weights.items() if value.shape == (CONFIG.width,)][:2]
+    weights[other] = weights[one]
+    save_checkpoint(tmp_path / "shared", "vocos", "everyday", CONFIG, weights, {})
+    loaded = load_checkpoint(tmp_path / "shared", "vocos").state_dict()
+    assert torch.equal(loaded[one], loaded[other])
+
+
+def test_weights_stay_as_small_in_memory_as_is_asked(folder, vocoder):
+    loaded = load_checkpoint(folder, "vocos", torch.float16).state_dict()
+    assert {value.dtype for value in loaded.values() if value.is_floating_point()} == {torch.float16}
+    for name, value in vocoder.state_dict().items():
+        assert torch.equal(loaded[name], value.half()), name

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from unsilent import presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import ROLES, SHIPPED, class_names, find_bundle, models_folder, present, read_bundle
+from unsilent.checkpoints.bundle import ROLES, SHIPPED, class_names, find_bundle, is_here, models_folder, present, read_bundle
 from unsilent.checkpoints.catalog import Published
 from unsilent.checkpoints.store import read_config
 from unsilent.errors import ParameterError
@@ -52,10 +52,8 @@ def _score(value: float | None) -> str:
 
 
 def _where(name: str) -> str:
-    if (SHIPPED / name).exists():
-        return "shipped"
-    if (models_folder() / name).exists():
-        return "fetched"
+    if is_here(name):
+        return "shipped" if (SHIPPED / name).exists() else "fetched"
     return "to fetch" if name in catalog.names() else "never published"
 
 
@@ -63,7 +61,7 @@ def describe(name: str) -> str:
     """What a model or network is, in lines for people: sizes, scores, source, licences, classes, and where its weights are.
 
     Args:
-        name: of a row of the list, or the path of a bundle folder.
+        name: of a row of the list, or the path of a bundle or checkpoint folder.
 
     Raises:
         ParameterError: for a name that is none of those; names near ones.
@@ -71,6 +69,8 @@ def describe(name: str) -> str:
     """
     if (Path(name) / "bundle.json").exists():
         return "\n".join(_model(presets.get(read_bundle(Path(name))["preset"]), Path(name)))
+    if (Path(name) / "config.json").exists():
+        return "\n".join(_checkpoint(Path(name)))
     if name in catalog.names() and name not in presets.names():
         return "\n".join(_network(catalog.find(name)))
     if name not in presets.names():
@@ -97,7 +97,7 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
         lines.append(f"classes: {'; '.join(classes)}")
     if row.name in catalog.names():
         lines += _published(catalog.find(row.name))
-    lines.append(f"weights: {folder}" if folder else f"weights: {_where(row.name)}")
+    lines.append(f"weights: {folder or _where(row.name)}")
     return lines + [f"licence of {what}: {'; '.join(rows)}" for what, rows in about.get("licences", {}).items()]
 
 
@@ -105,8 +105,13 @@ def _network(row: Published) -> list[str]:
     lines = [f"{row.name}: {_KINDS[row.kind]}", *([_SCORES[row.name]] if row.name in _SCORES else []), *_published(row)]
     if row.presets:
         lines.append(f"serves: {', '.join(row.presets)}")
-    folder = models_folder() / row.name
-    return [*lines, f"weights: {folder}" if folder.exists() else f"weights: {_where(row.name)}"]
+    return [*lines, f"weights: {models_folder() / row.name if is_here(row.name) else _where(row.name)}"]
+
+
+def _checkpoint(folder: Path) -> list[str]:
+    about = read_config(folder)
+    made = ", ".join(f"{what} {value}" for what, value in about["record"].items() if isinstance(value, str | int | float))
+    return [f"{folder}: {about['kind']}", f"sizes: {about['config']}", *([f"made: {made}"] if made else [])]
 
 
 def _published(row: Published) -> list[str]:
@@ -114,6 +119,7 @@ def _published(row: Published) -> list[str]:
     digest = f"MD5 {row.md5}" if row.md5 else f"SHA-256 {row.sha256}"
     return [
         f"file: {row.url}" + (f" ({size / 1e6:.0f} MB)" if size else ""),
-        f"digest: {digest}; {row.source}",
+        f"digest: {digest}",
+        f"source of these facts: {row.source}",
         f"licence: {row.licence}",
     ]

@@ -65,10 +65,12 @@ def find_bundle(name: str) -> Path:
         ParameterError: if there is no model of that name; names near ones.
     """
     for folder in (SHIPPED / name, models_folder() / name, Path(name)):
-        if (folder / "bundle.json").exists():
+        if os.path.exists(folder / "bundle.json"):
             return folder
-    if Path(name).exists() or Path(name).name != name:
-        raise CheckpointError(f"{name} is not a bundle folder: there is no bundle.json in it.")
+    if name in catalog.names() and name not in presets.names():
+        raise CheckpointError(f"{name!r} is a {catalog.find(name).kind}, a part of models and no model; `unsilent models` lists both.")
+    if os.path.exists(name) or Path(name).name != name:
+        raise CheckpointError(f"{name!r} is not a bundle folder: there is no bundle.json in it.")
     presets.get(name)
     if name in catalog.names():
         raise CheckpointError(f"the weights of {name!r} are not here; fetch them with: unsilent models fetch {name}.")
@@ -80,9 +82,15 @@ def models_folder() -> Path:
     return cache_folder() / "models"
 
 
+def is_here(name: str) -> bool:
+    """Whether the weights of a model, or of a network that was published beside them, can be loaded by that name."""
+    said = "bundle.json" if name in presets.names() else "config.json"
+    return any(os.path.exists(root / name / said) for root in (SHIPPED, models_folder()))  # false too where we may not look
+
+
 def present() -> list[str]:
     """Names of the models whose weights are here: those that come with the package, and fetched ones."""
-    return [name for name in presets.names() if any((root / name / "bundle.json").exists() for root in (SHIPPED, models_folder()))]
+    return [name for name in presets.names() if is_here(name)]
 
 
 def load_parts(folder: Path) -> Parts:
@@ -155,7 +163,7 @@ def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
     row = find_backbone(name)
     if name == "efficientnet-lite0":
         module = load_efficientnet_lite0()
-    elif (models_folder() / name).exists():
+    elif is_here(name):
         module = load_checkpoint(models_folder() / name, name)
     else:
         raise CheckpointError(f"the picture network {name!r} is not here; fetch it with: unsilent models fetch {name}.")

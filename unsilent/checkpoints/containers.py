@@ -3,6 +3,7 @@
 Lightning checkpoints inside `.tar.gz` archives with their YAML, training wrappers with an optimizer, bare state dicts, pickled YAML.
 """
 
+import gzip
 import pickle
 import re
 import shutil
@@ -11,7 +12,8 @@ import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import torch
@@ -21,7 +23,8 @@ from torch import Tensor
 from unsilent.errors import CheckpointError
 
 # Packages whose objects the authors' trainer left beside the weights: bookkeeping, replaced by something that does nothing.
-_BOOKKEEPING = re.compile(r"(pytorch_lightning|numpy|omegaconf|argparse|pathlib|train)\.")
+_BOOKKEEPING = re.compile(r"(pytorch_lightning|numpy|omegaconf|argparse|pathlib|collections|datetime|typing|train)\.")
+_LARGEST_SETTINGS = 1 << 20  # bytes; the released ones have a few thousand
 _WRAPPERS = ("state_dict", "model")  # what trainers call the weights: Lightning's, and the classifiers' own
 
 
@@ -30,14 +33,19 @@ class Container:
     """What a published file holds.
 
     Attributes:
-        stem: name of the file without its suffixes, by which the catalog may know it.
+        stem: name of the file, or of the training's folder that it lies in, without suffixes; the catalog may know it.
         weights: as published, names and all; read from disk when touched where the format allows it.
-        settings: what the YAML beside them says; empty if there is none.
+        settings_path: YAML that lies beside them; None if there is none.
     """
 
     stem: str
     weights: dict[str, Tensor]
-    settings: dict[str, Any]
+    settings_path: Path | None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the YAML says; empty if there is none. Errors as of `read_settings`."""
+        return read_settings(self.settings_path) if self.settings_path else {}
 
 
 def read_container(path: Path, scratch: Path) -> Container:
@@ -50,80 +58,112 @@ def read_container(path: Path, scratch: Path) -> Container:
     Raises:
         CheckpointError: if the file is missing, cut off, no container of weights, reaches outside its folder, or holds more than weights.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist.")
-    if path.is_dir():
-        checkpoint, settings = _find_unpacked(path)
-    elif _is_archive(path):
-        checkpoint, settings = _unpack(path, scratch)
-    else:
-        checkpoint, settings = path, _beside(path)
-    return Container(_stem(path), read_weights(checkpoint), read_settings(settings) if settings else {})
+    path = path.resolve()
+    try:
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist.")
+        if path.is_dir():
+            checkpoint, settings = _find_unpacked(path)
+        elif _is_archive(path):
+            checkpoint, settings = _unpack(path, scratch)
+        else:
+            checkpoint, settings = path, _beside(path)
+        if not checkpoint.is_relative_to(scratch):  # an archive has a checksum over all of it
+            _check_sums(checkpoint)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from None
+    return Container(_stem(path), read_weights(checkpoint), settings)
 
 
 def _stem(path: Path) -> str:
-    return path.name if path.is_dir() else re.sub(r"(\.tar)?\.\w+$", "", path.name)
+    if path.is_dir():
+        return path.name
+    if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
+        return path.parent.parent.name
+    return re.sub(r"(\.tar)?\.\w+$", "", path.name)
+
+
+def _check_sums(path: Path) -> None:
+    """Hold every part of a checkpoint to its checksum, which mapping it from disk would not."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        return  # no zip file, or one so damaged that reading it says so
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: its part {damaged[:80]!r} does not fit its checksum.")
 
 
 def _is_archive(path: Path) -> bool:
+    return _is_compressed(path) or path.suffix == ".tar"
+
+
+def _is_compressed(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b" or path.suffix == ".tar"
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _find_unpacked(folder: Path) -> tuple[Path, Path | None]:
     checkpoints = sorted(folder.glob("checkpoints/*.ckpt"), key=_preference)
     if not checkpoints:
         raise CheckpointError(f"{folder} has no checkpoints/*.ckpt in it.")
-    return checkpoints[-1], max(folder.glob("configs/*-project.yaml"), default=None)
+    return checkpoints[-1], max(filter(_is_settings, folder.glob("configs/*")), default=None)
+
+
+def _is_settings(path: PurePath) -> bool:
+    """Whether a name is that of the trainer's settings; what a Mac adds to archives begins with a dot."""
+    return path.name.endswith("-project.yaml") and not path.name.startswith(".")
 
 
 def _beside(path: Path) -> Path | None:
     """Settings of a lone file: those of the released folder that it lies in, or the vocoder's arguments."""
-    found = [*path.parent.parent.glob("configs/*-project.yaml")] if path.suffix == ".ckpt" else [*path.parent.glob("args.yml")]
-    return max(found, default=None)
+    if path.suffix == ".ckpt":
+        return max(filter(_is_settings, path.parent.parent.glob("configs/*")), default=None)
+    arguments = path.parent / "args.yml"
+    return arguments if arguments.is_file() else None
 
 
-def _preference(name: str | Path) -> tuple[bool, str]:
+def _preference(path: PurePath) -> tuple[bool, str]:
     """The released scripts take `last.ckpt`, else the last by name."""
-    base = PurePosixPath(str(name)).name
-    return base == "last.ckpt", base
+    return path.name == "last.ckpt", path.name
 
 
 def _unpack(path: Path, scratch: Path) -> tuple[Path, Path | None]:
     """Take the preferred checkpoint and its settings out of an archive, in one pass and into `scratch` only."""
     checkpoint = settings = None
     try:
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                _check_member(path, member)
-                name = PurePosixPath(member.name)
-                if name.suffix == ".ckpt" and (checkpoint is None or _preference(member.name) > _preference(checkpoint.name)):
-                    if checkpoint:
-                        checkpoint.unlink()
-                    checkpoint = _extract(path, archive, member, scratch / name.name)
-                elif name.name.endswith("-project.yaml"):
-                    settings = _extract(path, archive, member, scratch / name.name)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise CheckpointError(f"{path} cannot be unpacked into {scratch}: {error.strerror}.") from None
+        with gzip.open(path) if _is_compressed(path) else path.open("rb") as content:
+            with tarfile.open(fileobj=content, mode="r|") as archive:
+                for member in archive:
+                    name = _safe_name(path, member)
+                    if not member.isfile() or name.name.startswith("."):
+                        continue  # a link's target is a member itself; nothing else is wanted, and nothing is ever made
+                    if name.suffix == ".ckpt" and (checkpoint is None or _preference(name) > _preference(checkpoint)):
+                        if checkpoint:
+                            checkpoint.unlink()
+                        checkpoint = _extract(path, archive, member, scratch / name.name)
+                    elif _is_settings(name) and member.size <= _LARGEST_SETTINGS:
+                        settings = max(filter(None, [settings, _extract(path, archive, member, scratch / name.name)]))
+            while content.read(1 << 20):  # to the end, where the checksum is
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CheckpointError(f"{path} is cut off or damaged: {error}.") from None
     if checkpoint is None:
         raise CheckpointError(f"{path} is an archive without a checkpoint (*.ckpt) in it.")
     return checkpoint, settings
 
 
-def _check_member(path: Path, member: tarfile.TarInfo) -> None:
+def _safe_name(path: Path, member: tarfile.TarInfo) -> PurePosixPath:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-        raise CheckpointError(f"{path} wants to write outside its folder ({member.name!r}); it was not unpacked.")
-    if not (member.isfile() or member.isdir()):
-        raise CheckpointError(f"{path} holds {member.name!r}, which is neither a file nor a folder; it was not unpacked.")
+        raise CheckpointError(f"{path} wants to write outside its folder ({member.name[:80]!r}); it was not unpacked.")
+    return name
 
 
 def _extract(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Path:
     free = shutil.disk_usage(target.parent).free
     if member.size > free:
-        raise CheckpointError(f"{member.name} of {path} needs {member.size / 1e9:.2f} GB in {target.parent}, {free / 1e9:.2f} GB are free.")
+        raise CheckpointError(f"{target.name} of {path} needs {member.size / 1e9:.2f} GB in {target.parent}, {free / 1e9:.2f} GB are free.")
     source = archive.extractfile(member)
     assert source is not None, "only regular files are extracted"
     with target.open("wb") as file:
@@ -131,8 +171,8 @@ def _extract(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, targ
     return target
 
 
-class _Inert:
-    """Stands for an object of the authors' trainer: takes anything, keeps nothing."""
+class _Inert(dict):
+    """Stands for an object of the authors' trainer: takes anything, does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -147,28 +187,37 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if the file is cut off, is no such file, or holds anything but weights and a trainer's bookkeeping.
     """
+    names: list[str] = []
     try:
         is_zip = zipfile.is_zipfile(path)
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else []
-    except Exception as error:  # damaged bytes fail in as many ways as there are
-        raise _unreadable(path, error) from None
-    for name in foreign:
-        if not _BOOKKEEPING.match(name):
-            raise CheckpointError(f"{path} holds {name}, which is neither a weight nor a trainer's bookkeeping; it was not loaded.")
-    try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in foreign]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the age of the file
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:
-        raise _unreadable(path, error) from None
-    return _unwrap(loaded, path)
+        if is_zip:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged bytes fail in as many ways as there are
+        raise _unreadable(path) from None
+    while True:
+        for name in names:
+            if not _BOOKKEEPING.match(name):
+                raise CheckpointError(f"{path} holds {name[:80]!r}, neither a weight nor a trainer's bookkeeping; it was not loaded.")
+        try:
+            with torch.serialization.safe_globals([(_Inert, name) for name in names]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about the age of the file
+                return _unwrap(torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip), path)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            name = _foreign_name(error)  # files of before 2020 name them one at a time
+            if name is None or name in names:
+                raise _unreadable(path) from None
+            names = [*names, name]
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    culprit = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class) (\S+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and culprit:
-        return CheckpointError(f"{path} holds {culprit[1] or culprit[2]}, which is no weight; it was not loaded.")
-    return CheckpointError(f"{path} is cut off, damaged or no file of weights ({_first_line(error)}).")
+def _foreign_name(error: Exception) -> str | None:
+    found = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class) (\S+)", str(error))
+    return (found[1] or found[2]) if isinstance(error, pickle.UnpicklingError) and found else None
+
+
+def _unreadable(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is cut off, damaged or no file of weights; read are .tar.gz, .tar, .ckpt, .pt and .pth of PyTorch.")
 
 
 def _first_line(error: Exception) -> str:
@@ -183,7 +232,9 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds no dictionary of weights.")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path} holds {name!r}, which is a {type(value).__name__} where a weight is expected.")
+            raise CheckpointError(f"{path} holds {str(name)[:80]!r}, which is a {type(value).__name__} where a weight is expected.")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            raise CheckpointError(f"{path} holds {name[:80]!r}, which is no plain array of numbers.")
     return dict(loaded)
 
 
@@ -209,10 +260,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         CheckpointError: if the file is not YAML, or does not hold a mapping.
     """
     try:
-        # the base loader is SafeLoader: tags only ever give plain data
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not YAML: {_first_line(error)}.") from None
+        with path.open(encoding="utf-8") as file:
+            # the base loader is SafeLoader: tags only ever give plain data
+            settings = yaml.load(file.read(_LARGEST_SETTINGS), Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(f"the settings {path.name} cannot be read: {_first_line(error)}.") from None
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} does not hold settings, which are a YAML mapping.")
+        raise CheckpointError(f"{path.name} does not hold settings, which are a YAML mapping.")
     return settings

@@ -26,6 +26,7 @@ except ImportError:  # not on Windows: two downloads at once then waste time, an
     fcntl = None
 
 _PIECE = 1 << 20  # bytes read at a time
+_LARGEST = 1 << 34  # bytes; no published file comes near
 _RETRIES = 5  # in a row that bring less than a piece
 _LOCK_SECONDS = 0.2  # between two looks at whether another process is done
 
@@ -140,7 +141,7 @@ def fetch(
         if _is_here(path, published):
             return path
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(path, progress):
+        with alone(path, progress):
             if not _is_here(path, published):  # the other process may have brought it
                 _Download(published, url, path, progress, timeout_seconds, pause).run()
     except OSError as error:
@@ -160,7 +161,7 @@ def _on_mirror(mirror: str, published: Published) -> str:
 
 
 @contextlib.contextmanager
-def _alone(path: Path, progress: Progress) -> Iterator[None]:
+def alone(path: Path, progress: Progress) -> Iterator[None]:
     """Let one process at a time download a file; the system takes the lock from one that dies."""
     if fcntl is None:
         yield
@@ -312,6 +313,8 @@ class _Download:
                 file.flush()
                 self.done += len(piece)
                 self.progress(self.done, self.total)
+                if self.done > _LARGEST:
+                    raise CheckpointError(f"{self.url} does not end after {_say_bytes(self.done)}; name a mirror with --mirror.")
 
     def _pieces(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         while self.total is None or self.done < self.total:

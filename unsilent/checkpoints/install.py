@@ -1,6 +1,7 @@
 """Published files become models of ours: fetched or given, converted, and put where they are found by name."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,18 +13,20 @@ from torch import nn
 
 from unsilent import presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import SHIPPED, class_names, models_folder, write_about
+from unsilent.checkpoints.bundle import SHIPPED, class_names, is_here, models_folder, write_about
 from unsilent.checkpoints.catalog import Published
 from unsilent.checkpoints.containers import Container, read_container
-from unsilent.checkpoints.fetch import fetch
+from unsilent.checkpoints.fetch import alone, fetch
 from unsilent.checkpoints.published import convert, recognise
 from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.models.melgan import MelGANConfig
 from unsilent.models.sampler import SamplerConfig
 from unsilent.presets import Preset
 
 Progress = Callable[[str, float], None]  # what is being done, share of it that is done in [0, 1]
+_VOCODER_SIZES = {"mels": "n_mel_channels", "width": "ngf", "residual_blocks": "n_residual_layers"}  # our names, those of args.yml
 DEFAULT = "everyday"  # the shipped model, whose vocoder serves where no other is at hand
 
 
@@ -38,7 +41,7 @@ def needed(name: str) -> list[Published]:
         raise ParameterError(f"there is nothing to fetch: {name!r} {why}.")
     row = catalog.find(name)
     parts = ["melgan", presets.get(name).backbone] if row.kind == "sampler" else []
-    return [one for one in (*(catalog.find(part) for part in parts if part), row) if not (models_folder() / one.name).exists()]
+    return [one for one in (*(catalog.find(part) for part in parts if part), row) if not is_here(one.name)]
 
 
 def install(
@@ -66,11 +69,19 @@ def install(
         of_all = f" of {expected / 1e6:.0f}" if expected else ""
         progress(f"downloading {done / 1e6:.0f}{of_all} MB", done / expected if expected else 0.0)
 
-    path = fetch(row, mirror=mirror, progress=say)
-    progress("converting", 1.0)
-    preset = row.name if row.kind == "sampler" else None
-    convert_file(path, folder, kind=row.kind, preset=preset, dtype=dtype)
-    path.unlink()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(folder, lambda done, total: progress("waiting for another process", 0.0)):
+            if is_here(row.name):  # the other process has brought it
+                return folder
+            for left in folder.parent.glob(f".{row.name}.*"):
+                shutil.rmtree(left)  # of a conversion that was killed
+            path = fetch(row, mirror=mirror, progress=say)
+            progress("converting", 1.0)
+            convert_file(path, folder, kind=row.kind, preset=row.name if row.kind == "sampler" else None, dtype=dtype)
+            path.unlink()
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}; set UNSILENT_CACHE to another folder.") from None
     return folder
 
 
@@ -102,6 +113,7 @@ def convert_file(
         CheckpointError: if the file cannot be read or holds something else, or `out` is there already or cannot be written.
         ParameterError: for an unknown kind or preset, or a sampler that could be several of them.
     """
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists already; name a new folder, or remove it first.")
     with _whole_or_nothing(out) as (part, scratch):
@@ -120,7 +132,8 @@ def _convert(container: Container, part: Path, kind: str, preset: str | None, vo
     if kind != "sampler":
         if preset:
             raise ParameterError(f"the preset {preset!r} was given, but this is a {kind} and serves several.")
-        return _save(part, kind, "", convert(kind, weights), container.stem, dtype)
+        sizes = _vocoder_sizes(container) if kind == "melgan" else None
+        return _save(part, kind, "", convert(kind, weights, sizes), container.stem, dtype)
     row = presets.get(preset or _find_preset(container))
     sampler = convert(kind, weights, row.sampler)
     if not is_model:
@@ -143,13 +156,20 @@ def _save_vocoder(folder: Path, preset: str, published: Path | None, dtype: torc
     if published:
         with tempfile.TemporaryDirectory() as scratch:
             container = read_container(published, Path(scratch))
-            _save(folder, "melgan", preset, convert("melgan", container.weights), container.stem, dtype)
+            vocoder = convert("melgan", container.weights, _vocoder_sizes(container))
+            _save(folder, "melgan", preset, vocoder, container.stem, dtype)
         return
     fetched = models_folder() / "melgan"
     source = fetched if fetched.exists() else SHIPPED / DEFAULT / "vocoder"
     about = read_config(source)
     module = load_checkpoint(source, about["kind"])
     save_checkpoint(folder, about["kind"], preset, module.config, module.state_dict(), about["record"], dtype)
+
+
+def _vocoder_sizes(container: Container) -> MelGANConfig | None:
+    """What the vocoder's `args.yml` says, which its weights do not tell whole; None where it does not lie beside them."""
+    said = {ours: container.settings.get(theirs) for ours, theirs in _VOCODER_SIZES.items()}
+    return MelGANConfig(**said) if all(isinstance(value, int) for value in said.values()) else None
 
 
 def _licences(row: Preset) -> dict[str, list[str]]:
@@ -186,22 +206,26 @@ def preset_of(settings: dict[str, Any]) -> str:
         Released configs/vggsound_transformer.yaml and vas_transformer.yaml, with the changes that the README names for each row.
     """
     data, model = (_params(settings.get(part)) for part in ("data", "model"))
-    corpus = next((name for name in ("vggsound", "vas") if f"/{name}/" in str(data.get("spec_dir_path", ""))), "")
+    corpus = next((name for name in ("vggsound", "vas") if f"/{name}/" in _text(data.get("spec_dir_path"))), "")
     codes = _params(model.get("first_stage_config")).get("n_embed")
     told = model.get("cond_stage_key")
-    told = [told] if isinstance(told, str) else told or []
-    pictures = "resnet50" if "resnet50" in str(data.get("rgb_feats_dir_path")) else "bninception"
+    told = told if isinstance(told, list) else [told]
+    pictures = "resnet50" if "resnet50" in _text(data.get("rgb_feats_dir_path")) else "bninception"
     n_features = _params(data.get("feat_sampler_cfg")).get("feat_sample_size", data.get("feat_crop_len"))
     parts = [corpus]
     if data.get("replace_feats_with_random"):
         parts.append("nofeats")
     elif "feature" in told:
-        parts += [str(n_features), pictures]
+        parts += [str(n_features) if isinstance(n_features, int) else "", pictures]
     if "target" in told:
         parts.append("class")
     if corpus == "vas" and codes == presets.VGGSOUND_CODEBOOK.n_codes:
         parts.append("vggsound-codebook")
     return "-".join(parts)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""  # anything else may be made to be endless as text
 
 
 def _params(section: Any) -> dict[str, Any]:
@@ -214,13 +238,23 @@ def _whole_or_nothing(out: Path) -> Iterator[tuple[Path, Path]]:
     """A folder that becomes `out` if all goes well, and one for what is unpacked on the way; nothing is left of them otherwise."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-            part, scratch = Path(temporary, "part"), Path(temporary, "scratch")
-            part.mkdir()
-            scratch.mkdir()
-            yield part, scratch
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+    try:
+        part, scratch = temporary / "part", temporary / "scratch"
+        part.mkdir()
+        scratch.mkdir()
+        yield part, scratch
+        try:
             if out.exists():
                 out.rmdir()
             os.rename(part, out)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {out}: {error.strerror or error}.") from None
+        except OSError as error:
+            raise _cannot_write(out, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _cannot_write(out: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot write {out}: {error.strerror or error}.")

@@ -5,9 +5,11 @@ and how shapes tell the sizes. Anything that is left over, missing or of another
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,6 +97,8 @@ def _perceptual_sizes(weights: Weights) -> PerceptualConfig:
     if "scaling_layer.shift" not in weights:
         return PerceptualConfig(width=width)
     shift, scale = (weights[f"scaling_layer.{name}"].flatten().double() for name in ("shift", "scale"))
+    if not (shift.isfinite().all() and scale.isfinite().all() and scale.min() > 0):
+        raise CheckpointError("scaling_layer.shift and .scale are no statistics: they must be finite, and the scale above 0")
     return PerceptualConfig(bands=BandStatistics(mean=tuple(((shift + 1) / 2).tolist()), std=tuple((scale / 2).tolist())), width=width)
 
 
@@ -148,24 +152,24 @@ CONVERTERS: dict[str, Converter] = {
 }  # fmt: skip
 
 
-def convert(kind: str, state_dict: Weights, config: Config | None = None) -> nn.Module:
+def convert(kind: str, state_dict: Mapping[str, Any], config: Config | None = None) -> nn.Module:
     """Build the network of a published state dict and fill it, in evaluation mode.
 
     Args:
         kind: what to take from it: a key of `CONVERTERS`.
         state_dict: as published. One that holds several networks (a sampler with its codebook, a codebook with its losses) gives any of
-            them. The tensors are taken over, not copied.
+            them. Tensors are taken over, not copied; arrays of NumPy will do as well.
         config: sizes, where they are known from elsewhere; None reads them from names and shapes.
 
     Raises:
         ParameterError: for an unknown kind.
         CheckpointError: if a weight is missing, unknown, or of another shape, or codes were in an order that is not ours; names it.
     """
-    row = _find(kind)
+    row, state_dict = _find(kind), _plain(state_dict)
     prefix = _prefix(row, state_dict)
     kept = [name for name in state_dict if not why_dropped(kind, name)]
     own = {name.removeprefix(prefix): state_dict[name] for name in kept if name.startswith(prefix)}
-    strangers = [f"{name} is not known" for name in kept if not name.startswith(prefix)]
+    strangers = [f"{name[:80]} is not known" for name in kept if not name.startswith(prefix)]
     tried: list[tuple[list[str], nn.Module, Config]] = []
     for size in [config] if config else _likely_configs(row, {name.removeprefix(prefix): value for name, value in state_dict.items()}):
         module = blank(KINDS[kind][1], size)
@@ -175,7 +179,8 @@ def convert(kind: str, state_dict: Weights, config: Config | None = None) -> nn.
     problems, module, config = min(tried, key=lambda one: len(one[0]))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise CheckpointError(f"these weights are no {kind} as published: {problems[0]}{more}.")
+        looks = _looks_like(kind, state_dict)
+        raise CheckpointError(f"these weights are no {kind} as published: {problems[0]}{more}{looks}.")
     if isinstance(config, SamplerConfig):
         _check_order(state_dict, config)
     released = {ours: theirs for theirs, ours in row.names(module).items()}
@@ -184,15 +189,16 @@ def convert(kind: str, state_dict: Weights, config: Config | None = None) -> nn.
     return module.eval().requires_grad_(False)
 
 
-def account(kind: str, state_dict: Weights) -> dict[str, str | None]:
+def account(kind: str, state_dict: Mapping[str, Any]) -> dict[str, str | None]:
     """What becomes of every weight of a published file: its name in our network, or None if it is dropped (`why_dropped` says why).
 
     Raises:
         ParameterError, CheckpointError: as `convert`.
     """
-    row = _find(kind)
-    prefix, names = _prefix(row, state_dict), row.names(convert(kind, state_dict))
-    return {name: names.get(name.removeprefix(prefix)) if name.startswith(prefix) else None for name in state_dict}
+    row, plain = _find(kind), _plain(state_dict)
+    prefix, names = _prefix(row, plain), row.names(convert(kind, state_dict))
+    ours = [names.get(name.removeprefix(prefix)) if name.startswith(prefix) else None for name in plain]
+    return dict(zip(state_dict, ours, strict=True))
 
 
 def why_dropped(kind: str, name: str) -> str:
@@ -200,16 +206,17 @@ def why_dropped(kind: str, name: str) -> str:
     return next((reason for pattern, reason in _find(kind).dropped if re.fullmatch(pattern, name)), "")
 
 
-def recognise(state_dict: Weights) -> str:
+def recognise(state_dict: Mapping[str, Any]) -> str:
     """The kind of a published file; of a file that holds several networks, the one that it was published as.
 
     Raises:
         CheckpointError: if it is none that was published.
     """
+    plain = _plain(state_dict)
     for kind, row in CONVERTERS.items():
-        if any(prefix + row.mark in state_dict for prefix in row.prefixes):
+        if any(prefix + row.mark in plain for prefix in row.prefixes):
             return kind
-    some = ", ".join(list(state_dict)[:3])
+    some = ", ".join(repr(name[:80]) for name in list(plain)[:3])
     raise CheckpointError(f"these weights are of no published kind ({', '.join(CONVERTERS)}); their names begin with {some}.")
 
 
@@ -217,6 +224,25 @@ def _find(kind: str) -> Converter:
     if kind not in CONVERTERS:
         raise ParameterError(f"there is no kind {kind!r} of published network; known are {', '.join(CONVERTERS)}.")
     return CONVERTERS[kind]
+
+
+def _plain(state_dict: Mapping[str, Any]) -> Weights:
+    """Names and tensors, without the `module.` that training on several devices puts before all names."""
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor | np.ndarray):
+            what = f"{name!r} is a {type(value).__name__} where a weight is expected"
+            raise CheckpointError(f"{what}; `containers.read_weights` takes files out of their wrapping.")
+    extra = "module." if all(name.startswith("module.") for name in state_dict) else ""
+    return {name.removeprefix(extra): torch.as_tensor(value) for name, value in state_dict.items()}
+
+
+def _looks_like(kind: str, state_dict: Weights) -> str:
+    """A hint at what a file is, if it is something else that was published."""
+    try:
+        other = recognise(state_dict)
+    except CheckpointError:
+        return ""
+    return "" if other == kind else f"; they look like those of a {other}"
 
 
 def _prefix(row: Converter, state_dict: Weights) -> str:
@@ -231,7 +257,13 @@ def _likely_configs(row: Converter, weights: Weights) -> list[Config]:
     """What the shapes say, and what was published: with a damaged file one of them differs by the culprit only."""
     try:
         return [row.sizes(weights), *row.papers]
-    except (KeyError, IndexError, ValueError, ZeroDivisionError):  # a weight that tells a size is missing or of an impossible shape
+    except (
+        KeyError,
+        IndexError,
+        ValueError,
+        TypeError,
+        ZeroDivisionError,
+    ):  # a weight that tells a size is missing or of an impossible shape
         return list(row.papers)
 
 
@@ -240,7 +272,7 @@ def _problems(row: Converter, module: nn.Module, own: Weights, prefix: str) -> l
     ours = module.state_dict()
     wanted = {theirs: ours[name] for theirs, name in row.names(module).items()}
     missing = [name for name in wanted if name not in own and not _is_count(name)]
-    unknown = [name for name in own if name not in wanted]
+    unknown = [name[:80] for name in own if name not in wanted]
     if len(missing) == len(unknown) == 1:
         problems = [f"{prefix}{unknown[0]} is not known and {prefix}{missing[0]} is missing"]
     else:
@@ -249,6 +281,8 @@ def _problems(row: Converter, module: nn.Module, own: Weights, prefix: str) -> l
         found, expected = list(own[name].shape), list(wanted[name].shape)
         if found != expected and not (row.thin and [n for n in found if n != 1] == [n for n in expected if n != 1]):
             problems.append(f"{prefix}{name} has shape {found}, {expected} is wanted")
+        elif wanted[name].is_floating_point() != own[name].is_floating_point() and not _is_count(name):
+            problems.append(f"{prefix}{name} holds numbers of type {str(own[name].dtype).removeprefix('torch.')}")
     return problems
 
 
@@ -273,5 +307,6 @@ def _check_order(state_dict: Weights, config: SamplerConfig) -> None:
                 raise CheckpointError(f"{name} orders the codes otherwise than column after column, low to high, which is read here.")
         if re.fullmatch(_MASK[0], name):
             mask = value.reshape(value.shape[-2:])
-            if ((mask == 0) | (mask == 1)).all() and not torch.equal(mask, torch.ones_like(mask).tril()):
+            is_mask = ((mask == 0) | (mask == 1)).all() and mask.any()
+            if is_mask and not torch.equal(mask, torch.ones_like(mask).tril()):
                 raise CheckpointError(f"{name} lets positions see later ones; only causal samplers are read here.")

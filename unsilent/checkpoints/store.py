@@ -68,10 +68,19 @@ def save_checkpoint(
         dtype: of floating-point weights on disk; `torch.float16` halves the size.
 
     Raises:
-        CheckpointError: if the folder cannot be written.
+        CheckpointError: if the folder cannot be written, or a weight is not finite, or would not be in `dtype`.
     """
     about = {"kind": kind, "preset": preset, "config": config.model_dump(mode="json"), "version": __version__, "record": record}
-    tensors = {name: (value.to(dtype) if value.is_floating_point() else value).contiguous() for name, value in weights.items()}
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in weights.items():
+        value = (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(
+                f"the weight {name} of the {kind} is not finite as {str(dtype).removeprefix('torch.')}; nothing was written."
+            )
+        tensors[name] = value.clone() if value.data_ptr() in seen else value  # the format knows no two names for one place
+        seen.add(value.data_ptr())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "model.safetensors.part")
