@@ -134,7 +134,9 @@ def load(name: str = "everyday", device: Device = "auto", precision: Precision =
     chosen = torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
     if precision == "auto":
         precision = "bfloat16" if chosen.type == "cuda" else "float32"
-    return Pipeline(load_parts(find_bundle(name)), chosen, precision, vocoder)
+    # autocast would round the sampler's matrices anew at every step
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return Pipeline(load_parts(find_bundle(name), dtype), chosen, precision, vocoder)
 
 
 class Pipeline:

@@ -203,8 +203,9 @@ def test_weights_that_share_their_place_are_kept_twice(vocoder, tmp_path):
     assert torch.equal(loaded[one], loaded[other])
 
 
-def test_weights_stay_as_small_in_memory_as_is_asked(folder, vocoder):
+def test_matrices_stay_as_small_in_memory_as_is_asked(folder, vocoder):
     loaded = load_checkpoint(folder, "vocos", torch.float16).state_dict()
-    assert {value.dtype for value in loaded.values() if value.is_floating_point()} == {torch.float16}
     for name, value in vocoder.state_dict().items():
-        assert torch.equal(loaded[name], value.half()), name
+        wanted = value.half() if value.ndim == 2 else value
+        assert loaded[name].dtype == wanted.dtype
+        assert torch.equal(loaded[name], wanted), name

@@ -93,8 +93,12 @@ def present() -> list[str]:
     return [name for name in presets.names() if is_here(name)]
 
 
-def load_parts(folder: Path) -> Parts:
+def load_parts(folder: Path, dtype: torch.dtype = torch.float32) -> Parts:
     """Load all networks of a bundle.
+
+    Args:
+        folder: of the bundle.
+        dtype: in memory of the sampler's matrices, as of `load_checkpoint`.
 
     Raises:
         CheckpointError: if the bundle or one of its parts is missing, damaged, or does not fit the others.
@@ -102,7 +106,7 @@ def load_parts(folder: Path) -> Parts:
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
     codebook = load_checkpoint(folder / about["parts"]["codebook"], "codebook")
-    sampler = load_checkpoint(folder / about["parts"]["sampler"], "sampler")
+    sampler = load_checkpoint(folder / about["parts"]["sampler"], "sampler", dtype)
     vocoder_folder = folder / about["parts"]["vocoder"]
     vocoder_kind = "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan"
     vocoder = load_checkpoint(vocoder_folder, vocoder_kind)

@@ -99,7 +99,7 @@ def load_checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32)
     Args:
         folder: as `save_checkpoint` writes it.
         kind: what is expected to be in it.
-        dtype: of floating-point weights in memory, whatever they are on disk.
+        dtype: in memory of matrices, which are nearly all of a transformer; all other weights are float32.
 
     Raises:
         CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
@@ -138,7 +138,8 @@ def _read_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
             with safe_open(path, "pt") as file:
                 for name in names[start : start + _STRETCH]:
                     value = file.get_tensor(name)
-                    weights[name] = value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
+                    kept = value.dtype if not value.is_floating_point() else dtype if value.ndim == 2 else torch.float32
+                    weights[name] = value.to(kept, copy=True)
                     del value
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no model.safetensors; copy the whole folder.") from None
