@@ -64,7 +64,8 @@ def test_the_authors_features():
         with original(name, f"{ORIGINAL_CLIP}.pkl").open("rb") as file:
             return pickle.load(file, encoding="bytes")
 
-    np.testing.assert_array_equal(read_features(ORIGINAL, ORIGINAL_CLIP, "resnet50", CLIP), numpys(RESNET)[1:213])
+    resnet = numpys(RESNET)
+    np.testing.assert_array_equal(read_features(ORIGINAL, ORIGINAL_CLIP, "resnet50", CLIP), resnet[1:213])
     both = np.concatenate([numpys(RGB), numpys(FLOW)], axis=1)
     assert both.shape == (216, 2048)
     np.testing.assert_array_equal(read_features(ORIGINAL, ORIGINAL_CLIP, "bninception", CLIP), both[1:213])

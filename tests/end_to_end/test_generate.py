@@ -23,10 +23,22 @@ def start(tiny_bundle, tmp_path):
         command = [sys.executable, "-c", code, "generate", *map(str, arguments), "--model", str(tiny_bundle)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=heed_interrupts if os.name == "posix" else None,
         )
 
     return run
+
+
+def heed_interrupts():
+    """Shells let what they start in the background ignore Ctrl-C, and so would whatever the tests start there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def packets(path):
