@@ -41,7 +41,7 @@ def test_nothing_left_is_an_error(shards):
 
 def test_sound_and_picture_of_a_moment_have_one_label(shards):
     """Codes and features were filled with the label's number, so they must agree at every column, also across a change of label."""
-    codes, features = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0).batch(32, np.random.default_rng(0))
+    codes, features, _ = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0).batch(32, np.random.default_rng(0))
     assert codes.shape == (32, 50)
     assert features.shape == (32, 10, 6)
     columns = codes.reshape(32, 10, 5)
@@ -50,7 +50,23 @@ def test_sound_and_picture_of_a_moment_have_one_label(shards):
 
 
 def test_a_real_clip_keeps_its_own_timing_and_repeats(shards):
-    codes, features = PairedCodes(shards, "train", CLIP, real_share=1.0).batch(1, np.random.default_rng(0))
+    codes, features, _ = PairedCodes(shards, "train", CLIP, real_share=1.0).batch(1, np.random.default_rng(0))
     assert (codes == 7).all()
     expected = torch.arange(36.0).reshape(6, 6)[torch.arange(10) % 6]
     assert torch.equal(features[0], expected)
+
+
+def test_labels_are_those_of_the_first_scene(shards):
+    """Codes were filled with the label's number, counted from 1."""
+    pairs = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0)
+    batch = pairs.batch(32, np.random.default_rng(0))
+    assert (batch.labels + 1).tolist() == batch.codes[:, 0].tolist()
+    assert set(batch.labels.tolist()) == {0, 1}
+
+
+def test_a_real_clip_without_a_name_has_no_label(shards):
+    pairs = PairedCodes(shards, "train", CLIP, real_share=1.0)
+    assert pairs.batch(2, np.random.default_rng(0)).labels.tolist() == [-1, -1]
+    named = PairedCodes(shards, "train", CLIP, real_share=1.0, named_only=True)
+    assert not named.real
+    assert min(named.batch(8, np.random.default_rng(0)).labels) >= 0

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +61,20 @@ def _placed(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.
     return np.pad(waveform, (before, samples - len(waveform) - before))
 
 
+class Pairs(NamedTuple):
+    """A batch of sounds as codes, with what is seen and called while they sound.
+
+    Attributes:
+        codes: `[batch, sequence]` in the sampler's order.
+        features: `[batch, columns, dim]`, one for each code column.
+        labels: `[batch]`, places in `PairedCodes.labels`; -1 where nobody named the sound.
+    """
+
+    codes: Tensor
+    features: Tensor
+    labels: Tensor
+
+
 class PairedCodes:
     """Code sequences with the visual features that go with them.
 
@@ -71,13 +86,16 @@ class PairedCodes:
         split: which rows to use.
         clip: length of what is made.
         real_share: how often a real clip is taken instead of a composed one.
-        cut_share: how often a composed clip changes its label midway.
+        cut_share: how often a composed clip changes its label midway; its label is then the first.
+        named_only: leave out real clips without a label.
 
     Raises:
         DataError: if no label has both sounds and pictures.
     """
 
-    def __init__(self, shards: Path, split: str, clip: Clip, real_share: float = 0.15, cut_share: float = 0.3) -> None:
+    def __init__(
+        self, shards: Path, split: str, clip: Clip, real_share: float = 0.15, cut_share: float = 0.3, named_only: bool = False
+    ) -> None:
         self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features")
         self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
         self.sounds, self.pictures, self.real = defaultdict(list), defaultdict(list), []
@@ -98,25 +116,29 @@ class PairedCodes:
         self.labels = sorted(set(self.sounds) & set(self.pictures))
         if not self.labels:
             raise DataError(f"no label of the split {split!r} in {shards} has both sounds and pictures.")
+        if named_only:
+            self.real = [pair for pair in self.real if self.codes.entries[pair[0]].about["label"] in self.labels]
         # a label with much material is shown more often, by the square root
         weights = np.sqrt([min(len(self.sounds[label]), 400) for label in self.labels])
         self.weights = weights / weights.sum()
 
-    def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Codes `[size, sequence]` in the sampler's order and features `[size, columns, dim]`, one for each code column."""
+    def batch(self, size: int, rng: np.random.Generator) -> Pairs:
+        """`size` pairs, a function of the generator alone."""
         pairs = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for _ in range(size)]
-        codes = np.stack([grid.reshape(-1) for grid, _ in pairs]).astype(np.int64)  # columns one after another, low to high
-        return torch.from_numpy(codes), torch.from_numpy(np.stack([features for _, features in pairs]).astype(np.float32))
+        codes = np.stack([grid.reshape(-1) for grid, _, _ in pairs]).astype(np.int64)  # columns one after another, low to high
+        features = np.stack([features for _, features, _ in pairs]).astype(np.float32)
+        return Pairs(torch.from_numpy(codes), torch.from_numpy(features), torch.tensor([label for _, _, label in pairs]))
 
-    def _composed(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _composed(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         columns = self.clip.columns
         cut = int(rng.integers(columns // 5, columns - columns // 5)) if rng.random() < self.cut_share else columns
         scenes = [self._scene(length, rng) for length in (cut, columns - cut) if length]
-        return np.concatenate([grid for grid, _ in scenes]), np.concatenate([features for _, features in scenes])
+        return np.concatenate([grid for grid, _, _ in scenes]), np.concatenate([features for _, features, _ in scenes]), scenes[0][2]
 
-    def _scene(self, columns: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _scene(self, columns: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """Sounds of one label until the time is full, over views of one picture held for a while each."""
-        label = self.labels[rng.choice(len(self.labels), p=self.weights)]
+        number = int(rng.choice(len(self.labels), p=self.weights))
+        label = self.labels[number]
         parts, filled = [], 0
         while filled < columns:
             part = self.codes[int(rng.choice(self.sounds[label]))]
@@ -127,13 +149,14 @@ class PairedCodes:
         picture = self.features[int(rng.choice(self.pictures[label]))]
         views = rng.integers(len(picture), size=columns)
         held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
-        return np.concatenate(parts), picture[views[held]]
+        return np.concatenate(parts), picture[views[held]], number
 
-    def _real(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _real(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
         code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
         start = self.codes.entries[code_item].about["start_column"]
         grid, features = self.codes[code_item], self.features[feature_item][start:]
         length = min(len(grid), len(features))
         rows = np.arange(self.clip.columns) % length
-        return grid[:length][rows], features[:length][rows]
+        label = self.codes.entries[code_item].about["label"]
+        return grid[:length][rows], features[:length][rows], self.labels.index(label) if label in self.labels else -1

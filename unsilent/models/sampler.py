@@ -1,7 +1,7 @@
 """The sampler: a transformer that writes codes, one after another, given a condition. Paper section 3.2."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -75,9 +75,23 @@ class Sampler(nn.Module):
         """
         return self.head(self.transformer(self._embed(codes[:, :-1], condition, 0))[:, self.n_condition - 1 :])
 
-    def forward(self, codes: Int[Tensor, "batch sequence"], *condition: Tensor | None) -> Float[Tensor, "batch sequence codes"]:
-        """What training calls: condition (features, labels) and scores in one."""
-        return self.logits(codes, self.condition(*condition))
+    def forward(
+        self,
+        codes: Int[Tensor, "batch sequence"],
+        features: Float[Tensor, "batch features dim"] | None = None,
+        labels: Int[Tensor, "batch"] | None = None,
+        keep: Bool[Tensor, "batch"] | None = None,
+    ) -> Float[Tensor, "batch sequence codes"]:
+        """What training calls: condition and scores in one.
+
+        Args:
+            codes: as `logits` wants them.
+            features: as `condition` wants them.
+            labels: as `condition` wants them.
+            keep: false for sequences that are to do without their condition, which then is all zeros; None keeps all.
+        """
+        told = self.condition(features, labels)
+        return self.logits(codes, told if keep is None else told * keep[:, None, None])
 
     @torch.inference_mode()
     def start(

@@ -47,11 +47,11 @@ def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:
         from unsilent.train.vocoder import VocoderTrainer
 
         return VocoderTrainer(run, preset.vocoder, fabric)
-    condition = preset.sampler.condition
-    if condition.kind != "features" or condition.n_features > preset.clip.columns:
+    n_features = preset.sampler.condition.n_features
+    if n_features > preset.clip.columns:
         raise ParameterError(
-            f"{run.preset!r} is told of {condition.n_features} features and {condition.n_classes} classes; shards hold one feature "
-            f"per column, so only samplers with 1 to {preset.clip.columns} features and no class can be trained here yet."
+            f"{run.preset!r} is told of {n_features} features; shards hold one feature per column, so only samplers with up to "
+            f"{preset.clip.columns} can be trained here yet."
         )
     from unsilent.train.sampler import SamplerTrainer
 

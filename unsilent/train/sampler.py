@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
-from unsilent.data.datasets import PairedCodes
+from unsilent.data.datasets import PairedCodes, Pairs
+from unsilent.errors import ParameterError
 from unsilent.features import pick_rows
 from unsilent.losses import next_code_loss
 from unsilent.models.sampler import Sampler, SamplerConfig
@@ -21,7 +22,14 @@ class SamplerTrainer:
 
     def __init__(self, run: SamplerRun, config: SamplerConfig, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.config = run, config
-        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share)
+        is_named = bool(config.condition.n_classes)
+        if is_named and run.cut_share:
+            raise ParameterError(f"a class speaks for a whole clip, but cut_share is {run.cut_share}; set it to 0.")
+        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, named_only=is_named)
+        if is_named and config.condition.n_classes != len(self.pairs.labels):
+            raise ParameterError(
+                f"{run.preset!r} knows {config.condition.n_classes} classes, the shards {run.shards} have {len(self.pairs.labels)} labels."
+            )
         module = Sampler(config)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
@@ -30,19 +38,30 @@ class SamplerTrainer:
 
     def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
         """One step on one batch of pairs."""
-        codes, features = (tensor.to(fabric.device) for tensor in self.pairs.batch(self.run.batch, rng))
-        features = features[:, pick_rows(self.config.condition.n_features, features.shape[1])]
-        features = features + self.run.feature_noise * features.std() * torch.randn_like(features)
-        loss = next_code_loss(self.module(codes, features), codes)
+        batch = Pairs(*(tensor.to(fabric.device) for tensor in self.pairs.batch(self.run.batch, rng)))
+        keep = torch.rand(len(batch.codes), device=fabric.device) >= self.run.condition_dropout if self.run.condition_dropout else None
+        labels = batch.labels if self.config.condition.n_classes else None
+        loss = next_code_loss(self.module(batch.codes, self._features(batch), labels, keep), batch.codes)
         fabric.backward(loss)
         fabric.clip_gradients(self.module, self.optimizers[0], max_norm=self.run.clip_norm)
         self.optimizers[0].step()
         self.optimizers[0].zero_grad()
         return {"next_code": loss}
 
+    def _features(self, batch: Pairs) -> Tensor | None:
+        """What this kind of condition is told of the pictures."""
+        condition = self.config.condition
+        if condition.kind == "none":
+            return torch.rand(len(batch.codes), condition.n_features, condition.feature_dim, device=batch.codes.device)
+        if not condition.n_features:
+            return None
+        features = batch.features[:, pick_rows(condition.n_features, batch.features.shape[1])]
+        return features + self.run.feature_noise * features.std() * torch.randn_like(features)
+
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the sampler's checkpoint folder."""
-        save_checkpoint(folder, "sampler", self.run.preset, self.config, weights, record)
+        """Write the sampler's checkpoint folder; one that is told classes keeps their names."""
+        named = {"classes": self.pairs.labels} if self.config.condition.n_classes else {}
+        save_checkpoint(folder, "sampler", self.run.preset, self.config, weights, record | named)
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,104 @@
+"""The sampler's training: every kind of condition, dropping it, and what does not fit."""
+
+import json
+
+import lightning_fabric
+import pytest
+import torch
+
+from unsilent.checkpoints.store import load_checkpoint
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.train.config import SamplerRun
+from unsilent.train.loop import fit
+from unsilent.train.sampler import SamplerTrainer
+
+CONDITIONS = {
+    "features": {"n_features": 2, "feature_dim": 6},
+    "class": {"n_classes": 2},
+    "features+class": {"n_features": 4, "feature_dim": 6, "n_classes": 2},
+    "none": {"n_features": 1, "feature_dim": 6},
+    "coordinates": {},
+}
+
+
+def build(kind, shards, out, steps=3, n_classes=None, **settings):
+    sizes = CONDITIONS[kind] | ({"n_classes": n_classes} if n_classes else {})
+    transformer = TransformerConfig(layers=1, heads=2, width=16)
+    config = SamplerConfig(clip=Clip(frames=64), codes=8, transformer=transformer, condition=ConditionConfig(kind=kind, **sizes))
+    settings = {"warmup_steps": 0, "learning_rate": 1e-2, "batch": 4, "real_share": 0.0, "cut_share": 0.0, "average": 0.0} | settings
+    run = SamplerRun(kind="sampler", preset="everyday", shards=shards, out=out, steps=steps, **settings)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    fabric.seed_everything(0, verbose=False)
+    return run, SamplerTrainer(run, config, fabric), fabric
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_every_kind_of_condition_is_trained(kind, shards, tmp_path):
+    run, trainer, fabric = build(kind, shards, tmp_path / "out", steps=40)
+    losses, whole_step = [], trainer.step
+
+    def step(*arguments):
+        losses.append(whole_step(*arguments))
+        return losses[-1]
+
+    trainer.step = step
+    folder = fit(run, trainer, fabric, resume=False)
+    assert losses[-1]["next_code"] < 0.5 * losses[0]["next_code"]
+    assert load_checkpoint(folder, "sampler").config.condition.kind == kind
+
+
+def test_what_is_told_decides_what_is_written(shards, tmp_path):
+    """Codes of a label are its number: told the class, the sampler is sure of the first code."""
+    run, trainer, fabric = build("class", shards, tmp_path, steps=80)
+    sampler = load_checkpoint(fit(run, trainer, fabric, resume=False), "sampler")
+    codes = torch.ones(1, sampler.config.clip.n_codes, dtype=torch.long)
+    for label in (0, 1):
+        told = sampler.condition(labels=torch.tensor([label]))
+        assert sampler.logits(codes, told)[0, 0].softmax(0)[label] > 0.9
+
+
+def test_a_dropped_condition_is_not_seen():
+    transformer = TransformerConfig(layers=1, heads=2, width=16)
+    condition = ConditionConfig(kind="class", n_classes=2)
+    torch.manual_seed(0)
+    sampler = Sampler(SamplerConfig(clip=Clip(frames=64), codes=8, transformer=transformer, condition=condition))
+    codes = torch.zeros(2, 20, dtype=torch.long)
+    told = sampler(codes, labels=torch.tensor([0, 1]))
+    assert not torch.allclose(told[0], told[1])
+    dropped = sampler(codes, labels=torch.tensor([0, 1]), keep=torch.tensor([False, False]))
+    assert torch.equal(dropped[0], dropped[1])
+    mixed = sampler(codes, labels=torch.tensor([0, 1]), keep=torch.tensor([True, False]))
+    torch.testing.assert_close(mixed[0], told[0])
+    torch.testing.assert_close(mixed[1], dropped[1])
+
+
+def test_dropping_is_trained(shards, tmp_path):
+    run, trainer, fabric = build("class", shards, tmp_path, steps=80, condition_dropout=0.5)
+    sampler = load_checkpoint(fit(run, trainer, fabric, resume=False), "sampler")
+    codes = torch.ones(1, sampler.config.clip.n_codes, dtype=torch.long)
+    told = sampler.condition(labels=torch.tensor([1]))
+    sure, unsure = (float(sampler.logits(codes, one)[0, 0].softmax(0)[1]) for one in (told, torch.zeros_like(told)))
+    assert sure > 0.85
+    assert unsure < sure
+
+
+def test_classes_are_kept_by_name(shards, tmp_path):
+    run, trainer, fabric = build("class", shards, tmp_path, steps=1)
+    folder = fit(run, trainer, fabric, resume=False)
+    assert json.loads((folder / "config.json").read_text())["record"]["classes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"cut_share": 0.3}, "a class speaks for a whole clip, but cut_share is 0.3; set it to 0"),
+        ({"n_classes": 309}, "'everyday' knows 309 classes, the shards .* have 2 labels"),
+    ],
+)
+def test_what_does_not_fit_a_class_is_named(shards, tmp_path, settings, words):
+    with pytest.raises(ParameterError, match=words):
+        build("class", shards, tmp_path, **settings)
