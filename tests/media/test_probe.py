@@ -175,3 +175,16 @@ def write_tone(path, codec, cover=None):
         if cover is not None:
             container.mux(picture.encode(av.VideoFrame.from_ndarray(cover, format="rgb24")))
             container.mux(picture.encode(None))
+
+
+def test_time_stamps_that_jump_by_a_day_are_refused(make_clip):
+    """A transport stream's clock wraps around after 26.5 hours; a day of sound would be made for it."""
+    times = [0, 40, 80, 120 + 95_443_717, 160 + 95_443_717]
+    path = make_clip("wrapped.mkv", times=times, time_base=Fraction(1, 1000))
+    with pytest.raises(MediaError, match=r"wrapped\.mkv lets 26\.5 hours pass between two pictures: its time stamps are damaged"):
+        probe(path)
+
+
+def test_a_long_pause_between_pictures_is_a_pause(make_clip):
+    path = make_clip("slow.mkv", times=[0, 40, 600_000], time_base=Fraction(1, 1000))
+    assert probe(path).seconds == pytest.approx(600, abs=0.1)

@@ -148,6 +148,7 @@ class Timeline:
         self.n_packets = 0
         self.start: int | None = None  # in units of the stream's time base, like the end
         self.end: int | None = None
+        self.longest_gap = 0  # from the end of what came before to a picture, in the same units
 
     def add(self, packet: av.Packet) -> None:
         """Take note of a packet."""
@@ -160,6 +161,7 @@ class Timeline:
             return
         end = pts + (packet.duration or self._usual)
         self.n_packets += 1
+        self.longest_gap = max(self.longest_gap, pts - (pts if self.end is None else self.end))
         self.start = pts if self.start is None else min(self.start, pts)
         self.end = end if self.end is None else max(self.end, end)
 

@@ -10,6 +10,8 @@ import numpy as np
 from unsilent.errors import MediaError
 from unsilent.media.files import Timeline, decode, demux, find_video, open_media
 
+LONGEST_GAP_SECONDS = 3600  # between two pictures; time stamps that jump or wrap around claim a day of nothing
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -42,7 +44,8 @@ def probe(path: Path) -> VideoInfo:
         path: file in any format that FFmpeg reads; a file that is cut off counts as far as it can be read.
 
     Raises:
-        MediaError: if it is missing, a folder, empty, no media file, damaged beyond reading, or has no picture that can be decoded.
+        MediaError: if it is missing, a folder, empty, no media file, damaged beyond reading, has no picture that can be decoded, or has
+            time stamps that cannot be true.
     """
     with open_media(path) as container:
         stream = find_video(container, path)
@@ -53,6 +56,9 @@ def probe(path: Path) -> VideoInfo:
                 first = next(iter(decode(packet)), None)
         if first is None or timeline.start is None:
             raise MediaError(f"{path} has no picture that can be decoded.")
+        gap = timeline.longest_gap * timeline.time_base
+        if gap > LONGEST_GAP_SECONDS:
+            raise MediaError(f"{path} lets {float(gap) / 3600:.1f} hours pass between two pictures: its time stamps are damaged; remux it.")
         seconds = max(timeline.end - timeline.start, 1) * timeline.time_base
         turn = orientation(first)
         width, height = (first.height, first.width) if turn.swaps else (first.width, first.height)
