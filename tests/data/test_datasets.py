@@ -6,6 +6,7 @@ import torch
 
 from unsilent.clip import Clip
 from unsilent.data.datasets import PairedCodes, WaveformCrops
+from unsilent.data.shards import write_shard
 from unsilent.errors import DataError
 
 CLIP = Clip(frames=160)  # ten columns
@@ -70,3 +71,28 @@ def test_a_real_clip_without_a_name_has_no_label(shards):
     named = PairedCodes(shards, "train", CLIP, real_share=1.0, named_only=True)
     assert not named.real
     assert min(named.batch(8, np.random.default_rng(0)).labels) >= 0
+
+
+def test_several_features_for_each_column_stay_beside_it(tmp_path):
+    """Codes hold their column's number, features that of their row: four rows to a column, from the fifth column on."""
+    about = {"clip_id": "a", "kind": "clip", "label": "", "split": "train", "sample_rate": 22050}
+    codes = np.repeat(np.arange(5, 12, dtype=np.int16)[:, None], 5, axis=1)
+    write_shard(tmp_path, "codes", [(codes, {**about, "start_column": 5})], {})
+    rows = np.arange(48, dtype=np.float16)[:, None]
+    write_shard(tmp_path, "features", [(rows, about)], {"rows_per_column": 4})
+    codes, features, labels = PairedCodes(tmp_path, "train", CLIP, real_share=1.0).batch(1, np.random.default_rng(0))
+    assert features.shape == (1, 40, 1)
+    assert labels.tolist() == [-1]
+    columns = codes.reshape(10, 5)[:, 0]
+    assert columns.tolist() == [5, 6, 7, 8, 9, 10, 11, 5, 6, 7]
+    assert torch.equal(features[0, :, 0].reshape(10, 4), columns[:, None] * 4 + torch.arange(4.0))
+
+
+def test_without_labels_only_real_clips_will_do(tmp_path):
+    about = {"clip_id": "a", "kind": "clip", "label": "", "split": "train", "sample_rate": 22050}
+    write_shard(tmp_path, "codes", [(np.zeros((5, 5), np.int16), {**about, "start_column": 0})], {})
+    write_shard(tmp_path, "features", [(np.zeros((5, 2), np.float16), {**about, "clip_id": "b"})], {})
+    with pytest.raises(DataError, match="no label of the split 'train'"):
+        PairedCodes(tmp_path, "train", CLIP)
+    with pytest.raises(DataError, match=r"no clip of the split 'train' in .* has both codes and features"):
+        PairedCodes(tmp_path, "train", CLIP, real_share=1.0)

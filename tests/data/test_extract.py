@@ -9,7 +9,7 @@ import torch
 from unsilent.clip import Clip
 from unsilent.data.extract import PSEUDO_FRAMES, extract_codes, extract_features, extract_waveforms, trim_silent_ends
 from unsilent.data.manifest import read_folder
-from unsilent.data.shards import Shard
+from unsilent.data.shards import Shard, write_shard
 from unsilent.features import Backbone
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.signal.loudness import loudness_lufs
@@ -79,3 +79,16 @@ def test_codes_are_those_of_the_codebook(waveforms):
     assert [entry.about["start_column"] for entry in first] == [0, 4]
     assert codes.array.shape[1] == CLIP.rows
     assert codes.array.max() < 16
+
+
+def test_codes_of_mels_are_those_of_the_codebook(tmp_path):
+    """Where a data set comes as mels, as the authors' does, each clip has one encoding."""
+    torch.manual_seed(0)
+    codebook = Codebook(CodebookConfig(n_codes=16, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)).eval()
+    mel01 = np.random.default_rng(0).random((848, 80)).astype(np.float16)
+    write_shard(tmp_path, "mels", [(mel01, {"clip_id": "a", "kind": "clip", "label": "", "split": "train", "sample_rate": 22050})], {})
+    assert extract_codes(codebook, tmp_path, 0, lambda clip_id: None) == 1
+    codes = Shard(tmp_path, "codes")
+    expected = codebook.encode(2 * torch.from_numpy(mel01.astype(np.float32)).T[None] - 1)[0].T
+    assert np.array_equal(codes[0], expected)
+    assert (codes.entries[0].about["clip_id"], codes.entries[0].about["start_column"]) == ("a", 0)

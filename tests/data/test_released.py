@@ -206,7 +206,13 @@ def test_shards_hold_what_the_files_hold(vas, tmp_path):
     folder = ReleasedFolder(vas)
     assert write_shards(folder, tmp_path, "resnet50", CLIP) == {"features": 3, "mels": 3}
     features, mels = Shard(tmp_path, "features"), Shard(tmp_path, "mels")
-    assert features.extractor == {"source": "released files", "clip": CLIP.model_dump(), "backbone": "resnet50", "dim": 2048}
+    assert features.extractor == {
+        "source": "released files",
+        "clip": CLIP.model_dump(),
+        "backbone": "resnet50",
+        "dim": 2048,
+        "rows_per_column": 4,
+    }
     for i, item in enumerate(folder):
         assert features.entries[i].about == mels.entries[i].about
         assert features.entries[i].about == {

@@ -25,8 +25,8 @@ CONDITIONS = {
 }
 
 
-def build(kind, shards, out, steps=3, n_classes=None, **settings):
-    sizes = CONDITIONS[kind] | ({"n_classes": n_classes} if n_classes else {})
+def build(kind, shards, out, steps=3, n_classes=None, n_features=None, **settings):
+    sizes = CONDITIONS[kind] | {name: n for name, n in (("n_classes", n_classes), ("n_features", n_features)) if n}
     transformer = TransformerConfig(layers=1, heads=2, width=16)
     config = SamplerConfig(clip=Clip(frames=64), codes=8, transformer=transformer, condition=ConditionConfig(kind=kind, **sizes))
     settings = {"warmup_steps": 0, "learning_rate": 1e-2, "batch": 4, "real_share": 0.0, "cut_share": 0.0, "average": 0.0} | settings
@@ -90,6 +90,11 @@ def test_classes_are_kept_by_name(shards, tmp_path):
     run, trainer, fabric = build("class", shards, tmp_path, steps=1)
     folder = fit(run, trainer, fabric, resume=False)
     assert json.loads((folder / "config.json").read_text())["record"]["classes"] == ["a", "b"]
+
+
+def test_more_features_than_there_are_is_named(shards, tmp_path):
+    with pytest.raises(ParameterError, match=r"'everyday' is told of 5 features, a clip of .* has 4"):
+        build("features", shards, tmp_path, n_features=5)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         codes: `[batch, sequence]` in the sampler's order.
-        features: `[batch, columns, dim]`, one for each code column.
+        features: `[batch, features, dim]`, one or several for each code column, as the shard has them.
         labels: `[batch]`, places in `PairedCodes.labels`; -1 where nobody named the sound.
     """
 
@@ -85,12 +85,12 @@ class PairedCodes:
         shards: folder with the shards `codes` and `features`.
         split: which rows to use.
         clip: length of what is made.
-        real_share: how often a real clip is taken instead of a composed one.
+        real_share: how often a real clip is taken instead of a composed one; at 1 nothing needs a label.
         cut_share: how often a composed clip changes its label midway; its label is then the first.
         named_only: leave out real clips without a label.
 
     Raises:
-        DataError: if no label has both sounds and pictures.
+        DataError: if no label has both sounds and pictures, or, at a `real_share` of 1, no clip has both.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class PairedCodes:
     ) -> None:
         self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features")
         self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
+        self.rows_per_column = self.features.extractor.get("rows_per_column", 1)  # of features
         self.sounds, self.pictures, self.real = defaultdict(list), defaultdict(list), []
         features_of_clip = {}
         for i, entry in enumerate(self.features.entries):
@@ -111,10 +112,12 @@ class PairedCodes:
                 if entry.about["label"]:
                     self.sounds[entry.about["label"]].append(i)
                 paired = features_of_clip.get(entry.about["clip_id"])
-                if paired is not None and self.features.entries[paired].length > entry.about["start_column"]:
+                if paired is not None and self.features.entries[paired].length > entry.about["start_column"] * self.rows_per_column:
                     self.real.append((i, paired))
         self.labels = sorted(set(self.sounds) & set(self.pictures))
-        if not self.labels:
+        if real_share == 1 and not self.real:
+            raise DataError(f"no clip of the split {split!r} in {shards} has both codes and features.")
+        if real_share < 1 and not self.labels:
             raise DataError(f"no label of the split {split!r} in {shards} has both sounds and pictures.")
         if named_only:
             self.real = [pair for pair in self.real if self.codes.entries[pair[0]].about["label"] in self.labels]
@@ -149,14 +152,15 @@ class PairedCodes:
         picture = self.features[int(rng.choice(self.pictures[label]))]
         views = rng.integers(len(picture), size=columns)
         held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
-        return np.concatenate(parts), picture[views[held]], number
+        return np.concatenate(parts), picture[views[held]].repeat(self.rows_per_column, axis=0), number
 
     def _real(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
         code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
-        start = self.codes.entries[code_item].about["start_column"]
-        grid, features = self.codes[code_item], self.features[feature_item][start:]
-        length = min(len(grid), len(features))
-        rows = np.arange(self.clip.columns) % length
+        start, each = self.codes.entries[code_item].about["start_column"], self.rows_per_column
+        grid, features = self.codes[code_item], self.features[feature_item][start * each :]
+        length = min(len(grid), len(features) // each)
+        columns = np.arange(self.clip.columns) % length
+        rows = (columns[:, None] * each + np.arange(each)).ravel()
         label = self.codes.entries[code_item].about["label"]
-        return grid[:length][rows], features[:length][rows], self.labels.index(label) if label in self.labels else -1
+        return grid[columns], features[rows], self.labels.index(label) if label in self.labels else -1

@@ -116,25 +116,40 @@ def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> It
 
 @torch.inference_mode()
 def extract_codes(codebook: Codebook, shards: Path, seed: int, progress: Callable[[str], None]) -> int:
-    """Write the shard `codes` from the shard `waveforms`: int16 `[columns, rows]`, several gently varied encodings of each sound.
+    """Write the shard `codes`, int16 `[columns, rows]`, from the shard `waveforms`, or from `mels` where there are no waveforms.
 
-    A sound longer than a clip gives several entries, each naming the column it starts at.
+    Waveforms give several gently varied encodings; one longer than a clip gives several entries, each naming the column it starts at.
     """
+    items = _codes_of_waveforms if (shards / "waveforms.json").exists() else _codes_of_mels
+    recipe = {"codebook": codebook.config.model_dump(mode="json")}
+    return write_shard(shards, "codes", items(codebook, shards, seed, progress), recipe)
+
+
+def _codes_of_waveforms(
+    codebook: Codebook, shards: Path, seed: int, progress: Callable[[str], None]
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     waveforms, clip = Shard(shards, "waveforms"), codebook.config.clip
+    for i, entry in enumerate(waveforms.entries):
+        progress(entry.about["clip_id"])
+        waveform = torch.from_numpy(waveforms[i].astype(np.float32) / 32768)
+        rng = np.random.default_rng([seed, i])
+        for variant in range(CODE_VARIANTS):
+            # only sounds without pictures of their own may move in time
+            shift = int(rng.integers(clip.column_samples)) if entry.about["kind"] == "sound" and variant else 0
+            gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
+            for start, grid in _encode(codebook, waveform[shift:] * gain):
+                yield grid, {**entry.about, "item": i, "variant": variant, "start_column": start}
 
-    def items() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        for i, entry in enumerate(waveforms.entries):
-            progress(entry.about["clip_id"])
-            waveform = torch.from_numpy(waveforms[i].astype(np.float32) / 32768)
-            rng = np.random.default_rng([seed, i])
-            for variant in range(CODE_VARIANTS):
-                # only sounds without pictures of their own may move in time
-                shift = int(rng.integers(clip.column_samples)) if entry.about["kind"] == "sound" and variant else 0
-                gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
-                for start, grid in _encode(codebook, waveform[shift:] * gain):
-                    yield grid, {**entry.about, "item": i, "variant": variant, "start_column": start}
 
-    return write_shard(shards, "codes", items(), {"codebook": codebook.config.model_dump(mode="json")})
+def _codes_of_mels(
+    codebook: Codebook, shards: Path, seed: int, progress: Callable[[str], None]
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    mels = Shard(shards, "mels")
+    for i, entry in enumerate(mels.entries):
+        progress(entry.about["clip_id"])
+        mel01 = torch.from_numpy(mels[i].astype(np.float32)).T[None]
+        grid = codebook.encode(from_mel01(mel01))[0]
+        yield grid.T.numpy().astype(np.int16), {**entry.about, "item": i, "variant": 0, "start_column": 0}
 
 
 def _encode(codebook: Codebook, waveform: Float[torch.Tensor, "samples"]) -> Iterator[tuple[int, np.ndarray]]:

@@ -210,8 +210,9 @@ def write_shards(folder: ReleasedFolder, out: Path, backbone: str, clip: Clip) -
         return read_mel(item.mel_path, clip).T.astype(np.float16)
 
     recipe = {"source": "released files", "clip": clip.model_dump()}
+    seen = {**recipe, "backbone": backbone, "dim": dim, "rows_per_column": clip.column_features}
     written = {
-        "features": write_shard(out, "features", _items(folder, features, clip.sample_rate), {**recipe, "backbone": backbone, "dim": dim}),
+        "features": write_shard(out, "features", _items(folder, features, clip.sample_rate), seen),
         "mels": write_shard(out, "mels", _items(folder, mels, clip.sample_rate), recipe),
     }
     for name, count in written.items():

@@ -47,12 +47,6 @@ def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:
         from unsilent.train.vocoder import VocoderTrainer
 
         return VocoderTrainer(run, preset.vocoder, fabric)
-    n_features = preset.sampler.condition.n_features
-    if n_features > preset.clip.columns:
-        raise ParameterError(
-            f"{run.preset!r} is told of {n_features} features; shards hold one feature per column, so only samplers with up to "
-            f"{preset.clip.columns} can be trained here yet."
-        )
     from unsilent.train.sampler import SamplerTrainer
 
     return SamplerTrainer(run, preset.sampler, fabric)

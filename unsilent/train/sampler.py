@@ -30,6 +30,11 @@ class SamplerTrainer:
             raise ParameterError(
                 f"{run.preset!r} knows {config.condition.n_classes} classes, the shards {run.shards} have {len(self.pairs.labels)} labels."
             )
+        available = config.clip.columns * self.pairs.rows_per_column
+        if config.condition.kind != "none" and config.condition.n_features > available:
+            raise ParameterError(
+                f"{run.preset!r} is told of {config.condition.n_features} features, a clip of {run.shards} has {available}."
+            )
         module = Sampler(config)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
