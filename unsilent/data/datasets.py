@@ -22,15 +22,24 @@ class WaveformCrops:
         samples: length of a crop.
         min_sample_rate: leave out recordings made at a lower rate in Hz (they have no high frequencies to learn from).
         gain_db: lowest and highest gain.
+        peak: bring each whole recording to a peak drawn evenly from this range first, full scale being 1; None leaves it as it is.
 
     Raises:
         DataError: if no sound is left.
     """
 
-    def __init__(self, shards: Path, split: str, samples: int, min_sample_rate: int = 0, gain_db: tuple[float, float] = (0.0, 0.0)) -> None:
+    def __init__(
+        self,
+        shards: Path,
+        split: str,
+        samples: int,
+        min_sample_rate: int = 0,
+        gain_db: tuple[float, float] = (0.0, 0.0),
+        peak: tuple[float, float] | None = None,
+    ) -> None:
         self.shard = Shard(shards, "waveforms")
         self.samples = samples
-        self.gain_db = gain_db
+        self.gain_db, self.peak = gain_db, peak
         self.items = [
             i for i, e in enumerate(self.shard.entries) if e.about["split"] == split and e.about["sample_rate"] >= min_sample_rate
         ]
@@ -47,13 +56,18 @@ class WaveformCrops:
 
     def _crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
         waveform = self.shard[item]
+        scale = 1 / 32768 if self.peak is None else rng.uniform(*self.peak) / _peak(waveform)
         if len(waveform) < self.samples:
             # a short sound is repeated or stands alone in silence: both happen in videos
             tiled = rng.random() < 0.5
             waveform = np.resize(waveform, self.samples) if tiled else _placed(waveform, self.samples, rng)
         start = rng.integers(len(waveform) - self.samples + 1)
-        crop = waveform[start : start + self.samples].astype(np.float32) / 32768
+        crop = waveform[start : start + self.samples].astype(np.float32) * np.float32(scale)
         return np.clip(crop * np.float32(10 ** (rng.uniform(*self.gain_db) / 20)), -1, 1)
+
+
+def _peak(waveform: np.ndarray) -> int:
+    return max(int(waveform.max()), -int(waveform.min()), 1)  # silence stays silent
 
 
 def _placed(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

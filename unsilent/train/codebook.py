@@ -6,7 +6,7 @@ from typing import Any
 import lightning_fabric
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.data.datasets import WaveformCrops
@@ -34,6 +34,7 @@ class CodebookTrainer:
         self.optimizers = [optimizer]
         self.uses = torch.zeros(config.n_codes, device=fabric.device)  # since codes were last revived
         self.memory = {"uses": self.uses}
+        self.others: dict[str, nn.Module] = {}
 
     def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
         """One step on one batch of crops."""

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unsilent.config import Config
 from unsilent.errors import ParameterError
@@ -48,13 +48,47 @@ class CodebookRun(Run):
 
 
 class VocoderRun(Run):
-    """Training of the iSTFT-head vocoder with spectral losses."""
+    """Training of a vocoder with spectral losses, a waveform discriminator, or both.
+
+    The loss is `stft_weight` times the two STFT terms, `mel_weight` times the mel term and, from step `adversarial_start` on,
+    `adversarial_weight` times what the discriminator says: its scores, and `matching_weight` times its feature matching.
+    """
 
     kind: Literal["vocoder"]
     crop_frames: int = Field(default=64, gt=0)  # mel frames in one training crop
     gain_db: tuple[float, float] = (-20.0, 6.0)
+    peak: tuple[float, float] | None = (
+        None  # range of peaks that recordings are brought to, before the gain; without it they stay as they are
+    )
     min_sample_rate: int = Field(default=22050, ge=0)  # Hz; recordings made at less lack high frequencies
-    mel_weight: float = Field(default=15.0, ge=0)  # of the mel term, against 1 for each STFT term
+    stft_weight: float = Field(default=1.0, ge=0)
+    mel_weight: float = Field(default=15.0, ge=0)
+    adversarial_weight: float = Field(default=0.0, ge=0)  # 0 builds no discriminator
+    matching_weight: float = Field(default=10.0, ge=0)
+    adversarial_start: int = Field(default=0, ge=0)  # steps that the discriminator waits
+    discriminator_width: int = Field(default=16, gt=0, multiple_of=4)  # channels of its first convolution
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VocoderRun":
+        spectral = self.stft_weight or self.mel_weight
+        if not spectral and not self.adversarial_weight:
+            raise ParameterError("stft_weight, mel_weight and adversarial_weight are all 0, so nothing would be learnt; raise one.")
+        if self.adversarial_weight and self.adversarial_start >= self.steps:
+            raise ParameterError(
+                f"adversarial_start {self.adversarial_start} is not below steps {self.steps}: the discriminator would never be heard; "
+                "lower it, or set adversarial_weight to 0."
+            )
+        if self.adversarial_start and not spectral:
+            raise ParameterError(
+                f"nothing would be learnt before adversarial_start {self.adversarial_start}, as all other weights are 0; set it to 0."
+            )
+        if self.peak and not 0 < self.peak[0] <= self.peak[1] <= 1:
+            raise ParameterError(f"peak is a range within 0 to 1, the lower first, found {list(self.peak)}.")
+        if self.peak and self.peak[1] * 10 ** (self.gain_db[1] / 20) > 1:
+            raise ParameterError(
+                f"a peak of {self.peak[1]} with a gain of {self.gain_db[1]} dB would be clipped; set gain_db to [0.0, 0.0] or below."
+            )
+        return self
 
 
 class SamplerRun(Run):

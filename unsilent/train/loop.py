@@ -31,11 +31,13 @@ class Trainer(Protocol):
         module: the network whose weights (averaged) are the result.
         optimizers: all optimizers; the loop sets their learning rate.
         memory: other tensors that a resumed training needs, changed in place.
+        others: networks beside `module` that a resumed training needs, such as a discriminator, by name.
     """
 
     module: nn.Module
     optimizers: list[torch.optim.Optimizer]
     memory: dict[str, Tensor]
+    others: dict[str, nn.Module]
 
     def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
         """Draw a batch with `rng`, do one optimizer step, return the losses to log."""
@@ -126,6 +128,7 @@ def _save(run: Run, trainer: Trainer, average: dict[str, Tensor], step: int) -> 
         "module": trainer.module.state_dict(),
         "average": average,
         "memory": trainer.memory,
+        "others": {name: other.state_dict() for name, other in trainer.others.items()},
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
     }
     run.out.mkdir(parents=True, exist_ok=True)
@@ -146,6 +149,8 @@ def _load(run: Run, trainer: Trainer, average: dict[str, Tensor]) -> int:
         raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
     try:
         trainer.module.load_state_dict(state["module"])
+        for name, other in trainer.others.items():
+            other.load_state_dict(state.get("others", {}).get(name, {}))
     except RuntimeError:
         raise CheckpointError(f"{path} holds a network of other sizes than {run.preset!r} has now; choose another folder.") from None
     average.update(state["average"])

@@ -7,7 +7,6 @@ import torch
 
 from unsilent import presets
 from unsilent.errors import ParameterError
-from unsilent.models.vocos import VocosConfig
 from unsilent.train.config import AnyRun, CodebookRun, VocoderRun
 from unsilent.train.loop import Trainer, fit
 
@@ -42,8 +41,6 @@ def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:
 
         return CodebookTrainer(run, preset.codebook, fabric)
     if isinstance(run, VocoderRun):
-        if not isinstance(preset.vocoder, VocosConfig):
-            raise ParameterError(f"{run.preset!r} has a MelGAN, which cannot be trained here yet; take a preset with Vocos.")
         from unsilent.train.vocoder import VocoderTrainer
 
         return VocoderTrainer(run, preset.vocoder, fabric)

@@ -40,6 +40,7 @@ class SamplerTrainer:
         self.module, optimizer = fabric.setup(module, optimizer)
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
+        self.others: dict[str, nn.Module] = {}
 
     def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
         """One step on one batch of pairs."""

@@ -1,4 +1,4 @@
-"""Training of the iSTFT-head vocoder with multi-resolution STFT and mel losses."""
+"""Training of both vocoders: MelGAN against its discriminator (paper section 6.1.5), Vocos by spectral losses and the same one."""
 
 from pathlib import Path
 from typing import Any
@@ -6,42 +6,95 @@ from typing import Any
 import lightning_fabric
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
+from unsilent.clip import Clip
 from unsilent.data.datasets import WaveformCrops
-from unsilent.losses import mel_loss, stft_loss
+from unsilent.losses import mel_loss, melgan_discriminator_loss, melgan_generator_loss, stft_loss
+from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig
+from unsilent.models.melgan import MelGAN, MelGANConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
 
 
 class VocoderTrainer:
-    """Owns the vocoder, its optimizer and its data."""
+    """Owns the vocoder, the discriminator if there is one, their optimizers and their data.
 
-    def __init__(self, run: VocoderRun, config: VocosConfig, fabric: lightning_fabric.Fabric) -> None:
+    Source:
+        The MelGAN authors' train.py for the order of the two steps: the discriminator learns first, on sound without gradient; then the
+        vocoder is judged by what it has become, while features are matched to those it saw in the real sound before.
+    """
+
+    def __init__(self, run: VocoderRun, config: MelGANConfig | VocosConfig, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.config = run, config
-        samples = run.crop_frames * config.clip.hop
-        self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.gain_db)
-        module = Vocos(config)
-        optimizer = torch.optim.AdamW(module.parameters(), lr=run.learning_rate, betas=run.betas, weight_decay=run.weight_decay)
-        self.module, optimizer = fabric.setup(module, optimizer)
+        self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN knows no grid but the paper's
+        samples = run.crop_frames * self.clip.hop
+        self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.gain_db, run.peak)
+        module = Vocos(config) if isinstance(config, VocosConfig) else MelGAN(config)
+        self.module, optimizer = fabric.setup(module, self._optimizer(module))
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
+        self.others: dict[str, nn.Module] = {}
+        if run.adversarial_weight:  # built after the vocoder, which so begins with the same weights as without
+            judge = MelGANDiscriminator(MelGANDiscriminatorConfig(width=run.discriminator_width))
+            self.others["discriminator"], optimizer = fabric.setup(judge, self._optimizer(judge))
+            self.optimizers.append(optimizer)
+
+    def _optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        # Without weight decay this is the Adam of MelGAN.
+        return torch.optim.AdamW(module.parameters(), lr=self.run.learning_rate, betas=self.run.betas, weight_decay=self.run.weight_decay)
 
     def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
-        """One step on one batch of crops."""
+        """One step on one batch of crops; with the discriminator, one of each network."""
         target = self.crops.batch(self.run.batch, rng).to(fabric.device)
-        mel01 = log_mel01(target, self.config.clip)
+        mel01 = log_mel01(target, self.clip)
         waveform = self.module(mel01)
-        losses = stft_loss(waveform, target)
-        losses["mel"] = mel_loss(waveform, mel01, self.config.clip)
-        fabric.backward(losses["spectral_convergence"] + losses["log_magnitude"] + self.run.mel_weight * losses["mel"])
-        fabric.clip_gradients(self.module, self.optimizers[0], max_norm=self.run.clip_norm)
-        self.optimizers[0].step()
-        self.optimizers[0].zero_grad()
+        losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # also where it has no weight: it tells how training goes
+        terms = [self.run.mel_weight * losses["mel"]] if self.run.mel_weight else []
+        if self.run.stft_weight:
+            spectral = stft_loss(waveform, target)
+            losses |= spectral
+            terms += [self.run.stft_weight * term for term in spectral.values()]
+        if self.run.adversarial_weight and step >= self.run.adversarial_start:
+            losses["discriminator"], real = self._discriminate(fabric, waveform.detach(), target)
+            judged = melgan_generator_loss(real, self._judge(fabric, waveform), self.run.matching_weight)
+            losses |= judged
+            terms += [self.run.adversarial_weight * term for term in judged.values()]
+        fabric.backward(torch.stack(terms).sum())
+        self._update(fabric, self.module, self.optimizers[0])
         return losses
 
+    def _discriminate(
+        self, fabric: lightning_fabric.Fabric, made: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """One step of the discriminator; its loss, and what its layers saw in the real sounds."""
+        discriminator = self.others["discriminator"]
+        # One pass for both: several processes average gradients once for each pass.
+        scales = discriminator(torch.cat([target, made]))
+        real, fake = ([[maps[half] for maps in scale] for scale in scales] for half in (slice(len(target)), slice(len(target), None)))
+        loss = melgan_discriminator_loss(real, fake)
+        fabric.backward(loss)
+        self._update(fabric, discriminator, self.optimizers[1])
+        return loss.detach(), [[maps.detach() for maps in scale] for scale in real]
+
+    def _judge(self, fabric: lightning_fabric.Fabric, made: Float[Tensor, "batch samples"]) -> list[list[Tensor]]:
+        """What the discriminator says, with a gradient for the sound but none for itself."""
+        discriminator = self.others["discriminator"]
+        discriminator.requires_grad_(False)
+        with fabric.no_backward_sync(discriminator):  # other processes are not to wait for gradients that it does not get
+            scales = discriminator(made)
+        discriminator.requires_grad_(True)
+        return scales
+
+    def _update(self, fabric: lightning_fabric.Fabric, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        fabric.clip_gradients(module, optimizer, max_norm=self.run.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the vocoder's checkpoint folder."""
-        save_checkpoint(folder, "vocos", self.run.preset, self.config, weights, record)
+        """Write the vocoder's checkpoint folder; a MelGAN keeps its weight norms, so that training may go on from it."""
+        kind = "vocos" if isinstance(self.config, VocosConfig) else "melgan"
+        save_checkpoint(folder, kind, self.run.preset, self.config, weights, record)
