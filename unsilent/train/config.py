@@ -38,13 +38,36 @@ class Run(Config):
 
 
 class CodebookRun(Run):
-    """Training of a codebook with reconstruction and codebook losses."""
+    """Training of a codebook with reconstruction and codebook losses, a perceptual distance and a discriminator of mels."""
 
     kind: Literal["codebook"]
     crop_columns: int = Field(default=10, gt=0)  # code columns in one training crop
     gain_db: tuple[float, float] = (-15.0, 6.0)
     beta: float = Field(default=0.25, ge=0)  # weight of the commitment term
+    beta_on_codebook: bool = False  # let `beta` weigh the term that moves the codes instead, as the authors do
     revive_every: int = Field(default=100, gt=0)  # steps after which codes that nothing used are moved to where latents are
+    perceptual: Path | None = None  # checkpoint folder of a trained VGGish-ish, or of a distance made from one
+    perceptual_weight: float = Field(default=0.0, ge=0)
+    adversarial_weight: float = Field(default=0.0, ge=0)  # 0 builds no discriminator
+    adversarial_start: int = Field(default=0, ge=0)  # steps that the discriminator waits
+    adaptive_weight: tuple[float, float] = (1.0, 1.0)  # bounds of VQGAN's factor on the adversarial weight; equal ones fix it
+    discriminator_width: int = Field(default=64, gt=0)  # channels of its first convolution
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CodebookRun":
+        if bool(self.perceptual_weight) != (self.perceptual is not None):
+            raise ParameterError(
+                f"perceptual_weight is {self.perceptual_weight} and perceptual is {self.perceptual or 'not given'}; a distance wants both, "
+                "a weight and the checkpoint of a trained classifier."
+            )
+        if self.adversarial_weight and self.adversarial_start >= self.steps:
+            raise ParameterError(
+                f"adversarial_start {self.adversarial_start} is not below steps {self.steps}: the discriminator would never be asked; "
+                "lower it, or set adversarial_weight to 0."
+            )
+        if not 0 <= self.adaptive_weight[0] <= self.adaptive_weight[1]:
+            raise ParameterError(f"adaptive_weight holds bounds from 0 on, the lower first, found {list(self.adaptive_weight)}.")
+        return self
 
 
 class VocoderRun(Run):

@@ -6,7 +6,6 @@ import lightning_fabric
 import torch
 
 from unsilent import presets
-from unsilent.errors import ParameterError
 from unsilent.train.config import AnyRun, CodebookRun, VocoderRun
 from unsilent.train.loop import Trainer, fit
 

@@ -15,6 +15,7 @@ from unsilent.features import pick_rows
 from unsilent.losses import next_code_loss
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.train.config import SamplerRun
+from unsilent.train.steps import update
 
 
 class SamplerTrainer:
@@ -49,9 +50,7 @@ class SamplerTrainer:
         labels = batch.labels if self.config.condition.n_classes else None
         loss = next_code_loss(self.module(batch.codes, self._features(batch), labels, keep), batch.codes)
         fabric.backward(loss)
-        fabric.clip_gradients(self.module, self.optimizers[0], max_norm=self.run.clip_norm)
-        self.optimizers[0].step()
-        self.optimizers[0].zero_grad()
+        update(fabric, self.module, self.optimizers[0], self.run.clip_norm)
         return {"next_code": loss}
 
     def _features(self, batch: Pairs) -> Tensor | None:

@@ -18,6 +18,7 @@ from unsilent.models.melgan import MelGAN, MelGANConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
+from unsilent.train.steps import judging, update
 
 
 class VocoderTrainer:
@@ -60,11 +61,12 @@ class VocoderTrainer:
             terms += [self.run.stft_weight * term for term in spectral.values()]
         if self.run.adversarial_weight and step >= self.run.adversarial_start:
             losses["discriminator"], real = self._discriminate(fabric, waveform.detach(), target)
-            judged = melgan_generator_loss(real, self._judge(fabric, waveform), self.run.matching_weight)
+            with judging(fabric, self.others["discriminator"]) as discriminator:
+                judged = melgan_generator_loss(real, discriminator(waveform), self.run.matching_weight)
             losses |= judged
             terms += [self.run.adversarial_weight * term for term in judged.values()]
         fabric.backward(torch.stack(terms).sum())
-        self._update(fabric, self.module, self.optimizers[0])
+        update(fabric, self.module, self.optimizers[0], self.run.clip_norm)
         return losses
 
     def _discriminate(
@@ -77,22 +79,8 @@ class VocoderTrainer:
         real, fake = ([[maps[half] for maps in scale] for scale in scales] for half in (slice(len(target)), slice(len(target), None)))
         loss = melgan_discriminator_loss(real, fake)
         fabric.backward(loss)
-        self._update(fabric, discriminator, self.optimizers[1])
+        update(fabric, discriminator, self.optimizers[1], self.run.clip_norm)
         return loss.detach(), [[maps.detach() for maps in scale] for scale in real]
-
-    def _judge(self, fabric: lightning_fabric.Fabric, made: Float[Tensor, "batch samples"]) -> list[list[Tensor]]:
-        """What the discriminator says, with a gradient for the sound but none for itself."""
-        discriminator = self.others["discriminator"]
-        discriminator.requires_grad_(False)
-        with fabric.no_backward_sync(discriminator):  # other processes are not to wait for gradients that it does not get
-            scales = discriminator(made)
-        discriminator.requires_grad_(True)
-        return scales
-
-    def _update(self, fabric: lightning_fabric.Fabric, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        fabric.clip_gradients(module, optimizer, max_norm=self.run.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Write the vocoder's checkpoint folder; a MelGAN keeps its weight norms, so that training may go on from it."""

@@ -1,0 +1,142 @@
+"""The codebook's training with everything that judges it: a trained classifier's distance and a discriminator."""
+
+import lightning_fabric
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unsilent.checkpoints.store import save_checkpoint
+from unsilent.clip import Clip
+from unsilent.errors import CheckpointError, ParameterError
+from unsilent.models.band_statistics import BandStatistics
+from unsilent.models.codebook import CodebookConfig
+from unsilent.models.perceptual import Perceptual
+from unsilent.models.vggishish import VGGishish, VGGishishConfig
+from unsilent.train.codebook import CodebookTrainer, load_distance
+from unsilent.train.config import CodebookRun
+from unsilent.train.loop import fit
+
+CONFIG = CodebookConfig(clip=Clip(frames=64), n_codes=8, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
+ADVERSARIAL = {"adversarial_weight": 0.8, "discriminator_width": 4}
+
+
+class PulledPlugError(Exception):
+    """The machine goes away."""
+
+
+def write_classifier(folder, bands=BandStatistics()):
+    torch.manual_seed(5)
+    classifier = VGGishish(VGGishishConfig(bands=bands, labels=2, width=4, hidden=8, grid=(1, 1)))
+    save_checkpoint(folder, "vggishish", "", classifier.config, classifier.state_dict(), {})
+    return classifier
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    write_classifier(tmp_path / "vggishish")
+    return tmp_path / "vggishish"
+
+
+def build(shards, out, steps=4, **settings):
+    settings = {"warmup_steps": 0, "learning_rate": 3e-3, "batch": 2, "save_every": 1, "crop_columns": 2, "revive_every": 2} | settings
+    run = CodebookRun(kind="codebook", preset="everyday", shards=shards, out=out, steps=steps, **settings)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    fabric.seed_everything(0, verbose=False)
+    return run, CodebookTrainer(run, CONFIG, fabric), fabric
+
+
+def train(shards, out, resume=False, stop_at=None, watch=None, **settings):
+    run, trainer, fabric = build(shards, out, **settings)
+    whole_step = trainer.step
+
+    def step(fabric, rng, number):
+        if number == stop_at:
+            raise PulledPlugError
+        losses = whole_step(fabric, rng, number)
+        if watch is not None:
+            watch.append({name: value.detach().item() for name, value in losses.items()})
+        return losses
+
+    trainer.step = step
+    return load_file(fit(run, trainer, fabric, resume) / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("adaptive_weight", [(1.0, 1.0), (0.0, 10.0)], ids=["fixed", "adaptive"])
+def test_losses_fall_with_everything_on(shards, classifier, tmp_path, adaptive_weight):
+    seen = []
+    everything = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": adaptive_weight, "adversarial_start": 10}
+    train(shards, tmp_path / "out", watch=seen, steps=40, batch=4, save_every=40, **ADVERSARIAL | everything | {"adversarial_weight": 0.02})
+    assert set(seen[0]) == {"reconstruction", "codebook", "commitment", "perceptual", "codes_used", "perplexity"}
+    assert set(seen[-1]) == set(seen[0]) | {"adversarial", "discriminator"}
+    for names, since in ((("reconstruction", "perceptual"), 0), (("discriminator",), 10)):
+        first, last = (sum(one[name] for one in part for name in names) for part in (seen[since : since + 5], seen[-5:]))
+        assert last < 0.95 * first, (names, first, last)
+    assert 1 <= seen[-1]["perplexity"] <= 8
+
+
+def test_resuming_equals_never_stopping_with_everything_on(shards, classifier, tmp_path):
+    everything = {"perceptual": classifier, "perceptual_weight": 1.0, **ADVERSARIAL, "adversarial_start": 1}
+    whole = train(shards, tmp_path / "whole", **everything)
+    with pytest.raises(PulledPlugError):
+        train(shards, tmp_path / "parts", stop_at=2, **everything)
+    assert same(whole, train(shards, tmp_path / "parts", resume=True, **everything))
+
+
+def test_before_its_start_the_discriminator_changes_nothing(shards, tmp_path):
+    without = train(shards, tmp_path / "without", steps=3)
+    assert same(without, train(shards, tmp_path / "late", stop_at=None, steps=3, adversarial_start=2, **ADVERSARIAL)) is False
+    seen = []
+    with pytest.raises(PulledPlugError):
+        train(shards, tmp_path / "waits", stop_at=3, steps=9, adversarial_start=5, watch=seen, **ADVERSARIAL)
+    plain = []
+    with pytest.raises(PulledPlugError):
+        train(shards, tmp_path / "plain", stop_at=3, steps=9, watch=plain)
+    assert seen == plain
+
+
+def test_the_distance_is_that_of_the_trained_classifier(classifier, tmp_path):
+    """Not of random convolutions: the authors' training ran with those for lack of such a test."""
+    distance, trained = load_distance(classifier, 80), write_classifier(tmp_path / "again")
+    for name, value in trained.features.state_dict().items():
+        assert torch.equal(distance.features.state_dict()[name], value)
+    mels = torch.rand(2, 1, 80, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.manual_seed(6)
+    assert not torch.allclose(distance(*mels), Perceptual(distance.config)(*mels), rtol=1e-2)
+    save_checkpoint(tmp_path / "distance", "perceptual", "", distance.config, distance.state_dict(), {})
+    assert torch.equal(load_distance(tmp_path / "distance", 80)(*mels), distance(*mels))
+
+
+def test_the_distance_is_not_trained(shards, classifier, tmp_path):
+    run, trainer, fabric = build(shards, tmp_path / "out", perceptual=classifier, perceptual_weight=1.0)
+    before = {name: value.clone() for name, value in trainer.distance.state_dict().items()}
+    fit(run, trainer, fabric, resume=False)
+    assert same(before, trainer.distance.state_dict())
+
+
+def test_a_distance_that_is_not_there_or_something_else_is_refused(shards, tmp_path):
+    with pytest.raises(CheckpointError, match=r"cannot read .*nowhere/config\.json"):
+        build(shards, tmp_path / "out", perceptual=tmp_path / "nowhere", perceptual_weight=1.0)
+    train(shards, tmp_path / "out", steps=1)
+    with pytest.raises(CheckpointError, match="holds a codebook, a perceptual is wanted here"):
+        build(shards, tmp_path / "other", perceptual=tmp_path / "out/checkpoint", perceptual_weight=1.0)
+    write_classifier(tmp_path / "narrow", BandStatistics(mean=(0.5,) * 64, std=(0.1,) * 64))
+    with pytest.raises(ParameterError, match="reads mels of 64 bands, the codebook makes 80"):
+        build(shards, tmp_path / "other", perceptual=tmp_path / "narrow", perceptual_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"perceptual_weight": 1.0}, "perceptual_weight is 1.0 and perceptual is not given; a distance wants both"),
+        ({"perceptual": "somewhere"}, "perceptual_weight is 0.0 and perceptual is somewhere; a distance wants both"),
+        ({"adversarial_weight": 0.8, "adversarial_start": 9}, "adversarial_start 9 is not below steps 4"),
+        ({"adaptive_weight": (2.0, 1.0)}, r"adaptive_weight holds bounds from 0 on, the lower first, found \[2.0, 1.0\]"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(shards, tmp_path, settings, words):
+    with pytest.raises(ParameterError, match=words):
+        build(shards, tmp_path, **settings)
