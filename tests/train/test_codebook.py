@@ -140,3 +140,16 @@ def test_a_distance_that_is_not_there_or_something_else_is_refused(shards, tmp_p
 def test_settings_that_do_not_fit_are_named(shards, tmp_path, settings, words):
     with pytest.raises(ParameterError, match=words):
         build(shards, tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "words"),
+    [
+        ({}, ADVERSARIAL, "was trained with nothing beside its network, the run asks for discriminator"),
+        (ADVERSARIAL, {}, "was trained with discriminator beside its network, the run asks for nothing"),
+    ],
+)
+def test_a_training_goes_on_with_what_it_had(shards, tmp_path, first, then, words):
+    train(shards, tmp_path, steps=1, **first)
+    with pytest.raises(CheckpointError, match=words):
+        train(shards, tmp_path, resume=True, steps=2, **then)

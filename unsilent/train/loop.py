@@ -147,10 +147,14 @@ def _load(run: Run, trainer: Trainer, average: dict[str, Tensor]) -> int:
         raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if (state["kind"], state["preset"]) != (run.kind, run.preset):
         raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
+    others = state.get("others", {})
+    if others.keys() != trainer.others.keys():
+        had, has = (", ".join(names) or "nothing" for names in (others, trainer.others))
+        raise CheckpointError(f"{path} was trained with {had} beside its network, the run asks for {has}; choose another folder.")
     try:
         trainer.module.load_state_dict(state["module"])
         for name, other in trainer.others.items():
-            other.load_state_dict(state.get("others", {}).get(name, {}))
+            other.load_state_dict(others[name])
     except RuntimeError:
         raise CheckpointError(f"{path} holds a network of other sizes than {run.preset!r} has now; choose another folder.") from None
     average.update(state["average"])
