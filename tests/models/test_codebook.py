@@ -89,3 +89,12 @@ def test_replaced_codes_are_where_they_were_put():
 def _published_name(ours: str) -> str:
     up_or_down = "upsample" if ours.startswith("decoder") else "downsample"
     return ours.replace(".shortcut.", ".nin_shortcut.").replace(".resample.", f".{up_or_down}.")
+
+
+def test_half_precision_chooses_the_same_codes():
+    torch.manual_seed(0)
+    quantizer = Quantizer(1024, 64)
+    latents = torch.randn(4, 64, 5, 53) / 1024
+    expected = quantizer.nearest(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.nearest(latents), expected)

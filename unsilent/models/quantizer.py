@@ -40,7 +40,8 @@ class Quantizer(nn.Module):
         vectors = latents.movedim(1, -1).flatten(0, 2).float()  # [batch * rows * columns, dim]
         codes = self.embedding.weight.float()
         # |v - e|^2 without |v|^2, which is the same for every code
-        distances = codes.square().sum(1) - 2 * vectors @ codes.T
+        with torch.autocast(latents.device.type, enabled=False):  # half precision cannot tell near codes apart
+            distances = codes.square().sum(1) - 2 * vectors @ codes.T
         return distances.argmin(1).reshape(latents.shape[0], *latents.shape[2:])
 
     def lookup(self, grid: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
