@@ -94,6 +94,11 @@ def test_nearly_all_files_are_short():
     assert len(long) <= len(FILES) // 20, long
 
 
+def test_no_test_file_is_too_long():
+    long = [path.name for path in Path(__file__).parent.rglob("*.py") if len(path.read_text(encoding="utf-8").splitlines()) > HARD_LINES]
+    assert not long
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_dangerous_is_called(path):
     """No unpickling without `weights_only=True`, no eval, no printing from the library."""

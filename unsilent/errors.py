@@ -1,5 +1,7 @@
 """Every error a user can meet, so that the command line can say it in one sentence and callers can catch it by kind."""
 
+from collections.abc import Iterable
+
 
 class UnsilentError(Exception):
     """Root of all errors that are the request's fault rather than a defect of this package."""
@@ -19,3 +21,11 @@ class CheckpointError(UnsilentError):
 
 class DataError(UnsilentError):
     """A table or shard of training data is missing, damaged, or inconsistent."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean a or b`: up to three of the known names, those spelt like `name` if there are any."""
+    import difflib  # only a mistake needs it
+
+    known = list(known)
+    return f"did you mean {' or '.join(difflib.get_close_matches(name, known, n=3) or known[:3])}"

@@ -6,7 +6,7 @@ Names are `<data>-<n features>-<backbone>`. Paper rows are never edited; a chang
 from dataclasses import dataclass
 
 from unsilent.clip import Clip
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, did_you_mean
 from unsilent.models.codebook import CodebookConfig
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.melgan import MelGANConfig
@@ -144,8 +144,5 @@ def get(name: str) -> Preset:
         ParameterError: if there is none; names near ones.
     """
     if name not in _ROWS:
-        import difflib
-
-        near = difflib.get_close_matches(name, _ROWS, n=3) or names()[:3]
-        raise ParameterError(f"there is no model {name!r}; did you mean {' or '.join(near)}? `unsilent models` lists all.")
+        raise ParameterError(f"there is no model {name!r}; {did_you_mean(name, _ROWS)}? `unsilent models` lists all.")
     return _ROWS[name]

@@ -1,11 +1,17 @@
 """A web server on this machine that misbehaves on demand, for all that downloads."""
 
+import hashlib
 import http.server
+import random
 import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from unsilent.checkpoints.catalog import Published
+from unsilent.checkpoints.fetch import fetch
 
 
 class Asked(http.server.BaseHTTPRequestHandler):
@@ -154,3 +160,27 @@ def hostile(monkeypatch) -> Iterator[HostileServer]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def bring(hostile, tmp_path):
+    """`bring(**options)` fetches a file from the hostile server without real pauses, which it notes in `bring.pauses`.
+
+    The file is `bring.content`, 3 MB called `bring.name`; a whole download has the digest `bring.md5`.
+    """
+    content, name = random.Random(0).randbytes(3_000_000), "weights-1.pt"
+    hostile.files[f"/a/{name}"] = content
+
+    def call(md5: str | None = "", sha256: str | None = None, size: int | None = None, url: str | None = None, **options) -> Path:
+        md5 = call.md5 if md5 == "" else md5
+        row = Published("weights", "melgan", url or f"{hostile.url}/a/{name}", "none", (), "here", md5=md5, sha256=sha256, size=size)
+        return fetch(row, **{"folder": tmp_path, "timeout_seconds": 5.0, "pause": call.pauses.append, **options})
+
+    call.content, call.name, call.md5, call.pauses = content, name, hashlib.md5(content).hexdigest(), []
+    return call
+
+
+@pytest.fixture
+def part(bring, tmp_path) -> Path:
+    """Where what has come of the file lies."""
+    return tmp_path / f"{bring.name}.part"

@@ -109,9 +109,12 @@ def test_find_by_stem():
 
 
 def test_a_wrong_name_gets_near_ones():
-    with pytest.raises(ParameterError, match=r"no published file is called 'vas-5-resnet5'; did you mean vas-5-resnet50 or .*\?$"):
+    with pytest.raises(
+        ParameterError,
+        match=r"no published file is called 'vas-5-resnet5'; did you mean vas-5-resnet50 or .*\? `unsilent models` lists all\.$",
+    ):
         catalog.find("vas-5-resnet5")
-    with pytest.raises(ParameterError, match=r"'!'; did you mean vggsound-5-resnet50 or vggsound-codebook or melgan\?$"):
+    with pytest.raises(ParameterError, match=r"'!'; did you mean vggsound-nofeats or .*\?"):
         catalog.find("!")
 
 

@@ -1,50 +1,22 @@
 """Downloads against a server that does everything wrong that servers and lines do; what arrives is always the published file or nothing."""
 
-import errno
-import fcntl
 import hashlib
-import os
 import random
 import re
-import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from unsilent.checkpoints import fetch as fetch_file
-from unsilent.checkpoints.catalog import Published, find
-from unsilent.checkpoints.fetch import cache_folder, checksum, fetch, verify
 from unsilent.errors import CheckpointError, ParameterError
 
-CONTENT = random.Random(0).randbytes(3_000_000)
+CONTENT = random.Random(0).randbytes(3_000_000)  # as `bring.content`
 OTHER = random.Random(1).randbytes(3_000_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = "weights-1.pt"
-
-
-@pytest.fixture
-def bring(hostile, tmp_path):
-    """`bring(**options)` fetches the file from the hostile server without real pauses, which it notes in `bring.pauses`."""
-    hostile.files[f"/a/{NAME}"] = CONTENT
-
-    def call(md5: str | None = MD5, sha256: str | None = None, size: int | None = None, url: str | None = None, **options) -> Path:
-        row = Published("weights", "melgan", url or f"{hostile.url}/a/{NAME}", "none", (), "here", md5=md5, sha256=sha256, size=size)
-        return fetch(row, **{"folder": tmp_path, "timeout_seconds": 5.0, "pause": call.pauses.append, **options})
-
-    call.pauses = []
-    return call
-
-
-@pytest.fixture
-def part(tmp_path) -> Path:
-    return tmp_path / f"{NAME}.part"
 
 
 def here(folder: Path) -> set[str]:
@@ -443,179 +415,3 @@ def test_the_page_of_a_network_that_wants_a_login_spoils_nothing(bring, hostile,
         bring()
     assert part.read_bytes() == CONTENT[:1_000_000]
     assert bring().read_bytes() == CONTENT
-
-
-def test_no_room_is_noticed_before(bring, monkeypatch, hostile, tmp_path, part):
-    part.write_bytes(CONTENT[:500_000])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 2_000_000, 2_000_000))
-    expected = (
-        rf"^{NAME} needs another 2.50 MB, {re.escape(str(tmp_path))} has 2.00 MB free; make room or set UNSILENT_CACHE to another folder\.$"
-    )
-    with pytest.raises(CheckpointError, match=expected):
-        bring()
-    assert part.stat().st_size == 500_000
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full (/dev/full of Linux)")
-@pytest.mark.parametrize(("length", "needed"), [(len(CONTENT), "another 3.00 MB"), (None, "more room")])
-def test_no_room_on_the_way(bring, hostile, monkeypatch, part, length, needed):
-    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)  # which would make an ordinary file of it
-    part.symlink_to("/dev/full")
-    hostile.script = [hostile.announce(length)]
-    with pytest.raises(CheckpointError, match=rf"^{NAME} needs {needed}, .* has .* free; make room or set UNSILENT_CACHE"):
-        bring()
-
-
-def test_a_folder_that_cannot_be(bring, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"cannot read or write .*file/below/weights-1.pt: Not a directory; set UNSILENT_CACHE"):
-        bring(folder=tmp_path / "file" / "below")
-    (tmp_path / NAME).mkdir()
-    with pytest.raises(CheckpointError, match=r"cannot read or write .*weights-1.pt: Is a directory; set UNSILENT_CACHE"):
-        bring()
-
-
-def test_an_interrupt_keeps_what_has_come(bring, hostile, part, tmp_path):
-    def interrupt(done, total):
-        if done >= 1_000_000:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        bring(progress=interrupt)
-    kept = part.stat().st_size
-    assert 1_000_000 <= kept < len(CONTENT)
-    assert here(tmp_path) == {f"{NAME}.part", f"{NAME}.part.json"}
-    assert bring().read_bytes() == CONTENT
-    assert hostile.ranges == [None, f"bytes={kept}-"]
-
-
-@pytest.mark.parametrize("note", ["", "[]", '{"url": 1}', "not JSON"])
-def test_a_damaged_note_of_the_version_does_no_harm(bring, hostile, tmp_path, part, note):
-    part.write_bytes(CONTENT[:1000])
-    (tmp_path / f"{NAME}.part.json").write_text(note)
-    assert bring().read_bytes() == CONTENT
-    assert "If-Range" not in hostile.requests[0][1]
-
-
-FETCH = """
-import sys
-from pathlib import Path
-from unsilent.checkpoints.catalog import Published
-from unsilent.checkpoints.fetch import fetch
-url, md5, folder = sys.argv[1:]
-published = Published("weights", "melgan", url, "none", (), "here", md5=md5)
-fetch(published, folder=Path(folder), progress=lambda *step: print(*step, flush=True))
-"""
-
-
-def start(hostile, tmp_path) -> subprocess.Popen:
-    code = [sys.executable, "-c", FETCH, f"{hostile.url}/a/{NAME}", MD5, str(tmp_path)]
-    return subprocess.Popen(code, stdout=subprocess.PIPE, text=True)
-
-
-def test_of_two_processes_one_downloads_and_one_waits(bring, hostile, tmp_path):
-    def halt_half_way(asked):
-        asked.begin(200, len(CONTENT))
-        asked.give(CONTENT[:1_500_000])
-        hostile.released.wait(30)
-        asked.give(CONTENT[1_500_000:])
-
-    hostile.script = [halt_half_way]
-    with start(hostile, tmp_path) as first:
-        assert first.stdout.readline().endswith(f" {len(CONTENT)}\n")
-        with start(hostile, tmp_path) as second:
-            assert second.stdout.readline().endswith(" None\n")  # it waits, and does not know for how long
-            hostile.released.set()
-            assert [process.wait(30) for process in (first, second)] == [0, 0]
-    assert (tmp_path / NAME).read_bytes() == CONTENT
-    assert hostile.sent == len(CONTENT)
-    assert here(tmp_path) == {NAME}
-
-
-def test_a_process_that_dies_leaves_no_lock_in_the_way(bring, hostile, tmp_path, part):
-    hostile.script = [hostile.stall_after(1_000_000)]
-    with start(hostile, tmp_path) as process:
-        while not part.exists() or part.stat().st_size < 1_000_000:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    assert bring().read_bytes() == CONTENT
-    assert hostile.sent == len(CONTENT)
-    assert here(tmp_path) == {NAME}
-
-
-def test_a_lock_that_was_removed_locks_nothing(bring, tmp_path):
-    """Who waits for a lock that its holder removes must not take it for the new one, which somebody else holds already."""
-    lock = tmp_path / f"{NAME}.lock"
-
-    def hold():
-        file = os.open(lock, os.O_CREAT | os.O_WRONLY)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return file
-
-    held, n_waits = [hold()], 0
-
-    def change_hands(done, total):
-        nonlocal n_waits
-        if total is None:
-            n_waits += 1
-            if n_waits == 1:
-                lock.unlink()
-                held.append(hold())
-            os.close(held.pop(0))
-
-    assert bring(progress=change_hands).read_bytes() == CONTENT
-    assert n_waits == 2
-
-
-def test_file_systems_without_locks(bring, monkeypatch):
-    def refuse(*args):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fetch_file.fcntl, "flock", refuse)
-    assert bring().read_bytes() == CONTENT
-
-
-def test_systems_without_locks(bring, monkeypatch, tmp_path):
-    monkeypatch.setattr(fetch_file, "fcntl", None)
-    assert bring().read_bytes() == CONTENT
-    assert here(tmp_path) == {NAME}
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.delenv("UNSILENT_CACHE", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("", "relative/cache"):
-        monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert cache_folder() == tmp_path / ".cache/unsilent"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == tmp_path / ".cache/unsilent"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg/unsilent"
-    monkeypatch.setenv("UNSILENT_CACHE", "~/mine")
-    assert cache_folder() == tmp_path / "mine"
-
-
-def test_downloads_go_to_the_cache(bring, monkeypatch, tmp_path):
-    monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path / "cache"))
-    assert bring(folder=None) == tmp_path / "cache/downloads" / NAME
-
-
-def test_checksum_is_that_of_hashlib(tmp_path):
-    path, seen = tmp_path / "file", []
-    path.write_bytes(CONTENT)
-    assert checksum(path, "sha256", lambda *step: seen.append(step)) == SHA256
-    assert checksum(path, "md5") == MD5
-    assert seen == [(1 << 20, 3_000_000), (2 << 20, 3_000_000), (3_000_000, 3_000_000)]
-    with pytest.raises(CheckpointError, match=r"^cannot read .*nowhere: No such file or directory\.$"):
-        checksum(tmp_path / "nowhere", "md5")
-
-
-def test_verify(tmp_path):
-    path = tmp_path / "vggishish16.pt"
-    path.write_bytes(CONTENT)
-    verify(path, Published("weights", "melgan", "https://host/x.pt", "none", (), "here", sha256=SHA256[:16]))
-    with pytest.raises(
-        CheckpointError, match=rf"vggishish16.pt is damaged or another file: its MD5 is {MD5[:12]}\.\.\. instead of 197040c524a0"
-    ):
-        verify(path, find("vggishish"))

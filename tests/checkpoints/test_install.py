@@ -377,7 +377,7 @@ def test_half_a_model_counts_as_none(cache):
 
 
 def test_a_network_is_no_model(cache):
-    with pytest.raises(CheckpointError, match="'melgan' is a melgan, a part of models and no model"):
+    with pytest.raises(CheckpointError, match="'melgan' is no whole model, but a part: vocoder; `unsilent models` lists both"):
         find_bundle("melgan")
 
 

@@ -37,10 +37,10 @@ def classifier(tmp_path):
     return tmp_path / "vggishish"
 
 
-def build(shards, out, steps=4, **settings):
+def build(shards, out, steps=4, precision="32-true", **settings):
     settings = {"warmup_steps": 0, "learning_rate": 3e-3, "batch": 2, "save_every": 1, "crop_columns": 2, "revive_every": 2} | settings
     run = CodebookRun(kind="codebook", preset="everyday", shards=shards, out=out, steps=steps, **settings)
-    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1, precision=precision)
     fabric.seed_everything(0, verbose=False)
     return run, CodebookTrainer(run, CONFIG, fabric), fabric
 
@@ -76,6 +76,30 @@ def test_losses_fall_with_everything_on(shards, classifier, tmp_path, adaptive_w
         first, last = (sum(one[name] for one in part for name in names) for part in (seen[since : since + 5], seen[-5:]))
         assert last < 0.95 * first, (names, first, last)
     assert 1 <= seen[-1]["perplexity"] <= 8
+
+
+def test_the_adaptive_weight_is_vqgans(shards, classifier, tmp_path):
+    """Held to gradients at the decoder's last weight that autograd finds for a bare network."""
+    options = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": (0.0, 1e9)}
+    _, trainer, fabric = build(shards, tmp_path / "out", **ADVERSARIAL | options)
+    mel = torch.rand(2, 80, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    result = trainer.module(mel)
+    result = result._replace(mel=result.mel.view_as(result.mel))
+    distance, fake = trainer.distance(mel, result.mel), trainer.others["discriminator"].module.eval()(result.mel)
+    found = trainer._adaptive(fabric, mel, result, distance, fake)
+    codebook, last = trainer.module.module, trainer.module.module.decoder.conv_out.weight
+    made = codebook(mel).mel
+    likelihood = (mel - made).abs().mean() + trainer.distance(mel, made).mean()
+    pulls = [
+        torch.autograd.grad(term, last, retain_graph=True)[0].norm()
+        for term in (likelihood, -trainer.others["discriminator"].module(made).mean())
+    ]
+    torch.testing.assert_close(found, pulls[0] / (pulls[1] + 1e-4), rtol=1e-4, atol=0)
+
+
+def test_half_precision_trains_with_everything_on(shards, classifier, tmp_path):
+    everything = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": (0.0, 10.0), "precision": "bf16-mixed"}
+    assert train(shards, tmp_path / "out", steps=2, **ADVERSARIAL | everything)
 
 
 def test_resuming_equals_never_stopping_with_everything_on(shards, classifier, tmp_path):

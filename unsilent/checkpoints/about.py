@@ -1,6 +1,5 @@
 """What people are told of models and networks: what each is, how good, whose, and whether its weights are here."""
 
-import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +8,9 @@ from unsilent.checkpoints import catalog
 from unsilent.checkpoints.bundle import ROLES, SHIPPED, class_names, find_bundle, is_here, models_folder, present, read_bundle
 from unsilent.checkpoints.catalog import Published
 from unsilent.checkpoints.store import read_config
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, did_you_mean
 from unsilent.presets import Preset
 
-_KINDS = {
-    "codebook": "codebook of mel spectrograms, with its encoder and decoder",
-    "vggishish": "classifier of sounds, behind the perceptual distance",
-    "melception": "classifier of sounds, behind FID and MKL",
-    "melgan": "vocoder",
-    "melgan_discriminator": "judge of waveforms in the vocoder's training",
-    "resnet50": "picture network",
-    "bninception": "picture and flow network",
-}
 _SCORES = {  # by the authors, on VGGSound's test set
     "vggishish": "paper table 5: top-1 34.70 %, top-5 63.71 %, mAP 36.63, mAUC 95.70",
     "melception": "paper table 5: top-1 44.49 %, top-5 73.79 %, mAP 47.58, mAUC 96.66",
@@ -43,7 +33,7 @@ def entries() -> list[Entry]:
     parts = [row for row in map(catalog.find, catalog.names()) if row.kind != "sampler"]
     return [
         *(Entry(row.name, row.summary, _score(row.fid), _score(row.mkl), _where(row.name)) for row in models),
-        *(Entry(row.name, _KINDS[row.kind], "", "", _where(row.name)) for row in parts),
+        *(Entry(row.name, catalog.WHAT[row.kind], "", "", _where(row.name)) for row in parts),
     ]
 
 
@@ -74,9 +64,8 @@ def describe(name: str) -> str:
     if name in catalog.names() and name not in presets.names():
         return "\n".join(_network(catalog.find(name)))
     if name not in presets.names():
-        known = [entry.name for entry in entries()]
-        near = difflib.get_close_matches(name, known, n=3) or known[:3]
-        raise ParameterError(f"there is no model {name!r}; did you mean {' or '.join(near)}? `unsilent models` lists all.")
+        near = did_you_mean(name, [entry.name for entry in entries()])
+        raise ParameterError(f"there is no model {name!r}; {near}? `unsilent models` lists all.")
     row = presets.get(name)
     return "\n".join(_model(row, find_bundle(name) if name in present() else None))
 
@@ -102,7 +91,7 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
 
 
 def _network(row: Published) -> list[str]:
-    lines = [f"{row.name}: {_KINDS[row.kind]}", *([_SCORES[row.name]] if row.name in _SCORES else []), *_published(row)]
+    lines = [f"{row.name}: {catalog.WHAT[row.kind]}", *([_SCORES[row.name]] if row.name in _SCORES else []), *_published(row)]
     if row.presets:
         lines.append(f"serves: {', '.join(row.presets)}")
     return [*lines, f"weights: {models_folder() / row.name if is_here(row.name) else _where(row.name)}"]

@@ -68,7 +68,9 @@ def find_bundle(name: str) -> Path:
         if os.path.exists(folder / "bundle.json"):
             return folder
     if name in catalog.names() and name not in presets.names():
-        raise CheckpointError(f"{name!r} is a {catalog.find(name).kind}, a part of models and no model; `unsilent models` lists both.")
+        raise CheckpointError(
+            f"{name!r} is no whole model, but a part: {catalog.WHAT[catalog.find(name).kind]}; `unsilent models` lists both."
+        )
     if os.path.exists(name) or Path(name).name != name:
         raise CheckpointError(f"{name!r} is not a bundle folder: there is no bundle.json in it.")
     presets.get(name)

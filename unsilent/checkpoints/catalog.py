@@ -1,10 +1,9 @@
 """Every file of weights that others have published and that we can read: where it lies, how to know it, whose it is, what it serves."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,16 @@ class Published:
         return self.file_name.removesuffix(".tar.gz").removesuffix(".pth").removesuffix(".pt")
 
 
+WHAT = {  # kinds in words
+    "sampler": "sampler",
+    "codebook": "codebook of mel spectrograms, with its encoder and decoder",
+    "vggishish": "classifier of sounds, behind the perceptual distance",
+    "melception": "classifier of sounds, behind FID and MKL",
+    "melgan": "vocoder",
+    "melgan_discriminator": "judge of waveforms in the vocoder's training",
+    "resnet50": "picture network",
+    "bninception": "picture and flow network",
+}
 _A3S = "https://a3s.fi/swift/v1/AUTH_a235c0f452d648828f745589cde1219a/specvqgan_public"
 _LICENCE = "MIT is the licence of the SpecVQGAN repository, which links this file; nothing is stated for the weights themselves"
 _README = "README of the released SpecVQGAN repository"
@@ -158,8 +167,7 @@ def find(name: str) -> Published:
         ParameterError: if there is none; names near ones.
     """
     if name not in _ROWS:
-        near = difflib.get_close_matches(name, _ROWS, n=3) or ["vggsound-5-resnet50", "vggsound-codebook", "melgan"]
-        raise ParameterError(f"no published file is called {name!r}; did you mean {' or '.join(near)}?")
+        raise ParameterError(f"no published file is called {name!r}; {did_you_mean(name, _ROWS)}? `unsilent models` lists all.")
     return _ROWS[name]
 
 

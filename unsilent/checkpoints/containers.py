@@ -33,11 +33,13 @@ class Container:
     """What a published file holds.
 
     Attributes:
+        path: where it was read from.
         stem: name of the file, or of the training's folder that it lies in, without suffixes; the catalog may know it.
         weights: as published, names and all; read from disk when touched where the format allows it.
         settings_path: YAML that lies beside them; None if there is none.
     """
 
+    path: Path
     stem: str
     weights: dict[str, Tensor]
     settings_path: Path | None
@@ -72,7 +74,7 @@ def read_container(path: Path, scratch: Path) -> Container:
             _check_sums(checkpoint)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from None
-    return Container(_stem(path), read_weights(checkpoint), settings)
+    return Container(path, _stem(path), read_weights(checkpoint), settings)
 
 
 def _stem(path: Path) -> str:
@@ -167,7 +169,11 @@ def _extract(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, targ
     source = archive.extractfile(member)
     assert source is not None, "only regular files are extracted"
     with target.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+        while piece := source.read(1 << 20):
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise CheckpointError(f"cannot write {target.name} of {path} into {target.parent}: {error.strerror or error}.") from None
     return target
 
 

@@ -118,32 +118,45 @@ def convert_file(
         raise CheckpointError(f"{out} exists already; name a new folder, or remove it first.")
     with _whole_or_nothing(out) as (part, scratch):
         container = read_container(path, scratch)
-        try:
-            return _convert(container, part, kind or recognise(container.weights), preset, vocoder, dtype)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+        return _convert(container, part, kind, preset, vocoder, dtype)
 
 
-def _convert(container: Container, part: Path, kind: str, preset: str | None, vocoder: Path | None, dtype: torch.dtype) -> str:
-    weights = container.weights
-    is_model = kind == "sampler" and any(name.startswith("first_stage_model.") for name in weights)
+def _convert(container: Container, part: Path, kind: str | None, preset: str | None, vocoder: Path | None, dtype: torch.dtype) -> str:
+    if kind is None:
+        with _naming(container):
+            kind = recognise(container.weights)
+    is_model = kind == "sampler" and any(name.startswith("first_stage_model.") for name in container.weights)
     if vocoder and not is_model:
         raise ParameterError(f"a vocoder belongs to a sampler with its codebook, but this is a {kind} alone.")
     if kind != "sampler":
         if preset:
             raise ParameterError(f"the preset {preset!r} was given, but this is a {kind} and serves several.")
         sizes = _vocoder_sizes(container) if kind == "melgan" else None
-        return _save(part, kind, "", convert(kind, weights, sizes), container.stem, dtype)
+        return _save(part, kind, "", _network(container, kind, sizes), container.stem, dtype)
     row = presets.get(preset or _find_preset(container))
-    sampler = convert(kind, weights, row.sampler)
+    sampler = _network(container, kind, row.sampler)
     if not is_model:
         return f"{_save(part, kind, row.name, sampler, container.stem, dtype)} for {row.name}, without a codebook"
-    codebook = convert("codebook", weights, row.codebook)
+    codebook = _network(container, "codebook", row.codebook)
     said = _save(part / "sampler", kind, row.name, sampler, container.stem, dtype)
     _save(part / "codebook", "codebook", row.name, codebook, container.stem, dtype)
     _save_vocoder(part / "vocoder", row.name, vocoder, dtype)
     write_about(part, row.name, {"summary": row.summary, "classes": class_names(row), "licences": _licences(row)})
     return f"{said}, with its codebook and a vocoder: the model {row.name}"
+
+
+def _network(container: Container, kind: str, config: Config | None = None) -> nn.Module:
+    with _naming(container):
+        return convert(kind, container.weights, config)
+
+
+@contextmanager
+def _naming(container: Container) -> Iterator[None]:
+    """Put the file in front of what is wrong with its weights."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{container.path}: {error}") from None
 
 
 def _save(folder: Path, kind: str, preset: str, module: nn.Module, stem: str, dtype: torch.dtype) -> str:
@@ -156,11 +169,10 @@ def _save_vocoder(folder: Path, preset: str, published: Path | None, dtype: torc
     if published:
         with tempfile.TemporaryDirectory() as scratch:
             container = read_container(published, Path(scratch))
-            vocoder = convert("melgan", container.weights, _vocoder_sizes(container))
+            vocoder = _network(container, "melgan", _vocoder_sizes(container))
             _save(folder, "melgan", preset, vocoder, container.stem, dtype)
         return
-    fetched = models_folder() / "melgan"
-    source = fetched if fetched.exists() else SHIPPED / DEFAULT / "vocoder"
+    source = models_folder() / "melgan" if is_here("melgan") else SHIPPED / DEFAULT / "vocoder"
     about = read_config(source)
     module = load_checkpoint(source, about["kind"])
     save_checkpoint(folder, about["kind"], preset, module.config, module.state_dict(), about["record"], dtype)
@@ -184,12 +196,12 @@ def _find_preset(container: Container) -> str:
     told = preset_of(container.settings)
     if told in presets.names():
         return told
-    sizes = convert("sampler", container.weights).config
+    sizes = _network(container, "sampler").config
     fits = [name for name in presets.names() if _could_be(presets.get(name).sampler, sizes)]
     if len(fits) == 1:
         return fits[0]
     if not fits:
-        raise CheckpointError("its sizes are those of no published sampler")
+        raise CheckpointError(f"{container.path}: its sizes are those of no published sampler.")
     raise ParameterError(f"{container.stem} could be any of {', '.join(fits)}; say which with --preset.")
 
 

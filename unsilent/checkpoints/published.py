@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unsilent import presets
+from unsilent.checkpoints import catalog
 from unsilent.checkpoints.store import KINDS, blank
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
@@ -31,6 +32,7 @@ from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vggishish import VGGishishConfig
 
 Weights = dict[str, Tensor]
+_MISREAD = (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError)  # a weight that tells a size is missing or misshapen
 HEAD_WIDTH = 64  # of the paper's transformers; weights do not tell how many heads share their width
 
 
@@ -122,7 +124,7 @@ _IMAGENET = (r"(fc|last_linear)\..*", "classes of ImageNet, which are not asked 
 CONVERTERS: dict[str, Converter] = {
     "sampler": Converter(
         "tok_emb.weight", _sampler_sizes, sampler.released_names, ("transformer.", ""), (_FIRST_STAGE, _ORDER, _MASK),
-        tuple(dict.fromkeys(presets.get(name).sampler for name in presets.names())), thin=True,
+        tuple(dict.fromkeys(presets.get(name).sampler for name in presets.names() if name in catalog.names())), thin=True,
     ),
     "codebook": Converter(
         "quantize.embedding.weight", _codebook_sizes, codebook.released_names, ("first_stage_model.", ""), (_LOSSES, _TRANSFORMER),
@@ -257,13 +259,7 @@ def _likely_configs(row: Converter, weights: Weights) -> list[Config]:
     """What the shapes say, and what was published: with a damaged file one of them differs by the culprit only."""
     try:
         return [row.sizes(weights), *row.papers]
-    except (
-        KeyError,
-        IndexError,
-        ValueError,
-        TypeError,
-        ZeroDivisionError,
-    ):  # a weight that tells a size is missing or of an impossible shape
+    except _MISREAD:
         return list(row.papers)
 
 

@@ -61,7 +61,7 @@ def save_checkpoint(
     Args:
         folder: made if absent.
         kind: a key of `KINDS`.
-        preset: row of `unsilent.presets` that it serves.
+        preset: row of `unsilent.presets` that it serves; empty for a network that serves several or none.
         config: of the network.
         weights: its state dict.
         record: how it was made: settings, data, licences, losses. Any JSON.

@@ -46,6 +46,7 @@ class CodebookTrainer:
             judge = PatchDiscriminator(PatchDiscriminatorConfig(width=run.discriminator_width))
             self.others["discriminator"], optimizer = fabric.setup(*self._with_optimizer(judge))
             self.optimizers.append(optimizer)
+            self.module.decoder.conv_out.register_forward_pre_hook(self._remember)
 
     def _with_optimizer(self, module: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
         return module, torch.optim.Adam(module.parameters(), lr=self.run.learning_rate, betas=self.run.betas)
@@ -74,25 +75,34 @@ class CodebookTrainer:
     def _losses(self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, is_judged: bool) -> dict[str, Tensor]:
         """The terms of this step, weighted."""
         run = self.run
+        result = result._replace(mel=result.mel.view_as(result.mel))  # where `_adaptive` may ask for gradients, unseen by the engine
         distance = mel.new_zeros(len(mel)) if self.distance is None else self.distance(mel, result.mel)
         if not is_judged:
             losses = codebook_loss(mel, result, run.beta, run.beta_on_codebook)
             return losses if self.distance is None else losses | {"perceptual": run.perceptual_weight * distance.mean()}
         with judging(fabric, self.others["discriminator"]) as discriminator:
-            fake = discriminator(result.mel)
-        weight = run.adversarial_weight * self._adaptive(mel, result, distance, fake)
+            fake = discriminator(result.mel).float()
+        weight = run.adversarial_weight * self._adaptive(fabric, mel, result, distance, fake)
         losses = vqgan_loss(mel, result, distance, fake, weight, run.perceptual_weight, run.beta, run.beta_on_codebook)
         return losses if self.distance is not None else {name: value for name, value in losses.items() if name != "perceptual"}
 
-    def _adaptive(self, mel: Tensor, result: Reconstruction, distance: Tensor, fake: Tensor) -> float | Tensor:
+    def _adaptive(
+        self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, distance: Tensor, fake: Tensor
+    ) -> float | Tensor:
         """How much harder the discriminator must pull at the decoder's last layer to pull as hard as the other terms, within bounds."""
         lowest, highest = self.run.adaptive_weight
         if lowest == highest:
             return lowest
-        last = self.module.decoder.conv_out.weight
         likelihood = (mel - result.mel).abs().mean() + self.run.perceptual_weight * distance.mean()
-        gradients = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (likelihood, hinge_generator_loss(fake))]
-        return adaptive_weight(*gradients, lowest, highest)
+        last, pulls = self.module.decoder.conv_out, []
+        for term in (likelihood, hinge_generator_loss(fake)):
+            (slope,) = torch.autograd.grad(term, result.mel, retain_graph=True)
+            # The last step back by hand: the engine wants no walk through its networks but that of the loss.
+            pulls.append(torch.nn.grad.conv2d_weight(self.drawn, last.weight.shape, slope.unsqueeze(1), padding=last.padding))
+        return fabric.all_reduce(adaptive_weight(*pulls, lowest, highest), reduce_op="mean")  # one loss for all processes
+
+    def _remember(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        self.drawn = inputs[0].detach().float()  # what went into the decoder's last convolution
 
     def _discriminate(self, fabric: lightning_fabric.Fabric, mel: Tensor, made: Tensor) -> Tensor:
         """One step of the discriminator; its loss."""

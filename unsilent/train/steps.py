@@ -24,8 +24,12 @@ def update(fabric: lightning_fabric.Fabric, module: nn.Module, optimizer: torch.
 
 @contextmanager
 def judging(fabric: lightning_fabric.Fabric, judge: nn.Module) -> Iterator[nn.Module]:
-    """A discriminator that gives gradients to what it judges and gets none itself; other processes do not wait for any from it."""
-    judge.requires_grad_(False)
-    with fabric.no_backward_sync(judge):
-        yield judge
-    judge.requires_grad_(True)
+    """A discriminator that gives gradients to what it judges and gets none itself.
+
+    It comes without the engine's wrapper, which would have other processes wait for its gradients, and lets nobody but itself ask for any.
+    """
+    bare = judge.module
+    bare.requires_grad_(False)
+    with fabric.autocast():
+        yield bare
+    bare.requires_grad_(True)
