@@ -351,6 +351,24 @@ class TestReleasedFeatures:
         assert_refused(unsilent("data", "import", *arguments, "-o", "shards"), words)
 
 
+class TestExtract:
+    """Material to shards; what would be ignored is refused."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ([], "the material to extract is not named; give a manifest, or --codebook"),
+            (["m.parquet", "--codebook", "c"], r"codes are made of the sounds in shards by the codebook; leave out m\.parquet"),
+            (["--codebook", "c", "--preset", "everyday"], "by the codebook; leave out --preset"),
+            (["--codebook", "c"], r"cannot read c/config\.json"),
+            (["m.parquet", "--preset", "everyday"], r"m\.parquet"),
+        ],
+    )
+    def test_what_does_not_go_together(self, unsilent, tmp_path, arguments, words):
+        assert_refused(unsilent("data", "extract", *arguments, "-o", "shards"), words)
+        assert not (tmp_path / "shards").exists()
+
+
 class TestTerminal:
     """What is seen while waiting."""
 

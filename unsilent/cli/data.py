@@ -23,17 +23,25 @@ def manifest(
 
 @app.command()
 def extract(
-    table: Path = typer.Argument(..., metavar="M.parquet", show_default=False),
+    table: Path | None = typer.Argument(None, metavar="[M.parquet]", help="The material; not with --codebook.", show_default=False),
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
-    codebook: Path | None = typer.Option(None, help="Checkpoint folder; writes codes (needs the waveforms extracted before)."),
-    preset: str = typer.Option("everyday", help="Whose clip and backbone to extract for."),
+    codebook: Path | None = typer.Option(None, help="Checkpoint folder; writes the codes of the sounds that are in SHARDS already."),
+    preset: str | None = typer.Option(None, help="Whose clip and backbone to extract for; not with --codebook. [default: everyday]"),
     seed: int = typer.Option(0, min=0, help="For the random views and shifts."),
 ) -> None:
-    """Turn listed material into waveforms and visual features, or, with --codebook, into codes."""
+    """Turn listed material into waveforms and visual features, or, with --codebook, the sounds in SHARDS into codes."""
     from unsilent.data.extract import extract_all, extract_codes_with
+    from unsilent.errors import ParameterError
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
-    counts = extract_codes_with(codebook, out, seed) if codebook else extract_all(table, out, preset, seed)
+    if codebook:
+        if table or preset:
+            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {table or '--preset'}.")
+        counts = extract_codes_with(codebook, out, seed)
+    elif table is None:
+        raise ParameterError("the material to extract is not named; give a manifest, or --codebook for codes of sounds extracted before.")
+    else:
+        counts = extract_all(table, out, preset or "everyday", seed)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
