@@ -264,6 +264,15 @@ def test_no_room_is_said_before_writing(tmp_path, monkeypatch):
         read_container(path, tmp_path)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full (/dev/full of Linux)")
+def test_no_room_on_the_way_is_said(tmp_path):
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS)})
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch/last.ckpt").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"cannot unpack last\.ckpt of .*a\.tar\.gz into .*scratch: No space left on device"):
+        read_container(path, tmp_path / "scratch")
+
+
 class Harmful:
     """Touches a file when it is unpickled by the usual means."""
 

@@ -168,12 +168,13 @@ def _extract(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, targ
         raise CheckpointError(f"{target.name} of {path} needs {member.size / 1e9:.2f} GB in {target.parent}, {free / 1e9:.2f} GB are free.")
     source = archive.extractfile(member)
     assert source is not None, "only regular files are extracted"
-    with target.open("wb") as file:
-        while piece := source.read(1 << 20):
-            try:
-                file.write(piece)
-            except OSError as error:
-                raise CheckpointError(f"cannot write {target.name} of {path} into {target.parent}: {error.strerror or error}.") from None
+    try:
+        with target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+    except OSError as error:
+        if error.errno is None:  # damage of what is read, which is named elsewhere
+            raise
+        raise CheckpointError(f"cannot unpack {target.name} of {path} into {target.parent}: {error.strerror}.") from None
     return target
 
 
