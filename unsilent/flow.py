@@ -39,7 +39,7 @@ def optical_flow(
 ) -> Float[np.ndarray, "height width 2"]:
     """How far each pixel of a gray picture has moved, in pixels to the right and down.
 
-    Takes 0.2 s a pair for pictures that hardly move and 10 s across a cut, on two cores, which OpenCV keeps busy by itself.
+    Takes a fraction of a second for pictures that hardly move and seconds where much does (benchmarks/flow.py), on all cores by itself.
 
     Raises:
         ParameterError: if OpenCV with its contributed modules is not installed.

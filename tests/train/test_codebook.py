@@ -134,6 +134,18 @@ def test_the_distance_is_that_of_the_trained_classifier(classifier, tmp_path):
     assert torch.equal(load_distance(tmp_path / "distance", 80)(*mels), distance(*mels))
 
 
+def test_crops_too_small_for_the_discriminator_are_refused_at_once(shards, tmp_path):
+    with pytest.raises(ParameterError, match="80 bands and 16 frames is too small for the discriminator"):
+        build(shards, tmp_path, crop_columns=1, **ADVERSARIAL | {"adversarial_start": 3})
+
+
+def test_the_record_names_no_paths(shards, classifier, tmp_path):
+    train(shards, tmp_path / "out", steps=1, perceptual=classifier, perceptual_weight=1.0)
+    text = (tmp_path / "out/checkpoint/config.json").read_text()
+    assert "perceptual_weight" in text
+    assert str(tmp_path) not in text
+
+
 def test_the_distance_is_not_trained(shards, classifier, tmp_path):
     run, trainer, fabric = build(shards, tmp_path / "out", perceptual=classifier, perceptual_weight=1.0)
     before = {name: value.clone() for name, value in trainer.distance.state_dict().items()}

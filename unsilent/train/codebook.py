@@ -44,6 +44,9 @@ class CodebookTrainer:
         self.others: dict[str, nn.Module] = {}
         if run.adversarial_weight:  # built after the codebook, which so begins with the same weights as without
             judge = PatchDiscriminator(PatchDiscriminatorConfig(width=run.discriminator_width))
+            with torch.no_grad():  # crops that are too small for it are refused now rather than at `adversarial_start`
+                judge.eval()(torch.zeros(1, clip.mels, run.crop_columns * clip.downsampling))
+            judge.train()
             self.others["discriminator"], optimizer = fabric.setup(*self._with_optimizer(judge))
             self.optimizers.append(optimizer)
             self.module.decoder.conv_out.register_forward_pre_hook(self._remember)

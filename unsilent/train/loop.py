@@ -88,7 +88,8 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
             _report(writer, losses, step, first, started, run)
         if fabric.is_global_zero and ((step + 1) % run.save_every == 0 or step + 1 == run.steps):
             _save(run, trainer, average, step + 1)
-            settings = run.model_dump(mode="json", exclude={"shards", "out"})  # paths mean nothing elsewhere
+            paths = {name for name, value in run if isinstance(value, Path)}  # which mean nothing elsewhere
+            settings = run.model_dump(mode="json", exclude=paths)
             trainer.save(result, average, {"steps": step + 1, "run": settings, "losses": losses})
     return result
 

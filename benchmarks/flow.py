@@ -1,0 +1,43 @@
+"""How long the optical flow of the two-stream features takes for a pair of pictures, by video.
+
+    python benchmarks/flow.py VIDEO... [--pairs 5]
+
+Pairs are spread evenly over each video; their pictures are 1/21.5 s apart, as in the published features. OpenCV uses all cores by itself.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+
+from unsilent import flow
+from unsilent.clip import Clip
+from unsilent.features import find_backbone, needed, pick_rows, views
+from unsilent.media.probe import probe
+from unsilent.media.video import stream_frames
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("videos", type=Path, nargs="+")
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    backbone, fps = find_backbone("bninception"), Clip().feature_fps
+    medians, every = [], []
+    for path in options.videos:
+        rows = pick_rows(options.pairs, int(probe(path).seconds * fps) - 1)
+        stream = ((round(seconds * fps), frame) for seconds, frame in stream_frames(path, fps, wanted=needed(rows, backbone)))
+        spent = []
+        for _row, pair in views(stream, rows, backbone):
+            start = time.perf_counter()
+            flow.look(pair)
+            spent.append(time.perf_counter() - start)
+        every += spent
+        medians.append(median(spent))
+        print(f"{path.name:60} median {medians[-1]:6.2f} s a pair, from {min(spent):.2f} to {max(spent):.2f}")
+    print(f"{len(medians)} videos: median of medians {median(medians):.2f} s; pairs took from {min(every):.2f} to {max(every):.2f} s")
+
+
+if __name__ == "__main__":
+    main()
