@@ -6,7 +6,7 @@ import sys
 import typer
 
 from unsilent.cli import data, generate, models, reconstruct, train
-from unsilent.cli.terminal import say
+from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError
 from unsilent.version import __version__
 
@@ -34,6 +34,7 @@ def root(version: bool = typer.Option(False, "--version", callback=_print_versio
 
 def main() -> None:
     """Run the command line; the exit code says how it went (0 done, 2 wrong request, 3 some of several inputs failed)."""
+    Interrupts.heed()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     sys.exit(run(sys.argv[1:]))

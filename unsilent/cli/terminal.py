@@ -1,9 +1,10 @@
 """What a person sees while waiting and at the end: a bar with the time left, tables, and one line for each mistake."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 
 import typer
 from rich.console import Console
@@ -26,6 +27,29 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+class Interrupts:
+    """Ctrl-C that cannot get lost: compiled code that calls back into Python may swallow the exception, so the wish is remembered."""
+
+    wanted = False
+
+    @classmethod
+    def heed(cls) -> None:
+        """From now on remember Ctrl-C; where it is ignored, as shells have it for what they start in the background, it stays ignored."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, cls._note)
+
+    @classmethod
+    def _note(cls, number: int, frame: FrameType | None) -> None:
+        cls.wanted = True
+        raise KeyboardInterrupt
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise a `KeyboardInterrupt` that was swallowed before."""
+        if cls.wanted:
+            raise KeyboardInterrupt
 
 
 class Bar:
@@ -64,6 +88,7 @@ class Bar:
         return lambda step, share: self._show(f"{place}{name}: {step}", self._done + share)
 
     def _show(self, what: str, done: float) -> None:
+        Interrupts.check()
         self._bar.update(self._task, description=what, completed=done)
         now = time.monotonic()
         if self._bar.disable and done and now - self._spoken > QUIET_SECONDS:
