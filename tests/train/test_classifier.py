@@ -169,6 +169,21 @@ def test_patience_counts_on_after_resuming(shards, tmp_path):
     assert record_of(folder)["steps"] == 2
 
 
+def test_averaged_weights_are_validated_without_dropout(shards, tmp_path, small_melception):
+    run, trainer, fabric = build(shards, tmp_path, network="melception", valid_every=4, average=0.9)
+    seen = []
+
+    def validate(fabric):
+        assert not trainer.module.training
+        seen.append({name: value.clone() for name, value in trainer.module.state_dict().items()})
+        return {"loss": 1.0}
+
+    trainer.validate = validate
+    kept = load_file(fit(run, trainer, fabric, resume=False) / "model.safetensors")
+    assert all(torch.equal(value, seen[0][name]) for name, value in kept.items())
+    assert any(not torch.equal(value, seen[0][name]) for name, value in trainer.module.state_dict().items())
+
+
 def test_a_validation_that_is_no_number_stops(shards, tmp_path):
     with pytest.raises(TrainingDivergedError, match=r"validation after step 0 gave .*nan"):
         train(shards, tmp_path, figures=[float("nan")], valid_every=1)
