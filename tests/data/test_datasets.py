@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unsilent.clip import Clip
-from unsilent.data.datasets import PairedCodes, WaveformCrops
+from unsilent.data.datasets import LabelledCrops, PairedCodes, WaveformCrops
 from unsilent.data.shards import write_shard
 from unsilent.errors import DataError
 
@@ -96,3 +96,29 @@ def test_without_labels_only_real_clips_will_do(tmp_path):
         PairedCodes(tmp_path, "train", CLIP)
     with pytest.raises(DataError, match=r"no clip of the split 'train' in .* has both codes and features"):
         PairedCodes(tmp_path, "train", CLIP, real_share=1.0)
+
+
+def test_labels_are_drawn_by_the_power_of_their_counts(tmp_path):
+    """Sixteen loud sounds of one label and one quiet of another: 16 : 1 as they come, 4 : 1 by the square root, 1 : 1 for equals."""
+    about = {"clip_id": "", "kind": "sound", "split": "train", "sample_rate": 22050}
+    loud, quiet = (np.full(100, value, np.int16) for value in (16384, 1024))
+    write_shard(tmp_path, "waveforms", [(loud, about | {"label": "b"})] * 16 + [(quiet, about | {"label": "a"})], {})
+    for balance, share in ((1.0, 16 / 17), (0.5, 0.8), (0.0, 0.5)):
+        waveforms, labels = LabelledCrops(tmp_path, "train", 50, balance=balance).batch(2000, np.random.default_rng(0))
+        assert labels.float().mean() == pytest.approx(share, abs=0.04)
+        assert torch.equal(labels == 1, waveforms[:, 0] == 0.5)
+
+
+def test_validation_hears_the_middle_of_every_sound_once(shards):
+    ordered = list(LabelledCrops(shards, "train", 32000).in_order(3))
+    assert [len(labels) for _, labels in ordered] == [3, 1]
+    assert torch.cat([labels for _, labels in ordered]).tolist() == [0, 0, 1, 1]
+    short, long = WaveformCrops(shards, "train", 1).shard[0], WaveformCrops(shards, "train", 1).shard[1]
+    assert np.array_equal(ordered[0][0][0] * 32768, np.concatenate([short, short[:2000]]))
+    assert np.array_equal(ordered[0][0][1] * 32768, long[3500:35500])
+
+
+def test_labels_that_nobody_knows_are_left_out(shards):
+    assert len(LabelledCrops(shards, "train", 4096, ["a", "z"])) == 2
+    with pytest.raises(DataError, match=r"no sound of the split 'train' .* has one of the 2 labels of the training"):
+        LabelledCrops(shards, "train", 4096, ["y", "z"])

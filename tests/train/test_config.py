@@ -35,7 +35,8 @@ def test_overrides(minimal):
         (["stepz=3"], "stepz: Extra inputs"),
         (["steps=0"], "steps: Input should be greater than 0 .found 0."),
         (["steps"], "--set takes key=value, found 'steps'"),
-        (["kind=wings"], "has kind 'wings'; known kinds are codebook, vocoder, sampler"),
+        (["patience=2"], "patience 2 counts validations, but valid_every is 0"),
+        (["kind=wings"], "has kind 'wings'; known kinds are codebook, vocoder, sampler, classifier"),
     ],
 )
 def test_mistakes_are_named(minimal, overrides, words):

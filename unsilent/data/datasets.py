@@ -1,6 +1,7 @@
 """Batches for the trainers. A batch is a function of seed, rank and step alone, so that resuming needs no memory of the past."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,9 +53,10 @@ class WaveformCrops:
     def batch(self, size: int, rng: np.random.Generator) -> Tensor:
         """`[size, samples]` float32 in [-1, 1]."""
         chosen = rng.choice(self.items, size, p=self.weights)
-        return torch.from_numpy(np.stack([self._crop(int(i), rng) for i in chosen]))
+        return torch.from_numpy(np.stack([self.crop(int(i), rng) for i in chosen]))
 
-    def _crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
+    def crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
+        """`[samples]` float32 in [-1, 1] of one row of the shard."""
         waveform = self.shard[item]
         scale = 1 / 32768 if self.peak is None else rng.uniform(*self.peak) / _peak(waveform)
         if len(waveform) < self.samples:
@@ -64,6 +66,65 @@ class WaveformCrops:
         start = rng.integers(len(waveform) - self.samples + 1)
         crop = waveform[start : start + self.samples].astype(np.float32) * np.float32(scale)
         return np.clip(crop * np.float32(10 ** (rng.uniform(*self.gain_db) / 20)), -1, 1)
+
+
+class LabelledCrops:
+    """Random crops of sounds with the numbers of their labels; labels with few sounds are shown more often than they come.
+
+    Args:
+        shards: folder with the shard `waveforms`.
+        split: which rows to use.
+        samples: length of a crop.
+        classes: labels in the order of their numbers, rows of others are left out; without it those of the split, sorted.
+        balance: power of a label's number of sounds that it is drawn by, from 0 (all labels alike) to 1 (as they come).
+        gain_db: lowest and highest gain of random crops.
+
+    Raises:
+        DataError: if the split has fewer than two labels, or no sound of `classes`.
+    """
+
+    def __init__(
+        self,
+        shards: Path,
+        split: str,
+        samples: int,
+        classes: list[str] | None = None,
+        balance: float = 0.5,
+        gain_db: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        self.crops = WaveformCrops(shards, split, samples, gain_db=gain_db)
+        self.samples = samples
+        labels = {i: self.crops.shard.entries[i].about["label"] for i in self.crops.items}
+        self.classes = sorted(set(labels.values()) - {""}) if classes is None else classes
+        if len(self.classes) < 2:
+            raise DataError(f"sounds of the split {split!r} in {shards} have {len(self.classes)} labels; telling apart takes two or more.")
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        self.items = [(i, numbers[label]) for i, label in labels.items() if label in numbers]
+        if not self.items:
+            raise DataError(f"no sound of the split {split!r} in {shards} has one of the {len(self.classes)} labels of the training.")
+        counts = np.bincount([number for _, number in self.items])
+        weights = np.array([counts[number] ** (balance - 1.0) for _, number in self.items])
+        self.weights = weights / weights.sum()
+
+    def __len__(self) -> int:
+        """Number of sounds."""
+        return len(self.items)
+
+    def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Random crops `[size, samples]` float32 in [-1, 1] and the numbers of their labels `[size]`."""
+        chosen = [self.items[i] for i in rng.choice(len(self.items), size, p=self.weights)]
+        return torch.from_numpy(np.stack([self.crops.crop(i, rng) for i, _ in chosen])), torch.tensor([number for _, number in chosen])
+
+    def in_order(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sound once, its middle or, where it is short, repeated; batches as of `batch`, the last of which may be smaller."""
+        for start in range(0, len(self.items), size):
+            chosen = self.items[start : start + size]
+            yield torch.from_numpy(np.stack([self._middle(i) for i, _ in chosen])), torch.tensor([number for _, number in chosen])
+
+    def _middle(self, item: int) -> np.ndarray:
+        waveform = self.crops.shard[item]
+        start = max(0, len(waveform) - self.samples) // 2
+        return np.resize(waveform[start : start + self.samples], self.samples).astype(np.float32) / 32768
 
 
 def _peak(waveform: np.ndarray) -> int:

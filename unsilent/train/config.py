@@ -35,6 +35,14 @@ class Run(Config):
     threads: int = Field(default=0, ge=0)  # CPU threads per process; 0 leaves torch's choice
     save_every: int = Field(default=200, gt=0)
     log_every: int = Field(default=50, gt=0)
+    valid_every: int = Field(default=0, ge=0)  # steps between validations, the best of which is kept; 0: none, the last weights are kept
+    patience: int = Field(default=0, ge=0)  # validations without improvement after which training stops; 0 never stops early
+
+    @model_validator(mode="after")
+    def _can_be_patient(self) -> "Run":
+        if self.patience and not self.valid_every:
+            raise ParameterError(f"patience {self.patience} counts validations, but valid_every is 0: set it to the steps between them.")
+        return self
 
 
 class CodebookRun(Run):
@@ -124,8 +132,37 @@ class SamplerRun(Run):
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences that are told nothing, for guidance while sampling
 
 
-AnyRun = CodebookRun | VocoderRun | SamplerRun
-_RUNS = {"codebook": CodebookRun, "vocoder": VocoderRun, "sampler": SamplerRun}
+class ClassifierRun(Run):
+    """Training of a classifier of sounds on the labels of the shards; the preset gives the grid of mels."""
+
+    kind: Literal["classifier"]
+    network: Literal["vggishish", "melception"]
+    crop_frames: int | None = Field(default=None, gt=0)  # mel frames in one training crop; without it the preset's whole clip
+    gain_db: tuple[float, float] = (-15.0, 6.0)
+    balance: float = Field(default=0.5, ge=0, le=1)  # power of a label's count that it is drawn by: 0 all labels alike, 1 as they come
+    bands: Literal["measured", "vggsound"] = "measured"  # mean and deviation of mel bands: of the training crops, or the paper's
+    width: int = Field(default=64, gt=0)  # of VGGish-ish: channels of the first convolution
+    grid: tuple[int, int] = (5, 10)  # of VGGish-ish: rows and columns before the connected layers
+    hidden: int = Field(default=4096, gt=0)  # of VGGish-ish: width of the connected layers
+    dropout: float = Field(default=0.5, ge=0, lt=1)  # of Melception
+    auxiliary_weight: float = Field(default=0.4, ge=0)  # of Melception's second classifier; 0 leaves that untrained
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ClassifierRun":
+        others = {"vggishish": {"dropout", "auxiliary_weight"}, "melception": {"width", "grid", "hidden"}}[self.network]
+        unheard = sorted(others & self.model_fields_set)
+        if unheard:
+            raise ParameterError(f"{', '.join(unheard)} would have no effect on {self.network}; leave out what is the other network's.")
+        return self
+
+    @property
+    def hears_auxiliary(self) -> bool:
+        """Whether a second classifier is trained too."""
+        return self.network == "melception" and self.auxiliary_weight > 0
+
+
+AnyRun = CodebookRun | VocoderRun | SamplerRun | ClassifierRun
+_RUNS = {"codebook": CodebookRun, "vocoder": VocoderRun, "sampler": SamplerRun, "classifier": ClassifierRun}
 
 
 def read_run(path: Path, overrides: list[str]) -> AnyRun:

@@ -6,7 +6,7 @@ import lightning_fabric
 import torch
 
 from unsilent import presets
-from unsilent.train.config import AnyRun, CodebookRun, VocoderRun
+from unsilent.train.config import AnyRun, ClassifierRun, CodebookRun, VocoderRun
 from unsilent.train.loop import Trainer, fit
 
 
@@ -43,6 +43,10 @@ def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:
         from unsilent.train.vocoder import VocoderTrainer
 
         return VocoderTrainer(run, preset.vocoder, fabric)
+    if isinstance(run, ClassifierRun):
+        from unsilent.train.classifier import ClassifierTrainer
+
+        return ClassifierTrainer(run, preset.clip, fabric)
     from unsilent.train.sampler import SamplerTrainer
 
     return SamplerTrainer(run, preset.sampler, fabric)
