@@ -49,10 +49,10 @@ def train(shards, out, resume=False, stop_at=None, watch=None, **settings):
     run, trainer, fabric = build(shards, out, **settings)
     whole_step = trainer.step
 
-    def step(fabric, rng, number):
-        if number == stop_at:
+    def step(learning, batch):
+        if learning.step == stop_at:
             raise PulledPlugError
-        losses = whole_step(fabric, rng, number)
+        losses = whole_step(learning, batch)
         if watch is not None:
             watch.append({name: value.detach().item() for name, value in losses.items()})
         return losses

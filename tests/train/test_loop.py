@@ -17,8 +17,9 @@ from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vocos import VocosConfig
 from unsilent.train.codebook import CodebookTrainer
 from unsilent.train.config import CodebookRun, SamplerRun, VocoderRun
-from unsilent.train.loop import TrainingDivergedError, fit, rate_factor
+from unsilent.train.loop import fit, rate_factor
 from unsilent.train.sampler import SamplerTrainer, decay_groups
+from unsilent.train.steps import TrainingDivergedError
 from unsilent.train.vocoder import VocoderTrainer
 
 CLIP = Clip(frames=64)
@@ -49,10 +50,10 @@ def train(kind, shards, out, steps, resume=False, stop_at=None, **more):
     trainer = TRAINERS[kind](run, CONFIGS[kind], fabric)
     whole_step = trainer.step
 
-    def step(fabric, rng, number):
-        if number == stop_at:
+    def step(learning, batch):
+        if learning.step == stop_at:
             raise PulledPlugError
-        return whole_step(fabric, rng, number)
+        return whole_step(learning, batch)
 
     trainer.step = step
     return fit(run, trainer, fabric, resume)
@@ -77,8 +78,8 @@ def test_losses_fall(kind, shards, tmp_path, monkeypatch):
     original = TRAINERS[kind].step
 
     class Watched(TRAINERS[kind]):
-        def step(self, fabric, rng, step):
-            result = original(self, fabric, rng, step)
+        def step(self, learning, batch):
+            result = original(self, learning, batch)
             losses.append(result[watched[kind]].item())
             return result
 
@@ -121,12 +122,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shard
     before = (tmp_path / "last.pt").read_bytes()
 
     class Broken(VocoderTrainer):
-        def step(self, fabric, rng, step):
-            return {"mel": torch.tensor(float("nan"))}
+        def draw(self, rngs):
+            batch = super().draw(rngs)
+            batch.waveform[1] *= float("nan")
+            return batch._replace(names=["good", "bad"])
 
     run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=3, batch=2, learning_rate=1e-3)
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
-    with pytest.raises(TrainingDivergedError, match=r"step 1 \(seed 0, process 0\) gave"):
+    with pytest.raises(TrainingDivergedError, match="step 1 has a loss that is not finite, from the clips good, bad; the last good"):
         fit(run, Broken(run, CONFIGS["vocoder"], fabric), fabric, resume=True)
     assert (tmp_path / "last.pt").read_bytes() == before
 
