@@ -76,7 +76,7 @@ class ClassifierTrainer:
     def examples(self, batch: LabelledBatch) -> Examples:
         """A mel that it hears, the sound of it, and the classes that it finds likeliest."""
         mel01 = log_mel01(batch.waveform, self.clip)
-        counts = {"classes/true": batch.labels, "classes/likeliest": self.module(mel01).argmax(1)}
+        counts = {"classes/true": batch.labels, "classes/likeliest": self.module.module(mel01).argmax(1)}
         return Examples({"mel": mel01[0]}, {"sound": batch.waveform[0]}, counts, self.clip.sample_rate)
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:

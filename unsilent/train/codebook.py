@@ -21,7 +21,7 @@ from unsilent.signal.griffin_lim import vocode
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
 from unsilent.train.config import CodebookRun
 from unsilent.train.report import Examples
-from unsilent.train.steps import Learning, judging, share_statistics
+from unsilent.train.steps import Learning, gathered, judging, share_statistics
 
 _FIRST_BATCHES = 8  # whose latents k-means looks at
 _ROUNDS = 10  # of k-means
@@ -188,7 +188,7 @@ class CodebookTrainer:
 
     def _latents(self, fabric: lightning_fabric.Fabric, mel: Tensor) -> Tensor:
         """Latent vectors of the batches of all processes, the same in all."""
-        return fabric.all_gather(as_vectors(self.module.latents(mel))).reshape(-1, self.config.dim)
+        return gathered(fabric, as_vectors(self.module.latents(mel)))
 
     def _place(self, numbers: Tensor, vectors: Tensor) -> None:
         self.module.quantize.replace(numbers, vectors)
@@ -199,7 +199,7 @@ class CodebookTrainer:
     def examples(self, batch: Crops) -> Examples:
         """True and rebuilt mels, how both sound through Griffin-Lim, and which codes were chosen."""
         mel = self._mel(batch)
-        result = self.module(mel)
+        result = self.module.module(mel)
         mels = {"true": to_mel01(mel[:1]), "rebuilt": to_mel01(result.mel[:1].float()).clamp(0, 1)}
         clip = self.config.clip
         pictures = {f"mel/{name}": mel01[0] for name, mel01 in mels.items()}

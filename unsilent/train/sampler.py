@@ -90,7 +90,7 @@ class SamplerTrainer:
 
     def examples(self, batch: SamplerBatch) -> Examples:
         """Grids of true codes and of the likeliest after each true past, and how often each code is in both."""
-        codes = {"true": batch.codes, "likeliest": self.module(batch.codes, batch.features, batch.labels).argmax(-1)}
+        codes = {"true": batch.codes, "likeliest": self.module.module(batch.codes, batch.features, batch.labels).argmax(-1)}
         pictures = {f"codes/{name}": to_grid(one[:1], self.config.clip.rows)[0] / self.config.codes for name, one in codes.items()}
         return Examples(pictures, counts={f"codes/{name}": one for name, one in codes.items()})
 

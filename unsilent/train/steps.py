@@ -117,9 +117,9 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         values = x.float()
-        mean = _shared_mean(values.mean(dim=(0, 2, 3)))
+        mean = _SharedMean.apply(values.mean(dim=(0, 2, 3)))
         centred = values - mean[:, None, None]
-        variance = _shared_mean(centred.square().mean(dim=(0, 2, 3)))
+        variance = _SharedMean.apply(centred.square().mean(dim=(0, 2, 3)))
         with torch.no_grad():
             n = x.numel() // x.shape[1] * torch.distributed.get_world_size()
             self.running_mean.lerp_(mean, self.momentum)
@@ -129,8 +129,28 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-def _shared_mean(value: Tensor) -> Tensor:
+class _SharedMean(torch.autograd.Function):
     """Mean over processes, with a gradient."""
-    from torch.distributed.nn.functional import all_reduce
 
-    return all_reduce(value) / torch.distributed.get_world_size()
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        return _mean_of_all(value)
+
+    @staticmethod
+    def backward(ctx: object, slope: Tensor) -> Tensor:
+        return _mean_of_all(slope)
+
+
+def _mean_of_all(value: Tensor) -> Tensor:
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
+
+
+def gathered(fabric: lightning_fabric.Fabric, vectors: Float[Tensor, "n dim"]) -> Float[Tensor, "all dim"]:
+    """The vectors of all processes, which have equally many, in the order of processes."""
+    if fabric.world_size == 1:
+        return vectors
+    everywhere = [torch.empty_like(vectors) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(everywhere, vectors.contiguous())
+    return torch.cat(everywhere)

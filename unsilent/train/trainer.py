@@ -42,7 +42,10 @@ class Trainer(Protocol):
         ...
 
     def examples(self, batch: Batch) -> Examples:
-        """What the module, which is in evaluation mode with averaged weights, makes of a batch of two."""
+        """What the module, which is in evaluation mode with averaged weights, makes of a batch of two.
+
+        Only the first process is asked, so it must not communicate.
+        """
         ...
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:

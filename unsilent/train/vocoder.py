@@ -90,7 +90,7 @@ class VocoderTrainer:
     def examples(self, batch: Crops) -> Examples:
         """A true sound and what the vocoder makes of its mel, with the mels of both."""
         mel01 = log_mel01(batch.waveform[:1], self.clip)
-        sounds = {"true": batch.waveform[:1], "made": self.module(mel01).float()}
+        sounds = {"true": batch.waveform[:1], "made": self.module.module(mel01)}
         pictures = {f"mel/{name}": log_mel01(sound, self.clip)[0] for name, sound in sounds.items()}
         return Examples(pictures, {f"sound/{name}": sound[0] for name, sound in sounds.items()}, sample_rate=self.clip.sample_rate)
 
