@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format bench parity clean
+.PHONY: demo test smoke lint format bench parity clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -14,6 +14,11 @@ demo: $(VENV)/demo.installed
 
 test: lint
 	@$(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
+	@$(MAKE) --no-print-directory smoke
+
+# The whole training chain on made-up clips, in about two minutes.
+smoke: $(VENV)/test.installed
+	@$(BIN)/python runs/smoke/chain.py
 
 lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .

@@ -15,7 +15,7 @@ def millions(network):
     return sum(weight.numel() for weight in network.parameters()) / 1e6
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets.all_names())
 def test_every_row_is_one_model(name):
     row = presets.get(name)
     assert row.name == name
@@ -28,6 +28,10 @@ def test_every_row_is_one_model(name):
 
 def test_the_default_comes_first():
     assert presets.names()[0] == "everyday"
+
+
+def test_the_row_for_trials_is_not_offered():
+    assert presets.all_names() == [*presets.names(), "smoke"]
 
 
 def test_the_tables_of_the_paper_are_complete():

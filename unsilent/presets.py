@@ -126,14 +126,39 @@ EVERYDAY = Preset(
     source="runs/everyday",
 )
 
+_SMOKE_CODEBOOK = CodebookConfig(clip=Clip(frames=192), n_codes=64, dim=32, channels=8, multipliers=(1, 1, 2, 2, 4), n_blocks=1)
+SMOKE = Preset(
+    name="smoke",
+    summary="tiny, to try the trainings on made-up clips of two seconds",
+    codebook=_SMOKE_CODEBOOK,
+    sampler=SamplerConfig(
+        clip=_SMOKE_CODEBOOK.clip,
+        codes=_SMOKE_CODEBOOK.n_codes,
+        transformer=TransformerConfig(layers=2, heads=4, width=64),
+        condition=ConditionConfig(kind="features", n_features=12, feature_dim=1280),
+    ),
+    vocoder=VocosConfig(clip=_SMOKE_CODEBOOK.clip, width=64, hidden=128, n_blocks=2),
+    backbone="efficientnet-lite0",
+    top_k=8,
+    fid=None,
+    mkl=None,
+    source="made for runs/smoke",
+)
+
 _ROWS = {row.name: row for row in [
     EVERYDAY,
     *(_paper_row(data, book, condition, *scores) for (data, book), rows in _PAPER_SCORES.items() for condition, scores in rows.items()),
+    SMOKE,
 ]}  # fmt: skip
 
 
 def names() -> list[str]:
-    """Names of all rows, the default first."""
+    """Names of the models that people are offered, the default first: all rows but the one for trials."""
+    return [name for name in _ROWS if name != SMOKE.name]
+
+
+def all_names() -> list[str]:
+    """Names of all rows, also of the one for trials."""
     return list(_ROWS)
 
 

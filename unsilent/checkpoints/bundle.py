@@ -195,7 +195,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     """
     about = read_json(folder / "bundle.json")
     parts = about.get("parts")
-    if about.get("preset") not in presets.names() or not isinstance(parts, dict) or parts.keys() != set(ROLES):
+    if about.get("preset") not in presets.all_names() or not isinstance(parts, dict) or parts.keys() != set(ROLES):
         raise CheckpointError(
             f"{folder / 'bundle.json'} is not a bundle of this project: it must name a known preset and {', '.join(ROLES)}."
         )
