@@ -93,7 +93,7 @@ def make(folder: Path) -> None:
 def measure_trainers(options: argparse.Namespace, folder: Path, names: list[str]) -> None:
     """Print a table of speed and memory."""
     on_gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {options.threads or torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, threads: {options.threads or torch.get_num_threads()}"
     print("| trainer | device | batch | s a step | items/s | peak memory (GB) | peak on the GPU (GB) |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for name in names:
@@ -116,7 +116,7 @@ def measure_trainers(options: argparse.Namespace, folder: Path, names: list[str]
 def compare_processes(options: argparse.Namespace, folder: Path, names: list[str]) -> None:
     """Print a table of speed with one process and with two."""
     threads = options.threads or 1
-    print(f"{threads} thread(s) a process, {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}\n")
+    print(f"threads a process: {threads}, cores: {os.cpu_count()}, load before: {os.getloadavg()[0]:.1f}\n")
     print("| trainer | items a step | items/s, one process | items/s, two | ratio |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name in names:
