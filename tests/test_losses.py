@@ -25,7 +25,8 @@ NOISE = 0.2 * torch.randn(2, 8192, generator=torch.Generator().manual_seed(0))
 
 MEL = torch.zeros(1, 4, 4)
 RESULT = Reconstruction(
-    torch.full((1, 4, 4), 0.5), Quantized(torch.zeros(1), torch.zeros(1, dtype=torch.long), torch.tensor(0.8), torch.tensor(0.4))
+    torch.full((1, 4, 4), 0.5),
+    Quantized(torch.zeros(1), torch.zeros(1, dtype=torch.long), torch.tensor(0.8), torch.tensor(0.4), torch.zeros(1)),
 )
 
 

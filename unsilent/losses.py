@@ -41,7 +41,7 @@ def codebook_loss(
 def vqgan_loss(
     mel: Float[Tensor, "batch mels frames"],
     result: Reconstruction,
-    distance: Float[Tensor, "batch"],
+    distance: Float[Tensor, "batch"] | None,
     fake: Float[Tensor, "batch rows columns"],
     adversarial_weight: float | Float[Tensor, ""],
     perceptual_weight: float = 1.0,
@@ -53,7 +53,7 @@ def vqgan_loss(
     Args:
         mel: what went in, in [-1, 1].
         result: what the codebook made of it.
-        distance: perceptual distance of the two.
+        distance: perceptual distance of the two; None trains without.
         fake: the discriminator's scores of `result.mel`.
         adversarial_weight: 0 until the discriminator joins; then 0.8 in the released runs, times `adaptive_weight` where that is wanted.
         perceptual_weight: of the distance.
@@ -61,15 +61,15 @@ def vqgan_loss(
         beta_on_codebook: as in `codebook_loss`.
 
     Returns:
-        The terms of `codebook_loss`, `perceptual` and `adversarial`, all weighted. Their sum is the loss.
+        The terms of `codebook_loss`, `perceptual` where there is a distance, and `adversarial`, all weighted. Their sum is the loss.
 
     Source:
         Released VQLPAPSWithDiscriminator, with `beta_on_codebook`: hinge losses, not equation 3's logarithms.
     """
-    return codebook_loss(mel, result, beta, beta_on_codebook) | {
-        "perceptual": perceptual_weight * distance.mean(),
-        "adversarial": adversarial_weight * hinge_generator_loss(fake),
-    }
+    losses = codebook_loss(mel, result, beta, beta_on_codebook)
+    if distance is not None:
+        losses["perceptual"] = perceptual_weight * distance.mean()
+    return losses | {"adversarial": adversarial_weight * hinge_generator_loss(fake)}
 
 
 def adaptive_weight(nll_grad: Tensor, g_grad: Tensor, minimum: float = 0.0, maximum: float = 1e4) -> Float[Tensor, ""]:
@@ -147,16 +147,18 @@ def stft_loss(waveform: Float[Tensor, "batch samples"], target: Float[Tensor, "b
 
     Returns:
         `spectral_convergence` (Frobenius norm of the difference over that of the target) and `log_magnitude` (mean absolute difference
-        of natural logarithms, floored at 1e-3), averaged over resolutions.
+        of natural logarithms, floored at 1e-3), averaged over sounds and resolutions.
 
     Source:
-        Parallel WaveGAN (arXiv 1910.11480) section 2.2; the floor is ours, since silence has no useful logarithm.
+        Parallel WaveGAN (arXiv 1910.11480) section 2.2; the floor is ours, since silence has no useful logarithm, and so is
+        the norm of each sound by itself, with which the loss of a batch is that of its parts.
     """
     convergence, log_magnitude = [], []
     for n_fft, hop in RESOLUTIONS:
         window = torch.hann_window(n_fft, device=waveform.device)
         made, wanted = (torch.stft(x, n_fft, hop, window=window, return_complex=True).abs() for x in (waveform, target))
-        convergence.append((wanted - made).norm() / wanted.norm().clamp(min=1e-2))
+        norms = [magnitude.flatten(1).norm(dim=1) for magnitude in (wanted - made, wanted)]
+        convergence.append((norms[0] / norms[1].clamp(min=1e-2)).mean())
         log_magnitude.append((_log(wanted) - _log(made)).abs().mean())
     return {"spectral_convergence": torch.stack(convergence).mean(), "log_magnitude": torch.stack(log_magnitude).mean()}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unsilent.clip import Clip
-from unsilent.data.datasets import LabelledCrops, PairedCodes, WaveformCrops
+from unsilent.data.datasets import LabelledCrops, PairedCodes, WaveformCrops, generators
 from unsilent.data.shards import write_shard
 from unsilent.errors import DataError
 
@@ -14,15 +14,15 @@ CLIP = Clip(frames=160)  # ten columns
 
 def test_same_generator_same_batch(shards):
     crops, pairs = WaveformCrops(shards, "train", 8192), PairedCodes(shards, "train", CLIP)
-    assert torch.equal(crops.batch(4, np.random.default_rng(3)), crops.batch(4, np.random.default_rng(3)))
-    first, second = pairs.batch(4, np.random.default_rng(3)), pairs.batch(4, np.random.default_rng(3))
+    assert torch.equal(crops.batch(generators(3, 0, range(4))).waveform, crops.batch(generators(3, 0, range(4))).waveform)
+    first, second = pairs.batch(generators(3, 0, range(4))), pairs.batch(generators(3, 0, range(4)))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
-    assert not torch.equal(crops.batch(4, np.random.default_rng(3)), crops.batch(4, np.random.default_rng(4)))
+    assert not torch.equal(crops.batch(generators(3, 0, range(4))).waveform, crops.batch(generators(4, 0, range(4))).waveform)
 
 
 def test_crops_longer_than_any_sound_are_filled(shards):
-    batch = WaveformCrops(shards, "train", 100_000, gain_db=(-6.0, 6.0)).batch(8, np.random.default_rng(0))
+    batch = WaveformCrops(shards, "train", 100_000, gain_db=(-6.0, 6.0)).batch(generators(0, 0, range(8))).waveform
     assert batch.shape == (8, 100_000)
     assert batch.abs().max() <= 1
     assert (batch.abs().amax(1) > 0).all()
@@ -42,7 +42,7 @@ def test_nothing_left_is_an_error(shards):
 
 def test_sound_and_picture_of_a_moment_have_one_label(shards):
     """Codes and features were filled with the label's number, so they must agree at every column, also across a change of label."""
-    codes, features, _ = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0).batch(32, np.random.default_rng(0))
+    codes, features, *_ = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0).batch(generators(0, 0, range(32)))
     assert codes.shape == (32, 50)
     assert features.shape == (32, 10, 6)
     columns = codes.reshape(32, 10, 5)
@@ -51,7 +51,7 @@ def test_sound_and_picture_of_a_moment_have_one_label(shards):
 
 
 def test_a_real_clip_keeps_its_own_timing_and_repeats(shards):
-    codes, features, _ = PairedCodes(shards, "train", CLIP, real_share=1.0).batch(1, np.random.default_rng(0))
+    codes, features, *_ = PairedCodes(shards, "train", CLIP, real_share=1.0).batch(generators(0, 0, range(1)))
     assert (codes == 7).all()
     expected = torch.arange(36.0).reshape(6, 6)[torch.arange(10) % 6]
     assert torch.equal(features[0], expected)
@@ -60,17 +60,17 @@ def test_a_real_clip_keeps_its_own_timing_and_repeats(shards):
 def test_labels_are_those_of_the_first_scene(shards):
     """Codes were filled with the label's number, counted from 1."""
     pairs = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0)
-    batch = pairs.batch(32, np.random.default_rng(0))
+    batch = pairs.batch(generators(0, 0, range(32)))
     assert (batch.labels + 1).tolist() == batch.codes[:, 0].tolist()
     assert set(batch.labels.tolist()) == {0, 1}
 
 
 def test_a_real_clip_without_a_name_has_no_label(shards):
     pairs = PairedCodes(shards, "train", CLIP, real_share=1.0)
-    assert pairs.batch(2, np.random.default_rng(0)).labels.tolist() == [-1, -1]
+    assert pairs.batch(generators(0, 0, range(2))).labels.tolist() == [-1, -1]
     named = PairedCodes(shards, "train", CLIP, real_share=1.0, named_only=True)
     assert not named.real
-    assert min(named.batch(8, np.random.default_rng(0)).labels) >= 0
+    assert min(named.batch(generators(0, 0, range(8))).labels) >= 0
 
 
 def test_several_features_for_each_column_stay_beside_it(tmp_path):
@@ -80,7 +80,7 @@ def test_several_features_for_each_column_stay_beside_it(tmp_path):
     write_shard(tmp_path, "codes", [(codes, {**about, "start_column": 5})], {})
     rows = np.arange(48, dtype=np.float16)[:, None]
     write_shard(tmp_path, "features", [(rows, about)], {"rows_per_column": 4})
-    codes, features, labels = PairedCodes(tmp_path, "train", CLIP, real_share=1.0).batch(1, np.random.default_rng(0))
+    codes, features, labels, _ = PairedCodes(tmp_path, "train", CLIP, real_share=1.0).batch(generators(0, 0, range(1)))
     assert features.shape == (1, 40, 1)
     assert labels.tolist() == [-1]
     columns = codes.reshape(10, 5)[:, 0]
@@ -104,15 +104,15 @@ def test_labels_are_drawn_by_the_power_of_their_counts(tmp_path):
     loud, quiet = (np.full(100, value, np.int16) for value in (16384, 1024))
     write_shard(tmp_path, "waveforms", [(loud, about | {"label": "b"})] * 16 + [(quiet, about | {"label": "a"})], {})
     for balance, share in ((1.0, 16 / 17), (0.5, 0.8), (0.0, 0.5)):
-        waveforms, labels = LabelledCrops(tmp_path, "train", 50, balance=balance).batch(2000, np.random.default_rng(0))
+        waveforms, labels, _ = LabelledCrops(tmp_path, "train", 50, balance=balance).batch(generators(0, 0, range(2000)))
         assert labels.float().mean() == pytest.approx(share, abs=0.04)
         assert torch.equal(labels == 1, waveforms[:, 0] == 0.5)
 
 
 def test_validation_hears_the_middle_of_every_sound_once(shards):
     ordered = list(LabelledCrops(shards, "train", 32000).in_order(3))
-    assert [len(labels) for _, labels in ordered] == [3, 1]
-    assert torch.cat([labels for _, labels in ordered]).tolist() == [0, 0, 1, 1]
+    assert [len(labels) for _, labels, _ in ordered] == [3, 1]
+    assert torch.cat([labels for _, labels, _ in ordered]).tolist() == [0, 0, 1, 1]
     short, long = WaveformCrops(shards, "train", 1).shard[0], WaveformCrops(shards, "train", 1).shard[1]
     assert np.array_equal(ordered[0][0][0] * 32768, np.concatenate([short, short[:2000]]))
     assert np.array_equal(ordered[0][0][1] * 32768, long[3500:35500])

@@ -7,14 +7,17 @@ from safetensors.torch import load_file
 
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
+from unsilent.data.datasets import generators
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.band_statistics import BandStatistics
 from unsilent.models.codebook import CodebookConfig
 from unsilent.models.perceptual import Perceptual
+from unsilent.models.quantizer import as_vectors, closest
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.train.codebook import CodebookTrainer, load_distance
 from unsilent.train.config import CodebookRun
 from unsilent.train.loop import fit
+from unsilent.train.steps import Learning
 
 CONFIG = CodebookConfig(clip=Clip(frames=64), n_codes=8, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
 ADVERSARIAL = {"adversarial_weight": 0.8, "discriminator_width": 4}
@@ -49,10 +52,10 @@ def train(shards, out, resume=False, stop_at=None, watch=None, **settings):
     run, trainer, fabric = build(shards, out, **settings)
     whole_step = trainer.step
 
-    def step(fabric, rng, number):
-        if number == stop_at:
+    def step(learning, batch):
+        if learning.step == stop_at:
             raise PulledPlugError
-        losses = whole_step(fabric, rng, number)
+        losses = whole_step(learning, batch)
         if watch is not None:
             watch.append({name: value.detach().item() for name, value in losses.items()})
         return losses
@@ -108,6 +111,54 @@ def test_resuming_equals_never_stopping_with_everything_on(shards, classifier, t
     with pytest.raises(PulledPlugError):
         train(shards, tmp_path / "parts", stop_at=2, **everything)
     assert same(whole, train(shards, tmp_path / "parts", resume=True, **everything))
+
+
+AVERAGED = {"codes": "average", "initialise": "k-means"}
+
+
+def test_averaged_codes_lower_the_loss(shards, tmp_path):
+    seen = []
+    train(shards, tmp_path, steps=30, batch=2, save_every=30, watch=seen, **AVERAGED)
+    first, last = (sum(one["reconstruction"] for one in part) for part in (seen[:5], seen[-5:]))
+    assert last < 0.9 * first
+    assert "codebook" not in seen[0], "averaged codes have no loss of their own"
+
+
+def test_averaged_codes_resume_bit_for_bit(shards, tmp_path):
+    whole = train(shards, tmp_path / "whole", steps=6, **AVERAGED)
+    with pytest.raises(PulledPlugError):
+        train(shards, tmp_path / "parts", steps=6, stop_at=3, **AVERAGED)
+    assert same(whole, train(shards, tmp_path / "parts", resume=True, steps=6, **AVERAGED))
+
+
+def test_averaged_codes_are_the_means_of_what_chose_them(shards, tmp_path):
+    """Held to VQ-VAE-2's equation 2, with the decay so small that only the last batch counts."""
+    run, trainer, fabric = build(shards, tmp_path, codes_decay=1e-6, revive_every=99, learning_rate=1e-12, **AVERAGED)
+    batch = trainer.draw(generators(0, 1, range(2)))
+    trainer.step(Learning(fabric, run), batch)
+    with torch.no_grad():
+        before = trainer.module.quantize.embedding.weight.clone()
+        vectors = as_vectors(trainer.module.latents(trainer._mel(batch)))
+    trainer.step(Learning(fabric, run), batch)
+    chosen = closest(vectors, before)
+    for number in chosen.unique():
+        expected = vectors[chosen == number].mean(0)
+        torch.testing.assert_close(trainer.module.quantize.embedding.weight[number].detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_codes_start_on_latents_or_on_their_centres(shards, tmp_path):
+    spread = {}
+    for start in ("latents", "k-means"):
+        _, trainer, fabric = build(shards, tmp_path, initialise=start, batch=4)
+        batch = trainer.draw(generators(0, 0, range(4)))
+        trainer._initialise(fabric, trainer._mel(batch))
+        with torch.no_grad():
+            vectors = as_vectors(trainer.module.latents(trainer._mel(batch)))
+        codes = trainer.module.quantize.embedding.weight.detach()
+        spread[start] = (vectors - codes[closest(vectors, codes)]).square().mean().item()
+        if start == "latents":
+            assert all((vectors == code).all(1).any() for code in codes)
+    assert spread["k-means"] < spread["latents"]
 
 
 def test_before_its_start_the_discriminator_changes_nothing(shards, tmp_path):
@@ -170,6 +221,8 @@ def test_a_distance_that_is_not_there_or_something_else_is_refused(shards, tmp_p
         ({"perceptual_weight": 1.0}, "perceptual_weight is 1.0 and perceptual is not given; a distance wants both"),
         ({"perceptual": "somewhere"}, "perceptual_weight is 0.0 and perceptual is somewhere; a distance wants both"),
         ({"adversarial_weight": 0.8, "adversarial_start": 9}, "adversarial_start 9 is not below steps 4"),
+        ({"codes_decay": 0.9}, "codes_decay has no effect on codes that learn by gradient"),
+        ({"codes": "average", "beta_on_codebook": True}, "beta_on_codebook weighs a loss that averaged codes do not learn by"),
         ({"adaptive_weight": (2.0, 1.0)}, r"adaptive_weight holds bounds from 0 on, the lower first, found \[2.0, 1.0\]"),
     ],
 )

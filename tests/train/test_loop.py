@@ -1,6 +1,10 @@
 """The loop: resuming is the same as never stopping, losses fall, broken runs stop with what they had."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+from pathlib import Path
 
 import lightning_fabric
 import pytest
@@ -17,8 +21,9 @@ from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vocos import VocosConfig
 from unsilent.train.codebook import CodebookTrainer
 from unsilent.train.config import CodebookRun, SamplerRun, VocoderRun
-from unsilent.train.loop import TrainingDivergedError, fit, rate_factor
+from unsilent.train.loop import fit, rate_factor
 from unsilent.train.sampler import SamplerTrainer, decay_groups
+from unsilent.train.steps import TrainingDivergedError
 from unsilent.train.vocoder import VocoderTrainer
 
 CLIP = Clip(frames=64)
@@ -49,10 +54,10 @@ def train(kind, shards, out, steps, resume=False, stop_at=None, **more):
     trainer = TRAINERS[kind](run, CONFIGS[kind], fabric)
     whole_step = trainer.step
 
-    def step(fabric, rng, number):
-        if number == stop_at:
+    def step(learning, batch):
+        if learning.step == stop_at:
             raise PulledPlugError
-        return whole_step(fabric, rng, number)
+        return whole_step(learning, batch)
 
     trainer.step = step
     return fit(run, trainer, fabric, resume)
@@ -60,10 +65,10 @@ def train(kind, shards, out, steps, resume=False, stop_at=None, **more):
 
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_resuming_equals_never_stopping(kind, shards, tmp_path):
-    whole = train(kind, shards, tmp_path / "whole", 4)
+    whole = train(kind, shards, tmp_path / "whole", 6)
     with pytest.raises(PulledPlugError):
-        train(kind, shards, tmp_path / "parts", 4, stop_at=2)
-    parts = train(kind, shards, tmp_path / "parts", 4, resume=True)
+        train(kind, shards, tmp_path / "parts", 6, stop_at=3)
+    parts = train(kind, shards, tmp_path / "parts", 6, resume=True)
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, parts))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -77,8 +82,8 @@ def test_losses_fall(kind, shards, tmp_path, monkeypatch):
     original = TRAINERS[kind].step
 
     class Watched(TRAINERS[kind]):
-        def step(self, fabric, rng, step):
-            result = original(self, fabric, rng, step)
+        def step(self, learning, batch):
+            result = original(self, learning, batch)
             losses.append(result[watched[kind]].item())
             return result
 
@@ -121,14 +126,84 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shard
     before = (tmp_path / "last.pt").read_bytes()
 
     class Broken(VocoderTrainer):
-        def step(self, fabric, rng, step):
-            return {"mel": torch.tensor(float("nan"))}
+        def draw(self, rngs):
+            batch = super().draw(rngs)
+            batch.waveform[1] *= float("nan")
+            return batch._replace(names=["good", "bad"])
 
     run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=3, batch=2, learning_rate=1e-3)
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
-    with pytest.raises(TrainingDivergedError, match=r"step 1 \(seed 0, process 0\) gave"):
+    with pytest.raises(TrainingDivergedError, match="step 1 has a loss that is not finite, from the clips good, bad; the last good"):
         fit(run, Broken(run, CONFIGS["vocoder"], fabric), fabric, resume=True)
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def die_in_the_middle_of_the_file(*arguments):
+    """As `torch.save` or `save_file`, whose machine goes away."""
+    Path(arguments[1]).write_bytes(b"PK half of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_renaming(number, rename=os.replace):
+    """As `os.replace`, which a process does not live to call for the `number`th time."""
+    calls = itertools.count(1)
+    return lambda *paths: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == number else rename(*paths)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
+@pytest.mark.parametrize(
+    ("place", "death"),
+    [
+        ("unsilent.checkpoints.store.save_file", die_in_the_middle_of_the_file),
+        ("os.replace", die_at_renaming(1)),  # nothing is new yet
+        ("os.replace", die_at_renaming(2)),  # new weights beside the old record
+        ("torch.save", die_in_the_middle_of_the_file),
+        ("os.replace", die_at_renaming(3)),  # the checkpoint is newer than last.pt
+    ],
+    ids=["weights", "weights-renamed", "record-renamed", "state", "state-renamed"],
+)
+def test_a_kill_while_saving_leaves_a_checkpoint_that_loads_and_goes_on(place, death, shards, tmp_path, monkeypatch):
+    expected = load_file(train("vocoder", shards, tmp_path / "whole", 4) / "model.safetensors")
+    train("vocoder", shards, tmp_path / "killed", 2)
+
+    def die():
+        monkeypatch.setattr(place, death)
+        train("vocoder", shards, tmp_path / "killed", 4, resume=True)
+
+    process = multiprocessing.get_context("fork").Process(target=die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    load_checkpoint(tmp_path / "killed/checkpoint", "vocos")
+    found = load_file(train("vocoder", shards, tmp_path / "killed", 4, resume=True) / "model.safetensors")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_a_full_disk_keeps_the_last_state_and_says_so(shards, tmp_path, monkeypatch):
+    train("vocoder", shards, tmp_path, 1)
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(state, path):
+        Path(path).write_bytes(b"PK")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr("unsilent.train.state.torch.save", full)
+    with pytest.raises(CheckpointError, match=r"cannot write .*last\.pt: PytorchStreamWriter failed writing file"):
+        train("vocoder", shards, tmp_path, 2, resume=True)
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert not (tmp_path / "last.pt.part").exists()
+
+
+def test_going_on_with_other_data_is_said(shards, make_shards, tmp_path, caplog):
+    train("vocoder", shards, tmp_path / "out", 1)
+    other = make_shards(tmp_path / "other", splits=("train", "valid"))
+    train("vocoder", other, tmp_path / "out", 2, resume=True)
+    assert "the shards waveforms are not those that" in caplog.text
+
+
+def test_batches_are_the_same_however_many_threads_draw_them(shards, tmp_path):
+    one, three = (load_file(train("sampler", shards, tmp_path / str(n), 5, workers=n) / "model.safetensors") for n in (1, 3))
+    assert all(torch.equal(value, three[name]) for name, value in one.items())
 
 
 def test_the_rate_rises_stays_and_falls(tmp_path):

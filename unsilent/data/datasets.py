@@ -1,7 +1,11 @@
-"""Batches for the trainers. A batch is a function of seed, rank and step alone, so that resuming needs no memory of the past."""
+"""Batches for the trainers.
+
+Every item is drawn by a generator of its own, so a batch is the same however it is spread over processes, workers and parts, and resuming
+needs no memory of the past.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +16,21 @@ from torch import Tensor
 from unsilent.clip import Clip
 from unsilent.data.shards import Shard
 from unsilent.errors import DataError
+
+
+class Crops(NamedTuple):
+    """A batch of pieces of sounds: `waveform` is `[batch, samples]` float32 in [-1, 1], `names` are the clips they are from."""
+
+    waveform: Tensor
+    names: list[str]
+
+
+class LabelledBatch(NamedTuple):
+    """A batch of pieces of sounds as of `Crops`, with the numbers of their `labels`, `[batch]`."""
+
+    waveform: Tensor
+    labels: Tensor
+    names: list[str]
 
 
 class WaveformCrops:
@@ -47,13 +66,17 @@ class WaveformCrops:
         if not self.items:
             raise DataError(f"no {split!r} sound of at least {min_sample_rate} Hz in {shards}.")
         # by the square root of duration: long recordings have more to say, but repeat themselves
-        weights = np.sqrt([self.shard.entries[i].length for i in self.items])
-        self.weights = weights / weights.sum()
+        self.draw = Chance(np.sqrt([self.shard.entries[i].length for i in self.items]))
 
-    def batch(self, size: int, rng: np.random.Generator) -> Tensor:
-        """`[size, samples]` float32 in [-1, 1]."""
-        chosen = rng.choice(self.items, size, p=self.weights)
-        return torch.from_numpy(np.stack([self.crop(int(i), rng) for i in chosen]))
+    def batch(self, rngs: Sequence[np.random.Generator]) -> Crops:
+        """One crop by each generator."""
+        chosen = [self.items[self.draw(rng)] for rng in rngs]
+        waveform = np.stack([self.crop(i, rng) for i, rng in zip(chosen, rngs, strict=True)])
+        return Crops(torch.from_numpy(waveform), [self.name(i) for i in chosen])
+
+    def name(self, item: int) -> str:
+        """The clip behind a row of the shard."""
+        return self.shard.entries[item].about["clip_id"]
 
     def crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
         """`[samples]` float32 in [-1, 1] of one row of the shard."""
@@ -103,23 +126,26 @@ class LabelledCrops:
         if not self.items:
             raise DataError(f"no sound of the split {split!r} in {shards} has one of the {len(self.classes)} labels of the training.")
         counts = np.bincount([number for _, number in self.items])
-        weights = np.array([counts[number] ** (balance - 1.0) for _, number in self.items])
-        self.weights = weights / weights.sum()
+        self.draw = Chance([counts[number] ** (balance - 1.0) for _, number in self.items])
 
     def __len__(self) -> int:
         """Number of sounds."""
         return len(self.items)
 
-    def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Random crops `[size, samples]` float32 in [-1, 1] and the numbers of their labels `[size]`."""
-        chosen = [self.items[i] for i in rng.choice(len(self.items), size, p=self.weights)]
-        return torch.from_numpy(np.stack([self.crops.crop(i, rng) for i, _ in chosen])), torch.tensor([number for _, number in chosen])
+    def batch(self, rngs: Sequence[np.random.Generator]) -> LabelledBatch:
+        """One random crop by each generator."""
+        chosen = [self.items[self.draw(rng)] for rng in rngs]
+        return self._batch(chosen, [self.crops.crop(i, rng) for (i, _), rng in zip(chosen, rngs, strict=True)])
 
-    def in_order(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every sound once, its middle or, where it is short, repeated; batches as of `batch`, the last of which may be smaller."""
+    def in_order(self, size: int) -> Iterator[LabelledBatch]:
+        """Every sound once, its middle or, where it is short, repeated; in batches of `size`, the last of which may be smaller."""
         for start in range(0, len(self.items), size):
             chosen = self.items[start : start + size]
-            yield torch.from_numpy(np.stack([self._middle(i) for i, _ in chosen])), torch.tensor([number for _, number in chosen])
+            yield self._batch(chosen, [self._middle(i) for i, _ in chosen])
+
+    def _batch(self, chosen: list[tuple[int, int]], crops: list[np.ndarray]) -> LabelledBatch:
+        numbers = torch.tensor([number for _, number in chosen])
+        return LabelledBatch(torch.from_numpy(np.stack(crops)), numbers, [self.crops.name(i) for i, _ in chosen])
 
     def _middle(self, item: int) -> np.ndarray:
         waveform = self.crops.shard[item]
@@ -143,11 +169,13 @@ class Pairs(NamedTuple):
         codes: `[batch, sequence]` in the sampler's order.
         features: `[batch, features, dim]`, one or several for each code column, as the shard has them.
         labels: `[batch]`, places in `PairedCodes.labels`; -1 where nobody named the sound.
+        names: the clips that the sounds are from, the first of each sequence.
     """
 
     codes: Tensor
     features: Tensor
     labels: Tensor
+    names: list[str]
 
 
 class PairedCodes:
@@ -197,45 +225,77 @@ class PairedCodes:
         if named_only:
             self.real = [pair for pair in self.real if self.codes.entries[pair[0]].about["label"] in self.labels]
         # a label with much material is shown more often, by the square root
-        weights = np.sqrt([min(len(self.sounds[label]), 400) for label in self.labels])
-        self.weights = weights / weights.sum()
+        self.draw = Chance(np.sqrt([min(len(self.sounds[label]), 400) for label in self.labels])) if self.labels else None
 
-    def batch(self, size: int, rng: np.random.Generator) -> Pairs:
-        """`size` pairs, a function of the generator alone."""
-        pairs = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for _ in range(size)]
-        codes = np.stack([grid.reshape(-1) for grid, _, _ in pairs]).astype(np.int64)  # columns one after another, low to high
-        features = np.stack([features for _, features, _ in pairs]).astype(np.float32)
-        return Pairs(torch.from_numpy(codes), torch.from_numpy(features), torch.tensor([label for _, _, label in pairs]))
+    def batch(self, rngs: Sequence[np.random.Generator]) -> Pairs:
+        """One pair by each generator."""
+        pairs = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for rng in rngs]
+        codes = np.stack([pair.grid.reshape(-1) for pair in pairs]).astype(np.int64)  # columns one after another, low to high
+        features = np.stack([pair.features for pair in pairs]).astype(np.float32)
+        labels = torch.tensor([pair.label for pair in pairs])
+        return Pairs(torch.from_numpy(codes), torch.from_numpy(features), labels, [pair.name for pair in pairs])
 
-    def _composed(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def _composed(self, rng: np.random.Generator) -> "_Scene":
         columns = self.clip.columns
         cut = int(rng.integers(columns // 5, columns - columns // 5)) if rng.random() < self.cut_share else columns
         scenes = [self._scene(length, rng) for length in (cut, columns - cut) if length]
-        return np.concatenate([grid for grid, _, _ in scenes]), np.concatenate([features for _, features, _ in scenes]), scenes[0][2]
+        grid, features = (np.concatenate([scene[part] for scene in scenes]) for part in (0, 1))
+        return scenes[0]._replace(grid=grid, features=features)
 
-    def _scene(self, columns: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def _scene(self, columns: int, rng: np.random.Generator) -> "_Scene":
         """Sounds of one label until the time is full, over views of one picture held for a while each."""
-        number = int(rng.choice(len(self.labels), p=self.weights))
-        label = self.labels[number]
-        parts, filled = [], 0
+        number = self.draw(rng)
+        sounds, pictures = self.sounds[self.labels[number]], self.pictures[self.labels[number]]
+        parts, names, filled = [], [], 0
         while filled < columns:
-            part = self.codes[int(rng.choice(self.sounds[label]))]
+            sound = sounds[int(rng.integers(len(sounds)))]
+            part = self.codes[sound]
             # a long sound may begin anywhere; a short one, often a single event, is kept whole
             start = int(rng.integers(0, max(1, len(part) - columns + 1)))
             parts.append(part[start : start + columns - filled])
+            names.append(self.codes.entries[sound].about["clip_id"])
             filled += len(parts[-1])
-        picture = self.features[int(rng.choice(self.pictures[label]))]
+        picture = self.features[pictures[int(rng.integers(len(pictures)))]]
         views = rng.integers(len(picture), size=columns)
         held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
-        return np.concatenate(parts), picture[views[held]].repeat(self.rows_per_column, axis=0), number
+        return _Scene(np.concatenate(parts), picture[views[held]].repeat(self.rows_per_column, axis=0), number, names[0])
 
-    def _real(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def _real(self, rng: np.random.Generator) -> "_Scene":
         """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
         code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
-        start, each = self.codes.entries[code_item].about["start_column"], self.rows_per_column
-        grid, features = self.codes[code_item], self.features[feature_item][start * each :]
+        about, each = self.codes.entries[code_item].about, self.rows_per_column
+        grid, features = self.codes[code_item], self.features[feature_item][about["start_column"] * each :]
         length = min(len(grid), len(features) // each)
         columns = np.arange(self.clip.columns) % length
         rows = (columns[:, None] * each + np.arange(each)).ravel()
-        label = self.codes.entries[code_item].about["label"]
-        return grid[columns], features[rows], self.labels.index(label) if label in self.labels else -1
+        label = self.labels.index(about["label"]) if about["label"] in self.labels else -1
+        return _Scene(grid[columns], features[rows], label, about["clip_id"])
+
+
+class _Scene(NamedTuple):
+    """Code columns, features, and the number of the label of a stretch of time, with the clip that its sound is from."""
+
+    grid: np.ndarray
+    features: np.ndarray
+    label: int
+    name: str
+
+
+class Chance:
+    """Draws numbers from 0 on by weights, with one random number each.
+
+    Args:
+        weights: not negative; they need not add up to 1.
+    """
+
+    def __init__(self, weights: Sequence[float] | np.ndarray) -> None:
+        self.upto = np.cumsum(np.asarray(weights, dtype=np.float64))
+
+    def __call__(self, rng: np.random.Generator) -> int:
+        """The next number."""
+        return int(np.searchsorted(self.upto, rng.random() * self.upto[-1], side="right"))
+
+
+def generators(seed: int, step: int, items: range) -> list[np.random.Generator]:
+    """The generators of some items of a step's batch, which know nothing of processes and parts."""
+    return [np.random.default_rng([seed, step, item]) for item in items]

@@ -1,5 +1,6 @@
 """Arrays of many items behind one another in one file, memory-mapped, with an index that says whose is which."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ class Shard:
         index_path = folder / f"{name}.json"
         if not index_path.exists():
             raise DataError(f"there is no shard {name!r} in {folder}; make it with `unsilent data extract`.")
-        index = json.loads(index_path.read_text())
+        text = index_path.read_bytes()
+        index = json.loads(text)
+        self.digest = hashlib.sha256(text).hexdigest()  # of the index, which has that of the data
         self.extractor: dict[str, Any] = index["extractor"]
         self.entries = [Entry(*entry) for entry in index["entries"]]
         shape = (sum(entry.length for entry in self.entries), *index["row_shape"])
@@ -64,14 +67,16 @@ def write_shard(folder: Path, name: str, items: Iterable[tuple[np.ndarray, dict[
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
     entries: list[tuple[int, int, dict[str, Any]]] = []
-    position, dtype, row_shape = 0, "float32", ()
+    position, dtype, row_shape, content = 0, "float32", (), hashlib.sha256()
     with (folder / f"{name}.bin").open("wb") as file:
         for array, about in items:
             dtype, row_shape = str(array.dtype), array.shape[1:]
-            file.write(np.ascontiguousarray(array).tobytes())
+            data = np.ascontiguousarray(array).tobytes()
+            file.write(data)
+            content.update(data)
             entries.append((position, len(array), about))
             position += len(array)
-    index = {"dtype": dtype, "row_shape": row_shape, "extractor": extractor, "entries": entries}
+    index = {"dtype": dtype, "row_shape": row_shape, "extractor": extractor, "sha256": content.hexdigest(), "entries": entries}
     temporary = folder / f"{name}.json.part"
     temporary.write_text(json.dumps(index))
     temporary.replace(folder / f"{name}.json")

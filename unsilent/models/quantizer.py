@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -15,12 +16,42 @@ class Quantized(NamedTuple):
         grid: their numbers `[batch, rows, columns]`.
         commitment: mean squared distance that pulls the encoder's output to the codes.
         codebook: the same distance, pulling the codes to the encoder's output.
+        inputs: what was quantised, without gradient, of the shape of `latents`.
     """
 
     latents: Tensor
     grid: Tensor
     commitment: Tensor
     codebook: Tensor
+    inputs: Tensor
+
+
+def as_vectors(latents: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "n dim"]:
+    """The vectors of all positions, one below the other, in single precision."""
+    return latents.movedim(1, -1).flatten(0, 2).float()
+
+
+def closest(vectors: Float[Tensor, "n dim"], codes: Float[Tensor, "codes dim"]) -> Int[Tensor, "n"]:
+    """The number of the closest code for each vector."""
+    with torch.autocast(vectors.device.type, enabled=False):  # half precision cannot tell near codes apart
+        # |v - e|^2 without |v|^2, which is the same for every code
+        return (codes.square().sum(1) - 2 * vectors @ codes.T).argmin(1)
+
+
+def tally(
+    vectors: Float[Tensor, "n dim"], numbers: Int[Tensor, "n"], n_codes: int
+) -> tuple[Float[Tensor, "codes"], Float[Tensor, "codes dim"]]:
+    """How many vectors each code got, and their sum."""
+    chosen = F.one_hot(numbers, n_codes).float()  # a product, since adding at indices is not repeatable on a GPU
+    return chosen.sum(0), chosen.T @ vectors
+
+
+def k_means(vectors: Float[Tensor, "n dim"], centres: Float[Tensor, "codes dim"], rounds: int) -> Float[Tensor, "codes dim"]:
+    """Move `centres` to the middles of the vectors closest to them, `rounds` times; one that no vector is closest to stays."""
+    for _ in range(rounds):
+        counts, sums = tally(vectors, closest(vectors, centres), len(centres))
+        centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centres)
+    return centres
 
 
 class Quantizer(nn.Module):
@@ -37,12 +68,8 @@ class Quantizer(nn.Module):
 
     def nearest(self, latents: Float[Tensor, "batch dim rows columns"]) -> Int[Tensor, "batch rows columns"]:
         """The number of the closest code for each position."""
-        vectors = latents.movedim(1, -1).flatten(0, 2).float()  # [batch * rows * columns, dim]
-        codes = self.embedding.weight.float()
-        # |v - e|^2 without |v|^2, which is the same for every code
-        with torch.autocast(latents.device.type, enabled=False):  # half precision cannot tell near codes apart
-            distances = codes.square().sum(1) - 2 * vectors @ codes.T
-        return distances.argmin(1).reshape(latents.shape[0], *latents.shape[2:])
+        numbers = closest(as_vectors(latents), self.embedding.weight.float())
+        return numbers.reshape(latents.shape[0], *latents.shape[2:])
 
     def lookup(self, grid: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
         """The vectors behind the numbers."""
@@ -55,7 +82,7 @@ class Quantizer(nn.Module):
         commitment = (codes.detach() - latents).square().mean()
         codebook = (codes - latents.detach()).square().mean()
         straight_through = latents + (codes - latents).detach()
-        return Quantized(straight_through, grid, commitment, codebook)
+        return Quantized(straight_through, grid, commitment, codebook, latents.detach())
 
     @torch.no_grad()
     def replace(self, unused: Int[Tensor, "n"], vectors: Float[Tensor, "n dim"]) -> None:

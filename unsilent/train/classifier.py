@@ -1,5 +1,6 @@
 """Training of the sound classifiers: VGGish-ish, behind the perceptual distance, and Melception, behind the metrics. Paper 6.1.3, 6.1.6."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
-from unsilent.data.datasets import LabelledCrops
+from unsilent.data.datasets import LabelledBatch, LabelledCrops, generators
 from unsilent.models.band_statistics import BandStatistics
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import ClassifierRun
-from unsilent.train.steps import update
+from unsilent.train.report import Examples
+from unsilent.train.steps import Learning, share_statistics
 
 _MEASURED = 256  # crops that band statistics are measured on
 _LEAST_STD = 0.01  # of a band, 1 dB: the noise of one that hardly moves must not be blown up
@@ -33,12 +35,13 @@ class ClassifierTrainer:
         self.run, self.clip = run, clip
         samples = (run.crop_frames or clip.frames) * clip.hop
         self.crops = LabelledCrops(run.shards, "train", samples, balance=run.balance, gain_db=run.gain_db)
+        self.data = {"waveforms": self.crops.crops.shard.digest}
         self.valid = LabelledCrops(run.shards, "valid", samples, self.crops.classes) if run.valid_every else None
         module = self._build(BandStatistics() if run.bands == "vggsound" else measure_bands(self.crops, clip, run.seed))
         self.config = module.config
         weights = [p for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(weights, lr=run.learning_rate, betas=run.betas, weight_decay=run.weight_decay)
-        self.module, optimizer = fabric.setup(module, optimizer)
+        self.module, optimizer = fabric.setup(share_statistics(fabric, module), optimizer)
         if run.hears_auxiliary:
             self.module.mark_forward_method("forward_with_aux")
         self.optimizers = [optimizer]
@@ -53,28 +56,36 @@ class ClassifierTrainer:
         module.AuxLogits.requires_grad_(run.hears_auxiliary)  # processes would wait for gradients of weights without any
         return module
 
-    def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
+    def draw(self, rngs: Sequence[np.random.Generator]) -> LabelledBatch:
+        """Random crops of training sounds, each with the number of its label."""
+        return self.crops.batch(rngs)
+
+    def step(self, learning: Learning, batch: LabelledBatch) -> dict[str, Tensor]:
         """One step on one batch of crops."""
-        waveform, labels = (tensor.to(fabric.device) for tensor in self.crops.batch(self.run.batch, rng))
-        mel01 = log_mel01(waveform, self.clip)
+        mel01 = log_mel01(batch.waveform, self.clip)
         losses = {}
         if self.run.hears_auxiliary:
             logits, auxiliary = self.module.forward_with_aux(mel01)
-            losses["auxiliary"] = self.run.auxiliary_weight * F.cross_entropy(auxiliary.float(), labels)
+            losses["auxiliary"] = self.run.auxiliary_weight * F.cross_entropy(auxiliary.float(), batch.labels)
         else:
             logits = self.module(mel01)
-        losses["cross_entropy"] = F.cross_entropy(logits.float(), labels)
-        fabric.backward(sum(losses.values()))
-        update(fabric, self.module, self.optimizers[0], self.run.clip_norm)
-        return losses | {"top1": _hits(logits, labels, 1) / len(labels)}
+        losses["cross_entropy"] = F.cross_entropy(logits.float(), batch.labels)
+        learning.learn(torch.stack(list(losses.values())).sum(), self.module, self.optimizers[0])
+        return losses | {"top1": _hits(logits, batch.labels, 1) / len(batch.labels)}
+
+    def examples(self, batch: LabelledBatch) -> Examples:
+        """A mel that it hears, the sound of it, and the classes that it finds likeliest."""
+        mel01 = log_mel01(batch.waveform, self.clip)
+        counts = {"classes/true": batch.labels, "classes/likeliest": self.module.module(mel01).argmax(1)}
+        return Examples({"mel": mel01[0]}, {"sound": batch.waveform[0]}, counts, self.clip.sample_rate)
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
         """Mean cross-entropy, which is the `loss`, and shares of sounds whose class is the likeliest or among the five likeliest."""
         sums = {"loss": 0.0, "top1": 0.0, "top5": 0.0}
         network = self.module.module  # without what makes processes wait for each other, as only one validates
-        for waveform, labels in self.valid.in_order(self.run.batch):
-            labels = labels.to(fabric.device)
-            mel01 = log_mel01(waveform.to(fabric.device), self.clip)
+        for batch in self.valid.in_order(self.run.batch):
+            labels = batch.labels.to(fabric.device)
+            mel01 = log_mel01(batch.waveform.to(fabric.device), self.clip)
             with fabric.autocast():
                 logits = network(mel01).float()
             sums["loss"] += F.cross_entropy(logits, labels, reduction="sum").item()
@@ -99,10 +110,9 @@ def measure_bands(crops: LabelledCrops, clip: Clip, seed: int) -> BandStatistics
     Returns:
         Numbers of six digits, which other machines find too; no deviation below 0.01.
     """
-    rng = np.random.default_rng(seed)
     moments = torch.zeros(2, clip.mels, dtype=torch.float64)
-    for _ in range(0, _MEASURED, 16):
-        mel01 = log_mel01(crops.batch(16, rng)[0], clip).double()
+    for start in range(0, _MEASURED, 16):
+        mel01 = log_mel01(crops.batch(generators(seed, 0, range(start, start + 16))).waveform, clip).double()
         moments += torch.stack([mel01.mean(dim=(0, 2)), (mel01**2).mean(dim=(0, 2))]) * 16 / _MEASURED
     mean, square = moments
     std = (square - mean**2).clamp(min=0).sqrt().clamp(min=_LEAST_STD)

@@ -22,7 +22,8 @@ class Run(Config):
     out: Path  # folder for checkpoints and logs
     seed: int = 0
     steps: int = Field(gt=0)
-    batch: int = Field(gt=0)  # items per process and step
+    batch: int = Field(gt=0)  # items per process and part of a step
+    accumulate: int = Field(default=1, gt=0)  # parts of a step, whose gradients are gathered before weights move
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=100, ge=0)
     decay_steps: int = Field(default=0, ge=0)
@@ -31,10 +32,12 @@ class Run(Config):
     clip_norm: float = Field(default=1.0, gt=0)  # largest gradient norm
     average: float = Field(default=0.999, ge=0, lt=1)  # decay of the moving average of weights; 0 turns it off
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    devices: int = Field(default=1, gt=0)  # processes
+    devices: int = Field(default=1, gt=0)  # processes of this machine; torchrun decides instead where it is used
+    workers: int = Field(default=1, gt=0)  # threads that draw batches ahead
     threads: int = Field(default=0, ge=0)  # CPU threads per process; 0 leaves torch's choice
     save_every: int = Field(default=200, gt=0)
     log_every: int = Field(default=50, gt=0)
+    show_every: int = Field(default=1000, ge=0)  # steps between pictures and sounds for TensorBoard; 0 shows none
     valid_every: int = Field(default=0, ge=0)  # steps between validations, the best of which is kept; 0: none, the last weights are kept
     patience: int = Field(default=0, ge=0)  # validations without improvement after which training stops; 0 never stops early
 
@@ -53,6 +56,9 @@ class CodebookRun(Run):
     gain_db: tuple[float, float] = (-15.0, 6.0)
     beta: float = Field(default=0.25, ge=0)  # weight of the commitment term
     beta_on_codebook: bool = False  # let `beta` weigh the term that moves the codes instead, as the authors do
+    codes: Literal["gradient", "average"] = "gradient"  # how codes learn: by their loss, or as moving averages of what chose them
+    codes_decay: float = Field(default=0.99, gt=0, lt=1)  # of these averages, by step
+    initialise: Literal["latents", "k-means"] = "latents"  # start codes on latents of the first batch, or on centres of those of eight
     revive_every: int = Field(default=100, gt=0)  # steps after which codes that nothing used are moved to where latents are
     perceptual: Path | None = None  # checkpoint folder of a trained VGGish-ish, or of a distance made from one
     perceptual_weight: float = Field(default=0.0, ge=0)
@@ -73,6 +79,10 @@ class CodebookRun(Run):
                 f"adversarial_start {self.adversarial_start} is not below steps {self.steps}: the discriminator would never be asked; "
                 "lower it, or set adversarial_weight to 0."
             )
+        if self.codes == "gradient" and "codes_decay" in self.model_fields_set:
+            raise ParameterError("codes_decay has no effect on codes that learn by gradient; leave it out or set codes to average.")
+        if self.codes == "average" and self.beta_on_codebook:
+            raise ParameterError("beta_on_codebook weighs a loss that averaged codes do not learn by; set codes to gradient.")
         if not 0 <= self.adaptive_weight[0] <= self.adaptive_weight[1]:
             raise ParameterError(f"adaptive_weight holds bounds from 0 on, the lower first, found {list(self.adaptive_weight)}.")
         return self

@@ -1,5 +1,7 @@
 """From a run file to a finished training: builds the trainer the run asks for and hands it to the loop."""
 
+import logging
+import os
 from pathlib import Path
 
 import lightning_fabric
@@ -7,7 +9,8 @@ import torch
 
 from unsilent import presets
 from unsilent.train.config import AnyRun, ClassifierRun, CodebookRun, VocoderRun
-from unsilent.train.loop import Trainer, fit
+from unsilent.train.loop import fit
+from unsilent.train.trainer import Trainer
 
 
 def train(run: AnyRun, resume: bool) -> Path:
@@ -27,10 +30,20 @@ def train(run: AnyRun, resume: bool) -> Path:
     """
     if run.threads:
         torch.set_num_threads(run.threads)
-    fabric = lightning_fabric.Fabric(accelerator="auto", devices=run.devices, precision=run.precision)
+    fabric = lightning_fabric.Fabric(accelerator="auto", precision=run.precision, **_processes(run))
     fabric.launch()
+    if not fabric.is_global_zero:
+        logging.getLogger("unsilent").setLevel(logging.WARNING)  # one voice is enough
     fabric.seed_everything(run.seed, verbose=False)
     return fit(run, _trainer(run, fabric), fabric, resume)
+
+
+def _processes(run: AnyRun) -> dict[str, int]:
+    """As many as the run asks for on this machine, or as torchrun has started on how many machines."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return {"devices": run.devices}
+    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return {"devices": here, "num_nodes": everywhere // here}
 
 
 def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:

@@ -1,7 +1,8 @@
 """Training of the sampler: paper section 3.2, cross-entropy of every code given the pictures and the codes before it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning_fabric
 import numpy as np
@@ -9,13 +10,33 @@ import torch
 from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
-from unsilent.data.datasets import PairedCodes, Pairs
+from unsilent.data.datasets import PairedCodes
 from unsilent.errors import ParameterError
 from unsilent.features import pick_rows
 from unsilent.losses import next_code_loss
+from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.train.config import SamplerRun
-from unsilent.train.steps import update
+from unsilent.train.report import Examples
+from unsilent.train.steps import Learning
+
+
+class SamplerBatch(NamedTuple):
+    """Codes `[batch, sequence]` with what their sampler is told of them, None where that is nothing.
+
+    Attributes:
+        codes: in the sampler's order.
+        features: `[batch, features, dim]`.
+        labels: `[batch]`.
+        keep: `[batch]`, false where the condition is dropped.
+        names: the clips behind the codes.
+    """
+
+    codes: Tensor
+    features: Tensor | None
+    labels: Tensor | None
+    keep: Tensor | None
+    names: list[str]
 
 
 class SamplerTrainer:
@@ -36,6 +57,7 @@ class SamplerTrainer:
             raise ParameterError(
                 f"{run.preset!r} is told of {config.condition.n_features} features, a clip of {run.shards} has {available}."
             )
+        self.data = {"codes": self.pairs.codes.digest, "features": self.pairs.features.digest}
         module = Sampler(config)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
@@ -43,25 +65,34 @@ class SamplerTrainer:
         self.memory: dict[str, Tensor] = {}
         self.others: dict[str, nn.Module] = {}
 
-    def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
-        """One step on one batch of pairs."""
-        batch = Pairs(*(tensor.to(fabric.device) for tensor in self.pairs.batch(self.run.batch, rng)))
-        keep = torch.rand(len(batch.codes), device=fabric.device) >= self.run.condition_dropout if self.run.condition_dropout else None
-        labels = batch.labels if self.config.condition.n_classes else None
-        loss = next_code_loss(self.module(batch.codes, self._features(batch), labels, keep), batch.codes)
-        fabric.backward(loss)
-        update(fabric, self.module, self.optimizers[0], self.run.clip_norm)
-        return {"next_code": loss}
-
-    def _features(self, batch: Pairs) -> Tensor | None:
-        """What this kind of condition is told of the pictures."""
-        condition = self.config.condition
+    def draw(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
+        """Codes, and what this kind of condition is told of their pictures and names."""
+        pairs, condition, dropout = self.pairs.batch(rngs), self.config.condition, self.run.condition_dropout
+        features = None
         if condition.kind == "none":
-            return torch.rand(len(batch.codes), condition.n_features, condition.feature_dim, device=batch.codes.device)
-        if not condition.n_features:
-            return None
-        features = batch.features[:, pick_rows(condition.n_features, batch.features.shape[1])]
-        return features + self.run.feature_noise * features.std() * torch.randn_like(features)
+            features = np.stack([rng.random((condition.n_features, condition.feature_dim), dtype=np.float32) for rng in rngs])
+        elif condition.n_features:
+            features = pairs.features.numpy()[:, pick_rows(condition.n_features, pairs.features.shape[1])]
+            if self.run.feature_noise:
+                noise = np.stack([rng.standard_normal(features.shape[1:], dtype=np.float32) for rng in rngs])
+                features = features + self.run.feature_noise * features.std(axis=(1, 2), keepdims=True) * noise
+        features = None if features is None else torch.from_numpy(features)
+        labels = pairs.labels if condition.n_classes else None
+        keep = torch.tensor([rng.random() >= dropout for rng in rngs]) if dropout else None
+        return SamplerBatch(pairs.codes, features, labels, keep, pairs.names)
+
+    def step(self, learning: Learning, batch: SamplerBatch) -> dict[str, Tensor]:
+        """One step on one batch of pairs."""
+        logits = self.module(batch.codes, batch.features, batch.labels, batch.keep)
+        loss = next_code_loss(logits, batch.codes)
+        learning.learn(loss, self.module, self.optimizers[0])
+        return {"next_code": loss, "accuracy": (logits.argmax(-1) == batch.codes).float().mean()}
+
+    def examples(self, batch: SamplerBatch) -> Examples:
+        """Grids of true codes and of the likeliest after each true past, and how often each code is in both."""
+        codes = {"true": batch.codes, "likeliest": self.module.module(batch.codes, batch.features, batch.labels).argmax(-1)}
+        pictures = {f"codes/{name}": to_grid(one[:1], self.config.clip.rows)[0] / self.config.codes for name, one in codes.items()}
+        return Examples(pictures, counts={f"codes/{name}": one for name, one in codes.items()})
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Write the sampler's checkpoint folder; one that is told classes keeps their names."""

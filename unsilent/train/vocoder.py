@@ -1,5 +1,6 @@
 """Training of both vocoders: MelGAN against its discriminator (paper section 6.1.5), Vocos by spectral losses and the same one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
-from unsilent.data.datasets import WaveformCrops
+from unsilent.data.datasets import Crops, WaveformCrops
 from unsilent.losses import mel_loss, melgan_discriminator_loss, melgan_generator_loss, stft_loss
 from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig
 from unsilent.models.melgan import MelGAN, MelGANConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
-from unsilent.train.steps import judging, update
+from unsilent.train.report import Examples
+from unsilent.train.steps import Learning, judging
 
 
 class VocoderTrainer:
@@ -34,6 +36,7 @@ class VocoderTrainer:
         self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN knows no grid but the paper's
         samples = run.crop_frames * self.clip.hop
         self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.gain_db, run.peak)
+        self.data = {"waveforms": self.crops.shard.digest}
         module = Vocos(config) if isinstance(config, VocosConfig) else MelGAN(config)
         self.module, optimizer = fabric.setup(module, self._optimizer(module))
         self.optimizers = [optimizer]
@@ -48,9 +51,13 @@ class VocoderTrainer:
         # Without weight decay this is the Adam of MelGAN.
         return torch.optim.AdamW(module.parameters(), lr=self.run.learning_rate, betas=self.run.betas, weight_decay=self.run.weight_decay)
 
-    def step(self, fabric: lightning_fabric.Fabric, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
+    def draw(self, rngs: Sequence[np.random.Generator]) -> Crops:
+        """Random crops of training sounds."""
+        return self.crops.batch(rngs)
+
+    def step(self, learning: Learning, batch: Crops) -> dict[str, Tensor]:
         """One step on one batch of crops; with the discriminator, one of each network."""
-        target = self.crops.batch(self.run.batch, rng).to(fabric.device)
+        target = batch.waveform
         mel01 = log_mel01(target, self.clip)
         waveform = self.module(mel01)
         losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # also where it has no weight: it tells how training goes
@@ -59,18 +66,17 @@ class VocoderTrainer:
             spectral = stft_loss(waveform, target)
             losses |= spectral
             terms += [self.run.stft_weight * term for term in spectral.values()]
-        if self.run.adversarial_weight and step >= self.run.adversarial_start:
-            losses["discriminator"], real = self._discriminate(fabric, waveform.detach(), target)
-            with judging(fabric, self.others["discriminator"]) as discriminator:
+        if self.run.adversarial_weight and learning.step >= self.run.adversarial_start:
+            losses["discriminator"], real = self._discriminate(learning, waveform.detach(), target)
+            with judging(learning.fabric, self.others["discriminator"]) as discriminator:
                 judged = melgan_generator_loss(real, discriminator(waveform), self.run.matching_weight)
             losses |= judged
             terms += [self.run.adversarial_weight * term for term in judged.values()]
-        fabric.backward(torch.stack(terms).sum())
-        update(fabric, self.module, self.optimizers[0], self.run.clip_norm)
+        learning.learn(torch.stack(terms).sum(), self.module, self.optimizers[0])
         return losses
 
     def _discriminate(
-        self, fabric: lightning_fabric.Fabric, made: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]
+        self, learning: Learning, made: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """One step of the discriminator; its loss, and what its layers saw in the real sounds."""
         discriminator = self.others["discriminator"]
@@ -78,9 +84,15 @@ class VocoderTrainer:
         scales = discriminator(torch.cat([target, made]))
         real, fake = ([[maps[half] for maps in scale] for scale in scales] for half in (slice(len(target)), slice(len(target), None)))
         loss = melgan_discriminator_loss(real, fake)
-        fabric.backward(loss)
-        update(fabric, discriminator, self.optimizers[1], self.run.clip_norm)
+        learning.learn(loss, discriminator, self.optimizers[1])
         return loss.detach(), [[maps.detach() for maps in scale] for scale in real]
+
+    def examples(self, batch: Crops) -> Examples:
+        """A true sound and what the vocoder makes of its mel, with the mels of both."""
+        mel01 = log_mel01(batch.waveform[:1], self.clip)
+        sounds = {"true": batch.waveform[:1], "made": self.module.module(mel01)}
+        pictures = {f"mel/{name}": log_mel01(sound, self.clip)[0] for name, sound in sounds.items()}
+        return Examples(pictures, {f"sound/{name}": sound[0] for name, sound in sounds.items()}, sample_rate=self.clip.sample_rate)
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Write the vocoder's checkpoint folder; a MelGAN keeps its weight norms, so that training may go on from it."""

@@ -1,0 +1,218 @@
+"""What a discriminator and a perceptual distance add to a codebook: table 2 of the paper, in small.
+
+    python benchmarks/codebook_losses.py --shards DIR --vggishish CHECKPOINT --judge CHECKPOINT --out DIR [--steps N] [--only NAME...]
+
+Trains the codebook of runs/everyday/codebook.toml for the same number of steps with different losses, one after the other, each on one
+thread; a training that was interrupted goes on, one that is finished is only measured. Rows of the table:
+
+- `plain`: reconstruction and codebook terms
+- `gan`: and a discriminator, from a third of the steps on
+- `gan+lpaps`: and the perceptual distance of the classifier `--vggishish`
+- `gan+untrained`: that distance with random weights in its place, which is what the authors' training had
+
+`--judge` is a classifier that no training has seen. Columns, over sounds of the split `valid` that are at least one training crop long:
+
+- mel L1: mean absolute difference of mels in [-1, 1], of whole sounds up to one clip; mean over sounds with its standard error
+- codes, perplexity: share of codes that occur at all, and the number of codes in even use that would say as much
+- FID, MKL: between what the judge sees (layer before the last) and says of windows of 256 frames from the middle of sounds, and of the same
+  windows given back by the codebook. Few rows make FID large, so it only compares with others of this table
+- LPAPS: the distance of `--vggishish` on the same windows
+- top-1: share of windows given back whose label the judge finds; for the true ones it is printed above the table
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
+from unsilent.data.shards import Shard
+from unsilent.metrics import fid, mkl
+from unsilent.models.codebook import Codebook
+from unsilent.models.perceptual import Perceptual
+from unsilent.models.vggishish import VGGishish
+from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
+
+RUN = Path(__file__).parents[1] / "runs/everyday/codebook.toml"
+WINDOW = 256  # mel frames that the judge is shown, as many as it learns from in runs/everyday/vggishish.toml
+BATCH = 16  # windows at a time
+UNTRAINED_SEED = 0
+
+
+def main() -> None:
+    """Train what is not trained yet, measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--vggishish", type=Path, required=True, help="checkpoint whose perceptual distance is trained with")
+    parser.add_argument("--judge", type=Path, required=True, help="checkpoint of another training, which only measures")
+    parser.add_argument("--out", type=Path, required=True, help="for trainings, one folder each, and the table")
+    parser.add_argument("--steps", type=int, help="of every training; without it those of the run file")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to train and print")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all rows; may be repeated")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    base = tomllib.loads(RUN.read_text())
+    steps = options.steps or base["steps"]
+    rows = variants(options, steps)
+    if unknown := set(options.only or []) - rows.keys():
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(rows)}.")
+    checkpoints = {}
+    for name in options.only or rows:
+        shortened = {"steps": steps, **{key: round(base[key] * steps / base["steps"]) for key in ("warmup_steps", "decay_steps")}}
+        checkpoints[name] = train(options, name, shortened | rows[name])
+    sounds = ValidSounds(options.shards, options.vggishish, options.judge, crop_columns=base["crop_columns"])
+    table = {name: sounds.measure(load_checkpoint(checkpoint, "codebook")) for name, checkpoint in checkpoints.items()}
+    report(options, steps, table)
+
+
+def variants(options: argparse.Namespace, steps: int) -> dict[str, dict[str, object]]:
+    """Settings of each row beyond those of the run file."""
+    gan = {"adversarial_weight": 0.8, "adversarial_start": steps // 3, "discriminator_width": 16}
+    return {
+        "plain": {},
+        "gan": gan,
+        "gan+lpaps": gan | {"perceptual": str(options.vggishish), "perceptual_weight": 1.0},
+        "gan+untrained": gan | {"perceptual": str(untrained(options.vggishish, options.out)), "perceptual_weight": 1.0},
+    }
+
+
+def untrained(trained: Path, out: Path) -> Path:
+    """A checkpoint like `trained` but with the random weights that training starts from."""
+    folder, about = out / "untrained-vggishish", read_config(trained)
+    if not (folder / "config.json").exists():
+        torch.manual_seed(UNTRAINED_SEED)
+        network = VGGishish(load_checkpoint(trained, "vggishish").config)
+        record = {"steps": 0, "untrained": f"random weights of seed {UNTRAINED_SEED}, never trained: for comparison only"}
+        save_checkpoint(folder, "vggishish", about["preset"], network.config, network.state_dict(), record)
+    return folder
+
+
+def train(options: argparse.Namespace, name: str, settings: dict[str, object]) -> Path:
+    """Train one row to its end, or find that it is; its checkpoint."""
+    folder = options.out / f"{name}-{settings['steps']}"
+    checkpoint, note = folder / "checkpoint", folder / "settings.json"
+    wanted = {"settings": settings, "set": options.set}
+    if note.exists() and json.loads(note.read_text()) != wanted:
+        raise SystemExit(f"{folder} was trained with other settings, see {note}; choose another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(wanted, indent=2) + "\n")
+    if (checkpoint / "config.json").exists() and read_config(checkpoint)["record"].get("steps") == settings["steps"]:
+        return checkpoint
+    print(f"training {name} in {folder}", file=sys.stderr, flush=True)
+    values = {**settings, "shards": str(options.shards), "out": str(folder), "threads": 1}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()] + options.set
+    command = [str(Path(sys.executable).with_name("unsilent")), "train", str(RUN), "--resume"]
+    command += [part for override in overrides for part in ("--set", override)]
+    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return checkpoint
+
+
+class ValidSounds:
+    """The sounds that codebooks are measured on, and what judge and distance find in the true ones."""
+
+    def __init__(self, shards: Path, vggishish: Path, judge: Path, crop_columns: int) -> None:
+        self.shard = Shard(shards, "waveforms")
+        self.judge, classes = load_checkpoint(judge, "vggishish"), read_config(judge)["record"]["classes"]
+        self.distance = Perceptual.from_classifier(load_checkpoint(vggishish, "vggishish")).eval()
+        self.least = crop_columns
+        self.items = []
+        self.labels = []  # numbers of the judge's classes; -1 where it knows none of that name
+        for item, entry in enumerate(self.shard.entries):
+            if entry.about["split"] == "valid":
+                self.items.append(item)
+                label = entry.about["label"]
+                self.labels.append(classes.index(label) if label in classes else -1)
+
+    @torch.inference_mode()
+    def measure(self, codebook: Codebook) -> dict[str, float]:
+        """A row of the table."""
+        clip, differences, counts = codebook.config.clip, [], np.zeros(codebook.config.n_codes)
+        kept = [n for n, item in enumerate(self.items) if self.shard.entries[item].length >= self.least * clip.column_samples]
+        for n in kept:
+            waveform = self.shard[self.items[n]][: clip.n_samples]
+            whole = len(waveform) // clip.column_samples * clip.column_samples
+            mel = from_mel01(log_mel01(_scaled(waveform[:whole])[None], clip))
+            grid = codebook.encode(mel)
+            counts += np.bincount(grid.flatten().numpy(), minlength=len(counts))
+            differences.append((mel - _within(codebook.decode_codes(grid))).abs().mean().item())
+        samples, distances, features, logits = WINDOW * clip.hop, [], {"true": [], "rebuilt": []}, {"true": [], "rebuilt": []}
+        for start in range(0, len(kept), BATCH):
+            windows = torch.stack([_scaled(_middle(self.shard[self.items[n]], samples)) for n in kept[start : start + BATCH]])
+            true = from_mel01(log_mel01(windows, clip))
+            rebuilt = _within(codebook.decode_codes(codebook.encode(true)))
+            distances.append(self.distance(true, rebuilt))
+            for name, mel in (("true", true), ("rebuilt", rebuilt)):
+                seen, said = judged(self.judge, to_mel01(mel))
+                features[name].append(seen)
+                logits[name].append(said)
+        features, logits = ({name: torch.cat(parts).numpy() for name, parts in found.items()} for found in (features, logits))
+        labels = np.array([self.labels[n] for n in kept])
+        shares = counts[counts > 0] / counts.sum()
+        return {
+            "sounds": len(kept),
+            "mel_l1": float(np.mean(differences)),
+            "mel_l1_error": float(np.std(differences, ddof=1) / np.sqrt(len(differences))),
+            "codes_used": float((counts > 0).mean()),
+            "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+            "fid": fid(features["true"], features["rebuilt"]),
+            "mkl": mkl(logits["true"], logits["rebuilt"]),
+            "lpaps": torch.cat(distances).mean().item(),
+            "top1": _top1(logits["rebuilt"], labels),
+            "top1_true": _top1(logits["true"], labels),
+        }
+
+
+def judged(judge: VGGishish, mel01: Tensor) -> tuple[Tensor, Tensor]:
+    """Features before the classifier's last layer, and its logits."""
+    seen = []
+    handle = judge.classifier[-1].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    logits = judge(mel01)
+    handle.remove()
+    return seen[0], logits
+
+
+def _within(mel: Tensor) -> Tensor:
+    """What a codebook gives is unbounded; vocoders and classifiers read it cut."""
+    return from_mel01(to_mel01(mel))
+
+
+def _scaled(waveform: np.ndarray) -> Tensor:
+    return torch.from_numpy(waveform.astype(np.float32) / 32768)
+
+
+def _middle(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """The middle of a sound or, where it is shorter, the sound repeated, as the validation of classifiers has it."""
+    start = max(0, len(waveform) - samples) // 2
+    return np.resize(waveform[start : start + samples], samples)
+
+
+def _top1(logits: np.ndarray, labels: np.ndarray) -> float:
+    known = labels >= 0
+    return float((logits.argmax(1) == labels)[known].mean())
+
+
+def report(options: argparse.Namespace, steps: int, table: dict[str, dict[str, float]]) -> None:
+    """Print the table and write its JSON."""
+    first = next(iter(table.values()))
+    facts = {"steps": steps, "set": options.set, "judge": read_config(options.judge)["record"], "rows": table}
+    path = options.out / f"table-{steps}.json"
+    path.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"{steps} steps each; {first['sounds']} sounds; the judge names {first['top1_true']:.1%} of the true ones\n")
+    print("| losses | mel L1 | codes | perplexity | FID | MKL | LPAPS | top-1 |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, row in table.items():
+        print(
+            f"| {name} | {row['mel_l1']:.4f} ± {row['mel_l1_error']:.4f} | {row['codes_used']:.1%} | {row['perplexity']:.0f} "
+            f"| {row['fid']:.2f} | {row['mkl']:.3f} | {row['lpaps']:.3f} | {row['top1']:.1%} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

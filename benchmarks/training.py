@@ -1,0 +1,213 @@
+"""Speed and memory of every trainer at the paper's size, and what a second process adds.
+
+    python benchmarks/training.py [--only NAME...] [--batch N] [--steps N] [--threads N] [--set KEY=VALUE]
+    python benchmarks/training.py --processes [--only NAME...]
+
+The first runs each training of runs/paper on made-up data, in a process of its own: the codebook with the perceptual distance (of random
+weights, which cost the same) and its discriminator from the first step on, the sampler with 212 features, MelGAN with its discriminator,
+and both classifiers with 309 labels. Time is the median between lines of progress after the first step; memory is the process's peak,
+imports and all, and torch's on the GPU; nothing is saved or validated. Batches are 1 on the CPU and those of the run files on a GPU.
+
+The second runs two small trainings of runs/everyday in one process and in two, with the same items in a step and one thread each.
+"""
+
+import argparse
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from unsilent.checkpoints.store import save_checkpoint
+from unsilent.cli.main import run as run_command
+from unsilent.clip import Clip
+from unsilent.data.shards import write_shard
+from unsilent.models.vggishish import VGGishish, VGGishishConfig
+
+RUNS = Path(__file__).parents[1] / "runs"
+UNVALIDATED = {"valid_every": 0, "patience": 0}
+PAPER = {  # run file, and what is set besides
+    "codebook": ("vggsound-codebook", {"adversarial_start": 0}),
+    "sampler": ("vggsound-sampler", {}),
+    "melgan": ("melgan", {}),
+    "vggishish": ("vggishish", UNVALIDATED),
+    "melception": ("melception", UNVALIDATED),
+}
+EVERYDAY = {  # run file, items in a step, and what is set besides
+    "vggishish": ("vggishish", 16, UNVALIDATED),
+    "codebook": ("codebook", 8, {}),
+}
+N_LABELS = 309  # of VGGSound
+FEATURE_DIM = 2048
+
+
+def main() -> None:
+    """Measure and print."""
+    if sys.argv[1:2] == ["--one"]:  # how a process of its own is told what to run
+        measured(int(sys.argv[2]), sys.argv[3:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", action="store_true", help="compare one process with two instead")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="trainings to measure")
+    parser.add_argument("--batch", type=int, help="items in a step; without it 1 on the CPU and as the run files have it on a GPU")
+    parser.add_argument("--steps", type=int, help="steps to measure after the first; 2 on the CPU, 20 on a GPU, 12 with --processes")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves torch's choice, and is 1 with --processes")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all; may be repeated")
+    options = parser.parse_args()
+    known = EVERYDAY if options.processes else PAPER
+    if unknown := set(options.only or []) - known.keys():
+        parser.error(f"no training {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make(folder)
+        (compare_processes if options.processes else measure_trainers)(options, folder, options.only or list(known))
+
+
+def make(folder: Path) -> None:
+    """Write data of the right sizes, and a checkpoint for the perceptual distance: only the convolutions of the classifier are used."""
+    clip, rng = Clip(), np.random.default_rng(0)
+    about = [
+        {"clip_id": f"{i:04d}", "kind": "clip", "label": f"label {i:03d}", "split": "train", "sample_rate": 44100} for i in range(N_LABELS)
+    ]
+    noise = (rng.standard_normal(clip.n_samples + 4096) * 3000).astype(np.int16)
+    write_shard(folder / "shards", "waveforms", [(noise, row) for row in about], {})
+    grids = [rng.integers(128, size=(clip.columns, clip.rows), dtype=np.int16) for _ in range(4)]
+    write_shard(folder / "shards", "codes", [(grid, row | {"start_column": 0}) for grid, row in zip(grids, about, strict=False)], {})
+    features = [rng.standard_normal((clip.n_features, FEATURE_DIM)).astype(np.float16) for _ in range(4)]
+    extractor = {"rows_per_column": clip.column_features}
+    write_shard(folder / "shards", "features", list(zip(features, about, strict=False)), extractor)
+    torch.manual_seed(0)
+    classifier = VGGishish(VGGishishConfig(labels=2, grid=(1, 1), hidden=2))
+    record = {"untrained": "random weights, for measuring time and memory only"}
+    save_checkpoint(folder / "vggishish", "vggishish", "", classifier.config, classifier.state_dict(), record)
+
+
+def measure_trainers(options: argparse.Namespace, folder: Path, names: list[str]) -> None:
+    """Print a table of speed and memory."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, threads: {options.threads or torch.get_num_threads()}"
+    print("| trainer | device | batch | s a step | items/s | peak memory (GB) | peak on the GPU (GB) |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in names:
+        file, more = PAPER[name]
+        settings = {"devices": 1, "threads": options.threads, **more}
+        if name == "codebook":
+            settings["perceptual"] = str(folder / "vggishish")
+        if options.batch or not on_gpu:
+            settings["batch"] = options.batch or 1
+        path = RUNS / "paper" / f"{file}.toml"
+        found = measure(path, folder, name, settings, options.set, options.steps or (20 if on_gpu else 2), ends_early=True)
+        on_device = f"{found['gpu_bytes'] / 1e9:.1f}" if on_gpu else "–"
+        print(
+            f"| {name} | {device} | {found['batch']} | {found['seconds']:.3f} | {found['batch'] / found['seconds']:.2f} "
+            f"| {found['bytes'] / 1e9:.1f} | {on_device} |",
+            flush=True,
+        )
+
+
+def compare_processes(options: argparse.Namespace, folder: Path, names: list[str]) -> None:
+    """Print a table of speed with one process and with two."""
+    threads = options.threads or 1
+    print(f"threads a process: {threads}, cores: {os.cpu_count()}, load before: {os.getloadavg()[0]:.1f}\n")
+    print("| trainer | items a step | items/s, one process | items/s, two | ratio |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name in names:
+        file, total, more = EVERYDAY[name]
+        total, speeds = options.batch or total, []
+        for n_processes in (1, 2):
+            settings = {"devices": n_processes, "batch": total // n_processes, "threads": threads, **more}
+            settings |= {"steps": 1 + (options.steps or 12), "decay_steps": 0}
+            path = RUNS / "everyday" / f"{file}.toml"
+            found = measure(path, folder, f"{name}-{n_processes}", settings, options.set, settings["steps"] - 1, ends_early=False)
+            speeds.append(total / found["seconds"])
+        print(f"| {name} | {total} | {speeds[0]:.2f} | {speeds[1]:.2f} | {speeds[1] / speeds[0]:.2f} |", flush=True)
+
+
+def measure(
+    path: Path, folder: Path, name: str, settings: dict[str, object], more: list[str], steps: int, ends_early: bool
+) -> dict[str, float]:
+    """Train in a process of its own for a first step and `steps` more.
+
+    Args:
+        path: of the run file.
+        folder: with the made-up data.
+        name: of the training's folder.
+        settings: changes to the run file.
+        more: changes as the user gave them.
+        steps: to measure.
+        ends_early: end the process after these steps, so that nothing large is written to disk; several processes would not end together.
+    """
+    settings = {**settings, "shards": str(folder / "shards"), "out": str(folder / name), "log_every": 1, "save_every": 10**9}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()] + more
+    arguments = ["train", str(path), *(part for override in overrides for part in ("--set", override))]
+    command = [sys.executable, str(Path(__file__).resolve()), "--one", str(1 + steps if ends_early else 0), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])} if settings["threads"] else None
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not told:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    return json.loads(told[0])
+
+
+class Done(BaseException):
+    """Enough steps have been seen."""
+
+
+class Stopwatch(logging.Handler):
+    """Notes when each step was told.
+
+    Args:
+        last: step after which training ends; 0 lets it come to its own end.
+    """
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+        self.moments: list[float] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note a line of progress."""
+        progress = re.match(r"step (\d+)/\d+ ", record.getMessage())
+        if progress:
+            self.moments.append(time.perf_counter())
+            if int(progress[1]) == self.last:
+                raise Done
+
+
+def measured(last: int, arguments: list[str]) -> None:
+    """Run one command in this process and print its figures as JSON; other processes of the same training print nothing."""
+    stopwatch = Stopwatch(last)
+    logging.getLogger("unsilent").addHandler(stopwatch)
+    try:
+        code = run_command(arguments)
+    except Done:
+        code = 0
+    if code:
+        raise SystemExit(code)
+    if stopwatch.moments:
+        seconds = median(np.diff(stopwatch.moments))
+        status = Path("/proc/self/status").read_text()
+        peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+        gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        print(json.dumps({"seconds": seconds, "bytes": peak, "gpu_bytes": gpu, "batch": _batch(arguments)}), flush=True)
+
+
+def _batch(arguments: list[str]) -> int:
+    """The batch that was trained with, as the command reads it."""
+    from unsilent.train.config import read_run
+
+    return read_run(
+        Path(arguments[1]), [value for flag, value in zip(arguments[2::2], arguments[3::2], strict=True) if flag == "--set"]
+    ).batch
+
+
+if __name__ == "__main__":
+    main()

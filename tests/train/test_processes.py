@@ -1,0 +1,125 @@
+"""A batch is the same however it is spread: over one process or two, over one part or two; so are the weights that come of it."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from unsilent.data.shards import Shard
+from unsilent.version import source_digest
+
+SCRIPT = Path(__file__).with_name("every_trainer.py")
+spec = importlib.util.spec_from_file_location("every_trainer", SCRIPT)
+every_trainer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(every_trainer)
+TOLERANCE = 1e-4  # of weights of the size of one
+
+
+@pytest.fixture(scope="module")
+def material(make_shards, tmp_path_factory):
+    shards = make_shards(tmp_path_factory.mktemp("material"), splits=("train", "valid"))
+    every_trainer.write_classifier(shards / "classifier")
+    return shards
+
+
+@pytest.fixture(scope="module")
+def alone(material, tmp_path_factory):
+    """Trained by one process, on batches of four."""
+    folder = tmp_path_factory.mktemp("alone")
+    every_trainer.train_all(material, folder, batch=4)
+    return folder
+
+
+def run_two(material, out):
+    """By two processes, on two of the four items each."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(SCRIPT), str(material), str(out), "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def together(material, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    run_two(material, folder)
+    return folder
+
+
+def assert_alike(one, other, tolerance):
+    states = [torch.load(folder / "last.pt", weights_only=True) for folder in (one, other)]
+    for part in ("module", "others"):
+        pairs = list(zip(tensors(states[0][part]), tensors(states[1][part]), strict=True))
+        assert pairs or part == "others"
+        for expected, found in pairs:
+            torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * max(1.0, expected.abs().max().item()))
+
+
+def tensors(value):
+    parts = value.values() if isinstance(value, dict) else []
+    return [value.float()] if isinstance(value, torch.Tensor) else [tensor for part in parts for tensor in tensors(part)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="torchrun as on Unix")
+@pytest.mark.parametrize("name", every_trainer.RUNS)
+def test_two_processes_make_the_weights_of_one(name, alone, together):
+    assert_alike(alone / name, together / name, TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def in_parts(material, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    every_trainer.train_all(material, folder, batch=2, accumulate=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sampler", "vggishish"])
+def test_two_parts_make_the_weights_of_one(name, alone, in_parts):
+    """For the others a part is judged and normalised by itself."""
+    assert_alike(alone / name, in_parts / name, TOLERANCE)
+
+
+SHOWN = {
+    "codebook": {"images": {"mel/true", "mel/rebuilt"}, "audio": {"sound/true", "sound/rebuilt"}, "histograms": {"codes"}},
+    "vocoder": {"images": {"mel/true", "mel/made"}, "audio": {"sound/true", "sound/made"}, "histograms": set()},
+    "sampler": {"images": {"codes/true", "codes/likeliest"}, "audio": set(), "histograms": {"codes/true", "codes/likeliest"}},
+    "vggishish": {"images": {"mel"}, "audio": {"sound"}, "histograms": {"classes/true", "classes/likeliest"}},
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_pictures_sounds_and_histograms_are_shown(name, alone):
+    accumulator = EventAccumulator(str(alone / name / "log")).Reload()
+    assert {kind: set(accumulator.Tags()[kind]) for kind in SHOWN[name]} == SHOWN[name]
+    for tag in SHOWN[name]["images"]:
+        png = accumulator.Images(tag)[-1]
+        assert min(png.width, png.height) >= 4
+    for tag in SHOWN[name]["audio"]:
+        wav, sample_rate = soundfile.read(io.BytesIO(accumulator.Audio(tag)[-1].encoded_audio_string))
+        assert sample_rate == 22050
+        assert np.abs(wav).max() > 0
+
+
+def test_a_checkpoint_says_what_it_was_made_of_and_by(material, alone):
+    digests = {name: Shard(material, name).digest for name in ("waveforms", "codes", "features")}
+    for name in every_trainer.RUNS:
+        record = json.loads((alone / name / "checkpoint/config.json").read_text())["record"]
+        assert record["source"] == source_digest()
+        assert record["run"]["steps"] == record["steps"] == 4 or name in ("vggishish", "melception")
+        assert record["data"] == {key: digests[key] for key in (("codes", "features") if name == "sampler" else ("waveforms",))}
+
+
+def test_the_weights_that_agree_have_moved(alone):
+    """Else two processes would agree by doing nothing; the average lags behind what moves."""
+    for name in every_trainer.RUNS:
+        state = torch.load(alone / name / "last.pt", weights_only=True)
+        moved = [(value - state["average"][key]).abs().max() for key, value in state["module"].items() if value.is_floating_point()]
+        assert max(moved) > 5 * TOLERANCE, name

@@ -1,0 +1,103 @@
+"""`last.pt`: everything that a training needs to go on as if it had never stopped."""
+
+import logging
+import math
+import os
+import pickle
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from unsilent.errors import CheckpointError
+from unsilent.train.config import Run
+from unsilent.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Validation:
+    """How validation went so far: the lowest loss, and the number of validations since."""
+
+    best: float = math.inf
+    since_best: int = 0
+
+    def is_over(self, run: Run) -> bool:
+        """Whether patience has run out."""
+        return 0 < run.patience <= self.since_best
+
+    def note(self, loss: float) -> bool:
+        """Count a validation; whether it is the best so far."""
+        is_best = loss < self.best
+        self.best, self.since_best = (loss, 0) if is_best else (self.best, self.since_best + 1)
+        return is_best
+
+
+def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation, step: int) -> None:
+    """Write everything beside the old file, then rename: a kill at any moment leaves a whole one."""
+    state = {
+        "step": step,
+        "kind": run.kind,
+        "preset": run.preset,
+        "data": trainer.data,
+        "module": trainer.module.state_dict(),
+        "average": average,
+        "memory": trainer.memory,
+        "others": {name: other.state_dict() for name, other in trainer.others.items()},
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "validation": asdict(validation),
+    }
+    temporary = run.out / "last.pt.part"
+    try:
+        run.out.mkdir(parents=True, exist_ok=True)
+        torch.save(state, temporary)
+        os.replace(temporary, run.out / "last.pt")
+    except (OSError, RuntimeError) as error:  # the latter is what a full disk becomes
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {run.out / 'last.pt'}: {str(error).splitlines()[0]}") from None
+
+
+def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation) -> int:
+    """Fill trainer, average and validation with what `save_state` wrote, if it did.
+
+    Returns:
+        The number of steps done; 0 where there is no file.
+
+    Raises:
+        CheckpointError: if the file is damaged, or of another kind, preset or size.
+    """
+    path = run.out / "last.pt"
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    if (state["kind"], state["preset"]) != (run.kind, run.preset):
+        raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
+    others = state.get("others", {})
+    if others.keys() != trainer.others.keys():
+        had, has = (", ".join(names) or "nothing" for names in (others, trainer.others))
+        raise CheckpointError(f"{path} was trained with {had} beside its network, the run asks for {has}; choose another folder.")
+    if state["memory"].keys() != trainer.memory.keys():
+        had, has = (", ".join(names) or "nothing" for names in (state["memory"], trainer.memory))
+        raise CheckpointError(f"{path} remembers {had}, the run asks for {has}; choose another folder.")
+    changed = [name for name, digest in state.get("data", {}).items() if trainer.data.get(name) != digest]
+    if changed:
+        log.warning("the shards %s are not those that %s was trained on so far", ", ".join(changed), path)
+    try:
+        trainer.module.load_state_dict(state["module"])
+        for name, other in trainer.others.items():
+            other.load_state_dict(others[name])
+    except RuntimeError:
+        raise CheckpointError(f"{path} holds a network of other sizes than {run.preset!r} has now; choose another folder.") from None
+    average.update({name: value.to(average[name].device) for name, value in state["average"].items()})
+    for name, value in state.get("validation", {}).items():
+        setattr(validation, name, value)
+    for name, value in state["memory"].items():
+        trainer.memory[name].copy_(value)
+    for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    log.info("going on from step %d of %s", state["step"], path)
+    return state["step"]
