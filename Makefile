@@ -15,7 +15,7 @@ demo: $(VENV)/demo.installed
 test: lint
 	@$(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
 
-# The whole training chain on made-up clips, in about two minutes.
+# The whole training chain on made-up clips, in about a minute on two idle cores.
 smoke: $(VENV)/test.installed
 	@$(BIN)/python runs/smoke/chain.py
 

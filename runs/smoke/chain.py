@@ -2,7 +2,7 @@
 
 python runs/smoke/chain.py [--folder work/smoke]
 
-Takes about two minutes on two CPU cores. Every training must improve its own loss, a sampler must learn four clips by heart, and the
+Takes about a minute on two idle CPU cores. Every training must improve its own loss, a sampler must learn four clips by heart, and the
 bundle must generate; what fails is said in one sentence.
 """
 
@@ -27,6 +27,7 @@ LOSSES = {
     "sampler": ("next_code",),
     "overfit": ("next_code",),
     "vocoder": ("mel", "log_magnitude"),
+    "melception": ("cross_entropy",),
 }
 # Training → terms that must be in its log, as they show that a discriminator took part.
 JUDGED = {"codebook": ("adversarial", "discriminator"), "vocoder": ("adversarial", "feature_matching", "discriminator")}
@@ -159,7 +160,7 @@ def run_chain(folder: Path) -> None:
         sys.stdout.write(f"          overfit: {right:.1%} of the codes of four clips right\n")
 
     with ThreadPoolExecutor(2) as strands:
-        apart = [strands.submit(train, folder, "vocoder")]
+        apart = [strands.submit(lambda: [train(folder, name) for name in ("vocoder", "melception")])]
         train(folder, "vggishish")
         train(folder, "codebook", f"perceptual={folder / 'vggishish/checkpoint'}")
         unsilent("data", "extract", "--codebook", folder / "codebook/checkpoint", "-o", shards)
