@@ -17,4 +17,5 @@ def train(
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
     folder = train_run(read_run(run, overrides), resume)
-    typer.echo(str(folder))
+    if folder is not None:
+        typer.echo(str(folder))

@@ -13,7 +13,7 @@ from unsilent.train.loop import fit
 from unsilent.train.trainer import Trainer
 
 
-def train(run: AnyRun, resume: bool) -> Path:
+def train(run: AnyRun, resume: bool) -> Path | None:
     """Train what `run` describes.
 
     Args:
@@ -21,7 +21,7 @@ def train(run: AnyRun, resume: bool) -> Path:
         resume: go on from the last checkpoint in `run.out`, if there is one.
 
     Returns:
-        The checkpoint folder.
+        The checkpoint folder, from the first process alone: None from the others.
 
     Raises:
         ParameterError: for an unknown preset.
@@ -35,7 +35,8 @@ def train(run: AnyRun, resume: bool) -> Path:
     if not fabric.is_global_zero:
         logging.getLogger("unsilent").setLevel(logging.WARNING)  # one voice is enough
     fabric.seed_everything(run.seed, verbose=False)
-    return fit(run, _trainer(run, fabric), fabric, resume)
+    folder = fit(run, _trainer(run, fabric), fabric, resume)
+    return folder if fabric.is_global_zero else None
 
 
 def _processes(run: AnyRun) -> dict[str, int]:
