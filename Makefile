@@ -16,7 +16,7 @@ test: lint
 	@$(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
 	@$(MAKE) --no-print-directory smoke
 
-# The whole training chain on made-up clips, in about a minute and a half.
+# The whole training chain on made-up clips, in about a minute.
 smoke: $(VENV)/test.installed
 	@$(BIN)/python runs/smoke/chain.py
 

@@ -2,7 +2,7 @@
 
 python runs/smoke/chain.py [--folder work/smoke]
 
-Takes one to two minutes on two CPU cores. Every training must improve its own loss, a sampler must learn four clips by heart, and the
+Takes about a minute on two CPU cores. Every training must improve its own loss, a sampler must learn four clips by heart, and the
 bundle must generate; what fails is said in one sentence.
 """
 
