@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unsilent.clip import Clip
-from unsilent.data.datasets import LabelledCrops, PairedCodes, WaveformCrops, generators
+from unsilent.data.datasets import Augmentation, LabelledCrops, PairedCodes, WaveformCrops, generators
 from unsilent.data.shards import write_shard
 from unsilent.errors import DataError
 
@@ -22,10 +22,62 @@ def test_same_generator_same_batch(shards):
 
 
 def test_crops_longer_than_any_sound_are_filled(shards):
-    batch = WaveformCrops(shards, "train", 100_000, gain_db=(-6.0, 6.0)).batch(generators(0, 0, range(8))).waveform
+    batch = (
+        WaveformCrops(shards, "train", 100_000, augmentation=Augmentation(gain_db=(-6.0, 6.0))).batch(generators(0, 0, range(8))).waveform
+    )
     assert batch.shape == (8, 100_000)
     assert batch.abs().max() <= 1
     assert (batch.abs().amax(1) > 0).all()
+
+
+@pytest.fixture
+def tones(tmp_path):
+    """Sounds of one label at 1000 and 3000 Hz, and one of another label at 6000 Hz, a second each."""
+    time = np.arange(22050) / 22050
+    rows = [
+        (
+            (np.sin(2 * np.pi * hz * time) * 12000).astype(np.int16),
+            {"clip_id": str(hz), "label": label, "split": "train", "sample_rate": 22050},
+        )
+        for hz, label in ((1000, "low"), (3000, "low"), (6000, "high"))
+    ]
+    write_shard(tmp_path / "tones", "waveforms", rows, {})
+    return tmp_path / "tones"
+
+
+def loudest_hz(crop, n=1):
+    """The frequencies of the `n` highest peaks that lie apart."""
+    spectrum, found = np.abs(np.fft.rfft(crop * np.hanning(len(crop)))), []
+    for _ in range(n):
+        top = int(spectrum.argmax())
+        found.append(top * 22050 / len(crop))
+        spectrum[max(0, top - 50) : top + 50] = 0
+    return found
+
+
+def test_speed_moves_pitch_within_its_range(tones):
+    crops = WaveformCrops(tones, "train", 8192, augmentation=Augmentation(speed=(0.8, 1.25)))
+    found = [loudest_hz(crops.crop(0, rng))[0] for rng in generators(0, 0, range(20))]
+    assert 790 < min(found) < 900
+    assert 1100 < max(found) < 1260
+    plain = WaveformCrops(tones, "train", 8192).crop(0, np.random.default_rng(0))
+    moved = crops.crop(0, np.random.default_rng(0))
+    assert moved.shape == plain.shape
+    assert np.abs(moved).std() == pytest.approx(np.abs(plain).std(), rel=0.05)
+
+
+def test_only_sounds_of_one_label_are_mixed(tones):
+    crops = WaveformCrops(tones, "train", 8192, augmentation=Augmentation(mix_share=1.0))
+    heard = {round(hz / 1000) for rng in generators(0, 0, range(20)) for hz in loudest_hz(crops.crop(0, rng), 2)}
+    assert {1, 3} <= heard
+    assert 6 not in heard
+
+
+def test_loud_crops_are_turned_down_not_cut_off(tones):
+    crop = WaveformCrops(tones, "train", 8192, augmentation=Augmentation(gain_db=(12.0, 12.0))).crop(0, np.random.default_rng(0))
+    assert np.abs(crop).max() == 1.0
+    spectrum = np.abs(np.fft.rfft(crop * np.hanning(8192)))
+    assert spectrum[3 * 372 - 20 : 3 * 372 + 20].max() < 1e-3 * spectrum.max()  # cutting off would sound at three times the pitch
 
 
 def test_recordings_of_low_rate_are_left_out(shards):

@@ -34,7 +34,14 @@ PRESET = replace(
     ),
 )
 JUDGED = {"adversarial_weight": 0.1, "adversarial_start": 1, "discriminator_width": 4}
-CODEBOOK = {"learning_rate": 0.02, "crop_columns": 2, "revive_every": 2, "adaptive_weight": (0.0, 10.0), "perceptual_weight": 1.0, **JUDGED}
+CODEBOOK = {
+    "learning_rate": 0.005,
+    "crop_columns": 2,
+    "revive_every": 2,
+    "adaptive_weight": (0.0, 10.0),
+    "perceptual_weight": 1.0,
+    **JUDGED,
+}
 CLASSIFIER = {"crop_frames": 32, "valid_every": 3}
 RUNS = {
     "codebook": (CodebookRun, CODEBOOK),

@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).with_name("every_trainer.py")
 spec = importlib.util.spec_from_file_location("every_trainer", SCRIPT)
 every_trainer = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(every_trainer)
-TOLERANCE = 1e-4  # of weights of the size of one
+TOLERANCE = 1e-4  # of weights of the size of one; ten times what was seen
 
 
 @pytest.fixture(scope="module")

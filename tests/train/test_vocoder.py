@@ -219,7 +219,7 @@ def test_wrong_options_are_named(more, words, tmp_path):
 
 
 def test_peaks_are_drawn_evenly_from_the_range(tmp_path):
-    about = {"clip_id": "", "split": "train", "sample_rate": 22050}
+    about = {"clip_id": "", "label": "", "split": "train", "sample_rate": 22050}
     loud, silent = np.zeros(600, np.int16), np.zeros(600, np.int16)
     loud[300] = -32768
     write_shard(tmp_path / "loud", "waveforms", [(loud // 3, about)], {})
@@ -234,7 +234,7 @@ def test_peaks_are_drawn_evenly_from_the_range(tmp_path):
 
 def test_the_peak_is_that_of_the_whole_recording(tmp_path):
     ramp = np.linspace(0, 16000, 4000).astype(np.int16)
-    write_shard(tmp_path, "waveforms", [(ramp, {"clip_id": "", "split": "train", "sample_rate": 22050})], {})
+    write_shard(tmp_path, "waveforms", [(ramp, {"clip_id": "", "label": "", "split": "train", "sample_rate": 22050})], {})
     crops = WaveformCrops(tmp_path, "train", 100, peak=(0.5, 0.5)).batch(generators(0, 0, range(200))).waveform.amax(dim=1)
     assert crops.min() < 0.1
     assert crops.max() == pytest.approx(0.5, abs=0.02)

@@ -17,6 +17,8 @@ from unsilent.clip import Clip
 from unsilent.data.shards import Shard
 from unsilent.errors import DataError
 
+_SOFTER_DB = 12.0  # at most, of a sound that is heard along
+
 
 class Crops(NamedTuple):
     """A batch of pieces of sounds: `waveform` is `[batch, samples]` float32 in [-1, 1], `names` are the clips they are from."""
@@ -33,15 +35,29 @@ class LabelledBatch(NamedTuple):
     names: list[str]
 
 
+class Augmentation(NamedTuple):
+    """How crops vary beyond where they are cut.
+
+    Attributes:
+        gain_db: lowest and highest gain.
+        speed: lowest and highest factor that a sound is played faster by, pitch and all.
+        mix_share: how often a crop of another sound of the same label is heard along, as loud or up to 12 dB softer.
+    """
+
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    speed: tuple[float, float] = (1.0, 1.0)
+    mix_share: float = 0.0
+
+
 class WaveformCrops:
-    """Random crops of sounds, with random gain.
+    """Random crops of sounds.
 
     Args:
         shards: folder with the shard `waveforms`.
         split: which rows to use.
         samples: length of a crop.
         min_sample_rate: leave out recordings made at a lower rate in Hz (they have no high frequencies to learn from).
-        gain_db: lowest and highest gain.
+        augmentation: how crops vary.
         peak: bring each whole recording to a peak drawn evenly from this range first, full scale being 1; None leaves it as it is.
 
     Raises:
@@ -54,12 +70,12 @@ class WaveformCrops:
         split: str,
         samples: int,
         min_sample_rate: int = 0,
-        gain_db: tuple[float, float] = (0.0, 0.0),
+        augmentation: Augmentation = Augmentation(),
         peak: tuple[float, float] | None = None,
     ) -> None:
         self.shard = Shard(shards, "waveforms")
         self.samples = samples
-        self.gain_db, self.peak = gain_db, peak
+        self.augmentation, self.peak = augmentation, peak
         self.items = [
             i for i, e in enumerate(self.shard.entries) if e.about["split"] == split and e.about["sample_rate"] >= min_sample_rate
         ]
@@ -67,6 +83,12 @@ class WaveformCrops:
             raise DataError(f"no {split!r} sound of at least {min_sample_rate} Hz in {shards}.")
         # by the square root of duration: long recordings have more to say, but repeat themselves
         self.draw = Chance(np.sqrt([self.shard.entries[i].length for i in self.items]))
+        self.alike: dict[str, list[int]] = defaultdict(list)  # sounds by label; one that nobody named is like none
+        for i in self.items:
+            self.alike[self._label(i)].append(i)
+
+    def _label(self, item: int) -> str:
+        return self.shard.entries[item].about["label"] or self.name(item)
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> Crops:
         """One crop by each generator."""
@@ -79,16 +101,27 @@ class WaveformCrops:
         return self.shard.entries[item].about["clip_id"]
 
     def crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
-        """`[samples]` float32 in [-1, 1] of one row of the shard."""
-        waveform = self.shard[item]
+        """`[samples]` float32 in [-1, 1] of one row of the shard, augmented."""
+        gain_db, _, mix_share = self.augmentation
+        crop = self._piece(item, rng)
+        if mix_share and rng.random() < mix_share:
+            alike = self.alike[self._label(item)]
+            crop = crop + self._piece(alike[rng.integers(len(alike))], rng) * np.float32(10 ** (rng.uniform(-_SOFTER_DB, 0) / 20))
+        crop = crop * np.float32(10 ** (rng.uniform(*gain_db) / 20))
+        return crop / max(np.float32(1), np.abs(crop).max())  # turned down rather than cut off
+
+    def _piece(self, item: int, rng: np.random.Generator) -> np.ndarray:
+        """A random piece of one sound at a random speed."""
+        waveform, (slowest, fastest) = self.shard[item], self.augmentation.speed
         scale = 1 / 32768 if self.peak is None else rng.uniform(*self.peak) / _peak(waveform)
-        if len(waveform) < self.samples:
+        length = self.samples if slowest == fastest == 1 else round(self.samples * rng.uniform(slowest, fastest))
+        if len(waveform) < length:
             # a short sound is repeated or stands alone in silence: both happen in videos
             tiled = rng.random() < 0.5
-            waveform = np.resize(waveform, self.samples) if tiled else _placed(waveform, self.samples, rng)
-        start = rng.integers(len(waveform) - self.samples + 1)
-        crop = waveform[start : start + self.samples].astype(np.float32) * np.float32(scale)
-        return np.clip(crop * np.float32(10 ** (rng.uniform(*self.gain_db) / 20)), -1, 1)
+            waveform = np.resize(waveform, length) if tiled else _placed(waveform, length, rng)
+        start = rng.integers(len(waveform) - length + 1)
+        piece = waveform[start : start + length].astype(np.float32) * np.float32(scale)
+        return piece if length == self.samples else _resampled(piece, self.samples)
 
 
 class LabelledCrops:
@@ -100,7 +133,7 @@ class LabelledCrops:
         samples: length of a crop.
         classes: labels in the order of their numbers, rows of others are left out; without it those of the split, sorted.
         balance: power of a label's number of sounds that it is drawn by, from 0 (all labels alike) to 1 (as they come).
-        gain_db: lowest and highest gain of random crops.
+        augmentation: how random crops vary.
 
     Raises:
         DataError: if the split has fewer than two labels, or no sound of `classes`.
@@ -113,9 +146,9 @@ class LabelledCrops:
         samples: int,
         classes: list[str] | None = None,
         balance: float = 0.5,
-        gain_db: tuple[float, float] = (0.0, 0.0),
+        augmentation: Augmentation = Augmentation(),
     ) -> None:
-        self.crops = WaveformCrops(shards, split, samples, gain_db=gain_db)
+        self.crops = WaveformCrops(shards, split, samples, augmentation=augmentation)
         self.samples = samples
         labels = {i: self.crops.shard.entries[i].about["label"] for i in self.crops.items}
         self.classes = sorted(set(labels.values()) - {""}) if classes is None else classes
@@ -155,6 +188,11 @@ class LabelledCrops:
 
 def _peak(waveform: np.ndarray) -> int:
     return max(int(waveform.max()), -int(waveform.min()), 1)  # silence stays silent
+
+
+def _resampled(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """The same sound in another number of samples; what the new rate cannot hold is cut off."""
+    return np.fft.irfft(np.fft.rfft(waveform), samples).astype(np.float32) * np.float32(samples / len(waveform))
 
 
 def _placed(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -34,7 +34,7 @@ class ClassifierTrainer:
     def __init__(self, run: ClassifierRun, clip: Clip, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.clip = run, clip
         samples = (run.crop_frames or clip.frames) * clip.hop
-        self.crops = LabelledCrops(run.shards, "train", samples, balance=run.balance, gain_db=run.gain_db)
+        self.crops = LabelledCrops(run.shards, "train", samples, balance=run.balance, augmentation=run.augmentation)
         self.data = {"waveforms": self.crops.crops.shard.digest}
         self.valid = LabelledCrops(run.shards, "valid", samples, self.crops.classes) if run.valid_every else None
         module = self._build(BandStatistics() if run.bands == "vggsound" else measure_bands(self.crops, clip, run.seed))

@@ -43,7 +43,7 @@ class CodebookTrainer:
     def __init__(self, run: CodebookRun, config: CodebookConfig, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.config = run, config
         clip = config.clip
-        self.crops = WaveformCrops(run.shards, "train", run.crop_columns * clip.column_samples, gain_db=run.gain_db)
+        self.crops = WaveformCrops(run.shards, "train", run.crop_columns * clip.column_samples, augmentation=run.augmentation)
         self.data = {"waveforms": self.crops.shard.digest}
         self.distance = None if run.perceptual is None else load_distance(run.perceptual, clip.mels).to(fabric.device)
         module = Codebook(config)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from unsilent.config import Config
+from unsilent.data.datasets import Augmentation
 from unsilent.errors import ParameterError
 
 
@@ -48,12 +49,32 @@ class Run(Config):
         return self
 
 
-class CodebookRun(Run):
+class SoundRun(Run):
+    """A training on crops of sounds."""
+
+    gain_db: tuple[float, float] = (-15.0, 6.0)
+    speed: tuple[float, float] = (1.0, 1.0)  # lowest and highest factor that crops are played faster by, pitch and all
+    mix_share: float = Field(default=0.0, ge=0, le=1)  # share of crops that a second sound of the same label is mixed into
+
+    @model_validator(mode="after")
+    def _has_ranges(self) -> "SoundRun":
+        if not self.gain_db[0] <= self.gain_db[1]:
+            raise ParameterError(f"gain_db is a range, the lower first, found {list(self.gain_db)}.")
+        if not 0.5 <= self.speed[0] <= self.speed[1] <= 2:
+            raise ParameterError(f"speed is a range within 0.5 to 2, the lower first, found {list(self.speed)}.")
+        return self
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How crops vary."""
+        return Augmentation(self.gain_db, self.speed, self.mix_share)
+
+
+class CodebookRun(SoundRun):
     """Training of a codebook with reconstruction and codebook losses, a perceptual distance and a discriminator of mels."""
 
     kind: Literal["codebook"]
     crop_columns: int = Field(default=10, gt=0)  # code columns in one training crop
-    gain_db: tuple[float, float] = (-15.0, 6.0)
     beta: float = Field(default=0.25, ge=0)  # weight of the commitment term
     beta_on_codebook: bool = False  # let `beta` weigh the term that moves the codes instead, as the authors do
     codes: Literal["gradient", "average"] = "gradient"  # how codes learn: by their loss, or as moving averages of what chose them
@@ -88,7 +109,7 @@ class CodebookRun(Run):
         return self
 
 
-class VocoderRun(Run):
+class VocoderRun(SoundRun):
     """Training of a vocoder with spectral losses, a waveform discriminator, or both.
 
     The loss is `stft_weight` times the two STFT terms, `mel_weight` times the mel term and, from step `adversarial_start` on,
@@ -142,13 +163,12 @@ class SamplerRun(Run):
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences that are told nothing, for guidance while sampling
 
 
-class ClassifierRun(Run):
+class ClassifierRun(SoundRun):
     """Training of a classifier of sounds on the labels of the shards; the preset gives the grid of mels."""
 
     kind: Literal["classifier"]
     network: Literal["vggishish", "melception"]
     crop_frames: int | None = Field(default=None, gt=0)  # mel frames in one training crop; without it the preset's whole clip
-    gain_db: tuple[float, float] = (-15.0, 6.0)
     balance: float = Field(default=0.5, ge=0, le=1)  # power of a label's count that it is drawn by: 0 all labels alike, 1 as they come
     bands: Literal["measured", "vggsound"] = "measured"  # mean and deviation of mel bands: of the training crops, or the paper's
     width: int = Field(default=64, gt=0)  # of VGGish-ish: channels of the first convolution

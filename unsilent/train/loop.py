@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +57,8 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
     first = load_state(run, trainer, average, validation) if resume else 0
     report = Report(run, first, fabric.world_size) if fabric.is_global_zero else None
     learning, folder = Learning(fabric, run), run.out / "checkpoint"
-    with closing(_ahead(lambda step: _draw(run, trainer, fabric, step), range(first, run.steps), run.workers)) as batches:
+    drawn = _ahead(lambda step: _draw(run, trainer, fabric, step), range(first, run.steps), run.workers)
+    with closing(drawn) as batches, closing(report) if report else nullcontext():
         for done, parts in enumerate(batches, start=first + 1):
             if validation.is_over(run):
                 log.info("stopped before step %d: %d validations without improvement on %.4f", done, validation.since_best, validation.best)
@@ -86,8 +87,6 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
                 if not run.valid_every:
                     trainer.save(folder, average, record)
                 save_state(run, trainer, average, validation, done)
-    if report:
-        report.close()
     return folder
 
 

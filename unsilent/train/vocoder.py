@@ -35,7 +35,7 @@ class VocoderTrainer:
         self.run, self.config = run, config
         self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN knows no grid but the paper's
         samples = run.crop_frames * self.clip.hop
-        self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.gain_db, run.peak)
+        self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.augmentation, run.peak)
         self.data = {"waveforms": self.crops.shard.digest}
         module = Vocos(config) if isinstance(config, VocosConfig) else MelGAN(config)
         self.module, optimizer = fabric.setup(module, self._optimizer(module))
