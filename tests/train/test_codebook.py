@@ -74,7 +74,8 @@ def test_losses_fall_with_everything_on(shards, classifier, tmp_path, adaptive_w
     everything = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": adaptive_weight, "adversarial_start": 10}
     train(shards, tmp_path / "out", watch=seen, steps=40, batch=4, save_every=40, **ADVERSARIAL | everything | {"adversarial_weight": 0.02})
     assert set(seen[0]) == {"reconstruction", "codebook", "commitment", "perceptual", "codes_used", "perplexity"}
-    assert set(seen[-1]) == set(seen[0]) | {"adversarial", "discriminator"}
+    assert set(seen[-1]) == set(seen[0]) | {"adversarial", "discriminator", "adaptive_weight"}
+    assert {one["adaptive_weight"] == 1.0 for one in seen[10:]} == {adaptive_weight == (1.0, 1.0)}
     for names, since in ((("reconstruction", "perceptual"), 0), (("discriminator",), 10)):
         first, last = (sum(one[name] for one in part for name in names) for part in (seen[since : since + 5], seen[-5:]))
         assert last < 0.95 * first, (names, first, last)

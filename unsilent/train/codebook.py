@@ -83,18 +83,21 @@ class CodebookTrainer:
             self._initialise(learning.fabric, mel)
         result = self.module(mel)
         is_judged = bool(self.others) and learning.step >= self.run.adversarial_start
-        losses = self._losses(learning.fabric, mel, result, is_judged)
+        losses, factor = self._losses(learning.fabric, mel, result, is_judged)
         learning.learn(torch.stack(list(losses.values())).sum(), self.module, self.optimizers[0])
         if is_judged:
             losses["discriminator"] = self._discriminate(learning, mel, result.mel.detach())
+            losses["adaptive_weight"] = factor
         return losses | self._count(learning, mel, result)
 
     def _mel(self, batch: Crops) -> Tensor:
         return from_mel01(log_mel01(batch.waveform, self.config.clip))
 
-    def _losses(self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, is_judged: bool) -> dict[str, Tensor]:
-        """The terms of this step, weighted."""
-        run = self.run
+    def _losses(
+        self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, is_judged: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms of this step, weighted, and the factor on the adversarial weight."""
+        run, factor = self.run, torch.zeros(())
         result = result._replace(mel=result.mel.view_as(result.mel))  # where `_adaptive` may ask for gradients, unseen by the engine
         distance = None if self.distance is None else self.distance(mel, result.mel)
         if not is_judged:
@@ -103,19 +106,19 @@ class CodebookTrainer:
         else:
             with judging(fabric, self.others["discriminator"]) as discriminator:
                 fake = discriminator(result.mel).float()
-            weight = run.adversarial_weight * self._adaptive(fabric, mel, result, distance, fake)
-            losses = vqgan_loss(mel, result, distance, fake, weight, run.perceptual_weight, run.beta, run.beta_on_codebook)
+            factor = self._adaptive(fabric, mel, result, distance, fake)
+            losses = vqgan_loss(mel, result, distance, fake, run.adversarial_weight * factor, run.perceptual_weight, run.beta, run.beta_on_codebook)
         if run.codes == "average":
             del losses["codebook"]  # it has no gradient, as codes follow by themselves
-        return losses
+        return losses, factor
 
     def _adaptive(
         self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, distance: Tensor | None, fake: Tensor
-    ) -> float | Tensor:
+    ) -> Tensor:
         """How much harder the discriminator must pull at the decoder's last layer to pull as hard as the other terms, within bounds."""
         lowest, highest = self.run.adaptive_weight
         if lowest == highest:
-            return lowest
+            return torch.full((), lowest, device=mel.device)
         likelihood = (mel - result.mel).abs().mean()
         if distance is not None:
             likelihood = likelihood + self.run.perceptual_weight * distance.mean()
