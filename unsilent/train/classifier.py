@@ -47,6 +47,7 @@ class ClassifierTrainer:
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
         self.others: dict[str, nn.Module] = {}
+        self.replaced: dict[str, list[Tensor]] = {}
 
     def _build(self, bands: BandStatistics) -> nn.Module:
         run, labels = self.run, len(self.crops.classes)
