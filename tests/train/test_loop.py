@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -285,7 +286,7 @@ def test_what_decays_is_what_decayed_in_the_released_sampler():
     decayed, others = decay_groups(module, 0.1)
     names = {id(p): name for name, p in module.named_parameters()}
     matrices = ("query", "key", "value", "proj", "mlp.0", "mlp.2")
-    found = {names[id(p)].split(".", 3)[-1].removeprefix("attn.") for p in decayed["params"]}
+    found = {re.sub(r"transformer.blocks.\d+.(attn.)?", "", names[id(p)]) for p in decayed["params"]}
     assert found == {f"{name}.weight" for name in matrices} | {"head.weight"}
     assert len(decayed["params"]) + len(others["params"]) == len(names)
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0)
