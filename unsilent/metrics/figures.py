@@ -1,0 +1,199 @@
+"""Figures of one folder of judged sounds, each with its 95 % interval, what it was counted over, and what speaks against it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unsilent.metrics.classification import hits, mean_area_under_curve, mean_average_precision
+from unsilent.metrics.fid import fid
+from unsilent.metrics.inception_score import inception_score
+from unsilent.metrics.judge import Judge
+from unsilent.metrics.kid import kid
+from unsilent.metrics.mkl import divergences
+from unsilent.metrics.resampling import LEAST_CLIPS, interval_of_mean, interval_of_sets
+from unsilent.metrics.sounds import Sound
+from unsilent.metrics.truth import Truth
+
+TOP = {"top1": 1, "top5": 5}
+PARTS = 10  # of an inception score
+KID_SUBSET = 1000
+_KID_SUBSETS = 10  # of a resample; the figure itself takes the authors' hundred
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number.
+
+    Attributes:
+        value: the number.
+        interval: its 95 %; None where there are too few clips to draw from.
+        spread: population standard deviation over KID's subsets, or the inception score's parts; None for the others.
+        samples, clips: generated (or, of the reference, real) sounds it is of, and the clips they are of.
+        real: sounds of the reference it is of; 0 where none take part.
+        seed: of the draws behind the interval.
+        warnings: what speaks against it.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    samples: int
+    clips: int
+    real: int
+    seed: int
+    spread: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Relevance and accuracy of the clips with one label; a figure is missing where nothing can be counted."""
+
+    label: str
+    figures: dict[str, Figure]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the classifier said of the good sounds of one folder, in the order of their names.
+
+    Attributes:
+        sounds: that were judged.
+        clips: of the reference that each is a sample of; None where there is none.
+        features, logits: one row each.
+    """
+
+    sounds: list[Sound]
+    clips: list[str | None]
+    features: Float[np.ndarray, "samples dim"]
+    logits: Float[np.ndarray, "samples labels"]
+
+    def groups(self) -> list[np.ndarray]:
+        """Numbers of the rows of each clip; a sound without one stands alone."""
+        rows: dict[str, list[int]] = {}
+        for row, (sound, clip) in enumerate(zip(self.sounds, self.clips, strict=True)):
+            rows.setdefault(f"={clip}" if clip is not None else sound.name, []).append(row)
+        return [np.array(one) for one in rows.values()]
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Judged":
+        """Some of the rows."""
+        return Judged([self.sounds[row] for row in rows], [self.clips[row] for row in rows], self.features[rows], self.logits[rows])
+
+
+def fidelity(real: Judged, made: Judged, seed: int) -> dict[str, Figure]:
+    """FID and KID of all sounds, paired or not; none where a set has less than 2."""
+    sizes = (len(real.sounds), len(made.sounds))
+    if min(sizes) < 2:
+        return {}
+    dim, groups = real.features.shape[1], (real.groups(), made.groups())
+    counts = {"samples": sizes[1], "clips": len(groups[1]), "real": sizes[0], "seed": seed}
+    unequal = (
+        [f"the sets differ in size ({sizes[0]} real, {sizes[1]} generated), and few rows make FID large"] if sizes[0] != sizes[1] else []
+    )
+    few = [f"{min(sizes)} rows for {dim} numbers in a feature: much of this FID is the small sample's"] if min(sizes) <= dim else []
+    whole = min(sizes) <= KID_SUBSET
+    same = [f"subsets as large as a set ({min(sizes)} rows) hardly differ: their deviation says nothing"] if whole else []
+
+    def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+        return fid(real.features[ours], made.features[theirs])
+
+    def discrepancy(ours: np.ndarray, theirs: np.ndarray) -> float:
+        return kid(real.features[ours], made.features[theirs], 1 if whole else _KID_SUBSETS, KID_SUBSET).value
+
+    value, score = fid(real.features, made.features), kid(real.features, made.features, subset_size=KID_SUBSET)
+    return {
+        "fid": Figure(value, _around(distance, value, groups, seed), **counts, warnings=(*few, *unequal)),
+        "kid": Figure(score.value, _around(discrepancy, score.value, groups, seed), **counts, spread=score.std, warnings=tuple(same)),
+    }
+
+
+def variety(made: Judged, judge: Judge, seed: int) -> dict[str, Figure]:
+    """Inception score; none of less than ten sounds."""
+    size, groups = len(made.sounds), made.groups()
+    if size < PARTS:
+        return {}
+    logits = judge.unbiased(made.logits)
+    score = inception_score(logits, PARTS)
+    part = size // PARTS
+    few = (f"parts of {part} sounds cannot score more than {part}",) if part < len(judge.classes) else ()
+
+    def of_rows(rows: np.ndarray) -> float:
+        return inception_score(logits[rows], min(PARTS, len(rows))).value
+
+    interval = _around(of_rows, score.value, (groups,), seed)
+    return {"inception_score": Figure(score.value, interval, size, len(groups), 0, seed, score.std, few)}
+
+
+def relevance(real: Judged, made: Judged, seed: int) -> tuple[dict[str, Figure], Float[np.ndarray, "samples"]]:
+    """MKL of the paired sounds, and what each of all sounds adds to it; NaN for those without a pair."""
+    places = {clip: row for row, clip in enumerate(real.clips)}
+    rows = np.array([places.get(clip, -1) for clip in made.clips])
+    apart = np.full(len(rows), np.nan)
+    paired = rows >= 0
+    if not paired.any():
+        return {}, apart
+    apart[paired] = divergences(real.logits[rows[paired]], made.logits[paired])
+    left = len(rows) - int(paired.sum())
+    alone = (f"{left} sounds without a pair are left out",) if left else ()
+    return {
+        "mkl": _mean(apart[paired], [clip for clip, one in zip(made.clips, paired, strict=True) if one], len(places), seed, alone)
+    }, apart
+
+
+def accuracy(made: Judged, judge: Judge, truth: Truth, seed: int) -> tuple[dict[str, Figure], dict[str, np.ndarray]]:
+    """Top-1, top-5, mean average precision and area under the curve of the sounds with a label that the classifier knows.
+
+    Returns:
+        The figures, and for each of `TOP` whether each of all sounds was hit: 1, 0, or NaN where it has no such label.
+    """
+    targets = judge.truth([truth.get(clip or "", frozenset()) for clip in made.clips])
+    known = np.flatnonzero(targets.any(1))
+    found = {name: np.full(len(targets), np.nan) for name in TOP}
+    if not len(known):
+        return {}, found
+    logits, targets = made.logits[known], targets[known]
+    left = len(made.sounds) - len(known)
+    unknown = (f"{left} sounds without a label that the classifier knows are left out",) if left else ()
+    figures = {}
+    for name, k in TOP.items():
+        found[name][known] = hits(logits, targets, k)
+        figures[name] = _mean(found[name][known], [made.clips[row] for row in known], 0, seed, unknown)
+    if (targets.any(0) & ~targets.all(0)).any():
+        groups = made.take(known).groups()
+        for name, measure in (("map", mean_average_precision), ("mauc", mean_area_under_curve)):
+            value = measure(logits, targets)
+            interval = _around(lambda rows, measure=measure: measure(logits[rows], targets[rows]), value, (groups,), seed)
+            figures[name] = Figure(value, interval, len(known), len(groups), 0, seed, warnings=unknown)
+    return figures, found
+
+
+def by_class(made: Judged, truth: Truth, per_sample: dict[str, Float[np.ndarray, "samples"]], seed: int) -> list[ClassFigures]:
+    """Means of what each sample adds, by the labels of its clip; a clip with several labels counts for each."""
+    rows: dict[str, list[int]] = {}
+    for row, clip in enumerate(made.clips):
+        for label in truth.get(clip or "", ()):
+            rows.setdefault(label, []).append(row)
+    found = []
+    for label in sorted(rows):
+        figures = {}
+        for name, values in per_sample.items():
+            counted = [row for row in rows[label] if not np.isnan(values[row])]
+            if counted:
+                figures[name] = _mean(values[counted], [made.clips[row] for row in counted], 0, seed, ())
+        found.append(ClassFigures(label, figures))
+    return found
+
+
+def _mean(values: Float[np.ndarray, "samples"], clips: Sequence[str | None], real: int, seed: int, warnings: tuple[str, ...]) -> Figure:
+    numbers = {clip: number for number, clip in enumerate(dict.fromkeys(clips))}
+    clip_of = np.array([numbers[clip] for clip in clips])
+    sums, counts = np.bincount(clip_of, values), np.bincount(clip_of)
+    interval = interval_of_mean(sums, counts, seed) if len(sums) > 1 else None
+    return Figure(float(values.mean()), interval, len(values), len(sums), real, seed, warnings=warnings)
+
+
+def _around(statistic: Callable[..., float], value: float, groups: Sequence[Sequence[np.ndarray]], seed: int) -> tuple[float, float] | None:
+    if min(map(len, groups)) < LEAST_CLIPS:
+        return None
+    return interval_of_sets(statistic, value, groups, seed)
