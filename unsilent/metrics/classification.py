@@ -13,7 +13,7 @@ Measure = Callable[[np.ndarray, np.ndarray], float]
 
 
 def hits(
-    logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "samples labels"], k: int
+    logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"], k: int
 ) -> Bool[np.ndarray, "samples"]:
     """Which rows have a true label among their `k` likeliest; of labels that are as likely, the first counts as the likelier.
 
@@ -32,7 +32,7 @@ def hits(
     return np.take_along_axis(truth, likeliest, axis=1).any(1)
 
 
-def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "samples labels"]) -> float:
+def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"]) -> float:
     """Mean over labels of the precision averaged over recall, sounds ranked by the probability of the label.
 
     Args:
@@ -51,7 +51,7 @@ def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"],
     return _mean_over_labels(logits, truth, _average_precision)
 
 
-def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "samples labels"]) -> float:
+def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"]) -> float:
     """Mean over labels of the chance that a sound with the label is given a higher probability of it than one without.
 
     Arguments, errors and which labels count as of `mean_average_precision`.

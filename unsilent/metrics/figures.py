@@ -71,9 +71,9 @@ class Judged:
 
     def groups(self) -> list[np.ndarray]:
         """Numbers of the rows of each clip; a sound without one stands alone."""
-        rows: dict[str, list[int]] = {}
+        rows: dict[tuple[bool, str], list[int]] = {}
         for row, (sound, clip) in enumerate(zip(self.sounds, self.clips, strict=True)):
-            rows.setdefault(f"={clip}" if clip is not None else sound.name, []).append(row)
+            rows.setdefault((clip is None, sound.name if clip is None else clip), []).append(row)
         return [np.array(one) for one in rows.values()]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Judged":
@@ -93,7 +93,7 @@ def fidelity(real: Judged, made: Judged, seed: int) -> dict[str, Figure]:
     )
     few = [f"{min(sizes)} rows for {dim} numbers in a feature: much of this FID is the small sample's"] if min(sizes) <= dim else []
     whole = min(sizes) <= KID_SUBSET
-    same = [f"subsets as large as a set ({min(sizes)} rows) hardly differ: their deviation says nothing"] if whole else []
+    same = [f"every subset holds all {min(sizes)} rows of a set: their deviation is too small"] if whole else []
 
     def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
         return fid(real.features[ours], made.features[theirs])
@@ -129,16 +129,10 @@ def relevance(real: Judged, made: Judged, seed: int) -> tuple[dict[str, Figure],
     """MKL of the paired sounds, and what each of all sounds adds to it; NaN for those without a pair."""
     places = {clip: row for row, clip in enumerate(real.clips)}
     rows = np.array([places.get(clip, -1) for clip in made.clips])
-    apart = np.full(len(rows), np.nan)
-    paired = rows >= 0
-    if not paired.any():
-        return {}, apart
-    apart[paired] = divergences(real.logits[rows[paired]], made.logits[paired])
-    left = len(rows) - int(paired.sum())
-    alone = (f"{left} sounds without a pair are left out",) if left else ()
-    return {
-        "mkl": _mean(apart[paired], [clip for clip, one in zip(made.clips, paired, strict=True) if one], len(places), seed, alone)
-    }, apart
+    apart, paired = np.full(len(rows), np.nan), rows >= 0
+    if paired.any():
+        apart[paired] = divergences(real.logits[rows[paired]], made.logits[paired])
+    return _means({"mkl": apart}, made.clips, seed, "a pair", paired=True), apart
 
 
 def accuracy(made: Judged, judge: Judge, truth: Truth, seed: int) -> tuple[dict[str, Figure], dict[str, np.ndarray]]:
@@ -153,18 +147,15 @@ def accuracy(made: Judged, judge: Judge, truth: Truth, seed: int) -> tuple[dict[
     if not len(known):
         return {}, found
     logits, targets = made.logits[known], targets[known]
-    left = len(made.sounds) - len(known)
-    unknown = (f"{left} sounds without a label that the classifier knows are left out",) if left else ()
-    figures = {}
     for name, k in TOP.items():
         found[name][known] = hits(logits, targets, k)
-        figures[name] = _mean(found[name][known], [made.clips[row] for row in known], 0, seed, unknown)
+    figures = _means(found, made.clips, seed, "a label that the classifier knows")
     if (targets.any(0) & ~targets.all(0)).any():
-        groups = made.take(known).groups()
+        groups, warnings = made.take(known).groups(), figures["top1"].warnings
         for name, measure in (("map", mean_average_precision), ("mauc", mean_area_under_curve)):
             value = measure(logits, targets)
             interval = _around(lambda rows, measure=measure: measure(logits[rows], targets[rows]), value, (groups,), seed)
-            figures[name] = Figure(value, interval, len(known), len(groups), 0, seed, warnings=unknown)
+            figures[name] = Figure(value, interval, len(known), len(groups), 0, seed, warnings=warnings)
     return figures, found
 
 
@@ -174,23 +165,31 @@ def by_class(made: Judged, truth: Truth, per_sample: dict[str, Float[np.ndarray,
     for row, clip in enumerate(made.clips):
         for label in truth.get(clip or "", ()):
             rows.setdefault(label, []).append(row)
-    found = []
-    for label in sorted(rows):
-        figures = {}
-        for name, values in per_sample.items():
-            counted = [row for row in rows[label] if not np.isnan(values[row])]
-            if counted:
-                figures[name] = _mean(values[counted], [made.clips[row] for row in counted], 0, seed, ())
-        found.append(ClassFigures(label, figures))
-    return found
+    return [
+        ClassFigures(
+            label,
+            _means({name: values[rows[label]] for name, values in per_sample.items()}, [made.clips[row] for row in rows[label]], seed),
+        )
+        for label in sorted(rows)
+    ]
 
 
-def _mean(values: Float[np.ndarray, "samples"], clips: Sequence[str | None], real: int, seed: int, warnings: tuple[str, ...]) -> Figure:
-    numbers = {clip: number for number, clip in enumerate(dict.fromkeys(clips))}
-    clip_of = np.array([numbers[clip] for clip in clips])
-    sums, counts = np.bincount(clip_of, values), np.bincount(clip_of)
-    interval = interval_of_mean(sums, counts, seed) if len(sums) > 1 else None
-    return Figure(float(values.mean()), interval, len(values), len(sums), real, seed, warnings=warnings)
+def _means(
+    per_sample: dict[str, Float[np.ndarray, "samples"]], clips: Sequence[str | None], seed: int, wanted: str = "", paired: bool = False
+) -> dict[str, Figure]:
+    """Means of what is a number; figures of which nothing is are left out, and `wanted` says what the others lack."""
+    figures = {}
+    for name, values in per_sample.items():
+        counted = np.flatnonzero(~np.isnan(values))
+        if len(counted):
+            _, clip_of = np.unique([clips[row] for row in counted], return_inverse=True)
+            sums, counts = np.bincount(clip_of, values[counted]), np.bincount(clip_of)
+            interval = interval_of_mean(sums, counts, seed) if len(sums) > 1 else None
+            left = len(values) - len(counted)
+            warnings = (f"{left} sounds without {wanted} are left out",) if left and wanted else ()
+            real = len(sums) if paired else 0
+            figures[name] = Figure(float(values[counted].mean()), interval, len(counted), len(sums), real, seed, warnings=warnings)
+    return figures
 
 
 def _around(statistic: Callable[..., float], value: float, groups: Sequence[Sequence[np.ndarray]], seed: int) -> tuple[float, float] | None:

@@ -1,8 +1,8 @@
 """A classifier that sounds are judged by: how it is found, what of a sound it is shown, and what it says.
 
 What it is shown is the middle of a sound, as many mel frames as it was trained on; a shorter sound is repeated until it fills them. A
-classifier trained here hears sounds as it did in training: their silent ends cut and brought to -23 LUFS; a published one hears them as they
-are. Mels that lie in place of sounds are cut or repeated likewise, at the level they have.
+classifier trained here hears sounds as it did in training: their silent ends cut and brought to -23 LUFS; a published one hears them as
+they are. Mels in place of sounds are cut or repeated likewise, at the level they have.
 """
 
 import hashlib

@@ -33,9 +33,9 @@ def interval_of_sets(statistic: Callable[..., float], value: float, sets: Sequen
     """The value plus and minus 1.96 standard deviations of it over random halves of the clips.
 
     A half drawn without replacement moves a mean as much as a resample with replacement does, but repeats no rows: repeated ones make FID
-    and KID larger than those of the sets, and a kernel of a row with itself drowns the others. Halves have a larger FID as well, so only the
-    spread is taken, and centred on the value itself. The interval tells how much the value would move with other clips; it does not heal the
-    bias of FID in small sets, and holds for this number of clips only.
+    and KID larger than those of the sets, and a kernel of a row with itself drowns the others. Halves have a larger FID as well, so only
+    the spread is taken, and centred on the value itself. The interval tells how much the value would move with other clips; it does not
+    heal the bias of FID in small sets, and holds for this number of clips only.
 
     Args:
         statistic: of one array of row numbers for each set.

@@ -12,7 +12,7 @@ from unsilent.metrics.evaluate import Evaluation, Sample, System, sweeps
 from unsilent.metrics.figures import Figure
 from unsilent.picture import require_matplotlib
 from unsilent.report.plots import classes_plot, sweep_plot, thumbnail
-from unsilent.report.tables import METHODS, NAMES, as_csv, as_json, preparation, relative
+from unsilent.report.tables import METHODS, NAMES, as_csv, as_json, preparation, relative, shown
 
 CLIPS_SHOWN, TAKES_SHOWN, NAMES_SHOWN = 24, 3, 50
 
@@ -24,7 +24,8 @@ th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; border-b
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
 small { display: block; color: #666; font-size: .76rem } sup { color: #b3261e }
 .wide { overflow-x: auto } .notes { font-size: .85rem } .bad { color: #b3261e }
-.sounds td { text-align: left; min-width: 15rem } .sounds td:first-child { min-width: 8rem }
+.figures th, .figures small { white-space: nowrap }
+.sounds th, .sounds td { text-align: left; min-width: 15rem } .sounds td:first-child { min-width: 8rem }
 audio { width: 240px; height: 32px; display: block } img { display: block; width: 240px; height: 60px }
 svg { max-width: 100%; height: auto }
 """
@@ -93,33 +94,32 @@ def _figures(evaluation: Evaluation) -> str:
     rows = [(system.name, system.figures, system.warnings) for system in (evaluation.real, *evaluation.systems)]
     if evaluation.systems and evaluation.halves:
         rows.insert(1, ("reference, one half against the other", evaluation.halves, []))
-    shown = [name for name in NAMES if any(name in figures for _, figures, _ in rows)]
+    names = [name for name in NAMES if any(name in figures for _, figures, _ in rows)]
     notes: dict[str, int] = {}
 
     def marks(warnings: Sequence[str]) -> str:
         numbers = [str(notes.setdefault(warning, len(notes) + 1)) for warning in warnings]
         return f"<sup>{','.join(numbers)}</sup>" if numbers else ""
 
-    head = "".join(f"<th>{escape(NAMES[name][0])} {NAMES[name][1]}</th>" for name in shown)
+    head = "".join(f"<th>{escape(NAMES[name][0])} {NAMES[name][1]}</th>" for name in names)
     body = "".join(
         f"<tr><td>{escape(name)}{marks(warnings)}</td>"
-        + "".join(f"<td>{_figure(one, figures[one], marks)}</td>" if one in figures else "<td>–</td>" for one in shown)
+        + "".join(f"<td>{_figure(one, figures[one], marks)}</td>" if one in figures else "<td>–</td>" for one in names)
         + "</tr>"
         for name, figures, warnings in rows
     )
     said = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    table = f"<div class=wide><table><tr><th></th>{head}</tr>{body}</table></div>"
+    table = f"<div class=wide><table class=figures><tr><th></th>{head}</tr>{body}</table></div>"
     return f"{table}<p class=notes>In brackets: 95 % intervals. n: sounds (of clips, against real sounds).</p><ol class=notes>{said}</ol>"
 
 
 def _figure(name: str, figure: Figure, marks) -> str:
-    _, _, digits, factor = NAMES[name]
-    value = f"{figure.value * factor:.{digits}f}"
-    spread = "" if figure.spread is None else f" ± {figure.spread * factor:.{digits}f}"
-    interval = "" if figure.interval is None else "[{}, {}]".format(*(f"{end * factor:.{digits}f}" for end in figure.interval))
+    spread = "" if figure.spread is None else f" ± {shown(name, figure.spread)}"
+    interval = "" if figure.interval is None else f"[{', '.join(shown(name, end) for end in figure.interval)}]"
     real = f", real {figure.real}" if figure.real else ""
     clips = "" if figure.clips == figure.samples else f" of {figure.clips}"
-    return f"{value}{spread}{marks(figure.warnings)}<small>{interval}</small><small>n {figure.samples}{clips}{real}</small>"
+    value = f"{shown(name, figure.value)}{spread}{marks(figure.warnings)}"
+    return f"{value}<small>{interval}</small><small>n {figure.samples}{clips}{real}</small>"
 
 
 def _sounds(evaluation: Evaluation, out: Path) -> str:

@@ -32,8 +32,8 @@ METHODS = {
     "map": "mean over labels of the average precision of its probability.",
     "mauc": "mean over labels of the area under the ROC curve of its probability.",
     "intervals": f"95 %. MKL, top-1, top-5: percentiles over {resampling.MEAN_RESAMPLES} resamples of clips. The others: value ± 1.96 "
-    f"deviations over {resampling.SET_RESAMPLES} random halves of the clips, real and generated drawn apart; they do not heal the bias of FID "
-    "in small sets.",
+    f"deviations over {resampling.SET_RESAMPLES} random halves of the clips, real and generated drawn apart; they do not heal the bias of "
+    "FID in small sets.",
 }
 _COLUMNS = ("system", "clip", "sample", "file", "judged as", "why not", "labels", "heard as", "probability", "mkl", "top1", "top5")
 
@@ -68,16 +68,24 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def shown(name: str, value: float) -> str:
+    """A figure as people read it: fewer digits after the point where there are more before it."""
+    _, _, digits, factor = NAMES[name]
+    value *= factor
+    before = len(str(int(abs(value)))) - 1
+    return f"{value:.{max(0, digits - before) if before > 1 else digits}f}"
+
+
 def cells(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of a short table: the figures that any folder has, and how many sounds were judged."""
     systems = [evaluation.real, *evaluation.systems]
-    shown = [name for name in NAMES if any(name in system.figures for system in systems)]
+    names = [name for name in NAMES if any(name in system.figures for system in systems)]
     rows = []
     for system in systems:
         judged = str(len(system.samples) - len(system.bad))
-        told = [f"{system.figures[name].value * NAMES[name][3]:.{NAMES[name][2]}f}" if name in system.figures else "" for name in shown]
+        told = [shown(name, system.figures[name].value) if name in system.figures else "" for name in names]
         rows.append([system.name, judged, *told])
-    return ["sounds", *(NAMES[name][0] for name in shown)], rows
+    return ["sounds", *(NAMES[name][0] for name in names)], rows
 
 
 def _system(system: System) -> dict[str, Any]:
