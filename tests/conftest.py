@@ -181,6 +181,7 @@ def tiny_judge(tmp_path_factory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = VGGishish(config).state_dict()
+    weights["classifier.4.weight"] *= 100  # so that it has opinions
     record = {"run": {"crop_frames": 64}, "classes": ["high", "low", "noise"]}
     save_checkpoint(folder, "vggishish", "everyday", config, weights, record)
     return folder

@@ -65,13 +65,18 @@ def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], 
     return _mean_over_labels(logits, truth, _area_under_curve)
 
 
+def tells_apart(truth: Bool[np.ndarray, "sounds classes"]) -> bool:
+    """Whether some label is true of some sounds and not of others, as means over labels need it."""
+    return bool((truth.any(0) & ~truth.all(0)).any())
+
+
 def _mean_over_labels(logits: np.ndarray | Tensor, truth: np.ndarray, measure: Measure) -> float:
     scores = _scores(logits, truth).astype(np.float64)
     exponentials = np.exp(scores - scores.max(1, keepdims=True))
     probabilities = exponentials / exponentials.sum(1, keepdims=True)
-    telling = np.flatnonzero(truth.any(0) & ~truth.all(0))
-    if not len(telling):
+    if not tells_apart(truth):
         raise ParameterError("no label is true of some sounds and not of others; give sounds of two labels or more.")
+    telling = np.flatnonzero(truth.any(0) & ~truth.all(0))
     return float(np.mean([measure(probabilities[:, label], truth[:, label]) for label in telling]))
 
 

@@ -29,7 +29,7 @@ from unsilent.metrics.truth import Truth, read_manifest_truth, read_truth
 
 ABOUT = "samples.json"  # in a generated folder: what made it
 _ABOUT_KEYS = ("model", "seed", "top_k", "temperature")
-_SETTING = re.compile(r"[\W_]*([A-Za-z][\w-]*)=(\d+(?:\.\d+)?)")
+_SETTING = re.compile(r"[\W_]*(top[-_]k|[A-Za-z]+)=(\d+(?:\.\d+)?)")
 
 Bad = dict[bytes, str]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unsilent.metrics.classification import hits, mean_area_under_curve, mean_average_precision
+from unsilent.metrics.classification import Measure, hits, mean_area_under_curve, mean_average_precision, tells_apart
 from unsilent.metrics.fid import fid
 from unsilent.metrics.inception_score import inception_score
 from unsilent.metrics.judge import Judge
@@ -150,11 +150,15 @@ def accuracy(made: Judged, judge: Judge, truth: Truth, seed: int) -> tuple[dict[
     for name, k in TOP.items():
         found[name][known] = hits(logits, targets, k)
     figures = _means(found, made.clips, seed, "a label that the classifier knows")
-    if (targets.any(0) & ~targets.all(0)).any():
+    if tells_apart(targets):
         groups, warnings = made.take(known).groups(), figures["top1"].warnings
         for name, measure in (("map", mean_average_precision), ("mauc", mean_area_under_curve)):
+
+            def of_rows(rows: np.ndarray, measure: Measure = measure) -> float:
+                return measure(logits[rows], targets[rows]) if tells_apart(targets[rows]) else np.nan
+
             value = measure(logits, targets)
-            interval = _around(lambda rows, measure=measure: measure(logits[rows], targets[rows]), value, (groups,), seed)
+            interval = _around(of_rows, value, (groups,), seed)
             figures[name] = Figure(value, interval, len(known), len(groups), 0, seed, warnings=warnings)
     return figures, found
 

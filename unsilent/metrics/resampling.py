@@ -38,7 +38,7 @@ def interval_of_sets(statistic: Callable[..., float], value: float, sets: Sequen
     heal the bias of FID in small sets, and holds for this number of clips only.
 
     Args:
-        statistic: of one array of row numbers for each set.
+        statistic: of one array of row numbers for each set; NaN for a draw that it cannot be counted of, which is then left out.
         value: of the sets as they are.
         sets: for each set, the row numbers of each clip, 4 or more clips; each set is drawn from apart.
         seed: of the draws.
@@ -48,7 +48,7 @@ def interval_of_sets(statistic: Callable[..., float], value: float, sets: Sequen
     """
     rng = np.random.default_rng(seed)
     values = [statistic(*(_half(clips, rng) for clips in sets)) for _ in range(SET_RESAMPLES)]
-    reach = _NORMAL_95 * float(np.std(values, ddof=1))
+    reach = _NORMAL_95 * float(np.nanstd(values, ddof=1))
     return value - reach, value + reach
 
 
