@@ -41,8 +41,8 @@ def evaluate(
     with Bar(len(waiting)) as bar:
 
         def progress(done: int, sound: "metrics.Sound") -> None:
-            bar.watch(sound.name)("judged", 1.0)
-            bar.finish(done + 1)
+            bar.finish(done)
+            bar.watch(sound.name)("judging", 0.0)
 
         bad = hearing.judge_all(waiting, study.keys, workers, progress)
     say(f"{len(study.keys)} sounds judged, {len(waiting)} of them now; counting figures.")

@@ -168,7 +168,7 @@ def find(
 
 def _unlike(folders: Sequence[Path]) -> list[str]:
     """The last part of each path, with as many before it as it takes to tell all apart."""
-    parts = [path.resolve().parts for path in folders]
+    parts = [Path(os.path.abspath(path)).parts for path in folders]
     for length in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len({*names, "reference"}) == len(names) + 1:
@@ -182,7 +182,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """What `samples.json` says, else what the folder's name has in it, such as `top-k=64`."""
     path = folder / ABOUT
     if not path.exists():
-        return {name.replace("-", "_"): float(value) for name, value in _SETTING.findall(folder.resolve().name)}
+        return {name.replace("-", "_"): float(value) for name, value in _SETTING.findall(os.path.basename(os.path.abspath(folder)))}
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,7 +2,9 @@
 
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -63,7 +65,7 @@ class Hearing:
             waiting: what `missing` has given.
             keys: of their contents.
             workers: processes, each on one thread; 1 works in this one.
-            progress: told how many were done before, and which is now.
+            progress: told how many are done, and which is next.
 
         Returns:
             Why files cannot be judged, by content.
@@ -73,8 +75,10 @@ class Hearing:
         """
         bad, place = {}, len(self._places)
         with self.path.open("ab", buffering=0) as file:
-            for number, (sound, result) in enumerate(zip(waiting, self._results(waiting, workers), strict=True)):
+            results = self._results(waiting, workers)
+            for number, sound in enumerate(waiting):
                 progress(number, sound)
+                result = next(results)
                 if isinstance(result, str):
                     bad[keys[sound]] = result
                     continue
@@ -118,7 +122,14 @@ _judge: Judge | None = None  # of a worker process
 def _start_worker(folder: str, device: str) -> None:
     global _judge
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives out the work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _judge = load_judge(folder, device)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _hear_in_worker(sound: Sound) -> _Result:

@@ -31,9 +31,9 @@ METHODS = {
     "top5": "share of sounds with a label of their clip among the five likeliest classes.",
     "map": "mean over labels of the average precision of its probability.",
     "mauc": "mean over labels of the area under the ROC curve of its probability.",
-    "intervals": f"95 %. MKL, top-1, top-5: percentiles over {resampling.MEAN_RESAMPLES} resamples of clips. The others: value ± 1.96 "
-    f"deviations over {resampling.SET_RESAMPLES} random halves of the clips, real and generated drawn apart; they do not heal the bias of "
-    "FID in small sets.",
+    "intervals": f"95 %. MKL, top-1, top-5: percentiles over {resampling.MEAN_RESAMPLES} resamples of clips. Inception score: from the "
+    f"deviation over its parts. The others: value ± 1.96 deviations over {resampling.SET_RESAMPLES} random halves of the clips, real and "
+    "generated drawn apart; they do not heal the bias of FID in small sets.",
 }
 _COLUMNS = ("system", "clip", "sample", "file", "judged as", "why not", "labels", "heard as", "probability", "mkl", "top1", "top5")
 
