@@ -46,7 +46,13 @@ def evaluate(
 
         bad = hearing.judge_all(waiting, study.keys, workers, progress)
     say(f"{len(study.keys)} sounds judged, {len(waiting)} of them now; counting figures.")
-    evaluation = metrics.evaluate(study, hearing, bad, seed)
+    with Bar(len(study.folders)) as bar:
+
+        def count(done: int, name: str) -> None:
+            bar.finish(done)
+            bar.watch(name)("counting", 0.0)
+
+        evaluation = metrics.evaluate(study, hearing, bad, seed, count)
     page = write_report(evaluation, out)
     failed = [sample for system in (evaluation.real, *evaluation.systems) for sample in system.bad]
     for sample in failed:

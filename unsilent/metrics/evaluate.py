@@ -12,7 +12,7 @@ nor the number of workers.
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     return {key: about[key] for key in _ABOUT_KEYS if isinstance(about.get(key), str | int | float)}
 
 
-def evaluate(study: Study, hearing: Hearing, bad: Bad, seed: int = 0) -> Evaluation:
+def evaluate(
+    study: Study, hearing: Hearing, bad: Bad, seed: int = 0, progress: Callable[[int, str], None] = lambda done, name: None
+) -> Evaluation:
     """Count all figures.
 
     Args:
@@ -200,13 +202,16 @@ def evaluate(study: Study, hearing: Hearing, bad: Bad, seed: int = 0) -> Evaluat
         hearing: what the classifier said.
         bad: why files could not be judged, as `Hearing.judge_all` gives it.
         seed: of the resamples behind intervals, and of the halves of the reference.
+        progress: told how many folders are done, and the name of the next. With 2048 numbers in a feature and as many sounds or more, one
+            takes several minutes, nearly all for the interval of its FID.
 
     Raises:
         DataError: if no sound of a folder could be judged.
     """
     judged = [_judged(folder, study, hearing, bad) for folder in study.folders]
     real, systems = judged[0], []
-    for folder, made in zip(study.folders, judged, strict=True):
+    for done, (folder, made) in enumerate(zip(study.folders, judged, strict=True)):
+        progress(done, folder.name)
         systems.append(_system(folder, made, real, study, bad, hearing.judge, seed))
     order = np.random.default_rng(seed).permutation(len(real.sounds))
     halves = [real.take(np.sort(half)) for half in np.array_split(order, 2)]

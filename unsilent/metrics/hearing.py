@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,7 @@ class Hearing:
             DataError: if a worker is killed.
         """
         bad, place = {}, len(self._places)
-        with self.path.open("ab", buffering=0) as file:
-            results = self._results(waiting, workers)
+        with self.path.open("ab", buffering=0) as file, closing(self._results(waiting, workers)) as results:
             for number, sound in enumerate(waiting):
                 progress(number, sound)
                 result = next(results)
