@@ -24,6 +24,11 @@ except ImportError:  # Windows, where two writers of one shard are not kept apar
 _SAVE_SECONDS = 1.0  # of work that a kill may cost
 
 
+def as_mel01(stored: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1] of a row of the shard `mels`, which is a floating point number, or a whole one from 0 to 255."""
+    return stored.astype(np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One item of a shard: where it lies along the first axis, and what the index says of it."""
@@ -37,6 +42,7 @@ class Shard:
     """Read-only view of a shard on disk: `NAME.bin` (raw rows) and `NAME.json` (index, dtype, shape of one row).
 
     Attributes:
+        name: of the shard.
         entries: one for each item.
         left_out: names of what the extractor could not make an item of, and why.
         extractor: how the items were made.
@@ -47,6 +53,7 @@ class Shard:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
         index_path = folder / f"{name}.json"
         if not index_path.exists():
             raise DataError(f"there is no shard {name!r} in {folder}; make it with `unsilent data extract`.")
