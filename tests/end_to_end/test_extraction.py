@@ -36,7 +36,7 @@ BAD = ("cut.mp4", "noise.mp4", "empty.mp4")
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory):
+def material(tmp_path_factory, write_clip):
     """Eight sounds, four pictures, four clips, and three clips that are none."""
     root = tmp_path_factory.mktemp("material")
     rng = np.random.default_rng(0)
