@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shard
     class Broken(VocoderTrainer):
         def draw(self, rngs):
             batch = super().draw(rngs)
-            batch.waveform[1] *= float("nan")
+            batch.sound[1] *= float("nan")
             return batch._replace(names=["good", "bad"])
 
     run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=3, batch=2, learning_rate=1e-3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint, weights_digest
-from unsilent.data.datasets import Crops, WaveformCrops
+from unsilent.data.datasets import Crops, mel01_of, open_crops
 from unsilent.errors import ParameterError
 from unsilent.losses import adaptive_weight, codebook_loss, hinge_discriminator_loss, hinge_generator_loss, vqgan_loss
 from unsilent.models.codebook import Codebook, CodebookConfig, Reconstruction
@@ -18,7 +18,7 @@ from unsilent.models.discriminators import PatchDiscriminator, PatchDiscriminato
 from unsilent.models.perceptual import Perceptual
 from unsilent.models.quantizer import as_vectors, k_means, tally
 from unsilent.signal.griffin_lim import vocode
-from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
+from unsilent.signal.mel import from_mel01, to_mel01
 from unsilent.train.config import CodebookRun
 from unsilent.train.report import Examples
 from unsilent.train.steps import Learning, gathered, judging, mean_figures, share_statistics
@@ -47,9 +47,9 @@ class CodebookTrainer:
         self.run, self.config = run, config
         clip = config.clip
         samples = run.crop_columns * clip.column_samples
-        self.crops = WaveformCrops(run.shards, "train", samples, augmentation=run.augmentation)
-        self.valid = WaveformCrops(run.shards, "valid", samples) if run.valid_every else None
-        self.data = {"waveforms": self.crops.shard.digest}
+        self.crops = open_crops(run.shards, "train", samples, run.augmentation)
+        self.valid = open_crops(run.shards, "valid", samples) if run.valid_every else None
+        self.data = {self.crops.kind: self.crops.shard.digest}
         self.distance = None
         if run.perceptual is not None:
             self.distance = load_distance(run.perceptual, clip.mels, run.perceptual_untrained).to(fabric.device)
@@ -101,7 +101,7 @@ class CodebookTrainer:
         return losses | self._count(learning, mel, result)
 
     def _mel(self, batch: Crops) -> Tensor:
-        return from_mel01(log_mel01(batch.waveform, self.config.clip))
+        return from_mel01(mel01_of(batch.sound, self.config.clip))
 
     def _losses(
         self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, is_judged: bool
@@ -197,7 +197,7 @@ class CodebookTrainer:
             for number in range(1, _FIRST_BATCHES):
                 items = range(first, first + run.batch)
                 more = self.draw([np.random.default_rng([run.seed, number, item, 0]) for item in items])  # three numbers are a step's
-                vectors = torch.cat([vectors, self._latents(fabric, self._mel(more._replace(waveform=more.waveform.to(mel.device))))])
+                vectors = torch.cat([vectors, self._latents(fabric, self._mel(more._replace(sound=more.sound.to(mel.device))))])
         codes = _chosen(vectors, self.config.n_codes, rng)
         self._place(torch.arange(self.config.n_codes), k_means(vectors, codes, _ROUNDS) if run.initialise == "k-means" else codes)
 

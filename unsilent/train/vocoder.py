@@ -59,7 +59,7 @@ class VocoderTrainer:
 
     def step(self, learning: Learning, batch: Crops) -> dict[str, Tensor]:
         """One step on one batch of crops; with the discriminator, one of each network."""
-        target = batch.waveform
+        target = batch.sound
         mel01 = log_mel01(target, self.clip)
         waveform = self.module(mel01)
         losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # also where it has no weight: it tells how training goes
@@ -93,15 +93,15 @@ class VocoderTrainer:
         """The difference of mels, by which MelGAN's authors chose their best."""
 
         def judge(batch: Crops) -> dict[str, Tensor]:
-            mel01 = log_mel01(batch.waveform, self.clip)
+            mel01 = log_mel01(batch.sound, self.clip)
             return {"loss": mel_loss(self.module.module(mel01).float(), mel01, self.clip)}
 
         return mean_figures(fabric, self.run, self.valid.batch, judge)
 
     def examples(self, batch: Crops) -> Examples:
         """A true sound and what the vocoder makes of its mel, with the mels of both."""
-        mel01 = log_mel01(batch.waveform[:1], self.clip)
-        sounds = {"true": batch.waveform[:1], "made": self.module.module(mel01)}
+        mel01 = log_mel01(batch.sound[:1], self.clip)
+        sounds = {"true": batch.sound[:1], "made": self.module.module(mel01)}
         pictures = {f"mel/{name}": log_mel01(sound, self.clip)[0] for name, sound in sounds.items()}
         return Examples(pictures, {f"sound/{name}": sound[0] for name, sound in sounds.items()}, sample_rate=self.clip.sample_rate)
 
