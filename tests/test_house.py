@@ -16,6 +16,7 @@ LEVELS = {
     "checkpoints": 3,
     "picture": 4, "pipeline": 4, "data": 4, "metrics": 4,
     "batch": 5, "train": 5,
+    "jobs": 6,
     "cli": 7,
 }  # fmt: skip
 BESIDE = {

@@ -1,11 +1,17 @@
 """`unsilent data`: from a folder of material to shards that trainers read."""
 
 import logging
+from enum import StrEnum
 from pathlib import Path
 
 import typer
 
+from unsilent.cli.terminal import say
+
 app = typer.Typer(help="Prepare training material.")
+
+WORKERS = typer.Option(None, "--workers", min=1, metavar="N", help="Spread the work over N processes, or actors of --ray.")
+RAY = typer.Option(None, "--ray", metavar="ADDRESS", help="Spread it over a Ray cluster: HOST:PORT, auto, or local to start one here.")
 
 
 @app.command()
@@ -21,28 +27,48 @@ def manifest(
     typer.echo(f"{out}: {len(rows)} rows")
 
 
+class Sound(StrEnum):
+    """What is kept of sounds."""
+
+    waveforms = "waveforms"
+    mels = "mels"
+
+
 @app.command()
 def extract(
     table: Path | None = typer.Argument(None, metavar="[M.parquet]", help="The material; not with --codebook.", show_default=False),
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
     codebook: Path | None = typer.Option(None, help="Checkpoint folder; writes the codes of the sounds that are in SHARDS already."),
     preset: str | None = typer.Option(None, help="Whose clip and backbone to extract for; not with --codebook. [default: everyday]"),
+    sound: Sound = typer.Option(Sound.waveforms, help="What to keep; mels take a sixth of the space, but no vocoder learns from them."),
     seed: int = typer.Option(0, min=0, help="For the random views and shifts."),
-) -> None:
-    """Turn listed material into waveforms and visual features, or, with --codebook, the sounds in SHARDS into codes."""
-    from unsilent.data.extract import extract_all, extract_codes_with
+    workers: int | None = WORKERS,
+    ray: str | None = RAY,
+    redo: bool = typer.Option(False, "--redo", help="Replace shards that were made of other material or otherwise."),
+) -> int:
+    """Turn listed material into waveforms and visual features, or, with --codebook, the sounds in SHARDS into codes.
+
+    What was stopped goes on where it was; what is there already is kept. What cannot be read is left out and named.
+    """
     from unsilent.errors import ParameterError
+    from unsilent.jobs.extract import extract_codes, extract_material
+    from unsilent.jobs.run import Spread
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
+    spread = Spread(workers, ray)
     if codebook:
         if table or preset:
             raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {table or '--preset'}.")
-        counts = extract_codes_with(codebook, out, seed)
+        shards = extract_codes(codebook, out, seed, spread, redo)
     elif table is None:
         raise ParameterError("the material to extract is not named; give a manifest, or --codebook for codes of sounds extracted before.")
     else:
-        counts = extract_all(table, out, preset or "everyday", seed)
-    typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        shards = extract_material(table, out, preset or "everyday", sound.value, seed, spread, redo)
+    for shard in shards:
+        for clip_id, why in shard.left_out:
+            say(f"{shard.name}: left out {clip_id}: {why}")
+    typer.echo(f"{out}: " + ", ".join(f"{len(shard)} {shard.name}" for shard in shards))
+    return 3 if any(shard.left_out for shard in shards) else 0
 
 
 @app.command("import")

@@ -23,6 +23,7 @@ class Row:
         label: class name; empty where unknown.
         split: `train`, `valid` or `test`.
         licence: as its source states it.
+        start_seconds: where it begins in its file, 0 for all but later stretches of a long video.
         duration_seconds: 0 for pictures.
         sample_rate: of the recording in Hz, 0 for pictures; a low one means that high frequencies are missing.
     """
@@ -33,6 +34,7 @@ class Row:
     label: str
     split: str
     licence: str
+    start_seconds: float
     duration_seconds: float
     sample_rate: int
 
@@ -65,6 +67,7 @@ def _row(record: dict[str, str], kind: Kind, table: str) -> Row:
             label=record["label"],
             split=record["split"] if "split" in record else _split_of_scene(record["path"]),
             licence=record["licence"],
+            start_seconds=0.0,
             duration_seconds=float(record.get("seconds") or 0),
             sample_rate=int(record.get("sample_rate") or 0),
         )
