@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from unsilent.cli import data, generate, models, reconstruct, train
+from unsilent.cli import data, evaluate, generate, models, reconstruct, train
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError
 from unsilent.version import __version__
@@ -18,6 +18,7 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 
 
 def _print_version(asked: bool) -> bool:
