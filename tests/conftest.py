@@ -111,6 +111,16 @@ def make_clip(tmp_path: Path) -> Callable[..., Path]:
     return lambda name, **options: write_clip(tmp_path / name, **options)
 
 
+@pytest.fixture(name="write_clip", scope="session")
+def write_clip_fixture() -> Callable[..., Path]:
+    return write_clip
+
+
+@pytest.fixture(name="write_part", scope="session")
+def write_part_fixture() -> Callable[..., Path]:
+    return write_part
+
+
 @pytest.fixture(name="draw")
 def draw_fixture() -> Callable[..., np.ndarray]:
     return draw

@@ -103,7 +103,7 @@ class Sampling:
         waiting: those that have none yet, once in the block.
 
     Raises:
-        DataError: for a manifest that cannot be read or has nothing to look at in the split, or clips whose names are no places in a folder;
+        DataError: for a manifest that cannot be read or has nothing to look at in the split, or clips whose names cannot be folders;
             at the beginning of the block, for a folder that was made otherwise, or that another process is writing.
         CheckpointError: if the model is not here.
         ParameterError: for a value out of range.
