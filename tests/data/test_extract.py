@@ -10,7 +10,7 @@ from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.extract import PSEUDO_FRAMES, Codes, Features, Sounds, files, stored, trim_silent_ends
-from unsilent.data.manifest import Row, read_folder
+from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01, write_shard
 from unsilent.errors import MediaError
 from unsilent.features import Backbone
@@ -30,9 +30,14 @@ def entries(extractor, items):
     return found
 
 
+def row(path, kind="sound", start=0.0, seconds=1.0, name=None):
+    return Row(name or path.partition(".")[0], path, kind, "", "train", "", start, seconds, 22050, "")
+
+
 @pytest.fixture
-def sounds(material):
-    return files(read_folder(material), "sound", "clip")
+def sounds():
+    names = [*(f"{label}{i}.wav" for label in ("low", "high") for i in range(3)), "damaged.wav", "silent.wav"]
+    return files([row(name) for name in names], "sound", "clip")
 
 
 @pytest.fixture
@@ -70,10 +75,10 @@ def test_stretches_of_one_file_are_read_at_their_places(make_clip, tmp_path):
     hz = 200 * (1 + np.arange(int(seconds * rate)) // rate)
     make_clip("long.mp4", n_frames=round(seconds * 25), sound=0.3 * np.sin(2 * np.pi * np.cumsum(hz) / rate)[None])
     starts = [number * CLIP.seconds for number in range(3)]
-    rows = [Row(f"long@{number}", "long.mp4", "clip", "", "train", "", start, CLIP.seconds, rate) for number, start in enumerate(starts)]
+    rows = [row("long.mp4", "clip", start, CLIP.seconds, f"long@{number}") for number, start in enumerate(starts)]
     items = files(rows, "clip")
     assert len(items) == 1
-    whole = files([Row("long", "long.mp4", "clip", "", "train", "", 0.0, 3 * CLIP.seconds, rate)], "clip")
+    whole = files([row("long.mp4", "clip", 0.0, 3 * CLIP.seconds)], "clip")
     mels, (all_mels,) = entries(Sounds(tmp_path, CLIP, "mels"), items), entries(Sounds(tmp_path, CLIP, "mels"), whole)
     loudest = [mel.astype(int).sum(0).argmax() for mel, _ in mels]
     assert loudest[0] < loudest[2]
@@ -107,7 +112,8 @@ def mean_colour(monkeypatch):
 
 
 def test_each_picture_gives_a_few_views(material, mean_colour):
-    found = entries(Features(material, CLIP, "efficientnet-lite0", 0), files(read_folder(material), "image", "clip"))
+    pictures = [row(f"{label}{i}.png", "image") for label in ("low", "high") for i in range(3)]
+    found = entries(Features(material, CLIP, "efficientnet-lite0", 0), files(pictures, "image", "clip"))
     assert len(found) == 6
     assert {features.shape for features, _ in found} == {(PSEUDO_FRAMES, 3)}
     assert found[0][0].max() < 0.3  # the dark label
@@ -119,9 +125,9 @@ def test_stretches_see_the_pictures_of_their_time(make_clip, tmp_path, mean_colo
     """A video that gets brighter: features of the second stretch go on where those of the first end, as those of the whole do."""
     make_clip("long.mp4", n_frames=50, pictures=lambda i: np.full((48, 64, 3), 4 * i, np.uint8))
     features = Features(tmp_path, CLIP, "efficientnet-lite0", 0, per_column)
-    rows = [Row(f"long@{n}", "long.mp4", "clip", "", "train", "", n * CLIP.seconds, CLIP.seconds, 0) for n in range(2)]
+    rows = [row("long.mp4", "clip", n * CLIP.seconds, CLIP.seconds) for n in range(2)]
     (first, _), (second, _) = entries(features, files(rows, "clip"))
-    ((whole, _),) = entries(features, files([Row("long", "long.mp4", "clip", "", "train", "", 0.0, 2 * CLIP.seconds, 0)], "clip"))
+    ((whole, _),) = entries(features, files([row("long.mp4", "clip", 0.0, 2 * CLIP.seconds)], "clip"))
     assert len(first) == len(second) == CLIP.columns * per_column
     np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=0.02)  # half a picture, to which a stretch is rounded
     assert (np.diff(whole[:, 0].astype(float)) > 0).all()

@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
 def row(path, kind="clip", split="valid", start=0.0, label="", name=None):
     name = name or path.rpartition(".")[0]
-    return Row(name, path, kind, label, split, "", start, 0.0 if kind == "image" else 1.0, 22050)
+    return Row(name, path, kind, label, split, "", start, 0.0 if kind == "image" else 1.0, 22050, "")
 
 
 @pytest.fixture(scope="module")

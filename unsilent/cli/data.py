@@ -10,21 +10,46 @@ from unsilent.cli.terminal import say
 
 app = typer.Typer(help="Prepare training material.")
 
+LISTS = typer.Option([], "--list", metavar="SPLIT=FILE", help="Names of a split's clips, one a line; may be repeated.")
 WORKERS = typer.Option(None, "--workers", min=1, metavar="N", help="Spread the work over N processes, or actors of --ray.")
 RAY = typer.Option(None, "--ray", metavar="ADDRESS", help="Spread it over a Ray cluster: HOST:PORT, auto, or local to start one here.")
 
 
 @app.command()
 def manifest(
-    folder: Path = typer.Argument(..., help="Holds sounds.csv, images.csv, clips.csv (any of them).", show_default=False),
+    folder: Path = typer.Argument(
+        ..., help="Holds folders named after classes, vggsound.csv, or any of sounds.csv, images.csv, clips.csv.", show_default=False
+    ),
     out: Path = typer.Option(..., "-o", "--out", metavar="M.parquet", show_default=False),
-) -> None:
-    """List the material of a folder in one table."""
-    from unsilent.data.manifest import read_folder, write_manifest
+    preset: str = typer.Option("everyday", help="To whose clip videos are cut."),
+    lists: list[str] = LISTS,
+    valid: float = typer.Option(0.125, min=0, max=1, help="Share of sources for validation, where nothing else tells."),
+    test: float = typer.Option(0.0, min=0, max=1, help="Share of sources for tests, where nothing else tells."),
+    workers: int | None = WORKERS,
+    ray: str | None = RAY,
+) -> int:
+    """List the material of a folder in one table: what can be read and heard, cut into clips, every source in one split."""
+    from unsilent.data.checks import summarise
+    from unsilent.jobs.manifest import make_manifest
+    from unsilent.jobs.run import Spread
 
-    rows = read_folder(folder)
-    write_manifest(folder, rows, out)
-    typer.echo(f"{out}: {len(rows)} rows")
+    rows, left_out = make_manifest(folder, out, preset, _split_lists(lists), {"valid": valid, "test": test}, Spread(workers, ray))
+    for name, why in left_out:
+        say(f"left out {name}: {why}")
+    typer.echo(f"{summarise(rows, left_out)}\n{out}: {len(rows)} rows")
+    return 3 if left_out else 0
+
+
+def _split_lists(lists: list[str]) -> dict[str, Path]:
+    from unsilent.errors import ParameterError
+
+    splits = {}
+    for one in lists:
+        name, _, path = one.partition("=")
+        if not path:
+            raise ParameterError(f"--list wants SPLIT=FILE, found {one!r}.")
+        splits[name] = Path(path)
+    return splits
 
 
 class Sound(StrEnum):
@@ -78,18 +103,11 @@ def import_released(
     ),
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
     backbone: str = typer.Option("resnet50", help="resnet50 or bninception."),
-    lists: list[str] = typer.Option([], "--list", metavar="SPLIT=FILE", help="Names of a split's clips, one a line; may be repeated."),
+    lists: list[str] = LISTS,
 ) -> None:
     """Turn the authors' own feature files into shards, without executing what they hold."""
     from unsilent.clip import Clip
     from unsilent.data.released import ReleasedFolder, write_shards
-    from unsilent.errors import ParameterError
 
-    splits = {}
-    for one in lists:
-        name, _, path = one.partition("=")
-        if not path:
-            raise ParameterError(f"--list wants SPLIT=FILE, found {one!r}.")
-        splits[name] = Path(path)
-    counts = write_shards(ReleasedFolder(folder, splits), out, backbone, Clip())
+    counts = write_shards(ReleasedFolder(folder, _split_lists(lists)), out, backbone, Clip())
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -21,6 +21,7 @@ from torch import nn
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import load_checkpoint, read_config
 from unsilent.clip import Clip
+from unsilent.data.checks import SILENT_PEAK
 from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01
 from unsilent.features import Backbone, extract, find_backbone, needed, views
@@ -31,7 +32,6 @@ from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 
 EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
-SILENT_PEAK = 1e-4  # of a sound that nobody hears
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # shifted and scaled encodings of one sound
 VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
