@@ -60,6 +60,12 @@ class TestReading:
         shown = [judge.read(sound(tmp_path, name, waveform)) for name, waveform in sounds]
         assert (shown[0] - shown[1]).abs().mean() < 0.01
 
+    def test_a_click_keeps_its_silence(self, judge, tmp_path):
+        click = np.zeros(30000)
+        click[9000:9005] = 0.5
+        shown = judge.read(sound(tmp_path, "a.wav", click))
+        assert (shown.amax(0) > shown.max() / 2).float().mean() < 0.2
+
     def test_mels_are_cut_and_repeated_and_keep_their_level(self, judge, tmp_path):
         mel = np.linspace(-1.2, 1, 80 * 100).reshape(80, 100).astype(np.float16)
         shown = judge.read(sound(tmp_path, "a.mel.npy", mel))

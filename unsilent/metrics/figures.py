@@ -104,7 +104,7 @@ def fidelity(real: Judged, made: Judged, seed: int) -> dict[str, Figure]:
 
     value, score = fid(real.features, made.features), kid(real.features, made.features, subset_size=KID_SUBSET)
     return {
-        "fid": Figure(value, _around(distance, value, groups, seed), **counts, warnings=(*few, *unequal)),
+        "fid": Figure(value, _around(distance, value, groups, seed, least=0.0), **counts, warnings=(*few, *unequal)),
         "kid": Figure(score.value, _around(discrepancy, score.value, groups, seed), **counts, spread=score.std, warnings=tuple(same)),
     }
 
@@ -156,7 +156,7 @@ def accuracy(made: Judged, judge: Judge, truth: Truth, seed: int) -> tuple[dict[
                 return measure(logits[rows], targets[rows]) if tells_apart(targets[rows]) else np.nan
 
             value = measure(logits, targets)
-            interval = _around(of_rows, value, (groups,), seed)
+            interval = _around(of_rows, value, (groups,), seed, least=0.0, most=1.0)
             figures[name] = Figure(value, interval, len(known), len(groups), 0, seed, warnings=warnings)
     return figures, found
 
@@ -194,7 +194,16 @@ def _means(
     return figures
 
 
-def _around(statistic: Callable[..., float], value: float, groups: Sequence[Sequence[np.ndarray]], seed: int) -> tuple[float, float] | None:
+def _around(
+    statistic: Callable[..., float],
+    value: float,
+    groups: Sequence[Sequence[np.ndarray]],
+    seed: int,
+    least: float = -np.inf,
+    most: float = np.inf,
+) -> tuple[float, float] | None:
+    """The interval of what is counted of whole sets, within what is possible; None where halves would be too small."""
     if min(map(len, groups)) < LEAST_CLIPS:
         return None
-    return interval_of_sets(statistic, value, groups, seed)
+    low, high = interval_of_sets(statistic, value, groups, seed)
+    return max(least, low), min(most, high)

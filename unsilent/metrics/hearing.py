@@ -17,6 +17,7 @@ from jaxtyping import Float
 from unsilent.errors import DataError, MediaError, UnsilentError
 from unsilent.metrics.judge import Judge, load_judge
 from unsilent.metrics.sounds import Sound
+from unsilent.version import __version__
 
 _KEY_BYTES = 16  # of the digest of a file's content
 
@@ -25,7 +26,8 @@ class Hearing:
     """Features and logits by the content of files, in one file that only ever grows.
 
     Args:
-        folder: made if absent; the file in it is named by the classifier's digest.
+        folder: made if absent; the file in it is named by the classifier's digest and by our version,
+            since another may prepare sounds otherwise.
         judge: whose results are kept.
 
     Raises:
@@ -33,7 +35,7 @@ class Hearing:
     """
 
     def __init__(self, folder: Path, judge: Judge) -> None:
-        self.judge, self.path = judge, folder / f"{judge.digest}.rows"
+        self.judge, self.path = judge, folder / f"{judge.digest}-{__version__}.rows"
         self._row = np.dtype([("key", f"V{_KEY_BYTES}"), ("features", "<f4", judge.dim), ("logits", "<f4", len(judge.classes))])
         try:
             folder.mkdir(parents=True, exist_ok=True)

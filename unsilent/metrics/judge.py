@@ -1,8 +1,8 @@
 """A classifier that sounds are judged by: how it is found, what of a sound it is shown, and what it says.
 
 What it is shown is the middle of a sound, as many mel frames as it was trained on; a shorter sound is repeated until it fills them. A
-classifier trained here hears sounds as it did in training: their silent ends cut and brought to -23 LUFS; a published one hears them as
-they are. Mels in place of sounds are cut or repeated likewise, at the level they have.
+classifier trained here hears sounds as it did in training: their silent ends cut (unless less than 0.19 s would be left) and brought to
+-23 LUFS; a published one hears them as they are. Mels in place of sounds are cut or repeated likewise, at the level they have.
 """
 
 import hashlib
@@ -84,12 +84,14 @@ class Judge:
         waveform = read_audio(path, self.clip.sample_rate)
         if not np.abs(waveform).max(initial=0) > SILENCE:
             raise MediaError(f"{path} is silent.")
-        if self.prepares:
-            waveform = normalise_loudness(trim_silent_ends(waveform), self.clip.sample_rate)
         if len(waveform) < self.clip.column_samples:
             raise MediaError(
                 f"{path} has {len(waveform) / self.clip.sample_rate:.2f} s of sound, {self.clip.column_seconds:.2f} s are needed."
             )
+        if self.prepares:
+            trimmed = trim_silent_ends(waveform)
+            # a single click, repeated, would be a tone
+            waveform = normalise_loudness(trimmed if len(trimmed) >= self.clip.column_samples else waveform, self.clip.sample_rate)
         if len(waveform) < self.frames * self.clip.hop:
             waveform = np.resize(waveform, self.frames * self.clip.hop)
         return log_mel01(torch.from_numpy(waveform)[None], self.clip)[0]

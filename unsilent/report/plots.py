@@ -21,29 +21,31 @@ _THUMBNAIL = (240, 60)  # pixels
 
 
 def classes_plot(real: System, systems: Sequence[System]) -> str:
-    """Relevance and accuracy by label, a row each, the most relevant first system's labels on top. Paper figure 18."""
-    shown = [name for name in ("mkl", "top1") if any(name in row.figures for system in (real, *systems) for row in system.classes)]
-    first = (systems or [real])[0]
-    order = {row.label: row.figures[shown[0]].value for row in first.classes if shown[0] in row.figures}
-    labels = sorted(
-        {row.label for system in (real, *systems) for row in system.classes}, key=lambda label: (order.get(label, np.inf), label)
-    )
+    """Relevance and accuracy by label, a row each, the first system's best label on top; behind a label its clips. Paper figure 18."""
+    rows = [row for system in (*systems, real) for row in system.classes if row.figures]
+    shown = [name for name in ("mkl", "top1") if any(name in row.figures for row in rows)]
+    sign = 1 if shown[0] == "mkl" else -1  # more accurate is better, more divergent is not
+    first, clips = {}, {}
+    for row in rows:
+        first.setdefault(row.label, sign * row.figures[shown[0]].value if shown[0] in row.figures else np.inf)
+        clips[row.label] = max(clips.get(row.label, 0), *(figure.clips for figure in row.figures.values()))
+    labels = sorted(first, key=lambda label: (first[label], label))
     height = 1.1 + _LABEL_INCHES * len(labels) + 0.2 * len(systems)
     with _figure(1, len(shown), (_WIDTH_INCHES, height), sharey=True) as (drawn, axes):
         crowd = [(real, _REAL), *zip(systems, _cycle(len(systems)), strict=True)]
         for axis, name in zip(axes, shown, strict=True):
             for place, (system, colour) in enumerate(crowd):
-                rows = {row.label: row.figures[name] for row in system.classes if name in row.figures}
-                if rows:
+                told = {row.label: row.figures[name] for row in system.classes if name in row.figures}
+                if told:
                     shift = 0.5 * (place + 0.5) / len(crowd) - 0.25  # side by side within the row of a label
-                    heights = [labels.index(label) + shift for label in rows]
-                    _points(axis, list(rows.values()), heights, name, colour, system.name, upright=False)
+                    heights = [labels.index(label) + shift for label in told]
+                    _points(axis, list(told.values()), heights, name, colour, system.name, upright=False)
             axis.set_xlabel(_heading(name))
             axis.set_ylim(len(labels) - 0.4, -0.6)
             axis.grid(axis="x", alpha=0.3)
             for stripe in range(0, len(labels), 2):
                 axis.axhspan(stripe - 0.5, stripe + 0.5, color="black", alpha=0.04, linewidth=0)
-        axes[0].set_yticks(range(len(labels)), labels, parse_math=False, fontsize=8)
+        axes[0].set_yticks(range(len(labels)), [f"{label} ({clips[label]})" for label in labels], parse_math=False, fontsize=8)
         _legend(drawn, axes)
         return _svg(drawn)
 
