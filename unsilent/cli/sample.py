@@ -39,11 +39,10 @@ def sample(
     recipe = Recipe(model, samples, seed, top_k, temperature, keep.value)
     n_failed = 0
     with Sampling(table, out, recipe, None if split == "all" else split) as job, Bar(len(job.waiting)) as bar:
-        if job.waiting:
-            bar.watch(job.waiting[0].clip_id)("sampling", 0.0)
         for n_done, (row, why) in enumerate(job.run(Spread(workers, ray)), start=1):
             bar.finish(n_done)
-            bar.watch(f"after {row.clip_id}")("sampling", 0.0)
+            for coming in job.waiting[n_done : n_done + 1]:  # they are done in order
+                bar.watch(coming.clip_id)("sampling", 0.0)
             if why:
                 n_failed += 1
                 say(f"left out {row.clip_id}: {why}")
