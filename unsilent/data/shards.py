@@ -115,7 +115,7 @@ class Writer:
             return
         with ExitStack() as files:
             self._journal: BinaryIO = files.enter_context(self._log.open("ab+"))
-            if not _lock(self._journal.fileno()):
+            if not lock(self._journal.fileno()):
                 raise DataError(f"another process is writing {self._bin}; wait for it, or choose another folder.")
             if redo:
                 self._journal.truncate(0)
@@ -221,7 +221,7 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _lock(file: int) -> bool:
+def lock(file: int) -> bool:
     """Whether this process alone has the file now; where there are no locks, nobody knows better."""
     if fcntl is None:
         return True
