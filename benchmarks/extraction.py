@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from PIL import Image
 from unsilent import presets
 from unsilent.checkpoints.bundle import load_backbone
 from unsilent.checkpoints.store import load_checkpoint
-from unsilent.data.shards import as_mel01
+from unsilent.data.shards import Writer, as_mel01
 from unsilent.features import RELEASED_SECONDS, extract
+from unsilent.jobs.run import Spread, run
 from unsilent.media.audio import read_audio
 from unsilent.media.files import VIDEO_SUFFIXES
 from unsilent.media.video import stream_frames
@@ -144,6 +146,26 @@ def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
         print(f"| {scale:,} | {hours[0]:,.0f} | {hours[1]:,.0f} | {sizes[0]:,.0f} GB | {sizes[1]:,.0f} GB |")
 
 
+def bottleneck(preset: presets.Preset, dim: int, folder: Path) -> None:
+    """Print how many clips a second one process can hand out, and write, whatever the number of workers."""
+    numbers, began = range(5000), time.perf_counter()
+    for _ in run(partial(partial, abs), numbers, Spread(workers=2)):
+        pass
+    handed = len(numbers) / (time.perf_counter() - began)
+    clip, began = preset.clip, time.perf_counter()
+    about = {"clip_id": "x" * 30, "kind": "clip", "label": "", "split": "train", "sample_rate": clip.sample_rate}
+    row = (np.zeros((clip.columns, dim), np.float16), about)
+    with Writer(folder, "features", {}) as writer:
+        for _ in numbers:
+            writer.add([row])
+    written = len(numbers) / (time.perf_counter() - began)
+    per_clip = (folder / "features.json").stat().st_size / len(numbers)
+    print(f"\none process hands out {handed:,.0f} items a second to two workers that do nothing, and writes the features of")
+    print(
+        f"{written:,.0f} clips a second (both with the start of the processes and the end of the file); {per_clip:.0f} bytes of index a clip."
+    )
+
+
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -164,7 +186,8 @@ def main() -> None:
             costs = Costs() if number < 2 else costs  # the first one warms everything up
             ours(path, preset, network, codebook, costs)
             obvious(path, preset, network, costs, Path(temporary))
-    report(costs, len(paths) - 1, preset.clip, asked.scale)
+        report(costs, len(paths) - 1, preset.clip, asked.scale)
+        bottleneck(preset, expects.dim, Path(temporary))
 
 
 if __name__ == "__main__":
