@@ -160,9 +160,9 @@ def bottleneck(preset: presets.Preset, dim: int, folder: Path) -> None:
             writer.add([row])
     written = len(numbers) / (time.perf_counter() - began)
     per_clip = (folder / "features.json").stat().st_size / len(numbers)
-    print(f"\none process hands out {handed:,.0f} items a second to two workers that do nothing, and writes the features of")
+    print(f"\none process hands out {handed:,.0f} items a second to two workers that do nothing, and writes the features")
     print(
-        f"{written:,.0f} clips a second (both with the start of the processes and the end of the file); {per_clip:.0f} bytes of index a clip."
+        f"{written:,.0f} clips a second (both with the start of the processes and the end of the file), {per_clip:.0f} bytes of index each."
     )
 
 
