@@ -267,9 +267,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", choices=["1", "2", "3", "4", "5", "16", "17", "18", "prepare"], help="table or figure")
     parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv and images.csv: the small tables")
-    parser.add_argument(
-        "--classifier", action="append", metavar="PATH", help="that judges the small tables; table 5 takes several"
-    )
+    parser.add_argument("--classifier", action="append", metavar="PATH", help="that judges the small tables; table 5 takes several")
     parser.add_argument("--clips", type=int, default=10, help="of the small tables")
     parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
     parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")

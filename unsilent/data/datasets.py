@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.data.shards import Shard, as_mel01
+from unsilent.data.shards import Shard, as_mel01, sounds_in
 from unsilent.errors import DataError, ParameterError
 from unsilent.signal.mel import RANGE_DB, log_mel01
 
@@ -175,7 +175,7 @@ class MelCrops(WaveformCrops):
 
 def open_crops(shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation()) -> WaveformCrops:
     """Crops of the waveforms of a folder of shards, or of its mels if there are no waveforms."""
-    kind = MelCrops if not (shards / "waveforms.json").exists() and (shards / "mels.json").exists() else WaveformCrops
+    kind = MelCrops if sounds_in(shards) == "mels" else WaveformCrops
     return kind(shards, split, samples, augmentation=augmentation)
 
 

@@ -29,6 +29,11 @@ def as_mel01(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
 
+def sounds_in(folder: Path) -> str:
+    """Name of the shard that holds the sounds of a folder: `waveforms`, or `mels` if there are only these."""
+    return "mels" if (folder / "mels.json").exists() and not (folder / "waveforms.json").exists() else "waveforms"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One item of a shard: where it lies along the first axis, and what the index says of it."""
