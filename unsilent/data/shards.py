@@ -186,9 +186,10 @@ class Writer:
 
     def _save(self) -> None:
         _sync(self._data)
-        self._journal.write(b"".join(json.dumps(said).encode() + b"\n" for said in self._lines))
+        lines, self._lines = self._lines, []  # before they are written: an interrupt may lose them, but not write them twice
+        self._journal.write(b"".join(json.dumps(said).encode() + b"\n" for said in lines))
         _sync(self._journal)
-        self._lines, self._saved = [], time.monotonic()
+        self._saved = time.monotonic()
 
     def __enter__(self) -> "Writer":
         return self
