@@ -25,7 +25,7 @@ from PIL import Image
 from unsilent import presets
 from unsilent.checkpoints.bundle import load_backbone
 from unsilent.checkpoints.store import load_checkpoint
-from unsilent.data.shards import Writer, as_mel01
+from unsilent.data.shards import Writer, as_mel01, coarse, fine
 from unsilent.features import RELEASED_SECONDS, extract
 from unsilent.jobs.run import Spread, run
 from unsilent.media.audio import read_audio
@@ -90,7 +90,9 @@ def ours(path: Path, preset: presets.Preset, network, codebook, costs: Costs) ->
     costs.bytes[f"features float16, {clip.n_features} a clip"] += 2 * clip.n_features * expects.dim
     costs.differ("mels uint8", mel01, as_mel01(whole))
     costs.differ("mels float16", mel01, as_mel01(mel01.astype(np.float16)))
-    costs.differ("features float16", features / np.abs(features).mean(), kept / np.abs(features).mean())
+    costs.bytes[f"features uint8, {clip.n_features} a clip"] += clip.n_features * expects.dim
+    for what, values in (("features float16", kept), ("features uint8", fine(*coarse(features)))):
+        costs.differ(what, features / np.abs(features).mean(), values / np.abs(features).mean())
 
 
 def obvious(path: Path, preset: presets.Preset, network, costs: Costs, folder: Path) -> None:
@@ -123,7 +125,7 @@ def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
         print(f"| {step} | {seconds / n:.3f} | {n / max(seconds, 1e-9):.1f} |")
     print("\n| kept | bytes a clip | mean difference | largest |\n| --- | ---: | ---: | ---: |")
     for what, size in costs.bytes.items():
-        found = costs.errors.get("features float16" if what.startswith("features") else what)
+        found = costs.errors.get(what.partition(",")[0])
         differing = " | "
         if found:
             scale, unit = (RANGE_DB, " dB") if what.startswith("mels") else (1, " of the mean")
@@ -133,11 +135,11 @@ def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
     theirs = sum(costs.seconds.values()) - sum(mine.values())
     authors = costs.bytes["obvious: mels float32"] + costs.bytes["obvious: features float32"]
     few = costs.bytes["mels uint8"] + costs.bytes[f"features float16, {clip.columns} a clip"]
-    many = costs.bytes["mels uint8"] + costs.bytes[f"features float16, {clip.n_features} a clip"]
+    many = costs.bytes["mels uint8"] + costs.bytes[f"features uint8, {clip.n_features} a clip"]
     total = sum(mine.values())
     print(f"\nall steps: {total / n:.2f} s a clip; the obvious way without codes: {theirs / n:.2f} s, {theirs / total:.1f} times as long.")
     print(f"the authors' layout takes {authors / few:.1f} times the bytes for a model of {clip.columns} features ({few / n:.0f} a clip),")
-    print(f"{authors / many:.1f} times for one of {clip.n_features} ({many / n:.0f} a clip).")
+    print(f"{authors / many:.1f} times for one of {clip.n_features} with features as uint8 ({many / n:.0f} a clip).")
     network = sum(mine.get(name, 0.0) for name in ("features", "codes (one encoding)"))
     print("\n| clips | other steps, CPU hours | network, hours | mels + features | + waveforms |\n| ---: | ---: | ---: | ---: | ---: |")
     for scale in scales:

@@ -11,7 +11,7 @@ from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.extract import PSEUDO_FRAMES, Codes, Features, Sounds, files, stored, trim_silent_ends
 from unsilent.data.manifest import Row
-from unsilent.data.shards import Shard, as_mel01, write_shard
+from unsilent.data.shards import Shard, as_mel01, fine, write_shard
 from unsilent.errors import MediaError
 from unsilent.features import Backbone
 from unsilent.models.codebook import Codebook, CodebookConfig
@@ -118,6 +118,14 @@ def test_each_picture_gives_a_few_views(material, mean_colour):
     assert {features.shape for features, _ in found} == {(PSEUDO_FRAMES, 3)}
     assert found[0][0].max() < 0.3  # the dark label
     assert found[5][0].min() > 0.8  # the bright one
+
+
+def test_coarse_features_are_the_fine_ones(material, mean_colour):
+    pictures = files([row(f"{label}{i}.png", "image") for label in ("low", "high") for i in range(3)], "image")
+    exact, small = (entries(Features(material, CLIP, "efficientnet-lite0", 0, dtype=dtype), pictures) for dtype in ("float16", "uint8"))
+    for (one, _), (two, about) in zip(exact, small, strict=True):
+        assert two.dtype == np.uint8
+        np.testing.assert_allclose(fine(two, about), one, atol=1e-3 + about["step"] / 2)
 
 
 @pytest.mark.parametrize("per_column", [1, 4])

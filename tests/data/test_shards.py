@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unsilent.data.shards import Shard, Writer, write_shard
+from unsilent.data.shards import Shard, Writer, coarse, fine, write_shard
 from unsilent.errors import DataError
 
 
@@ -139,3 +139,16 @@ def test_an_unfinished_shard_made_otherwise_is_refused(tmp_path):
 def test_two_writers_of_one_shard_are_kept_apart(tmp_path):
     with Writer(tmp_path, "codes", {}), pytest.raises(DataError, match=r"another process is writing .*codes\.bin"):
         Writer(tmp_path, "codes", {})
+
+
+def test_coarse_numbers_come_back_within_half_a_step():
+    values = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32) * 3 + 1
+    stored, steps = coarse(values)
+    assert stored.dtype == np.uint8
+    assert (stored.min(), stored.max()) == (0, 255)
+    np.testing.assert_allclose(fine(stored, steps), values, atol=steps["step"] * 0.501)
+    assert np.array_equal(fine(*coarse(np.full((2, 3), 4.0, np.float32))), np.full((2, 3), 4.0))
+
+
+def test_floating_point_numbers_are_taken_as_they_are():
+    assert np.array_equal(fine(np.array([0.5, -2], np.float16), {}), np.array([0.5, -2], np.float32))

@@ -59,6 +59,13 @@ class Sound(StrEnum):
     mels = "mels"
 
 
+class FeatureNumbers(StrEnum):
+    """How features are kept."""
+
+    float16 = "float16"
+    uint8 = "uint8"
+
+
 @app.command()
 def extract(
     table: Path | None = typer.Argument(None, metavar="[M.parquet]", help="The material; not with --codebook.", show_default=False),
@@ -68,6 +75,7 @@ def extract(
     sound: Sound | None = typer.Option(
         None, help="What to keep; mels take a sixth of the space, but no vocoder learns from them. [default: waveforms]"
     ),
+    features: FeatureNumbers | None = typer.Option(None, help="How to keep them; uint8 is half as large. [default: float16]"),
     seed: int = typer.Option(0, min=0, help="For the random views and shifts."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
@@ -84,14 +92,15 @@ def extract(
     logging.getLogger("unsilent").setLevel(logging.INFO)
     spread = Spread(workers, ray)
     if codebook:
-        if table or preset or sound:
-            unheard = table or ("--preset" if preset else "--sound")
+        if unheard := table or (preset and "--preset") or (sound and "--sound") or (features and "--features"):
             raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unheard}.")
         shards = extract_codes(codebook, out, seed, spread, redo)
     elif table is None:
         raise ParameterError("the material to extract is not named; give a manifest, or --codebook for codes of sounds extracted before.")
     else:
-        shards = extract_material(table, out, preset or "everyday", sound.value if sound else "waveforms", seed, spread, redo)
+        kept = sound.value if sound else "waveforms"
+        numbers = features.value if features else "float16"
+        shards = extract_material(table, out, preset or "everyday", kept, numbers, seed, spread, redo)
     for shard in shards:
         for clip_id, why in shard.left_out:
             say(f"{shard.name}: left out {clip_id}: {why}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.data.shards import Shard, as_mel01, sounds_in
+from unsilent.data.shards import Shard, as_mel01, fine, sounds_in
 from unsilent.errors import DataError, ParameterError
 from unsilent.signal.mel import RANGE_DB, log_mel01
 
@@ -379,7 +379,7 @@ class PairedCodes:
             parts.append(part[start : start + columns - filled])
             names.append(self.codes.entries[sound].about["clip_id"])
             filled += len(parts[-1])
-        picture = self.features[pictures[int(rng.integers(len(pictures)))]]
+        picture = self._seen(pictures[int(rng.integers(len(pictures)))])
         views = rng.integers(len(picture), size=columns)
         held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
         return _Scene(np.concatenate(parts), picture[views[held]].repeat(self.rows_per_column, axis=0), number, names[0])
@@ -388,12 +388,15 @@ class PairedCodes:
         """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
         code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
         about, each = self.codes.entries[code_item].about, self.rows_per_column
-        grid, features = self.codes[code_item], self.features[feature_item][about["start_column"] * each :]
+        grid, features = self.codes[code_item], self._seen(feature_item)[about["start_column"] * each :]
         length = min(len(grid), len(features) // each)
         columns = np.arange(self.clip.columns) % length
         rows = (columns[:, None] * each + np.arange(each)).ravel()
         label = self.labels.index(about["label"]) if about["label"] in self.labels else -1
         return _Scene(grid[columns], features[rows], label, about["clip_id"])
+
+    def _seen(self, item: int) -> np.ndarray:
+        return fine(self.features[item], self.features.entries[item].about)
 
 
 class _Scene(NamedTuple):

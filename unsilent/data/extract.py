@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from unsilent.checkpoints.store import load_checkpoint, read_config
 from unsilent.clip import Clip
 from unsilent.data.checks import SILENT_PEAK
 from unsilent.data.manifest import Row
-from unsilent.data.shards import Shard, as_mel01, sounds_in
+from unsilent.data.shards import Shard, as_mel01, coarse, sounds_in
 from unsilent.features import Backbone, extract, find_backbone, needed, views
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
@@ -34,6 +34,7 @@ from unsilent.signal.mel import from_mel01, log_mel01
 EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # shifted and scaled encodings of one sound
+Dtype = Literal["float16", "uint8"]
 VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
 
 
@@ -152,7 +153,7 @@ def trim_silent_ends(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray
 
 @dataclass(frozen=True)
 class Features:
-    """Makes of `File`s the shard `features`: float16, some for each code column of a clip, or one per pseudo-frame of a picture.
+    """Makes of `File`s the shard `features`: some for each code column of a clip, or one per pseudo-frame of a picture.
 
     Attributes:
         root: folder that paths start from.
@@ -160,6 +161,7 @@ class Features:
         backbone: name of the picture network; it works on a GPU where there is one.
         seed: of the random views of pictures.
         per_column: how many for each code column: all that the grid has, or the last of them alone.
+        dtype: `float16`, or `uint8` for half of that, in 255 steps between the lowest and the highest number of an item.
     """
 
     root: Path
@@ -167,13 +169,14 @@ class Features:
     backbone: str
     seed: int
     per_column: int = 1
+    dtype: Dtype = "float16"
     shard: ClassVar[str] = "features"
 
     def recipe(self) -> dict[str, Any]:
         """Network, views and grid."""
         row = find_backbone(self.backbone)
         looked = {"backbone": self.backbone, "dim": row.dim, "rows_per_column": self.per_column, "pseudo_frames": PSEUDO_FRAMES}
-        return {**looked, "seed": self.seed, "clip": self.clip.model_dump(), "version": VERSION}
+        return {**looked, "dtype": self.dtype, "seed": self.seed, "clip": self.clip.model_dump(), "version": VERSION}
 
     def __call__(self) -> Callable[[File], Piece]:
         """Loads the picture network."""
@@ -191,7 +194,13 @@ class Features:
     def _of_picture(self, file: File, module: nn.Module, expects: Backbone) -> Piece:
         rng = np.random.default_rng([self.seed, len(str(file)), *str(file).encode()])
         features = extract(_pseudo_views(self.root / str(file), rng, expects), module, expects)
-        return Piece([(features.numpy().astype(np.float16), _about(row)) for row in file.rows], [])
+        return Piece([self._stored(features.numpy(), row) for row in file.rows], [])
+
+    def _stored(self, features: Float[np.ndarray, "features dim"], row: Row) -> tuple[np.ndarray, dict[str, Any]]:
+        if self.dtype == "float16":
+            return features.astype(np.float16), _about(row)
+        stored, steps = coarse(features)
+        return stored, {**_about(row), **steps}
 
     def _of_clips(self, file: File, module: nn.Module, expects: Backbone) -> Piece:
         """What the network says of the last picture of each column, the rows 3, 7, 11… that 53 features of 212 pick; or of all rows."""
@@ -209,11 +218,11 @@ class Features:
                 numbers.append(number)
                 yield view
 
-        features, piece = extract(seen(), module, expects).numpy().astype(np.float16), Piece([], [])
+        features, piece = extract(seen(), module, expects).numpy(), Piece([], [])
         for row, span in zip(file.rows, spans, strict=True):
             mine = np.isin(numbers, span)
             if mine.any():
-                piece.entries.append((features[mine], _about(row)))
+                piece.entries.append(self._stored(features[mine], row))
             else:
                 piece.left_out.append((row.clip_id, f"{file} has no picture from {row.start_seconds:.2f} s on."))
         return piece

@@ -29,6 +29,19 @@ def as_mel01(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
 
+def coarse(values: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """Numbers of an item as whole ones from 0 to 255, and what its index entry must say of them; see `fine`."""
+    lowest, highest = float(values.min()), float(values.max())
+    step = (highest - lowest) / 255 or 1.0
+    return np.round((values - lowest) / step).astype(np.uint8), {"lowest": lowest, "step": step}
+
+
+def fine(stored: np.ndarray, about: dict[str, Any]) -> np.ndarray:
+    """float32 of an item that is stored as floating point numbers, or by `coarse`; off by half a step at most."""
+    values = stored.astype(np.float32)
+    return values if stored.dtype != np.uint8 else values * np.float32(about["step"]) + np.float32(about["lowest"])
+
+
 def sounds_in(folder: Path) -> str:
     """Name of the shard that holds the sounds of a folder: `waveforms`, or `mels` if there are only these."""
     return "mels" if (folder / "mels.json").exists() and not (folder / "waveforms.json").exists() else "waveforms"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unsilent import presets
-from unsilent.data.extract import Codes, Extractor, Features, File, Piece, Sounds, Stored, files, stored
+from unsilent.data.extract import Codes, Dtype, Extractor, Features, File, Piece, Sounds, Stored, files, stored
 from unsilent.data.manifest import read_manifest
 from unsilent.data.shards import Shard, Writer
 from unsilent.jobs.run import Failure, Spread, run
@@ -15,7 +15,14 @@ log = logging.getLogger(__name__)
 
 
 def extract_material(
-    table: Path, out: Path, preset_name: str, sound: str = "waveforms", seed: int = 0, spread: Spread = Spread(), redo: bool = False
+    table: Path,
+    out: Path,
+    preset_name: str,
+    sound: str = "waveforms",
+    dtype: Dtype = "float16",
+    seed: int = 0,
+    spread: Spread = Spread(),
+    redo: bool = False,
 ) -> list[Shard]:
     """Write the shards of sounds and `features` for a manifest.
 
@@ -24,6 +31,7 @@ def extract_material(
         out: folder of shards.
         preset_name: gives the clip, the backbone, and how many features a clip needs. A preset that looks at nothing gets no features.
         sound: `waveforms`, or the smaller `mels`, which vocoders cannot be trained from.
+        dtype: of features; see `Features`.
         seed: of the random views of pictures.
         spread: over what.
         redo: replace shards that were made otherwise.
@@ -38,7 +46,7 @@ def extract_material(
     shards = [extract(Sounds(root, preset.clip, sound), files(rows, "sound", "clip"), out, spread, redo)]
     if preset.backbone:
         one_each = preset.sampler.condition.n_features == preset.clip.columns
-        features = Features(root, preset.clip, preset.backbone, seed, 1 if one_each else preset.clip.column_features)
+        features = Features(root, preset.clip, preset.backbone, seed, 1 if one_each else preset.clip.column_features, dtype)
         shards.append(extract(features, files(rows, "image", "clip"), out, spread, redo))
     return shards
 
