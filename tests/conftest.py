@@ -116,14 +116,11 @@ def write_clip_fixture() -> Callable[..., Path]:
     return write_clip
 
 
-<<<<<<< HEAD
 @pytest.fixture(name="write_part", scope="session")
 def write_part_fixture() -> Callable[..., Path]:
     return write_part
 
 
-=======
->>>>>>> data5
 @pytest.fixture(name="draw")
 def draw_fixture() -> Callable[..., np.ndarray]:
     return draw
