@@ -140,29 +140,6 @@ def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_pa
         assert contents(tmp_path / "few" / name) == contents(tmp_path / "all" / name)
 
 
-def test_a_still_picture_is_every_picture_of_its_scene(material, pipeline, tmp_path):
-    from unsilent.sampling import Window
-    from unsilent.scene import Scene, look
-
-    scene, clip = Scene(material / "still/a.png", 0.0), pipeline.clip
-    picked = scene.picked(Window(0, 0, clip.columns), clip, 53, pairs=False)
-    assert picked == [0] * 53
-    features, rows = look(scene, [picked], clip, pipeline.parts.backbone, pipeline.parts.backbone_row)
-    assert (features.shape, rows) == ((1, 1280), {0: 0})
-
-
-def test_a_later_stretch_of_a_video_has_its_own_pictures(material, pipeline):
-    from unsilent.sampling import Window
-    from unsilent.scene import Scene
-
-    clip = pipeline.clip
-    first, second = (
-        Scene(material / "long.mp4", 1.0, start).picked(Window(0, 0, clip.columns), clip, 53, pairs=False) for start in (0.0, 1.0)
-    )
-    assert (min(first), max(first)) == (0, 20)
-    assert [number - 22 for number in second] == first
-
-
 SPREADS = [Spread(workers=2), pytest.param(Spread(workers=2, ray="local"), marks=pytest.mark.cluster)]
 
 
