@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.jobs.run import Spread
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.metrics.evaluate import find
+from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import Pipeline
+from unsilent.scene import Scene
 
 # Ends itself with a kill -9 in the middle of writing the third clip.
 KILLED = """
@@ -76,8 +79,6 @@ def tiny(tiny_bundle, parts, monkeypatch):
 @pytest.fixture
 def blind(tmp_path_factory, tiny_parts, tiny_configs, write_part):
     """A model that needs no picture network, which other processes would have to load."""
-    from unsilent.models.condition import ConditionConfig
-
     folder = tmp_path_factory.mktemp("blind")
     seen = ConditionConfig(kind="class", n_classes=2)
     sampler = write_part(folder / "sampler", "sampler", tiny_configs["sampler"].model_copy(update={"condition": seen}))
@@ -120,8 +121,6 @@ def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_
     drawn = []
     decode = pipeline._decode
     pipeline._decode = lambda grid: (drawn.append(grid.numpy()), decode(grid))[1]
-    from unsilent.scene import Scene
-
     mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), 2, seed=seed)
     takes = pipeline.takes(material / "other.mp4", 2, seed=seed)
     for take in (0, 1):
@@ -220,8 +219,6 @@ def test_two_jobs_in_one_folder_are_refused(material, tiny, tmp_path):
     ],
 )
 def test_wrong_requests_are_refused_before_any_work(material, tiny, tmp_path, recipe, error, words):
-    from dataclasses import replace
-
     recipe = recipe if recipe.model != "everyday" else replace(recipe, model=tiny)
     with pytest.raises(error, match=words):
         Sampling(material / "m.parquet", tmp_path / "out", recipe)
