@@ -36,7 +36,7 @@ def test_tables_that_say_nothing_are_refused(tmp_path):
 
 
 def test_a_manifest_tells_labels_and_splits(tmp_path):
-    about = {"licence": "", "duration_seconds": 1.0, "sample_rate": 22050}
+    about = {"licence": "", "start_seconds": 0.0, "duration_seconds": 1.0, "sample_rate": 22050, "checksum": ""}
     rows = [
         Row("sounds/dog/x", "sounds/dog/x.ogg", "sound", "dog", "valid", **about),
         Row("sounds/cat/y", "sounds/cat/y.ogg", "sound", "cat", "train", **about),

@@ -46,7 +46,7 @@ CLASSIFIER = {"crop_frames": 32, "valid_every": 3}
 RUNS = {
     "codebook": (CodebookRun, CODEBOOK),
     "averaged": (CodebookRun, CODEBOOK | {"codes": "average", "initialise": "k-means"}),
-    "vocoder": (VocoderRun, {"crop_frames": 16, **JUDGED}),
+    "vocoder": (VocoderRun, {"learning_rate": 0.02, "crop_frames": 16, **JUDGED}),
     "sampler": (SamplerRun, {"real_share": 0.0, "cut_share": 0.0, "condition_dropout": 0.3}),
     "vggishish": (ClassifierRun, {"network": "vggishish", "width": 4, "grid": (1, 1), "hidden": 16, **CLASSIFIER}),
     "melception": (ClassifierRun, {"network": "melception", "dropout": 0.0, **CLASSIFIER}),
@@ -92,7 +92,7 @@ def write_classifier(folder):
     """A VGGish-ish for the perceptual distance; its weights are random, but always the same."""
     torch.manual_seed(5)
     network = VGGishish(VGGishishConfig(labels=2, width=4, hidden=8, grid=(1, 1)))
-    save_checkpoint(folder, "vggishish", "", network.config, network.state_dict(), {})
+    save_checkpoint(folder, "vggishish", "", network.config, network.state_dict(), {"steps": 1})
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def extract(
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
     codebook: Path | None = typer.Option(None, help="Checkpoint folder; writes the codes of the sounds that are in SHARDS already."),
     preset: str | None = typer.Option(None, help="Whose clip and backbone to extract for; not with --codebook. [default: everyday]"),
-    sound: Sound = typer.Option(Sound.waveforms, help="What to keep; mels take a sixth of the space, but no vocoder learns from them."),
+    sound: Sound | None = typer.Option(
+        None, help="What to keep; mels take a sixth of the space, but no vocoder learns from them. [default: waveforms]"
+    ),
     seed: int = typer.Option(0, min=0, help="For the random views and shifts."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
@@ -82,13 +84,14 @@ def extract(
     logging.getLogger("unsilent").setLevel(logging.INFO)
     spread = Spread(workers, ray)
     if codebook:
-        if table or preset:
-            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {table or '--preset'}.")
+        if table or preset or sound:
+            unheard = table or ("--preset" if preset else "--sound")
+            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unheard}.")
         shards = extract_codes(codebook, out, seed, spread, redo)
     elif table is None:
         raise ParameterError("the material to extract is not named; give a manifest, or --codebook for codes of sounds extracted before.")
     else:
-        shards = extract_material(table, out, preset or "everyday", sound.value, seed, spread, redo)
+        shards = extract_material(table, out, preset or "everyday", sound.value if sound else "waveforms", seed, spread, redo)
     for shard in shards:
         for clip_id, why in shard.left_out:
             say(f"{shard.name}: left out {clip_id}: {why}")

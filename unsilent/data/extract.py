@@ -23,7 +23,7 @@ from unsilent.checkpoints.store import load_checkpoint, read_config
 from unsilent.clip import Clip
 from unsilent.data.checks import SILENT_PEAK
 from unsilent.data.manifest import Row
-from unsilent.data.shards import Shard, as_mel01
+from unsilent.data.shards import Shard, as_mel01, sounds_in
 from unsilent.features import Backbone, extract, find_backbone, needed, views
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
@@ -82,11 +82,7 @@ def files(rows: Sequence[Row], *kinds: str) -> list[File]:
 
 def stored(shards: Path) -> list[Stored]:
     """Items that codes can be made of: those of the shard `waveforms`, or of `mels` where there are no waveforms."""
-    return [Stored(number, entry.about["clip_id"]) for number, entry in enumerate(_sounds(shards).entries)]
-
-
-def _sounds(shards: Path) -> Shard:
-    return Shard(shards, "waveforms" if (shards / "waveforms.json").exists() else "mels")
+    return [Stored(number, entry.about["clip_id"]) for number, entry in enumerate(Shard(shards, sounds_in(shards)).entries)]
 
 
 @runtime_checkable
@@ -256,13 +252,14 @@ class Codes:
 
     def recipe(self) -> dict[str, Any]:
         """The codebook, the sounds and the seed."""
+        config, sounds = read_config(self.codebook)["config"], Shard(self.shards, sounds_in(self.shards))
         weights = hashlib.sha256((self.codebook / "model.safetensors").read_bytes()).hexdigest()
-        made_of = {"codebook": read_config(self.codebook)["config"], "weights": weights, "sounds": _sounds(self.shards).digest}
+        made_of = {"codebook": config, "weights": weights, "sounds": sounds.digest}
         return {**made_of, "seed": self.seed, "version": VERSION}
 
     def __call__(self) -> Callable[[Stored], Piece]:
         """Loads the codebook."""
-        codebook, sounds = load_checkpoint(self.codebook, "codebook"), _sounds(self.shards)
+        codebook, sounds = load_checkpoint(self.codebook, "codebook"), Shard(self.shards, sounds_in(self.shards))
         codebook.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         read = self._of_waveform if sounds.array.ndim == 1 else self._of_mel
 

@@ -29,6 +29,11 @@ def as_mel01(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
 
+def sounds_in(folder: Path) -> str:
+    """Name of the shard that holds the sounds of a folder: `waveforms`, or `mels` if there are only these."""
+    return "mels" if (folder / "mels.json").exists() and not (folder / "waveforms.json").exists() else "waveforms"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One item of a shard: where it lies along the first axis, and what the index says of it."""
@@ -181,9 +186,10 @@ class Writer:
 
     def _save(self) -> None:
         _sync(self._data)
-        self._journal.write(b"".join(json.dumps(said).encode() + b"\n" for said in self._lines))
+        lines, self._lines = self._lines, []  # before they are written: an interrupt may lose them, but not write them twice
+        self._journal.write(b"".join(json.dumps(said).encode() + b"\n" for said in lines))
         _sync(self._journal)
-        self._lines, self._saved = [], time.monotonic()
+        self._saved = time.monotonic()
 
     def __enter__(self) -> "Writer":
         return self

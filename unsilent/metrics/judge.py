@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from unsilent import labels, presets
 from unsilent.checkpoints import catalog
 from unsilent.checkpoints.bundle import SHIPPED, models_folder
-from unsilent.checkpoints.store import load_checkpoint, read_config
+from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
 from unsilent.clip import Clip
 from unsilent.data.extract import trim_silent_ends
 from unsilent.errors import CheckpointError, MediaError, ParameterError
@@ -174,7 +174,8 @@ def load_judge(name: str | None, device: str = "auto") -> Judge:
         raise CheckpointError(f"{folder} reads {module.config.bands.mels} mel bands, its preset {about['preset']} has {clip.mels}.")
     run = record.get("run", {})
     frames = run.get("crop_frames") or clip.frames
-    digest = _digest(folder, [about["config"], clip.model_dump(), frames, bool(run)])
+    facts = [about["config"], clip.model_dump(), frames, bool(run), weights_digest(folder)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return Judge(folder, about["kind"], module.to(chosen), classes, clip, frames, bool(run), digest)
 
 
@@ -188,11 +189,3 @@ def _find(name: str) -> Path:
     if name in catalog.names() and catalog.find(name).kind in KINDS:
         raise CheckpointError(f"the classifier {name!r} is not here; fetch it with: unsilent models fetch {name}.")
     raise CheckpointError(f"there is no classifier {name!r}: neither a checkpoint folder nor the name of a published {' or '.join(KINDS)}.")
-
-
-def _digest(folder: Path, settings: list[object]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    with (folder / "model.safetensors").open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]

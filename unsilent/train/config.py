@@ -40,6 +40,7 @@ class Run(Config):
     log_every: int = Field(default=50, gt=0)
     show_every: int = Field(default=1000, ge=0)  # steps between pictures and sounds for TensorBoard; 0 shows none
     valid_every: int = Field(default=0, ge=0)  # steps between validations, the best of which is kept; 0: none, the last weights are kept
+    valid_items: int = Field(default=256, gt=0)  # crops or clips that a validation draws, always the same; a classifier hears all sounds
     patience: int = Field(default=0, ge=0)  # validations without improvement after which training stops; 0 never stops early
 
     @model_validator(mode="after")
@@ -83,6 +84,7 @@ class CodebookRun(SoundRun):
     revive_every: int = Field(default=100, gt=0)  # steps after which codes that nothing used are moved to where latents are
     perceptual: Path | None = None  # checkpoint folder of a trained VGGish-ish, or of a distance made from one
     perceptual_weight: float = Field(default=0.0, ge=0)
+    perceptual_untrained: bool = False  # allow a checkpoint of random weights, to see what they are worth
     adversarial_weight: float = Field(default=0.0, ge=0)  # 0 builds no discriminator
     adversarial_start: int = Field(default=0, ge=0)  # steps that the discriminator waits
     adaptive_weight: tuple[float, float] = (1.0, 1.0)  # bounds of VQGAN's factor on the adversarial weight; equal ones fix it
@@ -95,6 +97,8 @@ class CodebookRun(SoundRun):
                 f"perceptual_weight is {self.perceptual_weight} and perceptual is {self.perceptual or 'not given'}; a distance wants both, "
                 "a weight and the checkpoint of a trained classifier."
             )
+        if self.perceptual_untrained and self.perceptual is None:
+            raise ParameterError("perceptual_untrained has no effect without perceptual, the checkpoint of the distance.")
         if self.adversarial_weight and self.adversarial_start >= self.steps:
             raise ParameterError(
                 f"adversarial_start {self.adversarial_start} is not below steps {self.steps}: the discriminator would never be asked; "
@@ -146,10 +150,6 @@ class VocoderRun(SoundRun):
             )
         if self.peak and not 0 < self.peak[0] <= self.peak[1] <= 1:
             raise ParameterError(f"peak is a range within 0 to 1, the lower first, found {list(self.peak)}.")
-        if self.peak and self.peak[1] * 10 ** (self.gain_db[1] / 20) > 1:
-            raise ParameterError(
-                f"a peak of {self.peak[1]} with a gain of {self.gain_db[1]} dB would be clipped; set gain_db to [0.0, 0.0] or below."
-            )
         return self
 
 
