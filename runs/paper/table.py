@@ -77,7 +77,7 @@ class Full:
         """The codebook without its discriminator, without its perceptual distance, and with both."""
         yield _fetch("melception")
         yield self.manifest("vggsound")
-        yield "unsilent", "data", "extract", self.out / "vggsound.parquet", "-o", "work/shards", "--preset", "vggsound-5-resnet50"
+        yield "unsilent", "data", "extract", self.out / "vggsound.parquet", "-o", "work/vggsound/shards", "--preset", "vggsound-5-resnet50"
         yield "unsilent", "train", HERE / "vggishish.toml", "--resume"
         yield "sed", "-n", f"/^perceptual/!w {self.out}/gan.toml", HERE / "vggsound-codebook.toml"
         whole = HERE / "vggsound-codebook.toml"
@@ -232,8 +232,10 @@ class Small:
         yield self.evaluate("figure17", *(self.out / "samples" / f"top-k={k}" for k in SMALL_TOP_X))
 
     def figure18(self) -> Iterator[Command]:
-        """Relevance by class, a plot of the report of table 3."""
-        yield from self.table3()
+        """Relevance by class, a plot of the report."""
+        yield from self.prepared()
+        yield self.sample("1-picture", "1-picture")
+        yield self.evaluate("figure18", self.out / "samples/1-picture")
 
 
 def run(commands: Iterator[Command]) -> int:
@@ -294,8 +296,7 @@ def main() -> int:
     if make is None:
         parser.error(f"{name} compares trainings of the codebook, which take days; there is none in small")
     if options.print:
-        for command in make():
-            sys.stdout.write(shlex.join(map(str, command)) + "\n")
+        sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
         return 0
     code = run(make())
     for report in sorted(out.glob(f"{name}*/report.json")) if code in (0, 3) else ():
