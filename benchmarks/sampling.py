@@ -1,8 +1,9 @@
 """What samples of a whole data set cost on this machine: seconds a clip by step, and bytes a sample, at full size with random weights.
 
-    python benchmarks/sampling.py [--preset vggsound-5-resnet50] [--takes 10] [--threads 1]
+    python benchmarks/sampling.py [--preset vggsound-5-resnet50] [--takes 10]
 
-Codes come one after another in equal steps, so a few are timed, and all that a clip has are counted. The first line is the machine.
+Codes come one after another in equal steps: a few are timed, and all that a clip has are counted. On a CPU, seconds are those of one core
+at work, which do not grow when the machine has other things to do.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from unsilent.models.codebook import Codebook
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.sampler import Sampler
 
-N_STEPS = 5
+N_STEPS = 3
 
 
 def main() -> None:
@@ -24,15 +25,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="vggsound-5-resnet50", choices=presets.names())
     parser.add_argument("--takes", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     preset = presets.get(options.preset)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{options.threads} CPU thread(s)"
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU core"
     print(f"{options.preset}, {options.takes} samples a clip, {where}")
     seconds = {"codes": _codes(preset, options.takes, device), "decode": options.takes * _decode(preset, device)}
     seconds["judge"] = options.takes * _judge(preset, device)
+    seconds["encode"] = options.takes * _encode(preset, device)
     for step, spent in seconds.items():
         print(f"{step:8} {spent:8.2f} s a clip {spent / options.takes:8.2f} s a sample")
     print(f"bytes    {preset.clip.mels * preset.clip.frames * 2 + 128} a sample, as float16 with its header")
@@ -59,6 +60,13 @@ def _decode(preset: presets.Preset, device: torch.device) -> float:
 
 
 @torch.inference_mode()
+def _encode(preset: presets.Preset, device: torch.device) -> float:
+    codebook = Codebook(preset.codebook).eval().to(device)
+    mel = torch.zeros(1, preset.clip.mels, preset.clip.frames, device=device)
+    return _timed(lambda: codebook.encode(mel), device)
+
+
+@torch.inference_mode()
 def _judge(preset: presets.Preset, device: torch.device) -> float:
     module = Melception(MelceptionConfig()).eval().to(device)
     mel01 = torch.zeros(1, preset.clip.mels, preset.clip.frames, device=device)
@@ -68,13 +76,16 @@ def _judge(preset: presets.Preset, device: torch.device) -> float:
 def _timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the second time."""
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = _now(device)
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return _now(device) - began
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":

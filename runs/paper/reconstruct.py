@@ -63,6 +63,7 @@ def main() -> int:
     parser.add_argument("--codebook", action="append", required=True, metavar="NAME|PATH")
     parser.add_argument("--split", default="test")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--ray", metavar="ADDRESS")
     parser.add_argument("--most", type=int, help="take only so many sounds, evenly spaced")
     options = parser.parse_args()
     root, rows = read_manifest(options.table)
@@ -74,7 +75,7 @@ def main() -> int:
         folder = Path(name) if is_checkpoint else find_bundle(name) / "codebook"
         target = options.out / (name.strip("/").replace("/", "_"))
         waiting = [row for row in rows if not (target / f"{row.clip_id}.mel.npy").exists()]
-        for row, mels in run(Reconstruct(root, folder), waiting, Spread(options.workers), attrgetter("clip_id")):
+        for row, mels in run(Reconstruct(root, folder), waiting, Spread(options.workers, options.ray), attrgetter("clip_id")):
             if isinstance(mels, Failure):
                 failed += 1
                 sys.stderr.write(f"left out {row.clip_id}: {mels.why}\n")

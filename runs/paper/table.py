@@ -9,6 +9,7 @@ Everything that was made is kept under work/paper (or work/paper-small), so what
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).parent
-COMMANDS = {"unsilent": [str(Path(sys.executable).with_name("unsilent"))], "python": [sys.executable]}
+HERE = Path(os.path.relpath(Path(__file__).parent))
+COMMANDS = {"unsilent": [str(Path(sys.executable).with_name("unsilent"))], "python": [sys.executable], "sed": ["sed"]}
 Command = tuple[object, ...]
 
 # Setting of table 3 → data that is sampled for, what follows the condition in names of models, and how often each clip is sampled.
@@ -32,7 +33,8 @@ SMALL_TOP_X = (1, 8, 64, 512)
 class Full:
     """All of VGGSound and VAS, with the published models."""
 
-    out: Path = Path("work/paper")
+    out: Path
+    spread: Command
 
     def manifest(self, data: str) -> Command:
         """The table of a data set, by the authors' lists."""
@@ -42,7 +44,7 @@ class Full:
 
     def sample(self, data: str, model: str, n_samples: int, *more: object, out: str = "") -> Command:
         """A folder of samples."""
-        options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], *more)
+        options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], *more, *self.spread)
         return "unsilent", "sample", self.out / f"{data}.parquet", "-o", self.out / "samples" / (out or model), *options
 
     def evaluate(self, data: str, report: str, folders: list[str], classifier: str = "melception") -> Command:
@@ -55,7 +57,7 @@ class Full:
         """Mels before and after codebooks."""
         chosen = [part for codebook in codebooks for part in ("--codebook", codebook)]
         place = ("-o", self.out / f"reconstructed-{data}", "--split", SPLITS[data])
-        return "python", HERE / "reconstruct.py", self.out / f"{data}.parquet", *place, *chosen
+        return "python", HERE / "reconstruct.py", self.out / f"{data}.parquet", *place, *chosen, *self.spread
 
     def compare(self, data: str, report: str, codebooks: list[str]) -> Command:
         """A report of reconstructions."""
@@ -75,12 +77,14 @@ class Full:
         """The codebook without its discriminator, without its perceptual distance, and with both."""
         yield _fetch("melception")
         yield self.manifest("vggsound")
-        yield "unsilent", "data", "extract", self.out / "vggsound.parquet", "-o", "work/shards", "--preset", "vggsound-5-resnet50"
+        yield "unsilent", "data", "extract", self.out / "vggsound.parquet", "-o", "work/vggsound/shards", "--preset", "vggsound-5-resnet50"
         yield "unsilent", "train", HERE / "vggishish.toml", "--resume"
-        rows = {"lpaps": ("adversarial_weight=0.0",), "gan": ("perceptual_weight=0.0",), "gan-lpaps": ()}
-        for name, settings in rows.items():
+        yield "sed", "-n", f"/^perceptual/!w {self.out}/gan.toml", HERE / "vggsound-codebook.toml"
+        whole = HERE / "vggsound-codebook.toml"
+        rows = {"lpaps": (whole, "adversarial_weight=0.0"), "gan": (self.out / "gan.toml",), "gan-lpaps": (whole,)}
+        for name, (recipe, *settings) in rows.items():
             changed = [part for setting in (f"out={self.out}/{name}", *settings) for part in ("--set", setting)]
-            yield "unsilent", "train", HERE / "vggsound-codebook.toml", *changed, "--resume"
+            yield "unsilent", "train", recipe, *changed, "--resume"
         codebooks = [self.out / name / "checkpoint" for name in rows]
         yield self.reconstruct("vggsound", *codebooks)
         yield self.compare("vggsound", "table2", [str(path).replace("/", "_") for path in codebooks])
@@ -156,6 +160,7 @@ class Small:
     n_clips: int
     n_samples: int
     out: Path
+    spread: Command
 
     def listed(self) -> Iterator[Command]:
         """The manifest, if it is not there."""
@@ -165,7 +170,7 @@ class Small:
     def sample(self, condition: str, name: str, *more: object) -> Command:
         """A folder of samples."""
         place = (self.out / f"{condition}.parquet", "-o", self.out / "samples" / name)
-        return "unsilent", "sample", *place, "--samples", self.n_samples, *more
+        return "unsilent", "sample", *place, "--samples", self.n_samples, "--keep", "wav", *more, *self.spread
 
     def evaluate(self, report: str, *folders: Path) -> Command:
         """A report."""
@@ -187,7 +192,7 @@ class Small:
         """Reconstructions of held-out sounds."""
         yield from self.listed()
         place = ("-o", self.out / "reconstructed", "--most", self.n_clips, "--codebook", "everyday")
-        yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place
+        yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.spread
         compared = ("--reference", self.out / "reconstructed/real", "--generated", self.out / "reconstructed/everyday")
         yield "unsilent", "evaluate", *compared, "--classifier", self.classifiers[0], "-o", self.out / "table1"
 
@@ -227,8 +232,10 @@ class Small:
         yield self.evaluate("figure17", *(self.out / "samples" / f"top-k={k}" for k in SMALL_TOP_X))
 
     def figure18(self) -> Iterator[Command]:
-        """Relevance by class, a plot of the report of table 3."""
-        yield from self.table3()
+        """Relevance by class, a plot of the report."""
+        yield from self.prepared()
+        yield self.sample("1-picture", "1-picture")
+        yield self.evaluate("figure18", self.out / "samples/1-picture")
 
 
 def run(commands: Iterator[Command]) -> int:
@@ -271,12 +278,17 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=10, help="of the small tables")
     parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
     parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")
+    parser.add_argument("--workers", type=int, help="as of `unsilent sample`")
+    parser.add_argument("--ray", metavar="ADDRESS", help="as of `unsilent sample`")
     parser.add_argument("--print", action="store_true", help="say the commands and do nothing")
     options = parser.parse_args()
     if options.everyday and not options.classifier:
         parser.error("the small tables want --classifier, a checkpoint folder trained by runs/everyday/vggishish.toml")
     out = options.out or Path("work/paper-small" if options.everyday else "work/paper")
-    scale = Small(options.everyday, options.classifier, options.clips, options.samples, out) if options.everyday else Full(out)
+    asked = {"--workers": options.workers, "--ray": options.ray}
+    spread = tuple(part for name, value in asked.items() if value for part in (name, value))
+    small = (options.everyday, options.classifier, options.clips, options.samples, out, spread)
+    scale = Small(*small) if options.everyday else Full(out, spread)
     if options.which == "prepare":
         return _prepare(scale)
     name = ("table" if len(options.which) == 1 else "figure") + options.which
@@ -284,8 +296,7 @@ def main() -> int:
     if make is None:
         parser.error(f"{name} compares trainings of the codebook, which take days; there is none in small")
     if options.print:
-        for command in make():
-            sys.stdout.write(shlex.join(map(str, command)) + "\n")
+        sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
         return 0
     code = run(make())
     for report in sorted(out.glob(f"{name}*/report.json")) if code in (0, 3) else ():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.jobs.run import Spread
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.metrics.evaluate import find
+from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import Pipeline
+from unsilent.scene import Scene
 
 # Ends itself with a kill -9 in the middle of writing the third clip.
 KILLED = """
@@ -76,8 +79,6 @@ def tiny(tiny_bundle, parts, monkeypatch):
 @pytest.fixture
 def blind(tmp_path_factory, tiny_parts, tiny_configs, write_part):
     """A model that needs no picture network, which other processes would have to load."""
-    from unsilent.models.condition import ConditionConfig
-
     folder = tmp_path_factory.mktemp("blind")
     seen = ConditionConfig(kind="class", n_classes=2)
     sampler = write_part(folder / "sampler", "sampler", tiny_configs["sampler"].model_copy(update={"condition": seen}))
@@ -120,8 +121,6 @@ def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_
     drawn = []
     decode = pipeline._decode
     pipeline._decode = lambda grid: (drawn.append(grid.numpy()), decode(grid))[1]
-    from unsilent.scene import Scene
-
     mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), 2, seed=seed)
     takes = pipeline.takes(material / "other.mp4", 2, seed=seed)
     for take in (0, 1):
@@ -138,29 +137,6 @@ def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_pa
     made(tmp_path / "few.parquet", tmp_path / "few", recipe)
     for name in ("still/b", "long-1"):
         assert contents(tmp_path / "few" / name) == contents(tmp_path / "all" / name)
-
-
-def test_a_still_picture_is_every_picture_of_its_scene(material, pipeline, tmp_path):
-    from unsilent.sampling import Window
-    from unsilent.scene import Scene, look
-
-    scene, clip = Scene(material / "still/a.png", 0.0), pipeline.clip
-    picked = scene.picked(Window(0, 0, clip.columns), clip, 53, pairs=False)
-    assert picked == [0] * 53
-    features, rows = look(scene, [picked], clip, pipeline.parts.backbone, pipeline.parts.backbone_row)
-    assert (features.shape, rows) == ((1, 1280), {0: 0})
-
-
-def test_a_later_stretch_of_a_video_has_its_own_pictures(material, pipeline):
-    from unsilent.sampling import Window
-    from unsilent.scene import Scene
-
-    clip = pipeline.clip
-    first, second = (
-        Scene(material / "long.mp4", 1.0, start).picked(Window(0, 0, clip.columns), clip, 53, pairs=False) for start in (0.0, 1.0)
-    )
-    assert (min(first), max(first)) == (0, 20)
-    assert [number - 22 for number in second] == first
 
 
 SPREADS = [Spread(workers=2), pytest.param(Spread(workers=2, ray="local"), marks=pytest.mark.cluster)]
@@ -243,8 +219,6 @@ def test_two_jobs_in_one_folder_are_refused(material, tiny, tmp_path):
     ],
 )
 def test_wrong_requests_are_refused_before_any_work(material, tiny, tmp_path, recipe, error, words):
-    from dataclasses import replace
-
     recipe = recipe if recipe.model != "everyday" else replace(recipe, model=tiny)
     with pytest.raises(error, match=words):
         Sampling(material / "m.parquet", tmp_path / "out", recipe)

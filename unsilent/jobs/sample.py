@@ -175,7 +175,7 @@ class Sampling:
             OSError: if the folder cannot be written.
         """
         failed, clips = self._about["failed"], self._about["clips"]
-        for row, sounds in run(_Maker(self._root, self.recipe), self.waiting, spread, attrgetter("clip_id")):
+        for row, sounds in run(_Maker(self._root, self.recipe), self.waiting, spread, attrgetter("clip_id")) if self.waiting else ():
             failed.pop(row.clip_id, None)
             if isinstance(sounds, Failure):
                 failed[row.clip_id] = sounds.why
