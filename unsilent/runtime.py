@@ -15,30 +15,30 @@ from unsilent.models.transformer import Block, KeyValueCache
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
-SMALL_PARAMETERS = 20_000_000  # weights below this are read from memory faster than threads agree on who reads what
+SMALL_WEIGHTS = 20_000_000  # weights below this are read from memory faster than threads agree on who reads what
 _LEVELS = 127  # whole numbers on each side of zero
 _MIDDLE = 128  # what stands for zero where they are stored without a sign
 
 
 @contextmanager
-def stepping_threads(n_parameters: int) -> Iterator[None]:
+def stepping_threads(n_weights: int) -> Iterator[None]:
     """Use one CPU thread for a network that is called for one position at a time, if it is small.
 
     A step of such a network is hundreds of tiny operations. Two threads gain little on each, and wait for one another after each: on a
     machine that is busy otherwise the waiting takes many times longer than the work.
 
     Args:
-        n_parameters: of the network; the number of threads is put back afterwards.
+        n_weights: of the network; the number of threads is put back afterwards.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if n_parameters < SMALL_PARAMETERS else before)
+    torch.set_num_threads(1 if n_weights < SMALL_WEIGHTS else before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, n_parameters: int) -> Precision:
+def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, n_weights: int) -> Precision:
     """The precision to compute in.
 
     A step of a large sampler lasts as long as reading its matrices from memory, so a CPU gets them as small as it can multiply them.
@@ -46,7 +46,7 @@ def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, n
     Args:
         asked: `auto` is bfloat16 on a GPU; on a CPU int8 for a large sampler where the processor has instructions for it, else float32.
         device: to compute on.
-        n_parameters: of the sampler.
+        n_weights: of the sampler.
 
     Raises:
         ParameterError: for int8 where it cannot be computed.
@@ -54,9 +54,11 @@ def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, n
     if asked == "auto":
         if device.type == "cuda":
             return "bfloat16"
-        return "int8" if n_parameters >= SMALL_PARAMETERS and can_int8(device) else "float32"
+        return "int8" if n_weights >= SMALL_WEIGHTS and can_int8(device) else "float32"
     if asked == "int8" and not can_int8(device):
-        raise ParameterError(f"precision int8 was asked for, but this {device.type} has no such products (AVX-512 VNNI); use float32 or auto.")
+        raise ParameterError(
+            f"precision int8 was asked for, but this {device.type} has no such products (AVX-512 VNNI); use float32 or auto."
+        )
     return asked
 
 
@@ -93,25 +95,24 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """As the linear layer, to about two decimal places."""
-        largest = torch.linalg.vector_norm(x, torch.inf, -1, True).clamp(min=torch.finfo(torch.float32).tiny)
+        largest = torch.linalg.vector_norm(x, torch.inf, -1, True).clamp_(min=torch.finfo(torch.float32).tiny)
         product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x / largest, 1 / _LEVELS, _MIDDLE, self._packed)
         return torch.addcmul(self.bias, product, largest)
 
 
 def lighten(part: nn.Module, precision: Precision) -> None:
-    """Make a block of a transformer ready for inference, as soon as its weights are there; leave anything else alone.
+    """Make a block of a transformer ready for inference as soon as its weights are there; leave anything else alone.
 
-    Its matrices take a quarter of the memory as int8, half as bfloat16.
+    Its matrices take a quarter of their memory as int8; bfloat16 is a matter of how they are read.
     """
     if not isinstance(part, Block):
         return
     part.attn.fuse()
-    for parent in (part.attn, part.mlp):
-        for name, layer in parent.named_children():
-            if isinstance(layer, nn.Linear) and precision == "int8":
-                setattr(parent, name, Int8Linear(layer))
-            elif isinstance(layer, nn.Linear) and precision == "bfloat16":
-                layer.weight.data = layer.weight.data.bfloat16()
+    if precision == "int8":
+        for parent in (part.attn, part.mlp):
+            for name, layer in parent.named_children():
+                if isinstance(layer, nn.Linear):
+                    setattr(parent, name, Int8Linear(layer))
 
 
 class RecordedStep:

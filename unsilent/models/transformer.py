@@ -24,6 +24,11 @@ class TransformerConfig(Config):
             raise ParameterError(f"a width of {self.width} does not split into {self.heads} heads.")
         return self
 
+    @property
+    def n_weights(self) -> int:
+        """Numbers in its matrices, which are nearly all there is: queries, keys, values, projection, and the perceptron's two of four."""
+        return 12 * self.layers * self.width**2
+
 
 class KeyValueCache:
     """Keys and values of all positions seen so far, in memory that is laid out once.
