@@ -56,9 +56,7 @@ def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, n
             return "bfloat16"
         return "int8" if n_weights >= SMALL_WEIGHTS and can_int8(device) else "float32"
     if asked == "int8" and not can_int8(device):
-        raise ParameterError(
-            f"precision int8 was asked for, but this {device.type} has no such products (AVX-512 VNNI); use float32 or auto."
-        )
+        raise ParameterError(f"precision int8 was asked for, but this {device.type} has no AVX-512 VNNI; use float32 or auto.")
     return asked
 
 
