@@ -2,11 +2,12 @@
 
     python benchmarks/speed.py [--folder FOLDER] [--features 5] [--takes 1] [--runs 5] [--threads 2] [--released STRIDE] [--json]
 
-FOLDER (a temporary one by default) takes 1.6 GB of made-up weights per number of features. Each precision runs in a process of its own: five
-generations of one clip's sound from given features, after one to warm up, whose time is printed too. The released algorithm, re-expressed
-here, runs the whole sequence through the transformer for every code, in float32; `--released 8` times every eighth code and takes it
-for its neighbours, `--released 1` times all, 0 none. Floors: bytes of the weights and the cache by the measured rate of reading, operations of
-the convolutions by the measured rate of bfloat16 and float32 products.
+FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
+runs in a process of its own: five generations of one clip's sound from given features, after one to warm up, whose time is printed too.
+
+The released algorithm, re-expressed here, runs the whole sequence through the transformer for every code, in float32; `--released 8` times
+every eighth code and takes it for its neighbours, `--released 1` times all, 0 none. Floors: bytes of the weights and the cache by the
+measured rate of reading, operations of the convolutions by the measured rate of products.
 """
 
 import argparse
@@ -133,10 +134,8 @@ def floors(folder: Path, sampler_folder: Path, takes: int, threads: int) -> dict
     head = sampler.head.weight.numel() * 4
     mel = torch.zeros(1, clip.mels, clip.frames)
     work = {}
-    for name, run in (
-        ("decode", lambda: codebook.decode_codes(torch.zeros(1, clip.rows, clip.columns).long())),
-        ("vocode", lambda: vocoder(mel)),
-    ):
+    grid = torch.zeros(1, clip.rows, clip.columns, dtype=torch.long)
+    for name, run in {"decode": lambda: codebook.decode_codes(grid), "vocode": lambda: vocoder(mel)}.items():
         with FlopCounterMode(display=False) as counter:
             run()
         work[name] = takes * counter.get_total_flops() / max(rates.values())
