@@ -166,7 +166,7 @@ def test_a_recorded_step_knows_the_end_of_the_cache(sampler):
 )
 @torch.inference_mode()
 def test_lower_precision_chooses_like_the_higher(sampler, precision, divergence, agreement):
-    """The guard of quality: mean divergence (Kullback-Leibler, nats) of the next code's distribution; how often the likeliest is the same."""
+    """The guard of quality: mean Kullback-Leibler divergence (nats) of the next code; how often the likeliest is the same."""
     light = lightened(sampler, precision)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         found = stepwise(light, light.step).double().log_softmax(-1)
