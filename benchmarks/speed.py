@@ -28,13 +28,12 @@ from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.models.code_order import to_grid
 from unsilent.pipeline import Clock
-from unsilent.runtime import RecordedStep, convolutions, lighten
+from unsilent.runtime import RecordedStep, convolutions, halve_kernels, lighten
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
 from unsilent.stitching import decode_grid, vocode
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-CPU = torch.device("cpu")
 
 
 def make(folder: Path, n_features: int) -> Path:
@@ -59,6 +58,10 @@ def measure(folder: Path, sampler_folder: Path, precision: str, takes: int, runs
     sampler = load_checkpoint(sampler_folder, "sampler", dtype, lambda part: lighten(part, precision))
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     vocoder.remove_weight_norm()
+    halves = convolutions(precision) is torch.bfloat16
+    if halves:
+        halve_kernels(codebook)
+        halve_kernels(vocoder)
     loaded = time.perf_counter() - started
     config, step = sampler.config, RecordedStep(sampler)
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0))
@@ -70,7 +73,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, takes: int, runs
             clock.lap("condition")
             codes = sample_codes(sampler, lambda _, told=condition: told, config.clip.columns, seed=0, takes=takes, step=step)
             clock.lap("codes")
-        with torch.autocast("cpu", torch.bfloat16, enabled=convolutions(precision, CPU) is torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=halves):
             for grid in to_grid(codes, config.clip.rows):
                 mel = decode_grid(codebook, grid).float()
                 clock.lap("decode")

@@ -156,7 +156,7 @@ class Pipeline:
         for module in parts.modules():
             module.to(device)
         self._step = RecordedStep(parts.sampler) if device.type == "cpu" else parts.sampler.step
-        self._dtype = convolutions(precision, device)
+        self._dtype = convolutions(precision)
 
     @property
     def clip(self) -> Clip:

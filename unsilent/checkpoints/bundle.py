@@ -24,7 +24,7 @@ from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
-from unsilent.runtime import Precision, lighten
+from unsilent.runtime import Precision, convolutions, halve_kernels, lighten
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # what a fingerprint reads of a file: trainings differ everywhere
@@ -130,6 +130,9 @@ def load_parts(folder: Path, precision: Precision | None = None) -> Parts:
     digest = fingerprint(folder, about)
     if isinstance(vocoder, MelGAN):
         vocoder.remove_weight_norm()
+    if precision and convolutions(precision) is torch.bfloat16:
+        halve_kernels(codebook)
+        halve_kernels(vocoder)
     parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, preset.top_k, digest)
     problem = _misfit(parts)
     if problem:
