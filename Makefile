@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test smoke lint format bench parity clean
+.PHONY: demo test test-networks test-rest smoke lint format bench parity clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -12,9 +12,19 @@ demo: $(VENV)/demo.installed
 	@echo "The video with its new sound: $(CURDIR)/out/cat.mp4"
 	@echo "What was made, drawn:         $(CURDIR)/out/cat.png"
 
+# The suite runs as two processes side by side, of one thread each; each tells its results at its end.
+NETWORKS := tests/benchmarks tests/checkpoints tests/train
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
 test: lint
-	@$(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
+	@echo "Running the test suite (about four minutes) ..."
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-networks test-rest
 	@$(MAKE) --no-print-directory smoke
+
+test-networks:
+	@$(PYTEST) $(NETWORKS)
+
+test-rest:
+	@$(PYTEST) $(addprefix --ignore=,$(NETWORKS))
 
 # The whole training chain on made-up clips, in about a minute.
 smoke: $(VENV)/test.installed

@@ -79,7 +79,8 @@ def variants(options: argparse.Namespace, steps: int) -> dict[str, dict[str, obj
         "plain": {},
         "gan": gan,
         "gan+lpaps": gan | {"perceptual": str(options.vggishish), "perceptual_weight": 1.0},
-        "gan+untrained": gan | {"perceptual": str(untrained(options.vggishish, options.out)), "perceptual_weight": 1.0},
+        "gan+untrained": gan
+        | {"perceptual": str(untrained(options.vggishish, options.out)), "perceptual_weight": 1.0, "perceptual_untrained": True},
     }
 
 

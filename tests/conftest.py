@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 
@@ -17,6 +18,7 @@ from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
+from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.pipeline import Pipeline
 
@@ -109,6 +111,16 @@ def make_clip(tmp_path: Path) -> Callable[..., Path]:
     return lambda name, **options: write_clip(tmp_path / name, **options)
 
 
+@pytest.fixture(name="write_clip", scope="session")
+def write_clip_fixture() -> Callable[..., Path]:
+    return write_clip
+
+
+@pytest.fixture(name="write_part", scope="session")
+def write_part_fixture() -> Callable[..., Path]:
+    return write_part
+
+
 @pytest.fixture(name="draw")
 def draw_fixture() -> Callable[..., np.ndarray]:
     return draw
@@ -169,6 +181,35 @@ def tiny_bundle(tmp_path_factory, tiny_parts) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
     save_bundle(folder, "everyday", tiny_parts, {"summary": "random weights", "licences": {"weights": ["none needed"]}})
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_judge(tmp_path_factory) -> Path:
+    """A classifier of `high`, `low` and `noise` that looks at 64 frames, with random weights; a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("judge")
+    config = VGGishishConfig(labels=3, width=2, grid=(2, 2), hidden=12)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = VGGishish(config).state_dict()
+    weights["classifier.4.weight"] *= 100  # so that it has opinions
+    record = {"run": {"crop_frames": 64}, "classes": ["high", "low", "noise"]}
+    save_checkpoint(folder, "vggishish", "everyday", config, weights, record)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sounds(tmp_path_factory) -> Path:
+    """`real` with four sounds in each of the folders `high` and `low`; `made` and `worse` with two samples of each, the worse of noise."""
+    root = tmp_path_factory.mktemp("sounds")
+    rng, times = np.random.default_rng(0), np.arange(11025) / 22050
+    for label, hz in (("low", 300), ("high", 2500)):
+        for i in range(4):
+            tone = 0.3 * np.sin(2 * np.pi * hz * (1 + i / 10) * times) * np.exp(-i * times)
+            for name, noise in ((f"real/{label}/{label}{i}", 0.001), *((f"{kind}/{label}{i}/{n}", amount) for n in range(2)
+                                for kind, amount in (("made", 0.01), ("worse", 0.3)))):  # fmt: skip
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(root / f"{name}.wav", tone + noise * rng.standard_normal(len(tone)), 22050)
+    return root
 
 
 @pytest.fixture(scope="session")

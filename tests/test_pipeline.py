@@ -12,11 +12,11 @@ import unsilent
 from unsilent import runtime
 from unsilent.checkpoints import bundle
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.media.probe import VideoInfo
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
 from unsilent.sampling import Window
+from unsilent.scene import Scene
 
 FPS = 25
 whole_numbers = pytest.mark.skipif(not runtime.can_int8(torch.device("cpu")), reason="this CPU has no AVX-512 VNNI")
@@ -156,10 +156,10 @@ def test_features_are_those_of_the_pictures_in_time(pipeline, long_video):
 
 def test_pictures_stay_with_the_sound_for_an_hour(pipeline):
     """A column lasts 3.994 features. Counting four for each let the pictures run ahead of the sound by 5.6 s in an hour."""
-    info = VideoInfo(Path("long.mp4"), 3600.0, 25.0, 90000, 64, 48, 0, False)
+    scene = Scene(Path("long.mp4"), 3600.0)
     clip = pipeline.clip
     for start in (0, 1000, 19000):
-        picked = pipeline._picked(info, Window(start, 0, clip.columns))
+        picked = scene.picked(Window(start, 0, clip.columns), clip, 53, pairs=False)
         seen = (picked[0] + picked[-1]) / 2 / clip.feature_fps
         heard = (start + clip.columns / 2) * clip.column_seconds
         assert seen == pytest.approx(heard, abs=0.2)

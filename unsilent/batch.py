@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from unsilent.errors import MediaError, ParameterError, UnsilentError
+from unsilent.media.files import VIDEO_SUFFIXES
 from unsilent.media.probe import read_comment
 from unsilent.media.video import Original
 from unsilent.picture import require_matplotlib
@@ -17,7 +18,6 @@ from unsilent.version import __version__
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others are written as Matroska, which holds anything
 OWN_STEM = re.compile(r"\.sound(\.take\d+)?$")  # of what a call without an output has left beside its videos
 

@@ -5,7 +5,7 @@ Frames → features → condition → codes → mel → waveform. Each step is a
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,15 +18,15 @@ from torch import Tensor
 from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts, sampler_config
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.features import extract, needed, pick_rows, views
 from unsilent.labels import find_label
 from unsilent.media.audio import write_wav
-from unsilent.media.probe import VideoInfo, probe
-from unsilent.media.video import Original, mux, stream_frames
+from unsilent.media.probe import probe
+from unsilent.media.video import Original, mux
 from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
 from unsilent.runtime import Precision, RecordedStep, choose_precision, convolutions, stepping_threads
 from unsilent.sampling import Window, plan_windows, sample_codes
+from unsilent.scene import Scene, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
@@ -204,40 +204,65 @@ class Pipeline:
         clock = Clock()
         info = probe(Path(video))
         n_samples = max(1, round(info.seconds * self.clip.sample_rate))
-        n_columns = self.clip.columns_for(n_samples)
-        windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
-        labels = self.class_number(label)
         clock.lap("probe")
-        features, rows = self._look(info, windows, lambda share: progress("looking", SHARE_LOOKING * share))
-        clock.lap("features")
-        sampler = self.parts.sampler
-        halves = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with halves, stepping_threads(sampler.config.transformer.n_weights):
-            sequences = sample_codes(
-                sampler,
-                lambda window: self._condition(info, features, rows, window, labels, seed),
-                n_columns,
-                seed=seed,
-                takes=n_takes,
-                temperature=temperature,
-                top_k=min(self.parts.top_k, self.parts.codebook.config.n_codes) if top_k is None else top_k,
-                hop_columns=self.hop_columns,
-                step=self._step,
-                on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
-            )
-        clock.lap("codes")
+        scene, n_columns = Scene(info.path, info.seconds), self.clip.columns_for(n_samples)
+        grids, seen = self._sample(scene, n_columns, n_takes, seed, top_k, temperature, label, clock, progress)
         made = []
-        for sequence in sequences:
-            made.append(self._sound(sequence, n_samples, clock))
+        for grid in grids:
+            mel = self._decode(grid)
+            clock.lap("decode")
+            waveform = self._vocode(mel)[:n_samples].cpu().numpy()
+            clock.lap("vocode")
+            waveform = normalise_loudness(waveform, self.clip.sample_rate)
+            clock.lap("loudness")
+            made.append((waveform, mel.cpu().numpy(), grid.cpu().numpy()))
             progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
         timings = {step: seconds / n_takes for step, seconds in clock.laps.items()}
-        seen = None if features is None else features.cpu().numpy()
         return [
             Generation(
                 info.path, waveform, self.clip.sample_rate, mel, grid, seen, self.clip, seed, take, self.name, self.precision, timings
             )
             for take, (waveform, mel, grid) in enumerate(made)
         ]
+
+    @torch.inference_mode()
+    def sample_mels(
+        self,
+        scene: Scene,
+        n_takes: int,
+        *,
+        seed: int = 0,
+        top_k: int | None = None,
+        temperature: float = 1.0,
+        label: str | None = None,
+    ) -> list[Float[np.ndarray, "mels frames"]]:
+        """Make the mels of exactly one clip, whose pictures repeat where the scene is shorter.
+
+        Its codes are those that `takes` begins with for a video of this scene.
+
+        Args:
+            scene: to look at; what comes after a clip's length is not seen.
+            n_takes: how many.
+            seed: of all randomness, as of `generate`.
+            top_k: how many codes to choose among.
+            temperature: how daring.
+            label: class name.
+
+        Returns:
+            Mels around [-1, 1].
+
+        Raises:
+            MediaError: if the pictures cannot be read.
+            ParameterError: for a value out of range, or a label for a model without classes.
+        """
+        grids, _ = self._sample(scene, self.clip.columns, n_takes, seed, top_k, temperature, label, Clock())
+        return [self._decode(grid).cpu().numpy() for grid in grids]
+
+    @torch.inference_mode()
+    def sound(self, mel: Float[np.ndarray, "mels frames"]) -> Float[np.ndarray, "samples"]:
+        """The waveform of a mel around [-1, 1], mono in [-1, 1] at the usual loudness."""
+        waveform = self._vocode(torch.from_numpy(mel).to(self.device)).cpu().numpy()
+        return normalise_loudness(waveform, self.clip.sample_rate)
 
     @torch.inference_mode()
     def reconstruct(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "samples"]:
@@ -264,55 +289,64 @@ class Pipeline:
         """New columns a window adds to those before it: half a clip, so that the other half is known context."""
         return max(1, self.clip.columns // 2)
 
-    def _look(
-        self, info: VideoInfo, windows: list[Window], progress: Callable[[float], None]
-    ) -> tuple[Tensor | None, dict[int, int] | None]:
-        """Features of exactly the pictures that some window's condition picks, and where each picture's feature lies."""
+    def _sample(
+        self,
+        scene: Scene,
+        n_columns: int,
+        n_takes: int,
+        seed: int,
+        top_k: int | None,
+        temperature: float,
+        label: str | None,
+        clock: "Clock",
+        progress: Progress = lambda step, share: None,
+    ) -> tuple[Int[Tensor, "takes rows columns"], Float[np.ndarray, "features dim"] | None]:
+        """What is sampled for a scene, and what was seen of it."""
+        labels = self.class_number(label)
+        windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
+        features, rows = self._look(scene, windows, lambda share: progress("looking", SHARE_LOOKING * share))
+        clock.lap("features")
+        sampler = self.parts.sampler
+        halves = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with halves, stepping_threads(sampler.config.transformer.n_weights):
+            sequences = sample_codes(
+                sampler,
+                lambda window: self._condition(scene, features, rows, window, labels, seed),
+                n_columns,
+                seed=seed,
+                takes=n_takes,
+                temperature=temperature,
+                top_k=min(self.parts.top_k, self.parts.codebook.config.n_codes) if top_k is None else top_k,
+                hop_columns=self.hop_columns,
+                step=self._step,
+                on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
+            )
+        clock.lap("codes")
+        return to_grid(sequences, self.clip.rows), None if features is None else features.cpu().numpy()
+
+    def _look(self, scene: Scene, windows: list[Window], progress: Callable[[float], None]) -> tuple[Tensor | None, dict[int, int] | None]:
+        """Features of what the windows pick, and where each picture's feature lies; nothing for a model that sees nothing."""
         if self.parts.backbone is None:
             return None, None
-        expects = self.parts.backbone_row
-        # the first picture is always asked for: it stands in where damage leaves none of the others
-        wanted = sorted({0}.union(*(self._picked(info, window) for window in windows)))
-        asked = needed(wanted, expects)
-        arrived: list[int] = []
-
-        def pictures() -> Iterator[tuple[int, np.ndarray]]:
-            # smaller pictures are scaled once, inside the decoder's graph
-            for seconds, frame in stream_frames(info.path, self.clip.feature_fps, wanted=asked, short_side=expects.short_side):
-                yield round(seconds * self.clip.feature_fps), frame
-
-        def seen() -> Iterator[np.ndarray]:
-            for number, view in views(pictures(), wanted, expects):
-                arrived.append(number)
-                progress(len(arrived) / len(wanted))
-                yield view
-
         with self._autocast():
-            features = extract(seen(), self.parts.backbone, expects)
-        # a damaged tail may hold fewer pictures than promised: the last one that arrived stands for the missing
-        found = np.searchsorted(arrived, wanted, side="right") - 1
-        return features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True))
+            return look(
+                scene,
+                [self._picked(scene, window) for window in windows],
+                self.clip,
+                self.parts.backbone,
+                self.parts.backbone_row,
+                progress,
+            )
 
-    def _picked(self, info: VideoInfo, window: Window) -> list[int]:
-        """Numbers of the pictures, at the feature rate, that the condition of a window consists of.
-
-        Where the video ends inside the window, its pictures there repeat from the window's start, as the published models were trained.
-        """
-        clip = self.clip
-        pairs = self.parts.backbone_row is not None and self.parts.backbone_row.pairs
-        total = max(1, int(info.seconds * clip.feature_fps) - pairs)
-        # by time, since a column lasts a hair less than its four features: counting features would run ahead a second in ten minutes
-        first = min(round(window.start * clip.column_seconds * clip.feature_fps), total - 1)
-        available = min(clip.n_features, total - first)
-        n_features = self.parts.sampler.config.condition.n_features
-        return [first + row % available for row in pick_rows(n_features, clip.n_features)]
+    def _picked(self, scene: Scene, window: Window) -> list[int]:
+        return scene.picked(window, self.clip, self.parts.sampler.config.condition.n_features, self.parts.backbone_row.pairs)
 
     def _condition(
-        self, info: VideoInfo, features: Tensor | None, rows: dict[int, int] | None, window: Window, labels: Tensor | None, seed: int
+        self, scene: Scene, features: Tensor | None, rows: dict[int, int] | None, window: Window, labels: Tensor | None, seed: int
     ) -> Tensor:
         picked = None
         if features is not None and rows is not None:
-            picked = features[[rows[row] for row in self._picked(info, window)]][None].to(self.device)
+            picked = features[[rows[row] for row in self._picked(scene, window)]][None].to(self.device)
         # the vector that stands for nothing, in models that see nothing, is the same in every window
         generator = torch.Generator().manual_seed(seed % 2**63)  # seeds have no upper limit here, generators of torch have
         return self.parts.sampler.condition(features=picked, labels=labels, generator=generator)
@@ -333,17 +367,9 @@ class Pipeline:
             raise ParameterError(f"the model {self.name!r} wants one of its {len(classes)} classes as label, such as {some}.")
         return torch.tensor([find_label(label, classes)], device=self.device)
 
-    def _sound(self, sequence: Int[Tensor, "sequence"], n_samples: int, clock: "Clock") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes to waveform, mel and grid."""
-        grid = to_grid(sequence[None], self.clip.rows)[0]
+    def _decode(self, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
         with self._autocast():
-            mel = decode_grid(self.parts.codebook, grid).float()
-        clock.lap("decode")
-        waveform = self._vocode(mel)[:n_samples].cpu().numpy()
-        clock.lap("vocode")
-        waveform = normalise_loudness(waveform, self.clip.sample_rate)
-        clock.lap("loudness")
-        return waveform, mel.cpu().numpy(), grid.cpu().numpy()
+            return decode_grid(self.parts.codebook, grid).float()
 
     def _vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
         mel01 = to_mel01(mel)

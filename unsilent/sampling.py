@@ -70,7 +70,7 @@ def next_code(
         Released sampler: temperature, top-k, softmax, draw. Differs: the draw inverts the cumulative distribution at a given number, so a
         row depends on itself only.
     """
-    _check_choice(temperature, top_k, logits.shape[1])
+    check_choice(temperature, top_k, logits.shape[1])
     if temperature == 0:
         return logits.argmax(1)
     highest = logits.topk(top_k, dim=1).values.double()
@@ -121,8 +121,8 @@ def sample_codes(
     clip, codes = sampler.config.clip, sampler.config.codes
     top_k = codes if top_k is None else top_k
     step = sampler.step if step is None else step
-    _check(seed, takes)
-    _check_choice(temperature, top_k, codes)
+    check_takes(seed, takes)
+    check_choice(temperature, top_k, codes)
     windows = plan_windows(n_columns, clip.columns, max(1, clip.columns // 2) if hop_columns is None else hop_columns)
     device = sampler.pos_emb.device
     total = n_columns * clip.rows
@@ -156,14 +156,24 @@ def _known_codes(prime: Int[Tensor, "rows known"], rows: int, codes: int) -> Int
     return to_sequence(prime[None])
 
 
-def _check(seed: int, takes: int) -> None:
+def check_takes(seed: int, takes: int) -> None:
+    """Refuse what `sample_codes` cannot do.
+
+    Raises:
+        ParameterError: for a seed below 0 or less than one take.
+    """
     if seed < 0:
         raise ParameterError(f"a seed of {seed} was given; seeds are 0 or more.")
     if takes < 1:
         raise ParameterError(f"{takes} takes asked for; at least 1 can be made.")
 
 
-def _check_choice(temperature: float, top_k: int, codes: int) -> None:
+def check_choice(temperature: float, top_k: int, codes: int) -> None:
+    """Refuse what `next_code` cannot do.
+
+    Raises:
+        ParameterError: if the temperature is negative, or top_k is not from 1 to the number of codes.
+    """
     if not temperature >= 0:
         raise ParameterError(f"a temperature of {temperature} was given; it is 0 or more.")
     if not 1 <= top_k <= codes:

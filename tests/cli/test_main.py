@@ -360,7 +360,8 @@ class TestExtract:
             ([], "the material to extract is not named; give a manifest, or --codebook"),
             (["m.parquet", "--codebook", "c"], r"codes are made of the sounds in shards by the codebook; leave out m\.parquet"),
             (["--codebook", "c", "--preset", "everyday"], "by the codebook; leave out --preset"),
-            (["--codebook", "c"], r"cannot read c/config\.json"),
+            (["--codebook", "c", "--sound", "mels"], "by the codebook; leave out --sound"),
+            (["--codebook", "c"], "there is no shard 'waveforms' in shards"),
             (["m.parquet", "--preset", "everyday"], r"m\.parquet"),
         ],
     )

@@ -5,27 +5,88 @@ import pytest
 import torch
 
 from unsilent.clip import Clip
-from unsilent.data.datasets import LabelledCrops, PairedCodes, WaveformCrops, generators
-from unsilent.data.shards import write_shard
-from unsilent.errors import DataError
+from unsilent.data.datasets import (
+    Augmentation,
+    LabelledCrops,
+    MelCrops,
+    PairedCodes,
+    WaveformCrops,
+    generators,
+    mel01_of,
+    open_crops,
+)
+from unsilent.data.shards import Shard, write_shard
+from unsilent.errors import DataError, ParameterError
+from unsilent.signal.mel import log_mel01
 
 CLIP = Clip(frames=160)  # ten columns
 
 
 def test_same_generator_same_batch(shards):
     crops, pairs = WaveformCrops(shards, "train", 8192), PairedCodes(shards, "train", CLIP)
-    assert torch.equal(crops.batch(generators(3, 0, range(4))).waveform, crops.batch(generators(3, 0, range(4))).waveform)
+    assert torch.equal(crops.batch(generators(3, 0, range(4))).sound, crops.batch(generators(3, 0, range(4))).sound)
     first, second = pairs.batch(generators(3, 0, range(4))), pairs.batch(generators(3, 0, range(4)))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
-    assert not torch.equal(crops.batch(generators(3, 0, range(4))).waveform, crops.batch(generators(4, 0, range(4))).waveform)
+    assert not torch.equal(crops.batch(generators(3, 0, range(4))).sound, crops.batch(generators(4, 0, range(4))).sound)
 
 
 def test_crops_longer_than_any_sound_are_filled(shards):
-    batch = WaveformCrops(shards, "train", 100_000, gain_db=(-6.0, 6.0)).batch(generators(0, 0, range(8))).waveform
+    crops = WaveformCrops(shards, "train", 100_000, augmentation=Augmentation(gain_db=(-6.0, 6.0)))
+    batch = crops.batch(generators(0, 0, range(8))).sound
     assert batch.shape == (8, 100_000)
     assert batch.abs().max() <= 1
     assert (batch.abs().amax(1) > 0).all()
+
+
+@pytest.fixture
+def tones(tmp_path):
+    """Sounds of one label at 1000 and 3000 Hz, and one of another label at 6000 Hz, a second each."""
+    time = np.arange(22050) / 22050
+    rows = [
+        (
+            (np.sin(2 * np.pi * hz * time) * 12000).astype(np.int16),
+            {"clip_id": str(hz), "label": label, "split": "train", "sample_rate": 22050},
+        )
+        for hz, label in ((1000, "low"), (3000, "low"), (6000, "high"))
+    ]
+    write_shard(tmp_path / "tones", "waveforms", rows, {})
+    return tmp_path / "tones"
+
+
+def loudest_hz(crop, n=1):
+    """The frequencies of the `n` highest peaks that lie apart."""
+    spectrum, found = np.abs(np.fft.rfft(crop * np.hanning(len(crop)))), []
+    for _ in range(n):
+        top = int(spectrum.argmax())
+        found.append(top * 22050 / len(crop))
+        spectrum[max(0, top - 50) : top + 50] = 0
+    return found
+
+
+def test_speed_moves_pitch_within_its_range(tones):
+    crops = WaveformCrops(tones, "train", 8192, augmentation=Augmentation(speed=(0.8, 1.25)))
+    found = [loudest_hz(crops.crop(0, rng))[0] for rng in generators(0, 0, range(20))]
+    assert 790 < min(found) < 900
+    assert 1100 < max(found) < 1260
+    plain = WaveformCrops(tones, "train", 8192).crop(0, np.random.default_rng(0))
+    moved = crops.crop(0, np.random.default_rng(0))
+    assert moved.shape == plain.shape
+    assert np.abs(moved).std() == pytest.approx(np.abs(plain).std(), rel=0.05)
+
+
+def test_only_sounds_of_one_label_are_mixed(tones):
+    crops = WaveformCrops(tones, "train", 8192, augmentation=Augmentation(mix_share=1.0))
+    heard = {round(hz / 1000) for rng in generators(0, 0, range(20)) for hz in loudest_hz(crops.crop(0, rng), 2)}
+    assert {1, 3} <= heard
+    assert 6 not in heard
+
+
+def test_loud_crops_are_turned_down_not_cut_off(tones):
+    crop = WaveformCrops(tones, "train", 8192, augmentation=Augmentation(gain_db=(12.0, 12.0))).crop(0, np.random.default_rng(0))
+    assert np.abs(crop).max() == 1.0
+    spectrum = np.abs(np.fft.rfft(crop * np.hanning(8192)))
+    assert spectrum[3 * 372 - 20 : 3 * 372 + 20].max() < 1e-3 * spectrum.max()  # cutting off would sound at three times the pitch
 
 
 def test_recordings_of_low_rate_are_left_out(shards):
@@ -122,3 +183,49 @@ def test_labels_that_nobody_knows_are_left_out(shards):
     assert len(LabelledCrops(shards, "train", 4096, ["a", "z"])) == 2
     with pytest.raises(DataError, match=r"no sound of the split 'train' .* has one of the 2 labels of the training"):
         LabelledCrops(shards, "train", 4096, ["y", "z"])
+
+
+@pytest.fixture
+def mel_shards(shards, tmp_path):
+    """The mels of the waveforms of `shards`, alone."""
+    waveforms, clip = Shard(shards, "waveforms"), Clip()
+    mels = [log_mel01(torch.from_numpy(waveforms[i] / np.float32(32768))[None], clip)[0].T.numpy() for i in range(len(waveforms))]
+    items = [(np.round(255 * mel).astype(np.uint8), entry.about) for mel, entry in zip(mels, waveforms.entries, strict=True)]
+    write_shard(tmp_path / "mels", "mels", items, {"clip": clip.model_dump()})
+    return tmp_path / "mels"
+
+
+def test_crops_of_mels_are_mels_of_crops(shards, mel_shards):
+    """The middle of a sound, which no chance is in, up to the rounding of what is stored and the window at both ends."""
+    clip, samples = Clip(), 8192
+    of_waves, of_mels = (next(LabelledCrops(folder, "train", samples).in_order(4)) for folder in (shards, mel_shards))
+    assert (of_waves.names, of_waves.labels.tolist()) == (of_mels.names, of_mels.labels.tolist())
+    assert of_mels.sound.shape == (4, 80, 32)
+    assert (mel01_of(of_mels.sound, clip) - mel01_of(of_waves.sound, clip))[..., 3:-3].abs().mean() < 0.03
+
+
+def test_gain_moves_mels_as_it_moves_waveforms(shards, mel_shards):
+    for folder in (shards, mel_shards):
+        crops = [open_crops(folder, "train", 8192, Augmentation((gain, gain))).batch(generators(1, 0, range(6))) for gain in (0.0, -20.0)]
+        loud, quiet = (mel01_of(crop.sound, Clip()) for crop in crops)
+        assert (loud - quiet).median() == pytest.approx(0.2, abs=1e-3)
+        assert quiet.min() >= 0
+
+
+def test_short_mels_are_repeated_or_stand_in_silence(mel_shards):
+    crops = MelCrops(mel_shards, "train", 100_000)
+    batch = crops.batch(generators(0, 0, range(16))).sound
+    assert batch.shape == (16, 80, 390)
+    assert {bool((mel == 0).all(0).any()) for mel in batch} == {True, False}
+
+
+def test_waveforms_are_preferred_and_what_is_missing_is_named(shards, mel_shards, tmp_path):
+    assert open_crops(shards, "train", 8192).kind == "waveforms"
+    assert open_crops(mel_shards, "train", 8192).kind == "mels"
+    with pytest.raises(DataError, match="no shard 'waveforms'"):
+        open_crops(tmp_path, "train", 8192)
+
+
+def test_what_mels_cannot_do_is_refused(mel_shards):
+    with pytest.raises(ParameterError, match=r"speed and mix_share want waveforms, .* has mels only"):
+        open_crops(mel_shards, "train", 8192, Augmentation(speed=(0.9, 1.1)))

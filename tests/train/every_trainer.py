@@ -34,12 +34,19 @@ PRESET = replace(
     ),
 )
 JUDGED = {"adversarial_weight": 0.1, "adversarial_start": 1, "discriminator_width": 4}
-CODEBOOK = {"learning_rate": 0.02, "crop_columns": 2, "revive_every": 2, "adaptive_weight": (0.0, 10.0), "perceptual_weight": 1.0, **JUDGED}
+CODEBOOK = {
+    "learning_rate": 0.005,
+    "crop_columns": 2,
+    "revive_every": 2,
+    "adaptive_weight": (0.0, 10.0),
+    "perceptual_weight": 1.0,
+    **JUDGED,
+}
 CLASSIFIER = {"crop_frames": 32, "valid_every": 3}
 RUNS = {
     "codebook": (CodebookRun, CODEBOOK),
     "averaged": (CodebookRun, CODEBOOK | {"codes": "average", "initialise": "k-means"}),
-    "vocoder": (VocoderRun, {"crop_frames": 16, **JUDGED}),
+    "vocoder": (VocoderRun, {"learning_rate": 0.02, "crop_frames": 16, **JUDGED}),
     "sampler": (SamplerRun, {"real_share": 0.0, "cut_share": 0.0, "condition_dropout": 0.3}),
     "vggishish": (ClassifierRun, {"network": "vggishish", "width": 4, "grid": (1, 1), "hidden": 16, **CLASSIFIER}),
     "melception": (ClassifierRun, {"network": "melception", "dropout": 0.0, **CLASSIFIER}),
@@ -85,7 +92,7 @@ def write_classifier(folder):
     """A VGGish-ish for the perceptual distance; its weights are random, but always the same."""
     torch.manual_seed(5)
     network = VGGishish(VGGishishConfig(labels=2, width=4, hidden=8, grid=(1, 1)))
-    save_checkpoint(folder, "vggishish", "", network.config, network.state_dict(), {})
+    save_checkpoint(folder, "vggishish", "", network.config, network.state_dict(), {"steps": 1})
 
 
 if __name__ == "__main__":

@@ -16,13 +16,11 @@ from unsilent.data.datasets import generators
 from unsilent.data.shards import write_shard
 from unsilent.errors import DataError, ParameterError
 from unsilent.models.band_statistics import BandStatistics
-from unsilent.models.vocos import VocosConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.classifier import ClassifierTrainer
-from unsilent.train.config import ClassifierRun, VocoderRun
+from unsilent.train.config import ClassifierRun
 from unsilent.train.loop import fit
 from unsilent.train.steps import Learning, TrainingDivergedError
-from unsilent.train.vocoder import VocoderTrainer
 
 CLIP = Clip(frames=32)
 LABELS = {"bee": 300, "ant": 700, "dog": 1500, "cat": 3400}  # tones in Hz
@@ -190,14 +188,6 @@ def test_averaged_weights_are_validated_without_dropout(shards, tmp_path, small_
 def test_a_validation_that_is_no_number_stops(shards, tmp_path):
     with pytest.raises(TrainingDivergedError, match=r"validation after step 1 gave .*nan"):
         train(shards, tmp_path, figures=[float("nan")], valid_every=1)
-
-
-def test_what_cannot_validate_says_so(shards, tmp_path):
-    run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=3, batch=2, learning_rate=1e-3, valid_every=1)
-    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
-    trainer = VocoderTrainer(run, VocosConfig(clip=CLIP, width=16, hidden=32, n_blocks=1), fabric)
-    with pytest.raises(ParameterError, match="valid_every is 1, but a vocoder has no validation yet"):
-        fit(run, trainer, fabric, resume=False)
 
 
 def test_bands_are_measured_or_the_papers(shards, tmp_path):

@@ -1,11 +1,13 @@
 """The codebook's training with everything that judges it: a trained classifier's distance and a discriminator."""
 
+import math
+
 import lightning_fabric
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from unsilent.checkpoints.store import save_checkpoint
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import generators
 from unsilent.errors import CheckpointError, ParameterError
@@ -16,7 +18,7 @@ from unsilent.models.quantizer import as_vectors, closest
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.train.codebook import CodebookTrainer, load_distance
 from unsilent.train.config import CodebookRun
-from unsilent.train.loop import fit
+from unsilent.train.loop import _update, fit
 from unsilent.train.steps import Learning
 
 CONFIG = CodebookConfig(clip=Clip(frames=64), n_codes=8, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
@@ -30,7 +32,7 @@ class PulledPlugError(Exception):
 def write_classifier(folder, bands=BandStatistics()):
     torch.manual_seed(5)
     classifier = VGGishish(VGGishishConfig(bands=bands, labels=2, width=4, hidden=8, grid=(1, 1)))
-    save_checkpoint(folder, "vggishish", "", classifier.config, classifier.state_dict(), {})
+    save_checkpoint(folder, "vggishish", "", classifier.config, classifier.state_dict(), {"steps": 1})
     return classifier
 
 
@@ -74,7 +76,8 @@ def test_losses_fall_with_everything_on(shards, classifier, tmp_path, adaptive_w
     everything = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": adaptive_weight, "adversarial_start": 10}
     train(shards, tmp_path / "out", watch=seen, steps=40, batch=4, save_every=40, **ADVERSARIAL | everything | {"adversarial_weight": 0.02})
     assert set(seen[0]) == {"reconstruction", "codebook", "commitment", "perceptual", "codes_used", "perplexity"}
-    assert set(seen[-1]) == set(seen[0]) | {"adversarial", "discriminator"}
+    assert set(seen[-1]) == set(seen[0]) | {"adversarial", "discriminator", "adaptive_weight"}
+    assert {one["adaptive_weight"] == 1.0 for one in seen[10:]} == {adaptive_weight == (1.0, 1.0)}
     for names, since in ((("reconstruction", "perceptual"), 0), (("discriminator",), 10)):
         first, last = (sum(one[name] for one in part for name in names) for part in (seen[since : since + 5], seen[-5:]))
         assert last < 0.95 * first, (names, first, last)
@@ -100,9 +103,50 @@ def test_the_adaptive_weight_is_vqgans(shards, classifier, tmp_path):
     torch.testing.assert_close(found, pulls[0] / (pulls[1] + 1e-4), rtol=1e-4, atol=0)
 
 
-def test_half_precision_trains_with_everything_on(shards, classifier, tmp_path):
+def test_half_precision_learns_with_everything_on(shards, classifier, tmp_path):
     everything = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": (0.0, 10.0), "precision": "bf16-mixed"}
-    assert train(shards, tmp_path / "out", steps=2, **ADVERSARIAL | everything)
+    seen = []
+    train(shards, tmp_path / "out", watch=seen, steps=30, batch=4, save_every=30, **ADVERSARIAL | everything | {"adversarial_start": 15})
+    assert all(math.isfinite(value) for one in seen for value in one.values())
+    assert sum(one["perceptual"] for one in seen[-5:]) < 0.95 * sum(one["perceptual"] for one in seen[:5])
+
+
+def test_codes_in_use_are_those_of_late(shards, tmp_path):
+    """A codebook that has collapsed must not live on its past: with nothing revived, the share used to stay where it once was."""
+    run, trainer, fabric = build(shards, tmp_path / "out", revive_every=10_000)
+    learning = Learning(fabric, run)
+    result = trainer.module(torch.zeros(1, 80, 32))
+    for step in (0, 150):
+        learning.step = step
+        counts = torch.ones(8) if step == 0 else torch.eye(8)[3]
+        trainer._forget()
+        trainer.counts = counts - torch.bincount(result.quantized.grid.flatten(), minlength=8)
+        told = trainer._count(learning, torch.zeros(1, 80, 32), result)
+    assert told["codes_used"] == 1 / 8
+
+
+def test_the_average_of_a_replaced_code_begins_again(shards, tmp_path):
+    _, trainer, _ = build(shards, tmp_path / "out")
+    average = {name: torch.zeros_like(value) for name, value in trainer.module.state_dict().items()}
+    trainer._place(torch.tensor([2, 5]), torch.full((2, 8), 7.0))
+    _update(average, trainer, decay=0.999, step=100_000)
+    codes = average["quantize.embedding.weight"]
+    assert torch.equal(codes[[2, 5]], torch.full((2, 8), 7.0))
+    assert codes[[0, 1, 3, 4, 6, 7]].abs().max() < 0.1
+    assert not trainer.replaced
+
+
+def test_a_distance_that_would_mean_nothing_is_refused(classifier, tmp_path):
+    trained = load_checkpoint(classifier, "vggishish")
+    save_checkpoint(tmp_path / "random", "vggishish", "", trained.config, trained.state_dict(), {"steps": 0})
+    with pytest.raises(ParameterError, match="was never trained, so its distance would mean nothing"):
+        load_distance(tmp_path / "random", 80)
+    assert load_distance(tmp_path / "random", 80, may_be_untrained=True)
+    weights = [torch.full((layer.weight.numel(),), -1.0) for layer in load_distance(classifier, 80).linear]
+    signed = Perceptual.from_classifier(trained, weights)
+    save_checkpoint(tmp_path / "signed", "perceptual", "", signed.config, signed.state_dict(), {"steps": 1})
+    with pytest.raises(ParameterError, match=r"linear weights of .* are negative, which would reward differences"):
+        load_distance(tmp_path / "signed", 80)
 
 
 def test_resuming_equals_never_stopping_with_everything_on(shards, classifier, tmp_path):
@@ -181,7 +225,7 @@ def test_the_distance_is_that_of_the_trained_classifier(classifier, tmp_path):
     mels = torch.rand(2, 1, 80, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     torch.manual_seed(6)
     assert not torch.allclose(distance(*mels), Perceptual(distance.config)(*mels), rtol=1e-2)
-    save_checkpoint(tmp_path / "distance", "perceptual", "", distance.config, distance.state_dict(), {})
+    save_checkpoint(tmp_path / "distance", "perceptual", "", distance.config, distance.state_dict(), {"steps": 1})
     assert torch.equal(load_distance(tmp_path / "distance", 80)(*mels), distance(*mels))
 
 

@@ -36,6 +36,8 @@ def test_overrides(minimal):
         (["steps=0"], "steps: Input should be greater than 0 .found 0."),
         (["steps"], "--set takes key=value, found 'steps'"),
         (["patience=2"], "patience 2 counts validations, but valid_every is 0"),
+        (["gain_db=[3.0, -3.0]"], r"gain_db is a range, the lower first, found \[3.0, -3.0\]"),
+        (["speed=[0.1, 1.0]"], r"speed is a range within 0.5 to 2, the lower first, found \[0.1, 1.0\]"),
         (["kind=wings"], "has kind 'wings'; known kinds are codebook, vocoder, sampler, classifier"),
     ],
 )

@@ -1,8 +1,10 @@
 """The loop: resuming is the same as never stopping, losses fall, broken runs stop with what they had."""
 
 import itertools
+import json
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from unsilent.clip import Clip
 from unsilent.errors import CheckpointError
 from unsilent.models.codebook import CodebookConfig
 from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import SamplerConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vocos import VocosConfig
 from unsilent.train.codebook import CodebookTrainer
@@ -46,7 +48,7 @@ class PulledPlugError(Exception):
     """The machine goes away."""
 
 
-def train(kind, shards, out, steps, resume=False, stop_at=None, **more):
+def train(kind, shards, out, steps, resume=False, stop_at=None, watch=None, **more):
     settings = {"warmup_steps": 0, "learning_rate": 3e-3, "batch": 2, "save_every": 1, "log_every": 1, **SIZES[kind], **more}
     run = KINDS[kind](kind=kind, preset="everyday", shards=shards, out=out, steps=steps, **settings)
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
@@ -57,7 +59,10 @@ def train(kind, shards, out, steps, resume=False, stop_at=None, **more):
     def step(learning, batch):
         if learning.step == stop_at:
             raise PulledPlugError
-        return whole_step(learning, batch)
+        losses = whole_step(learning, batch)
+        if watch is not None:
+            watch.append({name: value.item() for name, value in losses.items()})
+        return losses
 
     trainer.step = step
     return fit(run, trainer, fabric, resume)
@@ -128,7 +133,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shard
     class Broken(VocoderTrainer):
         def draw(self, rngs):
             batch = super().draw(rngs)
-            batch.waveform[1] *= float("nan")
+            batch.sound[1] *= float("nan")
             return batch._replace(names=["good", "bad"])
 
     run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=3, batch=2, learning_rate=1e-3)
@@ -194,11 +199,69 @@ def test_a_full_disk_keeps_the_last_state_and_says_so(shards, tmp_path, monkeypa
     assert not (tmp_path / "last.pt.part").exists()
 
 
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_every_trainer_validates_and_keeps_its_best(kind, make_shards, tmp_path, caplog):
+    shards = make_shards(tmp_path / "shards", splits=("train", "valid"))
+    folder = train(kind, shards, tmp_path / "out", 6, learning_rate=1e-2, valid_every=2, valid_items=3, patience=1, save_every=6)
+    record = json.loads((folder / "config.json").read_text())["record"]
+    assert 0 < record["valid"]["loss"] < 100
+    assert record["valid"] == pytest.approx(validated_again(kind, shards, folder), rel=1e-5)
+
+
+def validated_again(kind, shards, folder):
+    """What a new trainer says of the weights that were kept."""
+    settings = {"learning_rate": 1e-2, "batch": 2, "valid_every": 2, "valid_items": 3, **SIZES[kind]}
+    run = KINDS[kind](kind=kind, preset="everyday", shards=shards, out=folder, steps=6, **settings)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    trainer = TRAINERS[kind](run, CONFIGS[kind], fabric)
+    trainer.module.load_state_dict(load_file(folder / "model.safetensors"))
+    trainer.module.eval()
+    with torch.no_grad():
+        return trainer.validate(fabric)
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_weight_decay_is_obeyed_also_by_what_goes_on(kind, shards, tmp_path):
+    plain = load_file(train(kind, shards, tmp_path / "plain", 3) / "model.safetensors")
+    decayed = load_file(train(kind, shards, tmp_path / "decayed", 3, weight_decay=10.0) / "model.safetensors")
+    train(kind, shards, tmp_path / "late", 2)
+    late = load_file(train(kind, shards, tmp_path / "late", 3, resume=True, weight_decay=10.0) / "model.safetensors")
+    for changed in (decayed, late):
+        assert any(not torch.equal(value, changed[name]) for name, value in plain.items())
+
+
+def test_processes_that_go_on_from_different_steps_are_stopped(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(lightning_fabric.Fabric, "all_gather", lambda self, step: torch.stack([step, step + 2]))
+    with pytest.raises(CheckpointError, match=r"processes would go on from different steps, \[0, 2\]; .* must be one folder for all"):
+        train("vocoder", shards, tmp_path, 1)
+
+
+def test_a_file_of_another_program_is_refused(shards, tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match="is no training of this program"):
+        train("vocoder", shards, tmp_path, 1, resume=True)
+
+
+def test_the_state_says_what_it_was_made_of_and_by(shards, tmp_path):
+    train("sampler", shards, tmp_path, 1)
+    record = torch.load(tmp_path / "last.pt", weights_only=True)["record"]
+    assert record.keys() >= {"steps", "run", "data", "source"}
+    assert record["run"]["batch"] == 2
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_half_precision_lowers_the_loss(kind, shards, tmp_path):
+    seen = []
+    train(kind, shards, tmp_path, 30, precision="bf16-mixed", learning_rate=1e-2, watch=seen, save_every=30)
+    name = {"codebook": "reconstruction", "vocoder": "mel", "sampler": "next_code"}[kind]
+    assert sum(one[name] for one in seen[-5:]) < 0.9 * sum(one[name] for one in seen[:5])
+
+
 def test_going_on_with_other_data_is_said(shards, make_shards, tmp_path, caplog):
     train("vocoder", shards, tmp_path / "out", 1)
     other = make_shards(tmp_path / "other", splits=("train", "valid"))
     train("vocoder", other, tmp_path / "out", 2, resume=True)
-    assert "the shards waveforms are not those that" in caplog.text
+    assert "the data waveforms is not that which" in caplog.text
 
 
 def test_batches_are_the_same_however_many_threads_draw_them(shards, tmp_path):
@@ -217,9 +280,13 @@ def test_the_rate_rises_stays_and_falls(tmp_path):
     assert all(a >= b for a, b in itertools.pairwise(factors[50:]))
 
 
-def test_only_matrices_of_linear_layers_decay():
-    module = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+def test_what_decays_is_what_decayed_in_the_released_sampler():
+    """There features are embedded by a convolution, which its rule for linear layers does not reach."""
+    module = Sampler(CONFIGS["sampler"])
     decayed, others = decay_groups(module, 0.1)
-    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 4)]
-    assert len(others["params"]) == 4
-    assert others["weight_decay"] == 0
+    names = {id(p): name for name, p in module.named_parameters()}
+    matrices = ("query", "key", "value", "proj", "mlp.0", "mlp.2")
+    found = {re.sub(r"transformer.blocks.\d+.(attn.)?", "", names[id(p)]) for p in decayed["params"]}
+    assert found == {f"{name}.weight" for name in matrices} | {"head.weight"}
+    assert len(decayed["params"]) + len(others["params"]) == len(names)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0)

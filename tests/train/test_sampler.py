@@ -83,7 +83,7 @@ def test_dropping_is_trained(shards, tmp_path):
     told = sampler.condition(labels=torch.tensor([1]))
     sure, unsure = (float(sampler.logits(codes, one)[0, 0].softmax(0)[1]) for one in (told, torch.zeros_like(told)))
     assert sure > 0.85
-    assert unsure < sure
+    assert 0.3 < unsure < 0.7  # it has learnt that half of all sequences begin so; without dropping, silence means the other class
 
 
 def test_classes_are_kept_by_name(shards, tmp_path):

@@ -3,6 +3,7 @@
 Nothing is ever unpickled here.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -89,6 +90,19 @@ def save_checkpoint(
         os.replace(folder / "config.json.part", folder / "config.json")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write the checkpoint {folder}: {error}.") from None
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint folder's weights.
+
+    Raises:
+        CheckpointError: if they are not there.
+    """
+    try:
+        with (folder / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the weights in {folder}: {error.strerror}.") from None
 
 
 def load_checkpoint(

@@ -1,24 +1,69 @@
 """`unsilent data`: from a folder of material to shards that trainers read."""
 
 import logging
+from enum import StrEnum
 from pathlib import Path
 
 import typer
 
+from unsilent.cli.terminal import say
+
 app = typer.Typer(help="Prepare training material.")
+
+LISTS = typer.Option([], "--list", metavar="SPLIT=FILE", help="Names of a split's clips, one a line; may be repeated.")
+WORKERS = typer.Option(None, "--workers", min=1, metavar="N", help="Spread the work over N processes, or actors of --ray.")
+RAY = typer.Option(None, "--ray", metavar="ADDRESS", help="Spread it over a Ray cluster: HOST:PORT, auto, or local to start one here.")
 
 
 @app.command()
 def manifest(
-    folder: Path = typer.Argument(..., help="Holds sounds.csv, images.csv, clips.csv (any of them).", show_default=False),
+    folder: Path = typer.Argument(
+        ..., help="Holds folders named after classes, vggsound.csv, or any of sounds.csv, images.csv, clips.csv.", show_default=False
+    ),
     out: Path = typer.Option(..., "-o", "--out", metavar="M.parquet", show_default=False),
-) -> None:
-    """List the material of a folder in one table."""
-    from unsilent.data.manifest import read_folder, write_manifest
+    preset: str = typer.Option("everyday", help="To whose clip videos are cut."),
+    lists: list[str] = LISTS,
+    valid: float = typer.Option(0.125, min=0, max=1, help="Share of sources for validation, where nothing else tells."),
+    test: float = typer.Option(0.0, min=0, max=1, help="Share of sources for tests, where nothing else tells."),
+    workers: int | None = WORKERS,
+    ray: str | None = RAY,
+) -> int:
+    """List the material of a folder in one table: what can be read and heard, cut into clips, every source in one split."""
+    from unsilent.data.checks import summarise
+    from unsilent.jobs.manifest import make_manifest
+    from unsilent.jobs.run import Spread
 
-    rows = read_folder(folder)
-    write_manifest(folder, rows, out)
-    typer.echo(f"{out}: {len(rows)} rows")
+    rows, left_out = make_manifest(folder, out, preset, _split_lists(lists), {"valid": valid, "test": test}, Spread(workers, ray))
+    for name, why in left_out:
+        say(f"left out {name}: {why}")
+    typer.echo(f"{summarise(rows, left_out)}\n{out}: {len(rows)} rows")
+    return 3 if left_out else 0
+
+
+def _split_lists(lists: list[str]) -> dict[str, Path]:
+    from unsilent.errors import ParameterError
+
+    splits = {}
+    for one in lists:
+        name, _, path = one.partition("=")
+        if not path:
+            raise ParameterError(f"--list wants SPLIT=FILE, found {one!r}.")
+        splits[name] = Path(path)
+    return splits
+
+
+class Sound(StrEnum):
+    """What is kept of sounds."""
+
+    waveforms = "waveforms"
+    mels = "mels"
+
+
+class FeatureNumbers(StrEnum):
+    """How features are kept."""
+
+    float16 = "float16"
+    uint8 = "uint8"
 
 
 @app.command()
@@ -27,22 +72,40 @@ def extract(
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
     codebook: Path | None = typer.Option(None, help="Checkpoint folder; writes the codes of the sounds that are in SHARDS already."),
     preset: str | None = typer.Option(None, help="Whose clip and backbone to extract for; not with --codebook. [default: everyday]"),
+    sound: Sound | None = typer.Option(
+        None, help="What to keep; mels take a sixth of the space, but no vocoder learns from them. [default: waveforms]"
+    ),
+    features: FeatureNumbers | None = typer.Option(None, help="How to keep them; uint8 is half as large. [default: float16]"),
     seed: int = typer.Option(0, min=0, help="For the random views and shifts."),
-) -> None:
-    """Turn listed material into waveforms and visual features, or, with --codebook, the sounds in SHARDS into codes."""
-    from unsilent.data.extract import extract_all, extract_codes_with
+    workers: int | None = WORKERS,
+    ray: str | None = RAY,
+    redo: bool = typer.Option(False, "--redo", help="Replace shards that were made of other material or otherwise."),
+) -> int:
+    """Turn listed material into waveforms and visual features, or, with --codebook, the sounds in SHARDS into codes.
+
+    What was stopped goes on where it was; what is there already is kept. What cannot be read is left out and named.
+    """
     from unsilent.errors import ParameterError
+    from unsilent.jobs.extract import extract_codes, extract_material
+    from unsilent.jobs.run import Spread
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
+    spread = Spread(workers, ray)
     if codebook:
-        if table or preset:
-            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {table or '--preset'}.")
-        counts = extract_codes_with(codebook, out, seed)
+        if unheard := table or (preset and "--preset") or (sound and "--sound") or (features and "--features"):
+            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unheard}.")
+        shards = extract_codes(codebook, out, seed, spread, redo)
     elif table is None:
         raise ParameterError("the material to extract is not named; give a manifest, or --codebook for codes of sounds extracted before.")
     else:
-        counts = extract_all(table, out, preset or "everyday", seed)
-    typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+        kept = sound.value if sound else "waveforms"
+        numbers = features.value if features else "float16"
+        shards = extract_material(table, out, preset or "everyday", kept, numbers, seed, spread, redo)
+    for shard in shards:
+        for clip_id, why in shard.left_out:
+            say(f"{shard.name}: left out {clip_id}: {why}")
+    typer.echo(f"{out}: " + ", ".join(f"{len(shard)} {shard.name}" for shard in shards))
+    return 3 if any(shard.left_out for shard in shards) else 0
 
 
 @app.command("import")
@@ -52,18 +115,11 @@ def import_released(
     ),
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
     backbone: str = typer.Option("resnet50", help="resnet50 or bninception."),
-    lists: list[str] = typer.Option([], "--list", metavar="SPLIT=FILE", help="Names of a split's clips, one a line; may be repeated."),
+    lists: list[str] = LISTS,
 ) -> None:
     """Turn the authors' own feature files into shards, without executing what they hold."""
     from unsilent.clip import Clip
     from unsilent.data.released import ReleasedFolder, write_shards
-    from unsilent.errors import ParameterError
 
-    splits = {}
-    for one in lists:
-        name, _, path = one.partition("=")
-        if not path:
-            raise ParameterError(f"--list wants SPLIT=FILE, found {one!r}.")
-        splits[name] = Path(path)
-    counts = write_shards(ReleasedFolder(folder, splits), out, backbone, Clip())
+    counts = write_shards(ReleasedFolder(folder, _split_lists(lists)), out, backbone, Clip())
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

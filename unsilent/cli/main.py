@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from unsilent.cli import data, generate, models, reconstruct, train
+from unsilent.cli import data, evaluate, generate, models, reconstruct, sample, train
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError
 from unsilent.version import __version__
@@ -15,9 +15,11 @@ INTERRUPTED = 130  # what shells expect of a program that Ctrl-C has stopped; ty
 app = typer.Typer(name="unsilent", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("generate")(generate.generate)
 app.command("reconstruct")(reconstruct.reconstruct)
+app.command("sample")(sample.sample)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 
 
 def _print_version(asked: bool) -> bool:

@@ -14,39 +14,68 @@ import torch
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.data.shards import Shard
-from unsilent.errors import DataError
+from unsilent.data.shards import Shard, as_mel01, fine, sounds_in
+from unsilent.errors import DataError, ParameterError
+from unsilent.signal.mel import RANGE_DB, log_mel01
+
+_SOFTER_DB = 12.0  # at most, of a sound that is heard along
 
 
 class Crops(NamedTuple):
-    """A batch of pieces of sounds: `waveform` is `[batch, samples]` float32 in [-1, 1], `names` are the clips they are from."""
+    """A batch of pieces of sounds.
 
-    waveform: Tensor
+    Attributes:
+        sound: float32 waveforms `[batch, samples]` in [-1, 1], or mels `[batch, mels, frames]` in [0, 1]; see `mel01_of`.
+        names: the clips they are from.
+    """
+
+    sound: Tensor
     names: list[str]
 
 
 class LabelledBatch(NamedTuple):
     """A batch of pieces of sounds as of `Crops`, with the numbers of their `labels`, `[batch]`."""
 
-    waveform: Tensor
+    sound: Tensor
     labels: Tensor
     names: list[str]
 
 
+class Augmentation(NamedTuple):
+    """How crops vary beyond where they are cut.
+
+    Attributes:
+        gain_db: lowest and highest gain.
+        speed: lowest and highest factor that a sound is played faster by, pitch and all.
+        mix_share: how often a crop of another sound of the same label is heard along, as loud or up to 12 dB softer.
+    """
+
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    speed: tuple[float, float] = (1.0, 1.0)
+    mix_share: float = 0.0
+
+
+def mel01_of(sound: Tensor, clip: Clip) -> Tensor:
+    """Mels `[batch, mels, frames]` in [0, 1] of the sound of a batch, which may be mels already."""
+    return sound if sound.ndim == 3 else log_mel01(sound, clip)
+
+
 class WaveformCrops:
-    """Random crops of sounds, with random gain.
+    """Random crops of sounds.
 
     Args:
         shards: folder with the shard `waveforms`.
         split: which rows to use.
         samples: length of a crop.
         min_sample_rate: leave out recordings made at a lower rate in Hz (they have no high frequencies to learn from).
-        gain_db: lowest and highest gain.
+        augmentation: how crops vary.
         peak: bring each whole recording to a peak drawn evenly from this range first, full scale being 1; None leaves it as it is.
 
     Raises:
         DataError: if no sound is left.
     """
+
+    kind = "waveforms"
 
     def __init__(
         self,
@@ -54,12 +83,12 @@ class WaveformCrops:
         split: str,
         samples: int,
         min_sample_rate: int = 0,
-        gain_db: tuple[float, float] = (0.0, 0.0),
+        augmentation: Augmentation = Augmentation(),
         peak: tuple[float, float] | None = None,
     ) -> None:
-        self.shard = Shard(shards, "waveforms")
+        self.shard = Shard(shards, self.kind)
         self.samples = samples
-        self.gain_db, self.peak = gain_db, peak
+        self.augmentation, self.peak = augmentation, peak
         self.items = [
             i for i, e in enumerate(self.shard.entries) if e.about["split"] == split and e.about["sample_rate"] >= min_sample_rate
         ]
@@ -67,40 +96,99 @@ class WaveformCrops:
             raise DataError(f"no {split!r} sound of at least {min_sample_rate} Hz in {shards}.")
         # by the square root of duration: long recordings have more to say, but repeat themselves
         self.draw = Chance(np.sqrt([self.shard.entries[i].length for i in self.items]))
+        self.alike: dict[str, list[int]] = defaultdict(list)  # sounds by label; one that nobody named is like none
+        for i in self.items:
+            self.alike[self._label(i)].append(i)
+
+    def _label(self, item: int) -> str:
+        return self.shard.entries[item].about["label"] or self.name(item)
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> Crops:
         """One crop by each generator."""
         chosen = [self.items[self.draw(rng)] for rng in rngs]
-        waveform = np.stack([self.crop(i, rng) for i, rng in zip(chosen, rngs, strict=True)])
-        return Crops(torch.from_numpy(waveform), [self.name(i) for i in chosen])
+        sound = np.stack([self.crop(i, rng) for i, rng in zip(chosen, rngs, strict=True)])
+        return Crops(torch.from_numpy(sound), [self.name(i) for i in chosen])
 
     def name(self, item: int) -> str:
         """The clip behind a row of the shard."""
         return self.shard.entries[item].about["clip_id"]
 
     def crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
-        """`[samples]` float32 in [-1, 1] of one row of the shard."""
-        waveform = self.shard[item]
+        """`[samples]` float32 in [-1, 1] of one row of the shard, augmented."""
+        gain_db, _, mix_share = self.augmentation
+        crop = self._piece(item, rng)
+        if mix_share and rng.random() < mix_share:
+            alike = self.alike[self._label(item)]
+            crop = crop + self._piece(alike[rng.integers(len(alike))], rng) * np.float32(10 ** (rng.uniform(-_SOFTER_DB, 0) / 20))
+        crop = crop * np.float32(10 ** (rng.uniform(*gain_db) / 20))
+        return crop / max(np.float32(1), np.abs(crop).max())  # turned down rather than cut off
+
+    def _piece(self, item: int, rng: np.random.Generator) -> np.ndarray:
+        """A random piece of one sound at a random speed."""
+        waveform, (slowest, fastest) = self.shard[item], self.augmentation.speed
         scale = 1 / 32768 if self.peak is None else rng.uniform(*self.peak) / _peak(waveform)
-        if len(waveform) < self.samples:
-            # a short sound is repeated or stands alone in silence: both happen in videos
-            tiled = rng.random() < 0.5
-            waveform = np.resize(waveform, self.samples) if tiled else _placed(waveform, self.samples, rng)
-        start = rng.integers(len(waveform) - self.samples + 1)
-        crop = waveform[start : start + self.samples].astype(np.float32) * np.float32(scale)
-        return np.clip(crop * np.float32(10 ** (rng.uniform(*self.gain_db) / 20)), -1, 1)
+        length = self.samples if slowest == fastest == 1 else _fast(round(self.samples * rng.uniform(slowest, fastest)))
+        piece = _cut(waveform, length, rng).astype(np.float32) * np.float32(scale)
+        return piece if length == self.samples else _resampled(piece, self.samples)
+
+    def middle(self, item: int) -> np.ndarray:
+        """As `crop`, but the middle of the row, repeated if it is short, as it is stored."""
+        return self._middle(item).astype(np.float32) / 32768
+
+    def _middle(self, item: int) -> np.ndarray:
+        sound = self.shard[item]
+        start = max(0, len(sound) - self.samples) // 2
+        return _repeated(sound[start : start + self.samples], self.samples)
+
+
+class MelCrops(WaveformCrops):
+    """Random crops of stored mels, for data sets that come without waveforms; gain moves what is above the floor up or down.
+
+    Args:
+        shards: folder with the shard `mels`.
+        split: which rows to use.
+        samples: length of a crop, as of the waveform behind it.
+        augmentation: how crops vary; of mels the gain alone can.
+
+    Raises:
+        DataError: if no sound is left.
+        ParameterError: if mels were to vary in speed, or to be mixed.
+    """
+
+    kind = "mels"
+
+    def __init__(self, shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation()) -> None:
+        if augmentation != Augmentation(augmentation.gain_db):
+            raise ParameterError(f"speed and mix_share want waveforms, {shards} has mels only; leave them out.")
+        super().__init__(shards, split, samples, augmentation=augmentation)
+        self.samples = samples // Clip(**self.shard.extractor["clip"]).hop  # from here on of mels, which are frames
+
+    def crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
+        """`[mels, frames]` float32 in [0, 1] of one row of the shard."""
+        mel01 = as_mel01(_cut(self.shard[item], self.samples, rng)).T
+        return np.where(mel01 > 0, np.clip(mel01 + np.float32(rng.uniform(*self.augmentation.gain_db) / RANGE_DB), 0, 1), 0)
+
+    def middle(self, item: int) -> np.ndarray:
+        """As `crop`, but the middle of the row, repeated if it is short, as it is stored."""
+        return as_mel01(self._middle(item)).T
+
+
+def open_crops(shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation()) -> WaveformCrops:
+    """Crops of the waveforms of a folder of shards, or of its mels if there are no waveforms."""
+    kind = MelCrops if sounds_in(shards) == "mels" else WaveformCrops
+    return kind(shards, split, samples, augmentation=augmentation)
 
 
 class LabelledCrops:
     """Random crops of sounds with the numbers of their labels; labels with few sounds are shown more often than they come.
 
     Args:
-        shards: folder with the shard `waveforms`.
+        shards: folder with the shard `waveforms`, or `mels` in its place.
         split: which rows to use.
         samples: length of a crop.
         classes: labels in the order of their numbers, rows of others are left out; without it those of the split, sorted.
         balance: power of a label's number of sounds that it is drawn by, from 0 (all labels alike) to 1 (as they come).
-        gain_db: lowest and highest gain of random crops.
+        augmentation: how random crops vary.
 
     Raises:
         DataError: if the split has fewer than two labels, or no sound of `classes`.
@@ -113,10 +201,9 @@ class LabelledCrops:
         samples: int,
         classes: list[str] | None = None,
         balance: float = 0.5,
-        gain_db: tuple[float, float] = (0.0, 0.0),
+        augmentation: Augmentation = Augmentation(),
     ) -> None:
-        self.crops = WaveformCrops(shards, split, samples, gain_db=gain_db)
-        self.samples = samples
+        self.crops = open_crops(shards, split, samples, augmentation)
         labels = {i: self.crops.shard.entries[i].about["label"] for i in self.crops.items}
         self.classes = sorted(set(labels.values()) - {""}) if classes is None else classes
         if len(self.classes) < 2:
@@ -141,25 +228,51 @@ class LabelledCrops:
         """Every sound once, its middle or, where it is short, repeated; in batches of `size`, the last of which may be smaller."""
         for start in range(0, len(self.items), size):
             chosen = self.items[start : start + size]
-            yield self._batch(chosen, [self._middle(i) for i, _ in chosen])
+            yield self._batch(chosen, [self.crops.middle(i) for i, _ in chosen])
 
     def _batch(self, chosen: list[tuple[int, int]], crops: list[np.ndarray]) -> LabelledBatch:
         numbers = torch.tensor([number for _, number in chosen])
         return LabelledBatch(torch.from_numpy(np.stack(crops)), numbers, [self.crops.name(i) for i, _ in chosen])
-
-    def _middle(self, item: int) -> np.ndarray:
-        waveform = self.crops.shard[item]
-        start = max(0, len(waveform) - self.samples) // 2
-        return np.resize(waveform[start : start + self.samples], self.samples).astype(np.float32) / 32768
 
 
 def _peak(waveform: np.ndarray) -> int:
     return max(int(waveform.max()), -int(waveform.min()), 1)  # silence stays silent
 
 
-def _placed(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    before = int(rng.integers(samples - len(waveform) + 1))
-    return np.pad(waveform, (before, samples - len(waveform) - before))
+def _fast(length: int) -> int:
+    """The next length without prime factors above 5, whose Fourier transform takes a tenth of the time that others may."""
+    while True:
+        left = length
+        for prime in (2, 3, 5):
+            while left % prime == 0:
+                left //= prime
+        if left == 1:
+            return length
+        length += 1
+
+
+def _resampled(waveform: np.ndarray, samples: int) -> np.ndarray:
+    """The same sound in another number of samples; what the new rate cannot hold is cut off."""
+    return np.fft.irfft(np.fft.rfft(waveform), samples).astype(np.float32) * np.float32(samples / len(waveform))
+
+
+def _cut(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+    """A random piece of the first axis."""
+    if len(sound) < length:
+        # a short sound is repeated or stands alone in silence: both happen in videos
+        tiled = rng.random() < 0.5
+        sound = _repeated(sound, length) if tiled else _placed(sound, length, rng)
+    start = rng.integers(len(sound) - length + 1)
+    return sound[start : start + length]
+
+
+def _repeated(sound: np.ndarray, length: int) -> np.ndarray:
+    return np.resize(sound, (length, *sound.shape[1:]))
+
+
+def _placed(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+    before = int(rng.integers(length - len(sound) + 1))
+    return np.pad(sound, [(before, length - len(sound) - before)] + [(0, 0)] * (sound.ndim - 1))
 
 
 class Pairs(NamedTuple):
@@ -191,13 +304,21 @@ class PairedCodes:
         real_share: how often a real clip is taken instead of a composed one; at 1 nothing needs a label.
         cut_share: how often a composed clip changes its label midway; its label is then the first.
         named_only: leave out real clips without a label.
+        labels: in the order of their numbers; without it those of the split, sorted.
 
     Raises:
         DataError: if no label has both sounds and pictures, or, at a `real_share` of 1, no clip has both.
     """
 
     def __init__(
-        self, shards: Path, split: str, clip: Clip, real_share: float = 0.15, cut_share: float = 0.3, named_only: bool = False
+        self,
+        shards: Path,
+        split: str,
+        clip: Clip,
+        real_share: float = 0.15,
+        cut_share: float = 0.3,
+        named_only: bool = False,
+        labels: list[str] | None = None,
     ) -> None:
         self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features")
         self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
@@ -217,15 +338,18 @@ class PairedCodes:
                 paired = features_of_clip.get(entry.about["clip_id"])
                 if paired is not None and self.features.entries[paired].length > entry.about["start_column"] * self.rows_per_column:
                     self.real.append((i, paired))
-        self.labels = sorted(set(self.sounds) & set(self.pictures))
+        whole = set(self.sounds) & set(self.pictures)
+        self.labels = sorted(whole) if labels is None else labels
+        self.present = [number for number, label in enumerate(self.labels) if label in whole]
         if real_share == 1 and not self.real:
             raise DataError(f"no clip of the split {split!r} in {shards} has both codes and features.")
-        if real_share < 1 and not self.labels:
+        if real_share < 1 and not self.present:
             raise DataError(f"no label of the split {split!r} in {shards} has both sounds and pictures.")
         if named_only:
             self.real = [pair for pair in self.real if self.codes.entries[pair[0]].about["label"] in self.labels]
         # a label with much material is shown more often, by the square root
-        self.draw = Chance(np.sqrt([min(len(self.sounds[label]), 400) for label in self.labels])) if self.labels else None
+        counts = [min(len(self.sounds[self.labels[number]]), 400) for number in self.present]
+        self.draw = Chance(np.sqrt(counts)) if counts else None
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> Pairs:
         """One pair by each generator."""
@@ -244,7 +368,7 @@ class PairedCodes:
 
     def _scene(self, columns: int, rng: np.random.Generator) -> "_Scene":
         """Sounds of one label until the time is full, over views of one picture held for a while each."""
-        number = self.draw(rng)
+        number = self.present[self.draw(rng)]
         sounds, pictures = self.sounds[self.labels[number]], self.pictures[self.labels[number]]
         parts, names, filled = [], [], 0
         while filled < columns:
@@ -255,7 +379,7 @@ class PairedCodes:
             parts.append(part[start : start + columns - filled])
             names.append(self.codes.entries[sound].about["clip_id"])
             filled += len(parts[-1])
-        picture = self.features[pictures[int(rng.integers(len(pictures)))]]
+        picture = self._seen(pictures[int(rng.integers(len(pictures)))])
         views = rng.integers(len(picture), size=columns)
         held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
         return _Scene(np.concatenate(parts), picture[views[held]].repeat(self.rows_per_column, axis=0), number, names[0])
@@ -264,12 +388,15 @@ class PairedCodes:
         """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
         code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
         about, each = self.codes.entries[code_item].about, self.rows_per_column
-        grid, features = self.codes[code_item], self.features[feature_item][about["start_column"] * each :]
+        grid, features = self.codes[code_item], self._seen(feature_item)[about["start_column"] * each :]
         length = min(len(grid), len(features) // each)
         columns = np.arange(self.clip.columns) % length
         rows = (columns[:, None] * each + np.arange(each)).ravel()
         label = self.labels.index(about["label"]) if about["label"] in self.labels else -1
         return _Scene(grid[columns], features[rows], label, about["clip_id"])
+
+    def _seen(self, item: int) -> np.ndarray:
+        return fine(self.features[item], self.features.entries[item].about)
 
 
 class _Scene(NamedTuple):

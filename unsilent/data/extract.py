@@ -1,9 +1,16 @@
-"""From a manifest to shards: loudness-normalised waveforms, visual features, and codes. One damaged item is reported and skipped."""
+"""From material to the pieces of shards: loudness-normalised waveforms or their mels, visual features, and codes.
 
-import logging
-from collections.abc import Callable, Iterator
+An extractor says which shard it makes and by what recipe; called, it gives the work on one item. `jobs.extract` does that work, here or
+spread over processes and machines, and writes the shard.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,51 +18,131 @@ from jaxtyping import Float
 from PIL import Image
 from torch import nn
 
-from unsilent import presets
-from unsilent.checkpoints.bundle import load_backbone
-from unsilent.checkpoints.store import load_checkpoint
+from unsilent.checkpoints import bundle
+from unsilent.checkpoints.store import load_checkpoint, read_config
 from unsilent.clip import Clip
-from unsilent.data.manifest import Row, read_manifest
-from unsilent.data.shards import Shard, write_shard
-from unsilent.errors import MediaError, UnsilentError
-from unsilent.features import Backbone, extract, needed, views
+from unsilent.data.checks import SILENT_PEAK
+from unsilent.data.manifest import Row
+from unsilent.data.shards import Shard, as_mel01, coarse, sounds_in
+from unsilent.features import Backbone, extract, find_backbone, needed, views
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
 from unsilent.models.codebook import Codebook
 from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 
-log = logging.getLogger(__name__)
-
 EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # shifted and scaled encodings of one sound
+Dtype = Literal["float16", "uint8"]
+VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
 
 
-def extract_waveforms(rows: list[Row], root: Path, out: Path, clip: Clip, progress: Callable[[str], None]) -> int:
-    """Write the shard `waveforms`: int16 mono at the clip's rate, trimmed of silent ends, at one loudness.
+class Piece(NamedTuple):
+    """What became of one item: `entries` of the shard, and names of what was left out, with the reasons."""
 
-    Returns:
-        How many sounds were written; rows without sound or damaged are logged and left out.
+    entries: list[tuple[np.ndarray, dict[str, Any]]]
+    left_out: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class File:
+    """The rows of one file, which is read once for all of them."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Of its clips."""
+        return [row.clip_id for row in self.rows]
+
+    def __str__(self) -> str:
+        return self.rows[0].path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An item of a shard that is the material of another."""
+
+    number: int
+    name: str
+
+    @property
+    def names(self) -> list[str]:
+        """Of its clip."""
+        return [self.name]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def files(rows: Sequence[Row], *kinds: str) -> list[File]:
+    """Rows of some kinds, those of one file together."""
+    return [File(tuple(group)) for _, group in groupby((row for row in rows if row.kind in kinds), key=lambda row: row.path)]
+
+
+def stored(shards: Path) -> list[Stored]:
+    """Items that codes can be made of: those of the shard `waveforms`, or of `mels` where there are no waveforms."""
+    return [Stored(number, entry.about["clip_id"]) for number, entry in enumerate(Shard(shards, sounds_in(shards)).entries)]
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Makes pieces of the shard of the name `shard`; picklable."""
+
+    shard: str
+
+    def recipe(self) -> dict[str, Any]:
+        """What the bytes depend on besides the items."""
+
+    def __call__(self) -> Callable[[Any], Piece]:
+        """The work on an item; what it raises leaves the whole item out."""
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Makes of `File`s the shard `waveforms`, int16 mono at the clip's rate, or `mels`, uint8 `[frames, mels]`, all at one loudness.
+
+    Recordings are trimmed of silent ends; a clip keeps its silence, which belongs to its pictures. Mels of [0, 1] are stored as 0 to 255,
+    in steps of 0.39 dB.
+
+    Attributes:
+        root: folder that paths start from.
+        clip: the grid.
+        shard: `waveforms` or `mels`.
     """
 
-    def items() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        for row in (row for row in rows if row.kind != "image"):
-            progress(row.clip_id)
-            try:
-                waveform = read_audio(root / row.path, clip.sample_rate)
-            except MediaError as error:
-                log.warning("left out: %s", error)
-                continue
-            if row.kind == "sound":  # a clip keeps its silence, which belongs to its pictures
-                waveform = trim_silent_ends(waveform)
-            if len(waveform) < clip.column_samples or not np.abs(waveform).max() > 1e-4:
-                log.warning("left out: %s is silent or shorter than %.2f s", row.path, clip.column_seconds)
-                continue
-            waveform = normalise_loudness(waveform, clip.sample_rate)
-            yield np.round(waveform * 32767).astype(np.int16), _about(row)
+    root: Path
+    clip: Clip
+    shard: str = "waveforms"
 
-    return write_shard(out, "waveforms", items(), {"clip": clip.model_dump(), "loudness_lufs": TARGET_LUFS})
+    def recipe(self) -> dict[str, Any]:
+        """Grid and loudness."""
+        return {"clip": self.clip.model_dump(), "loudness_lufs": TARGET_LUFS, "version": VERSION}
+
+    def __call__(self) -> Callable[[File], Piece]:
+        """Needs nothing but itself."""
+        return self.read
+
+    def read(self, file: File) -> Piece:
+        """All sounds of one file."""
+        rate, piece = self.clip.sample_rate, Piece([], [])
+        whole = read_audio(self.root / str(file), rate)
+        for row in file.rows:
+            first = round(row.start_seconds * rate)
+            waveform = trim_silent_ends(whole) if row.kind == "sound" else whole[first : first + round(row.duration_seconds * rate)]
+            if len(waveform) < self.clip.column_samples or not np.abs(waveform).max() > SILENT_PEAK:
+                piece.left_out.append((row.clip_id, f"{file} is silent or shorter than {self.clip.column_seconds:.2f} s."))
+            else:
+                piece.entries.append((self._stored(normalise_loudness(waveform, rate)), _about(row)))
+        return piece
+
+    def _stored(self, waveform: Float[np.ndarray, "samples"]) -> np.ndarray:
+        if self.shard == "waveforms":
+            return np.round(waveform * 32767).astype(np.int16)
+        with one_thread():
+            mel01 = log_mel01(torch.from_numpy(waveform)[None], self.clip)[0]
+        return np.round(mel01.T.numpy() * 255).astype(np.uint8)
 
 
 def trim_silent_ends(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "kept"]:
@@ -64,40 +151,81 @@ def trim_silent_ends(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray
     return waveform[loud[0] : loud[-1] + 1] if len(loud) else waveform[:0]
 
 
-def extract_features(
-    rows: list[Row], root: Path, out: Path, clip: Clip, backbone: tuple[nn.Module, Backbone], seed: int, progress: Callable[[str], None]
-) -> int:
-    """Write the shard `features`: float16 visual features, one per code column of a clip, or one per pseudo-frame of a picture."""
-    module, expects = backbone
+@dataclass(frozen=True)
+class Features:
+    """Makes of `File`s the shard `features`: some for each code column of a clip, or one per pseudo-frame of a picture.
 
-    def items() -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        for row in (row for row in rows if row.kind != "sound"):
-            progress(row.clip_id)
-            rng = np.random.default_rng([seed, len(row.path), *row.path.encode()])
-            try:
-                pictures = (
-                    _pseudo_views(root / row.path, rng, expects)
-                    if row.kind == "image"
-                    else _column_views(root / row.path, row, clip, expects)
-                )
-                features = extract(pictures, module, expects)
-            except (UnsilentError, OSError, Image.DecompressionBombError) as error:
-                log.warning("left out: %s: %s", row.path, error)
-                continue
-            yield np.asarray(features, dtype=np.float16), _about(row)
+    Attributes:
+        root: folder that paths start from.
+        clip: the grid.
+        backbone: name of the picture network; it works on a GPU where there is one.
+        seed: of the random views of pictures.
+        per_column: how many for each code column: all that the grid has, or the last of them alone.
+        dtype: `float16`, or `uint8` for half of that, in 255 steps between the lowest and the highest number of an item.
+    """
 
-    recipe = {"backbone": type(module).__name__, "dim": expects.dim, "pseudo_frames": PSEUDO_FRAMES, "clip": clip.model_dump()}
-    return write_shard(out, "features", items(), recipe)
+    root: Path
+    clip: Clip
+    backbone: str
+    seed: int
+    per_column: int = 1
+    dtype: Dtype = "float16"
+    shard: ClassVar[str] = "features"
 
+    def recipe(self) -> dict[str, Any]:
+        """Network, views and grid."""
+        row = find_backbone(self.backbone)
+        looked = {"backbone": self.backbone, "dim": row.dim, "rows_per_column": self.per_column, "pseudo_frames": PSEUDO_FRAMES}
+        return {**looked, "dtype": self.dtype, "seed": self.seed, "clip": self.clip.model_dump(), "version": VERSION}
 
-def _column_views(path: Path, row: Row, clip: Clip, expects: Backbone) -> Iterator[np.ndarray]:
-    """What the network sees of the last picture of each code column: the rows 3, 7, 11… that 53 features of 212 pick."""
-    n_columns = clip.columns_for(round(row.duration_seconds * clip.sample_rate))
-    step = clip.column_features
-    rows = range(step - 1, n_columns * step, step)
-    stream = stream_frames(path, clip.feature_fps, wanted=needed(rows, expects), short_side=expects.short_side)
-    for _number, view in views(((round(seconds * clip.feature_fps), frame) for seconds, frame in stream), rows, expects):
-        yield view
+    def __call__(self) -> Callable[[File], Piece]:
+        """Loads the picture network."""
+        module, expects = bundle.load_backbone(self.backbone)
+        module.to("cuda" if torch.cuda.is_available() else "cpu")
+
+        def look(file: File) -> Piece:
+            with one_thread():
+                if file.rows[0].kind == "image":
+                    return self._of_picture(file, module, expects)
+                return self._of_clips(file, module, expects)
+
+        return look
+
+    def _of_picture(self, file: File, module: nn.Module, expects: Backbone) -> Piece:
+        rng = np.random.default_rng([self.seed, len(str(file)), *str(file).encode()])
+        features = extract(_pseudo_views(self.root / str(file), rng, expects), module, expects)
+        return Piece([self._stored(features.numpy(), row) for row in file.rows], [])
+
+    def _stored(self, features: Float[np.ndarray, "features dim"], row: Row) -> tuple[np.ndarray, dict[str, Any]]:
+        if self.dtype == "float16":
+            return features.astype(np.float16), _about(row)
+        stored, steps = coarse(features)
+        return stored, {**_about(row), **steps}
+
+    def _of_clips(self, file: File, module: nn.Module, expects: Backbone) -> Piece:
+        """What the network says of the last picture of each column, the rows 3, 7, 11… that 53 features of 212 pick; or of all rows."""
+        clip, every = self.clip, self.clip.column_features // self.per_column
+        spans = []  # of numbers of pictures, at the rate of features from the file's first on
+        for row in file.rows:
+            first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
+            spans.append(range(first + every - 1, first + n_columns * clip.column_features, every))
+        wanted = sorted({number for span in spans for number in span})
+        stream = stream_frames(self.root / str(file), clip.feature_fps, wanted=needed(wanted, expects), short_side=expects.short_side)
+        numbers: list[int] = []
+
+        def seen() -> Iterator[np.ndarray]:
+            for number, view in views(((round(seconds * clip.feature_fps), frame) for seconds, frame in stream), wanted, expects):
+                numbers.append(number)
+                yield view
+
+        features, piece = extract(seen(), module, expects).numpy(), Piece([], [])
+        for row, span in zip(file.rows, spans, strict=True):
+            mine = np.isin(numbers, span)
+            if mine.any():
+                piece.entries.append(self._stored(features[mine], row))
+            else:
+                piece.left_out.append((row.clip_id, f"{file} has no picture from {row.start_seconds:.2f} s on."))
+        return piece
 
 
 def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> Iterator[np.ndarray]:
@@ -114,91 +242,85 @@ def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> It
             yield np.stack([array, array]) if expects.pairs else array
 
 
-@torch.inference_mode()
-def extract_codes(codebook: Codebook, shards: Path, seed: int, progress: Callable[[str], None]) -> int:
-    """Write the shard `codes`, int16 `[columns, rows]`, from the shard `waveforms`, or from `mels` where there are no waveforms.
+@dataclass(frozen=True)
+class Codes:
+    """Makes of `Stored` sounds the shard `codes`, int16 `[columns, rows]`.
 
     Waveforms give several gently varied encodings; one longer than a clip gives several entries, each naming the column it starts at.
+
+    Attributes:
+        shards: folder with the sounds.
+        codebook: checkpoint folder.
+        seed: of the variations.
     """
-    items = _codes_of_waveforms if (shards / "waveforms.json").exists() else _codes_of_mels
-    recipe = {"codebook": codebook.config.model_dump(mode="json")}
-    return write_shard(shards, "codes", items(codebook, shards, seed, progress), recipe)
 
+    shards: Path
+    codebook: Path
+    seed: int
+    shard: ClassVar[str] = "codes"
 
-def _codes_of_waveforms(
-    codebook: Codebook, shards: Path, seed: int, progress: Callable[[str], None]
-) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    waveforms, clip = Shard(shards, "waveforms"), codebook.config.clip
-    for i, entry in enumerate(waveforms.entries):
-        progress(entry.about["clip_id"])
-        waveform = torch.from_numpy(waveforms[i].astype(np.float32) / 32768)
-        rng = np.random.default_rng([seed, i])
+    def recipe(self) -> dict[str, Any]:
+        """The codebook, the sounds and the seed."""
+        config, sounds = read_config(self.codebook)["config"], Shard(self.shards, sounds_in(self.shards))
+        weights = hashlib.sha256((self.codebook / "model.safetensors").read_bytes()).hexdigest()
+        made_of = {"codebook": config, "weights": weights, "sounds": sounds.digest}
+        return {**made_of, "seed": self.seed, "version": VERSION}
+
+    def __call__(self) -> Callable[[Stored], Piece]:
+        """Loads the codebook."""
+        codebook, sounds = load_checkpoint(self.codebook, "codebook"), Shard(self.shards, sounds_in(self.shards))
+        codebook.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        read = self._of_waveform if sounds.array.ndim == 1 else self._of_mel
+
+        def encode(item: Stored) -> Piece:
+            with one_thread(), torch.inference_mode():
+                about = sounds.entries[item.number].about
+                found = read(codebook, device, torch.from_numpy(np.array(sounds[item.number])), item.number, about["kind"] == "sound")
+                return Piece([(grid, {**about, "item": item.number, "variant": v, "start_column": start}) for v, start, grid in found], [])
+
+        return encode
+
+    def _of_waveform(
+        self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        clip, waveform, rng = codebook.config.clip, stored.float() / 32768, np.random.default_rng([self.seed, number])
         for variant in range(CODE_VARIANTS):
             # only sounds without pictures of their own may move in time
-            shift = int(rng.integers(clip.column_samples)) if entry.about["kind"] == "sound" and variant else 0
+            shift = int(rng.integers(clip.column_samples)) if may_move and variant else 0
             gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
-            for start, grid in _encode(codebook, waveform[shift:] * gain):
-                yield grid, {**entry.about, "item": i, "variant": variant, "start_column": start}
+            for start, piece in _pieces(waveform[shift:] * gain, clip.column_samples, clip):
+                yield variant, start, _grid(codebook, log_mel01(piece[None].to(device), clip))
+
+    def _of_mel(
+        self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
+    ) -> Iterator[tuple[int, int, np.ndarray]]:
+        clip = codebook.config.clip
+        for start, piece in _pieces(torch.from_numpy(as_mel01(stored.numpy())).T, clip.downsampling, clip):
+            yield 0, start, _grid(codebook, piece[None].to(device))
 
 
-def _codes_of_mels(
-    codebook: Codebook, shards: Path, seed: int, progress: Callable[[str], None]
-) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    mels = Shard(shards, "mels")
-    for i, entry in enumerate(mels.entries):
-        progress(entry.about["clip_id"])
-        mel01 = torch.from_numpy(mels[i].astype(np.float32)).T[None]
-        grid = codebook.encode(from_mel01(mel01))[0]
-        yield grid.T.numpy().astype(np.int16), {**entry.about, "item": i, "variant": 0, "start_column": 0}
-
-
-def _encode(codebook: Codebook, waveform: Float[torch.Tensor, "samples"]) -> Iterator[tuple[int, np.ndarray]]:
-    clip = codebook.config.clip
-    n_columns = clip.columns_for(len(waveform))
-    padded = torch.nn.functional.pad(waveform, (0, n_columns * clip.column_samples - len(waveform)))
+def _pieces(sound: torch.Tensor, column: int, clip: Clip) -> Iterator[tuple[int, torch.Tensor]]:
+    """Stretches of a clip's length along the last axis, where `column` values make a code column, filled with silence to whole columns."""
+    n_columns = max(1, -(-sound.shape[-1] // column))
+    padded = nn.functional.pad(sound, (0, n_columns * column - sound.shape[-1]))
     for start in range(0, n_columns, clip.columns):
-        piece = padded[start * clip.column_samples : (start + clip.columns) * clip.column_samples]
-        grid = codebook.encode(from_mel01(log_mel01(piece[None], clip)))[0]
-        yield start, grid.T.numpy().astype(np.int16)
+        yield start, padded[..., start * column : (start + clip.columns) * column]
+
+
+def _grid(codebook: Codebook, mel01: torch.Tensor) -> np.ndarray:
+    return codebook.encode(from_mel01(mel01))[0].T.cpu().numpy().astype(np.int16)
 
 
 def _about(row: Row) -> dict[str, Any]:
     return {"clip_id": row.clip_id, "kind": row.kind, "label": row.label, "split": row.split, "sample_rate": row.sample_rate}
 
 
-def extract_all(table: Path, out: Path, preset_name: str, seed: int) -> dict[str, int]:
-    """Write the shards `waveforms` and `features` for a manifest.
-
-    Args:
-        table: manifest; its rows' paths are relative to the folder it was made from.
-        out: folder of shards.
-        preset_name: gives the clip and the backbone.
-        seed: of the random views of pictures.
-
-    Returns:
-        How many items each shard has.
-    """
-    root, rows = read_manifest(table)
-    preset = presets.get(preset_name)
-    return {
-        "waveforms": extract_waveforms(rows, root, out, preset.clip, _say("waveforms")),
-        "features": extract_features(rows, root, out, preset.clip, load_backbone(preset.backbone), seed, _say("features")),
-    }
-
-
-def extract_codes_with(codebook: Path, out: Path, seed: int) -> dict[str, int]:
-    """Write the shard `codes` with the codebook of a checkpoint folder."""
-    return {"codes": extract_codes(load_checkpoint(codebook, "codebook"), out, seed, _say("codes"))}
-
-
-def _say(what: str) -> Callable[[str], None]:
-    """Log how far an extraction is, every hundredth item."""
-    done = 0
-
-    def tell(clip_id: str) -> None:
-        nonlocal done
-        done += 1
-        if done % 100 == 0:
-            log.info("%s: %d items, now %s", what, done, clip_id)
-
-    return tell
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as sums over several are rounded otherwise: the bytes shall not depend on how work is spread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,7 +1,5 @@
 """The table of training material: one row for each sound, picture, or video with sound, with its label and split."""
 
-import csv
-import zlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -9,7 +7,6 @@ from typing import Literal
 from unsilent.errors import DataError
 
 Kind = Literal["sound", "image", "clip"]
-_TABLES: dict[str, Kind] = {"sounds.csv": "sound", "images.csv": "image", "clips.csv": "clip"}
 
 
 @dataclass(frozen=True)
@@ -17,14 +14,16 @@ class Row:
     """One piece of material.
 
     Attributes:
-        clip_id: unique name, the path without its suffix.
+        clip_id: unique name: the path without its suffix, and, where a video is cut into several clips, `@` and the first millisecond.
         path: file, relative to the folder of the table.
         kind: `sound`, `image`, or `clip` (a video with its own sound).
         label: class name; empty where unknown.
         split: `train`, `valid` or `test`.
         licence: as its source states it.
+        start_seconds: where it begins in its file, 0 for all but later stretches of a long video.
         duration_seconds: 0 for pictures.
         sample_rate: of the recording in Hz, 0 for pictures; a low one means that high frequencies are missing.
+        checksum: SHA-256 of the file's content.
     """
 
     clip_id: str
@@ -33,51 +32,10 @@ class Row:
     label: str
     split: str
     licence: str
+    start_seconds: float
     duration_seconds: float
     sample_rate: int
-
-
-def read_folder(folder: Path) -> list[Row]:
-    """Collect the rows of a folder that holds `sounds.csv`, `images.csv` and `clips.csv` (any of them).
-
-    Tables without a split column are split here: an eighth of the scenes is `valid`, chosen by a checksum of the scene's name, so that
-    excerpts of one video never stand on both sides.
-
-    Raises:
-        DataError: if no table is there, or a table lacks a column; names it.
-    """
-    rows: list[Row] = []
-    for name, kind in _TABLES.items():
-        if (folder / name).exists():
-            with (folder / name).open(newline="", encoding="utf-8") as file:
-                rows += [_row(record, kind, name) for record in csv.DictReader(file)]
-    if not rows:
-        raise DataError(f"{folder} holds none of {', '.join(_TABLES)}.")
-    return rows
-
-
-def _row(record: dict[str, str], kind: Kind, table: str) -> Row:
-    try:
-        return Row(
-            clip_id=str(Path(record["path"]).with_suffix("")),
-            path=record["path"],
-            kind=kind,
-            label=record["label"],
-            split=record["split"] if "split" in record else _split_of_scene(record["path"]),
-            licence=record["licence"],
-            duration_seconds=float(record.get("seconds") or 0),
-            sample_rate=int(record.get("sample_rate") or 0),
-        )
-    except KeyError as error:
-        raise DataError(f"{table} has no column {error}.") from None
-    except ValueError as error:
-        raise DataError(f"{table} has a row for {record['path']} that cannot be read: {error}.") from None
-
-
-def _split_of_scene(path: str) -> str:
-    """Excerpts of one scene differ in a running number in front and an excerpt number behind; what lies between names the scene."""
-    scene = Path(path).stem.partition("-")[2][:28]
-    return "valid" if zlib.crc32(scene.encode()) % 8 == 0 else "train"
+    checksum: str
 
 
 def write_manifest(root: Path, rows: list[Row], path: Path) -> None:

@@ -38,6 +38,16 @@ def read_audio(path: Path, sample_rate: int) -> Float[np.ndarray, "samples"]:
     return np.concatenate(blocks).astype(np.float32) / 32768
 
 
+def recorded_rate(path: Path) -> int:
+    """Samples a second, in Hz, that the first sound track of a file has been stored with.
+
+    Raises:
+        MediaError: if the file cannot be opened or has no sound.
+    """
+    with open_media(path) as container:
+        return find_sound(container, path).rate
+
+
 def decode_blocks(path: Path, sample_rate: int, layout: str) -> Iterator[Int16[np.ndarray, "channels block"]]:
     """The first sound track piece by piece, without holes, from the time of the first picture on (or its own start without pictures).
 

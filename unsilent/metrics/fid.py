@@ -1,5 +1,7 @@
 """Fréchet distance of features: how far the crowd of generated sounds is from the crowd of real ones."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +29,7 @@ def fid(real: Float[np.ndarray | Tensor, "real dim"], generated: Float[np.ndarra
     """
     real, generated = as_rows(real, "real features", at_least=2), as_rows(generated, "generated features", at_least=2)
     refuse_different_widths("real", real.shape[1], "generated", generated.shape[1])
-    return frechet_distance(Moments.of(real), Moments.of(generated))
+    return _distance(_Crowd.of_rows(real), _Crowd.of_rows(generated))
 
 
 def frechet_distance(real: Moments, generated: Moments) -> float:
@@ -37,17 +39,35 @@ def frechet_distance(real: Moments, generated: Moments) -> float:
         ParameterError: if the widths differ, or one is of less than 2 rows.
 
     Source:
-        |mean - mean'|² + trace(C + C' - 2 (C C')^½). The trace of the root is the sum of the singular values of C^½ C'^½, which is real
-        whatever the rank, so nothing has to be added to a singular covariance as the released code does when its root fails.
+        |mean - mean'|² + trace(C + C' - 2 (C C')^½). The trace of the root is the sum of the singular values of Hᵀ H' with H Hᵀ = C and
+        H' H'ᵀ = C', which is real whatever the rank, so nothing has to be added to a singular covariance as the released code does when its
+        root fails.
     """
     refuse_different_widths("real", len(real.mean), "generated", len(generated.mean))
-    ours, theirs = real.covariance, generated.covariance
-    root = np.linalg.svd(_half(ours).T @ _half(theirs), compute_uv=False).sum()
-    distance = np.square(real.mean - generated.mean).sum() + np.trace(ours) + np.trace(theirs) - 2 * root
+    return _distance(_Crowd.of_moments(real), _Crowd.of_moments(generated))
+
+
+class _Crowd(NamedTuple):
+    """A Gaussian: its mean, and a factor H of its covariance H Hᵀ; any will do, as singular values do not change when it is turned."""
+
+    mean: Float[np.ndarray, "dim"]
+    half: Float[np.ndarray, "dim rank"]
+
+    @classmethod
+    def of_moments(cls, moments: Moments) -> "_Crowd":
+        values, vectors = np.linalg.eigh(moments.covariance)
+        return cls(moments.mean, vectors * np.sqrt(values.clip(min=0)))
+
+    @classmethod
+    def of_rows(cls, rows: Float[np.ndarray, "samples dim"]) -> "_Crowd":
+        if len(rows) > rows.shape[1]:
+            return cls.of_moments(Moments.of(rows))
+        mean = rows.mean(0, dtype=np.float64)  # few rows are themselves a thinner factor, which takes no eigenvectors
+        return cls(mean, (rows - mean).T / np.sqrt(len(rows) - 1))
+
+
+def _distance(real: _Crowd, generated: _Crowd) -> float:
+    root = np.linalg.svd(real.half.T @ generated.half, compute_uv=False).sum()
+    traces = np.square(real.half).sum() + np.square(generated.half).sum()
+    distance = np.square(real.mean - generated.mean).sum() + traces - 2 * root
     return max(0.0, float(distance))  # equal sets may come out at minus a rounding error
-
-
-def _half(covariance: Float[np.ndarray, "dim dim"]) -> Float[np.ndarray, "dim dim"]:
-    """A factor H with H Hᵀ = covariance; any will do, as the singular values of a product do not change when a factor is turned."""
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(values.clip(min=0))

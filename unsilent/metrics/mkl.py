@@ -27,12 +27,23 @@ def mkl(real_logits: Float[np.ndarray | Tensor, "real labels"], generated_logits
         Paper section 3.4 "Relevance"; released evaluate.py: mean over samples of Σ p_real (log p_real - log(p_generated + 1e-6)).
     """
     real, generated = as_rows(real_logits, "real logits", at_least=1), as_rows(generated_logits, "generated logits", at_least=1)
-    refuse_different_widths("real", real.shape[1], "generated", generated.shape[1])
     samples, left = divmod(len(generated), len(real))
     if left or not samples:
         raise ParameterError(
             f"{len(generated)} generated rows do not pair with {len(real)} real ones; give equally many samples of each real clip."
         )
-    expected = np.repeat(log_softmax(real), samples, axis=0)
-    found = np.log(np.exp(log_softmax(generated)) + _EPSILON)
-    return float((np.exp(expected) * (expected - found)).sum(1).mean())
+    return float(divergences(np.repeat(real, samples, axis=0), generated).mean())
+
+
+def divergences(
+    real_logits: Float[np.ndarray, "samples labels"], generated_logits: Float[np.ndarray, "samples width"]
+) -> Float[np.ndarray, "samples"]:
+    """What `mkl` is the mean of: one number for each generated row and the real row at its place.
+
+    Raises:
+        ParameterError: if the widths differ.
+    """
+    refuse_different_widths("real", real_logits.shape[1], "generated", generated_logits.shape[1])
+    expected = log_softmax(real_logits)
+    found = np.log(np.exp(log_softmax(generated_logits)) + _EPSILON)
+    return (np.exp(expected) * (expected - found)).sum(1)

@@ -78,7 +78,11 @@ class VGGishish(nn.Module):
         Raises:
             ParameterError: if bands are not those of the statistics, or there are fewer than 16 frames.
         """
+        return self.classifier[-1](self.embed(mel01))
+
+    def embed(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch hidden"]:
+        """The last hidden layer, which metrics compare; `classifier[-1]` of it gives the logits. Errors as of `forward`."""
         if mel01.shape[2] < LEAST:
             raise ParameterError(f"{mel01.shape[2]} mel frames are too few for the classifier, which needs {LEAST} or more.")
         x = self.features(normalise_bands(mel01, self.config.bands).unsqueeze(1))
-        return self.classifier(self.pool(x).flatten(1))
+        return self.classifier[:-1](self.pool(x).flatten(1))

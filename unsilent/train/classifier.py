@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
-from unsilent.data.datasets import LabelledBatch, LabelledCrops, generators
+from unsilent.data.datasets import LabelledBatch, LabelledCrops, generators, mel01_of
 from unsilent.models.band_statistics import BandStatistics
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
-from unsilent.signal.mel import log_mel01
+from unsilent.signal.griffin_lim import vocode
 from unsilent.train.config import ClassifierRun
 from unsilent.train.report import Examples
 from unsilent.train.steps import Learning, share_statistics
@@ -34,8 +34,8 @@ class ClassifierTrainer:
     def __init__(self, run: ClassifierRun, clip: Clip, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.clip = run, clip
         samples = (run.crop_frames or clip.frames) * clip.hop
-        self.crops = LabelledCrops(run.shards, "train", samples, balance=run.balance, gain_db=run.gain_db)
-        self.data = {"waveforms": self.crops.crops.shard.digest}
+        self.crops = LabelledCrops(run.shards, "train", samples, balance=run.balance, augmentation=run.augmentation)
+        self.data = {self.crops.crops.kind: self.crops.crops.shard.digest}
         self.valid = LabelledCrops(run.shards, "valid", samples, self.crops.classes) if run.valid_every else None
         module = self._build(BandStatistics() if run.bands == "vggsound" else measure_bands(self.crops, clip, run.seed))
         self.config = module.config
@@ -47,6 +47,7 @@ class ClassifierTrainer:
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
         self.others: dict[str, nn.Module] = {}
+        self.replaced: dict[str, list[Tensor]] = {}
 
     def _build(self, bands: BandStatistics) -> nn.Module:
         run, labels = self.run, len(self.crops.classes)
@@ -62,7 +63,7 @@ class ClassifierTrainer:
 
     def step(self, learning: Learning, batch: LabelledBatch) -> dict[str, Tensor]:
         """One step on one batch of crops."""
-        mel01 = log_mel01(batch.waveform, self.clip)
+        mel01 = mel01_of(batch.sound, self.clip)
         losses = {}
         if self.run.hears_auxiliary:
             logits, auxiliary = self.module.forward_with_aux(mel01)
@@ -75,9 +76,10 @@ class ClassifierTrainer:
 
     def examples(self, batch: LabelledBatch) -> Examples:
         """A mel that it hears, the sound of it, and the classes that it finds likeliest."""
-        mel01 = log_mel01(batch.waveform, self.clip)
+        mel01 = mel01_of(batch.sound, self.clip)
         counts = {"classes/true": batch.labels, "classes/likeliest": self.module.module(mel01).argmax(1)}
-        return Examples({"mel": mel01[0]}, {"sound": batch.waveform[0]}, counts, self.clip.sample_rate)
+        sound = batch.sound[0] if batch.sound.ndim == 2 else vocode(mel01[:1], self.clip)[0]
+        return Examples({"mel": mel01[0]}, {"sound": sound}, counts, self.clip.sample_rate)
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
         """Mean cross-entropy, which is the `loss`, and shares of sounds whose class is the likeliest or among the five likeliest."""
@@ -85,7 +87,7 @@ class ClassifierTrainer:
         network = self.module.module  # without what makes processes wait for each other, as only one validates
         for batch in self.valid.in_order(self.run.batch):
             labels = batch.labels.to(fabric.device)
-            mel01 = log_mel01(batch.waveform.to(fabric.device), self.clip)
+            mel01 = mel01_of(batch.sound.to(fabric.device), self.clip)
             with fabric.autocast():
                 logits = network(mel01).float()
             sums["loss"] += F.cross_entropy(logits, labels, reduction="sum").item()
@@ -112,7 +114,7 @@ def measure_bands(crops: LabelledCrops, clip: Clip, seed: int) -> BandStatistics
     """
     moments = torch.zeros(2, clip.mels, dtype=torch.float64)
     for start in range(0, _MEASURED, 16):
-        mel01 = log_mel01(crops.batch(generators(seed, 0, range(start, start + 16))).waveform, clip).double()
+        mel01 = mel01_of(crops.batch(generators(seed, 0, range(start, start + 16))).sound, clip).double()
         moments += torch.stack([mel01.mean(dim=(0, 2)), (mel01**2).mean(dim=(0, 2))]) * 16 / _MEASURED
     mean, square = moments
     std = (square - mean**2).clamp(min=0).sqrt().clamp(min=_LEAST_STD)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
-from unsilent.data.datasets import Crops, WaveformCrops
+from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint, weights_digest
+from unsilent.data.datasets import Crops, mel01_of, open_crops
 from unsilent.errors import ParameterError
 from unsilent.losses import adaptive_weight, codebook_loss, hinge_discriminator_loss, hinge_generator_loss, vqgan_loss
 from unsilent.models.codebook import Codebook, CodebookConfig, Reconstruction
@@ -18,13 +18,16 @@ from unsilent.models.discriminators import PatchDiscriminator, PatchDiscriminato
 from unsilent.models.perceptual import Perceptual
 from unsilent.models.quantizer import as_vectors, k_means, tally
 from unsilent.signal.griffin_lim import vocode
-from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
+from unsilent.signal.mel import from_mel01, to_mel01
 from unsilent.train.config import CodebookRun
 from unsilent.train.report import Examples
-from unsilent.train.steps import Learning, gathered, judging, share_statistics
+from unsilent.train.steps import Learning, gathered, judging, mean_figures, share_statistics
 
 _FIRST_BATCHES = 8  # whose latents k-means looks at
 _ROUNDS = 10  # of k-means
+_RECENT = 100  # steps that the share of codes in use is of
+_NEVER = -(2**40)  # a step before all others
+_CODES = "quantize.embedding.weight"  # name of the codes among the module's weights
 _FADED = 1e-5  # hits per step below which the average says nothing any more
 
 
@@ -43,16 +46,22 @@ class CodebookTrainer:
     def __init__(self, run: CodebookRun, config: CodebookConfig, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.config = run, config
         clip = config.clip
-        self.crops = WaveformCrops(run.shards, "train", run.crop_columns * clip.column_samples, gain_db=run.gain_db)
-        self.data = {"waveforms": self.crops.shard.digest}
-        self.distance = None if run.perceptual is None else load_distance(run.perceptual, clip.mels).to(fabric.device)
+        samples = run.crop_columns * clip.column_samples
+        self.crops = open_crops(run.shards, "train", samples, run.augmentation)
+        self.valid = open_crops(run.shards, "valid", samples) if run.valid_every else None
+        self.data = {self.crops.kind: self.crops.shard.digest}
+        self.distance = None
+        if run.perceptual is not None:
+            self.distance = load_distance(run.perceptual, clip.mels, run.perceptual_untrained).to(fabric.device)
+            self.data["perceptual"] = weights_digest(run.perceptual)
         module = Codebook(config)
         module.quantize.embedding.requires_grad_(run.codes == "gradient")
         self.module, optimizer = fabric.setup(*self._with_optimizer(module))
         self.module.mark_forward_method("latents")  # reviving codes looks at latents outside of a training step
         self.optimizers = [optimizer]
-        self.uses = torch.zeros(config.n_codes, device=fabric.device)  # since codes were last revived
-        self.memory = {"uses": self.uses}
+        self.last_used = torch.full((config.n_codes,), _NEVER, device=fabric.device)  # step that last chose each code
+        self.memory = {"last_used": self.last_used}
+        self.replaced: dict[str, list[Tensor]] = {}
         if run.codes == "average":
             self.hits = torch.ones(config.n_codes, device=fabric.device)
             self.sums = self.module.quantize.embedding.weight.detach().clone()
@@ -66,11 +75,12 @@ class CodebookTrainer:
             judge = share_statistics(fabric, judge.train())
             self.others["discriminator"], optimizer = fabric.setup(*self._with_optimizer(judge))
             self.optimizers.append(optimizer)
-            self.module.decoder.conv_out.register_forward_pre_hook(self._remember)
+            if run.adaptive_weight[0] < run.adaptive_weight[1]:
+                self.module.decoder.conv_out.register_forward_pre_hook(self._remember)
 
     def _with_optimizer(self, module: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
         weights = [weight for weight in module.parameters() if weight.requires_grad]
-        return module, torch.optim.Adam(weights, lr=self.run.learning_rate, betas=self.run.betas)
+        return module, torch.optim.Adam(weights, lr=self.run.learning_rate, betas=self.run.betas, weight_decay=self.run.weight_decay)
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> Crops:
         """Random crops of training sounds."""
@@ -83,18 +93,21 @@ class CodebookTrainer:
             self._initialise(learning.fabric, mel)
         result = self.module(mel)
         is_judged = bool(self.others) and learning.step >= self.run.adversarial_start
-        losses = self._losses(learning.fabric, mel, result, is_judged)
+        losses, factor = self._losses(learning.fabric, mel, result, is_judged)
         learning.learn(torch.stack(list(losses.values())).sum(), self.module, self.optimizers[0])
         if is_judged:
             losses["discriminator"] = self._discriminate(learning, mel, result.mel.detach())
+            losses["adaptive_weight"] = factor
         return losses | self._count(learning, mel, result)
 
     def _mel(self, batch: Crops) -> Tensor:
-        return from_mel01(log_mel01(batch.waveform, self.config.clip))
+        return from_mel01(mel01_of(batch.sound, self.config.clip))
 
-    def _losses(self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, is_judged: bool) -> dict[str, Tensor]:
-        """The terms of this step, weighted."""
-        run = self.run
+    def _losses(
+        self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, is_judged: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms of this step, weighted, and the factor on the adversarial weight."""
+        run, factor = self.run, torch.zeros(())
         result = result._replace(mel=result.mel.view_as(result.mel))  # where `_adaptive` may ask for gradients, unseen by the engine
         distance = None if self.distance is None else self.distance(mel, result.mel)
         if not is_judged:
@@ -103,19 +116,20 @@ class CodebookTrainer:
         else:
             with judging(fabric, self.others["discriminator"]) as discriminator:
                 fake = discriminator(result.mel).float()
-            weight = run.adversarial_weight * self._adaptive(fabric, mel, result, distance, fake)
+            factor = self._adaptive(fabric, mel, result, distance, fake)
+            weight = run.adversarial_weight * factor
             losses = vqgan_loss(mel, result, distance, fake, weight, run.perceptual_weight, run.beta, run.beta_on_codebook)
         if run.codes == "average":
             del losses["codebook"]  # it has no gradient, as codes follow by themselves
-        return losses
+        return losses, factor
 
     def _adaptive(
         self, fabric: lightning_fabric.Fabric, mel: Tensor, result: Reconstruction, distance: Tensor | None, fake: Tensor
-    ) -> float | Tensor:
+    ) -> Tensor:
         """How much harder the discriminator must pull at the decoder's last layer to pull as hard as the other terms, within bounds."""
         lowest, highest = self.run.adaptive_weight
         if lowest == highest:
-            return lowest
+            return torch.full((), lowest, device=mel.device)
         likelihood = (mel - result.mel).abs().mean()
         if distance is not None:
             likelihood = likelihood + self.run.perceptual_weight * distance.mean()
@@ -146,23 +160,24 @@ class CodebookTrainer:
         if not learning.is_last:
             return {}
         counts = fabric.all_reduce(self.counts, reduce_op="sum")
-        self.uses += counts
+        self.last_used[counts > 0] = learning.step
         if run.codes == "average":
             self._average(counts, fabric.all_reduce(self.sums_found, reduce_op="sum"))
         self._forget()
-        # Perplexity: codes in even use that would say as much.
-        said = {"codes_used": (self.uses > 0).float().mean(), "perplexity": torch.special.entr(counts / counts.sum()).sum().exp()}
         done = learning.step + 1
+        # Perplexity: codes in even use that would say as much.
+        perplexity = torch.special.entr(counts / counts.sum()).sum().exp()
+        said = {"codes_used": (self.last_used >= done - _RECENT).float().mean(), "perplexity": perplexity}
         if done % run.revive_every == 0 and done < run.steps - run.decay_steps:
             rng = np.random.default_rng([run.seed, learning.step])  # the same in all processes
-            unused = torch.nonzero(self.uses == 0).flatten()
+            unused = torch.nonzero(self.last_used < done - run.revive_every).flatten()
             self._place(unused, _chosen(self._latents(fabric, mel), len(unused), rng))
-            self.uses.zero_()
         return said
 
     def _forget(self) -> None:
         """Begin to count a new batch."""
-        self.counts, self.sums_found = torch.zeros_like(self.uses), torch.zeros_like(self.module.quantize.embedding.weight)
+        weight = self.module.quantize.embedding.weight
+        self.counts, self.sums_found = weight.new_zeros(len(weight)), torch.zeros_like(weight)
 
     def _average(self, counts: Tensor, sums: Tensor) -> None:
         share = 1 - self.run.codes_decay
@@ -182,7 +197,7 @@ class CodebookTrainer:
             for number in range(1, _FIRST_BATCHES):
                 items = range(first, first + run.batch)
                 more = self.draw([np.random.default_rng([run.seed, number, item, 0]) for item in items])  # three numbers are a step's
-                vectors = torch.cat([vectors, self._latents(fabric, self._mel(more._replace(waveform=more.waveform.to(mel.device))))])
+                vectors = torch.cat([vectors, self._latents(fabric, self._mel(more._replace(sound=more.sound.to(mel.device))))])
         codes = _chosen(vectors, self.config.n_codes, rng)
         self._place(torch.arange(self.config.n_codes), k_means(vectors, codes, _ROUNDS) if run.initialise == "k-means" else codes)
 
@@ -192,9 +207,23 @@ class CodebookTrainer:
 
     def _place(self, numbers: Tensor, vectors: Tensor) -> None:
         self.module.quantize.replace(numbers, vectors)
+        self.replaced.setdefault(_CODES, []).append(numbers)
         if self.run.codes == "average":
             self.hits[numbers] = 1.0
             self.sums[numbers] = vectors
+
+    def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
+        """Reconstruction and, where it learns from that, perceptual distance; their sum is the `loss`."""
+
+        def judge(batch: Crops) -> dict[str, Tensor]:
+            mel = self._mel(batch)
+            made = self.module.module(mel).mel
+            terms = {"reconstruction": (mel - made).abs().mean()}
+            if self.distance is not None:
+                terms["perceptual"] = self.run.perceptual_weight * self.distance(mel, made).mean()
+            return terms | {"loss": torch.stack(list(terms.values())).sum()}
+
+        return mean_figures(fabric, self.run, self.valid.batch, judge)
 
     def examples(self, batch: Crops) -> Examples:
         """True and rebuilt mels, how both sound through Griffin-Lim, and which codes were chosen."""
@@ -216,17 +245,25 @@ def _chosen(vectors: Tensor, n: int, rng: np.random.Generator) -> Tensor:
     return vectors[torch.from_numpy(rng.choice(len(vectors), n, replace=len(vectors) < n)).to(vectors.device)]
 
 
-def load_distance(folder: Path, mels: int) -> Perceptual:
+def load_distance(folder: Path, mels: int, may_be_untrained: bool = False) -> Perceptual:
     """The perceptual distance of a checkpoint folder: a trained VGGish-ish, or a distance that was made from one.
 
     Raises:
         CheckpointError: if there is no such checkpoint.
-        ParameterError: if it has been trained on mels of other sizes.
+        ParameterError: if it has been trained on mels of other sizes or, unless it may, not at all, or if some of its linear weights are
+            negative, which would reward differences.
     """
-    if read_config(folder)["kind"] == "vggishish":
+    about = read_config(folder)
+    if not (may_be_untrained or about["record"].get("steps") or about["record"].get("converted_from")):
+        raise ParameterError(
+            f"{folder} was never trained, so its distance would mean nothing; take a trained one, or allow it with perceptual_untrained."
+        )
+    if about["kind"] == "vggishish":
         distance = Perceptual.from_classifier(load_checkpoint(folder, "vggishish"))
     else:
         distance = load_checkpoint(folder, "perceptual")
+    if negative := sum(int((layer.weight < 0).sum()) for layer in distance.linear):
+        raise ParameterError(f"{negative} linear weights of {folder} are negative, which would reward differences; take a VGGish-ish.")
     if distance.config.bands.mels != mels:
         raise ParameterError(f"the distance {folder} reads mels of {distance.config.bands.mels} bands, the codebook makes {mels}.")
     return distance

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from unsilent.config import Config
+from unsilent.data.datasets import Augmentation
 from unsilent.errors import ParameterError
 
 
@@ -39,6 +40,7 @@ class Run(Config):
     log_every: int = Field(default=50, gt=0)
     show_every: int = Field(default=1000, ge=0)  # steps between pictures and sounds for TensorBoard; 0 shows none
     valid_every: int = Field(default=0, ge=0)  # steps between validations, the best of which is kept; 0: none, the last weights are kept
+    valid_items: int = Field(default=256, gt=0)  # crops or clips that a validation draws, always the same; a classifier hears all sounds
     patience: int = Field(default=0, ge=0)  # validations without improvement after which training stops; 0 never stops early
 
     @model_validator(mode="after")
@@ -48,12 +50,32 @@ class Run(Config):
         return self
 
 
-class CodebookRun(Run):
+class SoundRun(Run):
+    """A training on crops of sounds."""
+
+    gain_db: tuple[float, float] = (-15.0, 6.0)
+    speed: tuple[float, float] = (1.0, 1.0)  # lowest and highest factor that crops are played faster by, pitch and all
+    mix_share: float = Field(default=0.0, ge=0, le=1)  # share of crops that a second sound of the same label is mixed into
+
+    @model_validator(mode="after")
+    def _has_ranges(self) -> "SoundRun":
+        if not self.gain_db[0] <= self.gain_db[1]:
+            raise ParameterError(f"gain_db is a range, the lower first, found {list(self.gain_db)}.")
+        if not 0.5 <= self.speed[0] <= self.speed[1] <= 2:
+            raise ParameterError(f"speed is a range within 0.5 to 2, the lower first, found {list(self.speed)}.")
+        return self
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How crops vary."""
+        return Augmentation(self.gain_db, self.speed, self.mix_share)
+
+
+class CodebookRun(SoundRun):
     """Training of a codebook with reconstruction and codebook losses, a perceptual distance and a discriminator of mels."""
 
     kind: Literal["codebook"]
     crop_columns: int = Field(default=10, gt=0)  # code columns in one training crop
-    gain_db: tuple[float, float] = (-15.0, 6.0)
     beta: float = Field(default=0.25, ge=0)  # weight of the commitment term
     beta_on_codebook: bool = False  # let `beta` weigh the term that moves the codes instead, as the authors do
     codes: Literal["gradient", "average"] = "gradient"  # how codes learn: by their loss, or as moving averages of what chose them
@@ -62,6 +84,7 @@ class CodebookRun(Run):
     revive_every: int = Field(default=100, gt=0)  # steps after which codes that nothing used are moved to where latents are
     perceptual: Path | None = None  # checkpoint folder of a trained VGGish-ish, or of a distance made from one
     perceptual_weight: float = Field(default=0.0, ge=0)
+    perceptual_untrained: bool = False  # allow a checkpoint of random weights, to see what they are worth
     adversarial_weight: float = Field(default=0.0, ge=0)  # 0 builds no discriminator
     adversarial_start: int = Field(default=0, ge=0)  # steps that the discriminator waits
     adaptive_weight: tuple[float, float] = (1.0, 1.0)  # bounds of VQGAN's factor on the adversarial weight; equal ones fix it
@@ -74,6 +97,8 @@ class CodebookRun(Run):
                 f"perceptual_weight is {self.perceptual_weight} and perceptual is {self.perceptual or 'not given'}; a distance wants both, "
                 "a weight and the checkpoint of a trained classifier."
             )
+        if self.perceptual_untrained and self.perceptual is None:
+            raise ParameterError("perceptual_untrained has no effect without perceptual, the checkpoint of the distance.")
         if self.adversarial_weight and self.adversarial_start >= self.steps:
             raise ParameterError(
                 f"adversarial_start {self.adversarial_start} is not below steps {self.steps}: the discriminator would never be asked; "
@@ -88,7 +113,7 @@ class CodebookRun(Run):
         return self
 
 
-class VocoderRun(Run):
+class VocoderRun(SoundRun):
     """Training of a vocoder with spectral losses, a waveform discriminator, or both.
 
     The loss is `stft_weight` times the two STFT terms, `mel_weight` times the mel term and, from step `adversarial_start` on,
@@ -125,10 +150,6 @@ class VocoderRun(Run):
             )
         if self.peak and not 0 < self.peak[0] <= self.peak[1] <= 1:
             raise ParameterError(f"peak is a range within 0 to 1, the lower first, found {list(self.peak)}.")
-        if self.peak and self.peak[1] * 10 ** (self.gain_db[1] / 20) > 1:
-            raise ParameterError(
-                f"a peak of {self.peak[1]} with a gain of {self.gain_db[1]} dB would be clipped; set gain_db to [0.0, 0.0] or below."
-            )
         return self
 
 
@@ -142,13 +163,12 @@ class SamplerRun(Run):
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences that are told nothing, for guidance while sampling
 
 
-class ClassifierRun(Run):
+class ClassifierRun(SoundRun):
     """Training of a classifier of sounds on the labels of the shards; the preset gives the grid of mels."""
 
     kind: Literal["classifier"]
     network: Literal["vggishish", "melception"]
     crop_frames: int | None = Field(default=None, gt=0)  # mel frames in one training crop; without it the preset's whole clip
-    gain_db: tuple[float, float] = (-15.0, 6.0)
     balance: float = Field(default=0.5, ge=0, le=1)  # power of a label's count that it is drawn by: 0 all labels alike, 1 as they come
     bands: Literal["measured", "vggsound"] = "measured"  # mean and deviation of mel bands: of the training crops, or the paper's
     width: int = Field(default=64, gt=0)  # of VGGish-ish: channels of the first convolution

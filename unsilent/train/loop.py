@@ -8,22 +8,22 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning_fabric
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unsilent.data.datasets import generators
-from unsilent.errors import CheckpointError, ParameterError
+from unsilent.errors import CheckpointError
 from unsilent.train.config import Run
 from unsilent.train.report import Report
 from unsilent.train.state import Validation, load_state, save_state
-from unsilent.train.steps import Learning, TrainingDivergedError
-from unsilent.train.trainer import Batch, Trainer, ValidatingTrainer
+from unsilent.train.steps import Learning, TrainingDivergedError, to_device
+from unsilent.train.trainer import Batch, Trainer
 from unsilent.version import source_digest
 
 log = logging.getLogger(__name__)
@@ -46,24 +46,24 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
     Raises:
         TrainingDivergedError: on a loss that is not finite.
         CheckpointError: if `resume` finds a checkpoint of another kind or preset, or a training would be overwritten.
-        ParameterError: if the run asks for validation and the trainer has none.
     """
     if not resume and (run.out / "last.pt").exists():
         raise CheckpointError(f"{run.out} holds a training already; go on with --resume, or choose another folder with --set out=FOLDER.")
-    if run.valid_every and not isinstance(trainer, ValidatingTrainer):
-        raise ParameterError(f"valid_every is {run.valid_every}, but a {run.kind} has no validation yet; set it to 0.")
     average = {name: value.detach().clone().float() for name, value in trainer.module.state_dict().items()}
     validation = Validation()
     first = load_state(run, trainer, average, validation) if resume else 0
+    if len(found := {int(step) for step in fabric.all_gather(torch.tensor(first)).flatten()}) > 1:
+        raise CheckpointError(f"processes would go on from different steps, {sorted(found)}; {run.out} must be one folder for all.")
     report = Report(run, first, fabric.world_size) if fabric.is_global_zero else None
     learning, folder = Learning(fabric, run), run.out / "checkpoint"
-    with closing(_ahead(lambda step: _draw(run, trainer, fabric, step), range(first, run.steps), run.workers)) as batches:
+    drawn = _ahead(lambda step: _draw(run, trainer, fabric, step), range(first, run.steps), run.workers)
+    with closing(drawn) as batches, closing(report) if report else nullcontext():
         for done, parts in enumerate(batches, start=first + 1):
             if validation.is_over(run):
                 log.info("stopped before step %d: %d validations without improvement on %.4f", done, validation.since_best, validation.best)
                 break
             losses = _step(run, trainer, learning, parts, done - 1)
-            _update(average, trainer.module, run.average, done - 1)
+            _update(average, trainer, run.average, done - 1)
             record = {"steps": done, "run": _settings(run), "data": trainer.data, "source": source_digest()}
             is_last = done == run.steps
             if any(_is_due(done, every, is_last) for every in (run.log_every, run.save_every, run.valid_every)):
@@ -80,14 +80,12 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
                         trainer.save(folder, average, record | {"valid": figures})
             if report and _is_due(done, run.show_every, is_last):
                 with _averaged(trainer, average):
-                    report.examples(trainer.examples(_to_device(fabric, trainer.draw(generators(run.seed, 0, range(2))))), done)
+                    report.examples(trainer.examples(to_device(fabric, trainer.draw(generators(run.seed, 0, range(2))))), done)
             if report and _is_due(done, run.save_every, is_last):
                 # The result first: a training that was killed between the two repeats the last steps and writes it again.
                 if not run.valid_every:
                     trainer.save(folder, average, record)
-                save_state(run, trainer, average, validation, done)
-    if report:
-        report.close()
+                save_state(run, trainer, average, validation, record)
     return folder
 
 
@@ -131,15 +129,9 @@ def _step(run: Run, trainer: Trainer, learning: Learning, parts: list[Batch], st
     told = []
     for number, batch in enumerate(parts):
         with learning.part(step, number, batch.names, [trainer.module, *trainer.others.values()]):
-            losses = trainer.step(learning, _to_device(learning.fabric, batch))
+            losses = trainer.step(learning, to_device(learning.fabric, batch))
             told.append({name: value.detach() for name, value in losses.items()})
     return {name: torch.stack([losses[name] for losses in told if name in losses]).mean() for name in told[-1]}
-
-
-def _to_device(fabric: lightning_fabric.Fabric, batch: Batch) -> Batch:
-    if fabric.device.type == "cpu":
-        return batch
-    return batch._make(x.pin_memory().to(fabric.device, non_blocking=True) if isinstance(x, Tensor) else x for x in batch)
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -148,13 +140,15 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _update(average: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
+def _update(average: dict[str, Tensor], trainer: Trainer, decay: float, step: int) -> None:
     decay = min(decay, (1 + step) / (10 + step))  # early weights are forgotten quickly
-    for name, value in module.state_dict().items():
+    for name, value in trainer.module.state_dict().items():
         if value.is_floating_point():
             average[name].lerp_(value.float(), 1 - decay)
         else:
             average[name] = value.clone()
+        for rows in trainer.replaced.pop(name, []):
+            average[name][rows] = value[rows].to(average[name])
 
 
 class _averaged:
@@ -175,7 +169,7 @@ class _averaged:
         self.no_grad.__exit__(*error)
 
 
-def _validate(trainer: ValidatingTrainer, average: dict[str, Tensor], fabric: lightning_fabric.Fabric, step: int) -> dict[str, float]:
+def _validate(trainer: Trainer, average: dict[str, Tensor], fabric: lightning_fabric.Fabric, step: int) -> dict[str, float]:
     """Figures of the averaged weights, the same on every process; leaves the module as it was."""
     figures: dict[str, float] = {}
     if fabric.is_global_zero:

@@ -10,6 +10,7 @@ import torch
 from unsilent import presets
 from unsilent.train.config import AnyRun, ClassifierRun, CodebookRun, VocoderRun
 from unsilent.train.loop import fit
+from unsilent.train.steps import TrainingDivergedError
 from unsilent.train.trainer import Trainer
 
 
@@ -35,7 +36,12 @@ def train(run: AnyRun, resume: bool) -> Path | None:
     if not fabric.is_global_zero:
         logging.getLogger("unsilent").setLevel(logging.WARNING)  # one voice is enough
     fabric.seed_everything(run.seed, verbose=False)
-    folder = fit(run, _trainer(run, fabric), fabric, resume)
+    try:
+        folder = fit(run, _trainer(run, fabric), fabric, resume)
+    except TrainingDivergedError:  # which all processes meet at once
+        if fabric.is_global_zero:
+            raise
+        raise SystemExit(2) from None
     return folder if fabric.is_global_zero else None
 
 

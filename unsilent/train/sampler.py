@@ -18,7 +18,7 @@ from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.train.config import SamplerRun
 from unsilent.train.report import Examples
-from unsilent.train.steps import Learning
+from unsilent.train.steps import Learning, mean_figures
 
 
 class SamplerBatch(NamedTuple):
@@ -57,6 +57,9 @@ class SamplerTrainer:
             raise ParameterError(
                 f"{run.preset!r} is told of {config.condition.n_features} features, a clip of {run.shards} has {available}."
             )
+        self.valid = None
+        if run.valid_every:
+            self.valid = PairedCodes(run.shards, "valid", config.clip, run.real_share, run.cut_share, is_named, self.pairs.labels)
         self.data = {"codes": self.pairs.codes.digest, "features": self.pairs.features.digest}
         module = Sampler(config)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
@@ -64,22 +67,27 @@ class SamplerTrainer:
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
         self.others: dict[str, nn.Module] = {}
+        self.replaced: dict[str, list[Tensor]] = {}
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
         """Codes, and what this kind of condition is told of their pictures and names."""
-        pairs, condition, dropout = self.pairs.batch(rngs), self.config.condition, self.run.condition_dropout
+        dropout = self.run.condition_dropout
+        batch = self._told(self.pairs, rngs, self.run.feature_noise)
+        return batch._replace(keep=torch.tensor([rng.random() >= dropout for rng in rngs])) if dropout else batch
+
+    def _told(self, source: PairedCodes, rngs: Sequence[np.random.Generator], feature_noise: float) -> SamplerBatch:
+        pairs, condition = source.batch(rngs), self.config.condition
         features = None
         if condition.kind == "none":
             features = np.stack([rng.random((condition.n_features, condition.feature_dim), dtype=np.float32) for rng in rngs])
         elif condition.n_features:
             features = pairs.features.numpy()[:, pick_rows(condition.n_features, pairs.features.shape[1])]
-            if self.run.feature_noise:
+            if feature_noise:
                 noise = np.stack([rng.standard_normal(features.shape[1:], dtype=np.float32) for rng in rngs])
-                features = features + self.run.feature_noise * features.std(axis=(1, 2), keepdims=True) * noise
+                features = features + feature_noise * features.std(axis=(1, 2), keepdims=True) * noise
         features = None if features is None else torch.from_numpy(features)
         labels = pairs.labels if condition.n_classes else None
-        keep = torch.tensor([rng.random() >= dropout for rng in rngs]) if dropout else None
-        return SamplerBatch(pairs.codes, features, labels, keep, pairs.names)
+        return SamplerBatch(pairs.codes, features, labels, None, pairs.names)
 
     def step(self, learning: Learning, batch: SamplerBatch) -> dict[str, Tensor]:
         """One step on one batch of pairs."""
@@ -87,6 +95,15 @@ class SamplerTrainer:
         loss = next_code_loss(logits, batch.codes)
         learning.learn(loss, self.module, self.optimizers[0])
         return {"next_code": loss, "accuracy": (logits.argmax(-1) == batch.codes).float().mean()}
+
+    def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
+        """Cross-entropy of the next code, which is the `loss`, and how often the likeliest is the true one."""
+
+        def judge(batch: SamplerBatch) -> dict[str, Tensor]:
+            logits = self.module.module(batch.codes, batch.features, batch.labels)
+            return {"loss": next_code_loss(logits, batch.codes), "accuracy": (logits.argmax(-1) == batch.codes).float().mean()}
+
+        return mean_figures(fabric, self.run, lambda rngs: self._told(self.valid, rngs, feature_noise=0.0), judge)
 
     def examples(self, batch: SamplerBatch) -> Examples:
         """Grids of true codes and of the likeliest after each true past, and how often each code is in both."""
@@ -100,13 +117,14 @@ class SamplerTrainer:
         save_checkpoint(folder, "sampler", self.run.preset, self.config, weights, record | named)
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters in two groups: matrices of linear layers decay, everything else (biases, norms, embeddings, positions) does not.
+def decay_groups(module: Sampler, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters in two groups: matrices of the transformer and the head decay, all else (biases, norms, embeddings, positions) does not.
 
     Source:
-        The released sampler's optimizer (minGPT's rule).
+        The released sampler's optimizer (minGPT's rule), for which what embeds features is a convolution, and no matrix.
     """
-    matrices = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
+    decaying = [*module.transformer.modules(), module.head]
+    matrices = {id(layer.weight) for layer in decaying if isinstance(layer, nn.Linear)}
     decayed = [p for p in module.parameters() if id(p) in matrices]
     others = [p for p in module.parameters() if id(p) not in matrices]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from unsilent.train.config import Run
 from unsilent.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
+
+_PARTS = {"kind", "preset", "record", "module", "average", "memory", "others", "optimizers", "validation"}
 
 
 @dataclass
@@ -34,13 +37,20 @@ class Validation:
         return is_best
 
 
-def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation, step: int) -> None:
-    """Write everything beside the old file, then rename: a kill at any moment leaves a whole one."""
+def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation, record: dict[str, Any]) -> None:
+    """Write everything beside the old file, then rename: a kill at any moment leaves a whole one.
+
+    Args:
+        run: with the folder.
+        trainer: with all that it has learnt.
+        average: of its module's weights.
+        validation: so far.
+        record: steps done, settings, data and code; the same as in the checkpoint folder.
+    """
     state = {
-        "step": step,
         "kind": run.kind,
         "preset": run.preset,
-        "data": trainer.data,
+        "record": record,
         "module": trainer.module.state_dict(),
         "average": average,
         "memory": trainer.memory,
@@ -74,30 +84,41 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
         state = torch.load(path, weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict) or not state.keys() >= _PARTS:
+        raise CheckpointError(f"{path} is no training of this program; choose another folder.")
     if (state["kind"], state["preset"]) != (run.kind, run.preset):
         raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
-    others = state.get("others", {})
+    others = state["others"]
     if others.keys() != trainer.others.keys():
         had, has = (", ".join(names) or "nothing" for names in (others, trainer.others))
         raise CheckpointError(f"{path} was trained with {had} beside its network, the run asks for {has}; choose another folder.")
     if state["memory"].keys() != trainer.memory.keys():
         had, has = (", ".join(names) or "nothing" for names in (state["memory"], trainer.memory))
         raise CheckpointError(f"{path} remembers {had}, the run asks for {has}; choose another folder.")
-    changed = [name for name, digest in state.get("data", {}).items() if trainer.data.get(name) != digest]
+    changed = [name for name, digest in state["record"]["data"].items() if trainer.data.get(name) != digest]
     if changed:
-        log.warning("the shards %s are not those that %s was trained on so far", ", ".join(changed), path)
+        log.warning("the data %s is not that which %s was trained with so far", ", ".join(changed), path)
     try:
         trainer.module.load_state_dict(state["module"])
         for name, other in trainer.others.items():
             other.load_state_dict(others[name])
-    except RuntimeError:
+        for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+            _load_optimizer(optimizer, saved)
+    except (RuntimeError, ValueError):
         raise CheckpointError(f"{path} holds a network of other sizes than {run.preset!r} has now; choose another folder.") from None
     average.update({name: value.to(average[name].device) for name, value in state["average"].items()})
-    for name, value in state.get("validation", {}).items():
+    for name, value in state["validation"].items():
         setattr(validation, name, value)
     for name, value in state["memory"].items():
         trainer.memory[name].copy_(value)
-    for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    log.info("going on from step %d of %s", state["step"], path)
-    return state["step"]
+    step = state["record"]["steps"]
+    log.info("going on from step %d of %s", step, path)
+    return step
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """What it has seen; how it is to go on, such as its decay, is the run's to say."""
+    asked = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, options in zip(optimizer.param_groups, asked, strict=True):
+        group.update(options)

@@ -1,15 +1,21 @@
 """From a loss to moved weights, over parts of a batch and over processes alike: what the steps of all trainers have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import lightning_fabric
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unsilent.data.datasets import generators
 from unsilent.errors import UnsilentError
 from unsilent.train.config import Run
+
+Batch = Any  # a named tuple of tensors, and of `names`, the clips they are from
 
 _SPOKEN = 8  # names of a batch that an error tells, of each process
 
@@ -99,6 +105,36 @@ def judging(fabric: lightning_fabric.Fabric, judge: nn.Module) -> Iterator[nn.Mo
     with fabric.autocast():
         yield bare
     bare.requires_grad_(True)
+
+
+def to_device(fabric: lightning_fabric.Fabric, batch: Batch) -> Batch:
+    """The batch where the networks are."""
+    if fabric.device.type == "cpu":
+        return batch
+    return batch._make(x.pin_memory().to(fabric.device, non_blocking=True) if isinstance(x, Tensor) else x for x in batch)
+
+
+def mean_figures(
+    fabric: lightning_fabric.Fabric,
+    run: Run,
+    draw: Callable[[list[np.random.Generator]], Batch],
+    judge: Callable[[Batch], dict[str, Tensor]],
+) -> dict[str, float]:
+    """Figures of `run.valid_items` items, which are drawn the same way each time.
+
+    Args:
+        fabric: gives device and precision.
+        run: its settings.
+        draw: a batch with one item by each generator, as a trainer's `draw`.
+        judge: means over a batch.
+    """
+    sums: Counter[str] = Counter()
+    for start in range(0, run.valid_items, run.batch):
+        items = range(start, min(start + run.batch, run.valid_items))
+        batch = to_device(fabric, draw(generators(run.seed, 0, items)))
+        with fabric.autocast():
+            sums.update({name: value.item() * len(items) for name, value in judge(batch).items()})
+    return {name: value / run.valid_items for name, value in sums.items()}
 
 
 def share_statistics(fabric: lightning_fabric.Fabric, module: nn.Module) -> nn.Module:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsilent.train.report import Examples
-from unsilent.train.steps import Learning
-
-Batch = Any  # a named tuple of tensors, and of `names`, the clips they are from
+from unsilent.train.steps import Batch, Learning
 
 
 @runtime_checkable
@@ -24,7 +22,8 @@ class Trainer(Protocol):
         optimizers: all optimizers; the loop sets their learning rate.
         memory: other tensors that a resumed training needs, changed in place.
         others: networks beside `module` that a resumed training needs, such as a discriminator, by name.
-        data: digests of the shards that are learnt from, by name.
+        data: digests of what is learnt from, shards and judges, by name.
+        replaced: rows of the module's weights, by name, that the last step has set anew rather than moved; their average begins again.
     """
 
     module: nn.Module
@@ -32,6 +31,7 @@ class Trainer(Protocol):
     memory: dict[str, Tensor]
     others: dict[str, nn.Module]
     data: dict[str, str]
+    replaced: dict[str, list[Tensor]]
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> Batch:
         """A batch with one item by each generator; called ahead of time by other threads, so it must depend on nothing else."""
@@ -48,18 +48,15 @@ class Trainer(Protocol):
         """
         ...
 
-    def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write `weights` as a checkpoint folder of this project."""
-        ...
-
-
-@runtime_checkable
-class ValidatingTrainer(Trainer, Protocol):
-    """A trainer that can tell how good its module is on material it does not learn from."""
-
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
-        """Figures of the module, which is in evaluation mode with averaged weights; the lowest `loss` is the best.
+        """Figures of the module, which is in evaluation mode with averaged weights, on material that it does not learn from.
+
+        The lowest `loss` is the best.
 
         Only the first process is asked, so it must not communicate.
         """
+        ...
+
+    def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Write `weights` as a checkpoint folder of this project."""
         ...

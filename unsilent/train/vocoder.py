@@ -20,7 +20,7 @@ from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
 from unsilent.train.report import Examples
-from unsilent.train.steps import Learning, judging
+from unsilent.train.steps import Learning, judging, mean_figures
 
 
 class VocoderTrainer:
@@ -35,13 +35,15 @@ class VocoderTrainer:
         self.run, self.config = run, config
         self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN knows no grid but the paper's
         samples = run.crop_frames * self.clip.hop
-        self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.gain_db, run.peak)
+        self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.augmentation, run.peak)
+        self.valid = WaveformCrops(run.shards, "valid", samples, run.min_sample_rate) if run.valid_every else None
         self.data = {"waveforms": self.crops.shard.digest}
         module = Vocos(config) if isinstance(config, VocosConfig) else MelGAN(config)
         self.module, optimizer = fabric.setup(module, self._optimizer(module))
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
         self.others: dict[str, nn.Module] = {}
+        self.replaced: dict[str, list[Tensor]] = {}
         if run.adversarial_weight:  # built after the vocoder, which so begins with the same weights as without
             judge = MelGANDiscriminator(MelGANDiscriminatorConfig(width=run.discriminator_width))
             self.others["discriminator"], optimizer = fabric.setup(judge, self._optimizer(judge))
@@ -57,7 +59,7 @@ class VocoderTrainer:
 
     def step(self, learning: Learning, batch: Crops) -> dict[str, Tensor]:
         """One step on one batch of crops; with the discriminator, one of each network."""
-        target = batch.waveform
+        target = batch.sound
         mel01 = log_mel01(target, self.clip)
         waveform = self.module(mel01)
         losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # also where it has no weight: it tells how training goes
@@ -87,10 +89,19 @@ class VocoderTrainer:
         learning.learn(loss, discriminator, self.optimizers[1])
         return loss.detach(), [[maps.detach() for maps in scale] for scale in real]
 
+    def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
+        """The difference of mels, by which MelGAN's authors chose their best."""
+
+        def judge(batch: Crops) -> dict[str, Tensor]:
+            mel01 = log_mel01(batch.sound, self.clip)
+            return {"loss": mel_loss(self.module.module(mel01).float(), mel01, self.clip)}
+
+        return mean_figures(fabric, self.run, self.valid.batch, judge)
+
     def examples(self, batch: Crops) -> Examples:
         """A true sound and what the vocoder makes of its mel, with the mels of both."""
-        mel01 = log_mel01(batch.waveform[:1], self.clip)
-        sounds = {"true": batch.waveform[:1], "made": self.module.module(mel01)}
+        mel01 = log_mel01(batch.sound[:1], self.clip)
+        sounds = {"true": batch.sound[:1], "made": self.module.module(mel01)}
         pictures = {f"mel/{name}": log_mel01(sound, self.clip)[0] for name, sound in sounds.items()}
         return Examples(pictures, {f"sound/{name}": sound[0] for name, sound in sounds.items()}, sample_rate=self.clip.sample_rate)
 

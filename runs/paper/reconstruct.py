@@ -1,0 +1,92 @@
+"""Send the sounds of a manifest through codebooks and back: mels before and after, one clip each, for `unsilent evaluate`.
+
+    python runs/paper/reconstruct.py M.parquet -o DIR --codebook everyday [--codebook NAME|PATH ...] [--split test] [--workers N]
+
+Writes DIR/real/CLIP.mel.npy and, for each codebook, DIR/NAME/CLIP.mel.npy; what is there already is kept. A codebook is that of a model by
+its name, or a checkpoint folder.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unsilent.checkpoints.bundle import find_bundle
+from unsilent.checkpoints.store import load_checkpoint, read_config
+from unsilent.data.extract import one_thread
+from unsilent.data.manifest import Row, read_manifest
+from unsilent.jobs.run import Failure, Spread, run
+from unsilent.media.audio import read_audio
+from unsilent.media.files import replacing
+from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.stitching import decode_grid
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Gives the mel of a row's first clip and what a codebook makes of it; both float16 around [-1, 1]."""
+
+    root: Path
+    folder: Path
+
+    def __call__(self) -> Callable[[Row], list[np.ndarray]]:
+        """Loads the codebook; the published ones were trained on sounds as they are, others on sounds of one loudness."""
+        codebook, is_published = load_checkpoint(self.folder, "codebook"), "converted_from" in read_config(self.folder)["record"]
+        codebook.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        clip = codebook.config.clip
+
+        def reconstruct(row: Row) -> list[np.ndarray]:
+            first = round(row.start_seconds * clip.sample_rate)
+            waveform = read_audio(self.root / row.path, clip.sample_rate)[first : first + clip.columns * clip.column_samples]
+            if not is_published:
+                waveform = normalise_loudness(waveform, clip.sample_rate)
+            waveform = np.pad(waveform, (0, clip.columns_for(len(waveform)) * clip.column_samples - len(waveform)))
+            with one_thread(), torch.inference_mode():
+                mel = from_mel01(log_mel01(torch.from_numpy(waveform)[None].to(device), clip))
+                made = decode_grid(codebook, codebook.encode(mel)[0])
+            return [one.cpu().numpy().astype(np.float16) for one in (mel[0], made)]
+
+        return reconstruct
+
+
+def main() -> int:
+    """Read the command line; 3 if some sounds failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path, metavar="M.parquet")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--codebook", action="append", required=True, metavar="NAME|PATH")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--ray", metavar="ADDRESS")
+    parser.add_argument("--most", type=int, help="take only so many sounds, evenly spaced")
+    options = parser.parse_args()
+    root, rows = read_manifest(options.table)
+    rows = [row for row in rows if row.kind != "image" and row.split == options.split]
+    rows = rows[:: -(-len(rows) // options.most)] if options.most else rows
+    failed = 0
+    for name in options.codebook:
+        is_checkpoint = (Path(name) / "config.json").exists()
+        folder = Path(name) if is_checkpoint else find_bundle(name) / "codebook"
+        target = options.out / (name.strip("/").replace("/", "_"))
+        waiting = [row for row in rows if not (target / f"{row.clip_id}.mel.npy").exists()]
+        for row, mels in run(Reconstruct(root, folder), waiting, Spread(options.workers, options.ray), attrgetter("clip_id")):
+            if isinstance(mels, Failure):
+                failed += 1
+                sys.stderr.write(f"left out {row.clip_id}: {mels.why}\n")
+                continue
+            for place, mel in zip((options.out / "real", target), mels, strict=True):
+                path = place / f"{row.clip_id}.mel.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as temporary:
+                    np.save(temporary, mel)
+    return 3 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,317 @@
+"""The paper's tables 1 to 5 and figures 16 to 18: at full size from VGGSound and VAS, or in small from the everyday material.
+
+    python runs/paper/table.py 3 --print                       # the commands at full size; without --print, run them
+    python runs/paper/table.py 3 --everyday MATERIAL --classifier PATH         # in small
+    python runs/paper/table.py 17 --everyday MATERIAL --classifier PATH
+
+Everything that was made is kept under work/paper (or work/paper-small), so what is stopped goes on. README.md beside this file has times.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(os.path.relpath(Path(__file__).parent))
+COMMANDS = {"unsilent": [str(Path(sys.executable).with_name("unsilent"))], "python": [sys.executable], "sed": ["sed"]}
+Command = tuple[object, ...]
+
+# Setting of table 3 → data that is sampled for, what follows the condition in names of models, and how often each clip is sampled.
+SETTINGS = {"a": ("vggsound", "", 10), "b": ("vas", "-vggsound-codebook", 100), "c": ("vas", "", 100)}
+CONDITIONS = ("nofeats", *(f"{n}-{network}" for network in ("resnet50", "bninception") for n in (1, 5, 212)))
+SPLITS = {"vggsound": "test", "vas": "valid"}
+TOP_X = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SMALL_TOP_X = (1, 8, 64, 512)
+
+
+@dataclass(frozen=True)
+class Full:
+    """All of VGGSound and VAS, with the published models."""
+
+    out: Path
+    spread: Command
+
+    def manifest(self, data: str) -> Command:
+        """The table of a data set, by the authors' lists."""
+        names = ("train", "valid", "test") if data == "vggsound" else ("train", "valid")
+        lists = [part for split in names for part in ("--list", f"{split}=data/{data}_{split}.txt")]
+        return "unsilent", "data", "manifest", f"data/{data}", "-o", self.out / f"{data}.parquet", "--preset", "vggsound-5-resnet50", *lists
+
+    def sample(self, data: str, model: str, n_samples: int, *more: object, out: str = "") -> Command:
+        """A folder of samples."""
+        options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], *more, *self.spread)
+        return "unsilent", "sample", self.out / f"{data}.parquet", "-o", self.out / "samples" / (out or model), *options
+
+    def evaluate(self, data: str, report: str, folders: list[str], classifier: str = "melception") -> Command:
+        """A report of folders of samples."""
+        generated = [part for folder in folders for part in ("--generated", self.out / "samples" / folder)]
+        told = ("--manifest", self.out / f"{data}.parquet", "--split", SPLITS[data], "-o", self.out / report)
+        return "unsilent", "evaluate", "--reference", f"data/{data}", *generated, "--classifier", classifier, *told
+
+    def reconstruct(self, data: str, *codebooks: object) -> Command:
+        """Mels before and after codebooks."""
+        chosen = [part for codebook in codebooks for part in ("--codebook", codebook)]
+        place = ("-o", self.out / f"reconstructed-{data}", "--split", SPLITS[data])
+        return "python", HERE / "reconstruct.py", self.out / f"{data}.parquet", *place, *chosen, *self.spread
+
+    def compare(self, data: str, report: str, codebooks: list[str]) -> Command:
+        """A report of reconstructions."""
+        folder = self.out / f"reconstructed-{data}"
+        generated = [part for name in codebooks for part in ("--generated", folder / name)]
+        return "unsilent", "evaluate", "--reference", folder / "real", *generated, "--classifier", "melception", "-o", self.out / report
+
+    def table1(self) -> Iterator[Command]:
+        """Reconstructions of held-out sounds."""
+        yield from map(_fetch, ("vggsound-5-resnet50", "vas-5-resnet50", "melception"))
+        for data, models in (("vggsound", ["vggsound-5-resnet50"]), ("vas", ["vggsound-5-resnet50", "vas-5-resnet50"])):
+            yield self.manifest(data)
+            yield self.reconstruct(data, *models)
+            yield self.compare(data, f"table1-{data}", models)
+
+    def table2(self) -> Iterator[Command]:
+        """The codebook without its discriminator, without its perceptual distance, and with both."""
+        yield _fetch("melception")
+        yield self.manifest("vggsound")
+        yield "unsilent", "data", "extract", self.out / "vggsound.parquet", "-o", "work/vggsound/shards", "--preset", "vggsound-5-resnet50"
+        yield "unsilent", "train", HERE / "vggishish.toml", "--resume"
+        yield "sed", "-n", f"/^perceptual/!w {self.out}/gan.toml", HERE / "vggsound-codebook.toml"
+        whole = HERE / "vggsound-codebook.toml"
+        rows = {"lpaps": (whole, "adversarial_weight=0.0"), "gan": (self.out / "gan.toml",), "gan-lpaps": (whole,)}
+        for name, (recipe, *settings) in rows.items():
+            changed = [part for setting in (f"out={self.out}/{name}", *settings) for part in ("--set", setting)]
+            yield "unsilent", "train", recipe, *changed, "--resume"
+        codebooks = [self.out / name / "checkpoint" for name in rows]
+        yield self.reconstruct("vggsound", *codebooks)
+        yield self.compare("vggsound", "table2", [str(path).replace("/", "_") for path in codebooks])
+
+    def table3(self) -> Iterator[Command]:
+        """Conditions."""
+        yield _fetch("melception")
+        yield from map(self.manifest, SPLITS)
+        for setting, (data, suffix, n_samples) in SETTINGS.items():
+            models = [f"{data}-{condition}{suffix}" for condition in CONDITIONS]
+            for model in models:
+                yield _fetch(model)
+                yield self.sample(data, model, n_samples)
+            yield self.evaluate(data, f"table3{setting}", models)
+
+    def table4(self) -> Iterator[Command]:
+        """RegNet, and models that are told the class besides; those were never published and are trained and assembled first."""
+        yield _fetch("melception")
+        yield self.manifest("vas")
+        models = []
+        for setting in "bc":
+            data, suffix, n_samples = SETTINGS[setting]
+            seen, told = f"{data}-212-bninception{suffix}", f"{self.out}/vas-212-bninception-class{suffix}"
+            yield _fetch(seen)
+            yield self.sample(data, seen, n_samples)
+            yield self.sample(data, told, n_samples, out=Path(told).name)
+            models += [seen, Path(told).name]
+        yield self.evaluate("vas", "table4", [*models, "regnet"])
+
+    def table5(self) -> Iterator[Command]:
+        """The classifiers themselves."""
+        yield self.manifest("vggsound")
+        for classifier in ("vggishish", "melception"):
+            yield _fetch(classifier)
+            yield self.evaluate("vggsound", f"table5-{classifier}", [], classifier)
+
+    def figure16(self) -> Iterator[Command]:
+        """One clip at several top-X."""
+        yield from self.figure17()
+        folders = [self.out / "samples" / f"vggsound-5-resnet50-top-k={k}" for k in TOP_X]
+        yield "python", HERE / "figure16.py", self.out / "figure17/report.csv", *folders, "-o", self.out / "figure16.png"
+
+    def figure17(self) -> Iterator[Command]:
+        """Fidelity and relevance over top-X; the paper takes the mean over the models of setting (a) that see pictures."""
+        yield _fetch("melception")
+        yield self.manifest("vggsound")
+        folders = []
+        for model in (f"vggsound-{condition}" for condition in CONDITIONS[1:]):
+            yield _fetch(model)
+            for k in TOP_X:
+                folders.append(f"{model}-top-k={k}")
+                yield self.sample("vggsound", model, 1, "--top-k", k, out=folders[-1])
+        yield self.evaluate("vggsound", "figure17", folders)
+
+    def figure18(self) -> Iterator[Command]:
+        """Relevance by class, a plot of the report."""
+        yield from map(_fetch, ("melception", "vggsound-5-resnet50"))
+        yield self.manifest("vggsound")
+        yield self.sample("vggsound", "vggsound-5-resnet50", 10)
+        yield self.evaluate("vggsound", "figure18", ["vggsound-5-resnet50"])
+
+
+def _fetch(name: str) -> Command:
+    return "unsilent", "models", "fetch", name
+
+
+@dataclass(frozen=True)
+class Small:
+    """The everyday material and model; see small.py for what stands for what."""
+
+    material: Path
+    classifiers: list[str]
+    n_clips: int
+    n_samples: int
+    out: Path
+    spread: Command
+
+    def listed(self) -> Iterator[Command]:
+        """The manifest, if it is not there."""
+        if not (self.out / "material.parquet").exists():
+            yield "unsilent", "data", "manifest", self.material, "-o", self.out / "material.parquet"
+
+    def sample(self, condition: str, name: str, *more: object) -> Command:
+        """A folder of samples."""
+        place = (self.out / f"{condition}.parquet", "-o", self.out / "samples" / name)
+        return "unsilent", "sample", *place, "--samples", self.n_samples, "--keep", "wav", *more, *self.spread
+
+    def evaluate(self, report: str, *folders: Path) -> Command:
+        """A report."""
+        generated = [part for folder in folders for part in ("--generated", folder)]
+        told = ("--classifier", self.classifiers[0], "--labels", "folders", "-o", self.out / report)
+        return "unsilent", "evaluate", "--reference", self.out / "reference", *generated, *told
+
+    def prepared(self) -> Iterator[Command]:
+        """Pictures, sounds and manifests."""
+        yield from self.listed()
+        yield "python", HERE / "table.py", "prepare", *self.asked
+
+    @property
+    def asked(self) -> Command:
+        """The options of this scale."""
+        return "--everyday", self.material, "--classifier", self.classifiers[0], "--clips", self.n_clips, "--out", self.out
+
+    def table1(self) -> Iterator[Command]:
+        """Reconstructions of held-out sounds."""
+        yield from self.listed()
+        place = ("-o", self.out / "reconstructed", "--most", self.n_clips, "--codebook", "everyday")
+        yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.spread
+        compared = ("--reference", self.out / "reconstructed/real", "--generated", self.out / "reconstructed/everyday")
+        yield "unsilent", "evaluate", *compared, "--classifier", self.classifiers[0], "-o", self.out / "table1"
+
+    def table3(self) -> Iterator[Command]:
+        """What is shown, in place of how much."""
+        from small import CONDITIONS
+
+        yield from self.prepared()
+        for condition in CONDITIONS:
+            yield self.sample(condition, condition)
+        yield self.evaluate("table3", *(self.out / "samples" / condition for condition in CONDITIONS))
+
+    def table4(self) -> Iterator[Command]:
+        """Another system: a sound of the label from the training, as a library of sounds would give."""
+        yield from self.prepared()
+        yield self.sample("1-picture", "1-picture")
+        yield self.evaluate("table4", self.out / "samples/1-picture", self.out / "training-sound")
+
+    def table5(self) -> Iterator[Command]:
+        """The classifiers themselves."""
+        yield from self.listed()
+        for number, classifier in enumerate(self.classifiers, 1):
+            told = ("--manifest", self.out / "material.parquet", "--split", "test", "-o", self.out / f"table5-{number}")
+            yield "unsilent", "evaluate", "--reference", self.material, "--classifier", classifier, *told
+
+    def figure16(self) -> Iterator[Command]:
+        """One clip at several top-X."""
+        yield from self.figure17()
+        folders = [self.out / "samples" / f"top-k={k}" for k in SMALL_TOP_X]
+        yield "python", HERE / "figure16.py", self.out / "figure17/report.csv", *folders, "-o", self.out / "figure16.png"
+
+    def figure17(self) -> Iterator[Command]:
+        """Fidelity and relevance over top-X."""
+        yield from self.prepared()
+        for k in SMALL_TOP_X:
+            yield self.sample("1-picture", f"top-k={k}", "--top-k", k)
+        yield self.evaluate("figure17", *(self.out / "samples" / f"top-k={k}" for k in SMALL_TOP_X))
+
+    def figure18(self) -> Iterator[Command]:
+        """Relevance by class, a plot of the report."""
+        yield from self.prepared()
+        yield self.sample("1-picture", "1-picture")
+        yield self.evaluate("figure18", self.out / "samples/1-picture")
+
+
+def run(commands: Iterator[Command]) -> int:
+    """Run commands until one cannot be done; 3 if some inputs of one failed."""
+    worst = 0
+    for program, *arguments in commands:
+        said = [*COMMANDS[program], *map(str, arguments)]
+        sys.stderr.write(f"$ {shlex.join([program, *said[len(COMMANDS[program]) :]])}\n")
+        code = subprocess.run(said).returncode
+        if code not in (0, 3):
+            return code
+        worst = max(worst, code)
+    return worst
+
+
+def table(report: Path) -> str:
+    """Lines of a report in the manner of the paper: FID and MKL of each folder, with their intervals."""
+    about = json.loads(report.read_text())
+    lines = [f"{'':24}  {'FID':>22}  {'MKL':>22}  {'top-1 %':>8}"]
+    for system in about["systems"]:
+        figures = system["figures"]
+        top1 = f"{100 * figures['top1']['value']:8.1f}" if "top1" in figures else ""
+        lines.append(f"{system['name']:24}  {_shown(figures.get('fid')):>22}  {_shown(figures.get('mkl')):>22}  {top1}")
+    return "\n".join(lines)
+
+
+def _shown(figure: dict | None) -> str:
+    if figure is None:
+        return ""
+    low, high = figure["interval"] or (None, None)
+    return f"{figure['value']:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "")
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("which", choices=["1", "2", "3", "4", "5", "16", "17", "18", "prepare"], help="table or figure")
+    parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv and images.csv: the small tables")
+    parser.add_argument("--classifier", action="append", metavar="PATH", help="that judges the small tables; table 5 takes several")
+    parser.add_argument("--clips", type=int, default=10, help="of the small tables")
+    parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
+    parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")
+    parser.add_argument("--workers", type=int, help="as of `unsilent sample`")
+    parser.add_argument("--ray", metavar="ADDRESS", help="as of `unsilent sample`")
+    parser.add_argument("--print", action="store_true", help="say the commands and do nothing")
+    options = parser.parse_args()
+    if options.everyday and not options.classifier:
+        parser.error("the small tables want --classifier, a checkpoint folder trained by runs/everyday/vggishish.toml")
+    out = options.out or Path("work/paper-small" if options.everyday else "work/paper")
+    asked = {"--workers": options.workers, "--ray": options.ray}
+    spread = tuple(part for name, value in asked.items() if value for part in (name, value))
+    small = (options.everyday, options.classifier, options.clips, options.samples, out, spread)
+    scale = Small(*small) if options.everyday else Full(out, spread)
+    if options.which == "prepare":
+        return _prepare(scale)
+    name = ("table" if len(options.which) == 1 else "figure") + options.which
+    make: Callable[[], Iterator[Command]] | None = getattr(scale, name, None)
+    if make is None:
+        parser.error(f"{name} compares trainings of the codebook, which take days; there is none in small")
+    if options.print:
+        sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
+        return 0
+    code = run(make())
+    for report in sorted(out.glob(f"{name}*/report.json")) if code in (0, 3) else ():
+        sys.stdout.write(f"\n{report.parent}\n{table(report)}\n")
+    return code
+
+
+def _prepare(scale: Full | Small) -> int:
+    from small import prepare
+
+    from unsilent.metrics.judge import load_judge
+
+    prepare(scale.out / "material.parquet", scale.out, load_judge(scale.classifiers[0], "cpu").classes, scale.n_clips)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

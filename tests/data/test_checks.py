@@ -1,0 +1,97 @@
+"""What files really hold: lengths, silence, doubles, and splits that no source crosses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from unsilent.clip import Clip
+from unsilent.data.checks import Check, Checked, as_rows, summarise
+from unsilent.data.layouts import Candidate
+from unsilent.errors import MediaError
+
+CLIP = Clip(frames=64)  # of 0.743 s
+
+
+def noise(seconds):
+    return np.random.default_rng(0).uniform(-0.3, 0.3, (1, round(22050 * seconds)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lengths"), [(0.3, [0.3]), (0.743, [0.743]), (1.0, [0.743]), (1.2, [0.743, 0.457]), (2.3, [0.743] * 3)]
+)
+def test_videos_are_cut_to_clips(seconds, lengths):
+    """What is left over counts from half a clip on, and a whole video always."""
+    stretches = Check(Path(), CLIP).cut(seconds)
+    assert [length for _, length in stretches] == pytest.approx(lengths, abs=2e-3)
+    assert [start for start, _ in stretches] == pytest.approx([CLIP.seconds * number for number in range(len(lengths))])
+
+
+def test_a_video_says_what_can_be_heard_of_it(make_clip, tmp_path):
+    sound = noise(2.4)
+    sound[:, : CLIP.n_samples] = 0
+    make_clip("a.mkv", n_frames=60, sound=sound, sound_codec="pcm_s16le")
+    found = Check(tmp_path, CLIP)()(Candidate("a.mkv", "clip", ""))
+    assert [start for start, _ in found.stretches] == pytest.approx([CLIP.seconds, 2 * CLIP.seconds])
+    assert found.left_out == [(0.0, "a.mkv is silent from 0.00 s to 0.74 s.")]
+    assert found.sample_rate == 22050
+
+
+def test_what_is_no_clip_is_named(make_clip, tmp_path):
+    make_clip("mute.mp4")
+    (tmp_path / "noise.mp4").write_bytes(b"no video at all")
+    soundfile.write(tmp_path / "short.wav", noise(0.1)[0], 22050)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    look = Check(tmp_path, CLIP)()
+    for name, why in (("mute.mp4", "has no sound"), ("noise.mp4", "not a media file"), ("none.mp4", "does not exist")):
+        with pytest.raises(MediaError, match=why):
+            look(Candidate(name, "clip", ""))
+    assert look(Candidate("short.wav", "sound", "")).left_out == [(0.0, "short.wav has 0.10 s of sound, too little for anything.")]
+    assert look(Candidate("a.png", "image", "")).stretches == [(0.0, 0.0)]
+
+
+def checked(name, content=None, split="", source="", stretches=1, label="dog"):
+    return Candidate(name, "clip", label, split, source), Checked(content or name, 22050, [(2.0 * i, 2.0) for i in range(stretches)], [])
+
+
+def test_the_same_content_counts_once():
+    rows, left_out = as_rows([checked("a.mp4", "x"), checked("b.mp4", "y"), checked("c.mp4", "x")], {})
+    assert [row.path for row in rows] == ["a.mp4", "b.mp4"]
+    assert left_out == [("c", "c.mp4 has the same content as a.mp4.")]
+
+
+def test_no_source_is_in_two_splits():
+    """Neither by chance, nor because a list says so."""
+    many = [checked(f"{source}_{i}.mp4", source=f"source{source}", stretches=2) for source in range(200) for i in range(3)]
+    rows, _ = as_rows(many, {"valid": 0.2, "test": 0.1})
+    splits = {}
+    for row in rows:
+        splits.setdefault(row.path.partition("_")[0], set()).add(row.split)
+    assert all(len(of_source) == 1 for of_source in splits.values())
+    shares = [sum(of_source == {split} for of_source in splits.values()) / 200 for split in ("valid", "test")]
+    assert shares == pytest.approx([0.2, 0.1], abs=0.06)
+    assert as_rows(many[:30], {"valid": 0.2, "test": 0.1})[0] == rows[:60]  # more material changes no choice
+    rows, left_out = as_rows([checked("a.mp4", split="train", source="s"), checked("b.mp4", split="test", source="s")], {})
+    assert [(row.path, row.split) for row in rows] == [("b.mp4", "test")]
+    assert left_out == [("a", "a.mp4 is to be train, but its source s is test.")]
+
+
+def test_names_are_unique():
+    rows, _ = as_rows([checked("a.mp4"), checked("a.wav"), checked("long.mp4", stretches=2)], {})
+    assert [row.clip_id for row in rows] == ["a.mp4", "a.wav", "long@0", "long@2000"]
+
+
+def test_the_summary_says_how_much_there_is_of_what():
+    rows, left_out = as_rows(
+        [checked("a.mp4", split="train", stretches=900), checked("b.mp4", split="valid", label=""), checked("c.mp4", "b.mp4")], {}
+    )
+    lines = [" ".join(line.split()) for line in summarise(rows, left_out).splitlines()]
+    assert lines == [
+        "train valid",
+        "clip 900 (0.50 h) 1 (0.00 h)",
+        "label (none) 0 1 (0.00 h)",
+        "label dog 900 (0.50 h) 0",
+        "901 rows, 2 files, 1 left out",
+    ]

@@ -1,0 +1,86 @@
+"""Every layout that people have is understood, and what it lacks is named. Nobody looks into files yet."""
+
+import pytest
+
+from unsilent.data.layouts import Candidate, survey
+from unsilent.errors import DataError
+
+
+@pytest.fixture
+def touch(tmp_path):
+    def touch(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+
+    return touch
+
+
+def test_folders_named_after_classes(tmp_path, touch):
+    touch(
+        "playing piano/a.MP4", "dog/b.wav", "dog/deep/c.jpg", "d.mkv", "dog/notes.txt", "dog/.hidden.mp4", "dog/-abcdefghij_30000_40000.mp4"
+    )
+    found, missing = survey(tmp_path)
+    assert missing == []
+    assert {(one.path, one.kind, one.label, one.source) for one in found} == {
+        ("playing piano/a.MP4", "clip", "playing piano", ""),
+        ("dog/b.wav", "sound", "dog", ""),
+        ("dog/deep/c.jpg", "image", "dog", ""),
+        ("d.mkv", "clip", "", ""),
+        ("dog/-abcdefghij_30000_40000.mp4", "clip", "dog", "-abcdefghij"),
+    }
+
+
+def test_vggsound(tmp_path, touch):
+    rows = ['---g-f_I2yQ,1,"people marching",test', '--0PQM4-hqg,30,"waterfall, burbling",train', "abcdefghijk,7,dog,train"]
+    (tmp_path / "vggsound.csv").write_text("\n".join(rows) + "\n")
+    touch("video/---g-f_I2yQ_1000_11000.mp4", "video/--0PQM4-hqg_000030.mp4", "video/nobody-knows_1000_2000.mp4")
+    found, missing = survey(tmp_path)
+    assert found == [
+        Candidate("video/---g-f_I2yQ_1000_11000.mp4", "clip", "people marching", "test", "---g-f_I2yQ"),
+        Candidate("video/--0PQM4-hqg_000030.mp4", "clip", "waterfall, burbling", "", "--0PQM4-hqg"),
+    ]
+    assert missing == [("abcdefghijk_7000_17000", "there is no video abcdefghijk_7000_17000 or abcdefghijk_000007.")]
+    (tmp_path / "vggsound.csv").write_text("id,start\n")
+    with pytest.raises(DataError, match=r"line 1 of vggsound\.csv is not name, second, label and split"):
+        survey(tmp_path)
+
+
+def test_lists_of_vas(tmp_path, touch):
+    touch("dog/videos/video_00000.mp4", "dog/videos/video_00001.mp4", "cough/videos/video_00000.mp4", "cough/videos/video_00009.mp4")
+    (tmp_path / "train.txt").write_text("dog/video_00000\ncough/video_00000\n")
+    (tmp_path / "valid.txt").write_text("dog/video_00001\ndog/video_00007\n")
+    found, missing = survey(tmp_path, {"train": tmp_path / "train.txt", "valid": tmp_path / "valid.txt"})
+    assert {(one.path.rpartition("/")[0], one.path[-5:-4], one.split) for one in found} == {
+        ("dog/videos", "0", "train"),
+        ("cough/videos", "0", "train"),
+        ("dog/videos", "1", "valid"),
+    }
+    assert missing == [
+        ("cough/videos/video_00009.mp4", "it is in none of the lists."),
+        ("dog/video_00007", "the list of valid names it, but there is no such file."),
+    ]
+    with pytest.raises(DataError, match="there is no list of clips"):
+        survey(tmp_path, {"test": tmp_path / "none.txt"})
+
+
+def test_excerpts_of_one_scene_in_a_table_share_a_split(tmp_path):
+    names = [f"clips/{i:03d}-source-some-scene-number-{scene:02d}-and-more_{i}.mp4" for scene in range(40) for i in range(3)]
+    (tmp_path / "clips.csv").write_text("\n".join(["path,label,licence", *(f"{name},,x" for name in names)]) + "\n")
+    found, _ = survey(tmp_path)
+    splits = [{one.split for one in found[start : start + 3]} for start in range(0, len(found), 3)]
+    assert all(len(split) == 1 for split in splits)
+    assert {"train", "valid"} == set.union(*splits)
+
+
+def test_what_a_table_lacks_is_named(tmp_path):
+    (tmp_path / "sounds.csv").write_text("path,split\na.wav,train\n")
+    with pytest.raises(DataError, match=r"sounds\.csv has no column 'label'"):
+        survey(tmp_path)
+
+
+def test_a_folder_with_nothing_in_it_is_named(tmp_path):
+    with pytest.raises(DataError, match="holds no sounds, pictures or videos"):
+        survey(tmp_path)
+    with pytest.raises(DataError, match="there is no folder"):
+        survey(tmp_path / "none")

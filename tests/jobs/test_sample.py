@@ -1,0 +1,237 @@
+"""A folder of samples: what lies where, that it is the same however it came about, and what is said of clips that give none."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unsilent.checkpoints import bundle
+from unsilent.cli.main import run
+from unsilent.data.manifest import Row, write_manifest
+from unsilent.errors import CheckpointError, DataError, ParameterError
+from unsilent.jobs.run import Spread
+from unsilent.jobs.sample import Recipe, Sampling, seed_of
+from unsilent.metrics.evaluate import find
+from unsilent.models.condition import ConditionConfig
+from unsilent.pipeline import Pipeline
+from unsilent.scene import Scene
+
+# Ends itself with a kill -9 in the middle of writing the third clip.
+KILLED = """
+import os, signal
+from unsilent.jobs import sample
+write = sample.Sampling._write
+def killed(job, row, sounds):
+    if len(list(job.out.glob("clip*"))) == 2:
+        (job.out / ".part").mkdir()
+        (job.out / ".part/0.mel.npy").write_bytes(b"torn")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(job, row, sounds)
+sample.Sampling._write = killed
+from unsilent.cli.main import main
+if __name__ == "__main__":
+    main()
+"""
+
+
+def row(path, kind="clip", split="valid", start=0.0, label="", name=None):
+    name = name or path.rpartition(".")[0]
+    return Row(name, path, kind, label, split, "", start, 0.0 if kind == "image" else 1.0, 22050, "")
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, write_clip):
+    """Two seconds of video as two clips, another clip, two pictures in a folder; and one clip for training."""
+    root = tmp_path_factory.mktemp("material")
+    write_clip(root / "long.mp4", n_frames=50)
+    write_clip(root / "other.mp4", n_frames=25, first=0, pictures=lambda i: np.full((48, 64, 3), 5 * i, np.uint8))
+    rng = np.random.default_rng(0)
+    (root / "still").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(root / f"still/{name}.png")
+    rows = [
+        row("long.mp4", name="long-0"),
+        row("long.mp4", start=1.0, name="long-1"),
+        row("other.mp4"),
+        row("still/a.png", "image"),
+        row("still/b.png", "image"),
+        row("other.mp4", split="train", name="learnt"),
+        row("long.mp4", "sound", name="heard"),
+    ]
+    write_manifest(root, rows, root / "m.parquet")
+    return root
+
+
+@pytest.fixture
+def tiny(tiny_bundle, parts, monkeypatch):
+    """The name of the tiny model, whose picture network is as tiny; not in other processes."""
+    monkeypatch.setattr(bundle, "load_backbone", lambda name: (parts.backbone, parts.backbone_row))
+    return str(tiny_bundle)
+
+
+@pytest.fixture
+def blind(tmp_path_factory, tiny_parts, tiny_configs, write_part):
+    """A model that needs no picture network, which other processes would have to load."""
+    folder = tmp_path_factory.mktemp("blind")
+    seen = ConditionConfig(kind="class", n_classes=2)
+    sampler = write_part(folder / "sampler", "sampler", tiny_configs["sampler"].model_copy(update={"condition": seen}))
+    about = {"summary": "", "licences": {}, "classes": ["cat", "dog"]}
+    bundle.save_bundle(folder / "model", "vas-class", {**tiny_parts, "sampler": sampler}, about)
+    return str(folder / "model")
+
+
+def made(table, out, recipe, spread=Spread(), split="valid"):
+    with Sampling(table, out, recipe, split) as job:
+        return [(row.clip_id, why) for row, why in job.run(spread)]
+
+
+def contents(folder):
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp_path):
+    names = ["long-0", "long-1", "other", "still/a", "still/b"]
+    assert made(material / "m.parquet", tmp_path, Recipe(tiny, samples=2, seed=3)) == [(name, "") for name in names]
+    assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
+    about = json.loads((tmp_path / "samples.json").read_text())
+    assert about["clips"] == {name: seed_of(3, name) for name in names}
+    told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "keep", "failed")}
+    assert told == {"model": "everyday", "seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "keep": "mel", "failed": {}}
+    mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
+    assert {(mel.shape, str(mel.dtype)) for mel in mels} == {((80, 848), "float16")}
+    assert len({mel.tobytes() for mel in mels}) == len(mels)
+    found = find(tmp_path, [tmp_path], labels="folders").folders[1]  # as `unsilent evaluate` sees it
+    assert found.settings == {"model": "everyday", "seed": 3, "top_k": 32, "temperature": 1.0}
+    assert [sound.name for sound in found.sounds] == [f"{name}/{i}" for name in names for i in (0, 1)]
+
+
+def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_path, parts):
+    """The codes of a video shorter than a clip are the first of its sample's, so what they decode to is the same but near the end."""
+    made(material / "m.parquet", tmp_path, Recipe(tiny, samples=2))
+    pipeline = Pipeline(parts, torch.device("cpu"))
+    seed = json.loads((tmp_path / "samples.json").read_text())["clips"]["other"]
+    drawn = []
+    decode = pipeline._decode
+    pipeline._decode = lambda grid: (drawn.append(grid.numpy()), decode(grid))[1]
+    mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), 2, seed=seed)
+    takes = pipeline.takes(material / "other.mp4", 2, seed=seed)
+    for take in (0, 1):
+        assert (np.load(tmp_path / f"other/{take}.mel.npy") == mels[take].astype(np.float16)).all()
+        columns = takes[take].codes.shape[1]
+        assert 0 < columns < 53
+        assert (drawn[take][:, :columns] == takes[take].codes).all()
+
+
+def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_path):
+    recipe = Recipe(tiny, samples=1)
+    made(material / "m.parquet", tmp_path / "all", recipe)
+    write_manifest(material, [row("still/b.png", "image"), row("long.mp4", start=1.0, name="long-1")], tmp_path / "few.parquet")
+    made(tmp_path / "few.parquet", tmp_path / "few", recipe)
+    for name in ("still/b", "long-1"):
+        assert contents(tmp_path / "few" / name) == contents(tmp_path / "all" / name)
+
+
+SPREADS = [Spread(workers=2), pytest.param(Spread(workers=2, ray="local"), marks=pytest.mark.cluster)]
+
+
+@pytest.mark.parametrize("spread", SPREADS, ids=["processes", "ray"])
+def test_however_it_is_spread_the_bytes_are_the_same(material, blind, tmp_path, spread):
+    rows = [row(f"long-{i}.mp4", label="dog" if i % 2 else "cat") for i in range(3)] + [row("strange.mp4", label="owl")]
+    write_manifest(material, rows, tmp_path / "m.parquet")
+    recipe = Recipe(blind, samples=2, keep="wav")
+    plain = made(tmp_path / "m.parquet", tmp_path / "plain", recipe)
+    assert made(tmp_path / "m.parquet", tmp_path / "spread", recipe, spread) == plain
+    assert contents(tmp_path / "spread") == contents(tmp_path / "plain")
+    assert [name for name, why in plain if why] == ["strange"]
+    assert len(contents(tmp_path / "plain")) == 3 * 2 + 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
+def test_a_killed_job_goes_on_and_becomes_the_same(material, blind, tmp_path, capsys):
+    rows = [row(f"clip{i}.mp4", label="cat") for i in range(4)]
+    write_manifest(material, rows, tmp_path / "m.parquet")
+
+    def asked(out):
+        return ["sample", str(tmp_path / "m.parquet"), "-o", str(tmp_path / out), "--model", blind, "--samples", "1"]
+
+    assert run(asked("once")) == 0
+    done = subprocess.run([sys.executable, "-c", KILLED, *asked("killed")], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert set(contents(tmp_path / "killed")) == {"samples.json", ".part/0.mel.npy", "clip0/0.mel.npy", "clip1/0.mel.npy"}
+    capsys.readouterr()
+    assert run(asked("killed")) == 0
+    assert "1 samples of each of 4 clips, 2 of them made before" in capsys.readouterr().out
+    assert contents(tmp_path / "killed") == contents(tmp_path / "once")
+
+
+def test_bad_clips_are_named_and_the_others_are_done(material, tiny, tmp_path, capsys):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noise.png").write_bytes(b"no picture")
+    (tmp_path / "good.mp4").write_bytes((material / "other.mp4").read_bytes())
+    rows = [row("empty.mp4"), row("noise.png", "image"), row("good.mp4"), row("good.mp4", start=7.0, name="late")]
+    write_manifest(tmp_path, rows, tmp_path / "m.parquet")
+    assert run(["sample", str(tmp_path / "m.parquet"), "-o", str(tmp_path / "out"), "--model", tiny, "--samples", "1"]) == 3
+    out, err = capsys.readouterr()
+    assert "1 samples of each of 1 clips" in out
+    assert [line.partition(": ")[2] for line in err.splitlines()] == [
+        f"left out empty: {tmp_path}/empty.mp4 is empty (0 bytes).",
+        f"left out noise: {tmp_path}/noise.png cannot be read as a picture: it is no picture, or damaged.",
+        f"left out late: {tmp_path}/good.mp4 has no picture from 7.00 s on.",
+    ]
+    about = json.loads((tmp_path / "out/samples.json").read_text())
+    assert (list(about["clips"]), list(about["failed"])) == (["good"], ["empty", "noise", "late"])
+
+
+def test_samples_made_otherwise_are_not_mixed(material, tiny, tmp_path):
+    made(material / "m.parquet", tmp_path, Recipe(tiny, samples=1))
+    with (
+        pytest.raises(DataError, match="made with another seed, top_k; choose another folder"),
+        Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, seed=1, top_k=4)),
+    ):
+        pass
+    (tmp_path / "samples.json").write_text("[]")
+    with pytest.raises(DataError, match="does not say what"), Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1)):
+        pass
+
+
+def test_two_jobs_in_one_folder_are_refused(material, tiny, tmp_path):
+    job = Sampling(material / "m.parquet", tmp_path, Recipe(tiny))
+    with job, pytest.raises(DataError, match="another process is writing"), Sampling(material / "m.parquet", tmp_path, Recipe(tiny)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error", "words"),
+    [
+        (Recipe(samples=0), ParameterError, "0 takes asked for"),
+        (Recipe(seed=-1), ParameterError, "a seed of -1"),
+        (Recipe(top_k=33), ParameterError, "top_k 33 was given; this sampler has 32 codes"),
+        (Recipe(temperature=-1.0), ParameterError, "a temperature of -1.0"),
+        (Recipe(model="nowhere/at/all"), CheckpointError, "not a bundle folder"),
+    ],
+)
+def test_wrong_requests_are_refused_before_any_work(material, tiny, tmp_path, recipe, error, words):
+    recipe = recipe if recipe.model != "everyday" else replace(recipe, model=tiny)
+    with pytest.raises(error, match=words):
+        Sampling(material / "m.parquet", tmp_path / "out", recipe)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_with_nothing_to_look_at_is_refused(material, tiny, tmp_path):
+    with pytest.raises(DataError, match="no clips or pictures of the split 'test' to make sounds for"):
+        Sampling(material / "m.parquet", tmp_path, Recipe(tiny), "test")
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/x", ".hidden/x", "a/../../b"])
+def test_a_clip_cannot_lie_outside_the_folder(material, tiny, tmp_path, name):
+    write_manifest(material, [row("other.mp4", name=name)], tmp_path / "m.parquet")
+    with pytest.raises(DataError, match="cannot be a folder below"):
+        Sampling(tmp_path / "m.parquet", tmp_path / "out", Recipe(tiny))

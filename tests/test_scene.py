@@ -1,0 +1,50 @@
+"""What is looked at: pictures repeat where a scene ends, a still picture is all of them, and a later stretch has its own."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unsilent.errors import MediaError
+from unsilent.sampling import Window
+from unsilent.scene import Scene, look
+
+
+@pytest.fixture
+def picked(pipeline):
+    """Numbers of the pictures that the first window picks."""
+    clip = pipeline.clip
+    return lambda scene: scene.picked(Window(0, 0, clip.columns), clip, 53, pairs=False)
+
+
+@pytest.fixture
+def see(pipeline):
+    """What the tiny picture network says of pictures."""
+    return lambda scene, numbers: look(scene, [numbers], pipeline.clip, pipeline.parts.backbone, pipeline.parts.backbone_row)
+
+
+def test_a_still_picture_is_every_picture_of_its_scene(picked, see, tmp_path):
+    Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
+    scene = Scene(tmp_path / "a.png", 0.0)
+    assert picked(scene) == [0] * 53
+    features, rows = see(scene, picked(scene))
+    assert (features.shape, rows) == ((1, 1280), {0: 0})
+
+
+def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip):
+    """The second second of a video is seen as a video of that second alone is."""
+
+    def grey(first):
+        return lambda i: np.full((48, 64, 3), 4 * (first + i), np.uint8)
+
+    whole, half = make_clip("whole.mp4", n_frames=50, pictures=grey(0)), make_clip("half.mp4", n_frames=25, pictures=grey(25))
+    first, second = (picked(Scene(whole, 1.0, start)) for start in (0.0, 1.0))
+    assert (min(first), max(first)) == (0, 20)
+    assert [number - 22 for number in second] == first
+    ours, theirs = see(Scene(whole, 1.0, 1.0), second)[0], see(Scene(half, 1.0), first)[0]
+    assert abs(ours - theirs).max() < 0.1 * abs(ours - see(Scene(whole, 1.0), first)[0]).max()
+
+
+def test_a_stretch_after_the_end_is_an_error(picked, see, make_clip):
+    scene = Scene(make_clip("short.mp4", n_frames=25), 1.0, 7.0)
+    with pytest.raises(MediaError, match=r"short.mp4 has no picture from 7.00 s on"):
+        see(scene, picked(scene))

@@ -1,0 +1,63 @@
+"""`unsilent evaluate`: generated sounds against real ones, in figures and on a page; or a classifier against labels."""
+
+from pathlib import Path
+
+import typer
+from rich.table import Column
+
+from unsilent.cli.generate import Device
+from unsilent.cli.terminal import Bar, print_table, say
+
+
+def evaluate(
+    reference: Path = typer.Option(..., metavar="DIR", help="Real sounds, or videos with sound.", show_default=False),
+    generated: list[Path] = typer.Option(
+        [], metavar="DIR", help="Sounds of one system, named like the real ones (STEM, STEM_N, STEM.takeN, STEM/N); may be repeated."
+    ),
+    out: Path = typer.Option(..., "-o", "--out", metavar="REPORT", help="Folder for the page, JSON and CSV.", show_default=False),
+    classifier: str | None = typer.Option(None, metavar="NAME|PATH", help="A VGGish-ish or Melception to judge by.", show_default=False),
+    labels: str | None = typer.Option(
+        None, metavar="FILE.csv|folders|vggsounder", help="What the real sounds are: a table (path, label), their folders, or VGGSounder."
+    ),
+    manifest: Path | None = typer.Option(None, metavar="M.parquet", help="A manifest instead of --labels."),
+    split: str | None = typer.Option(None, help="Take only real sounds of this split of the manifest."),
+    seed: int = typer.Option(0, min=0, help="Of the resamples behind intervals."),
+    workers: int = typer.Option(1, min=1, help="Processes that judge sounds, each on one thread."),
+    device: Device = typer.Option(Device.auto),
+) -> int:
+    """Measure generated sounds against real ones: FID, MKL, KID, inception score, accuracy. Without --generated: test the classifier."""
+    from unsilent.metrics import evaluate as metrics
+    from unsilent.metrics.hearing import Hearing
+    from unsilent.metrics.judge import load_judge
+    from unsilent.picture import require_matplotlib
+    from unsilent.report.page import write_report
+    from unsilent.report.tables import cells
+
+    require_matplotlib()
+    judge = load_judge(classifier, device.value)
+    study = metrics.find(reference, generated, labels, manifest, split)
+    hearing = Hearing(out / "heard", judge)
+    waiting = hearing.missing(study.keys)
+    with Bar(len(waiting)) as bar:
+
+        def progress(done: int, sound: "metrics.Sound") -> None:
+            bar.finish(done)
+            bar.watch(sound.name)("judging", 0.0)
+
+        bad = hearing.judge_all(waiting, study.keys, workers, progress)
+    say(f"{len(study.keys)} sounds judged, {len(waiting)} of them now; counting figures.")
+    with Bar(len(study.folders)) as bar:
+
+        def count(done: int, name: str) -> None:
+            bar.finish(done)
+            bar.watch(name)("counting", 0.0)
+
+        evaluation = metrics.evaluate(study, hearing, bad, seed, count)
+    page = write_report(evaluation, out)
+    failed = [sample for system in (evaluation.real, *evaluation.systems) for sample in system.bad]
+    for sample in failed:
+        say(sample.why)
+    heading, rows = cells(evaluation)
+    print_table([Column("", overflow="fold"), *(Column(name, justify="right", no_wrap=True) for name in heading)], rows)
+    typer.echo(str(page))
+    return 3 if failed else 0

@@ -1,0 +1,98 @@
+"""Shards from material, spread over processes or machines: whatever is stopped goes on, and what is bad is named."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from unsilent import presets
+from unsilent.data.extract import Codes, Dtype, Extractor, Features, File, Piece, Sounds, Stored, files, stored
+from unsilent.data.manifest import read_manifest
+from unsilent.data.shards import Shard, Writer
+from unsilent.jobs.run import Failure, Spread, run
+
+log = logging.getLogger(__name__)
+
+
+def extract_material(
+    table: Path,
+    out: Path,
+    preset_name: str,
+    sound: str = "waveforms",
+    dtype: Dtype = "float16",
+    seed: int = 0,
+    spread: Spread = Spread(),
+    redo: bool = False,
+) -> list[Shard]:
+    """Write the shards of sounds and `features` for a manifest.
+
+    Args:
+        table: manifest; its rows' paths are relative to the folder it was made from.
+        out: folder of shards.
+        preset_name: gives the clip, the backbone, and how many features a clip needs. A preset that looks at nothing gets no features.
+        sound: `waveforms`, or the smaller `mels`, which vocoders cannot be trained from.
+        dtype: of features; see `Features`.
+        seed: of the random views of pictures.
+        spread: over what.
+        redo: replace shards that were made otherwise.
+
+    Raises:
+        DataError: for a manifest that cannot be read, or shards made otherwise.
+        ParameterError: for an unknown preset.
+        CheckpointError: if the weights of the backbone are not here.
+    """
+    root, rows = read_manifest(table)
+    preset = presets.get(preset_name)
+    shards = [extract(Sounds(root, preset.clip, sound), files(rows, "sound", "clip"), out, spread, redo)]
+    if preset.backbone:
+        one_each = preset.sampler.condition.n_features == preset.clip.columns
+        features = Features(root, preset.clip, preset.backbone, seed, 1 if one_each else preset.clip.column_features, dtype)
+        shards.append(extract(features, files(rows, "image", "clip"), out, spread, redo))
+    return shards
+
+
+def extract_codes(codebook: Path, out: Path, seed: int = 0, spread: Spread = Spread(), redo: bool = False) -> list[Shard]:
+    """Write the shard `codes` of the sounds in a folder of shards, with the codebook of a checkpoint folder.
+
+    Raises:
+        DataError: if there are no sounds, or codes made otherwise.
+        CheckpointError: if there is no codebook.
+    """
+    return [extract(Codes(out, codebook, seed), stored(out), out, spread, redo)]
+
+
+def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, spread: Spread, redo: bool) -> Shard:
+    """Write one shard, or what is missing of it; one that is whole and made of the same in the same way stays.
+
+    The bytes depend neither on how the work is spread nor on how often it was stopped, on machines of one kind.
+
+    Args:
+        extractor: what to do.
+        items: what to do it with.
+        out: folder of shards.
+        spread: over what.
+        redo: replace what was made otherwise.
+
+    Returns:
+        The shard, whose index names what was left out.
+
+    Raises:
+        DataError: if the shard was made otherwise, or another process is writing it.
+    """
+    material = hashlib.sha256()
+    for item in items:
+        material.update(repr(item).encode())
+    name, root = extractor.shard, f"{getattr(extractor, 'root', '')}/"
+    with Writer(out, name, {**extractor.recipe(), "material": material.hexdigest()}, redo) as writer:
+        if writer.is_whole:
+            log.info("%s: made before, of the same and in the same way; kept", name)
+        else:
+            if writer.n_pieces:
+                log.info("%s: going on after %d of %d items", name, writer.n_pieces, len(items))
+            for item, piece in run(extractor, items[writer.n_pieces :], spread):
+                if isinstance(piece, Failure):
+                    piece = Piece([], [(clip_id, piece.why) for clip_id in item.names])
+                writer.add(piece.entries, [(clip_id, why.replace(root, "")) for clip_id, why in piece.left_out])
+                if writer.n_pieces % 100 == 0:
+                    log.info("%s: %d of %d items, now %s", name, writer.n_pieces, len(items), item)
+    return Shard(out, name)

@@ -1,0 +1,198 @@
+"""Sounds for the clips of a manifest, several of each, spread over processes or machines: what is stopped goes on, what is bad is named.
+
+`OUT/CLIP/NUMBER.mel.npy` (or `.wav`) is a sample, `OUT/samples.json` says what all were made with. The folder of a clip appears when it is
+whole. Number n of a clip is take n of the clip's own seed, so it depends neither on other clips nor on how the work is spread.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle
+from unsilent.checkpoints.store import read_config
+from unsilent.data.extract import one_thread
+from unsilent.data.manifest import Row, read_manifest
+from unsilent.data.shards import lock
+from unsilent.errors import DataError
+from unsilent.jobs.run import Failure, Spread, run
+from unsilent.media.audio import write_wav
+from unsilent.media.files import replacing
+from unsilent.pipeline import load
+from unsilent.presets import get
+from unsilent.sampling import check_choice, check_takes
+from unsilent.scene import Scene
+
+Keep = Literal["mel", "wav"]
+KINDS = ("clip", "image")  # of rows that can be looked at
+ABOUT, SUFFIXES = "samples.json", {"mel": ".mel.npy", "wav": ".wav"}
+_PART, _LOCK = ".part", ".lock"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all samples of a folder are made with.
+
+    Attributes:
+        model: name of a model whose weights are here, or path of a bundle folder.
+        samples: of each clip.
+        seed: from which the clips' own seeds derive; see `seed_of`.
+        top_k: how many of the likeliest codes to choose among; None takes the model's own.
+        temperature: see `next_code`.
+        keep: `mel`, float16 `[mels, frames]` as it was decoded, around [-1, 1]; or `wav`, 16 bit.
+    """
+
+    model: str = "everyday"
+    samples: int = 10
+    seed: int = 0
+    top_k: int | None = None
+    temperature: float = 1.0
+    keep: Keep = "mel"
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes all samples of a row; a worker calls it once for the loaded model."""
+
+    root: Path
+    recipe: Recipe
+
+    def __call__(self) -> Callable[[Row], list[np.ndarray]]:
+        recipe, pipeline = self.recipe, load(self.recipe.model)
+
+        def make(row: Row) -> list[np.ndarray]:
+            scene = Scene(self.root / row.path, row.duration_seconds, row.start_seconds)
+            with one_thread():
+                mels = pipeline.sample_mels(
+                    scene,
+                    recipe.samples,
+                    seed=seed_of(recipe.seed, row.clip_id),
+                    top_k=recipe.top_k,
+                    temperature=recipe.temperature,
+                    label=row.label or None if pipeline.parts.classes else None,
+                )
+                return [mel.astype(np.float16) for mel in mels] if recipe.keep == "mel" else [pipeline.sound(mel) for mel in mels]
+
+        return make
+
+
+def seed_of(seed: int, clip_id: str) -> int:
+    """The seed of a clip, 48 bits: `unsilent generate --seed` with it makes the same sounds for a video of that clip alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {clip_id}".encode()).digest()[:6])
+
+
+class Sampling:
+    """A folder of samples to be made, or gone on with; used in a `with` block, which keeps other processes out of the folder.
+
+    Args:
+        table: manifest; its clips and pictures are looked at. For models with classes, their labels are said.
+        out: folder, made if absent.
+        recipe: what to do.
+        split: of the manifest; None takes all.
+
+    Attributes:
+        rows: all that are to have samples.
+        waiting: those that have none yet, once in the block.
+
+    Raises:
+        DataError: for a manifest that cannot be read or has nothing to look at in the split, or clips whose names cannot be folders;
+            at the beginning of the block, for a folder that was made otherwise, or that another process is writing.
+        CheckpointError: if the model is not here.
+        ParameterError: for a value out of range.
+    """
+
+    def __init__(self, table: Path, out: Path, recipe: Recipe, split: str | None = "valid") -> None:
+        self.out, self.recipe, self.waiting = out, recipe, list[Row]()
+        self._root, rows = read_manifest(table)
+        self.rows = [row for row in rows if row.kind in KINDS and split in (None, row.split)]
+        if not self.rows:
+            raise DataError(f"{table} has no clips or pictures{f' of the split {split!r}' if split else ''} to make sounds for.")
+        for row in self.rows:
+            parts = PurePosixPath(row.clip_id).parts
+            if not parts or any(part.startswith((".", "/")) for part in parts):
+                raise DataError(f"{table} names a clip {row.clip_id!r}, which cannot be a folder below {out}.")
+        folder = find_bundle(recipe.model)
+        about = read_bundle(folder)
+        self._preset, codes = get(about["preset"]), read_config(folder / about["parts"]["sampler"])["config"]["codes"]
+        top_k = min(self._preset.top_k, codes) if recipe.top_k is None else recipe.top_k
+        check_takes(recipe.seed, recipe.samples)
+        check_choice(recipe.temperature, top_k, codes)
+        self._made_with = {**asdict(recipe), "model": self._preset.name, "weights": fingerprint(folder, about), "top_k": top_k}
+
+    def __enter__(self) -> "Sampling":
+        self.out.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as files:
+            if not lock(files.enter_context((self.out / _LOCK).open("ab")).fileno()):
+                raise DataError(f"another process is writing {self.out}; wait for it, or choose another folder.")
+            self._about = self._agree()
+            shutil.rmtree(self.out / _PART, ignore_errors=True)  # of one that was killed
+            self.waiting = [row for row in self.rows if not (self.out / row.clip_id).is_dir()]
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._files.close()
+
+    def _agree(self) -> dict[str, Any]:
+        """What the folder says of itself, new or old."""
+        path = self.out / ABOUT
+        if not path.exists():
+            about = {**self._made_with, "clips": {}, "failed": {}}
+            self._write_about(about)
+            return about
+        try:
+            about = json.loads(path.read_bytes())
+            differing = sorted(name for name, value in self._made_with.items() if about[name] != value)
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path} does not say what the samples beside it were made with; choose another folder.") from None
+        if differing:
+            raise DataError(f"the samples in {self.out} were made with another {', '.join(differing)}; choose another folder.")
+        return about
+
+    def _write_about(self, about: dict[str, Any]) -> None:
+        with replacing(self.out / ABOUT) as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    def run(self, spread: Spread = Spread()) -> Iterator[tuple[Row, str]]:
+        """Make what is missing.
+
+        Args:
+            spread: over what; the bytes do not depend on it, on machines of one kind.
+
+        Yields:
+            Every row when its samples lie in the folder, or, with the reason, when there will be none.
+
+        Raises:
+            UnsilentError: if the work cannot be done at all; see `jobs.run.run`.
+            OSError: if the folder cannot be written.
+        """
+        failed, clips = self._about["failed"], self._about["clips"]
+        for row, sounds in run(_Maker(self._root, self.recipe), self.waiting, spread, attrgetter("clip_id")) if self.waiting else ():
+            failed.pop(row.clip_id, None)
+            if isinstance(sounds, Failure):
+                failed[row.clip_id] = sounds.why
+            else:
+                self._write(row, sounds)
+            yield row, failed.get(row.clip_id, "")
+        clips |= {row.clip_id: seed_of(self.recipe.seed, row.clip_id) for row in self.rows if row.clip_id not in failed}
+        self._write_about(self._about)
+
+    def _write(self, row: Row, sounds: list[np.ndarray]) -> None:
+        part, target = self.out / _PART, self.out / row.clip_id
+        part.mkdir()
+        for number, sound in enumerate(sounds):
+            path = part / f"{number}{SUFFIXES[self.recipe.keep]}"
+            if self.recipe.keep == "mel":
+                np.save(path, sound)
+            else:
+                write_wav(path, sound, self._preset.clip.sample_rate)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.rename(target)

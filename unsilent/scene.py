@@ -1,0 +1,100 @@
+"""What is looked at while a sound is made (a video, a stretch of one, a still picture), and which pictures a condition picks of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unsilent.clip import Clip
+from unsilent.errors import MediaError
+from unsilent.features import Backbone, extract, needed, pick_rows, views
+from unsilent.media.still import read_still
+from unsilent.media.video import stream_frames
+from unsilent.sampling import Window
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is looked at.
+
+    Attributes:
+        path: of a video, or of a still picture.
+        seconds: length; 0 for a still picture, which is then every picture of the scene.
+        start_seconds: where it begins in the video.
+    """
+
+    path: Path
+    seconds: float
+    start_seconds: float = 0.0
+
+    def first(self, clip: Clip) -> int:
+        """Number of its first picture in the video, at the feature rate."""
+        return round(self.start_seconds * clip.feature_fps)
+
+    def picked(self, window: Window, clip: Clip, n_features: int, pairs: bool) -> list[int]:
+        """Numbers of the pictures in the video, at the feature rate, that the condition of a window consists of.
+
+        Where the scene ends inside the window, its pictures there repeat from the window's start, as the published models were trained.
+
+        Args:
+            window: in the scene.
+            clip: the grid.
+            n_features: how many the condition wants.
+            pairs: whether a feature is of a picture and the next.
+        """
+        total = max(1, int(self.seconds * clip.feature_fps) - pairs)
+        # by time, since a column lasts a hair less than its four features: counting features would run ahead a second in ten minutes
+        first = min(round(window.start * clip.column_seconds * clip.feature_fps), total - 1)
+        available = min(clip.n_features, total - first)
+        return [self.first(clip) + first + row % available for row in pick_rows(n_features, clip.n_features)]
+
+
+def look(
+    scene: Scene,
+    picked: Sequence[Sequence[int]],
+    clip: Clip,
+    module: nn.Module,
+    expects: Backbone,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Float[Tensor, "features dim"], dict[int, int]]:
+    """Features of exactly the pictures that some window's condition picks, and where each picture's feature lies.
+
+    Args:
+        scene: to look at.
+        picked: numbers of pictures for each window, as of `Scene.picked`.
+        clip: the grid.
+        module: picture network.
+        expects: what it expects.
+        progress: told which share of the pictures is seen.
+
+    Raises:
+        MediaError: if the pictures cannot be read, or there are none.
+    """
+    # the first picture is always asked for: it stands in where damage leaves none of the others
+    wanted = sorted({scene.first(clip)}.union(*picked))
+    asked = needed(wanted, expects)
+    arrived: list[int] = []
+
+    def pictures() -> Iterator[tuple[int, np.ndarray]]:
+        if not scene.seconds:
+            yield 0, read_still(scene.path)
+            return
+        # smaller pictures are scaled once, inside the decoder's graph
+        for seconds, frame in stream_frames(scene.path, clip.feature_fps, wanted=asked, short_side=expects.short_side):
+            yield round(seconds * clip.feature_fps), frame
+
+    def seen() -> Iterator[np.ndarray]:
+        for number, view in views(pictures(), wanted, expects):
+            arrived.append(number)
+            progress(len(arrived) / len(wanted))
+            yield view
+        if not arrived:
+            raise MediaError(f"{scene.path} has no picture from {scene.start_seconds:.2f} s on.")
+
+    features = extract(seen(), module, expects)
+    # a damaged tail may hold fewer pictures than promised: the last one that arrived stands for the missing
+    found = np.searchsorted(arrived, wanted, side="right") - 1
+    return features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True))
