@@ -24,7 +24,7 @@ from unsilent.media.probe import probe
 from unsilent.media.video import Original, mux
 from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
-from unsilent.runtime import Precision, RecordedStep, choose_precision, convolutions, stepping_threads
+from unsilent.runtime import Device, Precision, RecordedStep, choose_device, choose_precision, convolutions, stepping_threads
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.scene import Scene, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
@@ -33,7 +33,6 @@ from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
 from unsilent.stitching import decode_grid, vocode
 
 Progress = Callable[[str, float], None]  # what is being done, share of the whole work that is done in [0, 1]
-Device = Literal["auto", "cpu", "cuda"]
 VocoderChoice = Literal["neural", "griffin-lim"]
 
 SHARE_LOOKING, SHARE_SAMPLING = 0.4, 0.5  # of the work, about, for the progress that is shown
@@ -132,10 +131,7 @@ def load(
         CheckpointError: if weights are missing, damaged, or do not fit.
         ParameterError: for a device that is not there, or a precision that it cannot compute.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
-    chosen = torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
-    folder = find_bundle(name)
+    folder, chosen = find_bundle(name), choose_device(device)
     precision = choose_precision(precision, chosen, sampler_config(folder).transformer.n_weights)
     return Pipeline(load_parts(folder, precision), chosen, precision, vocoder)
 

@@ -15,6 +15,7 @@ from unsilent.errors import ParameterError
 from unsilent.models.sampler import Sampler
 from unsilent.models.transformer import Block, KeyValueCache
 
+Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "int8"]
 
 SMALL_WEIGHTS = 20_000_000  # weights below this are read from memory faster than threads agree on who reads what
@@ -38,6 +39,17 @@ def stepping_threads(n_weights: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def choose_device(asked: Device) -> torch.device:
+    """Where to compute; `auto` takes a GPU if there is one.
+
+    Raises:
+        ParameterError: for a device that is not there.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
+    return torch.device("cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu")
 
 
 def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, n_weights: int) -> Precision:

@@ -15,7 +15,7 @@ from unsilent import labels, presets
 from unsilent.checkpoints import catalog
 from unsilent.checkpoints.fetch import cache_folder
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
-from unsilent.checkpoints.store import KINDS, load_checkpoint, read_config, read_json, save_checkpoint
+from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.features import Backbone, find_backbone
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
@@ -103,7 +103,7 @@ def sampler_config(folder: Path) -> SamplerConfig:
     Raises:
         CheckpointError: if the bundle or its sampler is missing or damaged.
     """
-    return SamplerConfig(**read_config(folder / read_bundle(folder)["parts"]["sampler"])["config"])
+    return network_config(folder / read_bundle(folder)["parts"]["sampler"], "sampler")
 
 
 def load_parts(folder: Path, precision: Precision | None = None) -> Parts:

@@ -121,15 +121,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
     """
-    about = read_config(folder)
-    if about["kind"] != kind:
-        raise CheckpointError(f"{folder} holds a {about['kind']}, a {kind} is wanted here.")
-    config_type, build = KINDS[kind]
-    try:
-        config = config_type(**about["config"])
-    except (ParameterError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
-    module = blank(build, config).eval()
+    module = blank(KINDS[kind][1], network_config(folder, kind)).eval()
     path = folder / "model.safetensors"
     try:
         with safe_open(path, "pt") as file:
@@ -147,6 +139,21 @@ def load_checkpoint(
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from None
     return module
+
+
+def network_config(folder: Path, kind: str) -> Config:
+    """What network a checkpoint folder describes; no weights are read.
+
+    Raises:
+        CheckpointError: if that is missing or damaged, of another kind, or nothing that can be built.
+    """
+    about = read_config(folder)
+    if about["kind"] != kind:
+        raise CheckpointError(f"{folder} holds a {about['kind']}, a {kind} is wanted here.")
+    try:
+        return KINDS[kind][0](**about["config"])
+    except (ParameterError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
 
 
 def blank(build: Callable[[Any], nn.Module], config: Config) -> nn.Module:
