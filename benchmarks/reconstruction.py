@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--split", default="valid")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
-    pipeline = unsilent.load(options.model, device="cpu")
+    pipeline = unsilent.load(options.model, device="cpu", precision="float32")
     with (options.folder / "sounds.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["source"], row["split"]) == (options.source, options.split)]
     scores = {method: [] for method in METHODS}

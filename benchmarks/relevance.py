@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
-    pipeline = unsilent.load(options.model, device="cpu")
+    pipeline = unsilent.load(options.model, device="cpu", precision="float32")
     train, held_out = (read_sounds(options.folder, pipeline.clip, split) for split in ("train", "valid"))
     pictures = read_table(options.folder / "images.csv", "valid")
     labels = sorted(label for label in train if len(train[label]) >= MIN_TRAIN and held_out[label] and pictures[label])

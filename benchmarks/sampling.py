@@ -1,4 +1,4 @@
-"""What samples of a whole data set cost on this machine: seconds a clip by step, and bytes a sample, at full size with random weights.
+"""What samples of a data set cost on this machine: seconds a clip by step, and bytes a sample, in float32 at full size, random weights.
 
     python benchmarks/sampling.py [--preset vggsound-5-resnet50] [--takes 10]
 

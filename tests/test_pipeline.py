@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import unsilent
+from unsilent import runtime
+from unsilent.checkpoints import bundle
 from unsilent.errors import CheckpointError, MediaError, ParameterError
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler
@@ -17,6 +19,7 @@ from unsilent.sampling import Window
 from unsilent.scene import Scene
 
 FPS = 25
+whole_numbers = pytest.mark.skipif(not runtime.can_int8(torch.device("cpu")), reason="this CPU has no AVX-512 VNNI")
 
 
 def changing(index):
@@ -319,6 +322,15 @@ class TestLoad:
     def test_a_bundle_by_its_path(self, tiny_bundle):
         loaded = unsilent.load(str(tiny_bundle), device="cpu")
         assert (loaded.name, loaded.precision, loaded.vocoder) == ("everyday", "float32", "neural")
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("int8", marks=whole_numbers)])
+    def test_every_precision_makes_sound_and_says_which(self, tiny_bundle, video, parts, monkeypatch, precision):
+        monkeypatch.setattr(bundle, "load_backbone", lambda name: (parts.backbone, parts.backbone_row))
+        loaded = unsilent.load(str(tiny_bundle), device="cpu", precision=precision)
+        made, expected = loaded.generate(video, temperature=0.0), Pipeline(parts, torch.device("cpu")).generate(video, temperature=0.0)
+        assert made.precision == loaded.precision == precision
+        assert np.isfinite(made.waveform).all()
+        assert (made.codes == expected.codes).mean() > 0.5
 
     def test_an_unknown_name(self):
         with pytest.raises(ParameterError, match="did you mean everyday"):

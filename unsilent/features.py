@@ -141,7 +141,7 @@ def extract(
     frames: Iterable[np.ndarray],
     module: nn.Module,
     backbone: Backbone,
-    batch: int = 16,
+    batch: int = 4,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "video_frames dim"]:
     """Look at a stream of frames and keep one feature each; never more than `batch` frames in memory, whatever their size.

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts
+from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts, sampler_config
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.labels import find_label
@@ -24,7 +24,7 @@ from unsilent.media.probe import probe
 from unsilent.media.video import Original, mux
 from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
-from unsilent.runtime import stepping_threads
+from unsilent.runtime import Device, Precision, RecordedStep, choose_device, choose_precision, convolutions, stepping_threads
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.scene import Scene, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
@@ -33,8 +33,6 @@ from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
 from unsilent.stitching import decode_grid, vocode
 
 Progress = Callable[[str, float], None]  # what is being done, share of the whole work that is done in [0, 1]
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "float32", "bfloat16"]
 VocoderChoice = Literal["neural", "griffin-lim"]
 
 SHARE_LOOKING, SHARE_SAMPLING = 0.4, 0.5  # of the work, about, for the progress that is shown
@@ -54,6 +52,7 @@ class Generation:
         clip: the grid of mel and codes.
         seed, take: what the randomness came from.
         model: name of the model.
+        precision: that the sampler was computed in.
         timings: seconds spent on each step.
     """
 
@@ -67,6 +66,7 @@ class Generation:
     seed: int
     take: int
     model: str
+    precision: Precision
     timings: dict[str, float] = field(compare=False)
 
     @property
@@ -116,27 +116,24 @@ class Generation:
         draw(self.video, self.mel, self.seconds, self.clip, title, Path(out))
 
 
-def load(name: str = "everyday", device: Device = "auto", precision: Precision = "auto", vocoder: VocoderChoice = "neural") -> "Pipeline":
+def load(
+    name: str = "everyday", device: Device = "auto", precision: Literal["auto"] | Precision = "auto", vocoder: VocoderChoice = "neural"
+) -> "Pipeline":
     """Load a model.
 
     Args:
         name: of a model whose weights are here, or the path of a bundle folder.
         device: `auto` takes a GPU if there is one.
-        precision: `auto` is float32 on a CPU and bfloat16 on a GPU.
+        precision: `auto` is the fastest that keeps the quality, see `runtime.choose_precision`; `Pipeline.precision` says which.
         vocoder: `neural`, or `griffin-lim` for phase estimation without a network.
 
     Raises:
         CheckpointError: if weights are missing, damaged, or do not fit.
-        ParameterError: for a device that is not there.
+        ParameterError: for a device that is not there, or a precision that it cannot compute.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
-    chosen = torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
-    if precision == "auto":
-        precision = "bfloat16" if chosen.type == "cuda" else "float32"
-    # autocast would round the sampler's matrices anew at every step
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return Pipeline(load_parts(find_bundle(name), dtype), chosen, precision, vocoder)
+    folder, chosen = find_bundle(name), choose_device(device)
+    precision = choose_precision(precision, chosen, sampler_config(folder).transformer.n_weights)
+    return Pipeline(load_parts(folder, precision), chosen, precision, vocoder)
 
 
 class Pipeline:
@@ -145,17 +142,17 @@ class Pipeline:
     Args:
         parts: its networks; they are moved to `device`.
         device: where they are.
-        precision: `float32`, or `bfloat16` for matrix products and convolutions.
+        precision: `float32`; `bfloat16` for matrix products and convolutions; `int8` for a sampler that was loaded so.
         vocoder: `neural` for the model's own, `griffin-lim` for phase estimation without a network.
     """
 
-    def __init__(
-        self, parts: Parts, device: torch.device, precision: Literal["float32", "bfloat16"] = "float32", vocoder: VocoderChoice = "neural"
-    ) -> None:
+    def __init__(self, parts: Parts, device: torch.device, precision: Precision = "float32", vocoder: VocoderChoice = "neural") -> None:
         self.name = parts.name
         self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
         for module in parts.modules():
             module.to(device)
+        self._step = RecordedStep(parts.sampler) if device.type == "cpu" else parts.sampler.step
+        self._dtype = convolutions(precision)
 
     @property
     def clip(self) -> Clip:
@@ -218,7 +215,9 @@ class Pipeline:
             progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
         timings = {step: seconds / n_takes for step, seconds in clock.laps.items()}
         return [
-            Generation(info.path, waveform, self.clip.sample_rate, mel, grid, seen, self.clip, seed, take, self.name, timings)
+            Generation(
+                info.path, waveform, self.clip.sample_rate, mel, grid, seen, self.clip, seed, take, self.name, self.precision, timings
+            )
             for take, (waveform, mel, grid) in enumerate(made)
         ]
 
@@ -303,9 +302,11 @@ class Pipeline:
         windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
         features, rows = self._look(scene, windows, lambda share: progress("looking", SHARE_LOOKING * share))
         clock.lap("features")
-        with self._autocast(), stepping_threads(self.parts.sampler):
+        sampler = self.parts.sampler
+        halves = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with halves, stepping_threads(sampler.config.transformer.n_weights):
             sequences = sample_codes(
-                self.parts.sampler,
+                sampler,
                 lambda window: self._condition(scene, features, rows, window, labels, seed),
                 n_columns,
                 seed=seed,
@@ -313,6 +314,7 @@ class Pipeline:
                 temperature=temperature,
                 top_k=min(self.parts.top_k, self.parts.codebook.config.n_codes) if top_k is None else top_k,
                 hop_columns=self.hop_columns,
+                step=self._step,
                 on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
             )
         clock.lap("codes")
@@ -373,7 +375,7 @@ class Pipeline:
             return vocode(self.parts.vocoder, mel01, self.parts.vocoder.context_frames, self.clip.hop).float()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
 
 
 class Clock:

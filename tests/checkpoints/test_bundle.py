@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unsilent.checkpoints import bundle
-from unsilent.checkpoints.bundle import ROLES, find_bundle, load_parts, present, read_bundle, save_bundle
+from unsilent.checkpoints.bundle import ROLES, find_bundle, load_parts, present, read_bundle, sampler_config, save_bundle
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.codebook import Codebook
@@ -103,6 +103,14 @@ def test_swapped_parts_are_refused(copy):
     (copy / "sampler").rename(copy / "codebook")
     with pytest.raises(CheckpointError, match="codebook holds a sampler, a codebook is wanted here"):
         load_parts(copy)
+    (copy / "was").rename(copy / "sampler")
+    with pytest.raises(CheckpointError, match="sampler holds a codebook, a sampler is wanted here"):
+        sampler_config(copy)
+
+
+def test_what_a_sampler_is_can_be_told_without_its_weights(copy, tiny_configs):
+    (copy / "sampler/model.safetensors").unlink()
+    assert sampler_config(copy) == tiny_configs["sampler"]
 
 
 @pytest.mark.parametrize(

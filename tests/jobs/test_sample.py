@@ -21,6 +21,7 @@ from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.metrics.evaluate import find
 from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import Pipeline
+from unsilent.runtime import can_int8, choose_device
 from unsilent.scene import Scene
 
 # Ends itself with a kill -9 in the middle of writing the third clip.
@@ -103,8 +104,10 @@ def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp
     assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
     about = json.loads((tmp_path / "samples.json").read_text())
     assert about["clips"] == {name: seed_of(3, name) for name in names}
-    told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "keep", "failed")}
-    assert told == {"model": "everyday", "seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "keep": "mel", "failed": {}}
+    told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "precision", "keep", "failed")}
+    precision = "bfloat16" if torch.cuda.is_available() else "float32"  # of a small model
+    recipe = {"seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "precision": precision, "keep": "mel"}
+    assert told == {"model": "everyday", **recipe, "failed": {}}
     mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
     assert {(mel.shape, str(mel.dtype)) for mel in mels} == {((80, 848), "float16")}
     assert len({mel.tobytes() for mel in mels}) == len(mels)
@@ -139,14 +142,19 @@ def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_pa
         assert contents(tmp_path / "few" / name) == contents(tmp_path / "all" / name)
 
 
-SPREADS = [Spread(workers=2), pytest.param(Spread(workers=2, ray="local"), marks=pytest.mark.cluster)]
+whole_numbers = pytest.mark.skipif(not can_int8(choose_device("auto")), reason="a GPU is here, or this CPU has no AVX-512 VNNI")
+SPREADS = [
+    pytest.param(Spread(workers=2), "float32", id="processes"),
+    pytest.param(Spread(workers=2), "int8", id="processes-int8", marks=whole_numbers),
+    pytest.param(Spread(workers=2, ray="local"), "float32", id="ray", marks=pytest.mark.cluster),
+]
 
 
-@pytest.mark.parametrize("spread", SPREADS, ids=["processes", "ray"])
-def test_however_it_is_spread_the_bytes_are_the_same(material, blind, tmp_path, spread):
+@pytest.mark.parametrize(("spread", "precision"), SPREADS)
+def test_however_it_is_spread_the_bytes_are_the_same(material, blind, tmp_path, spread, precision):
     rows = [row(f"long-{i}.mp4", label="dog" if i % 2 else "cat") for i in range(3)] + [row("strange.mp4", label="owl")]
     write_manifest(material, rows, tmp_path / "m.parquet")
-    recipe = Recipe(blind, samples=2, keep="wav")
+    recipe = Recipe(blind, samples=2, precision=precision, keep="wav")
     plain = made(tmp_path / "m.parquet", tmp_path / "plain", recipe)
     assert made(tmp_path / "m.parquet", tmp_path / "spread", recipe, spread) == plain
     assert contents(tmp_path / "spread") == contents(tmp_path / "plain")
@@ -191,10 +199,10 @@ def test_bad_clips_are_named_and_the_others_are_done(material, tiny, tmp_path, c
 
 
 def test_samples_made_otherwise_are_not_mixed(material, tiny, tmp_path):
-    made(material / "m.parquet", tmp_path, Recipe(tiny, samples=1))
+    made(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, precision="float32"))
     with (
-        pytest.raises(DataError, match="made with another seed, top_k; choose another folder"),
-        Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, seed=1, top_k=4)),
+        pytest.raises(DataError, match="made with another precision, seed, top_k; choose another folder"),
+        Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, seed=1, top_k=4, precision="bfloat16")),
     ):
         pass
     (tmp_path / "samples.json").write_text("[]")

@@ -93,8 +93,9 @@ def test_no_more_codes_than_positions():
 
 def test_a_full_cache_says_so():
     cache = KeyValueCache(TRANSFORMER, 1, 4, torch.empty(()))
+    cache.grow(4)
     with pytest.raises(ParameterError, match="5 positions do not fit into a cache of 4"):
-        cache.append(0, torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 5, 8))
+        cache.grow(1)
 
 
 @pytest.mark.parametrize(

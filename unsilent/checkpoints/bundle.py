@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from unsilent import labels, presets
 from unsilent.checkpoints import catalog
 from unsilent.checkpoints.fetch import cache_folder
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
-from unsilent.checkpoints.store import KINDS, load_checkpoint, read_config, read_json, save_checkpoint
+from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.features import Backbone, find_backbone
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
-from unsilent.models.sampler import Sampler
+from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
+from unsilent.runtime import Precision, convolutions, halve_kernels, lighten
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # what a fingerprint reads of a file: trainings differ everywhere
@@ -95,12 +97,21 @@ def present() -> list[str]:
     return [name for name in presets.names() if is_here(name)]
 
 
-def load_parts(folder: Path, dtype: torch.dtype = torch.float32) -> Parts:
+def sampler_config(folder: Path) -> SamplerConfig:
+    """What a bundle's sampler is, without loading it.
+
+    Raises:
+        CheckpointError: if the bundle or its sampler is missing or damaged.
+    """
+    return network_config(folder / read_bundle(folder)["parts"]["sampler"], "sampler")
+
+
+def load_parts(folder: Path, precision: Precision | None = None) -> Parts:
     """Load all networks of a bundle.
 
     Args:
         folder: of the bundle.
-        dtype: in memory of the sampler's matrices, as of `load_checkpoint`.
+        precision: to make the sampler ready for, block by block, so that it is never whole in memory as float32; None leaves it as trained.
 
     Raises:
         CheckpointError: if the bundle or one of its parts is missing, damaged, or does not fit the others.
@@ -108,7 +119,9 @@ def load_parts(folder: Path, dtype: torch.dtype = torch.float32) -> Parts:
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
     codebook = load_checkpoint(folder / about["parts"]["codebook"], "codebook")
-    sampler = load_checkpoint(folder / about["parts"]["sampler"], "sampler", dtype)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # autocast would round the matrices anew at every step
+    finish = partial(lighten, precision=precision) if precision else None
+    sampler = load_checkpoint(folder / about["parts"]["sampler"], "sampler", dtype, finish)
     vocoder_folder = folder / about["parts"]["vocoder"]
     vocoder_kind = "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan"
     vocoder = load_checkpoint(vocoder_folder, vocoder_kind)
@@ -117,6 +130,9 @@ def load_parts(folder: Path, dtype: torch.dtype = torch.float32) -> Parts:
     digest = fingerprint(folder, about)
     if isinstance(vocoder, MelGAN):
         vocoder.remove_weight_norm()
+    if precision and convolutions(precision) is torch.bfloat16:
+        halve_kernels(codebook)
+        halve_kernels(vocoder)
     parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, preset.top_k, digest)
     problem = _misfit(parts)
     if problem:

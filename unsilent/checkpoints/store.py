@@ -6,7 +6,9 @@ Nothing is ever unpickled here.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,6 @@ from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.version import __version__
-
-_STRETCH = 32  # weights read between two maps of a file
 
 # What describes a network, and what builds it from that; picture networks come in one size.
 KINDS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
@@ -105,7 +105,9 @@ def weights_digest(folder: Path) -> str:
         raise CheckpointError(f"cannot read the weights in {folder}: {error.strerror}.") from None
 
 
-def load_checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_checkpoint(
+    folder: Path, kind: str, dtype: torch.dtype = torch.float32, finish: Callable[[nn.Module], None] | None = None
+) -> nn.Module:
     """Build the network a checkpoint folder describes and fill it, in evaluation mode.
 
     Memory holds the filled network and little more (measured by benchmarks/loading.py).
@@ -114,25 +116,44 @@ def load_checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32)
         folder: as `save_checkpoint` writes it.
         kind: what is expected to be in it.
         dtype: in memory of matrices, which are nearly all of a transformer; all other weights are float32.
+        finish: given each numbered part of the network, such as a transformer's block, as soon as it is filled; may make it smaller.
 
     Raises:
         CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
     """
+    module = blank(KINDS[kind][1], network_config(folder, kind)).eval()
+    path = folder / "model.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        problem = _mismatch({name: tuple(value.shape) for name, value in module.state_dict().items()}, found)
+        if problem:
+            raise CheckpointError(f"{folder} does not fit its own config: {problem}.")
+        for part, names in groupby(sorted(found, key=lambda name: (_part(name), name)), _part):
+            module.load_state_dict(_read_weights(path, names, dtype), strict=False, assign=True)
+            module.requires_grad_(False)
+            if finish and part:
+                finish(module.get_submodule(part))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no model.safetensors; copy the whole folder.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from None
+    return module
+
+
+def network_config(folder: Path, kind: str) -> Config:
+    """What network a checkpoint folder describes; no weights are read.
+
+    Raises:
+        CheckpointError: if that is missing or damaged, of another kind, or nothing that can be built.
+    """
     about = read_config(folder)
     if about["kind"] != kind:
         raise CheckpointError(f"{folder} holds a {about['kind']}, a {kind} is wanted here.")
-    config_type, build = KINDS[kind]
     try:
-        config = config_type(**about["config"])
+        return KINDS[kind][0](**about["config"])
     except (ParameterError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
-    module = blank(build, config)
-    weights = _read_weights(folder, dtype)
-    problem = _mismatch(module.state_dict(), weights)
-    if problem:
-        raise CheckpointError(f"{folder} does not fit its own config: {problem}.")
-    module.load_state_dict(weights, assign=True)
-    return module.eval().requires_grad_(False)
 
 
 def blank(build: Callable[[Any], nn.Module], config: Config) -> nn.Module:
@@ -141,24 +162,21 @@ def blank(build: Callable[[Any], nn.Module], config: Config) -> nn.Module:
         return build(config)
 
 
-def _read_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    path = folder / "model.safetensors"
+def _part(name: str) -> str:
+    """The first numbered part of a network that a weight belongs to, such as `transformer.blocks.7`; empty for the rest."""
+    found = re.match(r".*?\.\d+(?=\.)", name)
+    return found[0] if found else ""
+
+
+def _read_weights(path: Path, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of some weights. The file is mapped for them alone: what was read leaves memory with its map."""
     weights: dict[str, Tensor] = {}
-    try:
-        with safe_open(path, "pt") as file:
-            names = sorted(file.keys())
-        # The file is mapped anew for every stretch: what one has read leaves memory with its map, and only the copies stay.
-        for start in range(0, len(names), _STRETCH):
-            with safe_open(path, "pt") as file:
-                for name in names[start : start + _STRETCH]:
-                    value = file.get_tensor(name)
-                    kept = value.dtype if not value.is_floating_point() else dtype if value.ndim == 2 else torch.float32
-                    weights[name] = value.to(kept, copy=True)
-                    del value
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no model.safetensors; copy the whole folder.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}.") from None
+    with safe_open(path, "pt") as file:
+        for name in names:
+            value = file.get_tensor(name)
+            kept = value.dtype if not value.is_floating_point() else dtype if value.ndim == 2 else torch.float32
+            weights[name] = value.to(kept, copy=True)
+            del value
     return weights
 
 
@@ -171,13 +189,13 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _mismatch(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """The first thing that does not fit, in words; empty if all fits."""
+def _mismatch(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
+    """The first shape that does not fit, in words; empty if all fit."""
     for name in sorted(wanted.keys() ^ found.keys()):
         return f"weight {name} is {'missing' if name in wanted else 'not expected'}"
-    for name, value in wanted.items():
-        if value.shape != found[name].shape:
-            return f"weight {name} has shape {list(found[name].shape)}, {list(value.shape)} is wanted"
+    for name, shape in wanted.items():
+        if shape != found[name]:
+            return f"weight {name} has shape {list(found[name])}, {list(shape)} is wanted"
     return ""
 
 

@@ -19,11 +19,12 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """How to compute; auto is float32 on a CPU and bfloat16 on a GPU."""
+    """How to compute; auto takes what is fast here and sounds the same."""
 
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 class Vocoder(StrEnum):

@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle
-from unsilent.checkpoints.store import read_config
+from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle, sampler_config
 from unsilent.data.extract import one_thread
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.data.shards import lock
@@ -28,6 +27,7 @@ from unsilent.media.audio import write_wav
 from unsilent.media.files import replacing
 from unsilent.pipeline import load
 from unsilent.presets import get
+from unsilent.runtime import Precision, choose_device, choose_precision
 from unsilent.sampling import check_choice, check_takes
 from unsilent.scene import Scene
 
@@ -47,6 +47,7 @@ class Recipe:
         seed: from which the clips' own seeds derive; see `seed_of`.
         top_k: how many of the likeliest codes to choose among; None takes the model's own.
         temperature: see `next_code`.
+        precision: to compute in, see `runtime.choose_precision`; `auto` is settled where the job begins, for all its workers.
         keep: `mel`, float16 `[mels, frames]` as it was decoded, around [-1, 1]; or `wav`, 16 bit.
     """
 
@@ -55,6 +56,7 @@ class Recipe:
     seed: int = 0
     top_k: int | None = None
     temperature: float = 1.0
+    precision: Literal["auto"] | Precision = "auto"
     keep: Keep = "mel"
 
 
@@ -66,7 +68,7 @@ class _Maker:
     recipe: Recipe
 
     def __call__(self) -> Callable[[Row], list[np.ndarray]]:
-        recipe, pipeline = self.recipe, load(self.recipe.model)
+        recipe, pipeline = self.recipe, load(self.recipe.model, precision=self.recipe.precision)
 
         def make(row: Row) -> list[np.ndarray]:
             scene = Scene(self.root / row.path, row.duration_seconds, row.start_seconds)
@@ -106,11 +108,11 @@ class Sampling:
         DataError: for a manifest that cannot be read or has nothing to look at in the split, or clips whose names cannot be folders;
             at the beginning of the block, for a folder that was made otherwise, or that another process is writing.
         CheckpointError: if the model is not here.
-        ParameterError: for a value out of range.
+        ParameterError: for a value out of range, or a precision that this machine cannot compute.
     """
 
     def __init__(self, table: Path, out: Path, recipe: Recipe, split: str | None = "valid") -> None:
-        self.out, self.recipe, self.waiting = out, recipe, list[Row]()
+        self.out, self.waiting = out, list[Row]()
         self._root, rows = read_manifest(table)
         self.rows = [row for row in rows if row.kind in KINDS and split in (None, row.split)]
         if not self.rows:
@@ -120,12 +122,14 @@ class Sampling:
             if not parts or any(part.startswith((".", "/")) for part in parts):
                 raise DataError(f"{table} names a clip {row.clip_id!r}, which cannot be a folder below {out}.")
         folder = find_bundle(recipe.model)
-        about = read_bundle(folder)
-        self._preset, codes = get(about["preset"]), read_config(folder / about["parts"]["sampler"])["config"]["codes"]
-        top_k = min(self._preset.top_k, codes) if recipe.top_k is None else recipe.top_k
+        about, sampler = read_bundle(folder), sampler_config(folder)
+        self._preset = get(about["preset"])
+        top_k = min(self._preset.top_k, sampler.codes) if recipe.top_k is None else recipe.top_k
         check_takes(recipe.seed, recipe.samples)
-        check_choice(recipe.temperature, top_k, codes)
-        self._made_with = {**asdict(recipe), "model": self._preset.name, "weights": fingerprint(folder, about), "top_k": top_k}
+        check_choice(recipe.temperature, top_k, sampler.codes)
+        precision = choose_precision(recipe.precision, choose_device("auto"), sampler.transformer.n_weights)
+        self.recipe = replace(recipe, precision=precision)
+        self._made_with = {**asdict(self.recipe), "model": self._preset.name, "weights": fingerprint(folder, about), "top_k": top_k}
 
     def __enter__(self) -> "Sampling":
         self.out.mkdir(parents=True, exist_ok=True)

@@ -99,17 +99,29 @@ class Sampler(nn.Module):
     ) -> tuple[Float[Tensor, "batch codes"], KeyValueCache]:
         """Read the condition and the codes that are already known (perhaps none); score the next code.
 
+        A condition of batch 1 is read once, however many sequences of codes go on from it.
+
         Returns:
             The scores, and the cache that `step` continues from.
         """
-        embedded = self._embed(codes, condition, 0)
-        cache = KeyValueCache(self.config.transformer, len(embedded), self.pos_emb.shape[1], self._cached_like(embedded))
-        return self.head(self.transformer(embedded, cache)[:, -1]), cache
+        told = self._embed(codes[: len(condition), :0], condition, 0)
+        cache = KeyValueCache(self.config.transformer, len(told), self.pos_emb.shape[1], self._cached_like(told))
+        hidden = self.transformer(told, cache)
+        if len(codes) > len(condition):
+            cache.repeat(len(codes))
+        if codes.shape[1]:
+            hidden = self.transformer(self._embed(codes, None, cache.length), cache)
+        return self.head(hidden[:, -1]).expand(len(codes), -1), cache
 
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], cache: KeyValueCache) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
-        return self.head(self.transformer(self._embed(code[:, None], None, cache.length), cache)[:, -1])
+        return self.read(code, cache.memory, cache.grow(1))
+
+    def read(self, code: Int[Tensor, "batch"], memory: Tensor, known: int | Tensor) -> Float[Tensor, "batch codes"]:
+        """What `step` computes, as a function of a cache's memory and how many of its positions are known."""
+        embedded = self.tok_emb(code[:, None]) + self.pos_emb[:, known : known + 1]
+        return self.head(self.transformer.read(embedded, memory, known)[:, -1])
 
     def _embed(self, codes: Tensor, condition: Tensor | None, position: int) -> Tensor:
         embedded = self.tok_emb(codes)

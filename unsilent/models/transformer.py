@@ -24,6 +24,11 @@ class TransformerConfig(Config):
             raise ParameterError(f"a width of {self.width} does not split into {self.heads} heads.")
         return self
 
+    @property
+    def n_weights(self) -> int:
+        """Numbers in its matrices, which are nearly all there is: queries, keys, values, projection, and the perceptron's two of four."""
+        return 12 * self.layers * self.width**2
+
 
 class KeyValueCache:
     """Keys and values of all positions seen so far, in memory that is laid out once.
@@ -38,18 +43,24 @@ class KeyValueCache:
     def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
         shape = (config.layers, 2, batch, config.heads, capacity, config.width // config.heads)
         self.memory = torch.empty(shape, device=like.device, dtype=like.dtype)
-        self.capacity = capacity
         self.length = 0
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values `[batch, heads, new, head_dim]` behind the known ones of a layer; give all of them."""
-        stop = self.length + keys.shape[2]
-        if stop > self.capacity:
-            raise ParameterError(f"{stop} positions do not fit into a cache of {self.capacity}.")
-        stored_keys, stored_values = self.memory[layer]
-        stored_keys[:, :, self.length : stop] = keys
-        stored_values[:, :, self.length : stop] = values
-        return stored_keys[:, :, :stop], stored_values[:, :, :stop]
+    def grow(self, new: int) -> int:
+        """Count `new` positions as seen, which whoever asks is about to write; gives how many there were before.
+
+        Raises:
+            ParameterError: if there is no room for them.
+        """
+        known, capacity = self.length, self.memory.shape[4]
+        if known + new > capacity:
+            raise ParameterError(f"{known + new} positions do not fit into a cache of {capacity}.")
+        self.length += new
+        return known
+
+    def repeat(self, batch: int) -> None:
+        """Let `batch` sequences go on from what the only one has seen."""
+        seen, self.memory = self.memory, self.memory.new_empty((*self.memory.shape[:2], batch, *self.memory.shape[3:]))
+        self.memory[..., : self.length, :] = seen[..., : self.length, :]
 
 
 class Attention(nn.Module):
@@ -62,21 +73,38 @@ class Attention(nn.Module):
         self.query = nn.Linear(config.width, config.width)
         self.value = nn.Linear(config.width, config.width)
         self.proj = nn.Linear(config.width, config.width)
+        self.fused: nn.Module | None = None
+
+    def fuse(self) -> None:
+        """Join the three projections, for inference: same attention, one product; names in the state dict change."""
+        parts = (self.query, self.key, self.value)
+        self.fused = nn.Linear(1, 1, device="meta")
+        self.fused.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
+        self.fused.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
+        del self.query, self.key, self.value
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None, layer: int = 0
+        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
     ) -> Float[Tensor, "batch sequence width"]:
-        """Each position sees itself and those before it, in the cache as well."""
-        q, k, v = (project(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.query, self.key, self.value))
-        known = cache.length if cache else 0
-        if cache:
-            k, v = cache.append(layer, k, v)  # [batch, heads, known + sequence, head_dim]
-        if known and q.shape[2] > 1:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(known)
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        """Each position sees itself and those before it, among them `known` ones in the layer's `memory` of a cache, and is kept there."""
+        if self.fused is None:
+            projected = torch.stack([project(x) for project in (self.query, self.key, self.value)], dim=2)
         else:
+            projected = self.fused(x).unflatten(2, (3, -1))
+        q, k, v = projected.unflatten(3, (self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()  # [batch, heads, sequence, head_dim]
+        sequence = x.shape[1]
+        if memory is not None:
+            stop = known + sequence
+            memory[0, :, :, known:stop], memory[1, :, :, known:stop] = k, v
+            k, v = memory[:, :, :, :stop].unbind()
+        if sequence == 1:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        elif memory is None or known == 0:
             dropout = self.dropout if self.training else 0.0
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, dropout_p=dropout)
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        else:
+            mask = torch.ones(sequence, k.shape[2], dtype=torch.bool, device=x.device).tril(known)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -92,10 +120,10 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None, layer: int = 0
+        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
     ) -> Float[Tensor, "batch sequence width"]:
         """Keep shape."""
-        x = x + self.drop(self.attn(self.ln1(x), cache, layer))
+        x = x + self.drop(self.attn(self.ln1(x), memory, known))
         return x + self.drop(self.mlp(self.ln2(x)))
 
 
@@ -117,8 +145,12 @@ class Transformer(nn.Module):
         self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch sequence width"]:
         """Causal; with a cache, `x` continues what the cache holds, and is added to it."""
+        return self.read(x, cache.memory, cache.grow(x.shape[1])) if cache else self.read(x)
+
+    def read(
+        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
+    ) -> Float[Tensor, "batch sequence width"]:
+        """The same from a cache's memory and how many positions of it are known, which nothing is said about here."""
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer)
-        if cache:
-            cache.length += x.shape[1]
+            x = block(x, None if memory is None else memory[layer], known)
         return self.ln_f(x)
