@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from unsilent.metrics import hearing
+from unsilent.metrics.judge import Judge
 
 
 @pytest.fixture
@@ -56,15 +56,15 @@ def test_a_bad_file_is_named_and_the_rest_is_done(ask, folders):
 
 def test_a_stopped_evaluation_goes_on(ask, tmp_path, monkeypatch):
     """Stopped at the eleventh sound, the second run judges the other fourteen, and nothing differs from a run that never stopped."""
-    hear, heard = hearing._hear, []
+    hear, heard = Judge.hear, []
 
-    def stopping(judge, sound):
-        heard.append(sound)
+    def stopping(judge, mel01):
+        heard.append(mel01)
         if len(heard) == 11:
             raise KeyboardInterrupt
-        return hear(judge, sound)
+        return hear(judge, mel01)
 
-    monkeypatch.setattr(hearing, "_hear", stopping)
+    monkeypatch.setattr(Judge, "hear", stopping)
     code, _, err = ask("--generated", "sounds/made")
     assert (code, err) == (130, ["unsilent: interrupted; what was finished is kept."])
     assert names(tmp_path / "out") == ["heard"]

@@ -10,6 +10,8 @@ import soundfile
 
 from unsilent import metrics
 from unsilent.errors import DataError, ParameterError
+from unsilent.jobs.hear import judge_all
+from unsilent.jobs.run import Spread
 from unsilent.metrics.evaluate import evaluate, find, sweeps
 from unsilent.metrics.figures import Figure, Judged, fidelity
 from unsilent.metrics.hearing import Hearing
@@ -23,10 +25,10 @@ def run(tiny_judge, tmp_path):
     """`run(reference, folder, …)` judges and counts; the judge's memory is new each time."""
     numbers = iter(range(99))
 
-    def call(reference, *generated, labels="folders", workers=1, seed=0):
+    def call(reference, *generated, labels="folders", workers=None, seed=0):
         study = find(reference, list(generated), labels)
         hearing = Hearing(tmp_path / f"heard{next(numbers)}", load_judge(str(tiny_judge), "cpu"))
-        bad = hearing.judge_all(hearing.missing(study.keys), study.keys, workers)
+        bad = judge_all(hearing, study.keys, Spread(workers))
         return evaluate(study, hearing, bad, seed)
 
     return call

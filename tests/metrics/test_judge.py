@@ -13,7 +13,7 @@ from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.metrics import hearing
+from unsilent.jobs.hear import judge_all
 from unsilent.metrics.hearing import Hearing, digest
 from unsilent.metrics.judge import load_judge
 from unsilent.metrics.sounds import find_sounds
@@ -162,12 +162,12 @@ class TestHearing:
     def keys(self, tiny_sounds):
         return {sound: digest(sound) for sound in find_sounds(tiny_sounds / "made")}
 
-    def test_each_content_is_judged_once(self, judge, keys, tmp_path, monkeypatch):
+    def test_each_content_is_judged_once(self, judge, keys, tmp_path):
         first = Hearing(tmp_path, judge)
-        assert first.judge_all(first.missing(keys), keys) == {}
-        monkeypatch.setattr(hearing, "_hear", None)
+        assert judge_all(first, keys) == {}
         again = Hearing(tmp_path, judge)
         assert again.missing(keys) == []
+        assert judge_all(again, keys, progress=lambda *_: pytest.fail("judged twice")) == {}
         for one, other in zip(first.of(list(keys.values())), again.of(list(keys.values())), strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -177,17 +177,17 @@ class TestHearing:
 
     def test_a_row_that_was_cut_off_is_judged_again(self, judge, keys, tmp_path):
         whole = Hearing(tmp_path / "whole", judge)
-        whole.judge_all(whole.missing(keys), keys)
+        judge_all(whole, keys)
         cut = Hearing(tmp_path / "cut", judge)
-        cut.judge_all(cut.missing(keys)[:3], keys)
+        judge_all(cut, dict(list(keys.items())[:3]))
         with cut.path.open("r+b") as file:
             file.truncate(cut.path.stat().st_size - 5)
         resumed = Hearing(tmp_path / "cut", judge)
         assert len(resumed.missing(keys)) == len(keys) - 2
-        resumed.judge_all(resumed.missing(keys), keys)
+        judge_all(resumed, keys)
         assert resumed.path.read_bytes() == whole.path.read_bytes()
 
     def test_another_classifier_does_not_see_its_rows(self, judge, keys, tmp_path):
         first = Hearing(tmp_path, judge)
-        first.judge_all(first.missing(keys), keys)
+        judge_all(first, keys)
         assert len(Hearing(tmp_path, dataclasses.replace(judge, digest="0" * 16)).missing(keys)) == len(keys)

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from unsilent.errors import DataError, ParameterError
+from unsilent.jobs.hear import judge_all
 from unsilent.metrics.evaluate import evaluate, find
 from unsilent.metrics.hearing import Hearing
 from unsilent.metrics.judge import load_judge
@@ -34,7 +35,7 @@ def evaluated(tiny_sounds, tiny_judge, tmp_path_factory):
     (odd / "low1.wav").write_bytes(b"")
     study = find(tiny_sounds / "real", [root / "top-k=8", root / "top-k=64", odd], "folders")
     hearing = Hearing(root / "heard", load_judge(str(tiny_judge), "cpu"))
-    return evaluate(study, hearing, hearing.judge_all(hearing.missing(study.keys), study.keys))
+    return evaluate(study, hearing, judge_all(hearing, study.keys))
 
 
 @pytest.fixture(scope="module")

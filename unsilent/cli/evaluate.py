@@ -5,6 +5,7 @@ from pathlib import Path
 import typer
 from rich.table import Column
 
+from unsilent.cli.data import RAY, WORKERS
 from unsilent.cli.generate import Device
 from unsilent.cli.terminal import Bar, print_table, say
 
@@ -22,10 +23,13 @@ def evaluate(
     manifest: Path | None = typer.Option(None, metavar="M.parquet", help="A manifest instead of --labels."),
     split: str | None = typer.Option(None, help="Take only real sounds of this split of the manifest."),
     seed: int = typer.Option(0, min=0, help="Of the resamples behind intervals."),
-    workers: int = typer.Option(1, min=1, help="Processes that judge sounds, each on one thread."),
+    workers: int | None = WORKERS,
+    ray: str | None = RAY,
     device: Device = typer.Option(Device.auto),
 ) -> int:
     """Measure generated sounds against real ones: FID, MKL, KID, inception score, accuracy. Without --generated: test the classifier."""
+    from unsilent.jobs.hear import judge_all
+    from unsilent.jobs.run import Spread
     from unsilent.metrics import evaluate as metrics
     from unsilent.metrics.hearing import Hearing
     from unsilent.metrics.judge import load_judge
@@ -37,15 +41,15 @@ def evaluate(
     judge = load_judge(classifier, device.value)
     study = metrics.find(reference, generated, labels, manifest, split)
     hearing = Hearing(out / "heard", judge)
-    waiting = hearing.missing(study.keys)
-    with Bar(len(waiting)) as bar:
+    n_waiting = len(hearing.missing(study.keys))
+    with Bar(n_waiting) as bar:
 
-        def progress(done: int, sound: "metrics.Sound") -> None:
+        def progress(done: int, total: int, sound: "metrics.Sound") -> None:
             bar.finish(done)
-            bar.watch(sound.name)("judging", 0.0)
+            bar.watch(sound.name)("judged", 0.0)
 
-        bad = hearing.judge_all(waiting, study.keys, workers, progress)
-    say(f"{len(study.keys)} sounds judged, {len(waiting)} of them now; counting figures.")
+        bad = judge_all(hearing, study.keys, Spread(workers, ray), progress)
+    say(f"{len(study.keys)} sounds judged, {n_waiting} of them now; counting figures.")
     with Bar(len(study.folders)) as bar:
 
         def count(done: int, name: str) -> None:

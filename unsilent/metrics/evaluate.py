@@ -2,7 +2,7 @@
 
     study = find(reference, generated, labels="folders")
     hearing = Hearing(out / "heard", judge)
-    bad = hearing.judge_all(hearing.missing(study.keys), study.keys)
+    bad = jobs.hear.judge_all(hearing, study.keys)
     evaluation = evaluate(study, hearing, bad)
 
 Files are taken in the order of their names, each is judged alone, and every draw has a seed: a result depends on neither the order of files
@@ -200,7 +200,7 @@ def evaluate(
     Args:
         study: that was judged.
         hearing: what the classifier said.
-        bad: why files could not be judged, as `Hearing.judge_all` gives it.
+        bad: why files could not be judged, as `jobs.hear.judge_all` gives it.
         seed: of the resamples behind intervals, and of the halves of the reference.
         progress: told how many folders are done, and the name of the next. With 2048 numbers in a feature and as many sounds or more, one
             takes several minutes, nearly all for the interval of its FID.
