@@ -36,8 +36,8 @@ RUNS = Path(__file__).parents[1] / "runs"
 UNVALIDATED = {"valid_every": 0, "patience": 0}
 PAPER = {  # run file, and what is set besides
     "codebook": ("vggsound-codebook", {"adversarial_start": 0}),
-    "sampler": ("vggsound-sampler", {}),
-    "melgan": ("melgan", {}),
+    "sampler": ("vggsound-sampler", UNVALIDATED),
+    "melgan": ("melgan", {"valid_every": 0}),
     "vggishish": ("vggishish", UNVALIDATED),
     "melception": ("melception", UNVALIDATED),
 }
@@ -100,7 +100,7 @@ def measure_trainers(options: argparse.Namespace, folder: Path, names: list[str]
         file, more = PAPER[name]
         settings = {"devices": 1, "threads": options.threads, **more}
         if name == "codebook":
-            settings["perceptual"] = str(folder / "vggishish")
+            settings |= {"perceptual": str(folder / "vggishish"), "perceptual_untrained": True}
         if options.batch or not on_gpu:
             settings["batch"] = options.batch or 1
         path = RUNS / "paper" / f"{file}.toml"
