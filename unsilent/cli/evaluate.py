@@ -45,8 +45,8 @@ def evaluate(
     with Bar(n_waiting) as bar:
 
         def progress(done: int, total: int, sound: "metrics.Sound") -> None:
-            bar.finish(done)
             bar.watch(sound.name)("judged", 0.0)
+            bar.finish(done)
 
         bad = judge_all(hearing, study.keys, Spread(workers, ray), progress)
     say(f"{len(study.keys)} sounds judged, {n_waiting} of them now; counting figures.")
