@@ -11,11 +11,12 @@ from pathlib import Path
 import lightning_fabric
 import pytest
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.clip import Clip
-from unsilent.errors import CheckpointError
+from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.codebook import CodebookConfig
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
@@ -24,6 +25,7 @@ from unsilent.models.vocos import VocosConfig
 from unsilent.train.codebook import CodebookTrainer
 from unsilent.train.config import CodebookRun, SamplerRun, VocoderRun
 from unsilent.train.loop import fit, rate_factor
+from unsilent.train.run import train as train_run
 from unsilent.train.sampler import SamplerTrainer, decay_groups
 from unsilent.train.steps import TrainingDivergedError
 from unsilent.train.vocoder import VocoderTrainer
@@ -234,6 +236,16 @@ def test_processes_that_go_on_from_different_steps_are_stopped(shards, tmp_path,
     monkeypatch.setattr(lightning_fabric.Fabric, "all_gather", lambda self, step: torch.stack([step, step + 2]))
     with pytest.raises(CheckpointError, match=r"processes would go on from different steps, \[0, 2\]; .* must be one folder for all"):
         train("vocoder", shards, tmp_path, 1)
+
+
+def test_more_devices_than_there_are_is_said(shards, tmp_path, monkeypatch):
+    def refuse(**_):
+        raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+
+    monkeypatch.setattr(lightning_fabric, "Fabric", refuse)
+    run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=1, batch=1, learning_rate=1e-3, devices=2)
+    with pytest.raises(ParameterError, match=r"devices is 2, which does not fit this machine: You requested gpu: \[0, 1\] But your"):
+        train_run(run, resume=False)
 
 
 def test_a_file_of_another_program_is_refused(shards, tmp_path):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import lightning_fabric
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from unsilent import presets
+from unsilent.errors import ParameterError
 from unsilent.train.config import AnyRun, ClassifierRun, CodebookRun, VocoderRun
 from unsilent.train.loop import fit
 from unsilent.train.steps import TrainingDivergedError
@@ -25,13 +27,16 @@ def train(run: AnyRun, resume: bool) -> Path | None:
         The checkpoint folder, from the first process alone: None from the others.
 
     Raises:
-        ParameterError: for an unknown preset.
+        ParameterError: for an unknown preset, or more devices than there are.
         DataError: for missing or unfit shards.
         TrainingDivergedError: on a loss that is not finite.
     """
     if run.threads:
         torch.set_num_threads(run.threads)
-    fabric = lightning_fabric.Fabric(accelerator="auto", precision=run.precision, **_processes(run))
+    try:
+        fabric = lightning_fabric.Fabric(accelerator="auto", precision=run.precision, **_processes(run))
+    except MisconfigurationException as error:  # more devices than there are
+        raise ParameterError(f"devices is {run.devices}, which does not fit this machine: {' '.join(str(error).split())}") from None
     fabric.launch()
     if not fabric.is_global_zero:
         logging.getLogger("unsilent").setLevel(logging.WARNING)  # one voice is enough
