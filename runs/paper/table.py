@@ -26,6 +26,7 @@ SETTINGS = {"a": ("vggsound", "", 10), "b": ("vas", "-vggsound-codebook", 100), 
 CONDITIONS = ("nofeats", *(f"{n}-{network}" for network in ("resnet50", "bninception") for n in (1, 5, 212)))
 SPLITS = {"vggsound": "test", "vas": "valid"}
 TOP_X = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SMALL_STEPS = 60  # of each training of the small table 2
 SMALL_TOP_X = (1, 8, 64, 512)
 
 
@@ -196,6 +197,17 @@ class Small:
         compared = ("--reference", self.out / "reconstructed/real", "--generated", self.out / "reconstructed/everyday")
         yield "unsilent", "evaluate", *compared, "--classifier", self.classifiers[0], "-o", self.out / "table1"
 
+    def table2(self) -> Iterator[Command]:
+        """Codebooks trained with each loss for a few steps; the first classifier gives the perceptual distance, the second judges."""
+        yield from self.listed()
+        sounds_only = ("--preset", "vggsound-nofeats")  # whose grid is the same, and which looks at nothing
+        yield "unsilent", "data", "extract", self.out / "material.parquet", "-o", self.out / "sounds", *sounds_only
+        judged = ("--vggishish", self.classifiers[0], "--judge", self.classifiers[-1])
+        compared = ("python", HERE.parents[1] / "benchmarks/codebook_losses.py", "--shards", self.out / "sounds", *judged)
+        trained = ("--out", self.out / "table2", "--steps", SMALL_STEPS)
+        yield *compared, *trained, "--only", "plain"
+        yield *compared, *trained, "--only", "gan", "gan+lpaps", "gan+untrained", "--set", "adversarial_weight=0.05"
+
     def table3(self) -> Iterator[Command]:
         """What is shown, in place of how much."""
         from small import CONDITIONS
@@ -274,7 +286,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", choices=["1", "2", "3", "4", "5", "16", "17", "18", "prepare"], help="table or figure")
     parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv and images.csv: the small tables")
-    parser.add_argument("--classifier", action="append", metavar="PATH", help="that judges the small tables; table 5 takes several")
+    parser.add_argument(
+        "--classifier", action="append", metavar="PATH", help="that judges the small tables; table 2 wants two, table 5 takes several"
+    )
     parser.add_argument("--clips", type=int, default=10, help="of the small tables")
     parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
     parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")
@@ -292,9 +306,9 @@ def main() -> int:
     if options.which == "prepare":
         return _prepare(scale)
     name = ("table" if len(options.which) == 1 else "figure") + options.which
-    make: Callable[[], Iterator[Command]] | None = getattr(scale, name, None)
-    if make is None:
-        parser.error(f"{name} compares trainings of the codebook, which take days; there is none in small")
+    make: Callable[[], Iterator[Command]] = getattr(scale, name)
+    if name == "table2" and options.everyday and len(options.classifier) < 2:
+        parser.error("table 2 trains with the distance of one classifier and judges by another: give --classifier twice")
     if options.print:
         sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
         return 0
