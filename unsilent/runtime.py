@@ -41,6 +41,17 @@ def stepping_threads(n_weights: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as sums over several are rounded otherwise: the bytes shall not depend on how work is spread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def choose_device(asked: Device) -> torch.device:
     """Where to compute; `auto` takes a GPU if there is one.
 

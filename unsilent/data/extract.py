@@ -4,9 +4,7 @@ An extractor says which shard it makes and by what recipe; called, it gives the 
 spread over processes and machines, and writes the shard.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from unsilent.checkpoints import bundle
-from unsilent.checkpoints.store import load_checkpoint, read_config
+from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
 from unsilent.clip import Clip
 from unsilent.data.checks import SILENT_PEAK
 from unsilent.data.manifest import Row
@@ -28,6 +26,7 @@ from unsilent.features import Backbone, extract, find_backbone, needed, views
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames
 from unsilent.models.codebook import Codebook
+from unsilent.runtime import one_thread
 from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 
@@ -262,8 +261,7 @@ class Codes:
     def recipe(self) -> dict[str, Any]:
         """The codebook, the sounds and the seed."""
         config, sounds = read_config(self.codebook)["config"], Shard(self.shards, sounds_in(self.shards))
-        weights = hashlib.sha256((self.codebook / "model.safetensors").read_bytes()).hexdigest()
-        made_of = {"codebook": config, "weights": weights, "sounds": sounds.digest}
+        made_of = {"codebook": config, "weights": weights_digest(self.codebook), "sounds": sounds.digest}
         return {**made_of, "seed": self.seed, "version": VERSION}
 
     def __call__(self) -> Callable[[Stored], Piece]:
@@ -313,14 +311,3 @@ def _grid(codebook: Codebook, mel01: torch.Tensor) -> np.ndarray:
 
 def _about(row: Row) -> dict[str, Any]:
     return {"clip_id": row.clip_id, "kind": row.kind, "label": row.label, "split": row.split, "sample_rate": row.sample_rate}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, as sums over several are rounded otherwise: the bytes shall not depend on how work is spread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

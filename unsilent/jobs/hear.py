@@ -5,11 +5,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from operator import attrgetter
 
-from unsilent.data.extract import one_thread
 from unsilent.jobs.run import Failure, Spread, run
 from unsilent.metrics.hearing import Heard, Hearing
 from unsilent.metrics.judge import Judge, load_judge
 from unsilent.metrics.sounds import Sound
+from unsilent.runtime import one_thread
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 
 from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle, sampler_config
-from unsilent.data.extract import one_thread
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.data.shards import lock
 from unsilent.errors import DataError
@@ -27,7 +26,7 @@ from unsilent.media.audio import write_wav
 from unsilent.media.files import replacing
 from unsilent.pipeline import load
 from unsilent.presets import get
-from unsilent.runtime import Precision, choose_device, choose_precision
+from unsilent.runtime import Precision, choose_device, choose_precision, one_thread
 from unsilent.sampling import check_choice, check_takes
 from unsilent.scene import Scene
 
