@@ -1,5 +1,6 @@
 """From a run file to a finished training: builds the trainer the run asks for and hands it to the loop."""
 
+import atexit
 import logging
 import os
 from pathlib import Path
@@ -38,6 +39,7 @@ def train(run: AnyRun, resume: bool) -> Path | None:
     except MisconfigurationException as error:  # more devices than there are
         raise ParameterError(f"devices is {run.devices}, which does not fit this machine: {' '.join(str(error).split())}") from None
     fabric.launch()
+    atexit.register(_leave)
     if not fabric.is_global_zero:
         logging.getLogger("unsilent").setLevel(logging.WARNING)  # one voice is enough
     fabric.seed_everything(run.seed, verbose=False)
@@ -48,6 +50,12 @@ def train(run: AnyRun, resume: bool) -> Path | None:
             raise
         raise SystemExit(2) from None
     return folder if fabric.is_global_zero else None
+
+
+def _leave() -> None:
+    """Part from the other processes in order: threads of theirs that are still there when a program ends would abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _processes(run: AnyRun) -> dict[str, int]:
