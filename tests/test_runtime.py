@@ -42,7 +42,7 @@ def lightened(sampler, precision, packs=True):
     for number, block in enumerate(made.transformer.blocks):
         made.transformer.blocks[number] = lighten(block, precision, packs)
     if packs:
-        hasten(made, precision)
+        hasten(made, precision, CPU)
     return made
 
 
@@ -194,5 +194,5 @@ def test_blocks_are_made_small_while_they_are_read(sampler, tmp_path):
     loaded = load_checkpoint(tmp_path, "sampler", finish=finish)
     assert not any(isinstance(layer, nn.Linear) for layer in loaded.transformer.modules())
     assert not any(list(part.parameters()) for part in held)
-    hasten(loaded, "int8")
+    hasten(loaded, "int8", CPU)
     assert torch.equal(stepwise(loaded), stepwise(lightened(sampler, "int8")))

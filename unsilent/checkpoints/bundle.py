@@ -146,8 +146,7 @@ def _load_sampler(folder: Path, precision: Precision | None, device: torch.devic
     # autocast would round the matrices anew at every step
     dtype = torch.bfloat16 if precision == "bfloat16" and not packed else torch.float32
     sampler = load_checkpoint(folder, "sampler", dtype, partial(lighten, precision=precision, is_packed=packed))
-    if packed:
-        hasten(sampler, precision)
+    hasten(sampler, precision, device)
     return sampler
 
 
