@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unsilent.errors import ParameterError
-from unsilent.models.sampler import Sampler
-from unsilent.models.transformer import Block, KeyValueCache
+from unsilent.models.sampler import Reading, Sampler
+from unsilent.models.transformer import Block
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -164,9 +164,9 @@ class RecordedStep:
         self._sampler = sampler
         self._graph: Callable[..., Tensor] | None = None
 
-    def __call__(self, code: Int[Tensor, "batch"], cache: KeyValueCache) -> Float[Tensor, "batch codes"]:
+    def __call__(self, code: Int[Tensor, "batch"], reading: Reading) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
-        inputs = (code, cache.memory, torch.tensor(cache.grow(1)))
+        inputs = (code, reading.positions, reading.cache.memory, torch.tensor(reading.cache.grow(1)))
         if self._graph is None:
             with warnings.catch_warnings():  # torch would have its compiler used, which needs minutes and a C++ compiler
                 warnings.simplefilter("ignore")
