@@ -22,6 +22,7 @@ LEVELS = {
 BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("labels", "errors"),
     ("losses", "models"), ("losses", "signal"),  # losses of a reconstruction speak of what networks return, in mels
+    ("models", "signal"),  # a vocoder holds what it makes against its mel
     ("presets", "features"),  # a row names a backbone
     ("metrics", "data"),  # a manifest tells labels, and sounds are judged as trainings prepare them
     ("pipeline", "picture"),  # a generation draws itself
