@@ -102,7 +102,8 @@ def share_right(four: Path, checkpoint: Path) -> float:
     import torch
 
     from unsilent.checkpoints.store import load_checkpoint
-    from unsilent.data.datasets import PairedCodes, generators
+    from unsilent.data.datasets import generators
+    from unsilent.data.pairs import PairedCodes
     from unsilent.features import pick_rows
 
     sampler = load_checkpoint(checkpoint, "sampler")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
-from unsilent.data.datasets import PairedCodes
+from unsilent.data.pairs import PairedCodes
 from unsilent.errors import ParameterError
 from unsilent.features import pick_rows
 from unsilent.losses import next_code_loss
