@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unsilent.errors import ParameterError
 from unsilent.models.code_order import to_sequence
-from unsilent.models.sampler import Reading, Sampler
+from unsilent.models.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,6 @@ def sample_codes(
     guidance: float = 1.0,
     hop_columns: int | None = None,
     prime: Int[Tensor, "rows known"] | None = None,
-    step: Callable[[Int[Tensor, "batch"], Reading], Float[Tensor, "batch codes"]] | None = None,
     on_column: Callable[[int, int], None] = lambda done, total: None,
 ) -> Int[Tensor, "takes sequence"]:
     """Sample the codes of a sound of any length.
@@ -127,7 +126,6 @@ def sample_codes(
         guidance: see `guide`; other than 1 it takes twice the work, and a sampler that has been trained to do without its condition.
         hop_columns: new columns per window after the first; None is half a clip.
         prime: codes of the first columns, kept as they are (the paper's priming).
-        step: what reads a code and scores the next; None is the sampler's own `step`, `runtime.RecordedStep` the same in less time.
         on_column: told how many columns are done, of how many.
 
     Returns:
@@ -138,7 +136,6 @@ def sample_codes(
     """
     clip, codes = sampler.config.clip, sampler.config.codes
     top_k = codes if top_k is None else top_k
-    step = sampler.step if step is None else step
     check_takes(seed, takes)
     check_choice(temperature, top_k, codes)
     check_guidance(guidance)
@@ -162,7 +159,7 @@ def sample_codes(
         for position in range(done, stop):
             sequence[:, position] = next_code(guide(logits, guidance), uniforms[:, position], temperature, top_k)
             if position + 1 < stop:
-                logits = step(sequence[:, position].repeat(n_rows), reading)
+                logits = sampler.step(sequence[:, position].repeat(n_rows), reading)
             if (position + 1) % clip.rows == 0:
                 on_column((position + 1) // clip.rows, n_columns)
         done = stop

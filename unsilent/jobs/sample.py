@@ -130,7 +130,7 @@ class Sampling:
         check_takes(recipe.seed, recipe.samples)
         check_choice(temperature, top_k, sampler.codes)
         check_guidance(guidance)
-        precision = choose_precision(recipe.precision, choose_device("auto"), sampler.transformer.n_weights)
+        precision = choose_precision(recipe.precision, choose_device("auto"), sampler)
         self.recipe = replace(recipe, top_k=top_k, temperature=temperature, guidance=guidance, precision=precision)
         self._made_with = {**asdict(self.recipe), "model": self._preset.name, "weights": fingerprint(folder, about)}
 

@@ -148,12 +148,8 @@ class Sampler(nn.Module):
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], reading: Reading) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
-        return self.read(code, reading.positions, reading.cache.memory, reading.cache.grow(1))
-
-    def read(self, code: Int[Tensor, "batch"], positions: Tensor, memory: Tensor, known: int | Tensor) -> Float[Tensor, "batch codes"]:
-        """What `step` computes, as a function of positions, a cache's memory and how many of its positions are known."""
-        embedded = self.tok_emb(code[:, None]) + positions[:, known : known + 1]
-        return self.head(self.transformer.read(embedded, memory, known)[:, -1])
+        embedded = self._embed(code[:, None], None, reading.positions, reading.cache.length)
+        return self.head(self.transformer(embedded, reading.cache)[:, -1])
 
     def _positions(self, condition: Tensor) -> Tensor:
         """What each position is told besides the code at it: its place, and for kind `columns` what is seen while the next code sounds."""

@@ -84,7 +84,7 @@ class Attention(nn.Module):
         del self.query, self.key, self.value
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
+        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int = 0
     ) -> Float[Tensor, "batch sequence width"]:
         """Each position sees itself and those before it, among them `known` ones in the layer's `memory` of a cache, and is kept there."""
         if self.fused is None:
@@ -120,7 +120,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
+        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int = 0
     ) -> Float[Tensor, "batch sequence width"]:
         """Keep shape."""
         x = x + self.drop(self.attn(self.ln1(x), memory, known))
@@ -145,12 +145,7 @@ class Transformer(nn.Module):
         self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch sequence width"]:
         """Causal; with a cache, `x` continues what the cache holds, and is added to it."""
-        return self.read(x, cache.memory, cache.grow(x.shape[1])) if cache else self.read(x)
-
-    def read(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
-    ) -> Float[Tensor, "batch sequence width"]:
-        """The same from a cache's memory and how many positions of it are known, which nothing is said about here."""
+        memory, known = (cache.memory, cache.grow(x.shape[1])) if cache else (None, 0)
         for layer, block in enumerate(self.blocks):
             x = block(x, None if memory is None else memory[layer], known)
         return self.ln_f(x)
