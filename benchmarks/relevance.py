@@ -98,7 +98,8 @@ def generate(pipeline: "unsilent.Pipeline", picture: Path, takes: int, seed: int
     frame = np.asarray(Image.open(picture).convert("RGB"))
     feature = extract([frame], parts.backbone, parts.backbone_row)
     condition = parts.sampler.condition(feature[None].expand(1, parts.sampler.config.condition.n_features, -1))
-    sequences = sample_codes(parts.sampler, lambda window: condition, clip.columns, seed=seed, takes=takes, top_k=parts.top_k)
+    chosen = {"top_k": parts.top_k, "temperature": parts.temperature, "guidance": parts.guidance}
+    sequences = sample_codes(parts.sampler, lambda window: condition, clip.columns, seed=seed, takes=takes, **chosen)
     waveforms = []
     for grid in to_grid(sequences, clip.rows):
         mel01 = to_mel01(decode_grid(parts.codebook, grid))

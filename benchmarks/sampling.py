@@ -44,11 +44,12 @@ def _codes(preset: presets.Preset, takes: int, device: torch.device) -> float:
     """The condition at once, and then a clip's worth of steps, half of whose past is there."""
     sampler = Sampler(preset.sampler).eval().to(device)
     clip, width = preset.clip, preset.sampler.transformer.width
-    condition = torch.zeros(takes, sampler.n_condition, width, device=device)
+    length = clip.columns if preset.sampler.condition.kind == "columns" else sampler.n_condition
+    condition = torch.zeros(takes, length, width, device=device)
     known = torch.zeros(takes, clip.n_codes // 2, dtype=torch.long, device=device)
     start = _timed(lambda: sampler.start(known[:, :0], condition), device)
-    _, cache = sampler.start(known, condition)
-    steps = _timed(lambda: [sampler.step(known[:, 0], cache) for _ in range(N_STEPS)], device)
+    _, reading = sampler.start(known, condition)
+    steps = _timed(lambda: [sampler.step(known[:, 0], reading) for _ in range(N_STEPS)], device)
     return start + steps / N_STEPS * (clip.n_codes - 1)
 
 

@@ -146,7 +146,9 @@ class TestRun:
         assert (folder / "out" / "a.mp4").stat().st_mtime_ns == before
 
     @pytest.mark.parametrize(
-        "change", [{"seed": 1}, {"temperature": 0.5}, {"top_k": 3}, {"original": "keep"}, {"takes": 2}, {"wav": True}], ids=str
+        "change",
+        [{"seed": 1}, {"temperature": 0.5}, {"guidance": 3.0}, {"top_k": 3}, {"original": "keep"}, {"takes": 2}, {"wav": True}],
+        ids=str,
     )
     def test_whatever_changes_the_result_has_it_made_again(self, do, folder, change):
         jobs = plan([folder], folder / "out")

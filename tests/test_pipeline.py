@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import unsilent
 from unsilent import stepper
@@ -195,12 +196,21 @@ def test_the_likeliest_code_alone_is_temperature_zero(pipeline, video):
         ({"top_k": 0}, "top_k 0 was given; this sampler has 32 codes"),
         ({"temperature": -0.5}, "a temperature of -0.5 was given; it is 0 or more"),
         ({"temperature": float("nan")}, "a temperature of nan was given"),
+        ({"guidance": -2.0}, "a guidance of -2.0 was given"),
         ({"label": "dog"}, "the model 'everyday' knows no classes, so it takes no label 'dog'"),
     ],
 )
 def test_values_out_of_range_are_refused(pipeline, video, asked, message):
     with pytest.raises(ParameterError, match=message):
         pipeline.generate(video, **asked)
+
+
+def test_what_is_not_asked_for_is_the_models_own(parts, pipeline, video):
+    chosen = {"top_k": 5, "temperature": 3.0, "guidance": 0.5}
+    own = Pipeline(dataclasses.replace(parts, **chosen), torch.device("cpu")).generate(video).codes
+    assert np.array_equal(own, pipeline.generate(video, **chosen).codes)
+    for more in ({"top_k": 6}, {"temperature": 2.0}, {"guidance": 1.0}):
+        assert not np.array_equal(own, pipeline.generate(video, **chosen | more).codes)
 
 
 def test_no_takes_are_refused(pipeline, video):
@@ -214,7 +224,7 @@ def test_a_missing_video_is_named(pipeline, tmp_path):
 
 
 class TestOtherConditions:
-    """Models that are told a class, or nothing."""
+    """Models that are told a class, or nothing, or beside each code what is seen and moves."""
 
     @pytest.fixture
     def with_condition(self, parts):
@@ -223,7 +233,9 @@ class TestOtherConditions:
             config = parts.sampler.config.model_copy(update={"condition": ConditionConfig(**condition)})
             sampler = Sampler(config).eval()
             torch.nn.init.normal_(sampler.head.weight)
-            blind = {} if condition["kind"].startswith("features") else {"backbone": None, "backbone_row": None}
+            if sampler.embedder.columns is not None:
+                torch.nn.init.normal_(sampler.embedder.columns.out.weight)
+            blind = {} if condition["kind"].startswith(("features", "columns")) else {"backbone": None, "backbone_row": None}
             return Pipeline(dataclasses.replace(parts, sampler=sampler, classes=classes, **blind), torch.device("cpu"))
 
         return build
@@ -245,6 +257,58 @@ class TestOtherConditions:
     def test_features_and_a_class(self, with_condition, video):
         pipeline = with_condition(("cat", "dog"), kind="features+class", n_classes=2, n_features=5, feature_dim=1280)
         assert pipeline.generate(video, label="dog").codes.shape == (5, 22)
+
+    @pytest.fixture
+    def moved(self, with_condition):
+        return with_condition(kind="columns", n_features=27, feature_dim=1280, motion=8)
+
+    @pytest.fixture
+    def flashing(self, make_clip):
+        """Twenty seconds of grey with a flash at `at` seconds, which is over before the next picture whose look is picked."""
+
+        def make(at):
+            return make_clip(
+                f"{at}.mp4", n_frames=20 * FPS, pictures=lambda i: np.full((48, 64, 3), 250 if i == round(at * FPS) else 60, np.uint8)
+            )
+
+        return make
+
+    def test_motion_is_heard_from_its_moment_on(self, moved, flashing):
+        """A flash that no picture looked at shows changes no code of columns before the two that lead up to it."""
+        clip, scene = moved.clip, Scene(Path("a.mp4"), 20.0)
+        picked, at = {number / clip.feature_fps for number in scene.picked(Window(0, 0, clip.columns), clip, 27, pairs=False)}, 6.0
+        while min(abs(at - time) for time in picked) < 3 / FPS:
+            at += 1 / FPS
+        still, flashed = (moved.generate(flashing(moment), guidance=1.0).codes for moment in (0.0, at))
+        column = int(at / clip.column_seconds)
+        differ = np.flatnonzero((still != flashed).any(0))
+        assert column - 2 <= differ[0] <= column + 1
+
+    def test_windows_are_told_of_their_own_motion(self, moved, flashing):
+        clip, scene = moved.clip, Scene(flashing(12.0), 20.0)
+        windows = [Window(start, 0, clip.columns) for start in (0, 26, 52)]
+        seen = moved._look(scene, windows, lambda share: None)
+        strongest = [seen.motion(scene.watched(window, clip), clip)[:, 1::2] for window in windows]
+        assert strongest[0].max() < 0.5
+        for window, motion in zip(windows[1:], strongest[1:], strict=True):
+            at = window.start + np.unravel_index(motion.argmax(), motion.shape)[0]
+            assert abs(at - 12.0 / clip.column_seconds) < 1.5
+        assert motion.max() == 2
+
+    def test_a_still_picture_does_not_move(self, moved, tmp_path):
+        Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
+        scene = Scene(tmp_path / "a.png", 0.0)
+        seen = moved._look(scene, [window := Window(0, 0, moved.clip.columns)], lambda share: None)
+        assert not seen.motion(scene.watched(window, moved.clip), moved.clip).any()
+        assert len(moved.sample_mels(scene, 2)) == 2
+
+    def test_a_damaged_tail_does_not_move(self, moved, make_clip):
+        path = make_clip("a.mkv", n_frames=4 * FPS, pictures=changing)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+        scene, window = Scene(path, 4.0), Window(0, 0, 22)
+        motion = moved._look(scene, [window], lambda share: None).motion(scene.watched(window, moved.clip), moved.clip)
+        assert motion[2:10].any()
+        assert not motion[18:21].any()
 
     def test_nothing_depends_on_the_seed_only(self, with_condition, video, make_clip):
         pipeline = with_condition(kind="none", n_features=1, feature_dim=1280)

@@ -22,7 +22,7 @@ def test_every_row_is_one_model(name):
     assert row.sampler.codes == row.codebook.n_codes
     assert row.sampler.clip == row.codebook.clip == row.clip
     assert 1 <= row.top_k <= row.codebook.n_codes
-    assert (row.backbone is not None) == row.sampler.condition.kind.startswith("features")
+    assert (row.backbone is not None) == row.sampler.condition.kind.startswith(("features", "columns"))
     assert row.sampler.condition.n_features <= row.clip.n_features
 
 

@@ -10,7 +10,7 @@ from unsilent.models.code_order import to_grid
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
-from unsilent.sampling import draw_uniforms, next_code, plan_windows, sample_codes
+from unsilent.sampling import draw_uniforms, guide, next_code, plan_windows, sample_codes
 
 CLIP = Clip(frames=160)  # ten columns
 
@@ -75,6 +75,35 @@ def test_a_take_does_not_depend_on_the_others(sampler):
     three = sample(sampler, 15, takes=3)
     assert torch.equal(three[:1], sample(sampler, 15))
     assert not torch.equal(three[0], three[1])
+
+
+def test_guidance_of_one_is_none(sampler, monkeypatch):
+    """Also in how much the sampler is asked: sequences that are told nothing are read only where they count."""
+    expected, rows, step = sample(sampler, 12, takes=2), [], sampler.step
+    monkeypatch.setattr(sampler, "step", lambda code, reading: (rows.append(len(code)), step(code, reading))[1])
+    assert torch.equal(sample(sampler, 12, takes=2, guidance=1.0), expected)
+    assert set(rows) == {2}
+
+
+def test_guidance_of_nothing_does_not_look(sampler):
+    untold = torch.zeros_like(steady(sampler)(None))
+    assert torch.equal(sample(sampler, 12, guidance=0.0), sample(sampler, 12, lambda window: untold))
+
+
+@pytest.mark.parametrize("prime", [None, torch.arange(10).reshape(5, 2)])
+def test_guided_takes_do_not_depend_on_the_others(sampler, prime):
+    three = sample(sampler, 15, takes=3, guidance=2.5, prime=prime)
+    for take in range(1, 4):
+        assert torch.equal(three[:take], sample(sampler, 15, takes=take, guidance=2.5, prime=prime))
+    assert len({tuple(one.tolist()) for one in three}) == 3
+    assert not torch.equal(three, sample(sampler, 15, takes=3, prime=prime))
+
+
+def test_guidance_goes_on_from_nothing_through_what_is_told():
+    told, untold = torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([[0.5, 0.5, 0.5]])
+    logits = torch.cat([told, untold])
+    torch.testing.assert_close(guide(logits, 3.0), torch.tensor([[2.0, -1.0, -7.0]]))
+    torch.testing.assert_close(guide(logits, 0.0), untold)
 
 
 def test_a_longer_sound_begins_like_a_shorter_one(sampler):
@@ -150,6 +179,9 @@ def test_only_the_likeliest_is_greedy(sampler):
         ({"temperature": float("nan")}, "a temperature of nan"),
         ({"top_k": 0}, "top_k 0 was given; this sampler has 32 codes"),
         ({"top_k": 33}, "top_k 33"),
+        ({"guidance": -1.0}, "a guidance of -1.0 was given; it is 0 or more, and 1 does without"),
+        ({"guidance": float("inf")}, "a guidance of inf"),
+        ({"guidance": float("nan")}, "a guidance of nan"),
     ],
 )
 def test_values_out_of_range_are_refused(sampler, more, words):

@@ -26,8 +26,8 @@ def test_a_still_picture_is_every_picture_of_its_scene(picked, see, tmp_path):
     Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
     scene = Scene(tmp_path / "a.png", 0.0)
     assert picked(scene) == [0] * 53
-    features, rows = see(scene, picked(scene))
-    assert (features.shape, rows) == ((1, 1280), {0: 0})
+    seen = see(scene, picked(scene))
+    assert (seen.features.shape, seen.rows, seen.levels) == ((1, 1280), {0: 0}, {})
 
 
 def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip):
@@ -40,8 +40,8 @@ def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip)
     first, second = (picked(Scene(whole, 1.0, start)) for start in (0.0, 1.0))
     assert (min(first), max(first)) == (0, 20)
     assert [number - 22 for number in second] == first
-    ours, theirs = see(Scene(whole, 1.0, 1.0), second)[0], see(Scene(half, 1.0), first)[0]
-    assert abs(ours - theirs).max() < 0.1 * abs(ours - see(Scene(whole, 1.0), first)[0]).max()
+    ours, theirs = see(Scene(whole, 1.0, 1.0), second).features, see(Scene(half, 1.0), first).features
+    assert abs(ours - theirs).max() < 0.1 * abs(ours - see(Scene(whole, 1.0), first).features).max()
 
 
 def test_a_stretch_after_the_end_is_an_error(picked, see, make_clip):

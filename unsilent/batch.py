@@ -29,7 +29,8 @@ class Options:
     seed: int = 0
     takes: int = 1
     top_k: int | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
+    guidance: float | None = None
     label: str | None = None
     original: Original = "drop"
     wav: bool = False
@@ -169,6 +170,7 @@ def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress
         seed=options.seed,
         top_k=options.top_k,
         temperature=options.temperature,
+        guidance=options.guidance,
         label=options.label,
         progress=progress,
     )
@@ -198,8 +200,8 @@ def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
     size = video.stat().st_size if video.exists() else 0  # a missing one fails later, with a sentence of its own
     about = f"model={pipeline.name} weights={pipeline.parts.fingerprint} vocoder={pipeline.vocoder} precision={pipeline.precision}"
     source = f"source={name} bytes={size}"
-    chosen = f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} label={options.label}"
-    return f"sound by unsilent {__version__}: {about} {source} {chosen} original={options.original}"
+    chosen = f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} guidance={options.guidance}"
+    return f"sound by unsilent {__version__}: {about} {source} {chosen} label={options.label} original={options.original}"
 
 
 def _refuse_equal_stems(jobs: list[Job]) -> None:

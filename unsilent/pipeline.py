@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
 from unsilent.runtime import Device, Precision, choose_device, choose_precision, convolutions, stepping
 from unsilent.sampling import Window, plan_windows, sample_codes
-from unsilent.scene import Scene, look
+from unsilent.scene import Scene, Seen, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
@@ -164,7 +164,14 @@ class Pipeline:
         return self.clip.n_codes * math.log2(self.parts.codebook.config.n_codes) / self.clip.seconds / 1000
 
     def generate(
-        self, video: str | Path, *, seed: int = 0, top_k: int | None = None, temperature: float = 1.0, label: str | None = None
+        self,
+        video: str | Path,
+        *,
+        seed: int = 0,
+        top_k: int | None = None,
+        temperature: float | None = None,
+        guidance: float | None = None,
+        label: str | None = None,
     ) -> Generation:
         """Make sound for a video of any length.
 
@@ -172,14 +179,15 @@ class Pipeline:
             video: file to look at.
             seed: the same seed, video, model and machine give the same bytes.
             top_k: sample among the k likeliest codes only (the paper's top-X); None takes the model's own.
-            temperature: above 1 more surprising, below 1 more repetitive, 0 always the likeliest.
+            temperature: above 1 more surprising, below 1 more repetitive, 0 always the likeliest; None takes the model's own.
+            guidance: above 1 it follows what is seen more closely, with less variety, in more time; None takes the model's own.
             label: class name, for models that want one.
 
         Raises:
             MediaError: if the video cannot be read.
             ParameterError: for a value out of range, or a label for a model without classes.
         """
-        return self.takes(video, 1, seed=seed, top_k=top_k, temperature=temperature, label=label)[0]
+        return self.takes(video, 1, seed=seed, top_k=top_k, temperature=temperature, guidance=guidance, label=label)[0]
 
     @torch.inference_mode()
     def takes(
@@ -189,7 +197,8 @@ class Pipeline:
         *,
         seed: int = 0,
         top_k: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
+        guidance: float | None = None,
         label: str | None = None,
         progress: Progress = lambda step, share: None,
     ) -> list[Generation]:
@@ -201,7 +210,7 @@ class Pipeline:
         n_samples = max(1, round(info.seconds * self.clip.sample_rate))
         clock.lap("probe")
         scene, n_columns = Scene(info.path, info.seconds), self.clip.columns_for(n_samples)
-        grids, seen = self._sample(scene, n_columns, n_takes, seed, top_k, temperature, label, clock, progress)
+        grids, seen = self._sample(scene, n_columns, n_takes, seed, Choice(top_k, temperature, guidance), label, clock, progress)
         made = []
         for grid in grids:
             mel = self._decode(grid)
@@ -228,7 +237,8 @@ class Pipeline:
         *,
         seed: int = 0,
         top_k: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
+        guidance: float | None = None,
         label: str | None = None,
     ) -> list[Float[np.ndarray, "mels frames"]]:
         """Make the mels of exactly one clip, whose pictures repeat where the scene is shorter.
@@ -241,6 +251,7 @@ class Pipeline:
             seed: of all randomness, as of `generate`.
             top_k: how many codes to choose among.
             temperature: how daring.
+            guidance: how obedient.
             label: class name.
 
         Returns:
@@ -250,7 +261,7 @@ class Pipeline:
             MediaError: if the pictures cannot be read.
             ParameterError: for a value out of range, or a label for a model without classes.
         """
-        grids, _ = self._sample(scene, self.clip.columns, n_takes, seed, top_k, temperature, label, Clock())
+        grids, _ = self._sample(scene, self.clip.columns, n_takes, seed, Choice(top_k, temperature, guidance), label, Clock())
         return [self._decode(grid).cpu().numpy() for grid in grids]
 
     @torch.inference_mode()
@@ -290,8 +301,7 @@ class Pipeline:
         n_columns: int,
         n_takes: int,
         seed: int,
-        top_k: int | None,
-        temperature: float,
+        choice: "Choice",
         label: str | None,
         clock: "Clock",
         progress: Progress = lambda step, share: None,
@@ -299,50 +309,47 @@ class Pipeline:
         """What is sampled for a scene, and what was seen of it."""
         labels = self.class_number(label)
         windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
-        features, rows = self._look(scene, windows, lambda share: progress("looking", SHARE_LOOKING * share))
+        seen = self._look(scene, windows, lambda share: progress("looking", SHARE_LOOKING * share))
         clock.lap("features")
-        sampler = self.parts.sampler
+        parts, sampler = self.parts, self.parts.sampler
         with stepping(sampler, self.precision):
             sequences = sample_codes(
                 sampler,
-                lambda window: self._condition(scene, features, rows, window, labels, seed),
+                lambda window: self._condition(scene, seen, window, labels, seed),
                 n_columns,
                 seed=seed,
                 takes=n_takes,
-                temperature=temperature,
-                top_k=min(self.parts.top_k, self.parts.codebook.config.n_codes) if top_k is None else top_k,
+                temperature=parts.temperature if choice.temperature is None else choice.temperature,
+                top_k=min(parts.top_k, parts.codebook.config.n_codes) if choice.top_k is None else choice.top_k,
+                guidance=parts.guidance if choice.guidance is None else choice.guidance,
                 hop_columns=self.hop_columns,
                 on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
             )
         clock.lap("codes")
-        return to_grid(sequences, self.clip.rows), None if features is None else features.cpu().numpy()
+        return to_grid(sequences, self.clip.rows), None if seen is None else seen.features.cpu().numpy()
 
-    def _look(self, scene: Scene, windows: list[Window], progress: Callable[[float], None]) -> tuple[Tensor | None, dict[int, int] | None]:
-        """Features of what the windows pick, and where each picture's feature lies; nothing for a model that sees nothing."""
-        if self.parts.backbone is None:
-            return None, None
+    def _look(self, scene: Scene, windows: list[Window], progress: Callable[[float], None]) -> Seen | None:
+        """What the windows pick, and watch where the model is told of motion; nothing for a model that sees nothing."""
+        parts = self.parts
+        if parts.backbone is None:
+            return None
+        picked = [self._picked(scene, window) for window in windows]
+        watched = [scene.watched(window, self.clip) for window in windows] if parts.sampler.config.condition.motion else []
         with self._autocast():
-            return look(
-                scene,
-                [self._picked(scene, window) for window in windows],
-                self.clip,
-                self.parts.backbone,
-                self.parts.backbone_row,
-                progress,
-            )
+            return look(scene, picked, self.clip, parts.backbone, parts.backbone_row, progress, watched)
 
     def _picked(self, scene: Scene, window: Window) -> list[int]:
         return scene.picked(window, self.clip, self.parts.sampler.config.condition.n_features, self.parts.backbone_row.pairs)
 
-    def _condition(
-        self, scene: Scene, features: Tensor | None, rows: dict[int, int] | None, window: Window, labels: Tensor | None, seed: int
-    ) -> Tensor:
-        picked = None
-        if features is not None and rows is not None:
-            picked = features[[rows[row] for row in self._picked(scene, window)]][None].to(self.device)
+    def _condition(self, scene: Scene, seen: Seen | None, window: Window, labels: Tensor | None, seed: int) -> Tensor:
+        features = motion = None
+        if seen is not None:
+            features = seen.picked(self._picked(scene, window))[None].to(self.device)
+            if self.parts.sampler.config.condition.motion:
+                motion = torch.from_numpy(seen.motion(scene.watched(window, self.clip), self.clip))[None].to(self.device)
         # the vector that stands for nothing, in models that see nothing, is the same in every window
         generator = torch.Generator().manual_seed(seed % 2**63)  # seeds have no upper limit here, generators of torch have
-        return self.parts.sampler.condition(features=picked, labels=labels, generator=generator)
+        return self.parts.sampler.condition(features=features, labels=labels, motion=motion, generator=generator)
 
     def class_number(self, label: str | None) -> Int[Tensor, "1"] | None:
         """The number of a class, as the sampler wants it; None where neither the model nor the request has one.
@@ -373,6 +380,14 @@ class Pipeline:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
+
+
+class Choice(NamedTuple):
+    """What was asked of the choice of codes; None where the model's own will do."""
+
+    top_k: int | None
+    temperature: float | None
+    guidance: float | None
 
 
 class Clock:

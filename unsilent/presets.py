@@ -25,6 +25,7 @@ class Preset:
         codebook, sampler, vocoder: sizes of the networks.
         backbone: picture network behind the condition; None where pictures are not looked at.
         top_k: how many of the likeliest codes are sampled among by default (the paper's top-X).
+        temperature, guidance: how they are sampled by default; see `sampling.sample_codes`.
         fid, mkl: fidelity and relevance as the paper reports them (table 3 or 4); None where there is no such number.
         source: where the sizes are from.
     """
@@ -39,6 +40,8 @@ class Preset:
     fid: float | None
     mkl: float | None
     source: str
+    temperature: float = 1.0
+    guidance: float = 1.0
 
     @property
     def clip(self) -> Clip:
@@ -110,13 +113,13 @@ def _paper_condition(data: str, condition: str) -> ConditionConfig:
 _EVERYDAY_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))
 EVERYDAY = Preset(
     name="everyday",
-    summary="small default that comes with the package; sees one picture per 0.19 s",
+    summary="small default that comes with the package; sees a picture per 0.37 s, and all motion",
     codebook=_EVERYDAY_CODEBOOK,
     sampler=SamplerConfig(
         clip=_EVERYDAY_CODEBOOK.clip,
         codes=_EVERYDAY_CODEBOOK.n_codes,
-        transformer=TransformerConfig(layers=6, heads=4, width=256, dropout=0.1),
-        condition=ConditionConfig(kind="features", n_features=53, feature_dim=1280),
+        transformer=TransformerConfig(layers=6, heads=6, width=384, dropout=0.1),
+        condition=ConditionConfig(kind="columns", n_features=27, feature_dim=1280, motion=8),
     ),
     vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),
     backbone="efficientnet-lite0",
@@ -124,6 +127,7 @@ EVERYDAY = Preset(
     fid=None,
     mkl=None,
     source="runs/everyday",
+    guidance=2.0,
 )
 
 _SMOKE_CODEBOOK = CodebookConfig(clip=Clip(frames=192), n_codes=64, dim=32, channels=8, multipliers=(1, 1, 2, 2, 4), n_blocks=1)
@@ -135,7 +139,7 @@ SMOKE = Preset(
         clip=_SMOKE_CODEBOOK.clip,
         codes=_SMOKE_CODEBOOK.n_codes,
         transformer=TransformerConfig(layers=2, heads=4, width=64),
-        condition=ConditionConfig(kind="features", n_features=12, feature_dim=1280),
+        condition=ConditionConfig(kind="columns", n_features=6, feature_dim=1280, motion=8),
     ),
     vocoder=VocosConfig(clip=_SMOKE_CODEBOOK.clip, width=64, hidden=128, n_blocks=2),
     backbone="efficientnet-lite0",
@@ -143,6 +147,7 @@ SMOKE = Preset(
     fid=None,
     mkl=None,
     source="made for runs/smoke",
+    guidance=2.0,
 )
 
 _ROWS = {row.name: row for row in [

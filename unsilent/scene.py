@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +13,8 @@ from unsilent.clip import Clip
 from unsilent.errors import MediaError
 from unsilent.features import Backbone, extract, needed, pick_rows, views
 from unsilent.media.still import read_still
-from unsilent.media.video import stream_frames
+from unsilent.media.video import stream_pictures
+from unsilent.motion import CHANNELS, Watch, normalise
 from unsilent.sampling import Window
 
 
@@ -51,6 +53,33 @@ class Scene:
         available = min(clip.n_features, total - first)
         return [self.first(clip) + first + row % available for row in pick_rows(n_features, clip.n_features)]
 
+    def watched(self, window: Window, clip: Clip) -> list[int]:
+        """Numbers of all pictures of a window, as of `picked`."""
+        return self.picked(window, clip, clip.n_features, pairs=False)
+
+
+class Seen(NamedTuple):
+    """What was seen of a scene.
+
+    Attributes:
+        features: of the pictures that were looked at.
+        rows: where in `features` that of each picture lies, by its number.
+        levels: how much each picture that was watched differs from the one before, by its number; see `motion.Watch`.
+    """
+
+    features: Float[Tensor, "features dim"]
+    rows: dict[int, int]
+    levels: dict[int, Float[np.ndarray, "channels"]]
+
+    def picked(self, numbers: Sequence[int]) -> Float[Tensor, "picked dim"]:
+        """Features of some pictures."""
+        return self.features[[self.rows[number] for number in numbers]]
+
+    def motion(self, numbers: Sequence[int], clip: Clip) -> Float[np.ndarray, "columns motion"]:
+        """Motion of each code column of a window that consists of these pictures; none of those that were not there."""
+        levels = np.stack([self.levels.get(number, np.zeros(CHANNELS)) for number in numbers])
+        return normalise(levels).astype(np.float32).reshape(clip.columns, -1)
+
 
 def look(
     scene: Scene,
@@ -59,8 +88,9 @@ def look(
     module: nn.Module,
     expects: Backbone,
     progress: Callable[[float], None] = lambda share: None,
-) -> tuple[Float[Tensor, "features dim"], dict[int, int]]:
-    """Features of exactly the pictures that some window's condition picks, and where each picture's feature lies.
+    watched: Sequence[Sequence[int]] = (),
+) -> Seen:
+    """Look at exactly the pictures that some window's condition picks, and watch how others follow on each other.
 
     Args:
         scene: to look at.
@@ -69,22 +99,26 @@ def look(
         module: picture network.
         expects: what it expects.
         progress: told which share of the pictures is seen.
+        watched: numbers of pictures for each window whose motion is wanted, as of `Scene.watched`; a still picture has none.
 
     Raises:
         MediaError: if the pictures cannot be read, or there are none.
     """
     # the first picture is always asked for: it stands in where damage leaves none of the others
     wanted = sorted({scene.first(clip)}.union(*picked))
-    asked = needed(wanted, expects)
-    arrived: list[int] = []
+    asked, followed = set(needed(wanted, expects)), set[int]().union(*watched)
+    arrived, watch = list[int](), Watch()
 
     def pictures() -> Iterator[tuple[int, np.ndarray]]:
         if not scene.seconds:
             yield 0, read_still(scene.path)
             return
         # smaller pictures are scaled once, inside the decoder's graph
-        for seconds, frame in stream_frames(scene.path, clip.feature_fps, wanted=asked, short_side=expects.short_side):
-            yield round(seconds * clip.feature_fps), frame
+        for picture in stream_pictures(scene.path, clip.feature_fps, wanted=asked | followed, short_side=expects.short_side):
+            if picture.number in followed:
+                watch.see(picture.number, picture.grey())
+            if picture.number in asked:
+                yield picture.number, picture.rgb()
 
     def seen() -> Iterator[np.ndarray]:
         for number, view in views(pictures(), wanted, expects):
@@ -97,4 +131,4 @@ def look(
     features = extract(seen(), module, expects)
     # a damaged tail may hold fewer pictures than promised: the last one that arrived stands for the missing
     found = np.searchsorted(arrived, wanted, side="right") - 1
-    return features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True))
+    return Seen(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), watch.levels)

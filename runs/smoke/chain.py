@@ -84,13 +84,13 @@ def hold_to_log(name: str, log: Path) -> None:
 
 
 def take_four(shards: Path, four: Path) -> list[str]:
-    """Copy codes and features of one training clip of each kind to shards of their own; returns the names of the clips."""
+    """Copy codes, features and motion of one training clip of each kind to shards of their own; returns the names of the clips."""
     from unsilent.data.shards import Shard, write_shard
 
     features = Shard(shards, "features")
     chosen = {entry.about["label"]: entry.about["clip_id"] for entry in features.entries if entry.about["split"] == "train"}
     names = sorted(chosen.values())
-    for name in ("codes", "features"):
+    for name in ("codes", "features", "motion"):
         shard = Shard(shards, name)
         kept = [(shard[i], entry.about) for i, entry in enumerate(shard.entries) if entry.about["clip_id"] in names]
         write_shard(four, name, kept, shard.extractor)
@@ -102,12 +102,15 @@ def share_right(four: Path, checkpoint: Path) -> float:
     import torch
 
     from unsilent.checkpoints.store import load_checkpoint
-    from unsilent.data.datasets import PairedCodes, generators
+    from unsilent.data.datasets import generators
+    from unsilent.data.pairs import PairedCodes
+    from unsilent.features import pick_rows
 
     sampler = load_checkpoint(checkpoint, "sampler")
-    pairs = PairedCodes(four, "train", sampler.config.clip, real_share=1.0).batch(generators(0, 0, range(64)))
+    pairs = PairedCodes(four, "train", sampler.config.clip, real_share=1.0, motion=True).batch(generators(0, 0, range(64)))
+    features = pairs.features[:, pick_rows(sampler.config.condition.n_features, pairs.features.shape[1])]
     with torch.inference_mode():
-        guessed = sampler(pairs.codes, pairs.features).argmax(-1)
+        guessed = sampler(pairs.codes, features, motion=pairs.motion).argmax(-1)
     if len(pairs.codes.unique()) < 8:
         raise Failure(f"four clips of different kinds have only {len(pairs.codes.unique())} different codes: the codebook has collapsed.")
     return (guessed == pairs.codes).float().mean().item()

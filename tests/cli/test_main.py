@@ -58,7 +58,8 @@ class TestGenerate:
 
     def test_all_extras(self, unsilent, make_clip, tmp_path):
         make_clip("a.mp4", sound=np.zeros((1, 22050)))
-        asked = ["--seed", "3", "--top-k", "8", "--temperature", "0.9", "--takes", "2", "--wav", "--picture", "--original", "duck"]
+        chosen = ["--seed", "3", "--top-k", "8", "--temperature", "0.9", "--guidance", "1.5"]
+        asked = [*chosen, "--takes", "2", "--wav", "--picture", "--original", "duck"]
         code, _, err = unsilent("generate", "a.mp4", "-o", "new/x.mkv", *asked)
         assert (code, err) == (0, [])
         assert names(tmp_path / "new") == [f"x.take{take}.{kind}" for take in (1, 2) for kind in ("mkv", "png", "wav")]
@@ -230,6 +231,7 @@ class TestBadInput:
             (["a.mp4", "--takes", "0"], "--takes"),
             (["a.mp4", "--top-k", "0"], "--top-k"),
             (["a.mp4", "--temperature", "-1"], "--temperature"),
+            (["a.mp4", "--guidance", "-1"], "--guidance"),
             (["a.mp4", "--temperature", "nan"], "temperature"),
             (["a.mp4", "--device", "abacus"], r"'--device': 'abacus' is not one of 'auto', 'cpu', 'cuda'"),
             (["a.mp4", "--precision", "int3"], "'int3' is not one of"),

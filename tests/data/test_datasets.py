@@ -9,7 +9,6 @@ from unsilent.data.datasets import (
     Augmentation,
     LabelledCrops,
     MelCrops,
-    PairedCodes,
     WaveformCrops,
     generators,
     mel01_of,
@@ -23,11 +22,8 @@ CLIP = Clip(frames=160)  # ten columns
 
 
 def test_same_generator_same_batch(shards):
-    crops, pairs = WaveformCrops(shards, "train", 8192), PairedCodes(shards, "train", CLIP)
+    crops = WaveformCrops(shards, "train", 8192)
     assert torch.equal(crops.batch(generators(3, 0, range(4))).sound, crops.batch(generators(3, 0, range(4))).sound)
-    first, second = pairs.batch(generators(3, 0, range(4))), pairs.batch(generators(3, 0, range(4)))
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
     assert not torch.equal(crops.batch(generators(3, 0, range(4))).sound, crops.batch(generators(4, 0, range(4))).sound)
 
 
@@ -97,66 +93,6 @@ def test_recordings_of_low_rate_are_left_out(shards):
 def test_nothing_left_is_an_error(shards):
     with pytest.raises(DataError, match="no 'test' sound"):
         WaveformCrops(shards, "test", 4096)
-    with pytest.raises(DataError, match="no label of the split 'test'"):
-        PairedCodes(shards, "test", CLIP)
-
-
-def test_sound_and_picture_of_a_moment_have_one_label(shards):
-    """Codes and features were filled with the label's number, so they must agree at every column, also across a change of label."""
-    codes, features, *_ = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0).batch(generators(0, 0, range(32)))
-    assert codes.shape == (32, 50)
-    assert features.shape == (32, 10, 6)
-    columns = codes.reshape(32, 10, 5)
-    assert torch.equal(columns, features[..., :5].long())
-    assert any(len(set(row[:, 0].tolist())) == 2 for row in columns)
-
-
-def test_a_real_clip_keeps_its_own_timing_and_repeats(shards):
-    codes, features, *_ = PairedCodes(shards, "train", CLIP, real_share=1.0).batch(generators(0, 0, range(1)))
-    assert (codes == 7).all()
-    expected = torch.arange(36.0).reshape(6, 6)[torch.arange(10) % 6]
-    assert torch.equal(features[0], expected)
-
-
-def test_labels_are_those_of_the_first_scene(shards):
-    """Codes were filled with the label's number, counted from 1."""
-    pairs = PairedCodes(shards, "train", CLIP, real_share=0.0, cut_share=1.0)
-    batch = pairs.batch(generators(0, 0, range(32)))
-    assert (batch.labels + 1).tolist() == batch.codes[:, 0].tolist()
-    assert set(batch.labels.tolist()) == {0, 1}
-
-
-def test_a_real_clip_without_a_name_has_no_label(shards):
-    pairs = PairedCodes(shards, "train", CLIP, real_share=1.0)
-    assert pairs.batch(generators(0, 0, range(2))).labels.tolist() == [-1, -1]
-    named = PairedCodes(shards, "train", CLIP, real_share=1.0, named_only=True)
-    assert not named.real
-    assert min(named.batch(generators(0, 0, range(8))).labels) >= 0
-
-
-def test_several_features_for_each_column_stay_beside_it(tmp_path):
-    """Codes hold their column's number, features that of their row: four rows to a column, from the fifth column on."""
-    about = {"clip_id": "a", "kind": "clip", "label": "", "split": "train", "sample_rate": 22050}
-    codes = np.repeat(np.arange(5, 12, dtype=np.int16)[:, None], 5, axis=1)
-    write_shard(tmp_path, "codes", [(codes, {**about, "start_column": 5})], {})
-    rows = np.arange(48, dtype=np.float16)[:, None]
-    write_shard(tmp_path, "features", [(rows, about)], {"rows_per_column": 4})
-    codes, features, labels, _ = PairedCodes(tmp_path, "train", CLIP, real_share=1.0).batch(generators(0, 0, range(1)))
-    assert features.shape == (1, 40, 1)
-    assert labels.tolist() == [-1]
-    columns = codes.reshape(10, 5)[:, 0]
-    assert columns.tolist() == [5, 6, 7, 8, 9, 10, 11, 5, 6, 7]
-    assert torch.equal(features[0, :, 0].reshape(10, 4), columns[:, None] * 4 + torch.arange(4.0))
-
-
-def test_without_labels_only_real_clips_will_do(tmp_path):
-    about = {"clip_id": "a", "kind": "clip", "label": "", "split": "train", "sample_rate": 22050}
-    write_shard(tmp_path, "codes", [(np.zeros((5, 5), np.int16), {**about, "start_column": 0})], {})
-    write_shard(tmp_path, "features", [(np.zeros((5, 2), np.float16), {**about, "clip_id": "b"})], {})
-    with pytest.raises(DataError, match="no label of the split 'train'"):
-        PairedCodes(tmp_path, "train", CLIP)
-    with pytest.raises(DataError, match=r"no clip of the split 'train' in .* has both codes and features"):
-        PairedCodes(tmp_path, "train", CLIP, real_share=1.0)
 
 
 def test_labels_are_drawn_by_the_power_of_their_counts(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
-from unsilent.data.extract import PSEUDO_FRAMES, Codes, Features, Sounds, files, stored, trim_silent_ends
+from unsilent.data.extract import PSEUDO_FRAMES, Codes, Features, Motion, Sounds, files, stored, trim_silent_ends
 from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01, fine, write_shard
 from unsilent.errors import MediaError
@@ -141,6 +141,22 @@ def test_stretches_see_the_pictures_of_their_time(make_clip, tmp_path, mean_colo
     assert (np.diff(whole[:, 0].astype(float)) > 0).all()
 
 
+def test_motion_of_stretches_is_that_of_their_time(make_clip, tmp_path):
+    """A video that flashes once in its second stretch: at the picture that does, and at the next, which is dark again."""
+    flash = round(1.1 * 25)
+    make_clip("long.mp4", n_frames=50, pictures=lambda i: np.full((48, 64, 3), 250 if i == flash else 50, np.uint8))
+    rows = [row("long.mp4", "clip", n * CLIP.seconds, CLIP.seconds) for n in range(3)]
+    found = entries(Motion(tmp_path, CLIP), files(rows, "clip"))
+    assert [(levels.shape, levels.dtype) for levels, _ in found] == [((4, 8), np.float16)] * 3
+    (first, about), (second, _), (third, _) = found
+    assert about["clip_id"] == "long"
+    assert first.max() < 1 > third.max()
+    levels = second.reshape(-1, 2).astype(float)
+    moment = flash / 25 * CLIP.feature_fps - round(CLIP.seconds * CLIP.feature_fps)
+    assert abs(levels[:, 0].argmax() - moment) <= 1
+    assert levels.max() == pytest.approx(np.log1p(200 / 0.5), rel=0.05)
+
+
 @pytest.fixture
 def codebook(tmp_path):
     torch.manual_seed(0)
@@ -154,6 +170,8 @@ def test_codes_are_those_of_the_codebook(waveforms, codebook, tmp_path):
     first = [(grid, about) for grid, about in found if about["item"] == 0 and about["variant"] == 0]
     assert sum(len(grid) for grid, _ in first) == CLIP.columns_for(len(sounds[0]))
     assert [about["start_column"] for _, about in first] == [0, 4]
+    shifts = {(about["variant"], 0 < about["shift_samples"] < CLIP.column_samples) for _, about in found}
+    assert shifts == {(0, False), (1, True)}
     assert {grid.shape[1] for grid, _ in found} == {CLIP.rows}
     assert max(grid.max() for grid, _ in found) < 16
 

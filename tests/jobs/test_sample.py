@@ -104,9 +104,15 @@ def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp
     assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
     about = json.loads((tmp_path / "samples.json").read_text())
     assert about["clips"] == {name: seed_of(3, name) for name in names}
+<<<<<<< HEAD
     told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "precision", "keep", "failed")}
     precision = choose_precision("auto", choose_device("auto"), parts.sampler.config)
     recipe = {"seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "precision": precision, "keep": "mel"}
+=======
+    told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "guidance", "precision", "keep", "failed")}
+    precision = "bfloat16" if torch.cuda.is_available() else "float32"  # of a small model
+    recipe = {"seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "guidance": 2.0, "precision": precision, "keep": "mel"}
+>>>>>>> cond
     assert told == {"model": "everyday", **recipe, "failed": {}}
     mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
     assert {(mel.shape, str(mel.dtype)) for mel in mels} == {((80, 848), "float16")}
@@ -201,8 +207,8 @@ def test_bad_clips_are_named_and_the_others_are_done(material, tiny, tmp_path, c
 def test_samples_made_otherwise_are_not_mixed(material, tiny, tmp_path):
     made(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, precision="float32"))
     with (
-        pytest.raises(DataError, match="made with another precision, seed, top_k; choose another folder"),
-        Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, seed=1, top_k=4, precision="bfloat16")),
+        pytest.raises(DataError, match="made with another guidance, precision, seed, top_k; choose another folder"),
+        Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, seed=1, top_k=4, guidance=1.5, precision="bfloat16")),
     ):
         pass
     (tmp_path / "samples.json").write_text("[]")
@@ -223,6 +229,7 @@ def test_two_jobs_in_one_folder_are_refused(material, tiny, tmp_path):
         (Recipe(seed=-1), ParameterError, "a seed of -1"),
         (Recipe(top_k=33), ParameterError, "top_k 33 was given; this sampler has 32 codes"),
         (Recipe(temperature=-1.0), ParameterError, "a temperature of -1.0"),
+        (Recipe(guidance=-1.0), ParameterError, "a guidance of -1.0"),
         (Recipe(model="nowhere/at/all"), CheckpointError, "not a bundle folder"),
     ],
 )

@@ -14,7 +14,7 @@ BOTH = ConditionConfig(kind="features+class", n_features=3, feature_dim=6, n_cla
 @pytest.fixture
 def both():
     torch.manual_seed(0)
-    return Condition(BOTH, 16)
+    return Condition(BOTH, 16, Clip())
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ def both():
         ({"kind": "class", "n_classes": 309}, 266),
         ({"kind": "features+class", "n_features": 212, "feature_dim": 2048, "n_classes": 8}, 478),
         ({"kind": "coordinates"}, 530),
+        ({"kind": "columns", "n_features": 27, "feature_dim": 1280}, 266),
     ],
 )
 def test_positions_add_up_to_the_published_blocks(fields, block):

@@ -17,6 +17,8 @@ CONDITIONS = {
     "class": ConditionConfig(kind="class", n_classes=4),
     "features+class": ConditionConfig(kind="features+class", n_features=3, feature_dim=6, n_classes=4),
     "coordinates": ConditionConfig(kind="coordinates"),
+    "columns": ConditionConfig(kind="columns", n_features=3, feature_dim=6),
+    "columns+motion": ConditionConfig(kind="columns", n_features=10, feature_dim=6, motion=8),
 }
 
 
@@ -28,11 +30,12 @@ def build(kind="features"):
 
 
 def condition(sampler, batch=1):
-    kind = sampler.config.condition.kind
-    generator = torch.Generator().manual_seed(1)
+    config, generator = sampler.config.condition, torch.Generator().manual_seed(1)
+    kind = config.kind
     return sampler.condition(
-        features=torch.randn(batch, 3, 6, generator=generator) if "features" in kind else None,
+        features=torch.randn(batch, config.n_features, 6, generator=generator) if kind != "none" and config.n_features else None,
         labels=torch.arange(batch) % 4 if "class" in kind else None,
+        motion=torch.rand(batch, CLIP.columns, config.motion, generator=generator) if config.motion else None,
         generator=generator if kind == "none" else None,
     )
 
@@ -45,7 +48,7 @@ def test_scores_for_every_code(kind):
     sampler = build(kind)
     logits = sampler.logits(CODES[:1], condition(sampler))
     assert logits.shape == (1, CLIP.n_codes, 32)
-    assert condition(sampler).shape == (1, sampler.n_condition, 16)
+    assert condition(sampler).shape == (1, CLIP.columns if kind.startswith("columns") else sampler.n_condition, 16)
 
 
 @pytest.mark.parametrize("kind", CONDITIONS)
@@ -69,6 +72,52 @@ def test_a_score_sees_earlier_codes_only():
     seen = embedded.grad[0].abs().sum(1) > 0
     assert seen[:20].all()
     assert not seen[20:].any()
+
+
+@pytest.mark.parametrize("column", [0, 3, 9])
+def test_a_score_sees_what_is_beside_it(column):
+    """By gradients: the first code of a column is told of features and motion up to two columns ahead, of all before, and of none after."""
+    sampler = build("columns+motion")
+    features, motion = torch.randn(1, 10, 6, requires_grad=True), torch.rand(1, 10, 8, requires_grad=True)
+    logits = sampler.logits(CODES[:1], sampler.condition(features=features, motion=motion))
+    logits[0, column * CLIP.rows].sum().backward()
+    for seen in (features, motion):
+        assert (seen.grad[0].abs().sum(1) > 0).tolist() == [other <= column + 2 for other in range(10)]
+
+
+def test_without_codes_a_position_is_told_of_its_own_time_only():
+    """What is added at a position is that of the column whose code it predicts, and two columns on each side of that."""
+    sampler = build("columns+motion")
+    motion = torch.zeros(1, 10, 8)
+    still, moved = (
+        sampler._positions(sampler.condition(torch.ones(1, 10, 6), motion=one))
+        for one in (motion, motion.index_fill(1, torch.tensor([4]), 1.0))
+    )
+    differ = (still - moved).abs().amax((0, 2)) > 0
+    assert differ.tolist() == [2 * CLIP.rows <= position < 7 * CLIP.rows for position in range(CLIP.n_codes + 1)]
+
+
+def test_no_motion_is_stillness():
+    sampler, features = build("columns+motion"), torch.ones(1, 10, 6)
+    assert torch.equal(sampler.condition(features), sampler.condition(features, motion=torch.zeros(1, 10, 8)))
+
+
+@pytest.mark.parametrize("kind", ["features", "columns+motion"])
+@pytest.mark.parametrize("known", [0, 7])
+def test_sequences_go_on_from_their_own_condition(kind, known):
+    """Two conditions with two sequences from each, as if each pair stood alone."""
+    sampler = build(kind)
+    told, codes = condition(sampler, 2), torch.cat([CODES[:2], CODES[1:3]])
+    logits, reading = sampler.start(codes[:, :known], told)
+    logits = torch.stack([logits, sampler.step(codes[:, known], reading)], dim=1)
+    for half, one in enumerate(told.split(1)):
+        mine = codes[2 * half : 2 * half + 2]
+        torch.testing.assert_close(logits[2 * half : 2 * half + 2], sampler.logits(mine, one)[:, known : known + 2], atol=1e-5, rtol=0)
+
+
+def test_no_more_features_than_columns_stand_beside_them():
+    with pytest.raises(ParameterError, match="11 features do not fit beside 10 code columns; one each at most"):
+        SamplerConfig(clip=CLIP, codes=32, transformer=TRANSFORMER, condition=ConditionConfig(kind="columns", n_features=11, feature_dim=6))
 
 
 def test_the_condition_is_seen_from_the_first_code_on():
@@ -107,6 +156,17 @@ def test_a_full_cache_says_so():
         ("class", {"labels": torch.tensor([4])}, "class number 4 given, this sampler knows 0 to 3"),
         ("features+class", {"labels": torch.tensor([1])}, r"'features\+class' was given a class"),
         ("none", {}, "wants a generator"),
+        ("features", {"features": torch.zeros(1, 3, 6), "motion": torch.zeros(1, 10, 8)}, "'features' was given motion"),
+        (
+            "columns+motion",
+            {"features": torch.zeros(1, 10, 6), "motion": torch.zeros(1, 12, 8)},
+            "motion of 12 columns of 8 numbers given, this sampler wants 10 of 8",
+        ),
+        (
+            "columns",
+            {"features": torch.zeros(1, 3, 6), "motion": torch.zeros(1, 10, 8)},
+            "motion of 10 columns of 8 numbers given, this sampler wants 10 of 0",
+        ),
     ],
 )
 def test_conditions_that_do_not_fit_are_named(kind, given, words):
@@ -121,6 +181,8 @@ def test_conditions_that_do_not_fit_are_named(kind, given, words):
         {"kind": "class"},
         {"kind": "class", "n_classes": 3, "n_features": 2, "feature_dim": 4},
         {"kind": "coordinates", "n_classes": 2},
+        {"kind": "columns"},
+        {"kind": "features", "n_features": 2, "feature_dim": 4, "motion": 8},
     ],
 )
 def test_sizes_must_fit_the_kind(fields):

@@ -15,10 +15,12 @@ def write_shards(folder, splits=("train",)):
 
     tones = [(np.sin(2 * np.pi * hz / 22050 * np.arange(30000)) * 8000).astype(np.int16) for hz in (220, 440, 880, 3000)]
     write_shard(folder, "waveforms", [(tone, about(i, "ab"[i % 2], split)) for split in splits for i, tone in enumerate(tones)], {})
-    grids = [(np.full((4, 5), n, np.int16), {**about(n, "ab"[n], split), "start_column": 0}) for split in splits for n in range(2)]
+    where = {"item": 0, "shift_samples": 0, "start_column": 0}
+    grids = [(np.full((4, 5), n, np.int16), {**about(n, "ab"[n], split), **where}) for split in splits for n in range(2)]
     write_shard(folder, "codes", grids, {})
     pictures = [rng.standard_normal((3, 6)).astype(np.float16) for _ in range(2)]
     write_shard(folder, "features", [(pictures[n], about(n, "ab"[n], split, "image")) for split in splits for n in range(2)], {})
+    write_shard(folder, "motion", [], {})  # nobody filmed the tones
     return folder
 
 

@@ -3,12 +3,13 @@
 import json
 
 import lightning_fabric
+import numpy as np
 import pytest
 import torch
 
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.clip import Clip
-from unsilent.errors import ParameterError
+from unsilent.errors import DataError, ParameterError
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
@@ -22,6 +23,7 @@ CONDITIONS = {
     "features+class": {"n_features": 4, "feature_dim": 6, "n_classes": 2},
     "none": {"n_features": 1, "feature_dim": 6},
     "coordinates": {},
+    "columns": {"n_features": 2, "feature_dim": 6, "motion": 8},
 }
 
 
@@ -84,6 +86,31 @@ def test_dropping_is_trained(shards, tmp_path):
     sure, unsure = (float(sampler.logits(codes, one)[0, 0].softmax(0)[1]) for one in (told, torch.zeros_like(told)))
     assert sure > 0.85
     assert 0.3 < unsure < 0.7  # it has learnt that half of all sequences begin so; without dropping, silence means the other class
+
+
+def test_motion_is_dropped_in_some_sequences_and_noise_is_none_of_it(shards, tmp_path):
+    """Some made-up motion is still anyway: those sequences that are dropped are so besides, and the others as they were."""
+    rngs = [np.random.default_rng(n) for n in range(200)]
+    _, trainer, _ = build("columns", shards, tmp_path, feature_noise=0.1, condition_dropout=0.2, motion_dropout=0.5)
+    whole = trainer.pairs.batch([np.random.default_rng(n) for n in range(200)])
+    batch = trainer.draw(rngs)
+    moves, moved = (motion.flatten(1).any(1) for motion in (whole.motion, batch.motion))
+    assert not (moved & ~moves).any()
+    assert 0.35 < moved.sum() / moves.sum() < 0.65
+    assert torch.equal(batch.motion[moved], whole.motion[moved])
+    assert not torch.equal(batch.features, whole.features[:, [1, 3]])
+    assert 0.1 < (~batch.keep).float().mean() < 0.3
+
+
+def test_motion_that_nobody_is_told_of_cannot_be_dropped(shards, tmp_path):
+    with pytest.raises(ParameterError, match=r"'everyday' is told of no motion, but motion_dropout is 0.5; leave it out"):
+        build("features", shards, tmp_path, motion_dropout=0.5)
+
+
+def test_motion_that_was_not_extracted_is_named(shards, tmp_path):
+    (shards / "motion.json").unlink()
+    with pytest.raises(DataError, match=r"there is no shard 'motion' in .*; make it with `unsilent data extract`"):
+        build("columns", shards, tmp_path)
 
 
 def test_classes_are_kept_by_name(shards, tmp_path):

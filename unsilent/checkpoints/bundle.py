@@ -40,7 +40,7 @@ class Parts:
         codebook, sampler, vocoder: filled, in evaluation mode.
         backbone: image network that gives the condition, and `backbone_row` what it expects; None for a model that sees nothing.
         classes: names in the order of the sampler's class numbers; empty for a model without classes.
-        top_k: how many of the likeliest codes to sample among by default.
+        top_k, temperature, guidance: how to sample by default; see `sampling.sample_codes`.
         fingerprint: short digest of the weights, which tells two bundles of one preset apart.
     """
 
@@ -52,6 +52,8 @@ class Parts:
     backbone_row: Backbone | None
     classes: tuple[str, ...]
     top_k: int
+    temperature: float
+    guidance: float
     fingerprint: str
 
     def modules(self) -> list[nn.Module]:
@@ -132,7 +134,8 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     if precision and convolutions(precision) is torch.bfloat16:
         halve_kernels(codebook)
         halve_kernels(vocoder)
-    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, preset.top_k, digest)
+    chosen = (preset.top_k, preset.temperature, preset.guidance)
+    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, *chosen, digest)
     problem = _misfit(parts)
     if problem:
         raise CheckpointError(f"the parts of {folder} do not fit each other: {problem}.")

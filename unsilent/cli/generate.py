@@ -49,7 +49,12 @@ def generate(
     seed: int = typer.Option(0, min=0, help="Same seed, video, model and machine: same sound."),
     takes: int = typer.Option(1, min=1, help="Different sounds for each video."),
     top_k: int | None = typer.Option(None, min=1, help="Choose among the k likeliest codes. [default: the model's own]"),
-    temperature: float = typer.Option(1.0, min=0.0, help="Above 1 more surprising, below 1 more repetitive, 0 the likeliest."),
+    temperature: float | None = typer.Option(
+        None, min=0.0, help="Above 1 more surprising, below 1 more repetitive, 0 the likeliest. [default: the model's own]"
+    ),
+    guidance: float | None = typer.Option(
+        None, min=0.0, help="Above 1 follows what is seen more closely, with less variety. [default: the model's own]"
+    ),
     label: str | None = typer.Option(None, help="Class name, for models that want one."),
     device: Device = typer.Option(Device.auto),
     precision: Precision = typer.Option(Precision.auto),
@@ -64,7 +69,7 @@ def generate(
     from unsilent.pipeline import load
 
     jobs = batch.plan(inputs, out)
-    options = batch.Options(seed, takes, top_k, temperature, label, original.value, wav, picture)
+    options = batch.Options(seed, takes, top_k, temperature, guidance, label, original.value, wav, picture)
     results: list[batch.Result] = []
     with Bar(len(jobs)) as bar:
         pipeline = load(model, device.value, precision.value, vocoder.value)

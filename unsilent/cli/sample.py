@@ -25,7 +25,12 @@ def sample(
     split: str = typer.Option("valid", help="Of the manifest, or `all`."),
     seed: int = typer.Option(0, min=0, help="Same seed, clip, model and kind of machine: same sounds."),
     top_k: int | None = typer.Option(None, min=1, help="Choose among the k likeliest codes. [default: the model's own]"),
-    temperature: float = typer.Option(1.0, min=0.0, help="Above 1 more surprising, below 1 more repetitive, 0 the likeliest."),
+    temperature: float | None = typer.Option(
+        None, min=0.0, help="Above 1 more surprising, below 1 more repetitive, 0 the likeliest. [default: the model's own]"
+    ),
+    guidance: float | None = typer.Option(
+        None, min=0.0, help="Above 1 follows what is seen more closely, with less variety. [default: the model's own]"
+    ),
     precision: Precision = typer.Option(Precision.auto, help="Of all samples; auto is settled where the job begins."),
     keep: Keep = typer.Option(Keep.mel, help="Mels as they are decoded, 136 kB each at the paper's size, or sounds, 434 kB."),
     workers: int | None = WORKERS,
@@ -38,7 +43,7 @@ def sample(
     from unsilent.jobs.run import Spread
     from unsilent.jobs.sample import Recipe, Sampling
 
-    recipe = Recipe(model, samples, seed, top_k, temperature, precision.value, keep.value)
+    recipe = Recipe(model, samples, seed, top_k, temperature, guidance, precision.value, keep.value)
     n_failed = 0
     with Sampling(table, out, recipe, None if split == "all" else split) as job, Bar(len(job.waiting)) as bar:
         for n_done, (row, why) in enumerate(job.run(Spread(workers, ray)), start=1):

@@ -1,4 +1,4 @@
-"""Batches for the trainers.
+"""Batches of sounds for the trainers; those of codes with what is seen are in `pairs`.
 
 Every item is drawn by a generator of its own, so a batch is the same however it is spread over processes, workers and parts, and resuming
 needs no memory of the past.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.data.shards import Shard, as_mel01, fine, sounds_in
+from unsilent.data.shards import Shard, as_mel01, sounds_in
 from unsilent.errors import DataError, ParameterError
 from unsilent.signal.mel import RANGE_DB, log_mel01
 
@@ -273,139 +273,6 @@ def _repeated(sound: np.ndarray, length: int) -> np.ndarray:
 def _placed(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
     before = int(rng.integers(length - len(sound) + 1))
     return np.pad(sound, [(before, length - len(sound) - before)] + [(0, 0)] * (sound.ndim - 1))
-
-
-class Pairs(NamedTuple):
-    """A batch of sounds as codes, with what is seen and called while they sound.
-
-    Attributes:
-        codes: `[batch, sequence]` in the sampler's order.
-        features: `[batch, features, dim]`, one or several for each code column, as the shard has them.
-        labels: `[batch]`, places in `PairedCodes.labels`; -1 where nobody named the sound.
-        names: the clips that the sounds are from, the first of each sequence.
-    """
-
-    codes: Tensor
-    features: Tensor
-    labels: Tensor
-    names: list[str]
-
-
-class PairedCodes:
-    """Code sequences with the visual features that go with them.
-
-    Sounds and pictures of one label are paired at random; a clip made of two labels changes its pictures where its sound changes, which
-    teaches that the pictures of a moment speak for that moment. Real clips keep their own pairing and timing.
-
-    Args:
-        shards: folder with the shards `codes` and `features`.
-        split: which rows to use.
-        clip: length of what is made.
-        real_share: how often a real clip is taken instead of a composed one; at 1 nothing needs a label.
-        cut_share: how often a composed clip changes its label midway; its label is then the first.
-        named_only: leave out real clips without a label.
-        labels: in the order of their numbers; without it those of the split, sorted.
-
-    Raises:
-        DataError: if no label has both sounds and pictures, or, at a `real_share` of 1, no clip has both.
-    """
-
-    def __init__(
-        self,
-        shards: Path,
-        split: str,
-        clip: Clip,
-        real_share: float = 0.15,
-        cut_share: float = 0.3,
-        named_only: bool = False,
-        labels: list[str] | None = None,
-    ) -> None:
-        self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features")
-        self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
-        self.rows_per_column = self.features.extractor.get("rows_per_column", 1)  # of features
-        self.sounds, self.pictures, self.real = defaultdict(list), defaultdict(list), []
-        features_of_clip = {}
-        for i, entry in enumerate(self.features.entries):
-            if entry.about["split"] == split:
-                if entry.about["label"]:
-                    self.pictures[entry.about["label"]].append(i)
-                if entry.about["kind"] == "clip":
-                    features_of_clip[entry.about["clip_id"]] = i
-        for i, entry in enumerate(self.codes.entries):
-            if entry.about["split"] == split:
-                if entry.about["label"]:
-                    self.sounds[entry.about["label"]].append(i)
-                paired = features_of_clip.get(entry.about["clip_id"])
-                if paired is not None and self.features.entries[paired].length > entry.about["start_column"] * self.rows_per_column:
-                    self.real.append((i, paired))
-        whole = set(self.sounds) & set(self.pictures)
-        self.labels = sorted(whole) if labels is None else labels
-        self.present = [number for number, label in enumerate(self.labels) if label in whole]
-        if real_share == 1 and not self.real:
-            raise DataError(f"no clip of the split {split!r} in {shards} has both codes and features.")
-        if real_share < 1 and not self.present:
-            raise DataError(f"no label of the split {split!r} in {shards} has both sounds and pictures.")
-        if named_only:
-            self.real = [pair for pair in self.real if self.codes.entries[pair[0]].about["label"] in self.labels]
-        # a label with much material is shown more often, by the square root
-        counts = [min(len(self.sounds[self.labels[number]]), 400) for number in self.present]
-        self.draw = Chance(np.sqrt(counts)) if counts else None
-
-    def batch(self, rngs: Sequence[np.random.Generator]) -> Pairs:
-        """One pair by each generator."""
-        pairs = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for rng in rngs]
-        codes = np.stack([pair.grid.reshape(-1) for pair in pairs]).astype(np.int64)  # columns one after another, low to high
-        features = np.stack([pair.features for pair in pairs]).astype(np.float32)
-        labels = torch.tensor([pair.label for pair in pairs])
-        return Pairs(torch.from_numpy(codes), torch.from_numpy(features), labels, [pair.name for pair in pairs])
-
-    def _composed(self, rng: np.random.Generator) -> "_Scene":
-        columns = self.clip.columns
-        cut = int(rng.integers(columns // 5, columns - columns // 5)) if rng.random() < self.cut_share else columns
-        scenes = [self._scene(length, rng) for length in (cut, columns - cut) if length]
-        grid, features = (np.concatenate([scene[part] for scene in scenes]) for part in (0, 1))
-        return scenes[0]._replace(grid=grid, features=features)
-
-    def _scene(self, columns: int, rng: np.random.Generator) -> "_Scene":
-        """Sounds of one label until the time is full, over views of one picture held for a while each."""
-        number = self.present[self.draw(rng)]
-        sounds, pictures = self.sounds[self.labels[number]], self.pictures[self.labels[number]]
-        parts, names, filled = [], [], 0
-        while filled < columns:
-            sound = sounds[int(rng.integers(len(sounds)))]
-            part = self.codes[sound]
-            # a long sound may begin anywhere; a short one, often a single event, is kept whole
-            start = int(rng.integers(0, max(1, len(part) - columns + 1)))
-            parts.append(part[start : start + columns - filled])
-            names.append(self.codes.entries[sound].about["clip_id"])
-            filled += len(parts[-1])
-        picture = self._seen(pictures[int(rng.integers(len(pictures)))])
-        views = rng.integers(len(picture), size=columns)
-        held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
-        return _Scene(np.concatenate(parts), picture[views[held]].repeat(self.rows_per_column, axis=0), number, names[0])
-
-    def _real(self, rng: np.random.Generator) -> "_Scene":
-        """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
-        code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
-        about, each = self.codes.entries[code_item].about, self.rows_per_column
-        grid, features = self.codes[code_item], self._seen(feature_item)[about["start_column"] * each :]
-        length = min(len(grid), len(features) // each)
-        columns = np.arange(self.clip.columns) % length
-        rows = (columns[:, None] * each + np.arange(each)).ravel()
-        label = self.labels.index(about["label"]) if about["label"] in self.labels else -1
-        return _Scene(grid[columns], features[rows], label, about["clip_id"])
-
-    def _seen(self, item: int) -> np.ndarray:
-        return fine(self.features[item], self.features.entries[item].about)
-
-
-class _Scene(NamedTuple):
-    """Code columns, features, and the number of the label of a stretch of time, with the clip that its sound is from."""
-
-    grid: np.ndarray
-    features: np.ndarray
-    label: int
-    name: str
 
 
 class Chance:

@@ -1,4 +1,4 @@
-"""From material to the pieces of shards: loudness-normalised waveforms or their mels, visual features, and codes.
+"""From material to the pieces of shards: loudness-normalised waveforms or their mels, visual features, motion, and codes.
 
 An extractor says which shard it makes and by what recipe; called, it gives the work on one item. `jobs.extract` does that work, here or
 spread over processes and machines, and writes the shard.
@@ -24,8 +24,9 @@ from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01, coarse, sounds_in
 from unsilent.features import Backbone, extract, find_backbone, needed, views
 from unsilent.media.audio import read_audio
-from unsilent.media.video import stream_frames
+from unsilent.media.video import stream_frames, stream_pictures
 from unsilent.models.codebook import Codebook
+from unsilent.motion import CHANNELS, Watch
 from unsilent.runtime import one_thread
 from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
@@ -35,6 +36,7 @@ PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # shifted and scaled encodings of one sound
 Dtype = Literal["float16", "uint8"]
 VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
+CODES_VERSION = 2  # of that of codes, whose entries say since then how far their sound was moved
 
 
 class Piece(NamedTuple):
@@ -227,6 +229,42 @@ class Features:
         return piece
 
 
+@dataclass(frozen=True)
+class Motion:
+    """Makes of `File`s the shard `motion`, float16 `[columns, numbers]`: the levels of `motion.Watch` at each feature of a column.
+
+    Attributes:
+        root: folder that paths start from.
+        clip: the grid.
+    """
+
+    root: Path
+    clip: Clip
+    shard: ClassVar[str] = "motion"
+
+    def recipe(self) -> dict[str, Any]:
+        """The grid."""
+        return {"clip": self.clip.model_dump(), "version": VERSION}
+
+    def __call__(self) -> Callable[[File], Piece]:
+        """Needs nothing but itself."""
+        return self.watch
+
+    def watch(self, file: File) -> Piece:
+        """All clips of one file; where its pictures end before a clip does, nothing moves any more."""
+        clip, watch, piece = self.clip, Watch(), Piece([], [])
+        spans = []  # of numbers of pictures, at the rate of features from the file's first on
+        for row in file.rows:
+            first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
+            spans.append(range(first, first + n_columns * clip.column_features))
+        for picture in stream_pictures(self.root / str(file), clip.feature_fps, wanted=set[int]().union(*spans)):
+            watch.see(picture.number, picture.grey())
+        for row, span in zip(file.rows, spans, strict=True):
+            levels = np.stack([watch.levels.get(number, np.zeros(CHANNELS)) for number in span])
+            piece.entries.append((levels.astype(np.float16).reshape(-1, clip.column_features * CHANNELS), _about(row)))
+        return piece
+
+
 def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> Iterator[np.ndarray]:
     """Views of one picture as a still camera would give them: cropped to 60-100 % of its area, shifted, half of them mirrored."""
     with Image.open(path) as picture:
@@ -245,7 +283,8 @@ def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> It
 class Codes:
     """Makes of `Stored` sounds the shard `codes`, int16 `[columns, rows]`.
 
-    Waveforms give several gently varied encodings; one longer than a clip gives several entries, each naming the column it starts at.
+    Waveforms give several gently varied encodings, each saying by how many samples it begins later; one longer than a clip gives several
+    entries, each naming the column it starts at.
 
     Attributes:
         shards: folder with the sounds.
@@ -262,7 +301,7 @@ class Codes:
         """The codebook, the sounds and the seed."""
         config, sounds = read_config(self.codebook)["config"], Shard(self.shards, sounds_in(self.shards))
         made_of = {"codebook": config, "weights": weights_digest(self.codebook), "sounds": sounds.digest}
-        return {**made_of, "seed": self.seed, "version": VERSION}
+        return {**made_of, "seed": self.seed, "version": CODES_VERSION}
 
     def __call__(self) -> Callable[[Stored], Piece]:
         """Loads the codebook."""
@@ -274,27 +313,28 @@ class Codes:
             with one_thread(), torch.inference_mode():
                 about = sounds.entries[item.number].about
                 found = read(codebook, device, torch.from_numpy(np.array(sounds[item.number])), item.number, about["kind"] == "sound")
-                return Piece([(grid, {**about, "item": item.number, "variant": v, "start_column": start}) for v, start, grid in found], [])
+                return Piece([(grid, {**about, "item": item.number, **where}) for where, grid in found], [])
 
         return encode
 
     def _of_waveform(
         self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
+    ) -> Iterator[tuple[dict[str, int], np.ndarray]]:
         clip, waveform, rng = codebook.config.clip, stored.float() / 32768, np.random.default_rng([self.seed, number])
         for variant in range(CODE_VARIANTS):
             # only sounds without pictures of their own may move in time
             shift = int(rng.integers(clip.column_samples)) if may_move and variant else 0
             gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
             for start, piece in _pieces(waveform[shift:] * gain, clip.column_samples, clip):
-                yield variant, start, _grid(codebook, log_mel01(piece[None].to(device), clip))
+                where = {"variant": variant, "shift_samples": shift, "start_column": start}
+                yield where, _grid(codebook, log_mel01(piece[None].to(device), clip))
 
     def _of_mel(
         self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
-    ) -> Iterator[tuple[int, int, np.ndarray]]:
+    ) -> Iterator[tuple[dict[str, int], np.ndarray]]:
         clip = codebook.config.clip
         for start, piece in _pieces(torch.from_numpy(as_mel01(stored.numpy())).T, clip.downsampling, clip):
-            yield 0, start, _grid(codebook, piece[None].to(device))
+            yield {"variant": 0, "shift_samples": 0, "start_column": start}, _grid(codebook, piece[None].to(device))
 
 
 def _pieces(sound: torch.Tensor, column: int, clip: Clip) -> Iterator[tuple[int, torch.Tensor]]:

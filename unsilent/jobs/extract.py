@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unsilent import presets
-from unsilent.data.extract import Codes, Dtype, Extractor, Features, File, Piece, Sounds, Stored, files, stored
+from unsilent.data.extract import Codes, Dtype, Extractor, Features, File, Motion, Piece, Sounds, Stored, files, stored
 from unsilent.data.manifest import read_manifest
 from unsilent.data.shards import Shard, Writer
 from unsilent.jobs.run import Failure, Spread, run
@@ -24,12 +24,13 @@ def extract_material(
     spread: Spread = Spread(),
     redo: bool = False,
 ) -> list[Shard]:
-    """Write the shards of sounds and `features` for a manifest.
+    """Write the shards of sounds, `features`, and `motion` for a manifest.
 
     Args:
         table: manifest; its rows' paths are relative to the folder it was made from.
         out: folder of shards.
-        preset_name: gives the clip, the backbone, and how many features a clip needs. A preset that looks at nothing gets no features.
+        preset_name: gives the clip, the backbone, and how many features a clip needs. A preset that looks at nothing gets no features, one
+            that is told of no motion gets none.
         sound: `waveforms`, or the smaller `mels`, which vocoders cannot be trained from.
         dtype: of features; see `Features`.
         seed: of the random views of pictures.
@@ -45,9 +46,12 @@ def extract_material(
     preset = presets.get(preset_name)
     shards = [extract(Sounds(root, preset.clip, sound), files(rows, "sound", "clip"), out, spread, redo)]
     if preset.backbone:
-        one_each = preset.sampler.condition.n_features == preset.clip.columns
+        condition = preset.sampler.condition
+        one_each = condition.kind == "columns" or condition.n_features == preset.clip.columns
         features = Features(root, preset.clip, preset.backbone, seed, 1 if one_each else preset.clip.column_features, dtype)
         shards.append(extract(features, files(rows, "image", "clip"), out, spread, redo))
+        if condition.motion:
+            shards.append(extract(Motion(root, preset.clip), files(rows, "clip"), out, spread, redo))
     return shards
 
 

@@ -27,7 +27,7 @@ from unsilent.media.files import replacing
 from unsilent.pipeline import load
 from unsilent.presets import get
 from unsilent.runtime import Precision, choose_device, choose_precision, one_thread
-from unsilent.sampling import check_choice, check_takes
+from unsilent.sampling import check_choice, check_guidance, check_takes
 from unsilent.scene import Scene
 
 Keep = Literal["mel", "wav"]
@@ -44,8 +44,7 @@ class Recipe:
         model: name of a model whose weights are here, or path of a bundle folder.
         samples: of each clip.
         seed: from which the clips' own seeds derive; see `seed_of`.
-        top_k: how many of the likeliest codes to choose among; None takes the model's own.
-        temperature: see `next_code`.
+        top_k, temperature, guidance: see `sample_codes`; None takes the model's own.
         precision: to compute in, see `runtime.choose_precision`; `auto` is settled where the job begins, for all its workers.
         keep: `mel`, float16 `[mels, frames]` as it was decoded, around [-1, 1]; or `wav`, 16 bit.
     """
@@ -54,7 +53,8 @@ class Recipe:
     samples: int = 10
     seed: int = 0
     top_k: int | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
+    guidance: float | None = None
     precision: Literal["auto"] | Precision = "auto"
     keep: Keep = "mel"
 
@@ -78,6 +78,7 @@ class _Maker:
                     seed=seed_of(recipe.seed, row.clip_id),
                     top_k=recipe.top_k,
                     temperature=recipe.temperature,
+                    guidance=recipe.guidance,
                     label=row.label or None if pipeline.parts.classes else None,
                 )
                 return [mel.astype(np.float16) for mel in mels] if recipe.keep == "mel" else [pipeline.sound(mel) for mel in mels]
@@ -124,11 +125,14 @@ class Sampling:
         about, sampler = read_bundle(folder), sampler_config(folder)
         self._preset = get(about["preset"])
         top_k = min(self._preset.top_k, sampler.codes) if recipe.top_k is None else recipe.top_k
+        temperature = self._preset.temperature if recipe.temperature is None else recipe.temperature
+        guidance = self._preset.guidance if recipe.guidance is None else recipe.guidance
         check_takes(recipe.seed, recipe.samples)
-        check_choice(recipe.temperature, top_k, sampler.codes)
+        check_choice(temperature, top_k, sampler.codes)
+        check_guidance(guidance)
         precision = choose_precision(recipe.precision, choose_device("auto"), sampler)
-        self.recipe = replace(recipe, precision=precision)
-        self._made_with = {**asdict(self.recipe), "model": self._preset.name, "weights": fingerprint(folder, about), "top_k": top_k}
+        self.recipe = replace(recipe, top_k=top_k, temperature=temperature, guidance=guidance, precision=precision)
+        self._made_with = {**asdict(self.recipe), "model": self._preset.name, "weights": fingerprint(folder, about)}
 
     def __enter__(self) -> "Sampling":
         self.out.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,14 @@
 """Pictures of a video as arrays at any rate, and a video file with new sound."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.filter import Graph
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 
 from unsilent.errors import MediaError, ParameterError
@@ -15,23 +16,42 @@ from unsilent.media.files import decode, demux, find_video, open_media
 from unsilent.media.mux import Original, mux
 from unsilent.media.probe import orientation
 
-__all__ = ["Original", "mux", "read_frames", "stream_frames"]
+__all__ = ["Original", "Picture", "mux", "read_frames", "stream_frames", "stream_pictures"]
+
+GREY_SIZE = (48, 64)  # height and width of small grey pictures, whatever the shape of the video
 
 
-def stream_frames(
-    path: Path, fps: float | int, *, wanted: Sequence[int] | None = None, short_side: int | None = None
-) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
-    """Pictures at an even rate, one after the other, upright as displayed; memory does not grow with the video.
+class Picture:
+    """A picture of a video that is not converted before it is asked for, and is to be asked before the next one.
+
+    Attributes:
+        number: at the rate that was asked for, from 0.
+    """
+
+    def __init__(self, number: int, frame: av.VideoFrame, to_rgb: "_ToRGB", to_grey: VideoReformatter) -> None:
+        self.number = number
+        self._frame, self._to_rgb, self._to_grey = frame, to_rgb, to_grey
+
+    def rgb(self) -> UInt8[np.ndarray, "height width 3"]:
+        """As displayed; of the size that the first of its video had."""
+        return self._to_rgb(self._frame)
+
+    def grey(self) -> UInt8[np.ndarray, "height width"]:
+        """Its brightness in `GREY_SIZE`, as it is stored: not turned upright. Costs a small part of what `rgb` does."""
+        height, width = GREY_SIZE
+        return self._to_grey.reformat(self._frame, width, height, "gray", interpolation="AREA").to_ndarray()
+
+
+def stream_pictures(
+    path: Path, fps: float | int, *, wanted: Collection[int] | None = None, short_side: int | None = None
+) -> Iterator[Picture]:
+    """Pictures at an even rate, one after the other; memory does not grow with the video.
 
     Args:
         path: video file; damaged parts are passed over.
         fps: pictures per second to give, whatever the video has: its pictures are repeated or left out, each taking the nearest time.
-        wanted: numbers of the pictures to give, at that rate from 0; None gives all. The others are neither converted nor given, and
-            reading ends after the last.
-        short_side: pixels of the shorter side of what is given, if the video has more; None keeps its size.
-
-    Yields:
-        Seconds since the first picture of the video, and RGB; all of the size that the first has.
+        wanted: numbers of the pictures to give, at that rate from 0; None gives all. Reading ends after the last.
+        short_side: pixels of the shorter side of RGB pictures, if the video has more; None keeps its size.
 
     Raises:
         MediaError: if the file cannot be read or no picture of it can be decoded.
@@ -43,12 +63,20 @@ def stream_frames(
         return
     chosen = None if wanted is None else set(wanted)
     last = None if chosen is None else max(chosen)
-    convert = _ToRGB(short_side)
-    for index, frame in enumerate(_at_rate(path, fps)):
-        if chosen is None or index in chosen:
-            yield index / fps, convert(frame)
-        if index == last:
+    to_rgb, to_grey = _ToRGB(short_side), VideoReformatter()
+    for number, frame in enumerate(_at_rate(path, fps)):
+        if chosen is None or number in chosen:
+            yield Picture(number, frame, to_rgb, to_grey)
+        if number == last:
             return
+
+
+def stream_frames(
+    path: Path, fps: float | int, *, wanted: Collection[int] | None = None, short_side: int | None = None
+) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
+    """As `stream_pictures`, but seconds since the first picture of the video, and RGB upright as displayed, all of one size."""
+    for picture in stream_pictures(path, fps, wanted=wanted, short_side=short_side):
+        yield picture.number / fps, picture.rgb()
 
 
 def read_frames(

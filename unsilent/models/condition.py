@@ -1,4 +1,4 @@
-"""What the sampler is told before its first code: visual features, a class, both, nothing, or the time that passes."""
+"""What the sampler is told: visual features, a class, both, nothing, or the time that passes, before its first code or beside each."""
 
 from typing import Literal
 
@@ -12,55 +12,67 @@ from unsilent.clip import Clip
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
-Kind = Literal["none", "features", "class", "features+class", "coordinates"]
+Kind = Literal["none", "features", "class", "features+class", "coordinates", "columns"]
+_REACH = 2  # code columns ahead and behind that a column is told of, where features stand beside codes
 
 
 class ConditionConfig(Config):
     """Kind and sizes of a condition.
 
     `none` is the published "no feats": one vector of random numbers in the place of a feature. `coordinates` are integers that grow with
-    time, spoken in the sampler's own codes. Both stand for "nothing" in the paper's tables.
+    time, spoken in the sampler's own codes. Both stand for "nothing" in the paper's tables. All take positions before the codes but
+    `columns`, which is ours and stands beside them: each position is told what is seen at the time of the code that it predicts.
     """
 
     kind: Kind
     n_features: int = Field(default=0, ge=0)  # feature vectors for one clip
     feature_dim: int = Field(default=0, ge=0)  # numbers in each
     n_classes: int = Field(default=0, ge=0)
+    motion: int = Field(default=0, ge=0)  # numbers of `unsilent.motion` for each code column
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "ConditionConfig":
-        wants_features = self.kind in ("none", "features", "features+class")
+        wants_features = self.kind in ("none", "features", "features+class", "columns")
         wants_classes = self.kind in ("class", "features+class")
         if wants_features != bool(self.n_features and self.feature_dim) or bool(self.n_features) != bool(self.feature_dim):
             raise ParameterError(f"{self.n_features} features of {self.feature_dim} numbers do not fit a condition of kind {self.kind!r}.")
         if wants_classes != bool(self.n_classes):
             raise ParameterError(f"{self.n_classes} classes do not fit a condition of kind {self.kind!r}.")
+        if self.motion and self.kind != "columns":
+            raise ParameterError(f"{self.motion} numbers of motion do not fit a condition of kind {self.kind!r}.")
         return self
 
     def n_tokens(self, clip: Clip) -> int:
-        """How many positions of the sequence the condition takes."""
+        """How many positions of the sequence the condition takes; one that stands beside the codes leaves a first one, to begin from."""
         if self.kind == "coordinates":
             return clip.n_codes
+        if self.kind == "columns":
+            return 1
         return self.n_features + bool(self.n_classes)
 
 
 class Condition(nn.Module):
-    """Embeds features and classes to the sampler's width, features first."""
+    """Embeds features and classes to the sampler's width, features first; those of kind `columns` for each code column."""
 
-    def __init__(self, config: ConditionConfig, width: int) -> None:
+    def __init__(self, config: ConditionConfig, width: int, clip: Clip) -> None:
         super().__init__()
         self.config = config
         self.feature_embedder = nn.Linear(config.feature_dim, width) if config.n_features else None
         self.class_embedder = nn.Embedding(config.n_classes, width) if config.n_classes else None
+        self.columns = Columns(config.motion, width, clip.columns) if config.kind == "columns" else None
 
     def forward(
-        self, features: Float[Tensor, "batch features dim"] | None, labels: Int[Tensor, "batch"] | None
+        self,
+        features: Float[Tensor, "batch features dim"] | None,
+        labels: Int[Tensor, "batch"] | None,
+        motion: Float[Tensor, "batch columns motion"] | None = None,
     ) -> Float[Tensor, "batch condition width"]:
         """Embed what the kind asks for.
 
         Args:
             features: exactly as many as the kind wants, else None.
             labels: class numbers, else None.
+            motion: of each code column; None where nothing moves, or for a kind that is not told.
 
         Raises:
             ParameterError: if something is missing, too much, or of another size; says both numbers.
@@ -71,7 +83,12 @@ class Condition(nn.Module):
             tokens.append(self.feature_embedder(features))
         if self.class_embedder is not None:
             tokens.append(self.class_embedder(labels)[:, None])
-        return torch.cat(tokens, dim=1)
+        told = torch.cat(tokens, dim=1)
+        if self.columns is not None:
+            return self.columns(told, motion)
+        if motion is not None:
+            raise ParameterError(f"a sampler with a condition of kind {self.config.kind!r} was given motion.")
+        return told
 
     def _check(self, features: Tensor | None, labels: Tensor | None) -> None:
         wanted, config = self.config.kind, self.config
@@ -86,6 +103,44 @@ class Condition(nn.Module):
         if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < config.n_classes:
             wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
             raise ParameterError(f"class number {wrong} given, this sampler knows 0 to {config.n_classes - 1}.")
+
+
+class Columns(nn.Module):
+    """One vector for each code column: of the feature of its time and of its motion, and a little of what is ahead and behind.
+
+    Ahead, because who hears a step has seen the foot come down before; behind, because sounds last.
+    """
+
+    def __init__(self, motion: int, width: int, columns: int) -> None:
+        super().__init__()
+        self.motion, self.n_columns = motion, columns
+        # convolutions, not linear layers: they begin with weights large enough for a few numbers to count beside many features
+        self.motion_embedder = nn.Conv1d(motion, width, 1) if motion else None
+        self.around = nn.Conv1d(width, width, 2 * _REACH + 1, padding=_REACH, groups=width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, seen: Float[Tensor, "batch features width"], motion: Float[Tensor, "batch columns motion"] | None
+    ) -> Float[Tensor, "batch columns width"]:
+        """Column `c` is told embedded feature `c * features // columns`.
+
+        Args:
+            seen: embedded features, evenly spread over the clip.
+            motion: of each column; None where nothing moves.
+
+        Raises:
+            ParameterError: for motion of another size.
+        """
+        wanted = (self.n_columns, self.motion)
+        if motion is not None and motion.shape[1:] != wanted:
+            raise ParameterError(
+                f"motion of {motion.shape[1]} columns of {motion.shape[2]} numbers given, this sampler wants {wanted[0]} of {wanted[1]}."
+            )
+        hidden = seen[:, torch.arange(self.n_columns, device=seen.device) * seen.shape[1] // self.n_columns].transpose(1, 2)
+        if self.motion_embedder is not None:
+            moved = seen.new_zeros(len(seen), *wanted) if motion is None else motion
+            hidden = hidden + self.motion_embedder(moved.transpose(1, 2))
+        return self.out(self.around(F.gelu(hidden)).transpose(1, 2))
 
 
 def coordinates(clip: Clip, codes: int) -> Int[Tensor, "1 sequence"]:

@@ -1,8 +1,11 @@
 """The sampler: a transformer that writes codes, one after another, given a condition. Paper section 3.2."""
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unsilent.clip import Clip
@@ -20,6 +23,26 @@ class SamplerConfig(Config):
     transformer: TransformerConfig
     condition: ConditionConfig
 
+    @model_validator(mode="after")
+    def _has_columns(self) -> "SamplerConfig":
+        if self.condition.kind == "columns" and self.condition.n_features > self.clip.columns:
+            raise ParameterError(
+                f"{self.condition.n_features} features do not fit beside {self.clip.columns} code columns; one each at most."
+            )
+        return self
+
+
+class Reading(NamedTuple):
+    """One window as far as it is read; what `Sampler.step` goes on from.
+
+    Attributes:
+        cache: keys and values of the positions read.
+        positions: what is added to the code at each position of the window, of all sequences or of each, `[batch, sequence, width]`.
+    """
+
+    cache: KeyValueCache
+    positions: Tensor
+
 
 class Sampler(nn.Module):
     """Predicts each code of a clip from the condition and the codes before it.
@@ -34,7 +57,7 @@ class Sampler(nn.Module):
         self.n_condition = config.condition.n_tokens(config.clip)
         self.tok_emb = nn.Embedding(config.codes, width)
         self.pos_emb = nn.Parameter(torch.zeros(1, self.n_condition + config.clip.n_codes, width))
-        self.embedder = Condition(config.condition, width)
+        self.embedder = Condition(config.condition, width, config.clip)
         self.transformer = Transformer(config.transformer)
         self.head = nn.Linear(width, config.codes, bias=False)
         self.apply(_initialise)
@@ -43,13 +66,15 @@ class Sampler(nn.Module):
         self,
         features: Float[Tensor, "batch features dim"] | None = None,
         labels: Int[Tensor, "batch"] | None = None,
+        motion: Float[Tensor, "batch columns motion"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch condition width"]:
-        """Embed a condition once, for all steps that follow.
+        """Embed a condition once, for all steps that follow; all zeros stand for a condition that is not told.
 
         Args:
             features: visual features of one clip, as many as the configuration says; None for kinds without.
             labels: class numbers; None for kinds without.
+            motion: of each code column, for kind `columns`; None where nothing moves.
             generator: of the random vector that stands for nothing; wanted for kind `none` only.
 
         Raises:
@@ -62,7 +87,7 @@ class Sampler(nn.Module):
             if generator is None:
                 raise ParameterError("a sampler without a condition draws a random vector in its place and wants a generator for it.")
             features = torch.rand(1, config.n_features, config.feature_dim, generator=generator).to(self.pos_emb.device)
-        return self.embedder(features, labels)
+        return self.embedder(features, labels, motion)
 
     def logits(
         self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
@@ -73,13 +98,15 @@ class Sampler(nn.Module):
             codes: of one clip or its beginning, in the order of `code_order`.
             condition: as `condition` gives it.
         """
-        return self.head(self.transformer(self._embed(codes[:, :-1], condition, 0))[:, self.n_condition - 1 :])
+        embedded = self._embed(codes[:, :-1], condition, self._positions(condition), 0)
+        return self.head(self.transformer(embedded)[:, self.n_condition - 1 :])
 
     def forward(
         self,
         codes: Int[Tensor, "batch sequence"],
         features: Float[Tensor, "batch features dim"] | None = None,
         labels: Int[Tensor, "batch"] | None = None,
+        motion: Float[Tensor, "batch columns motion"] | None = None,
         keep: Bool[Tensor, "batch"] | None = None,
     ) -> Float[Tensor, "batch sequence codes"]:
         """What training calls: condition and scores in one.
@@ -88,45 +115,60 @@ class Sampler(nn.Module):
             codes: as `logits` wants them.
             features: as `condition` wants them.
             labels: as `condition` wants them.
+            motion: as `condition` wants it.
             keep: false for sequences that are to do without their condition, which then is all zeros; None keeps all.
         """
-        told = self.condition(features, labels)
+        told = self.condition(features, labels, motion)
         return self.logits(codes, told if keep is None else told * keep[:, None, None])
 
     @torch.inference_mode()
     def start(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
-    ) -> tuple[Float[Tensor, "batch codes"], KeyValueCache]:
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "told condition width"]
+    ) -> tuple[Float[Tensor, "batch codes"], Reading]:
         """Read the condition and the codes that are already known (perhaps none); score the next code.
 
-        A condition of batch 1 is read once, however many sequences of codes go on from it.
+        Each condition is read once, however many sequences of codes go on from it: as many from each, those of the first one first.
 
         Returns:
-            The scores, and the cache that `step` continues from.
+            The scores, and what `step` continues from.
         """
-        told = self._embed(codes[: len(condition), :0], condition, 0)
+        positions, each = self._positions(condition), len(codes) // len(condition)
+        told = self._embed(codes[: len(condition), :0], condition, positions, 0)
         cache = KeyValueCache(self.config.transformer, len(told), self.pos_emb.shape[1], self._cached_like(told))
         hidden = self.transformer(told, cache)
-        if len(codes) > len(condition):
+        if each > 1:
             cache.repeat(len(codes))
+        if len(positions) > 1:
+            positions = positions.repeat_interleave(each, dim=0)
         if codes.shape[1]:
-            hidden = self.transformer(self._embed(codes, None, cache.length), cache)
-        return self.head(hidden[:, -1]).expand(len(codes), -1), cache
+            hidden = self.transformer(self._embed(codes, None, positions, cache.length), cache)
+        logits = self.head(hidden[:, -1])
+        return logits.repeat_interleave(len(codes) // len(logits), dim=0), Reading(cache, positions)
 
     @torch.inference_mode()
-    def step(self, code: Int[Tensor, "batch"], cache: KeyValueCache) -> Float[Tensor, "batch codes"]:
+    def step(self, code: Int[Tensor, "batch"], reading: Reading) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
-        return self.head(self.transformer(self._embed(code[:, None], None, cache.length), cache)[:, -1])
+        embedded = self._embed(code[:, None], None, reading.positions, reading.cache.length)
+        return self.head(self.transformer(embedded, reading.cache)[:, -1])
 
-    def _embed(self, codes: Tensor, condition: Tensor | None, position: int) -> Tensor:
+    def _positions(self, condition: Tensor) -> Tensor:
+        """What each position is told besides the code at it: its place, and for kind `columns` what is seen while the next code sounds."""
+        if self.config.condition.kind != "columns":
+            return self.pos_emb
+        beside = condition.to(self.pos_emb).repeat_interleave(self.config.clip.rows, dim=1)
+        return self.pos_emb + F.pad(beside, (0, 0, 0, 1))  # after the last code of a window nothing is predicted
+
+    def _embed(self, codes: Tensor, condition: Tensor | None, positions: Tensor, known: int) -> Tensor:
         embedded = self.tok_emb(codes)
         if condition is not None:
-            embedded = torch.cat([condition.expand(len(codes), -1, -1).to(embedded), embedded], dim=1)
-        stop = position + embedded.shape[1]
+            # what stands beside the codes is in the positions already
+            before = torch.zeros_like(condition[:, :1]) if self.config.condition.kind == "columns" else condition
+            embedded = torch.cat([before.expand(len(codes), -1, -1).to(embedded), embedded], dim=1)
+        stop = known + embedded.shape[1]
         if stop > self.pos_emb.shape[1]:
             clip = self.config.clip
             raise ParameterError(f"{stop - self.n_condition} codes given, this sampler reads {clip.n_codes} at once; use windows.")
-        return embedded + self.pos_emb[:, position:stop]
+        return embedded + positions[:, known:stop]
 
     def _cached_like(self, embedded: Tensor) -> Tensor:
         """Under autocast keys come out in the lower precision, whatever goes in."""

@@ -58,9 +58,9 @@ class KeyValueCache:
         return known
 
     def repeat(self, batch: int) -> None:
-        """Let `batch` sequences go on from what the only one has seen."""
+        """Let `batch` sequences go on from what fewer have seen, as many from each, those of the first one first."""
         seen, self.memory = self.memory, self.memory.new_empty((*self.memory.shape[:2], batch, *self.memory.shape[3:]))
-        self.memory[..., : self.length, :] = seen[..., : self.length, :]
+        self.memory.unflatten(2, (seen.shape[2], -1))[..., : self.length, :] = seen[:, :, :, None, :, : self.length]
 
 
 class Attention(nn.Module):

@@ -1,1 +1,1 @@
-"""Sound as tensors: mel spectrograms and back, loudness. Touches no files and no networks."""
+"""Sound as tensors: mel spectrograms and back, loudness, onsets. Touches no files and no networks."""

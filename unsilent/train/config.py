@@ -162,6 +162,7 @@ class SamplerRun(Run):
     cut_share: float = Field(default=0.3, ge=0, le=1)  # share of composed clips that change their subject midway
     feature_noise: float = Field(default=0.1, ge=0)  # standard deviation, relative to that of the features
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences that are told nothing, for guidance while sampling
+    motion_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences in which nothing moves
 
 
 class ClassifierRun(SoundRun):

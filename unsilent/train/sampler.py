@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsilent.checkpoints.store import save_checkpoint
-from unsilent.data.datasets import PairedCodes
+from unsilent.data.pairs import PairedCodes
 from unsilent.errors import ParameterError
 from unsilent.features import pick_rows
 from unsilent.losses import next_code_loss
@@ -29,6 +29,7 @@ class SamplerBatch(NamedTuple):
         codes: in the sampler's order.
         features: `[batch, features, dim]`.
         labels: `[batch]`.
+        motion: `[batch, columns, numbers]`.
         keep: `[batch]`, false where the condition is dropped.
         names: the clips behind the codes.
     """
@@ -36,6 +37,7 @@ class SamplerBatch(NamedTuple):
     codes: Tensor
     features: Tensor | None
     labels: Tensor | None
+    motion: Tensor | None
     keep: Tensor | None
     names: list[str]
 
@@ -48,7 +50,10 @@ class SamplerTrainer:
         is_named = bool(config.condition.n_classes)
         if is_named and run.cut_share:
             raise ParameterError(f"a class speaks for a whole clip, but cut_share is {run.cut_share}; set it to 0.")
-        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, named_only=is_named)
+        moves = bool(config.condition.motion)
+        if run.motion_dropout and not moves:
+            raise ParameterError(f"{run.preset!r} is told of no motion, but motion_dropout is {run.motion_dropout}; leave it out.")
+        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, named_only=is_named, motion=moves)
         if is_named and config.condition.n_classes != len(self.pairs.labels):
             raise ParameterError(
                 f"{run.preset!r} knows {config.condition.n_classes} classes, the shards {run.shards} have {len(self.pairs.labels)} labels."
@@ -60,8 +65,9 @@ class SamplerTrainer:
             )
         self.valid = None
         if run.valid_every:
-            self.valid = PairedCodes(run.shards, "valid", config.clip, run.real_share, run.cut_share, is_named, self.pairs.labels)
-        self.data = {"codes": self.pairs.codes.digest, "features": self.pairs.features.digest}
+            self.valid = PairedCodes(run.shards, "valid", config.clip, run.real_share, run.cut_share, is_named, self.pairs.labels, moves)
+        shards = [self.pairs.codes, self.pairs.features, *([self.pairs.motion] if moves else [])]
+        self.data = {shard.name: shard.digest for shard in shards}
         module = begin(run, "sampler", Sampler(config))
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
@@ -72,9 +78,13 @@ class SamplerTrainer:
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
         """Codes, and what this kind of condition is told of their pictures and names."""
-        dropout = self.run.condition_dropout
         batch = self._told(self.pairs, rngs, self.run.feature_noise)
-        return batch._replace(keep=torch.tensor([rng.random() >= dropout for rng in rngs])) if dropout else batch
+        if dropout := self.run.condition_dropout:
+            batch = batch._replace(keep=torch.tensor([rng.random() >= dropout for rng in rngs]))
+        if dropout := self.run.motion_dropout:
+            moves = torch.tensor([rng.random() >= dropout for rng in rngs])
+            batch = batch._replace(motion=batch.motion * moves[:, None, None])
+        return batch
 
     def _told(self, source: PairedCodes, rngs: Sequence[np.random.Generator], feature_noise: float) -> SamplerBatch:
         pairs, condition = source.batch(rngs), self.config.condition
@@ -88,11 +98,11 @@ class SamplerTrainer:
                 features = features + feature_noise * features.std(axis=(1, 2), keepdims=True) * noise
         features = None if features is None else torch.from_numpy(features)
         labels = pairs.labels if condition.n_classes else None
-        return SamplerBatch(pairs.codes, features, labels, None, pairs.names)
+        return SamplerBatch(pairs.codes, features, labels, pairs.motion, None, pairs.names)
 
     def step(self, learning: Learning, batch: SamplerBatch) -> dict[str, Tensor]:
         """One step on one batch of pairs."""
-        logits = self.module(batch.codes, batch.features, batch.labels, batch.keep)
+        logits = self.module(batch.codes, batch.features, batch.labels, batch.motion, batch.keep)
         loss = next_code_loss(logits, batch.codes)
         learning.learn(loss, self.module, self.optimizers[0])
         return {"next_code": loss, "accuracy": (logits.argmax(-1) == batch.codes).float().mean()}
@@ -101,14 +111,14 @@ class SamplerTrainer:
         """Cross-entropy of the next code, which is the `loss`, and how often the likeliest is the true one."""
 
         def judge(batch: SamplerBatch) -> dict[str, Tensor]:
-            logits = self.module.module(batch.codes, batch.features, batch.labels)
+            logits = self.module.module(batch.codes, batch.features, batch.labels, batch.motion)
             return {"loss": next_code_loss(logits, batch.codes), "accuracy": (logits.argmax(-1) == batch.codes).float().mean()}
 
         return mean_figures(fabric, self.run, lambda rngs: self._told(self.valid, rngs, feature_noise=0.0), judge)
 
     def examples(self, batch: SamplerBatch) -> Examples:
         """Grids of true codes and of the likeliest after each true past, and how often each code is in both."""
-        codes = {"true": batch.codes, "likeliest": self.module.module(batch.codes, batch.features, batch.labels).argmax(-1)}
+        codes = {"true": batch.codes, "likeliest": self.module.module(batch.codes, batch.features, batch.labels, batch.motion).argmax(-1)}
         pictures = {f"codes/{name}": to_grid(one[:1], self.config.clip.rows)[0] / self.config.codes for name, one in codes.items()}
         return Examples(pictures, counts={f"codes/{name}": one for name, one in codes.items()})
 
