@@ -104,15 +104,9 @@ def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp
     assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
     about = json.loads((tmp_path / "samples.json").read_text())
     assert about["clips"] == {name: seed_of(3, name) for name in names}
-<<<<<<< HEAD
-    told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "precision", "keep", "failed")}
-    precision = choose_precision("auto", choose_device("auto"), parts.sampler.config)
-    recipe = {"seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "precision": precision, "keep": "mel"}
-=======
     told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "guidance", "precision", "keep", "failed")}
-    precision = "bfloat16" if torch.cuda.is_available() else "float32"  # of a small model
+    precision = choose_precision("auto", choose_device("auto"), parts.sampler.config)
     recipe = {"seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "guidance": 2.0, "precision": precision, "keep": "mel"}
->>>>>>> cond
     assert told == {"model": "everyday", **recipe, "failed": {}}
     mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
     assert {(mel.shape, str(mel.dtype)) for mel in mels} == {((80, 848), "float16")}
