@@ -1,7 +1,7 @@
 """Is what a model makes worth hearing? Tables from pictures, videos and sounds that no training has seen.
 
     python benchmarks/everyday.py M.parquet --judge CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--seed 0]
-        [--top-k K] [--temperature T] [--parts labels signal timing sheet]
+        [--top-k K] [--temperature T] [--workers N] [--parts labels signal timing sheet]
 
 M.parquet is from `unsilent data manifest`, CHECKPOINT a classifier as `unsilent evaluate` wants it. Judged are the labels that have
 training sounds, held-out sounds and held-out pictures or videos; `--most` limits how many of each are taken of a label. What is made stays
@@ -36,7 +36,8 @@ from unsilent.clip import Clip
 from unsilent.data.extract import trim_silent_ends
 from unsilent.data.manifest import Row, read_manifest, write_manifest
 from unsilent.jobs.hear import judge_all
-from unsilent.jobs.sample import KINDS, Recipe, Sampling
+from unsilent.jobs.run import Spread
+from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
 from unsilent.media.audio import read_audio, write_wav
 from unsilent.metrics.evaluate import evaluate, find
 from unsilent.metrics.hearing import Hearing
@@ -77,22 +78,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--workers", type=int, help="processes that make and judge sounds; the numbers do not depend on it")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     root, rows = read_manifest(options.manifest)
-    pipeline = unsilent.load(options.model, device="cpu")
+    pipeline = unsilent.load(options.model, device="cpu", precision="float32")
     material = choose(root, rows, options.most, options.seed)
     videos = timing.find_impacts(rows, root, pipeline.clip) if "timing" in options.parts else []
     looked_at = {row.clip_id: row for row in (*flat(material.seen), *(video.row for video in videos))}
     made = make(looked_at.values(), root, options)
-    results: dict[str, Any] = {"judged": list(material.seen)}
+    about = json.loads((made / ABOUT).read_text(encoding="utf-8"))
+    results: dict[str, Any] = {"made": {key: about[key] for key in about if key not in ("clips", "failed")} | {"of": len(looked_at)}}
     for part in options.parts:
         if part == "labels":
             results[part] = by_label(material, made, pipeline, options)
         elif part == "signal":
             results[part] = as_signals(material, made, pipeline.clip)
         elif part == "timing":
-            results[part] = timing.score_all(videos, {"generated": made}, pipeline.reconstruct, pipeline.clip, options.seed)
+            ways = {"generated": made}
+            results[part] = timing.score_all(videos, ways, pipeline.reconstruct, pipeline.clip, options.seed)
         else:
             draw_sheet(list(pairs_of(material, made, pipeline.clip)), pipeline.clip, options.out / "everyday.png")
     (options.out / "everyday.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -124,13 +129,13 @@ def flat(rows: dict[str, list[Row]]) -> list[Row]:
     return [row for label in rows for row in rows[label]]
 
 
-def make(rows: Iterable[Row], root: Path, options: argparse.Namespace) -> Path:
-    """A folder with samples for all rows; what is there stays."""
-    table, folder = options.out / "looked_at.parquet", options.out / "samples"
+def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str = "samples", **differing: Any) -> Path:
+    """A folder with samples for all rows, where what is there stays; `differing` are fields of the recipe that the options do not tell."""
+    table, folder = options.out / f"{name}.parquet", options.out / name
     write_manifest(root, list(rows), table)
-    recipe = Recipe(options.model, options.samples, options.seed, options.top_k, options.temperature, "float32", "wav")
+    recipe = Recipe(options.model, options.samples, options.seed, options.top_k, options.temperature, "float32", "wav", **differing)
     with Sampling(table, folder, recipe, split=None) as job:
-        for row, why in job.run():
+        for row, why in job.run(Spread(options.workers)):
             if why:
                 raise SystemExit(f"{row.clip_id}: {why}")
     return folder
@@ -148,7 +153,7 @@ def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", opti
         systems[system] = folder / system
     study = find(systems.pop("real"), list(systems.values()), labels="folders")
     hearing = Hearing(options.out / "heard", load_judge(options.judge, "cpu"))
-    bad = judge_all(hearing, study.keys)
+    bad = judge_all(hearing, study.keys, Spread(options.workers))
     return as_json(evaluate(study, hearing, bad, options.seed))
 
 
@@ -224,6 +229,11 @@ def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, 
 
 def as_markdown(results: dict[str, Any]) -> Iterator[str]:
     """Tables of what was measured, line by line."""
+    made = results["made"]
+    settings = f"top-k {made['top_k']}, temperature {made['temperature']}, seed {made['seed']}"
+    amount = f"{made['samples']} sounds for each of {made['of']} pictures and videos"
+    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {amount}."
+    yield ""
     if "labels" in results:
         yield from _labels_table(results["labels"])
     if "signal" in results:
@@ -238,6 +248,9 @@ def _labels_table(report: dict[str, Any]) -> Iterator[str]:
     real = real | {"fid": report["reference_halves"].get("fid"), "mkl": systems.get("another", {"figures": {}})["figures"].get("mkl")}
     rows = {"generated": systems["generated"]["figures"], "one each": systems["one each"]["figures"]}
     rows |= {"codebook": systems["codebook"]["figures"], "real": real, "floor": systems["floor"]["figures"]}
+    judge = report["classifier"]
+    yield f"Judged by a {judge['kind']} of {judge['classes']} classes, digest {judge['digest']}. In brackets 95 %."
+    yield ""
     yield from ("| | sounds | FID | MKL | top-1 % | top-5 % |", "| --- | --- | --- | --- | --- | --- |")
     for name, figures in rows.items():
         shown = (_figure(figures.get(key), factor) for key, factor in (("fid", 1), ("mkl", 1), ("top1", 100), ("top5", 100)))
