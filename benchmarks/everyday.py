@@ -1,11 +1,12 @@
 """Is what a model makes worth hearing? Tables from pictures, videos and sounds that no training has seen.
 
-    python benchmarks/everyday.py M.parquet --judge CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--seed 0]
-        [--top-k K] [--temperature T] [--workers N] [--parts labels signal timing sheet]
+    python benchmarks/everyday.py M.parquet --judge CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--videos N]
+        [--seed 0] [--top-k K] [--temperature T] [--workers N] [--parts labels signal timing sheet]
 
 M.parquet is from `unsilent data manifest`, CHECKPOINT a classifier as `unsilent evaluate` wants it. Judged are the labels that have
-training sounds, held-out sounds and held-out pictures or videos; `--most` limits how many of each are taken of a label. What is made stays
-in DIR, and a second call goes on with it. DIR/everyday.json has all numbers, DIR/everyday.md, which is printed too, the tables:
+training sounds, held-out sounds and held-out pictures or videos. `--most` limits how many of each are taken of a label, `--videos` how
+many are taken for timing, to choose settings by. What is made stays in DIR, where a second call goes on with it and adds other parts to
+what it tells. DIR/everyday.json has all numbers, DIR/everyday.md, which is printed too, the tables:
 
 - `labels`: FID, MKL, top-1 and top-5 as `unsilent evaluate` counts them. Samples are paired with held-out sounds of their label.
     - `generated`: sounds made for pictures and videos; of `one each` there are as many as of real sounds, so that its FID compares
@@ -75,21 +76,23 @@ def main() -> None:
     parser.add_argument("--model", default="everyday")
     parser.add_argument("--samples", type=int, default=10, help="of each picture or video")
     parser.add_argument("--most", type=int, help="pictures, and sounds, of a label; without it all")
+    parser.add_argument("--videos", type=int, help="with clear impacts, the held-out ones first; without it all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--workers", type=int, help="processes that make and judge sounds; the numbers do not depend on it")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     root, rows = read_manifest(options.manifest)
     pipeline = unsilent.load(options.model, device="cpu", precision="float32")
     material = choose(root, rows, options.most, options.seed)
-    videos = timing.find_impacts(rows, root, pipeline.clip) if "timing" in options.parts else []
-    looked_at = {row.clip_id: row for row in (*flat(material.seen), *(video.row for video in videos))}
-    made = make(looked_at.values(), root, options)
+    videos = timing.find_impacts(rows, root, pipeline.clip)[: options.videos] if "timing" in options.parts else []
+    looked_at = [video.row for video in videos] + (flat(material.seen) if set(options.parts) - {"timing"} else [])
+    made = make({row.clip_id: row for row in looked_at}.values(), root, options)
+    told = options.out / "everyday.json"
+    results: dict[str, Any] = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
     about = json.loads((made / ABOUT).read_text(encoding="utf-8"))
-    results: dict[str, Any] = {"made": {key: about[key] for key in about if key not in ("clips", "failed")} | {"of": len(looked_at)}}
+    results["made"] = {key: about[key] for key in about if key not in ("clips", "failed")}
     for part in options.parts:
         if part == "labels":
             results[part] = by_label(material, made, pipeline, options)
@@ -100,7 +103,7 @@ def main() -> None:
             results[part] = timing.score_all(videos, ways, pipeline.reconstruct, pipeline.clip, options.seed)
         else:
             draw_sheet(list(pairs_of(material, made, pipeline.clip)), pipeline.clip, options.out / "everyday.png")
-    (options.out / "everyday.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    told.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     page = "\n".join(as_markdown(results))
     (options.out / "everyday.md").write_text(page, encoding="utf-8")
     print(page)
@@ -231,8 +234,7 @@ def as_markdown(results: dict[str, Any]) -> Iterator[str]:
     """Tables of what was measured, line by line."""
     made = results["made"]
     settings = f"top-k {made['top_k']}, temperature {made['temperature']}, seed {made['seed']}"
-    amount = f"{made['samples']} sounds for each of {made['of']} pictures and videos"
-    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {amount}."
+    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {made['samples']} sounds for each picture or video."
     yield ""
     if "labels" in results:
         yield from _labels_table(results["labels"])
