@@ -161,7 +161,7 @@ def tiny_configs() -> dict[str, CodebookConfig | SamplerConfig | VocosConfig]:
         "codebook": CodebookConfig(n_codes=32, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1),
         "sampler": SamplerConfig(
             codes=32,
-            transformer=TransformerConfig(layers=1, heads=2, width=32),
+            transformer=TransformerConfig(layers=1, heads=2, width=64),
             condition=ConditionConfig(kind="features", n_features=53, feature_dim=1280),
         ),
         "vocoder": VocosConfig(width=16, hidden=32, n_blocks=1),

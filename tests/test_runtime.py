@@ -1,4 +1,4 @@
-"""What makes a model fast changes little of what it says: threads, precision, whole numbers, recorded steps."""
+"""What makes a model fast changes little of what it says: threads, precision, packed blocks."""
 
 import copy
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from unsilent import runtime
+from unsilent import runtime, stepper
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
-from unsilent.runtime import SMALL_WEIGHTS, Int8Linear, RecordedStep, choose_precision, lighten, stepping_threads
+from unsilent.runtime import choose_precision, hasten, is_packed, lighten, stepping
 from unsilent.sampling import sample_codes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -26,7 +26,7 @@ CONFIG = SamplerConfig(
 )
 CODES = torch.randint(CONFIG.codes, (2, CONFIG.clip.n_codes), generator=torch.Generator().manual_seed(2))
 FEATURES = torch.rand(1, 5, 64, generator=torch.Generator().manual_seed(3))
-whole_numbers = pytest.mark.skipif(not runtime.can_int8(CPU), reason="this CPU has no AVX-512 VNNI")
+in_c = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +37,27 @@ def sampler():
     return made.eval().requires_grad_(False)
 
 
-def lightened(sampler, precision):
+def lightened(sampler, precision, packs=True):
     made = copy.deepcopy(sampler)
-    for block in made.transformer.blocks:
-        lighten(block, precision)
+    for number, block in enumerate(made.transformer.blocks):
+        made.transformer.blocks[number] = lighten(block, precision, packs)
+    if packs:
+        hasten(made, precision, CPU)
     return made
 
 
 @torch.inference_mode()
-def stepwise(sampler, step, codes=CODES):
+def stepwise(sampler, codes=CODES):
     """Logits of all codes but the last, each through the cache."""
     logits, cache = sampler.start(codes[:, :0], sampler.condition(FEATURES))
     found = [logits]
     for position in range(codes.shape[1] - 1):
-        found.append(step(codes[:, position], cache))
+        found.append(sampler.step(codes[:, position], cache))
     return torch.stack(found, dim=1)
 
 
 class TestThreads:
-    """Changed for small networks only, and always put back."""
+    """Torch's are one where its operations are tiny, and always put back."""
 
     @pytest.fixture(autouse=True)
     def _two_threads(self):
@@ -64,132 +66,133 @@ class TestThreads:
         yield
         torch.set_num_threads(before)
 
-    def test_a_small_network_steps_on_one_thread(self):
-        with stepping_threads(16):
+    def test_a_small_network_steps_on_one_thread(self, sampler):
+        with stepping(sampler, "float32"):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
 
-    def test_a_large_one_keeps_all(self):
-        with stepping_threads(SMALL_WEIGHTS):
+    def test_a_large_one_keeps_all(self, sampler, monkeypatch):
+        monkeypatch.setattr(runtime, "SMALL_WEIGHTS", 1)
+        with stepping(sampler, "float32"):
             assert torch.get_num_threads() == 2
 
-    def test_threads_come_back_after_an_error(self):
-        with pytest.raises(RuntimeError, match="stop"), stepping_threads(16):
+    @in_c
+    def test_a_packed_one_has_all_to_itself(self, sampler, monkeypatch):
+        monkeypatch.setattr(runtime, "SMALL_WEIGHTS", 1)
+        light = lightened(sampler, "int8")
+        with stepping(light, "int8"):
+            assert (torch.get_num_threads(), light.transformer.threads) == (1, 2)
+
+    def test_threads_come_back_after_an_error(self, sampler):
+        with pytest.raises(RuntimeError, match="stop"), stepping(sampler, "float32"):
             raise RuntimeError("stop")
         assert torch.get_num_threads() == 2
 
+    @in_c
+    def test_lower_precision_is_left_to_torch_where_nothing_is_packed(self, sampler):
+        for made, expected in ((sampler, True), (lightened(sampler, "bfloat16"), False)):
+            with stepping(made, "bfloat16"):
+                assert torch.is_autocast_enabled("cpu") is expected
+
 
 class TestChoice:
-    """Which precision a device and a size get."""
+    """Which precision a device and a sampler get."""
 
     @pytest.mark.parametrize(
-        ("asked", "device", "n_weights", "able", "chosen"),
+        ("asked", "device", "is_built", "is_fast", "chosen"),
         [
-            ("auto", CUDA, SMALL_WEIGHTS, False, "bfloat16"),
-            ("auto", CPU, SMALL_WEIGHTS, True, "int8"),
-            ("auto", CPU, SMALL_WEIGHTS - 1, True, "float32"),
-            ("auto", CPU, SMALL_WEIGHTS, False, "float32"),
-            ("bfloat16", CPU, SMALL_WEIGHTS, True, "bfloat16"),
-            ("int8", CPU, 1, True, "int8"),
+            ("auto", CUDA, True, True, "bfloat16"),
+            ("auto", CPU, True, True, "int8"),
+            ("auto", CPU, True, False, "float32"),
+            ("auto", CPU, False, False, "float32"),
+            ("bfloat16", CPU, True, True, "bfloat16"),
+            ("int8", CPU, True, False, "int8"),
         ],
     )
-    def test_by_device_and_size(self, asked, device, n_weights, able, chosen, monkeypatch):
-        monkeypatch.setattr(runtime, "can_int8", lambda device: able)
-        assert choose_precision(asked, device, n_weights) == chosen
+    def test_by_device_and_processor(self, asked, device, is_built, is_fast, chosen, monkeypatch):
+        monkeypatch.setattr(stepper, "is_built", lambda: is_built)
+        monkeypatch.setattr(stepper, "is_fast", lambda: is_fast)
+        assert choose_precision(asked, device, CONFIG) == chosen
 
-    @pytest.mark.parametrize("device", [CPU, CUDA])
-    def test_whole_numbers_are_refused_where_they_cannot_be_computed(self, device, monkeypatch):
-        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-        with pytest.raises(ParameterError, match=f"int8 was asked for, but this {device.type} has no AVX-512 VNNI"):
-            choose_precision("int8", device, 1)
-
-
-@whole_numbers
-class TestWholeNumbers:
-    """A layer of whole numbers against the one it stands for."""
-
-    @pytest.fixture
-    def linear(self):
-        torch.manual_seed(0)
-        return nn.Linear(96, 40).requires_grad_(False)
-
-    def test_near_the_layer_it_stands_for(self, linear):
-        x = torch.randn(3, 7, 96, generator=torch.Generator().manual_seed(1))
-        assert (Int8Linear(linear)(x) - linear(x)).norm() < 0.012 * linear(x).norm()
-
-    def test_rows_are_rounded_by_themselves(self, linear):
-        """A take must not depend on the takes beside it, however loud they are."""
-        x, layer = torch.randn(4, 96, generator=torch.Generator().manual_seed(1)), Int8Linear(linear)
-        loud = torch.cat([x, 1000 * x])
-        assert torch.equal(layer(loud)[:4], layer(x))
-        assert torch.equal(layer(x[2:3]), layer(x)[2:3])
-
-    @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
-    def test_any_size_of_numbers_will_do(self, linear, size):
-        x, layer = torch.randn(2, 96, generator=torch.Generator().manual_seed(1)), Int8Linear(linear)
-        torch.testing.assert_close((layer(size * x) - linear.bias) / size, layer(x) - linear.bias, atol=2e-2, rtol=1e-2)
-
-    def test_nothing_in_gives_the_bias(self, linear):
-        assert torch.equal(Int8Linear(linear)(torch.zeros(1, 96))[0], linear.bias)
-
-    def test_an_output_without_weights(self):
-        linear = nn.Linear(8, 4).requires_grad_(False)
-        linear.weight[1] = 0
-        assert Int8Linear(linear)(torch.ones(1, 8))[0, 1] == linear.bias[1]
+    @pytest.mark.parametrize(
+        ("device", "is_built", "width", "words"),
+        [
+            (CUDA, True, 128, "this is a GPU"),
+            (CPU, False, 128, "was installed without a C compiler"),
+            (CPU, True, 96, "a width of 96 is no multiple of 64"),
+        ],
+    )
+    def test_whole_numbers_are_refused_where_they_cannot_be_computed(self, device, is_built, width, words, monkeypatch):
+        monkeypatch.setattr(stepper, "is_built", lambda: is_built)
+        config = CONFIG.model_copy(update={"transformer": CONFIG.transformer.model_copy(update={"width": width})})
+        assert not is_packed(config, device)
+        assert choose_precision("auto", device, config) != "int8"
+        with pytest.raises(ParameterError, match=f"int8 cannot be computed: .*{words}"):
+            choose_precision("int8", device, config)
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=whole_numbers)])
-def test_a_recorded_step_is_the_step(sampler, precision):
-    """Bit for bit, and also for another number of takes than it was recorded with."""
-    light = lightened(sampler, precision)
-    step = RecordedStep(light)
-    assert torch.equal(stepwise(light, step), stepwise(light, light.step))
-    assert torch.equal(stepwise(light, step, CODES[:1]), stepwise(light, light.step, CODES[:1]))
-
-
-def test_fused_and_recorded_float32_is_the_sampler(sampler):
-    light = lightened(sampler, "float32")
-    found, expected = stepwise(light, RecordedStep(light)), sampler.logits(CODES, sampler.condition(FEATURES))
+def test_joined_projections_are_the_sampler(sampler):
+    found, expected = stepwise(lightened(sampler, "float32", packs=False)), sampler.logits(CODES, sampler.condition(FEATURES))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_a_recorded_step_knows_the_end_of_the_cache(sampler):
-    step = RecordedStep(sampler)
-    _, cache = sampler.start(CODES, sampler.condition(FEATURES))
-    with pytest.raises(ParameterError, match="106 positions do not fit into a cache of 105"):
-        step(CODES[:, 0], cache)
+@in_c
+def test_packed_float32_is_the_sampler(sampler):
+    found, expected = stepwise(lightened(sampler, "float32")), sampler.logits(CODES, sampler.condition(FEATURES))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("packs", [False, pytest.param(True, marks=in_c)])
+def test_a_step_knows_the_end_of_the_cache(sampler, packs):
+    light = lightened(sampler, "float32", packs)
+    _, cache = light.start(CODES, light.condition(FEATURES))
+    with pytest.raises(ParameterError, match="101 codes given, this sampler reads 100 at once"):
+        light.step(CODES[:, 0], cache)
 
 
 @pytest.mark.parametrize(
-    ("precision", "divergence", "agreement"),
-    [("float32", 1e-9, 1.0), ("bfloat16", 2e-4, 0.96), pytest.param("int8", 1e-3, 0.95, marks=whole_numbers)],
+    ("precision", "packs", "divergence", "agreement"),
+    [
+        ("float32", False, 1e-9, 1.0),
+        ("bfloat16", False, 2e-4, 0.96),
+        pytest.param("float32", True, 1e-9, 1.0, marks=in_c),
+        pytest.param("bfloat16", True, 2e-4, 0.96, marks=in_c),
+        pytest.param("int8", True, 1e-3, 0.95, marks=in_c),
+    ],
 )
 @torch.inference_mode()
-def test_lower_precision_chooses_like_the_higher(sampler, precision, divergence, agreement):
+def test_lower_precision_chooses_like_the_higher(sampler, precision, packs, divergence, agreement):
     """The guard of quality: mean Kullback-Leibler divergence (nats) of the next code; how often the likeliest is the same."""
-    light = lightened(sampler, precision)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        found = stepwise(light, light.step).double().log_softmax(-1)
+    light = lightened(sampler, precision, packs)
+    with stepping(light, precision):
+        found = stepwise(light).double().log_softmax(-1)
     expected = sampler.logits(CODES, sampler.condition(FEATURES)).double().log_softmax(-1)
     apart, same = (expected.exp() * (expected - found)).sum(-1).mean(), (expected.argmax(-1) == found.argmax(-1)).double().mean()
     assert apart < divergence
     assert same >= agreement
 
 
-@whole_numbers
+@in_c
 def test_a_take_is_the_same_however_many_there_are(sampler):
     light = lightened(sampler, "int8")
-    step, told = RecordedStep(light), light.condition(FEATURES)
-    alone, three = (sample_codes(light, lambda _: told, 30, seed=3, takes=takes, step=step) for takes in (1, 3))
+    told = light.condition(FEATURES)
+    alone, three = (sample_codes(light, lambda _: told, 30, seed=3, takes=takes) for takes in (1, 3))
     assert torch.equal(alone[0], three[0])
     assert not torch.equal(three[0], three[1])
 
 
-@whole_numbers
+@in_c
 def test_blocks_are_made_small_while_they_are_read(sampler, tmp_path):
     """What is loaded block by block is what is made small at once, and no matrix of a block stays as it was."""
     save_checkpoint(tmp_path, "sampler", "", CONFIG, sampler.state_dict(), {})
-    loaded = load_checkpoint(tmp_path, "sampler", finish=lambda part: lighten(part, "int8"))
+    held = []
+
+    def finish(part):
+        held.append(part)
+        return lighten(part, "int8", is_packed=True)
+
+    loaded = load_checkpoint(tmp_path, "sampler", finish=finish)
     assert not any(isinstance(layer, nn.Linear) for layer in loaded.transformer.modules())
-    light = lightened(sampler, "int8")
-    assert torch.equal(stepwise(loaded, loaded.step), stepwise(light, light.step))
+    assert not any(list(part.parameters()) for part in held)
+    hasten(loaded, "int8", CPU)
+    assert torch.equal(stepwise(loaded), stepwise(lightened(sampler, "int8")))

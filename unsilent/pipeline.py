@@ -24,7 +24,7 @@ from unsilent.media.probe import probe
 from unsilent.media.video import Original, mux
 from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
-from unsilent.runtime import Device, Precision, RecordedStep, choose_device, choose_precision, convolutions, stepping_threads
+from unsilent.runtime import Device, Precision, choose_device, choose_precision, convolutions, stepping
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.scene import Scene, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
@@ -132,8 +132,8 @@ def load(
         ParameterError: for a device that is not there, or a precision that it cannot compute.
     """
     folder, chosen = find_bundle(name), choose_device(device)
-    precision = choose_precision(precision, chosen, sampler_config(folder).transformer.n_weights)
-    return Pipeline(load_parts(folder, precision), chosen, precision, vocoder)
+    precision = choose_precision(precision, chosen, sampler_config(folder))
+    return Pipeline(load_parts(folder, precision, chosen), chosen, precision, vocoder)
 
 
 class Pipeline:
@@ -151,7 +151,6 @@ class Pipeline:
         self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
         for module in parts.modules():
             module.to(device)
-        self._step = RecordedStep(parts.sampler) if device.type == "cpu" else parts.sampler.step
         self._dtype = convolutions(precision)
 
     @property
@@ -303,8 +302,7 @@ class Pipeline:
         features, rows = self._look(scene, windows, lambda share: progress("looking", SHARE_LOOKING * share))
         clock.lap("features")
         sampler = self.parts.sampler
-        halves = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with halves, stepping_threads(sampler.config.transformer.n_weights):
+        with stepping(sampler, self.precision):
             sequences = sample_codes(
                 sampler,
                 lambda window: self._condition(scene, features, rows, window, labels, seed),
@@ -314,7 +312,6 @@ class Pipeline:
                 temperature=temperature,
                 top_k=min(self.parts.top_k, self.parts.codebook.config.n_codes) if top_k is None else top_k,
                 hop_columns=self.hop_columns,
-                step=self._step,
                 on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
             )
         clock.lap("codes")

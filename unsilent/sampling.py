@@ -14,7 +14,6 @@ from torch import Tensor
 from unsilent.errors import ParameterError
 from unsilent.models.code_order import to_sequence
 from unsilent.models.sampler import Sampler
-from unsilent.models.transformer import KeyValueCache
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,6 @@ def sample_codes(
     top_k: int | None = None,
     hop_columns: int | None = None,
     prime: Int[Tensor, "rows known"] | None = None,
-    step: Callable[[Int[Tensor, "batch"], KeyValueCache], Float[Tensor, "batch codes"]] | None = None,
     on_column: Callable[[int, int], None] = lambda done, total: None,
 ) -> Int[Tensor, "takes sequence"]:
     """Sample the codes of a sound of any length.
@@ -109,7 +107,6 @@ def sample_codes(
         top_k: see `next_code`; None keeps all codes.
         hop_columns: new columns per window after the first; None is half a clip.
         prime: codes of the first columns, kept as they are (the paper's priming).
-        step: what reads a code and scores the next; None is the sampler's own `step`, `runtime.RecordedStep` the same in less time.
         on_column: told how many columns are done, of how many.
 
     Returns:
@@ -120,7 +117,6 @@ def sample_codes(
     """
     clip, codes = sampler.config.clip, sampler.config.codes
     top_k = codes if top_k is None else top_k
-    step = sampler.step if step is None else step
     check_takes(seed, takes)
     check_choice(temperature, top_k, codes)
     windows = plan_windows(n_columns, clip.columns, max(1, clip.columns // 2) if hop_columns is None else hop_columns)
@@ -141,7 +137,7 @@ def sample_codes(
         for position in range(done, stop):
             sequence[:, position] = next_code(logits, uniforms[:, position], temperature, top_k)
             if position + 1 < stop:
-                logits = step(sequence[:, position], cache)
+                logits = sampler.step(sequence[:, position], cache)
             if (position + 1) % clip.rows == 0:
                 on_column((position + 1) // clip.rows, n_columns)
         done = stop

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from unsilent import stepper
 from unsilent.checkpoints import bundle
 from unsilent.cli.main import run
 from unsilent.data.manifest import Row, write_manifest
@@ -20,8 +20,8 @@ from unsilent.jobs.run import Spread
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.metrics.evaluate import find
 from unsilent.models.condition import ConditionConfig
-from unsilent.pipeline import Pipeline
-from unsilent.runtime import can_int8, choose_device
+from unsilent.pipeline import load
+from unsilent.runtime import choose_device, choose_precision
 from unsilent.scene import Scene
 
 # Ends itself with a kill -9 in the middle of writing the third clip.
@@ -98,14 +98,14 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
-def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp_path):
+def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp_path, parts):
     names = ["long-0", "long-1", "other", "still/a", "still/b"]
     assert made(material / "m.parquet", tmp_path, Recipe(tiny, samples=2, seed=3)) == [(name, "") for name in names]
     assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
     about = json.loads((tmp_path / "samples.json").read_text())
     assert about["clips"] == {name: seed_of(3, name) for name in names}
     told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "precision", "keep", "failed")}
-    precision = "bfloat16" if torch.cuda.is_available() else "float32"  # of a small model
+    precision = choose_precision("auto", choose_device("auto"), parts.sampler.config)
     recipe = {"seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "precision": precision, "keep": "mel"}
     assert told == {"model": "everyday", **recipe, "failed": {}}
     mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
@@ -116,14 +116,14 @@ def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp
     assert [sound.name for sound in found.sounds] == [f"{name}/{i}" for name in names for i in (0, 1)]
 
 
-def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_path, parts):
+def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_path):
     """The codes of a video shorter than a clip are the first of its sample's, so what they decode to is the same but near the end."""
     made(material / "m.parquet", tmp_path, Recipe(tiny, samples=2))
-    pipeline = Pipeline(parts, torch.device("cpu"))
+    pipeline = load(tiny)
     seed = json.loads((tmp_path / "samples.json").read_text())["clips"]["other"]
     drawn = []
     decode = pipeline._decode
-    pipeline._decode = lambda grid: (drawn.append(grid.numpy()), decode(grid))[1]
+    pipeline._decode = lambda grid: (drawn.append(grid.cpu().numpy()), decode(grid))[1]
     mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), 2, seed=seed)
     takes = pipeline.takes(material / "other.mp4", 2, seed=seed)
     for take in (0, 1):
@@ -142,10 +142,10 @@ def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_pa
         assert contents(tmp_path / "few" / name) == contents(tmp_path / "all" / name)
 
 
-whole_numbers = pytest.mark.skipif(not can_int8(choose_device("auto")), reason="a GPU is here, or this CPU has no AVX-512 VNNI")
+in_c = pytest.mark.skipif(choose_device("auto").type != "cpu" or not stepper.is_built(), reason="a GPU is here, or no C compiler was")
 SPREADS = [
     pytest.param(Spread(workers=2), "float32", id="processes"),
-    pytest.param(Spread(workers=2), "int8", id="processes-int8", marks=whole_numbers),
+    pytest.param(Spread(workers=2), "int8", id="processes-int8", marks=in_c),
     pytest.param(Spread(workers=2, ray="local"), "float32", id="ray", marks=pytest.mark.cluster),
 ]
 

@@ -6,7 +6,7 @@ from unsilent.losses import mel_loss, stft_loss
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
 
-CONFIG = VocosConfig(width=24, hidden=48, n_blocks=2)
+CONFIG = VocosConfig(width=24, hidden=48, n_blocks=2, rounds=2)
 
 
 def test_one_hop_of_samples_per_frame():
@@ -26,7 +26,7 @@ def test_output_is_bounded_even_for_absurd_weights():
 
 def test_a_sample_depends_on_its_context_and_no_further():
     torch.manual_seed(0)
-    vocoder = Vocos(CONFIG)
+    vocoder = Vocos(CONFIG).eval()
     mel01 = torch.rand(1, 80, 80, requires_grad=True)
     frame = 40
     vocoder(mel01)[0, frame * 256 : (frame + 1) * 256].square().sum().backward()
@@ -39,8 +39,22 @@ def test_a_sample_depends_on_its_context_and_no_further():
 def test_rows_of_a_batch_do_not_touch():
     torch.manual_seed(0)
     vocoder = Vocos(CONFIG).eval()
-    mel01 = torch.rand(3, 80, 10)
+    mel01 = 0.5 * torch.rand(3, 80, 10)  # up to -30 dB, so that nothing is cut at full scale
     torch.testing.assert_close(vocoder(mel01)[1:2], vocoder(mel01[1:2]), atol=1e-6, rtol=0)
+
+
+def test_rounds_bring_the_sound_to_its_mel():
+    """Without any training: a vocoder that knows nothing still keeps the bands it was asked for."""
+    torch.manual_seed(0)
+    target = torch.randn(1, 40 * 256) * torch.linspace(0.01, 0.3, 40 * 256)
+    mel01 = log_mel01(target)
+    misses = []
+    for rounds in (0, 4, 16):
+        vocoder = Vocos(CONFIG.model_copy(update={"rounds": rounds})).eval()
+        vocoder.load_state_dict(misses[0][1] if misses else vocoder.state_dict())
+        misses.append((mel_loss(vocoder(mel01), mel01, CONFIG.clip).item(), vocoder.state_dict()))
+    assert misses[1][0] < 0.7 * misses[0][0]
+    assert misses[2][0] < 0.6 * misses[1][0]
 
 
 def test_a_few_steps_bring_it_nearer_to_a_tone():

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 
-from unsilent.checkpoints.store import load_checkpoint
+from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.codebook import CodebookConfig
@@ -102,6 +102,28 @@ def test_losses_fall(kind, shards, tmp_path, monkeypatch):
 def test_the_result_is_a_checkpoint_of_the_kind(shards, tmp_path):
     folder = train("vocoder", shards, tmp_path, 2)
     assert load_checkpoint(folder, "vocos").config == CONFIGS["vocoder"]
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_what_begins_from_a_checkpoint_begins_with_its_weights(kind, shards, tmp_path):
+    """Also a codebook's codes, which a new training would place anew. One step at a tiny rate moves them by next to nothing."""
+    initial = train(kind, shards, tmp_path / "first", 3, average=0.0)
+    folder = train(kind, shards, tmp_path / "second", 1, initial=initial, average=0.0, learning_rate=1e-9)
+    before, after = (load_file(one / "model.safetensors") for one in (initial, folder))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0, msg=name)
+    assert read_config(folder)["record"]["initial"] == weights_digest(initial)
+    other = "codebook" if kind == "sampler" else "sampler"
+    unfit = train(other, shards, tmp_path / "other", 1)
+    with pytest.raises(CheckpointError, match=f"holds a {other}, a"):
+        train(kind, shards, tmp_path / "third", 1, initial=unfit)
+
+
+def test_what_begins_from_other_sizes_is_refused(shards, tmp_path, monkeypatch):
+    initial = train("vocoder", shards, tmp_path / "first", 1)
+    monkeypatch.setitem(CONFIGS, "vocoder", VocosConfig(clip=CLIP, width=24, hidden=32, n_blocks=1))
+    with pytest.raises(CheckpointError, match="holds a vocos of other sizes than this run trains"):
+        train("vocoder", shards, tmp_path / "second", 1, initial=initial)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(shards, tmp_path):

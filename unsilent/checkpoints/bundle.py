@@ -24,7 +24,7 @@ from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
-from unsilent.runtime import Precision, convolutions, halve_kernels, lighten
+from unsilent.runtime import Precision, convolutions, halve_kernels, hasten, is_packed, lighten
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # what a fingerprint reads of a file: trainings differ everywhere
@@ -106,12 +106,13 @@ def sampler_config(folder: Path) -> SamplerConfig:
     return network_config(folder / read_bundle(folder)["parts"]["sampler"], "sampler")
 
 
-def load_parts(folder: Path, precision: Precision | None = None) -> Parts:
+def load_parts(folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")) -> Parts:
     """Load all networks of a bundle.
 
     Args:
         folder: of the bundle.
         precision: to make the sampler ready for, block by block, so that it is never whole in memory as float32; None leaves it as trained.
+        device: that it is made ready for; nothing is moved there.
 
     Raises:
         CheckpointError: if the bundle or one of its parts is missing, damaged, or does not fit the others.
@@ -119,9 +120,7 @@ def load_parts(folder: Path, precision: Precision | None = None) -> Parts:
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
     codebook = load_checkpoint(folder / about["parts"]["codebook"], "codebook")
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32  # autocast would round the matrices anew at every step
-    finish = partial(lighten, precision=precision) if precision else None
-    sampler = load_checkpoint(folder / about["parts"]["sampler"], "sampler", dtype, finish)
+    sampler = _load_sampler(folder / about["parts"]["sampler"], precision, device)
     vocoder_folder = folder / about["parts"]["vocoder"]
     vocoder_kind = "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan"
     vocoder = load_checkpoint(vocoder_folder, vocoder_kind)
@@ -138,6 +137,17 @@ def load_parts(folder: Path, precision: Precision | None = None) -> Parts:
     if problem:
         raise CheckpointError(f"the parts of {folder} do not fit each other: {problem}.")
     return parts
+
+
+def _load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> Sampler:
+    if precision is None:
+        return load_checkpoint(folder, "sampler")
+    packed = is_packed(network_config(folder, "sampler"), device)
+    # autocast would round the matrices anew at every step
+    dtype = torch.bfloat16 if precision == "bfloat16" and not packed else torch.float32
+    sampler = load_checkpoint(folder, "sampler", dtype, partial(lighten, precision=precision, is_packed=packed))
+    hasten(sampler, precision, device)
+    return sampler
 
 
 def _misfit(parts: Parts) -> str:

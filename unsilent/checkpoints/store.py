@@ -106,7 +106,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def load_checkpoint(
-    folder: Path, kind: str, dtype: torch.dtype = torch.float32, finish: Callable[[nn.Module], None] | None = None
+    folder: Path, kind: str, dtype: torch.dtype = torch.float32, finish: Callable[[nn.Module], nn.Module] | None = None
 ) -> nn.Module:
     """Build the network a checkpoint folder describes and fill it, in evaluation mode.
 
@@ -116,7 +116,7 @@ def load_checkpoint(
         folder: as `save_checkpoint` writes it.
         kind: what is expected to be in it.
         dtype: in memory of matrices, which are nearly all of a transformer; all other weights are float32.
-        finish: given each numbered part of the network, such as a transformer's block, as soon as it is filled; may make it smaller.
+        finish: given each numbered part of the network, such as a transformer's block, as soon as it is filled; gives what takes its place.
 
     Raises:
         CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
@@ -133,7 +133,7 @@ def load_checkpoint(
             module.load_state_dict(_read_weights(path, names, dtype), strict=False, assign=True)
             module.requires_grad_(False)
             if finish and part:
-                finish(module.get_submodule(part))
+                module.set_submodule(part, finish(module.get_submodule(part)))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no model.safetensors; copy the whole folder.") from None
     except (SafetensorError, OSError) as error:

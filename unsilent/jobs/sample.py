@@ -126,7 +126,7 @@ class Sampling:
         top_k = min(self._preset.top_k, sampler.codes) if recipe.top_k is None else recipe.top_k
         check_takes(recipe.seed, recipe.samples)
         check_choice(recipe.temperature, top_k, sampler.codes)
-        precision = choose_precision(recipe.precision, choose_device("auto"), sampler.transformer.n_weights)
+        precision = choose_precision(recipe.precision, choose_device("auto"), sampler)
         self.recipe = replace(recipe, precision=precision)
         self._made_with = {**asdict(self.recipe), "model": self._preset.name, "weights": fingerprint(folder, about), "top_k": top_k}
 

@@ -116,12 +116,7 @@ class Sampler(nn.Module):
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], cache: KeyValueCache) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
-        return self.read(code, cache.memory, cache.grow(1))
-
-    def read(self, code: Int[Tensor, "batch"], memory: Tensor, known: int | Tensor) -> Float[Tensor, "batch codes"]:
-        """What `step` computes, as a function of a cache's memory and how many of its positions are known."""
-        embedded = self.tok_emb(code[:, None]) + self.pos_emb[:, known : known + 1]
-        return self.head(self.transformer.read(embedded, memory, known)[:, -1])
+        return self.head(self.transformer(self._embed(code[:, None], None, cache.length), cache)[:, -1])
 
     def _embed(self, codes: Tensor, condition: Tensor | None, position: int) -> Tensor:
         embedded = self.tok_emb(codes)

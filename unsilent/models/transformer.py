@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -84,15 +84,22 @@ class Attention(nn.Module):
         del self.query, self.key, self.value
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
+        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Int[Tensor, "1"] = 0
     ) -> Float[Tensor, "batch sequence width"]:
-        """Each position sees itself and those before it, among them `known` ones in the layer's `memory` of a cache, and is kept there."""
+        """Each position sees itself and those before it, among them `known` ones in the layer's `memory` of a cache, and is kept there.
+
+        A single position may come with a tensor for what is known: then shapes do not depend on it, as a recorded graph wants them.
+        """
         if self.fused is None:
             projected = torch.stack([project(x) for project in (self.query, self.key, self.value)], dim=2)
         else:
             projected = self.fused(x).unflatten(2, (3, -1))
         q, k, v = projected.unflatten(3, (self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()  # [batch, heads, sequence, head_dim]
         sequence = x.shape[1]
+        if isinstance(known, Tensor):
+            k, v = memory.index_copy_(3, known, torch.stack([k, v]).to(memory)).unbind()
+            seen = torch.arange(k.shape[2], device=x.device) <= known
+            return self.proj(F.scaled_dot_product_attention(q.to(k), k, v, attn_mask=seen[None]).transpose(1, 2).flatten(2))
         if memory is not None:
             stop = known + sequence
             memory[0, :, :, known:stop], memory[1, :, :, known:stop] = k, v
@@ -120,7 +127,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
+        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Int[Tensor, "1"] = 0
     ) -> Float[Tensor, "batch sequence width"]:
         """Keep shape."""
         x = x + self.drop(self.attn(self.ln1(x), memory, known))
@@ -145,12 +152,7 @@ class Transformer(nn.Module):
         self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch sequence width"]:
         """Causal; with a cache, `x` continues what the cache holds, and is added to it."""
-        return self.read(x, cache.memory, cache.grow(x.shape[1])) if cache else self.read(x)
-
-    def read(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Tensor = 0
-    ) -> Float[Tensor, "batch sequence width"]:
-        """The same from a cache's memory and how many positions of it are known, which nothing is said about here."""
+        memory, known = (cache.memory, cache.grow(x.shape[1])) if cache else (None, 0)
         for layer, block in enumerate(self.blocks):
             x = block(x, None if memory is None else memory[layer], known)
         return self.ln_f(x)

@@ -1,6 +1,8 @@
 """A vocoder that predicts a short-time spectrum and inverts it: all work happens once per frame, none per sample.
 
 In the manner of Vocos (arXiv 2306.00814): ConvNeXt blocks over mel frames, then a head giving log-magnitude and phase for an inverse STFT.
+Ours knows what it was asked for: magnitudes are brought to the mel's bands, so that the network learns only what a mel leaves open, and
+what the inversion mixes up between frames is set right in some rounds afterwards.
 """
 
 import torch
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 
 from unsilent.clip import Clip
 from unsilent.config import Config
+from unsilent.signal.mel import agree, stft
+
+_MOMENTUM = 0.9  # of the rounds; higher ones swing
 
 
 class VocosConfig(Config):
@@ -21,6 +26,7 @@ class VocosConfig(Config):
     hidden: int = Field(default=768, gt=0)  # channels inside a block
     n_blocks: int = Field(default=8, gt=0)
     kernel: int = Field(default=7, gt=0)  # frames seen by one block; odd
+    rounds: int = Field(default=12, ge=0)  # of agreement between sound and mel, after training; each costs two transforms
 
 
 class ConvNeXtBlock(nn.Module):
@@ -64,21 +70,33 @@ class Vocos(nn.Module):
     def context_frames(self) -> int:
         """Mel frames on each side that a sample can depend on: chunks with this much overlap sound as the whole would."""
         overlapping = self.config.clip.n_fft // self.config.clip.hop  # frames whose windows reach a sample
-        return (self.config.n_blocks + 1) * (self.config.kernel // 2) + overlapping
+        return (self.config.n_blocks + 1) * (self.config.kernel // 2) + overlapping + self.config.rounds * (overlapping - 1)
 
     def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
-        """`frames * hop` samples; frame `t` is centred on sample `t * hop`."""
+        """`frames * hop` samples; frame `t` is centred on sample `t * hop`. Rounds of agreement are for evaluation mode only.
+
+        Source:
+            The rounds are fast Griffin and Lim's (Perraudin, Balazs and Sondergaard 2013), but for a mel in the place of magnitudes.
+        """
         x = self.norm_in(self.embed(mel01).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             x = block(x)
         log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).transpose(1, 2).float().chunk(2, dim=1)
         # exp is cut at e^7: the largest magnitude that a full-scale sound can have under this window is n_fft / 2
         spectrum = torch.polar(log_magnitude.clamp(max=7.0).exp(), phase)
-        return self._invert(spectrum).clamp(-1, 1)
-
-    def _invert(self, spectrum: Tensor) -> Float[Tensor, "batch samples"]:
-        clip = self.config.clip
         # The STFT of n samples has n / hop + 1 frames; the mel has one fewer, so the last is repeated for the very end.
-        spectrum = torch.cat([spectrum, spectrum[..., -1:]], dim=-1)
+        spectrum, mel01 = (torch.cat([x, x[..., -1:]], dim=-1) for x in (spectrum, mel01.float()))
+        waveform = self._invert(spectrum, mel01)
+        before = None
+        for _ in range(0 if self.training else self.config.rounds):
+            agreed = stft(waveform, self.config.clip)
+            ahead = agreed if before is None else agreed + _MOMENTUM * (agreed - before)
+            waveform, before = self._invert(ahead, mel01), agreed
+        return waveform.clamp(-1, 1)
+
+    def _invert(self, spectrum: Tensor, mel01: Tensor) -> Float[Tensor, "batch samples"]:
+        """The sound of a spectrum whose magnitudes are brought to the mel."""
+        clip = self.config.clip
+        spectrum = spectrum * agree(spectrum.abs(), mel01, clip)
         window = torch.hann_window(clip.n_fft, device=spectrum.device)
         return torch.istft(spectrum, clip.n_fft, clip.hop, window=window, center=True, length=(spectrum.shape[-1] - 1) * clip.hop)

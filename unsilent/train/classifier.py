@@ -19,6 +19,7 @@ from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.signal.griffin_lim import vocode
 from unsilent.train.config import ClassifierRun
 from unsilent.train.report import Examples
+from unsilent.train.state import begin
 from unsilent.train.steps import Learning, share_statistics
 
 _MEASURED = 256  # crops that band statistics are measured on
@@ -37,7 +38,9 @@ class ClassifierTrainer:
         self.crops = LabelledCrops(run.shards, "train", samples, balance=run.balance, augmentation=run.augmentation)
         self.data = {self.crops.crops.kind: self.crops.crops.shard.digest}
         self.valid = LabelledCrops(run.shards, "valid", samples, self.crops.classes) if run.valid_every else None
-        module = self._build(BandStatistics() if run.bands == "vggsound" else measure_bands(self.crops, clip, run.seed))
+        module = begin(
+            run, run.network, self._build(BandStatistics() if run.bands == "vggsound" else measure_bands(self.crops, clip, run.seed))
+        )
         self.config = module.config
         weights = [p for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(weights, lr=run.learning_rate, betas=run.betas, weight_decay=run.weight_decay)

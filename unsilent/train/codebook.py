@@ -21,6 +21,7 @@ from unsilent.signal.griffin_lim import vocode
 from unsilent.signal.mel import from_mel01, to_mel01
 from unsilent.train.config import CodebookRun
 from unsilent.train.report import Examples
+from unsilent.train.state import begin
 from unsilent.train.steps import Learning, gathered, judging, mean_figures, share_statistics
 
 _FIRST_BATCHES = 8  # whose latents k-means looks at
@@ -34,8 +35,8 @@ _FADED = 1e-5  # hits per step below which the average says nothing any more
 class CodebookTrainer:
     """Owns the codebook, what judges it, their optimizers and their data.
 
-    Codes start on latents of the first batches. Those that nothing used for `run.revive_every` steps are moved onto latents of the
-    current batch.
+    Codes start on latents of the first batches, unless the run begins from others. Those that nothing used for `run.revive_every` steps
+    are moved onto latents of the current batch.
 
     Source:
         Paper section 3.1 and the released VQLPAPSWithDiscriminator; VQ-VAE-2 (arXiv 1906.00446) equation 2 for codes as moving averages.
@@ -54,7 +55,7 @@ class CodebookTrainer:
         if run.perceptual is not None:
             self.distance = load_distance(run.perceptual, clip.mels, run.perceptual_untrained).to(fabric.device)
             self.data["perceptual"] = weights_digest(run.perceptual)
-        module = Codebook(config)
+        module = begin(run, "codebook", Codebook(config))
         module.quantize.embedding.requires_grad_(run.codes == "gradient")
         self.module, optimizer = fabric.setup(*self._with_optimizer(module))
         self.module.mark_forward_method("latents")  # reviving codes looks at latents outside of a training step
@@ -89,7 +90,7 @@ class CodebookTrainer:
     def step(self, learning: Learning, batch: Crops) -> dict[str, Tensor]:
         """One step on one batch of crops; with the discriminator, one of each network."""
         mel = self._mel(batch)
-        if learning.step == 0 and learning.is_first:
+        if learning.step == 0 and learning.is_first and self.run.initial is None:
             self._initialise(learning.fabric, mel)
         result = self.module(mel)
         is_judged = bool(self.others) and learning.step >= self.run.adversarial_start

@@ -21,6 +21,7 @@ class Run(Config):
     preset: str  # row of `unsilent.presets` whose sizes are trained
     shards: Path  # folder written by `unsilent data extract`
     out: Path  # folder for checkpoints and logs
+    initial: Path | None = None  # checkpoint folder whose weights are trained further; without it training begins with random ones
     seed: int = 0
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)  # items per process and part of a step

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unsilent.checkpoints.store import weights_digest
 from unsilent.data.datasets import generators
 from unsilent.errors import CheckpointError
 from unsilent.train.config import Run
@@ -54,6 +55,7 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
     first = load_state(run, trainer, average, validation) if resume else 0
     if len(found := {int(step) for step in fabric.all_gather(torch.tensor(first)).flatten()}) > 1:
         raise CheckpointError(f"processes would go on from different steps, {sorted(found)}; {run.out} must be one folder for all.")
+    source = {"source": source_digest(), **({"initial": weights_digest(run.initial)} if run.initial else {})}
     report = Report(run, first, fabric.world_size) if fabric.is_global_zero else None
     learning, folder = Learning(fabric, run), run.out / "checkpoint"
     drawn = _ahead(lambda step: _draw(run, trainer, fabric, step), range(first, run.steps), run.workers)
@@ -64,7 +66,7 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
                 break
             losses = _step(run, trainer, learning, parts, done - 1)
             _update(average, trainer, run.average, done - 1)
-            record = {"steps": done, "run": _settings(run), "data": trainer.data, "source": source_digest()}
+            record = {"steps": done, "run": _settings(run), "data": trainer.data, **source}
             is_last = done == run.steps
             if any(_is_due(done, every, is_last) for every in (run.log_every, run.save_every, run.valid_every)):
                 record["losses"] = {name: float(fabric.all_reduce(value, reduce_op="mean")) for name, value in losses.items()}

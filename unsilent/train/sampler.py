@@ -18,6 +18,7 @@ from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.train.config import SamplerRun
 from unsilent.train.report import Examples
+from unsilent.train.state import begin
 from unsilent.train.steps import Learning, mean_figures
 
 
@@ -61,7 +62,7 @@ class SamplerTrainer:
         if run.valid_every:
             self.valid = PairedCodes(run.shards, "valid", config.clip, run.real_share, run.cut_share, is_named, self.pairs.labels)
         self.data = {"codes": self.pairs.codes.digest, "features": self.pairs.features.digest}
-        module = Sampler(config)
+        module = begin(run, "sampler", Sampler(config))
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
         self.optimizers = [optimizer]

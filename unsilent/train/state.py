@@ -1,4 +1,4 @@
-"""`last.pt`: everything that a training needs to go on as if it had never stopped."""
+"""What a training begins with, and `last.pt`: everything that it needs to go on as if it had never stopped."""
 
 import logging
 import math
@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from unsilent.checkpoints.store import load_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.train.config import Run
 from unsilent.train.trainer import Trainer
@@ -35,6 +36,30 @@ class Validation:
         is_best = loss < self.best
         self.best, self.since_best = (loss, 0) if is_best else (self.best, self.since_best + 1)
         return is_best
+
+
+def begin(run: Run, kind: str, module: nn.Module) -> nn.Module:
+    """Fill a new network with the weights that the run begins from, if it names any.
+
+    Args:
+        run: may name a checkpoint folder as `initial`.
+        kind: of the network, as of `checkpoints.store`.
+        module: new, with its configuration as `config`.
+
+    Returns:
+        The module.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint, or it holds a network of another kind or other sizes.
+    """
+    if run.initial is not None:
+        found = load_checkpoint(run.initial, kind)
+        if found.config != module.config:
+            raise CheckpointError(
+                f"{run.initial} holds a {kind} of other sizes than this run trains; leave out initial, or take one that fits."
+            )
+        module.load_state_dict(found.state_dict())
+    return module
 
 
 def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation, record: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
 from unsilent.train.report import Examples
+from unsilent.train.state import begin
 from unsilent.train.steps import Learning, judging, mean_figures
 
 
@@ -38,7 +39,8 @@ class VocoderTrainer:
         self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.augmentation, run.peak)
         self.valid = WaveformCrops(run.shards, "valid", samples, run.min_sample_rate) if run.valid_every else None
         self.data = {"waveforms": self.crops.shard.digest}
-        module = Vocos(config) if isinstance(config, VocosConfig) else MelGAN(config)
+        self.kind = "vocos" if isinstance(config, VocosConfig) else "melgan"
+        module = begin(run, self.kind, Vocos(config) if self.kind == "vocos" else MelGAN(config))
         self.module, optimizer = fabric.setup(module, self._optimizer(module))
         self.optimizers = [optimizer]
         self.memory: dict[str, Tensor] = {}
@@ -107,5 +109,4 @@ class VocoderTrainer:
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Write the vocoder's checkpoint folder; a MelGAN keeps its weight norms, so that training may go on from it."""
-        kind = "vocos" if isinstance(self.config, VocosConfig) else "melgan"
-        save_checkpoint(folder, kind, self.run.preset, self.config, weights, record)
+        save_checkpoint(folder, self.kind, self.run.preset, self.config, weights, record)

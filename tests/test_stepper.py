@@ -1,0 +1,123 @@
+"""The transformer in C is the transformer: in every kind of numbers, however positions, sequences and threads are split."""
+
+import copy
+import multiprocessing
+
+import pytest
+import torch
+
+from unsilent import stepper
+from unsilent.errors import ParameterError
+from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
+from unsilent.stepper import Packed, PackedBlock, Stepper
+
+pytestmark = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
+
+CONFIG = TransformerConfig(layers=2, heads=4, width=128)
+X = torch.randn(3, 24, CONFIG.width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    torch.manual_seed(0)
+    made = Transformer(CONFIG).eval().requires_grad_(False)
+    for weight in made.parameters():  # also biases and norms, which begin as nothing and one
+        weight += 0.1 * torch.randn(weight.shape)
+    return made
+
+
+def packed(transformer, kind):
+    made = copy.deepcopy(transformer)
+    for number, block in enumerate(made.blocks):
+        made.blocks[number] = PackedBlock(block, kind)
+    return Stepper(made, kind)
+
+
+def read(module, x, *lengths):
+    """What a module says of `x`, read in pieces of these lengths and then one by one."""
+    cache = KeyValueCache(module.config, len(x), x.shape[1], x)
+    lengths = [*lengths, *[1] * (x.shape[1] - sum(lengths))]
+    return torch.cat([module(piece, cache) for piece in x.split(lengths, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+@pytest.mark.parametrize("lengths", [(24,), (7, 10), ()])
+def test_it_is_the_transformer(transformer, kind, tolerance, lengths):
+    expected, found = transformer(X), read(packed(transformer, kind), X, *lengths)
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_neither_threads_nor_pieces_nor_neighbours_change_a_bit(transformer, kind):
+    """A take must not depend on the takes beside it, however loud they are, nor on the machine's number of threads."""
+    module = packed(transformer, kind)
+    results = []
+    for threads in (1, 2, 5):
+        module.threads = threads
+        results += [read(module, X), read(module, X, 9, 4), read(module, torch.cat([X, 1000 * X]), 24)[:3]]
+        results.append(torch.cat([read(module, one[None], 5) for one in X]))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_it_goes_on_from_a_shared_beginning(transformer):
+    module = packed(transformer, "float32")
+    cache = KeyValueCache(CONFIG, 1, 24, X)
+    module(X[:1, :10], cache)
+    cache.repeat(3)
+    together = torch.cat([X[:1, :10].expand(3, -1, -1), X[:, 10:]], dim=1)
+    torch.testing.assert_close(module(X[:, 10:], cache), transformer(together)[:, 10:], atol=1e-4, rtol=0)
+
+
+def test_what_it_is_given_stays(transformer):
+    x = X.clone()
+    read(packed(transformer, "int8"), x, 24)
+    assert torch.equal(x, X)
+
+
+def test_what_does_not_fit_is_said(transformer):
+    module, cache = packed(transformer, "float32"), KeyValueCache(CONFIG, 3, 23, X)
+    with pytest.raises(ParameterError, match="24 positions do not fit into a cache of 23"):
+        module(X, cache)
+    with pytest.raises(ParameterError, match=r"wants a float32 cache on a CPU, found torch\.bfloat16"):
+        module(X, KeyValueCache(CONFIG, 3, 24, X.bfloat16()))
+
+
+def test_whole_numbers_of_any_size(transformer):
+    """Rows without anything in them, weights without anything in them, and very large and small ones are all rounded sensibly."""
+    block = copy.deepcopy(transformer.blocks[0])
+    block.mlp[0].weight[:64] = 0
+    block.mlp[0].weight[64:128] *= 1e6
+    block.mlp[0].weight[128:192] *= 1e-6
+    made = Packed(block.mlp[0].weight, block.mlp[0].bias, "int8")
+    assert made.scale.isfinite().all()
+    assert made.weight.abs().max() == 127
+    again = made.weight.transpose(1, 2).flatten(2).flatten(0, 1) * made.scale[:, None]
+    assert ((again - block.mlp[0].weight).abs().amax(1) <= 0.51 * made.scale).all()
+    assert made.offset.equal(128 * made.weight.transpose(1, 2).flatten(2).flatten(0, 1).sum(1, dtype=torch.int32))
+
+
+def _read_in_a_child(kind, results):
+    torch.manual_seed(3)
+    module = packed(Transformer(CONFIG).eval().requires_grad_(False), kind)
+    module.threads = 2
+    results.put(read(module, X).numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_hires_its_own_threads():
+    """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    _read_in_a_child("int8", results)  # so that the parent has threads
+    expected = results.get(timeout=10)
+    child = context.Process(target=_read_in_a_child, args=("int8", results), daemon=True)
+    child.start()
+    found = results.get(timeout=60)
+    child.join(10)
+    assert (found == expected).all()
+
+
+def test_blocks_that_cannot_be_packed_are_told_apart():
+    assert stepper.fits(CONFIG)
+    assert not stepper.fits(CONFIG.model_copy(update={"width": 96}))
+    assert isinstance(Transformer(CONFIG).blocks[0], Block)
