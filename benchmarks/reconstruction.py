@@ -6,7 +6,7 @@ FOLDER holds `sounds.csv` as `unsilent data manifest` reads it. Every sound is b
 
 - `codebook + vocoder`: the whole round, as `unsilent reconstruct` does it
 - `vocoder`: the vocoder from the true mel; what the codes cost is the difference to the row above
-- `griffin-lim`: 32 iterations of fast Griffin-Lim from the true mel
+- `griffin-lim`: 60 iterations of fast Griffin-Lim from the true mel
 - `mean spectrum`: noise whose spectrum is the sound's own average, through Griffin-Lim: knows what, not when
 
 Columns: mean absolute difference of mels in dB over bands and frames, and the multi-resolution STFT distance of training (spectral
@@ -29,6 +29,7 @@ from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, log_mel01
 from unsilent.stitching import vocode
 
+ITERATIONS = 60  # of Griffin-Lim
 METHODS = ("codebook + vocoder", "vocoder", "griffin-lim", "mean spectrum")
 
 
@@ -66,8 +67,8 @@ def reconstructions(pipeline: "unsilent.Pipeline", target: torch.Tensor) -> dict
     return {
         "codebook + vocoder": torch.from_numpy(pipeline.reconstruct(target.numpy())),
         "vocoder": vocode(vocoder, mel01[0], vocoder.context_frames, clip.hop),
-        "griffin-lim": griffin_lim(mel01, clip)[0],
-        "mean spectrum": griffin_lim(average, clip)[0],
+        "griffin-lim": griffin_lim(mel01, clip, ITERATIONS)[0],
+        "mean spectrum": griffin_lim(average, clip, ITERATIONS)[0],
     }
 
 

@@ -38,7 +38,7 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
     figure = Figure(figsize=(12, 5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
     _draw_frames(above, video, seconds)
-    image = _draw_mel(below, mel, seconds, clip)
+    image = draw_mel(below, mel, seconds, clip)
     figure.colorbar(image, ax=below, label="level (dB)", pad=0.01)
     # a title may hold the name of a file, which need not be valid text and may hold signs of formulas
     above.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
@@ -57,6 +57,18 @@ def require_matplotlib() -> None:
         raise ParameterError("drawing needs matplotlib; install it with: pip install 'unsilent[plot]'.")
 
 
+def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):
+    """Draw a mel in [-1, 1] on matplotlib's axes, over a time axis of some seconds; gives the image, which a colour bar wants."""
+    decibels = (np.clip(mel, -1, 1) + 1) / 2 * RANGE_DB + FLOOR_DB
+    shown_seconds = mel.shape[1] * clip.hop / clip.sample_rate
+    extent = (0, shown_seconds, -0.5, clip.mels - 0.5)
+    image = axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
+    bands = np.interp(_TICKS_HZ, band_centres_hz(clip), np.arange(clip.mels))
+    axes.set_yticks(bands, [f"{hz / 1000:g} kHz" for hz in _TICKS_HZ])
+    axes.set(xlim=(0, seconds), xlabel="time (s)")
+    return image
+
+
 def _draw_frames(axes, video: Path, seconds: float) -> None:
     fps = N_THUMBNAILS / seconds
     width = 1 / fps
@@ -66,14 +78,3 @@ def _draw_frames(axes, video: Path, seconds: float) -> None:
     axes.tick_params(bottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _draw_mel(axes, mel: np.ndarray, seconds: float, clip: Clip):
-    decibels = (np.clip(mel, -1, 1) + 1) / 2 * RANGE_DB + FLOOR_DB
-    shown_seconds = mel.shape[1] * clip.hop / clip.sample_rate
-    extent = (0, shown_seconds, -0.5, clip.mels - 0.5)
-    image = axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
-    bands = np.interp(_TICKS_HZ, band_centres_hz(clip), np.arange(clip.mels))
-    axes.set_yticks(bands, [f"{hz / 1000:g} kHz" for hz in _TICKS_HZ])
-    axes.set(xlim=(0, seconds), xlabel="time (s)")
-    return image

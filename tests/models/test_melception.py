@@ -63,6 +63,20 @@ def test_statistics_belong_to_the_network(classifier):
     torch.testing.assert_close(other(mel01() + 0.25), classifier(mel01()), rtol=1e-3, atol=1e-4)
 
 
+def test_a_narrow_one_is_small_and_has_the_same_names(classifier):
+    narrow = Melception(MelceptionConfig(labels=7, width=0.25)).eval()
+    assert narrow.features(mel01()).shape == (1, narrow.dim) == (1, 512)
+    assert classifier.dim == 2048
+    sizes = [sum(weights.numel() for weights in network.parameters()) for network in (narrow, classifier)]
+    assert sizes[0] == pytest.approx(sizes[1] / 16, rel=0.05)
+    assert list(narrow.state_dict()) == list(classifier.state_dict())
+
+
+@pytest.mark.parametrize(("width", "channels"), [(1.0, 80), (0.5, 40), (0.26, 20), (0.01, 4), (2.0, 160)])
+def test_channels_are_multiples_of_four(width, channels):
+    assert MelceptionConfig(width=width).channels(80) == channels
+
+
 def test_what_does_not_fit_is_refused(classifier):
     with pytest.raises(ParameterError, match="78 mel frames are too few for Melception, which needs 79 or more"):
         classifier(mel01(78))

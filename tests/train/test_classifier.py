@@ -223,16 +223,18 @@ def test_the_auxiliary_classifier_learns_if_it_has_weight(weight, trained, shard
 
 
 def test_melception_is_trained_and_loads(shards, tmp_path):
-    folder = train(shards, tmp_path / "out", network="melception", clip=Clip(frames=80), steps=1, batch=2, valid_every=1)
-    assert load_checkpoint(folder, "melception").config.labels == 4
+    settings = {"melception_width": 0.25, "steps": 1, "batch": 2, "valid_every": 1}
+    folder = train(shards, tmp_path / "out", network="melception", clip=Clip(frames=80), **settings)
+    classifier = load_checkpoint(folder, "melception")
+    assert (classifier.config.labels, classifier.dim) == (4, 512)
     assert record_of(folder)["classes"] == sorted(LABELS)
 
 
 def test_options_of_the_other_network_and_lonely_labels_are_refused(shards, tmp_path):
     with pytest.raises(ParameterError, match="grid, hidden, width would have no effect on melception"):
         build(shards, tmp_path, network="melception", **TINY)
-    with pytest.raises(ParameterError, match="auxiliary_weight would have no effect on vggishish"):
-        build(shards, tmp_path, auxiliary_weight=0.4)
+    with pytest.raises(ParameterError, match="auxiliary_weight, melception_width would have no effect on vggishish"):
+        build(shards, tmp_path, auxiliary_weight=0.4, melception_width=0.5)
     write_sounds(tmp_path / "one", [(tone(300), "bee", "train")])
     with pytest.raises(DataError, match="have 1 labels; telling apart takes two"):
         build(tmp_path / "one", tmp_path)

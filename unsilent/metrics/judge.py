@@ -67,7 +67,7 @@ class Judge:
 
     @property
     def dim(self) -> int:
-        """Numbers in one feature vector: Melception's 2048, or the width of VGGish-ish's last hidden layer."""
+        """Numbers in one feature vector: 2048 in the paper's Melception, or the width of VGGish-ish's last hidden layer."""
         return self.last.in_features
 
     def read(self, sound: Sound) -> Float[Tensor, "mels frames"]:

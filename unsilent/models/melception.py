@@ -20,6 +20,7 @@ class MelceptionConfig(Config):
 
     bands: BandStatistics = BandStatistics()  # of the data it is trained on; tells the number of mel bands too
     labels: int = Field(default=309, gt=1)  # classes of sound
+    width: float = Field(default=1.0, gt=0)  # share of the paper's channels that every convolution has; see `channels`
     dropout: float = Field(default=0.5, ge=0, lt=1)  # of the features before the last layer, in training
 
     @model_validator(mode="after")
@@ -27,6 +28,10 @@ class MelceptionConfig(Config):
         if self.bands.mels < LEAST:
             raise ParameterError(f"{self.bands.mels} mel bands are too few for Melception, give {LEAST} or more.")
         return self
+
+    def channels(self, published: int) -> int:
+        """How many channels a convolution has where the paper's has `published`: the nearest multiple of 4, at least 4."""
+        return max(4, 4 * round(self.width * published / 4))
 
 
 class ConvNorm(nn.Module):
@@ -121,15 +126,16 @@ _LOWER, _UPPER = _NAMES[: _NAMES.index("Mixed_7a")], _NAMES[_NAMES.index("Mixed_
 class Mixed(nn.Module):
     """Branches that see the same input, side by side in the channels of the output."""
 
-    def __init__(self, inputs: int, branches: tuple[Branch, ...]) -> None:
+    def __init__(self, inputs: int, branches: tuple[Branch, ...], config: MelceptionConfig) -> None:
         super().__init__()
         self.branches = branches
-        self.outputs = sum(width for branch in branches for _, width, _ in branch.convs[-branch.ends :])
+        self.outputs = sum(config.channels(width) for branch in branches for _, width, _ in branch.convs[-branch.ends :])
         self.halves = branches[0].stride == 2
         self.outputs += inputs if self.halves else 0
         for branch in branches:
             width, shared = inputs, len(branch.convs) - branch.ends
-            for index, (rest, outputs, kernel) in enumerate(branch.convs):
+            for index, (rest, published, kernel) in enumerate(branch.convs):
+                outputs = config.channels(published)
                 stride = branch.stride if index >= shared else 1
                 padding = (kernel[0] // 2, kernel[1] // 2) if stride == 1 else 0
                 self.add_module(branch.name + rest, ConvNorm(width, outputs, kernel, stride, padding))
@@ -152,11 +158,12 @@ class Mixed(nn.Module):
 class Auxiliary(nn.Module):
     """A second classifier half way up, which gives the lower blocks a nearer aim in training."""
 
-    def __init__(self, inputs: int, labels: int) -> None:
+    def __init__(self, inputs: int, config: MelceptionConfig) -> None:
         super().__init__()
-        self.conv0 = ConvNorm(inputs, 128, 1)
-        self.conv1 = ConvNorm(128, 768, 5)
-        self.fc = nn.Linear(768, labels)
+        inner, outputs = config.channels(128), config.channels(768)
+        self.conv0 = ConvNorm(inputs, inner, 1)
+        self.conv1 = ConvNorm(inner, outputs, 5)
+        self.fc = nn.Linear(outputs, config.labels)
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch labels"]:
         """Logits."""
@@ -178,27 +185,31 @@ class Melception(nn.Module):
 
     Source:
         Paper section 3.4 and the released melception.py, whose parameter names (torchvision's) it shares: Inception v3
-        (arXiv 1512.00567) for one input channel, without the first two max poolings. Differs: starts from PyTorch's usual random weights.
+        (arXiv 1512.00567) for one input channel, without the first two max poolings. Differs: starts from PyTorch's usual random
+        weights; may be narrower.
     """
-
-    dim = 2048  # numbers in one feature vector
 
     def __init__(self, config: MelceptionConfig = MelceptionConfig()) -> None:
         super().__init__()
         self.config = config
-        self.Conv2d_1a_3x3 = ConvNorm(1, 32, 3, stride=2)
-        self.Conv2d_2a_3x3 = ConvNorm(32, 32, 3)
-        self.Conv2d_2b_3x3 = ConvNorm(32, 64, 3, padding=1)
-        self.Conv2d_3b_1x1 = ConvNorm(64, 80, 1)
-        self.Conv2d_4a_3x3 = ConvNorm(80, 192, 3)
-        width = 192
+        first, second, third, width = map(config.channels, (32, 64, 80, 192))
+        self.Conv2d_1a_3x3 = ConvNorm(1, first, 3, stride=2)
+        self.Conv2d_2a_3x3 = ConvNorm(first, first, 3)
+        self.Conv2d_2b_3x3 = ConvNorm(first, second, 3, padding=1)
+        self.Conv2d_3b_1x1 = ConvNorm(second, third, 1)
+        self.Conv2d_4a_3x3 = ConvNorm(third, width, 3)
         for name, branches in _BLOCKS:
-            self.add_module(name, Mixed(width, branches))
+            self.add_module(name, Mixed(width, branches, config))
             width = self.get_submodule(name).outputs
             if name == _LOWER[-1]:
-                self.AuxLogits = Auxiliary(width, config.labels)
+                self.AuxLogits = Auxiliary(width, config)
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(width, config.labels)
+
+    @property
+    def dim(self) -> int:
+        """Numbers in one feature vector: 2048 in the paper."""
+        return self.fc.in_features
 
     def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch labels"]:
         """Logits of a mel in [0, 1] of any length; trained on 848 frames.

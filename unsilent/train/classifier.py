@@ -56,7 +56,7 @@ class ClassifierTrainer:
         run, labels = self.run, len(self.crops.classes)
         if run.network == "vggishish":
             return VGGishish(VGGishishConfig(bands=bands, labels=labels, width=run.width, grid=run.grid, hidden=run.hidden))
-        module = Melception(MelceptionConfig(bands=bands, labels=labels, dropout=run.dropout))
+        module = Melception(MelceptionConfig(bands=bands, labels=labels, width=run.melception_width, dropout=run.dropout))
         module.AuxLogits.requires_grad_(run.hears_auxiliary)  # processes would wait for gradients of weights without any
         return module
 

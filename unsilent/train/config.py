@@ -176,12 +176,13 @@ class ClassifierRun(SoundRun):
     width: int = Field(default=64, gt=0)  # of VGGish-ish: channels of the first convolution
     grid: tuple[int, int] = (5, 10)  # of VGGish-ish: rows and columns before the connected layers
     hidden: int = Field(default=4096, gt=0)  # of VGGish-ish: width of the connected layers
+    melception_width: float = Field(default=1.0, gt=0)  # of Melception: share of the paper's channels
     dropout: float = Field(default=0.5, ge=0, lt=1)  # of Melception
     auxiliary_weight: float = Field(default=0.4, ge=0)  # of Melception's second classifier; 0 leaves that untrained
 
     @model_validator(mode="after")
     def _fits(self) -> "ClassifierRun":
-        others = {"vggishish": {"dropout", "auxiliary_weight"}, "melception": {"width", "grid", "hidden"}}[self.network]
+        others = {"vggishish": {"melception_width", "dropout", "auxiliary_weight"}, "melception": {"width", "grid", "hidden"}}[self.network]
         unheard = sorted(others & self.model_fields_set)
         if unheard:
             raise ParameterError(f"{', '.join(unheard)} would have no effect on {self.network}; leave out what is the other network's.")

@@ -1,0 +1,305 @@
+"""Is what a model makes worth hearing? Tables from pictures, videos and sounds that no training has seen.
+
+    python benchmarks/everyday.py M.parquet --judge CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--videos N]
+        [--seed 0] [--top-k K] [--temperature T] [--workers N] [--parts labels signal timing sheet]
+
+M.parquet is from `unsilent data manifest`, CHECKPOINT a classifier as `unsilent evaluate` wants it. Judged are the labels that have
+training sounds, held-out sounds and held-out pictures or videos. `--most` limits how many of each are taken of a label, `--videos` how
+many are taken for timing, to choose settings by. What is made stays in DIR, where a second call goes on with it and adds other parts to
+what it tells. DIR/everyday.json has all numbers, DIR/everyday.md, which is printed too, the tables:
+
+- `labels`: FID, MKL, top-1 and top-5 as `unsilent evaluate` counts them. Samples are paired with held-out sounds of their label.
+    - `generated`: sounds made for pictures and videos; of `one each` there are as many as of real sounds, so that its FID compares
+    - `codebook`: the real sounds through codebook and vocoder, the best that codes can express
+    - `real`: held-out sounds, the ceiling; its FID and MKL are those of training sounds drawn at random, one of the same label for each
+    - `floor`: a training sound drawn at random, of any label
+- `signal`: see `benchmarks/signals.py`. Real sounds are cut of silent ends and brought to the loudness that is asked for.
+- `timing`: see `benchmarks/timing.py`
+- `sheet`: DIR/everyday.png, twenty made sounds beside real ones
+"""
+
+import argparse
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import signals
+import timing
+from sheet import draw_sheet
+
+import unsilent
+from unsilent.clip import Clip
+from unsilent.data.extract import trim_silent_ends
+from unsilent.data.manifest import Row, read_manifest, write_manifest
+from unsilent.jobs.hear import judge_all
+from unsilent.jobs.run import Spread
+from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
+from unsilent.media.audio import read_audio, write_wav
+from unsilent.metrics.evaluate import evaluate, find
+from unsilent.metrics.hearing import Hearing
+from unsilent.metrics.judge import load_judge
+from unsilent.report.tables import as_json
+from unsilent.signal.loudness import normalise_loudness
+
+PARTS = ("labels", "signal", "timing", "sheet")
+SHEET = 20
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is judged, by label.
+
+    Attributes:
+        root: folder that paths start from.
+        seen: held-out pictures and videos.
+        real: held-out sounds.
+        train: training sounds, of all these labels.
+    """
+
+    root: Path
+    seen: dict[str, list[Row]]
+    real: dict[str, list[Row]]
+    train: list[Row]
+
+
+def main() -> None:
+    """Make, measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--judge", required=True, help="checkpoint folder of a classifier")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--model", default="everyday")
+    parser.add_argument("--samples", type=int, default=10, help="of each picture or video")
+    parser.add_argument("--most", type=int, help="pictures, and sounds, of a label; without it all")
+    parser.add_argument("--videos", type=int, help="with clear impacts, the held-out ones first; without it all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--workers", type=int, help="processes that make and judge sounds; the numbers do not depend on it")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options = parser.parse_args()
+    root, rows = read_manifest(options.manifest)
+    pipeline = unsilent.load(options.model, device="cpu", precision="float32")
+    material = choose(root, rows, options.most, options.seed)
+    videos = timing.find_impacts(rows, root, pipeline.clip)[: options.videos] if "timing" in options.parts else []
+    looked_at = [video.row for video in videos] + (flat(material.seen) if set(options.parts) - {"timing"} else [])
+    made = make({row.clip_id: row for row in looked_at}.values(), root, options)
+    told = options.out / "everyday.json"
+    results: dict[str, Any] = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    about = json.loads((made / ABOUT).read_text(encoding="utf-8"))
+    results["made"] = {key: about[key] for key in about if key not in ("clips", "failed")}
+    for part in options.parts:
+        if part == "labels":
+            results[part] = by_label(material, made, pipeline, options)
+        elif part == "signal":
+            results[part] = as_signals(material, made, pipeline.clip)
+        elif part == "timing":
+            ways = {"generated": made}
+            results[part] = timing.score_all(videos, ways, pipeline.reconstruct, pipeline.clip, options.seed)
+        else:
+            draw_sheet(list(pairs_of(material, made, pipeline.clip)), pipeline.clip, options.out / "everyday.png")
+    told.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    page = "\n".join(as_markdown(results))
+    (options.out / "everyday.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def choose(root: Path, rows: list[Row], most: int | None, seed: int) -> Material:
+    """Held-out material of the labels that have all of it, in an order drawn by the seed, so that a limit takes of all sources."""
+    seen, real, train = (defaultdict[str, list[Row]](list) for _ in range(3))
+    for number in np.random.default_rng(seed).permutation(len(rows)):
+        row = rows[number]
+        if row.kind in KINDS and row.split != "train":
+            seen[row.label].append(row)
+        elif row.kind == "sound":
+            (train if row.split == "train" else real)[row.label].append(row)
+    labels = sorted(label for label in seen if label and real[label] and train[label])
+    return Material(
+        root,
+        {label: seen[label][:most] for label in labels},
+        {label: real[label][:most] for label in labels},
+        [row for label in labels for row in train[label]],
+    )
+
+
+def flat(rows: dict[str, list[Row]]) -> list[Row]:
+    """Of all labels, one after the other."""
+    return [row for label in rows for row in rows[label]]
+
+
+def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str = "samples", **differing: Any) -> Path:
+    """A folder with samples for all rows, where what is there stays; `differing` are fields of the recipe that the options do not tell."""
+    table, folder = options.out / f"{name}.parquet", options.out / name
+    write_manifest(root, list(rows), table)
+    recipe = Recipe(options.model, options.samples, options.seed, options.top_k, options.temperature, "float32", "wav", **differing)
+    with Sampling(table, folder, recipe, split=None) as job:
+        for row, why in job.run(Spread(options.workers)):
+            if why:
+                raise SystemExit(f"{row.clip_id}: {why}")
+    return folder
+
+
+def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", options: argparse.Namespace) -> dict[str, Any]:
+    """What a classifier says, as `unsilent evaluate` counts it."""
+    folder = options.out / "judged"
+    shutil.rmtree(folder, ignore_errors=True)  # links only, of a call with other limits
+    systems = {}
+    for system, name, path in judged(material, made, reconstruct(material, pipeline, options.out), options.samples, options.seed):
+        link = folder / system / (name + path.suffix)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+        systems[system] = folder / system
+    study = find(systems.pop("real"), list(systems.values()), labels="folders")
+    hearing = Hearing(options.out / "heard", load_judge(options.judge, "cpu"))
+    bad = judge_all(hearing, study.keys, Spread(options.workers))
+    return as_json(evaluate(study, hearing, bad, options.seed))
+
+
+def reconstruct(material: Material, pipeline: "unsilent.Pipeline", out: Path) -> Path:
+    """A folder with the held-out sounds as codebook and vocoder give them back."""
+    folder, rate = out / "codebook", pipeline.clip.sample_rate
+    for row in flat(material.real):
+        path = folder / f"{row.clip_id}.wav"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_wav(path, pipeline.reconstruct(normalise_loudness(read_audio(material.root / row.path, rate), rate)), rate)
+    return folder
+
+
+def judged(material: Material, made: Path, codebook: Path, samples: int, seed: int) -> Iterator[tuple[str, str, Path]]:
+    """Every sound that is judged: its system, its name (that of the real sound it pairs with, and a number), and where it is.
+
+    All samples of a picture pair with one real sound of its label, so that intervals draw them together.
+    """
+    rng = np.random.default_rng(seed)
+    for label, real in material.real.items():
+        seen, names = material.seen[label], [f"{label}/{Path(row.path).stem}" for row in real]
+        alike = [row for row in material.train if row.label == label]
+        for number, (name, row) in enumerate(zip(names, real, strict=True)):
+            yield "real", name, material.root / row.path
+            yield "codebook", name, codebook / f"{row.clip_id}.wav"
+            yield "floor", name, material.root / material.train[rng.integers(len(material.train))].path
+            yield "another", name, material.root / alike[rng.integers(len(alike))].path
+            yield "one each", name, _sample(made, seen[number % len(seen)], number // len(seen) % samples)
+        for number, row in enumerate(seen):
+            for take in range(samples):
+                name = f"{names[number % len(real)]}/{number // len(real) * samples + take}"
+                yield "generated", name, _sample(made, row, take)
+
+
+def _sample(made: Path, row: Row, take: int) -> Path:
+    return made / row.clip_id / f"{take}.wav"
+
+
+def as_signals(material: Material, made: Path, clip: Clip) -> dict[str, Any]:
+    """Made sounds beside real ones by label, and the faults of all."""
+    ours = {label: [measured(path, clip) for row in rows for path in _samples(made, row)] for label, rows in material.seen.items()}
+    theirs = {label: [signals.measure(real_sound(material, row, clip), clip) for row in rows] for label, rows in material.real.items()}
+    everything = [one for sounds in ours.values() for one in sounds]
+    return {"labels": {label: signals.beside(ours[label], theirs[label]) for label in ours}, "faults": signals.faults(everything)}
+
+
+def _samples(made: Path, row: Row) -> list[Path]:
+    return sorted((made / row.clip_id).glob("*.wav"))
+
+
+def measured(path: Path, clip: Clip) -> signals.Signal:
+    """Measures of a made sound."""
+    return signals.measure(read_audio(path, clip.sample_rate), clip)
+
+
+def real_sound(material: Material, row: Row, clip: Clip) -> np.ndarray:
+    """A real sound as trainings hear it."""
+    waveform = read_audio(material.root / row.path, clip.sample_rate)
+    trimmed = trim_silent_ends(waveform)
+    return normalise_loudness(trimmed if len(trimmed) >= clip.column_samples else waveform, clip.sample_rate)
+
+
+def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """For the sheet: label, made and real sound, the labels in turn."""
+    labels = list(material.seen)
+    for number in range(SHEET):
+        label, turn = labels[number % len(labels)], number // len(labels)
+        seen, real = material.seen[label], material.real[label]
+        waveform = read_audio(_sample(made, seen[turn % len(seen)], 0), clip.sample_rate)
+        yield label, waveform, real_sound(material, real[turn % len(real)], clip)
+
+
+def as_markdown(results: dict[str, Any]) -> Iterator[str]:
+    """Tables of what was measured, line by line."""
+    made = results["made"]
+    settings = f"top-k {made['top_k']}, temperature {made['temperature']}, seed {made['seed']}"
+    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {made['samples']} sounds for each picture or video."
+    yield ""
+    if "labels" in results:
+        yield from _labels_table(results["labels"])
+    if "signal" in results:
+        yield from _signal_tables(results["signal"])
+    if "timing" in results:
+        yield from _timing_table(results["timing"])
+
+
+def _labels_table(report: dict[str, Any]) -> Iterator[str]:
+    systems = {system["name"]: system for system in (report["reference"], *report["systems"])}
+    real = systems["another"]["figures"] | systems["reference"]["figures"]  # the reference has no distance from itself
+    rows = {"generated": systems["generated"]["figures"], "one each": systems["one each"]["figures"]}
+    rows |= {"codebook": systems["codebook"]["figures"], "real": real, "floor": systems["floor"]["figures"]}
+    judge = report["classifier"]
+    yield f"Judged by a {judge['kind']} of {judge['classes']} classes, digest {judge['digest']}. In brackets 95 %."
+    yield ""
+    yield from ("| | sounds | FID | MKL | top-1 % | top-5 % |", "| --- | --- | --- | --- | --- | --- |")
+    for name, figures in rows.items():
+        shown = (_figure(figures.get(key), factor) for key, factor in (("fid", 1), ("mkl", 1), ("top1", 100), ("top5", 100)))
+        yield f"| {name} | {figures['top1']['samples']} | {' | '.join(shown)} |"
+    yield ""
+
+
+def _figure(figure: dict[str, Any] | None, factor: float) -> str:
+    if not figure:
+        return ""
+    value = f"{figure['value'] * factor:.2f}"
+    return value if figure["interval"] is None else f"{value} ({_interval(figure['interval'], factor)})"
+
+
+def _interval(interval: tuple[float, float], factor: float) -> str:
+    return " to ".join(f"{end * factor:.2f}" for end in interval)
+
+
+def _signal_tables(found: dict[str, Any]) -> Iterator[str]:
+    yield "| made / real | spectrum apart, dB | LUFS | RMS, dB | peak, dB | onsets a second |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for label, row in found["labels"].items():
+        sides = (f"{row[f'{name}_made']:.1f} / {row[f'{name}_real']:.1f}" for name in ("lufs", "rms_db", "peak_db", "onsets"))
+        yield f"| {label} | {row['spectrum_db']:.1f} | {' | '.join(sides)} |"
+    faults = found["faults"]
+    yield ""
+    yield (
+        f"Of {faults['sounds']} made sounds {faults['clipped_sounds']:.1%} are clipped ({faults['clipped_samples']:.2%} of samples) and "
+        f"{faults['silent_sounds']:.1%} silent; the largest offset is {faults['largest_offset']:.5f}; loudness is "
+        f"{faults['lufs_away']:.2f} LU from what was asked for, at most {faults['lufs_furthest']:.2f}."
+    )
+    yield ""
+
+
+def _timing_table(found: dict[str, Any]) -> Iterator[str]:
+    yield from ("| timing | F1 % | precision % | recall % |", "| --- | --- | --- | --- |")
+    for which in ("held out", "all"):
+        table = found[which]
+        for way, row in table.get("rows", {}).items():
+            interval = _interval(row["interval"], 100)
+            shares = f"{100 * row['precision']:.1f} | {100 * row['recall']:.1f}"
+            yield f"| {which} ({table['videos']}): {way} | {100 * row['f1']:.1f} ({interval}) | {shares} |"
+    yield ""
+    for which in ("held out", "all"):
+        if above := found[which].get("above_chance"):
+            yield f"Above chance, mean of {which} videos: {100 * above['f1']:.1f} % ({_interval(above['interval'], 100)})."
+    yield ""
+
+
+if __name__ == "__main__":
+    main()
