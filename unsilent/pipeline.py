@@ -133,7 +133,7 @@ def load(
     """
     folder, chosen = find_bundle(name), choose_device(device)
     precision = choose_precision(precision, chosen, sampler_config(folder).transformer.n_weights)
-    return Pipeline(load_parts(folder, precision), chosen, precision, vocoder)
+    return Pipeline(load_parts(folder, precision, chosen), chosen, precision, vocoder)
 
 
 class Pipeline:

@@ -96,14 +96,6 @@ def convolutions(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if halves else torch.float32
 
 
-def halve_kernels(module: nn.Module) -> None:
-    """Hold the kernels of convolutions as bfloat16, as autocast to it would round them at every call."""
-    for weight in module.parameters():
-        if weight.ndim > 2:
-            weight.data = weight.data.bfloat16()
-    _return_memory()
-
-
 class Int8Linear(nn.Module):
     """A linear layer whose weights are whole numbers from -127 to 127, scaled for each output; rows of the input likewise, as they come.
 
@@ -144,10 +136,10 @@ def lighten(part: nn.Module, precision: Precision) -> None:
             for name, layer in parent.named_children():
                 if isinstance(layer, nn.Linear):
                     setattr(parent, name, Int8Linear(layer))
-        _return_memory()
+        return_memory()
 
 
-def _return_memory() -> None:
+def return_memory() -> None:
     """Give freed memory back to the system: what the matrices took before would else stay with the process, 0.5 GB in the end."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
         trim(0)
