@@ -9,6 +9,7 @@ from torch import nn
 from unsilent import fused
 from unsilent.clip import Clip
 from unsilent.fused import Doubled, Lengthened, halve
+from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.layers import Upsample
 from unsilent.models.melgan import MelGAN, MelGANConfig
@@ -16,12 +17,6 @@ from unsilent.models.melgan import MelGAN, MelGANConfig
 CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.skipif(not fused.can_fuse(CPU), reason="oneDNN of this CPU has no bfloat16")
-
-
-@pytest.fixture
-def in_float32(monkeypatch):
-    """Nothing is rounded: what is left of a difference is a mistake."""
-    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.float())
 
 
 def uneven(module: nn.Module) -> nn.Module:
@@ -32,21 +27,34 @@ def uneven(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 5, 7), (2, 8, 1, 1), (2, 8, 4, 3)])
-def test_upsampling_and_smoothing_is_one_convolution(in_float32, shape):
+def test_upsampling_and_smoothing_is_one_convolution(shape):
     layer, x = uneven(Upsample(8)), torch.randn(shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        torch.testing.assert_close(Doubled(layer)(x), layer(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(Doubled(layer, torch.float32)(x), layer(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [2, 3, 5, 8])
 @pytest.mark.parametrize("samples", [1, 9])
-def test_a_transposed_convolution_is_a_convolution(in_float32, ratio, samples):
+def test_a_transposed_convolution_is_a_convolution(ratio, samples):
     vocoder = uneven(MelGAN(MelGANConfig(mels=5, width=4, ratios=(ratio,))))
     vocoder.remove_weight_norm()
     rectifier, layer = vocoder.layers[2:4]
     x = torch.randn(2, 8, samples, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        torch.testing.assert_close(Lengthened(layer)(x.unsqueeze(2)).squeeze(2), layer(rectifier(x)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(Lengthened(layer, torch.float32)(x.unsqueeze(2)).squeeze(2), layer(rectifier(x)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (63, 64), (70, 45)])
+@torch.inference_mode()
+def test_features_are_the_same(size):
+    """Strided convolutions pad even and odd sizes differently, in float32 as in whole pictures."""
+    torch.manual_seed(0)
+    network, pictures = EfficientNetLite0().eval(), torch.rand(3, 3, *size) * 2 - 1
+    network.fuse()
+    fast = copy.deepcopy(network)
+    fused.fuse(fast, torch.float32)
+    torch.testing.assert_close(fast(pictures), network(pictures), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(fast(pictures)[1:2], fast(pictures[1:2]), atol=0, rtol=0)
 
 
 def networks() -> dict:
@@ -64,10 +72,10 @@ def networks() -> dict:
 
 @pytest.mark.parametrize("name", ["vocoder", "decoder", "encoder"])
 @torch.inference_mode()
-def test_whole_networks_are_the_same(in_float32, name):
+def test_whole_networks_are_the_same(name):
     network, call, given = networks()[name]
     fast = copy.deepcopy(network)
-    fused.fuse(fast)
+    fused.fuse(fast, torch.float32)
     expected = call(network)(given)
     torch.testing.assert_close(call(fast)(given), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
 

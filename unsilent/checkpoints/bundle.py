@@ -18,7 +18,7 @@ from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.features import Backbone, find_backbone
-from unsilent.fused import halve
+from unsilent.fused import can_fuse, fuse, halve
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
@@ -133,6 +133,8 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     finish = partial(lighten, precision=precision) if precision else None
     sampler = load_checkpoint(folder / about["parts"]["sampler"], "sampler", dtype, finish)
     backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
+    if precision and backbone is not None and can_fuse(device):
+        fuse(backbone, convolutions(precision))
     classes = tuple(about.get("classes", ()))
     digest = fingerprint(folder, about)
     parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, preset.top_k, digest)

@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim_out height width"]:
         """Keep the resolution; change the width from `channels_in` to `channels_out`."""
         residual = self.conv1(swish(self.norm1(x)))
-        return self.conv2(swish(self.norm2(residual))).add_(self.shortcut(x))
+        return self.shortcut(x) + self.conv2(swish(self.norm2(residual)))
 
 
 class AttentionBlock(nn.Module):
@@ -49,7 +49,7 @@ class AttentionBlock(nn.Module):
         normed = self.norm(x)
         q, k, v = (layer(normed).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # [batch, height * width, dim]
         attended = F.scaled_dot_product_attention(q, k, v)
-        return self.proj_out(attended.transpose(1, 2).reshape(x.shape)).add_(x)
+        return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
 
 
 class Downsample(nn.Module):
