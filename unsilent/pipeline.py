@@ -132,8 +132,11 @@ def load(
         ParameterError: for a device that is not there, or a precision that it cannot compute.
     """
     folder, chosen = find_bundle(name), choose_device(device)
-    precision = choose_precision(precision, chosen, sampler_config(folder).transformer.n_weights)
-    return Pipeline(load_parts(folder, precision, chosen), chosen, precision, vocoder)
+    n_weights = sampler_config(folder).transformer.n_weights
+    precision = choose_precision(precision, chosen, n_weights)
+    with stepping_threads(n_weights):  # thousands of small tensors are copied
+        parts = load_parts(folder, precision, chosen)
+    return Pipeline(parts, chosen, precision, vocoder)
 
 
 class Pipeline:
