@@ -26,9 +26,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from unsilent import presets
 from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
+from unsilent.fused import halve
 from unsilent.models.code_order import to_grid
 from unsilent.pipeline import Clock
-from unsilent.runtime import RecordedStep, convolutions, halve_kernels, lighten
+from unsilent.runtime import RecordedStep, convolutions, lighten
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
 from unsilent.stitching import decode_grid, vocode
@@ -54,14 +55,14 @@ def measure(folder: Path, sampler_folder: Path, precision: str, takes: int, runs
     """Seconds of each step in this process, medians; the first generation's, and the peak memory."""
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    sampler = load_checkpoint(sampler_folder, "sampler", dtype, lambda part: lighten(part, precision))
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     vocoder.remove_weight_norm()
     halves = convolutions(precision) is torch.bfloat16
     if halves:
-        halve_kernels(codebook)
-        halve_kernels(vocoder)
+        halve(codebook, torch.device("cpu"))
+        halve(vocoder, torch.device("cpu"))
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    sampler = load_checkpoint(sampler_folder, "sampler", dtype, lambda part: lighten(part, precision))
     loaded = time.perf_counter() - started
     config, step = sampler.config, RecordedStep(sampler)
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0))

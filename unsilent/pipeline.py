@@ -24,7 +24,7 @@ from unsilent.media.probe import probe
 from unsilent.media.video import Original, mux
 from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
-from unsilent.runtime import Device, Precision, choose_device, choose_precision, convolutions, stepping
+from unsilent.runtime import SMALL_WEIGHTS, Device, Precision, choose_device, choose_precision, convolutions, one_thread, stepping
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.scene import Scene, Seen, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
@@ -132,8 +132,11 @@ def load(
         ParameterError: for a device that is not there, or a precision that it cannot compute.
     """
     folder, chosen = find_bundle(name), choose_device(device)
-    precision = choose_precision(precision, chosen, sampler_config(folder))
-    return Pipeline(load_parts(folder, precision, chosen), chosen, precision, vocoder)
+    config = sampler_config(folder)
+    precision = choose_precision(precision, chosen, config)
+    with one_thread(config.transformer.n_weights < SMALL_WEIGHTS):  # thousands of small tensors are copied
+        parts = load_parts(folder, precision, chosen)
+    return Pipeline(parts, chosen, precision, vocoder)
 
 
 class Pipeline:

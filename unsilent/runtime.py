@@ -29,24 +29,23 @@ def stepping(sampler: Sampler, precision: Precision) -> Iterator[None]:
     is hundreds of tiny operations, after each of which threads would wait for one another, and on a machine that is busy otherwise the
     waiting takes many times longer than the work.
     """
-    before = torch.get_num_threads()
     is_packed = isinstance(sampler.transformer, stepper.Stepper)
     if is_packed:
-        sampler.transformer.threads = before
-    if is_packed or sampler.config.transformer.n_weights < SMALL_WEIGHTS:
-        torch.set_num_threads(1)
-    try:
-        with torch.autocast(sampler.pos_emb.device.type, torch.bfloat16, enabled=precision == "bfloat16" and not is_packed):
-            yield
-    finally:
-        torch.set_num_threads(before)
+        sampler.transformer.threads = torch.get_num_threads()
+    in_torch = torch.autocast(sampler.pos_emb.device.type, torch.bfloat16, enabled=precision == "bfloat16" and not is_packed)
+    with one_thread(is_packed or sampler.config.transformer.n_weights < SMALL_WEIGHTS), in_torch:
+        yield
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, as sums over several are rounded otherwise: the bytes shall not depend on how work is spread."""
+def one_thread(applies: bool = True) -> Iterator[None]:
+    """Compute with one thread, as sums over several are rounded otherwise: the bytes shall not depend on how work is spread.
+
+    Args:
+        applies: whether it does; if not, nothing changes.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if applies else before)
     try:
         yield
     finally:
@@ -102,14 +101,6 @@ def convolutions(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if halves else torch.float32
 
 
-def halve_kernels(module: nn.Module) -> None:
-    """Hold the kernels of convolutions as bfloat16, as autocast to it would round them at every call."""
-    for weight in module.parameters():
-        if weight.ndim > 2:
-            weight.data = weight.data.bfloat16()
-    _return_memory()
-
-
 def lighten(part: nn.Module, precision: Precision, is_packed: bool) -> nn.Module:
     """What a part of a sampler becomes for inference as soon as its weights are there.
 
@@ -124,7 +115,7 @@ def lighten(part: nn.Module, precision: Precision, is_packed: bool) -> nn.Module
     packed = stepper.PackedBlock(part, precision)
     for layer in part.modules():
         layer._parameters.clear()  # whoever still holds the block must not hold its weights
-    _return_memory()
+    return_memory()
     return packed
 
 
@@ -136,7 +127,7 @@ def hasten(sampler: Sampler, precision: Precision, device: torch.device) -> None
         sampler.transformer = stepper.Stepper(sampler.transformer, precision)
 
 
-def _return_memory() -> None:
+def return_memory() -> None:
     """Give freed memory back to the system: what the matrices took before would else stay with the process, 0.5 GB in the end."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
         trim(0)

@@ -3,6 +3,7 @@
 from math import inf
 
 import numpy as np
+import pyloudnorm
 import pytest
 
 from unsilent.errors import ParameterError
@@ -19,6 +20,17 @@ def tone(seconds: float, amplitude: float = 0.1, hz: float = 997.0, rate: int = 
 def test_a_full_scale_tone_reads_minus_three(rate):
     """BS.1770: a 997 Hz sine at full scale in one channel measures -3.01 LUFS."""
     assert loudness_lufs(tone(3, 1.0, rate=rate), rate) == pytest.approx(-3.01, abs=0.1)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100])
+@pytest.mark.parametrize("seconds", [0.4, 0.731, 5.03])
+def test_pyloudnorm_measures_the_same(rate, seconds):
+    """Noise with lows, an offset, and a pause, so that filters and both gates matter."""
+    rng = np.random.default_rng(0)
+    noise = 0.2 + 0.1 * rng.standard_normal(round(seconds * rate)) + 1e-3 * np.cumsum(rng.standard_normal(round(seconds * rate)))
+    noise[len(noise) // 2 :] *= 0.03
+    expected = pyloudnorm.Meter(rate).integrated_loudness(noise)
+    assert loudness_lufs(noise, rate) == pytest.approx(expected, abs=1e-3)
 
 
 def test_ten_decibels_are_ten():

@@ -18,13 +18,14 @@ from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.features import Backbone, find_backbone
+from unsilent.fused import can_fuse, fuse, halve
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
-from unsilent.runtime import Precision, convolutions, halve_kernels, hasten, is_packed, lighten
+from unsilent.runtime import Precision, convolutions, hasten, is_packed, lighten
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # what a fingerprint reads of a file: trainings differ everywhere
@@ -113,8 +114,9 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
 
     Args:
         folder: of the bundle.
-        precision: to make the sampler ready for, block by block, so that it is never whole in memory as float32; None leaves it as trained.
-        device: that it is made ready for; nothing is moved there.
+        precision: to make them ready for, one after another and the sampler block by block, so that little is in memory as float32 at a
+            time; None leaves them as trained.
+        device: that they will be on, which settles how; they are still on the CPU.
 
     Raises:
         CheckpointError: if the bundle or one of its parts is missing, damaged, or does not fit the others.
@@ -122,20 +124,20 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
     codebook = load_checkpoint(folder / about["parts"]["codebook"], "codebook")
-    sampler = _load_sampler(folder / about["parts"]["sampler"], precision, device)
     vocoder_folder = folder / about["parts"]["vocoder"]
-    vocoder_kind = "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan"
-    vocoder = load_checkpoint(vocoder_folder, vocoder_kind)
-    backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
-    classes = tuple(about.get("classes", ()))
-    digest = fingerprint(folder, about)
+    vocoder = load_checkpoint(vocoder_folder, "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan")
     if isinstance(vocoder, MelGAN):
         vocoder.remove_weight_norm()
     if precision and convolutions(precision) is torch.bfloat16:
-        halve_kernels(codebook)
-        halve_kernels(vocoder)
+        halve(codebook, device)
+        halve(vocoder, device)
+    sampler = _load_sampler(folder / about["parts"]["sampler"], precision, device)
+    backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
+    if precision and backbone is not None and can_fuse(device):
+        fuse(backbone, convolutions(precision))
+    classes = tuple(about.get("classes", ()))
     chosen = (preset.top_k, preset.temperature, preset.guidance)
-    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, *chosen, digest)
+    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, *chosen, fingerprint(folder, about))
     problem = _misfit(parts)
     if problem:
         raise CheckpointError(f"the parts of {folder} do not fit each other: {problem}.")

@@ -5,7 +5,6 @@ The networks only; the losses that make it a VQGAN are in `losses`, the training
 
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from unsilent.clip import Clip
 from unsilent.config import Config
 from unsilent.errors import ParameterError
-from unsilent.models.layers import Downsample, Middle, Stage, Upsample, norm
+from unsilent.models.layers import Downsample, Middle, Stage, Upsample, norm, swish
 from unsilent.models.quantizer import Quantized, Quantizer
 
 
@@ -61,7 +60,7 @@ class Encoder(nn.Module):
         x = self.conv_in(mel.unsqueeze(1))
         for stage in self.down:
             x = stage(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(swish(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -86,7 +85,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for stage in reversed(self.up):
             x = stage(x)
-        return self.conv_out(F.silu(self.norm_out(x))).squeeze(1)
+        return self.conv_out(swish(self.norm_out(x))).squeeze(1)
 
 
 class Reconstruction(NamedTuple):

@@ -1,5 +1,6 @@
 """The building blocks of the codebook's encoder and decoder: residual and attention blocks, halving and doubling."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,6 +9,11 @@ from torch import Tensor, nn
 def norm(channels: int) -> nn.GroupNorm:
     """Group normalisation in 32 groups as in the paper; narrower networks than the paper's get groups of four channels."""
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+
+
+def swish(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The activation after every norm; without gradients in the memory of what the norm gave."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(nn.Module):
@@ -23,8 +29,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim_out height width"]:
         """Keep the resolution; change the width from `channels_in` to `channels_out`."""
-        residual = self.conv1(F.silu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(residual)))
+        residual = self.conv1(swish(self.norm1(x)))
+        return self.shortcut(x) + self.conv2(swish(self.norm2(residual)))
 
 
 class AttentionBlock(nn.Module):

@@ -16,7 +16,7 @@ from unsilent.config import Config
 from unsilent.errors import ParameterError
 
 _EDGE = 3  # frames or samples that the outer convolutions of width 7 see on each side
-_SLOPE = 0.2  # of every leaky rectifier
+SLOPE = 0.2  # of every leaky rectifier
 
 
 class MelGANConfig(Config):
@@ -34,10 +34,10 @@ class Residual(nn.Module):
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.LeakyReLU(_SLOPE),
+            nn.LeakyReLU(SLOPE),
             nn.ReflectionPad1d(dilation),
             weight_norm(nn.Conv1d(width, width, kernel_size=3, dilation=dilation)),
-            nn.LeakyReLU(_SLOPE),
+            nn.LeakyReLU(SLOPE),
             weight_norm(nn.Conv1d(width, width, kernel_size=1)),
         )
         self.shortcut = weight_norm(nn.Conv1d(width, width, kernel_size=1))
@@ -64,9 +64,9 @@ class MelGAN(nn.Module):
         widths = [config.width * 2**depth for depth in range(len(config.ratios), -1, -1)]
         layers: list[nn.Module] = [nn.ReflectionPad1d(_EDGE), weight_norm(nn.Conv1d(config.mels, widths[0], 2 * _EDGE + 1))]
         for ratio, (wide, narrow) in zip(config.ratios, pairwise(widths), strict=True):
-            layers += [nn.LeakyReLU(_SLOPE), weight_norm(_lengthen(wide, narrow, ratio))]
+            layers += [nn.LeakyReLU(SLOPE), weight_norm(_lengthen(wide, narrow, ratio))]
             layers += [Residual(narrow, 3**depth) for depth in range(config.residual_blocks)]
-        layers += [nn.LeakyReLU(_SLOPE), nn.ReflectionPad1d(_EDGE), weight_norm(nn.Conv1d(widths[-1], 1, 2 * _EDGE + 1)), nn.Tanh()]
+        layers += [nn.LeakyReLU(SLOPE), nn.ReflectionPad1d(_EDGE), weight_norm(nn.Conv1d(widths[-1], 1, 2 * _EDGE + 1)), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     @property

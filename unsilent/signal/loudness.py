@@ -1,16 +1,19 @@
 """Loudness as ears judge it, so that every sound of a scene comes out at a predictable level."""
 
-import warnings
-from math import inf, isfinite, log10
+from math import ceil, cos, inf, isfinite, log10, pi, sin
 
 import numpy as np
-import pyloudnorm
 from jaxtyping import Float
 
 from unsilent.errors import ParameterError
 
 TARGET_LUFS = -23.0  # the European broadcast level (EBU R 128)
 _BLOCK_SECONDS = 0.4  # the shortest stretch that the standard measures
+_OVERLAPPING = 4  # such stretches over each moment
+_GATE_LUFS = -70.0  # quieter ones do not count
+_OFFSET_LUFS = -0.691  # of a sound whose weighted power is 1
+_SHELF_HZ, _SHELF_Q, _SHELF_DB = 1500.0, 0.5**0.5, 4.0  # what the head adds to the highs
+_LOWEST_HZ, _LOWEST_Q = 38.0, 0.5  # below which ears hear less
 _STRETCH_SECONDS = 120.0  # measured at once, since filtering makes several copies in double precision
 
 
@@ -28,8 +31,9 @@ def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> f
         ParameterError: if a sample is not a finite number.
 
     Source:
-        ITU-R BS.1770-4, by pyloudnorm. Differs: short sounds, which the standard leaves undefined, get a value; sounds above two minutes
-        are the energy mean of stretches of two minutes, each with a relative gate of its own, so that memory does not grow with length.
+        ITU-R BS.1770-4, its filters for any sample rate as pyloudnorm designs them (a test compares). Differs: short sounds, which the
+        standard leaves undefined, get a value; sounds above two minutes are the energy mean of stretches of two minutes, each with a
+        relative gate of its own, so that memory does not grow with length.
     """
     if not np.isfinite(waveform).all():
         raise ParameterError(f"{np.count_nonzero(~np.isfinite(waveform))} of {len(waveform)} samples are not finite numbers.")
@@ -43,12 +47,41 @@ def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> f
 
 
 def _stretch_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> float:
-    missing = max(0, int(np.ceil(_BLOCK_SECONDS * sample_rate)) - len(waveform))
-    block = np.pad(waveform.astype(np.float64), (0, missing))
-    with warnings.catch_warnings():
-        # Releases of pyloudnorm differ in which logarithms of zero and empty means they announce; both mean silence here.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float(pyloudnorm.Meter(sample_rate, block_size=_BLOCK_SECONDS).integrated_loudness(block))
+    block = _BLOCK_SECONDS * sample_rate
+    heard = _weighted(np.pad(waveform.astype(np.float64), (0, max(0, ceil(block) - len(waveform)))), sample_rate)
+    starts = np.arange(_OVERLAPPING * (len(heard) / block - 1) + 0.5) * block / _OVERLAPPING
+    energy = np.concatenate([[0.0], np.cumsum(heard**2)])
+    edges = np.minimum([starts, starts + block], len(heard)).astype(int)
+    power = np.diff(energy[edges], axis=0)[0] / block
+    power = power[power > 10 ** ((_GATE_LUFS - _OFFSET_LUFS) / 10)]
+    power = power[power > power.mean() / 10] if len(power) else power  # the relative gate, 10 dB lower
+    return _OFFSET_LUFS + 10 * log10(power.mean()) if len(power) else -inf
+
+
+def _weighted(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> Float[np.ndarray, "samples"]:
+    """Through the standard's filters, a second at a time, of which a quarter serves to forget what was before."""
+    past = sample_rate // 4
+    delay = np.exp(-2j * np.pi * np.fft.rfftfreq(sample_rate))
+    response = np.prod([np.polyval(above[::-1], delay) / np.polyval(below[::-1], delay) for above, below in _filters(sample_rate)], axis=0)
+    padded = np.pad(waveform, (past, -len(waveform) % (sample_rate - past)))
+    seconds = np.lib.stride_tricks.sliding_window_view(padded, sample_rate)[:: sample_rate - past]
+    return np.fft.irfft(np.fft.rfft(seconds) * response, sample_rate)[:, past:].reshape(-1)[: len(waveform)]
+
+
+def _filters(sample_rate: int) -> list[tuple[list[float], list[float]]]:
+    """Numerator and denominator, in powers of a delay of one sample, of a shelf that lifts the highs and of a filter without the lowest."""
+    cosine, slope = _angle(_SHELF_HZ, _SHELF_Q, sample_rate)
+    gain = 10 ** (_SHELF_DB / 40)
+    up, down, root = gain + 1, gain - 1, 2 * gain**0.5 * slope
+    lifting = [gain * (up + down * cosine + root), -2 * gain * (down + up * cosine), gain * (up + down * cosine - root)]
+    lifted = [up - down * cosine + root, 2 * (down - up * cosine), up - down * cosine - root]
+    cosine, slope = _angle(_LOWEST_HZ, _LOWEST_Q, sample_rate)
+    return [(lifting, lifted), ([(1 + cosine) / 2, -1 - cosine, (1 + cosine) / 2], [1 + slope, -2 * cosine, 1 - slope])]
+
+
+def _angle(hz: float, q: float, sample_rate: int) -> tuple[float, float]:
+    angle = 2 * pi * hz / sample_rate
+    return cos(angle), sin(angle) / (2 * q)
 
 
 def normalise_loudness(

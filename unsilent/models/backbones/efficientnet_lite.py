@@ -64,7 +64,7 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
         """Divide height and width by the stride."""
         inner = self.project(self.depthwise(self.expand(x)))
-        return x + inner if self.skips else inner
+        return inner.add_(x) if self.skips else inner
 
 
 class EfficientNetLite0(nn.Module):

@@ -1,0 +1,48 @@
+"""How long it takes until something can be done: each command in processes of its own, the median of their times.
+
+    python benchmarks/startup.py [--model everyday] [--runs 5] [--json]
+
+Loading a model includes importing torch, which is printed beside it: nothing of this project's can be faster than that.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from statistics import median
+
+FROM_COMMAND_LINE = "import sys; from unsilent.cli.main import main; sys.argv[1:] = ['--help']; main()"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="everyday")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args()
+    programs = {
+        "nothing": "",
+        "import unsilent": "import unsilent",
+        "unsilent --help": FROM_COMMAND_LINE,
+        "import torch": "import torch",
+        "import unsilent.pipeline": "import unsilent.pipeline",
+        f"load {options.model}": f"import unsilent; unsilent.load({options.model!r}, device='cpu')",
+    }
+    times = {name: [] for name in programs}
+    for _ in range(options.runs + 1):
+        for name, program in programs.items():  # in turn, so that all see the same machine
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+            times[name].append(time.perf_counter() - started)
+    found = {name: round(median(seconds[1:]), 3) for name, seconds in times.items()}  # the first fills the system's cache of files
+    if options.json:
+        print(json.dumps({"runs": options.runs, "seconds": found}))
+        return
+    for name, seconds in found.items():
+        print(f"{name:26} {seconds:6.2f} s")
+
+
+if __name__ == "__main__":
+    main()
