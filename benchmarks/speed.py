@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -24,12 +25,13 @@ from parity import filled, published_shapes, sampler_shapes
 from torch.utils.flop_counter import FlopCounterMode
 
 from unsilent import presets
+from unsilent.checkpoints.bundle import load_sampler
 from unsilent.checkpoints.published import convert
-from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
+from unsilent.checkpoints.store import load_checkpoint, network_config, save_checkpoint
 from unsilent.fused import halve
 from unsilent.models.code_order import to_grid
 from unsilent.pipeline import Clock
-from unsilent.runtime import RecordedStep, convolutions, lighten
+from unsilent.runtime import convolutions, stepping
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
 from unsilent.stitching import decode_grid, vocode
@@ -51,44 +53,58 @@ def make(folder: Path, n_features: int) -> Path:
 
 
 @torch.inference_mode()
-def measure(folder: Path, sampler_folder: Path, precision: str, takes: int, runs: int, threads: int) -> dict:
+def measure(folder: Path, sampler_folder: Path, precision: str, options: argparse.Namespace) -> dict:
     """Seconds of each step in this process, medians; the first generation's, and the peak memory."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
     started = time.perf_counter()
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     vocoder.remove_weight_norm()
     halves = convolutions(precision) is torch.bfloat16
     if halves:
-        halve(codebook, torch.device("cpu"))
-        halve(vocoder, torch.device("cpu"))
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    sampler = load_checkpoint(sampler_folder, "sampler", dtype, lambda part: lighten(part, precision))
+        halve(codebook, device)
+        halve(vocoder, device)
+    sampler = load_sampler(sampler_folder, precision, device)
+    for network in (codebook, vocoder, sampler):
+        network.to(device)
     loaded = time.perf_counter() - started
-    config, step = sampler.config, RecordedStep(sampler)
-    features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0))
+    config = sampler.config
+    features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     laps = []
-    for _ in range(runs + 1):
+    for _ in range(options.runs + 1):
         clock = Clock()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with stepping(sampler, precision):
             condition = sampler.condition(features)
-            clock.lap("condition")
-            codes = sample_codes(sampler, lambda _, told=condition: told, config.clip.columns, seed=0, takes=takes, step=step)
-            clock.lap("codes")
-        with torch.autocast("cpu", torch.bfloat16, enabled=halves):
+            _lap(clock, "condition", device)
+            codes = sample_codes(sampler, lambda _, told=condition: told, config.clip.columns, seed=0, takes=options.takes)
+            _lap(clock, "codes", device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=halves):
             for grid in to_grid(codes, config.clip.rows):
                 mel = decode_grid(codebook, grid).float()
-                clock.lap("decode")
+                _lap(clock, "decode", device)
                 vocode(vocoder, to_mel01(mel), vocoder.context_frames, config.clip.hop).float()
-                clock.lap("vocode")
+                _lap(clock, "vocode", device)
         laps.append(clock.laps)
     steps = {name: median(lap[name] for lap in laps[1:]) for name in laps[0]}
+    whole = median(sum(lap.values()) for lap in laps[1:])
     return {
         "load": loaded,
         "first": sum(laps[0].values()),
         **steps,
-        "whole": median(sum(lap.values()) for lap in laps[1:]),
-        "peak_mb": _peak_mb(),
+        "whole": whole,
+        "real_time_factor": whole / config.clip.seconds,
+        "clips_a_second": options.takes / whole,
+        "peak_mb": _peak_mb() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
     }
+
+
+def _lap(clock: Clock, name: str, device: torch.device) -> None:
+    """A GPU answers before it has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    clock.lap(name)
 
 
 def _peak_mb() -> float:
@@ -97,45 +113,52 @@ def _peak_mb() -> float:
 
 
 @torch.inference_mode()
-def released(folder: Path, sampler_folder: Path, stride: int, threads: int) -> dict:
-    """Seconds of the released algorithm: no cache, float32, the whole sequence for every code."""
-    torch.set_num_threads(threads)
+def released(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> dict:
+    """Seconds of the released algorithm for one clip: no cache, float32, the whole sequence for every code."""
+    torch.set_num_threads(options.threads)
+    device, stride = torch.device(options.device), options.released
     sampler, codebook = load_checkpoint(sampler_folder, "sampler"), load_checkpoint(folder / "codebook", "codebook")
     vocoder = load_checkpoint(folder / "vocoder", "melgan")
+    for network in (codebook, vocoder, sampler):
+        network.to(device)
     config = sampler.config
-    features = torch.rand(1, config.condition.n_features, config.condition.feature_dim)
-    codes = torch.zeros(1, config.clip.n_codes, dtype=torch.long)
+    features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, device=device)
+    codes = torch.zeros(1, config.clip.n_codes, dtype=torch.long, device=device)
     sampler.logits(codes[:, :2], sampler.condition(features))
     started, timed = time.perf_counter(), 0
     for position in range(stride // 2, config.clip.n_codes, stride):
-        sampler.logits(codes[:, : position + 1], sampler.condition(features))
+        sampler.logits(codes[:, : position + 1], sampler.condition(features)).cpu()
         timed += 1
     seconds = {"codes": (time.perf_counter() - started) * config.clip.n_codes / timed}
     clock = Clock()
     mel = codebook.decode_codes(to_grid(codes, config.clip.rows))
-    clock.lap("decode")
+    _lap(clock, "decode", device)
     vocoder(to_mel01(mel))
-    clock.lap("vocode")
+    _lap(clock, "vocode", device)
     seconds |= clock.laps
     return {**seconds, "whole": sum(seconds.values())}
 
 
 @torch.inference_mode()
-def floors(folder: Path, sampler_folder: Path, takes: int, threads: int) -> dict:
-    """Rates of this machine, and from them the least seconds of each step with int8 matrices, a float32 cache and bfloat16 convolutions."""
-    torch.set_num_threads(threads)
-    large = torch.ones(1 << 28)
-    bytes_a_second = 4 * len(large) / min(_seconds(large.sum) for _ in range(5))
+def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> dict:
+    """Rates of this machine, and from them the least seconds of each step: int8 matrices and a float32 cache on a CPU, bfloat16 on a GPU."""
+    torch.set_num_threads(options.threads)
+    device, takes = torch.device(options.device), options.takes
+    on_gpu = device.type == "cuda"
+    large = torch.ones(1 << 28, device=device)
+    bytes_a_second = 4 * len(large) / min(_seconds(large.sum, device) for _ in range(5))
     rates = {}
     for dtype in (torch.float32, torch.bfloat16):
-        one = torch.ones(2048, 2048, dtype=dtype)
-        rates[dtype] = 2 * 2048**3 / min(_seconds(lambda one=one: one @ one) for _ in range(5))
-    sampler = load_checkpoint(sampler_folder, "sampler")
+        one = torch.ones(8192 if on_gpu else 2048, 8192 if on_gpu else 2048, dtype=dtype, device=device)
+        rates[dtype] = 2 * len(one) ** 3 / min(_seconds(lambda one=one: one @ one, device) for _ in range(5))
+    config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
-    shape, clip = sampler.config.transformer, sampler.config.clip
-    positions = sum(range(sampler.n_condition, sampler.n_condition + clip.n_codes))
-    cache = 2 * shape.layers * shape.width * 4 * positions * takes
-    head = sampler.head.weight.numel() * 4
+    shape, clip = config.transformer, config.clip
+    weight_bytes, number_bytes = (2, 2) if on_gpu else (1, 4)  # of a matrix's weight, and of what is in the cache or the head
+    n_condition = config.condition.n_tokens(clip)
+    positions = sum(range(n_condition, n_condition + clip.n_codes))
+    cache = 2 * shape.layers * shape.width * number_bytes * positions * takes
+    head = config.codes * shape.width * number_bytes
     mel = torch.zeros(1, clip.mels, clip.frames)
     work = {}
     grid = torch.zeros(1, clip.rows, clip.columns, dtype=torch.long)
@@ -143,7 +166,7 @@ def floors(folder: Path, sampler_folder: Path, takes: int, threads: int) -> dict
         with FlopCounterMode(display=False) as counter:
             run()
         work[name] = takes * counter.get_total_flops() / max(rates.values())
-    steps = {"codes": (clip.n_codes * (shape.n_weights + head) + cache) / bytes_a_second, **work}
+    steps = {"codes": (clip.n_codes * (shape.n_weights * weight_bytes + head) + cache) / bytes_a_second, **work}
     return {
         "read_gb_a_second": bytes_a_second / 1e9,
         "float32_gflops": rates[torch.float32] / 1e9,
@@ -153,9 +176,11 @@ def floors(folder: Path, sampler_folder: Path, takes: int, threads: int) -> dict
     }
 
 
-def _seconds(run) -> float:
+def _seconds(run, device: torch.device) -> float:
     started = time.perf_counter()
     run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
@@ -168,29 +193,31 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--released", type=int, default=8)
-    parser.add_argument("--precision", nargs="*", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", nargs="*", choices=PRECISIONS)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # how a process of its own is told what to measure
     options = parser.parse_args()
     if options.one:
         sampler_folder = make(options.folder, options.features)
-        if options.one == "floor":
-            found = floors(options.folder, sampler_folder, options.takes, options.threads)
-        elif options.one == "released":
-            found = released(options.folder, sampler_folder, options.released, options.threads)
-        else:
-            found = measure(options.folder, sampler_folder, options.one, options.takes, options.runs, options.threads)
-        print(json.dumps(found))
+        measures = {"floor": floors, "released": released}
+        run = measures.get(options.one) or partial(measure, precision=options.one)
+        print(json.dumps(run(options.folder, sampler_folder, options=options)))
         return
+    precisions = options.precision or (("bfloat16",) if options.device == "cuda" else PRECISIONS)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         make(folder, options.features)
         table = {}
-        for name in ("floor", *(("released",) if options.released else ()), *options.precision):
+        for name in ("floor", *(("released",) if options.released else ()), *precisions):
             told = {"--folder": folder, "--one": name, "--features": options.features, "--takes": options.takes, "--runs": options.runs}
-            told |= {"--threads": options.threads, "--released": options.released}
+            told |= {"--threads": options.threads, "--released": options.released, "--device": options.device}
             command = [sys.executable, __file__, *(str(word) for pair in told.items() for word in pair)]
-            table[name] = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+            table[name] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    for name in precisions:
+        table[name]["times_the_floor"] = table[name]["whole"] / table["floor"]["whole"]
+        if options.released:
+            table[name]["times_faster_than_released"] = options.takes * table["released"]["whole"] / table[name]["whole"]
     if options.json:
         print(json.dumps(table))
         return

@@ -131,7 +131,7 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     if precision and convolutions(precision) is torch.bfloat16:
         halve(codebook, device)
         halve(vocoder, device)
-    sampler = _load_sampler(folder / about["parts"]["sampler"], precision, device)
+    sampler = load_sampler(folder / about["parts"]["sampler"], precision, device)
     backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
     if precision and backbone is not None and can_fuse(device):
         fuse(backbone, convolutions(precision))
@@ -144,7 +144,8 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     return parts
 
 
-def _load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> Sampler:
+def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> Sampler:
+    """Load a sampler's checkpoint and make it ready; arguments and errors as of `load_parts`."""
     if precision is None:
         return load_checkpoint(folder, "sampler")
     packed = is_packed(network_config(folder, "sampler"), device)
