@@ -97,6 +97,15 @@ def test_without_codes_a_position_is_told_of_its_own_time_only():
     assert differ.tolist() == [2 * CLIP.rows <= position < 7 * CLIP.rows for position in range(CLIP.n_codes + 1)]
 
 
+def test_a_new_sampler_can_learn_from_what_is_told_nothing():
+    """A first position of all zeros would be blown up by the normalisation of every layer, and its gradient out of all numbers."""
+    torch.manual_seed(0)
+    deep = TransformerConfig(layers=12, heads=2, width=16)
+    sampler = Sampler(SamplerConfig(clip=CLIP, codes=32, transformer=deep, condition=CONDITIONS["columns+motion"]))
+    sampler(CODES, torch.randn(3, 10, 6), keep=torch.zeros(3, dtype=torch.bool)).log_softmax(-1)[..., 0].mean().backward()
+    assert sampler.pos_emb.grad.abs().max() < 1
+
+
 def test_no_motion_is_stillness():
     sampler, features = build("columns+motion"), torch.ones(1, 10, 6)
     assert torch.equal(sampler.condition(features), sampler.condition(features, motion=torch.zeros(1, 10, 8)))

@@ -61,6 +61,9 @@ class Sampler(nn.Module):
         self.transformer = Transformer(config.transformer)
         self.head = nn.Linear(width, config.codes, bias=False)
         self.apply(_initialise)
+        if config.condition.kind == "columns":
+            # where nothing is told the first position has nothing else, and gradients would grow in each normalisation of all zeros
+            self.pos_emb.data[:, 0].normal_(std=0.02)
 
     def condition(
         self,
