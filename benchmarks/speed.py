@@ -141,7 +141,7 @@ def released(folder: Path, sampler_folder: Path, options: argparse.Namespace) ->
 
 @torch.inference_mode()
 def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> dict:
-    """Rates of this machine, and from them the least seconds of each step: int8 matrices and a float32 cache on a CPU, bfloat16 on a GPU."""
+    """Rates of this machine, and from them the least seconds of each step; matrices are int8 on a CPU, all else is bfloat16."""
     torch.set_num_threads(options.threads)
     device, takes = torch.device(options.device), options.takes
     on_gpu = device.type == "cuda"
@@ -154,11 +154,11 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> d
     config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     shape, clip = config.transformer, config.clip
-    weight_bytes, number_bytes = (2, 2) if on_gpu else (1, 4)  # of a matrix's weight, and of what is in the cache or the head
+    weight_bytes = 2 if on_gpu else 1
     n_condition = config.condition.n_tokens(clip)
     positions = sum(range(n_condition, n_condition + clip.n_codes))
-    cache = 2 * shape.layers * shape.width * number_bytes * positions * takes
-    head = config.codes * shape.width * number_bytes
+    cache = 2 * shape.layers * shape.width * 2 * positions * takes
+    head = config.codes * shape.width * (2 if on_gpu else 4)
     mel = torch.zeros(1, clip.mels, clip.frames)
     work = {}
     grid = torch.zeros(1, clip.rows, clip.columns, dtype=torch.long)

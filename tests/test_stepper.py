@@ -35,7 +35,7 @@ def packed(transformer, kind):
 
 def read(module, x, *lengths):
     """What a module says of `x`, read in pieces of these lengths and then one by one."""
-    cache = KeyValueCache(module.config, len(x), x.shape[1], x)
+    cache = module.cache(len(x), x.shape[1], x)
     lengths = [*lengths, *[1] * (x.shape[1] - sum(lengths))]
     return torch.cat([module(piece, cache) for piece in x.split(lengths, dim=1)], dim=1)
 
@@ -61,7 +61,7 @@ def test_neither_threads_nor_pieces_nor_neighbours_change_a_bit(transformer, kin
 
 def test_it_goes_on_from_a_shared_beginning(transformer):
     module = packed(transformer, "float32")
-    cache = KeyValueCache(CONFIG, 1, 24, X)
+    cache = module.cache(1, 24, X)
     module(X[:1, :10], cache)
     cache.repeat(3)
     together = torch.cat([X[:1, :10].expand(3, -1, -1), X[:, 10:]], dim=1)
@@ -75,10 +75,10 @@ def test_what_it_is_given_stays(transformer):
 
 
 def test_what_does_not_fit_is_said(transformer):
-    module, cache = packed(transformer, "float32"), KeyValueCache(CONFIG, 3, 23, X)
+    module = packed(transformer, "float32")
     with pytest.raises(ParameterError, match="24 positions do not fit into a cache of 23"):
-        module(X, cache)
-    with pytest.raises(ParameterError, match=r"wants a float32 cache on a CPU, found torch\.bfloat16"):
+        module(X, module.cache(3, 23, X))
+    with pytest.raises(ParameterError, match=r"wants a cache of torch\.float32 on a CPU, found torch\.bfloat16"):
         module(X, KeyValueCache(CONFIG, 3, 24, X.bfloat16()))
 
 

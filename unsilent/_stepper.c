@@ -63,7 +63,7 @@ typedef struct {
 
 typedef struct {
     const Stack *stack;
-    float *memory; /* keys and values, [layers][2][batch][heads][capacity][width / heads] */
+    void *memory; /* keys and values, [layers][2][batch][heads][capacity][width / heads], as bfloat16 unless weights are float32 */
     int batch, fresh, known, capacity, rows, threads;
     float *x, *normed, *projected, *attended, *hidden, *scales, *scores, *output;
     uint8_t *whole;
@@ -73,6 +73,92 @@ typedef struct {
 } Job;
 
 typedef void (*Kernel)(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums);
+
+/* ---- what happens to a row ---- */
+
+/* Comparisons rather than fmaxf, which compilers keep scalar for the sake of what is not a number. */
+static inline float larger(float a, float b) { return a > b ? a : b; }
+
+/* For x up to 0. */
+static inline float exponential(float x) {
+    x = larger(x, -87.0f);
+    const int n = (int)(x * 1.44269504f - 0.5f);
+    const float r = x - (float)n * 0.693147181f;
+    const float p = 1 + r * (1 + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
+    const uint32_t bits = (uint32_t)(n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+/* The error function to 1.5e-7: Abramowitz and Stegun 7.1.26. */
+static inline float gelu(float x) {
+    const float z = fabsf(x) * 0.707106781f, t = 1 / (1 + 0.3275911f * z);
+    const float series = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    const float tail = 0.5f * series * exponential(-z * z);
+    return x * (x < 0 ? tail : 1 - tail);
+}
+
+CLONED static void normalise(const float *x, const float *weight, const float *bias, int width, float *out) {
+    float mean = 0, variance = 0;
+    for (int i = 0; i < width; i++) mean += x[i];
+    mean /= width;
+    for (int i = 0; i < width; i++) variance += (x[i] - mean) * (x[i] - mean);
+    const float factor = 1 / sqrtf(variance / width + EPSILON);
+    for (int i = 0; i < width; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
+}
+
+/* Round to whole numbers around 128; gives the size of one step. */
+CLONED static float round_row(const float *x, int width, uint8_t *whole) {
+    float largest = 1e-30f;
+    for (int i = 0; i < width; i++) largest = larger(largest, fabsf(x[i]));
+    const float inverse = 127 / largest;
+    for (int i = 0; i < width; i++) whole[i] = (uint8_t)(x[i] * inverse + 128.5f);
+    return largest / 127;
+}
+
+/* Scores, times a factor, to shares that add up to one. */
+CLONED static void softmax(float *scores, int n, float scale) {
+    float highest = scores[0], total = 0;
+    for (int t = 0; t < n; t++) highest = larger(highest, scores[t]);
+    for (int t = 0; t < n; t++) scores[t] = exponential((scores[t] - highest) * scale);
+    for (int t = 0; t < n; t++) total += scores[t];
+    const float factor = 1 / total;
+    for (int t = 0; t < n; t++) scores[t] *= factor;
+}
+
+/* ---- what a head keeps of positions, and how a position looks at it ---- */
+
+static inline float kept(const void *values, size_t n, int halves) {
+    if (!halves) return ((const float *)values)[n];
+    const uint32_t bits = (uint32_t)((const uint16_t *)values)[n] << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+CLONED static void keep(const float *x, int dim, void *out, int halves) {
+    if (!halves) {
+        memcpy(out, x, sizeof(float) * dim);
+        return;
+    }
+    for (int d = 0; d < dim; d++) {
+        uint32_t bits;
+        memcpy(&bits, x + d, 4);
+        ((uint16_t *)out)[d] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, and to even */
+    }
+}
+
+static void look(const float *query, const void *keys, const void *values, int n, int dim, float *shares, float *out, int halves) {
+    for (int t = 0; t < n; t++) {
+        shares[t] = 0;
+        for (int d = 0; d < dim; d++) shares[t] += query[d] * kept(keys, (size_t)t * dim + d, halves);
+    }
+    softmax(shares, n, 1 / sqrtf((float)dim));
+    memset(out, 0, sizeof(float) * dim);
+    for (int t = 0; t < n; t++)
+        for (int d = 0; d < dim; d++) out[d] += shares[t] * kept(values, (size_t)t * dim + d, halves);
+}
 
 /* ---- inner products of up to four rows with 64 outputs; whole numbers give exact sums, converted to float at the end ---- */
 
@@ -199,48 +285,49 @@ VNNI static void vnni_int8(int rows, const void *input, size_t stride, const voi
     UNROLLED(wide_int8, rows, input, stride, weight, inputs, (int32_t *)sums)
 }
 
-VNNI static float wide_dot(const float *a, const float *b, int n) {
-    __m512 sum = _mm512_setzero_ps();
-    int i = 0;
-    for (; i + 16 <= n; i += 16) sum = _mm512_fmadd_ps(_mm512_loadu_ps(a + i), _mm512_loadu_ps(b + i), sum);
-    float rest = 0;
-    for (; i < n; i++) rest += a[i] * b[i];
-    return _mm512_reduce_add_ps(sum) + rest;
+/* Sixteen kept numbers from the n-th on. */
+VNNI static inline __attribute__((always_inline)) __m512 kept16(const void *kept, size_t n, const int halves) {
+    return halves ? widened((const uint16_t *)kept + n) : _mm512_loadu_ps((const float *)kept + n);
 }
 
-VNNI static void wide_mix(const float *shares, const float *values, int n, int dim, float *out) {
+VNNI static inline __attribute__((always_inline)) void wide_look(
+    const float *query, const void *keys, const void *values, int n, int dim, float *shares, float *out, const int halves) {
+    for (int t = 0; t < n; t++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int d = 0; d < dim; d += 16) sum = _mm512_fmadd_ps(_mm512_loadu_ps(query + d), kept16(keys, (size_t)t * dim + d, halves), sum);
+        shares[t] = _mm512_reduce_add_ps(sum);
+    }
+    softmax(shares, n, 1 / sqrtf((float)dim));
     int d = 0;
     for (; d + 64 <= dim; d += 64) {
         __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int t = 0; t < n; t++) {
             const __m512 share = _mm512_set1_ps(shares[t]);
-            for (int j = 0; j < 4; j++) sum[j] = _mm512_fmadd_ps(share, _mm512_loadu_ps(values + (size_t)t * dim + d + 16 * j), sum[j]);
+            for (int j = 0; j < 4; j++)
+                sum[j] = _mm512_fmadd_ps(share, kept16(values, (size_t)t * dim + d + 16 * j, halves), sum[j]);
         }
         for (int j = 0; j < 4; j++) _mm512_storeu_ps(out + d + 16 * j, sum[j]);
     }
-    for (; d < dim; d++) {
-        out[d] = 0;
-        for (int t = 0; t < n; t++) out[d] += shares[t] * values[(size_t)t * dim + d];
+    for (; d < dim; d += 16) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int t = 0; t < n; t++) sum = _mm512_fmadd_ps(_mm512_set1_ps(shares[t]), kept16(values, (size_t)t * dim + d, halves), sum);
+        _mm512_storeu_ps(out + d, sum);
     }
+}
+
+VNNI static void vnni_look(
+    const float *query, const void *keys, const void *values, int n, int dim, float *shares, float *out, int halves) {
+    if (dim % 16)
+        look(query, keys, values, n, dim, shares, out, halves);
+    else if (halves)
+        wide_look(query, keys, values, n, dim, shares, out, 1);
+    else
+        wide_look(query, keys, values, n, dim, shares, out, 0);
 }
 #endif
 
-static float plain_dot(const float *a, const float *b, int n) {
-    float sum = 0;
-    for (int i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-/* The sum of `n` vectors by their shares. */
-static void plain_mix(const float *shares, const float *values, int n, int dim, float *out) {
-    memset(out, 0, sizeof(float) * dim);
-    for (int t = 0; t < n; t++)
-        for (int d = 0; d < dim; d++) out[d] += shares[t] * values[(size_t)t * dim + d];
-}
-
 static Kernel kernels[3] = {products_float32, products_bfloat16, products_int8};
-static float (*dot)(const float *, const float *, int) = plain_dot;
-static void (*mix)(const float *, const float *, int, int, float *) = plain_mix;
+static void (*look_at)(const float *, const void *, const void *, int, int, float *, float *, int) = look;
 static int is_fast;
 
 __attribute__((constructor)) static void choose(void) {
@@ -248,65 +335,12 @@ __attribute__((constructor)) static void choose(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
         kernels[FLOAT32] = vnni_float32, kernels[BFLOAT16] = vnni_bfloat16, kernels[INT8] = vnni_int8;
-        dot = wide_dot, mix = wide_mix, is_fast = 1;
+        look_at = vnni_look, is_fast = 1;
     }
 #endif
 }
 
 int unsilent_is_fast(void) { return is_fast; }
-
-/* ---- what happens to a row ---- */
-
-/* Comparisons rather than fmaxf, which compilers keep scalar for the sake of what is not a number. */
-static inline float larger(float a, float b) { return a > b ? a : b; }
-
-/* For x up to 0. */
-static inline float exponential(float x) {
-    x = larger(x, -87.0f);
-    const int n = (int)(x * 1.44269504f - 0.5f);
-    const float r = x - (float)n * 0.693147181f;
-    const float p = 1 + r * (1 + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
-    const uint32_t bits = (uint32_t)(n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    return p * power;
-}
-
-/* The error function to 1.5e-7: Abramowitz and Stegun 7.1.26. */
-static inline float gelu(float x) {
-    const float z = fabsf(x) * 0.707106781f, t = 1 / (1 + 0.3275911f * z);
-    const float series = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    const float tail = 0.5f * series * exponential(-z * z);
-    return x * (x < 0 ? tail : 1 - tail);
-}
-
-CLONED static void normalise(const float *x, const float *weight, const float *bias, int width, float *out) {
-    float mean = 0, variance = 0;
-    for (int i = 0; i < width; i++) mean += x[i];
-    mean /= width;
-    for (int i = 0; i < width; i++) variance += (x[i] - mean) * (x[i] - mean);
-    const float factor = 1 / sqrtf(variance / width + EPSILON);
-    for (int i = 0; i < width; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
-}
-
-/* Round to whole numbers around 128; gives the size of one step. */
-CLONED static float round_row(const float *x, int width, uint8_t *whole) {
-    float largest = 1e-30f;
-    for (int i = 0; i < width; i++) largest = larger(largest, fabsf(x[i]));
-    const float inverse = 127 / largest;
-    for (int i = 0; i < width; i++) whole[i] = (uint8_t)(x[i] * inverse + 128.5f);
-    return largest / 127;
-}
-
-/* Scores to shares that add up to one. */
-CLONED static void softmax(float *scores, int n) {
-    float highest = scores[0], total = 0;
-    for (int t = 0; t < n; t++) highest = larger(highest, scores[t]);
-    for (int t = 0; t < n; t++) scores[t] = exponential(scores[t] - highest);
-    for (int t = 0; t < n; t++) total += scores[t];
-    const float factor = 1 / total;
-    for (int t = 0; t < n; t++) scores[t] *= factor;
-}
 
 /* ---- how threads share a phase ---- */
 
@@ -383,19 +417,18 @@ static void attend_head(Job *job, int layer, int sequence, int head, float *scor
     const int width = job->stack->width, dim = width / job->stack->heads;
     const size_t plane = (size_t)job->batch * job->stack->heads * job->capacity * dim;
     const size_t place = ((size_t)sequence * job->stack->heads + head) * job->capacity * dim;
-    float *keys = job->memory + 2 * layer * plane + place, *values = keys + plane;
+    const int halves = job->stack->kind != FLOAT32;
+    const size_t bytes = halves ? 2 : 4;
+    char *keys = (char *)job->memory + (2 * layer * plane + place) * bytes, *values = keys + plane * bytes;
     const float *first = job->projected + (size_t)sequence * job->fresh * 3 * width + head * dim;
-    const float factor = 1 / sqrtf((float)dim);
     for (int i = 0; i < job->fresh; i++) {
-        memcpy(keys + (size_t)(job->known + i) * dim, first + (size_t)i * 3 * width + width, sizeof(float) * dim);
-        memcpy(values + (size_t)(job->known + i) * dim, first + (size_t)i * 3 * width + 2 * width, sizeof(float) * dim);
+        const size_t at = (size_t)(job->known + i) * dim;
+        keep(first + (size_t)i * 3 * width + width, dim, keys + at * bytes, halves);
+        keep(first + (size_t)i * 3 * width + 2 * width, dim, values + at * bytes, halves);
     }
     for (int i = 0; i < job->fresh; i++) {
-        const float *query = first + (size_t)i * 3 * width;
-        const int seen = job->known + i + 1;
-        for (int t = 0; t < seen; t++) scores[t] = dot(query, keys + (size_t)t * dim, dim) * factor;
-        softmax(scores, seen);
-        mix(scores, values, seen, dim, job->attended + ((size_t)sequence * job->fresh + i) * width + head * dim);
+        float *out = job->attended + ((size_t)sequence * job->fresh + i) * width + head * dim;
+        look_at(first + (size_t)i * 3 * width, keys, values, job->known + i + 1, dim, scores, out, halves);
     }
 }
 
@@ -504,7 +537,7 @@ static int hire(int threads) {
 /* Read `fresh` embedded positions of `batch` sequences, of which `known` lie in memory already.
  *
  * x: [batch][fresh][width], overwritten. output: likewise. Gives 0, or 1 if there is no memory to work in. */
-int unsilent_read(const Stack *stack, float *x, float *output, float *memory, int32_t batch, int32_t fresh, int32_t known,
+int unsilent_read(const Stack *stack, float *x, float *output, void *memory, int32_t batch, int32_t fresh, int32_t known,
                   int32_t capacity, int32_t threads) {
     pthread_mutex_lock(&order);
     Job *job = make_job(batch * fresh, stack->width, stack->layers, hire(threads), capacity);

@@ -29,6 +29,10 @@ class GraphedTransformer(nn.Module):
         self.transformer, self.config = transformer, transformer.config
         self._recorded: dict[tuple[int, ...], _Step] = {}
 
+    def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
+        """An empty cache, as of the transformer."""
+        return self.transformer.cache(batch, capacity, like)
+
     def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
         """Causal; `x` continues what the cache holds, and is added to it. The result is overwritten by the next call."""
         if x.shape[1] != 1:

@@ -5,8 +5,9 @@ operations. So weights are packed into as few bytes as asked for, in the order i
 """
 
 import ctypes
+import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Literal
@@ -151,11 +152,20 @@ class Stepper(nn.Module):
         super().__init__()
         config = self.config = transformer.config
         self.threads = 0
+        self._cached = torch.float32 if kind == "float32" else torch.bfloat16
         self.blocks = transformer.blocks
         self._norm = [value.detach().float() for value in (transformer.ln_f.weight, transformer.ln_f.bias)]
         self._blocks = (_Block * config.layers)(*(block.pointers() for block in self.blocks))
         pointers = (value.data_ptr() for value in self._norm)
         self._stack = _Stack(config.layers, config.heads, config.width, _KINDS.index(kind), self._blocks, *pointers)
+
+    def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
+        """An empty cache that `forward` can be given, in the numbers that it reads; arguments as of `KeyValueCache`."""
+        return KeyValueCache(self.config, batch, capacity, like, self._allocate)
+
+    def _allocate(self, shape: Sequence[int]) -> Tensor:
+        (memory,) = _large_pages([math.prod(shape) * self._cached.itemsize])
+        return memory.view(self._cached).view(*shape)
 
     def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
         """Causal; `x` continues what the cache holds, and is added to it.
@@ -164,10 +174,9 @@ class Stepper(nn.Module):
             ParameterError: if there is no room in the cache, or no memory to work in.
         """
         batch, fresh, _ = x.shape
-        if cache.memory.dtype != torch.float32 or cache.memory.device.type != "cpu":
-            raise ParameterError(
-                f"a packed transformer wants a float32 cache on a CPU, found {cache.memory.dtype} on {cache.memory.device}."
-            )
+        if cache.memory.dtype != self._cached or cache.memory.device.type != "cpu":
+            found = f"{cache.memory.dtype} on {cache.memory.device}"
+            raise ParameterError(f"this packed transformer wants a cache of {self._cached} on a CPU, found {found}.")
         x = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         output = torch.empty_like(x)
         known, capacity = cache.grow(fresh), cache.memory.shape[4]

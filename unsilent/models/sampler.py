@@ -137,7 +137,7 @@ class Sampler(nn.Module):
         """
         positions, each = self._positions(condition), len(codes) // len(condition)
         told = self._embed(codes[: len(condition), :0], condition, positions, 0)
-        cache = KeyValueCache(self.config.transformer, len(told), self.pos_emb.shape[1], self._cached_like(told))
+        cache = self.transformer.cache(len(told), self.pos_emb.shape[1], self._cached_like(told))
         hidden = self.transformer(told, cache)
         if each > 1:
             cache.repeat(len(codes))

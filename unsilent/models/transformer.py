@@ -1,5 +1,7 @@
 """The decoder-only transformer of the sampler, and the cache that lets it take one step at a time."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -38,11 +40,19 @@ class KeyValueCache:
         batch: sequences side by side.
         capacity: positions at most.
         like: gives device and dtype.
+        allocate: gives memory of a shape, instead of what is like `like`.
     """
 
-    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
-        shape = (config.layers, 2, batch, config.heads, capacity, config.width // config.heads)
-        self.memory = torch.empty(shape, device=like.device, dtype=like.dtype)
+    def __init__(
+        self,
+        config: TransformerConfig,
+        batch: int,
+        capacity: int,
+        like: Tensor,
+        allocate: Callable[[Sequence[int]], Tensor] | None = None,
+    ) -> None:
+        self._allocate = like.new_empty if allocate is None else allocate
+        self.memory = self._allocate((config.layers, 2, batch, config.heads, capacity, config.width // config.heads))
         self.length = 0
 
     def grow(self, new: int) -> int:
@@ -59,7 +69,7 @@ class KeyValueCache:
 
     def repeat(self, batch: int) -> None:
         """Let `batch` sequences go on from what fewer have seen, as many from each, those of the first one first."""
-        seen, self.memory = self.memory, self.memory.new_empty((*self.memory.shape[:2], batch, *self.memory.shape[3:]))
+        seen, self.memory = self.memory, self._allocate((*self.memory.shape[:2], batch, *self.memory.shape[3:]))
         self.memory.unflatten(2, (seen.shape[2], -1))[..., : self.length, :] = seen[:, :, :, None, :, : self.length]
 
 
@@ -147,6 +157,10 @@ class Transformer(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.width)
+
+    def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
+        """An empty cache that `forward` can be given; arguments as of `KeyValueCache`."""
+        return KeyValueCache(self.config, batch, capacity, like)
 
     def forward(
         self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
