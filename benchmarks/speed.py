@@ -31,7 +31,7 @@ from unsilent.checkpoints.store import load_checkpoint, network_config, save_che
 from unsilent.fused import halve
 from unsilent.models.code_order import to_grid
 from unsilent.pipeline import Clock
-from unsilent.runtime import convolutions, stepping
+from unsilent.runtime import convolutions, return_memory, stepping
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
 from unsilent.stitching import decode_grid, vocode
@@ -83,6 +83,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
         with torch.autocast(device.type, torch.bfloat16, enabled=halves):
             for grid in to_grid(codes, config.clip.rows):
                 mel = decode_grid(codebook, grid).float()
+                return_memory()
                 _lap(clock, "decode", device)
                 vocode(vocoder, to_mel01(mel), vocoder.context_frames, config.clip.hop).float()
                 _lap(clock, "vocode", device)

@@ -64,13 +64,14 @@ def test_lists_of_vas(tmp_path, touch):
         survey(tmp_path, {"test": tmp_path / "none.txt"})
 
 
-def test_excerpts_of_one_scene_in_a_table_share_a_split(tmp_path):
+def test_excerpts_of_one_scene_in_a_table_are_of_one_source(tmp_path):
+    """What a source's split is, where nobody says, is for the manifest to choose."""
     names = [f"clips/{i:03d}-source-some-scene-number-{scene:02d}-and-more_{i}.mp4" for scene in range(40) for i in range(3)]
     (tmp_path / "clips.csv").write_text("\n".join(["path,label,licence", *(f"{name},,x" for name in names)]) + "\n")
     found, _ = survey(tmp_path)
-    splits = [{one.split for one in found[start : start + 3]} for start in range(0, len(found), 3)]
-    assert all(len(split) == 1 for split in splits)
-    assert {"train", "valid"} == set.union(*splits)
+    assert {one.split for one in found} == {""}
+    assert [len({one.source for one in found[start : start + 3]}) for start in range(0, len(found), 3)] == [1] * 40
+    assert len({one.source for one in found}) == 40
 
 
 def test_what_a_table_lacks_is_named(tmp_path):

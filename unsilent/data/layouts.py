@@ -2,7 +2,6 @@
 
 import csv
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +86,7 @@ def _read_table(path: Path, kind: Kind) -> Iterator[Candidate]:
         try:
             name = record["path"]
             scene = "" if "split" in record else _scene(name)
-            by_scene = scene and ("valid" if zlib.crc32(scene.encode()) % 8 == 0 else "train")
-            yield Candidate(name, kind, record["label"], record.get("split", by_scene), scene, record["licence"])
+            yield Candidate(name, kind, record["label"], record.get("split", ""), scene, record["licence"])
         except KeyError as error:
             raise DataError(f"{path.name} has no column {error}.") from None
 
