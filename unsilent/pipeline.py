@@ -24,7 +24,17 @@ from unsilent.media.probe import probe
 from unsilent.media.video import Original, mux
 from unsilent.models.code_order import to_grid
 from unsilent.picture import draw
-from unsilent.runtime import SMALL_WEIGHTS, Device, Precision, choose_device, choose_precision, convolutions, one_thread, return_memory, stepping
+from unsilent.runtime import (
+    SMALL_WEIGHTS,
+    Device,
+    Precision,
+    choose_device,
+    choose_precision,
+    convolutions,
+    one_thread,
+    return_memory,
+    stepping,
+)
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.scene import Scene, Seen, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
