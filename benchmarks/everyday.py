@@ -1,7 +1,7 @@
 """Is what a model makes worth hearing? Tables from pictures, videos and sounds that no training has seen.
 
     python benchmarks/everyday.py M.parquet --judge CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--videos N]
-        [--seed 0] [--top-k K] [--temperature T] [--workers N] [--parts labels signal timing sheet]
+        [--seed 0] [--top-k K] [--temperature T] [--guidance G] [--workers N] [--parts labels signal timing sheet]
 
 M.parquet is from `unsilent data manifest`, CHECKPOINT a classifier as `unsilent evaluate` wants it. Judged are the labels that have
 training sounds, held-out sounds and held-out pictures or videos. `--most` limits how many of each are taken of a label, `--videos` how
@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("--videos", type=int, help="with clear impacts, the held-out ones first; without it all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--guidance", type=float)
     parser.add_argument("--workers", type=int, help="processes that make and judge sounds; the numbers do not depend on it")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
@@ -99,7 +100,7 @@ def main() -> None:
         elif part == "signal":
             results[part] = as_signals(material, made, pipeline.clip)
         elif part == "timing":
-            ways = {"generated": made}
+            ways = {"generated": made, "without motion": make([one.row for one in videos], root, options, "still", motion=False)}
             results[part] = timing.score_all(videos, ways, pipeline.reconstruct, pipeline.clip, options.seed)
         else:
             draw_sheet(list(pairs_of(material, made, pipeline.clip)), pipeline.clip, options.out / "everyday.png")
@@ -136,7 +137,8 @@ def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str
     """A folder with samples for all rows, where what is there stays; `differing` are fields of the recipe that the options do not tell."""
     table, folder = options.out / f"{name}.parquet", options.out / name
     write_manifest(root, list(rows), table)
-    recipe = Recipe(options.model, options.samples, options.seed, options.top_k, options.temperature, "float32", "wav", **differing)
+    chosen = {"top_k": options.top_k, "temperature": options.temperature, "guidance": options.guidance}
+    recipe = Recipe(options.model, options.samples, options.seed, keep="wav", **chosen, **differing)
     with Sampling(table, folder, recipe, split=None) as job:
         for row, why in job.run(Spread(options.workers)):
             if why:

@@ -279,15 +279,20 @@ class TestOtherConditions:
         picked, at = {number / clip.feature_fps for number in scene.picked(Window(0, 0, clip.columns), clip, 27, pairs=False)}, 6.0
         while min(abs(at - time) for time in picked) < 3 / FPS:
             at += 1 / FPS
-        still, flashed = (moved.generate(flashing(moment), guidance=1.0).codes for moment in (0.0, at))
+        still, flashed = (moved.generate(flashing(moment), guidance=1.0).codes for moment in (30.0, at))  # the first never comes
         column = int(at / clip.column_seconds)
         differ = np.flatnonzero((still != flashed).any(0))
         assert column - 2 <= differ[0] <= column + 1
 
+    def test_motion_may_be_left_out(self, moved, flashing):
+        still, flashed = (moved.generate(flashing(moment), guidance=1.0, motion=False).codes for moment in (30.0, 6.0))
+        assert np.array_equal(still[:, :25], flashed[:, :25])
+        assert not np.array_equal(flashed, moved.generate(flashing(6.0), guidance=1.0).codes)
+
     def test_windows_are_told_of_their_own_motion(self, moved, flashing):
         clip, scene = moved.clip, Scene(flashing(12.0), 20.0)
         windows = [Window(start, 0, clip.columns) for start in (0, 26, 52)]
-        seen = moved._look(scene, windows, lambda share: None)
+        seen = moved._look(scene, windows, True, lambda share: None)
         strongest = [seen.motion(scene.watched(window, clip), clip)[:, 1::2] for window in windows]
         assert strongest[0].max() < 0.5
         for window, motion in zip(windows[1:], strongest[1:], strict=True):
@@ -298,7 +303,7 @@ class TestOtherConditions:
     def test_a_still_picture_does_not_move(self, moved, tmp_path):
         Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
         scene = Scene(tmp_path / "a.png", 0.0)
-        seen = moved._look(scene, [window := Window(0, 0, moved.clip.columns)], lambda share: None)
+        seen = moved._look(scene, [window := Window(0, 0, moved.clip.columns)], True, lambda share: None)
         assert not seen.motion(scene.watched(window, moved.clip), moved.clip).any()
         assert len(moved.sample_mels(scene, 2)) == 2
 
@@ -306,7 +311,7 @@ class TestOtherConditions:
         path = make_clip("a.mkv", n_frames=4 * FPS, pictures=changing)
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
         scene, window = Scene(path, 4.0), Window(0, 0, 22)
-        motion = moved._look(scene, [window], lambda share: None).motion(scene.watched(window, moved.clip), moved.clip)
+        motion = moved._look(scene, [window], True, lambda share: None).motion(scene.watched(window, moved.clip), moved.clip)
         assert motion[2:10].any()
         assert not motion[18:21].any()
 

@@ -31,6 +31,7 @@ class Options:
     top_k: int | None = None
     temperature: float | None = None
     guidance: float | None = None
+    motion: bool = True
     label: str | None = None
     original: Original = "drop"
     wav: bool = False
@@ -171,6 +172,7 @@ def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress
         top_k=options.top_k,
         temperature=options.temperature,
         guidance=options.guidance,
+        motion=options.motion,
         label=options.label,
         progress=progress,
     )
@@ -200,7 +202,9 @@ def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
     size = video.stat().st_size if video.exists() else 0  # a missing one fails later, with a sentence of its own
     about = f"model={pipeline.name} weights={pipeline.parts.fingerprint} vocoder={pipeline.vocoder} precision={pipeline.precision}"
     source = f"source={name} bytes={size}"
-    chosen = f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} guidance={options.guidance}"
+    chosen = (
+        f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} guidance={options.guidance} motion={options.motion}"
+    )
     return f"sound by unsilent {__version__}: {about} {source} {chosen} label={options.label} original={options.original}"
 
 

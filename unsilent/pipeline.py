@@ -184,6 +184,7 @@ class Pipeline:
         top_k: int | None = None,
         temperature: float | None = None,
         guidance: float | None = None,
+        motion: bool = True,
         label: str | None = None,
     ) -> Generation:
         """Make sound for a video of any length.
@@ -194,13 +195,14 @@ class Pipeline:
             top_k: sample among the k likeliest codes only (the paper's top-X); None takes the model's own.
             temperature: above 1 more surprising, below 1 more repetitive, 0 always the likeliest; None takes the model's own.
             guidance: above 1 it follows what is seen more closely, with less variety, in more time; None takes the model's own.
+            motion: whether a model that can be told how much moves is told; a shaking camera is a reason not to.
             label: class name, for models that want one.
 
         Raises:
             MediaError: if the video cannot be read.
             ParameterError: for a value out of range, or a label for a model without classes.
         """
-        return self.takes(video, 1, seed=seed, top_k=top_k, temperature=temperature, guidance=guidance, label=label)[0]
+        return self.takes(video, 1, seed=seed, top_k=top_k, temperature=temperature, guidance=guidance, motion=motion, label=label)[0]
 
     @torch.inference_mode()
     def takes(
@@ -212,6 +214,7 @@ class Pipeline:
         top_k: int | None = None,
         temperature: float | None = None,
         guidance: float | None = None,
+        motion: bool = True,
         label: str | None = None,
         progress: Progress = lambda step, share: None,
     ) -> list[Generation]:
@@ -223,7 +226,7 @@ class Pipeline:
         n_samples = max(1, round(info.seconds * self.clip.sample_rate))
         clock.lap("probe")
         scene, n_columns = Scene(info.path, info.seconds), self.clip.columns_for(n_samples)
-        grids, seen = self._sample(scene, n_columns, n_takes, seed, Choice(top_k, temperature, guidance), label, clock, progress)
+        grids, seen = self._sample(scene, n_columns, n_takes, seed, Choice(top_k, temperature, guidance, motion), label, clock, progress)
         made = []
         for grid in grids:
             mel = self._decode(grid)
@@ -253,6 +256,7 @@ class Pipeline:
         top_k: int | None = None,
         temperature: float | None = None,
         guidance: float | None = None,
+        motion: bool = True,
         label: str | None = None,
     ) -> list[Float[np.ndarray, "mels frames"]]:
         """Make the mels of exactly one clip, whose pictures repeat where the scene is shorter.
@@ -266,6 +270,7 @@ class Pipeline:
             top_k: how many codes to choose among.
             temperature: how daring.
             guidance: how obedient.
+            motion: whether to follow it.
             label: class name.
 
         Returns:
@@ -275,7 +280,7 @@ class Pipeline:
             MediaError: if the pictures cannot be read.
             ParameterError: for a value out of range, or a label for a model without classes.
         """
-        grids, _ = self._sample(scene, self.clip.columns, n_takes, seed, Choice(top_k, temperature, guidance), label, Clock())
+        grids, _ = self._sample(scene, self.clip.columns, n_takes, seed, Choice(top_k, temperature, guidance, motion), label, Clock())
         return [self._decode(grid).cpu().numpy() for grid in grids]
 
     @torch.inference_mode()
@@ -323,7 +328,7 @@ class Pipeline:
         """What is sampled for a scene, and what was seen of it."""
         labels = self.class_number(label)
         windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
-        seen = self._look(scene, windows, lambda share: progress("looking", SHARE_LOOKING * share))
+        seen = self._look(scene, windows, choice.motion, lambda share: progress("looking", SHARE_LOOKING * share))
         clock.lap("features")
         parts, sampler = self.parts, self.parts.sampler
         with stepping(sampler, self.precision):
@@ -342,13 +347,14 @@ class Pipeline:
         clock.lap("codes")
         return to_grid(sequences, self.clip.rows), None if seen is None else seen.features.cpu().numpy()
 
-    def _look(self, scene: Scene, windows: list[Window], progress: Callable[[float], None]) -> Seen | None:
-        """What the windows pick, and watch where the model is told of motion; nothing for a model that sees nothing."""
+    def _look(self, scene: Scene, windows: list[Window], motion: bool, progress: Callable[[float], None]) -> Seen | None:
+        """What the windows pick, and watch where the model is to be told of motion; nothing for a model that sees nothing."""
         parts = self.parts
         if parts.backbone is None:
             return None
         picked = [self._picked(scene, window) for window in windows]
-        watched = [scene.watched(window, self.clip) for window in windows] if parts.sampler.config.condition.motion else []
+        watches = motion and parts.sampler.config.condition.motion
+        watched = [scene.watched(window, self.clip) for window in windows] if watches else []
         with self._autocast():
             return look(scene, picked, self.clip, parts.backbone, parts.backbone_row, progress, watched)
 
@@ -397,11 +403,12 @@ class Pipeline:
 
 
 class Choice(NamedTuple):
-    """What was asked of the choice of codes; None where the model's own will do."""
+    """What was asked of the sampling; None where the model's own will do."""
 
     top_k: int | None
     temperature: float | None
     guidance: float | None
+    motion: bool
 
 
 class Clock:

@@ -55,6 +55,7 @@ def generate(
     guidance: float | None = typer.Option(
         None, min=0.0, help="Above 1 follows what is seen more closely, with less variety. [default: the model's own]"
     ),
+    motion: bool = typer.Option(True, "--motion/--no-motion", help="Whether sounds begin when something moves, for models that can."),
     label: str | None = typer.Option(None, help="Class name, for models that want one."),
     device: Device = typer.Option(Device.auto),
     precision: Precision = typer.Option(Precision.auto),
@@ -69,7 +70,7 @@ def generate(
     from unsilent.pipeline import load
 
     jobs = batch.plan(inputs, out)
-    options = batch.Options(seed, takes, top_k, temperature, guidance, label, original.value, wav, picture)
+    options = batch.Options(seed, takes, top_k, temperature, guidance, motion, label, original.value, wav, picture)
     results: list[batch.Result] = []
     with Bar(len(jobs)) as bar:
         pipeline = load(model, device.value, precision.value, vocoder.value)

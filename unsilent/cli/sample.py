@@ -31,6 +31,7 @@ def sample(
     guidance: float | None = typer.Option(
         None, min=0.0, help="Above 1 follows what is seen more closely, with less variety. [default: the model's own]"
     ),
+    motion: bool = typer.Option(True, "--motion/--no-motion", help="Whether sounds begin when something moves, for models that can."),
     precision: Precision = typer.Option(Precision.auto, help="Of all samples; auto is settled where the job begins."),
     keep: Keep = typer.Option(Keep.mel, help="Mels as they are decoded, 136 kB each at the paper's size, or sounds, 434 kB."),
     workers: int | None = WORKERS,
@@ -43,7 +44,7 @@ def sample(
     from unsilent.jobs.run import Spread
     from unsilent.jobs.sample import Recipe, Sampling
 
-    recipe = Recipe(model, samples, seed, top_k, temperature, guidance, precision.value, keep.value)
+    recipe = Recipe(model, samples, seed, top_k, temperature, guidance, motion, precision.value, keep.value)
     n_failed = 0
     with Sampling(table, out, recipe, None if split == "all" else split) as job, Bar(len(job.waiting)) as bar:
         for n_done, (row, why) in enumerate(job.run(Spread(workers, ray)), start=1):

@@ -45,6 +45,7 @@ class Recipe:
         samples: of each clip.
         seed: from which the clips' own seeds derive; see `seed_of`.
         top_k, temperature, guidance: see `sample_codes`; None takes the model's own.
+        motion: whether a model that is told how much moves is told.
         precision: to compute in, see `runtime.choose_precision`; `auto` is settled where the job begins, for all its workers.
         keep: `mel`, float16 `[mels, frames]` as it was decoded, around [-1, 1]; or `wav`, 16 bit.
     """
@@ -55,6 +56,7 @@ class Recipe:
     top_k: int | None = None
     temperature: float | None = None
     guidance: float | None = None
+    motion: bool = True
     precision: Literal["auto"] | Precision = "auto"
     keep: Keep = "mel"
 
@@ -79,6 +81,7 @@ class _Maker:
                     top_k=recipe.top_k,
                     temperature=recipe.temperature,
                     guidance=recipe.guidance,
+                    motion=recipe.motion,
                     label=row.label or None if pipeline.parts.classes else None,
                 )
                 return [mel.astype(np.float16) for mel in mels] if recipe.keep == "mel" else [pipeline.sound(mel) for mel in mels]
