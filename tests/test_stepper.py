@@ -59,6 +59,20 @@ def test_neither_threads_nor_pieces_nor_neighbours_change_a_bit(transformer, kin
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.skipif(not stepper.is_fast(), reason="this processor has no AVX-512 VNNI")
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_other_processors_compute_the_same(transformer, kind):
+    """Whole products are exact on all; sums of fractions differ in their last bits, which rounding to whole numbers may make a step."""
+    module = packed(transformer, kind)
+    fast, library = read(module, X, 9, 4), stepper._library()
+    try:
+        library.unsilent_choose(0)
+        plain = read(module, X, 9, 4)
+    finally:
+        library.unsilent_choose(1)
+    torch.testing.assert_close(plain, fast, atol=1e-5 if kind == "float32" else 2e-2, rtol=0)
+
+
 def test_it_goes_on_from_a_shared_beginning(transformer):
     module = packed(transformer, "float32")
     cache = module.cache(1, 24, X)

@@ -2,15 +2,17 @@
  *
  * The mathematics is that of models/transformer.py (GPT-2 as in minGPT: norms first, exact GELU, biases everywhere); `stepper.py` packs
  * the weights, owns all memory that outlives a call, and is the only caller. Plain C11 and POSIX threads; the inner products have a second
- * form for processors with AVX-512 VNNI, chosen when the library is loaded.
+ * form for processors with AVX-512 VNNI.
  *
  * A matrix is packed in blocks of 64 outputs: [outputs / 64][inputs][64], or for whole numbers [outputs / 64][inputs / 4][64][4], so that
  * a thread reads memory in one forward stream. Rows of activations are rounded to whole numbers by their own largest magnitude.
  */
 
+#define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -328,19 +330,19 @@ VNNI static void vnni_look(
 
 static Kernel kernels[3] = {products_float32, products_bfloat16, products_int8};
 static void (*look_at)(const float *, const void *, const void *, int, int, float *, float *, int) = look;
-static int is_fast;
 
-__attribute__((constructor)) static void choose(void) {
+/* Use the instructions for whole numbers if they are wanted and this processor has them; gives whether they are used. */
+int unsilent_choose(int32_t wanted) {
+    kernels[FLOAT32] = products_float32, kernels[BFLOAT16] = products_bfloat16, kernels[INT8] = products_int8, look_at = look;
 #if defined(VNNI)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-        kernels[FLOAT32] = vnni_float32, kernels[BFLOAT16] = vnni_bfloat16, kernels[INT8] = vnni_int8;
-        look_at = vnni_look, is_fast = 1;
+    if (wanted && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+        kernels[FLOAT32] = vnni_float32, kernels[BFLOAT16] = vnni_bfloat16, kernels[INT8] = vnni_int8, look_at = vnni_look;
+        return 1;
     }
 #endif
+    return 0;
 }
-
-int unsilent_is_fast(void) { return is_fast; }
 
 /* ---- how threads share a phase ---- */
 
@@ -521,6 +523,9 @@ static void forget_workers(void) {
 static int hire(int threads) {
     static int is_first = 1;
     if (is_first) is_first = pthread_atfork(NULL, NULL, forget_workers);
+    sigset_t all, before; /* signals are for the threads of the program that calls us */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (n_workers < threads - 1) {
         pthread_t thread;
         pthread_attr_t apart;
@@ -531,6 +536,7 @@ static int hire(int threads) {
         if (failed) break;
         n_workers++;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return n_workers + 1 < threads ? n_workers + 1 : threads;
 }
 

@@ -54,6 +54,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(found.origin)
     library.unsilent_read.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 5]
+    library.is_fast = bool(library.unsilent_choose(1))
     return library
 
 
@@ -64,7 +65,7 @@ def is_built() -> bool:
 
 def is_fast() -> bool:
     """Whether this processor has the instructions for whole numbers that the C part knows (AVX-512 VNNI)."""
-    return is_built() and bool(_library().unsilent_is_fast())
+    return is_built() and _library().is_fast
 
 
 def fits(config: TransformerConfig) -> bool:

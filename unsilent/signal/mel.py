@@ -16,6 +16,7 @@ from unsilent.errors import ParameterError
 
 FLOOR_DB = -80.0  # quieter bands are shown as 0
 RANGE_DB = 100.0  # from the floor to the ceiling of +20 dB
+SILENCE = 1e-5  # magnitude of a band that is shown as 0: 20 dB below the floor
 MOST_GAIN = 1e3  # that magnitudes are brought nearer to a mel by at once
 
 
@@ -137,7 +138,7 @@ def agree(magnitude: Float[Tensor, "batch bins frames"], mel01: Float[Tensor, "b
 
     Args:
         magnitude: non-negative.
-        mel01: wanted, in [0, 1]; 0 is taken as the floor itself.
+        mel01: wanted, in [0, 1]; 0, which is the floor or quieter, is taken as silence.
         clip: the time and frequency grid.
 
     Source:
@@ -145,7 +146,7 @@ def agree(magnitude: Float[Tensor, "batch bins frames"], mel01: Float[Tensor, "b
     """
     filters = mel_filters(clip).to(magnitude)
     heard = filters.sum(0)[:, None]
-    wanted = 10 ** ((mel01 * RANGE_DB + FLOOR_DB) / 20)
+    wanted = torch.where(mel01 > 0, 10 ** ((mel01 * RANGE_DB + FLOOR_DB) / 20), SILENCE)
     lack = wanted / (filters @ magnitude).clamp(min=1e-8)
     gains = (filters.T @ lack) / heard.clamp(min=1e-12)
     return torch.where(heard > 0, gains, torch.ones_like(gains)).clamp(max=MOST_GAIN)
