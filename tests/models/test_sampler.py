@@ -209,3 +209,23 @@ def test_the_vector_that_stands_for_nothing_is_the_generators():
     first, second, other = (sampler.condition(generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_like_codes_begin_alike():
+    sampler, vectors = build("columns"), torch.randn(build("columns").config.codes, 32, generator=torch.Generator().manual_seed(1))
+    vectors[1] = vectors[0] + 0.05 * torch.randn(32, generator=torch.Generator().manual_seed(2))
+    sampler.begin_as(vectors)
+    for begun in (sampler.tok_emb.weight, sampler.head.weight):
+        alike = torch.nn.functional.cosine_similarity(begun[:1], begun)
+        assert alike[1:].argmax() == 0
+        assert alike[1] > 0.7
+        assert alike[1] > alike[2:].max() + 0.1
+
+
+def test_positions_begin_told_apart_only_where_that_is_ours():
+    configs = [SamplerConfig(clip=CLIP, codes=32, transformer=TRANSFORMER, condition=CONDITIONS[kind]) for kind in ("features", "columns")]
+    assert not Sampler(configs[0]).pos_emb.any()
+    places = Sampler(configs[1]).pos_emb[0]
+    distances = torch.cdist(places, places)
+    assert (distances + torch.eye(len(places)) > 0.1).all()
+    assert distances[0, CLIP.rows] < distances[0, 1]  # the same row of the next column is nearer than another row

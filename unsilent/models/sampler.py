@@ -14,6 +14,9 @@ from unsilent.errors import ParameterError
 from unsilent.models.condition import Condition, ConditionConfig, coordinates
 from unsilent.models.transformer import KeyValueCache, Transformer, TransformerConfig
 
+_BEGIN_STD = 0.3  # of what positions and codes begin as, where they begin as more than small random numbers
+_LONGEST_COLUMNS = 200  # a quarter of the longest wave that tells positions apart
+
 
 class SamplerConfig(Config):
     """Sizes of a sampler."""
@@ -62,8 +65,15 @@ class Sampler(nn.Module):
         self.head = nn.Linear(width, config.codes, bias=False)
         self.apply(_initialise)
         if config.condition.kind == "columns":
-            # where nothing is told the first position has nothing else, and gradients would grow in each normalisation of all zeros
-            self.pos_emb.data[:, 0].normal_(std=0.02)
+            self.pos_emb.data.copy_(_places(config.clip, self.pos_emb.shape[1], width))
+
+    @torch.no_grad()
+    def begin_as(self, vectors: Float[Tensor, "codes dim"]) -> None:
+        """Let embeddings and scores of codes begin as the vectors of a codebook, turned at random, so that like codes begin alike."""
+        scaled = (vectors - vectors.mean(0)) / vectors.std()
+        turned = scaled @ torch.randn(scaled.shape[1], self.tok_emb.embedding_dim) / scaled.shape[1] ** 0.5
+        self.tok_emb.weight.copy_(_BEGIN_STD * (turned + 0.3 * torch.randn_like(turned)))
+        self.head.weight.copy_(0.02 * turned)
 
     def condition(
         self,
@@ -186,6 +196,19 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def _places(clip: Clip, positions: int, width: int) -> Float[Tensor, "positions width"]:
+    """What positions begin as: half of each vector tells the column, as waves of many lengths, the other half the row, at random.
+
+    From zeros, as minGPT has it, small data take a thousand steps to find out which codes lie beside each other.
+    """
+    place, half = torch.arange(positions), width // 2
+    lengths = _LONGEST_COLUMNS ** (torch.arange(half // 2) / (half // 2))
+    angles = (place // clip.rows)[:, None] * (torch.pi / 2) / lengths
+    columns = 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows = torch.randn(clip.rows, width - columns.shape[1])[place % clip.rows]
+    return _BEGIN_STD * torch.cat([columns, rows], dim=1)
 
 
 def released_names(module: Sampler) -> dict[str, str]:

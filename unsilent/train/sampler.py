@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unsilent.checkpoints.store import save_checkpoint
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.data.pairs import PairedCodes
 from unsilent.errors import ParameterError
 from unsilent.features import pick_rows
@@ -68,7 +68,10 @@ class SamplerTrainer:
             self.valid = PairedCodes(run.shards, "valid", config.clip, run.real_share, run.cut_share, is_named, self.pairs.labels, moves)
         shards = [self.pairs.codes, self.pairs.features, *([self.pairs.motion] if moves else [])]
         self.data = {shard.name: shard.digest for shard in shards}
-        module = begin(run, "sampler", Sampler(config))
+        module = Sampler(config)
+        if run.codebook is not None:
+            module.begin_as(load_checkpoint(run.codebook, "codebook").quantize.embedding.weight)
+        module = begin(run, "sampler", module)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
         self.optimizers = [optimizer]
