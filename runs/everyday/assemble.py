@@ -6,9 +6,10 @@ python runs/everyday/assemble.py work/everyday unsilent/weights/everyday
 import sys
 from pathlib import Path
 
-from unsilent.checkpoints.bundle import ROLES, save_bundle
+from unsilent.checkpoints.bundle import save_bundle
 
-SUMMARY = "Small default model, version 0. See MODEL_CARD.md beside this file."
+SUMMARY = "Small default model, version 1. See MODEL_CARD.md beside this file."
+LAST_STAGES = {"codebook": "codebook-gan", "sampler": "sampler", "vocoder": "vocoder-gan"}  # folder of the training that a part is from
 LICENCES = {
     "sounds": ["ESC-10 (CC BY 3.0)", "Animal-Sound-Dataset (none stated)", "baby_cry_detection (none stated)", "jt-uiowa foley (MIT)"],
     "pictures": ["Caltech-101 (CC BY 4.0)", "Tiny-ImageNet and ImageNet samples (ImageNet terms, research)"],
@@ -18,6 +19,7 @@ LICENCES = {
 
 if __name__ == "__main__":
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
-    save_bundle(target, "everyday", {role: source / role / "checkpoint" for role in ROLES}, {"summary": SUMMARY, "licences": LICENCES})
+    parts = {role: source / stage / "checkpoint" for role, stage in LAST_STAGES.items()}
+    save_bundle(target, "everyday", parts, {"summary": SUMMARY, "licences": LICENCES})
     size = sum(path.stat().st_size for path in target.rglob("*.safetensors"))
     sys.stdout.write(f"{target}: {size / 1e6:.1f} MB\n")
