@@ -1,11 +1,9 @@
 """The paper's model on this CPU: ours against the released algorithm and against what memory and arithmetic allow, step by step.
 
-    python benchmarks/speed.py [--folder FOLDER] [--features 5] [--takes 1] [--columns 53] [--runs 5] [--threads 2] [--released 8] [--json]
+    python benchmarks/speed.py [--folder FOLDER] [--features 5] [--takes 1] [--runs 5] [--threads 2] [--released STRIDE] [--json]
 
 FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
 runs in a process of its own: five generations of one clip's sound from given features, after one to warm up, whose time is printed too.
-
-With more columns than a clip has, sound is made while codes are still being sampled, and in turn with that after them: `in_turn`.
 
 The released algorithm, re-expressed here, runs the whole sequence through the transformer for every code, in float32; `--released 8` times
 every eighth code and takes it for its neighbours, `--released 1` times all, 0 none. Floors: bytes of the weights and the cache by the
@@ -32,12 +30,11 @@ from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, network_config, save_checkpoint
 from unsilent.fused import halve
 from unsilent.models.code_order import to_grid
-from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Clock
-from unsilent.rendering import Renderer, Rendering
 from unsilent.runtime import convolutions, return_memory, stepping
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
+from unsilent.stitching import decode_grid, vocode
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -75,46 +72,33 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0)).to(
         device
     )
-    renderer, n_columns = Renderer(codebook, vocoder, device, halves), options.columns or config.clip.columns
-    laps, in_turn = [], []
-    for run in range(options.runs + 1):
-        laps.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, True))
-        if run and n_columns > config.clip.columns:
-            in_turn.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, False))
+    laps = []
+    for _ in range(options.runs + 1):
+        clock = Clock()
+        with stepping(sampler, precision):
+            condition = sampler.condition(features)
+            _lap(clock, "condition", device)
+            codes = sample_codes(sampler, lambda _, told=condition: told, config.clip.columns, seed=0, takes=options.takes)
+            _lap(clock, "codes", device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=halves):
+            for grid in to_grid(codes, config.clip.rows):
+                mel = decode_grid(codebook, grid).float()
+                return_memory()
+                _lap(clock, "decode", device)
+                vocode(vocoder, to_mel01(mel), vocoder.context_frames, config.clip.hop).float()
+                _lap(clock, "vocode", device)
+        laps.append(clock.laps)
     steps = {name: median(lap[name] for lap in laps[1:]) for name in laps[0]}
-    whole, compared = (median(sum(lap.values()) for lap in some) if some else None for some in (laps[1:], in_turn))
+    whole = median(sum(lap.values()) for lap in laps[1:])
     return {
         "load": loaded,
         "first": sum(laps[0].values()),
         **steps,
         "whole": whole,
-        **({"in_turn": compared, "in_turn_to_whole": compared / whole} if in_turn else {}),
-        "real_time_factor": whole / (n_columns * config.clip.column_seconds),
-        "clips_a_second": options.takes * n_columns / config.clip.columns / whole,
+        "real_time_factor": whole / config.clip.seconds,
+        "clips_a_second": options.takes / whole,
         "peak_mb": _peak_mb() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
     }
-
-
-def _generate(
-    sampler: Sampler, renderer: Renderer, features: torch.Tensor, precision: str, n_columns: int, takes: int, is_beside: bool
-) -> dict[str, float]:
-    """Seconds of each step; codes include what is done beside them."""
-    clock, device = Clock(), renderer.device
-    with Rendering(renderer, n_columns, takes) as rendering:
-        with stepping(sampler, precision):
-            condition = sampler.condition(features)
-            _lap(clock, "condition", device)
-            hear = (lambda known, _: rendering.hear(known)) if is_beside else (lambda known, _: None)
-            codes = sample_codes(sampler, lambda _: condition, n_columns, seed=0, takes=takes, on_column=hear)
-        rendering.wait()
-        _lap(clock, "codes", device)
-        for take, grid in enumerate(to_grid(codes, renderer.clip.rows)):
-            rendering.decode(take, grid)
-            return_memory()
-            _lap(clock, "decode", device)
-            rendering.vocode(take)
-            _lap(clock, "vocode", device)
-    return clock.laps
 
 
 def _lap(clock: Clock, name: str, device: torch.device) -> None:
@@ -207,7 +191,6 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--features", type=int, default=5, choices=(1, 5, 212))
     parser.add_argument("--takes", type=int, default=1)
-    parser.add_argument("--columns", type=int, default=0, help="of codes; 0 makes one clip")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--released", type=int, default=8)
@@ -229,7 +212,7 @@ def main() -> None:
         table = {}
         for name in ("floor", *(("released",) if options.released else ()), *precisions):
             told = {"--folder": folder, "--one": name, "--features": options.features, "--takes": options.takes, "--runs": options.runs}
-            told |= {"--columns": options.columns, "--threads": options.threads, "--released": options.released, "--device": options.device}
+            told |= {"--threads": options.threads, "--released": options.released, "--device": options.device}
             command = [sys.executable, __file__, *(str(word) for pair in told.items() for word in pair)]
             table[name] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
     for name in precisions:

@@ -3,7 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -37,20 +37,15 @@ def stepping(sampler: Sampler, precision: Precision) -> Iterator[None]:
         yield
 
 
-def one_thread(applies: bool = True) -> AbstractContextManager[None]:
+@contextmanager
+def one_thread(applies: bool = True) -> Iterator[None]:
     """Compute with one thread, as sums over several are rounded otherwise: the bytes shall not depend on how work is spread.
 
     Args:
         applies: whether it does; if not, nothing changes.
     """
-    return threads(1 if applies else torch.get_num_threads())
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads what this thread asks for; others are not touched."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1 if applies else before)
     try:
         yield
     finally:
