@@ -1,9 +1,10 @@
 """The paper's model on this CPU: ours against the released algorithm and against what memory and arithmetic allow, step by step.
 
-    python benchmarks/speed.py [--folder FOLDER] [--features 5] [--takes 1] [--runs 5] [--threads 2] [--released STRIDE] [--json]
+    python benchmarks/speed.py [--folder FOLDER] [--features 5] [--takes 1] [--columns 53] [--runs 5] [--threads 2] [--released 8] [--json]
 
 FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
-runs in a process of its own: five generations of one clip's sound from given features, after one to warm up, whose time is printed too.
+runs in a process of its own: five generations of the sound of one clip, or of so many columns, from given features, after one to warm up,
+whose time is printed too.
 
 The released algorithm, re-expressed here, runs the whole sequence through the transformer for every code, in float32; `--released 8` times
 every eighth code and takes it for its neighbours, `--released 1` times all, 0 none. Floors: bytes of the weights and the cache by the
@@ -72,7 +73,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0)).to(
         device
     )
-    laps = []
+    laps, n_columns = [], options.columns or config.clip.columns
     for _ in range(options.runs + 1):
         clock = Clock()
         with stepping(sampler, precision):
@@ -85,7 +86,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
                 mel = decode_grid(codebook, grid).float()
                 return_memory()
                 _lap(clock, "decode", device)
-                vocode(vocoder, to_mel01(mel), vocoder.context_frames, config.clip.hop).float()
+                vocode(vocoder, to_mel01(mel), vocoder.context_frames, config.clip.hop)
                 _lap(clock, "vocode", device)
         laps.append(clock.laps)
     steps = {name: median(lap[name] for lap in laps[1:]) for name in laps[0]}
@@ -95,8 +96,8 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
         "first": sum(laps[0].values()),
         **steps,
         "whole": whole,
-        "real_time_factor": whole / config.clip.seconds,
-        "clips_a_second": options.takes / whole,
+        "real_time_factor": whole / (n_columns * config.clip.column_seconds),
+        "clips_a_second": options.takes * n_columns / config.clip.columns / whole,
         "peak_mb": _peak_mb() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
     }
 
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--features", type=int, default=5, choices=(1, 5, 212))
     parser.add_argument("--takes", type=int, default=1)
+    parser.add_argument("--columns", type=int, default=0, help="of codes, for ours; 0 makes one clip")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--released", type=int, default=8)
@@ -212,7 +214,7 @@ def main() -> None:
         table = {}
         for name in ("floor", *(("released",) if options.released else ()), *precisions):
             told = {"--folder": folder, "--one": name, "--features": options.features, "--takes": options.takes, "--runs": options.runs}
-            told |= {"--threads": options.threads, "--released": options.released, "--device": options.device}
+            told |= {"--columns": options.columns, "--threads": options.threads, "--released": options.released, "--device": options.device}
             command = [sys.executable, __file__, *(str(word) for pair in told.items() for word in pair)]
             table[name] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
     for name in precisions:

@@ -1,5 +1,7 @@
 """Long sounds in pieces: the pieces must be the whole."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -62,3 +64,32 @@ def test_too_little_context_is_heard():
     with torch.inference_mode():
         whole = vocoder(mel01[None])[0]
     assert (vocode(vocoder, mel01, 0, 256) - whole).abs().max() > 1e-3
+
+
+def test_no_more_than_a_window_is_kept_however_long_the_sound(codebook, monkeypatch):
+    made, decode = [], codebook.decode_codes
+
+    def watched(grid):
+        window = decode(grid)
+        made.append((grid.shape[2], weakref.ref(window)))
+        assert sum(kept() is not None for _, kept in made) <= 2  # the one before is let go while this one takes its place
+        return window
+
+    monkeypatch.setattr(codebook, "decode_codes", watched)
+    decode_grid(codebook, torch.zeros(4, 100, dtype=torch.long))
+    assert {columns for columns, _ in made} == {TINY_CLIP.columns}
+    assert not any(kept() is not None for _, kept in made)
+
+
+def test_no_more_than_a_chunk_is_kept_however_long_the_sound():
+    made = []
+
+    def vocoder(mel01):
+        waveform = mel01.mean(1).repeat_interleave(64, dim=1)
+        made.append((mel01.shape[2], weakref.ref(waveform)))
+        assert sum(kept() is not None for _, kept in made) <= 2
+        return waveform
+
+    vocode(vocoder, torch.rand(16, 1000), 3, 64)
+    assert max(frames for frames, _ in made) == (CHUNK_CONTEXTS + 2) * 3
+    assert not any(kept() is not None for _, kept in made)

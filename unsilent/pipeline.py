@@ -396,7 +396,7 @@ class Pipeline:
         if self.vocoder == "griffin-lim":
             return griffin_lim_vocode(mel01[None], self.clip)[0]
         with self._autocast():
-            return vocode(self.parts.vocoder, mel01, self.parts.vocoder.context_frames, self.clip.hop).float()
+            return vocode(self.parts.vocoder, mel01, self.parts.vocoder.context_frames, self.clip.hop)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
