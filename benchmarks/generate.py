@@ -65,8 +65,8 @@ def measure_steps(options: argparse.Namespace) -> tuple[dict[str, float], float,
     load_seconds = time.perf_counter() - started
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / f"out{options.video.suffix}"
-        for _ in range(options.runs + 1):
+        for run in range(options.runs + 1):
+            out = Path(folder) / f"out{run}{options.video.suffix}"  # a new file: replacing one may wait for the disk
             generation = pipeline.generate(options.video, seed=0)
             started = time.perf_counter()
             generation.save_video(out)
