@@ -79,7 +79,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
         with stepping(sampler, precision):
             condition = sampler.condition(features)
             _lap(clock, "condition", device)
-            codes = sample_codes(sampler, lambda _, told=condition: told, config.clip.columns, seed=0, takes=options.takes)
+            codes = sample_codes(sampler, lambda _, told=condition: told, n_columns, seed=0, takes=options.takes)
             _lap(clock, "codes", device)
         with torch.autocast(device.type, torch.bfloat16, enabled=halves):
             for grid in to_grid(codes, config.clip.rows):
