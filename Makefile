@@ -38,8 +38,11 @@ format: $(VENV)/test.installed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# The paper's model against the released algorithm and the floor, in about six minutes; then the default model, and starting up.
 bench: $(VENV)/test.installed
+	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/generate.py demo/cat.mp4
+	@$(BIN)/python benchmarks/startup.py
 
 # REFERENCE may name a folder with the authors' complete numbers; otherwise those in tests/fixtures are compared.
 parity: $(VENV)/test.installed
