@@ -123,11 +123,12 @@ EVERYDAY = Preset(
     ),
     vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),
     backbone="efficientnet-lite0",
-    top_k=64,
+    top_k=_EVERYDAY_CODEBOOK.n_codes,
     fid=None,
     mkl=None,
     source="runs/everyday",
-    guidance=2.0,
+    guidance=3.0,  # these by measuring, see LOG.md
+    temperature=0.7,
 )
 
 _SMOKE_CODEBOOK = CodebookConfig(clip=Clip(frames=192), n_codes=64, dim=32, channels=8, multipliers=(1, 1, 2, 2, 4), n_blocks=1)

@@ -26,7 +26,7 @@ class VocosConfig(Config):
     hidden: int = Field(default=768, gt=0)  # channels inside a block
     n_blocks: int = Field(default=8, gt=0)
     kernel: int = Field(default=7, gt=0)  # frames seen by one block; odd
-    rounds: int = Field(default=12, ge=0)  # of agreement between sound and mel, after training; each costs two transforms
+    rounds: int = Field(default=20, ge=0)  # of agreement between sound and mel, after training; each costs two transforms
 
 
 class ConvNeXtBlock(nn.Module):
