@@ -21,6 +21,7 @@ from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.metrics.evaluate import find
 from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import load
+from unsilent.presets import EVERYDAY
 from unsilent.runtime import choose_device, choose_precision
 from unsilent.scene import Scene
 
@@ -106,13 +107,14 @@ def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp
     assert about["clips"] == {name: seed_of(3, name) for name in names}
     told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "guidance", "precision", "keep", "failed")}
     precision = choose_precision("auto", choose_device("auto"), parts.sampler.config)
-    recipe = {"seed": 3, "samples": 2, "top_k": 32, "temperature": 1.0, "guidance": 2.0, "precision": precision, "keep": "mel"}
+    own = {"temperature": EVERYDAY.temperature, "guidance": EVERYDAY.guidance}  # the model's, since the recipe names none
+    recipe = {"seed": 3, "samples": 2, "top_k": 32, **own, "precision": precision, "keep": "mel"}
     assert told == {"model": "everyday", **recipe, "failed": {}}
     mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
     assert {(mel.shape, str(mel.dtype)) for mel in mels} == {((80, 848), "float16")}
     assert len({mel.tobytes() for mel in mels}) == len(mels)
     found = find(tmp_path, [tmp_path], labels="folders").folders[1]  # as `unsilent evaluate` sees it
-    assert found.settings == {"model": "everyday", "seed": 3, "top_k": 32, "temperature": 1.0}
+    assert found.settings == {"model": "everyday", "seed": 3, "top_k": 32, "temperature": EVERYDAY.temperature}
     assert [sound.name for sound in found.sounds] == [f"{name}/{i}" for name in names for i in (0, 1)]
 
 
