@@ -560,6 +560,12 @@ int unsilent_read(const Stack *stack, float *x, float *output, void *memory, int
         work(job, 0);
         pthread_mutex_lock(&lock);
         current = NULL;
+        /* who came late still walks through what is done, and reads weights that the caller may free */
+        while (job->holders > 1) {
+            pthread_mutex_unlock(&lock);
+            sched_yield();
+            pthread_mutex_lock(&lock);
+        }
         pthread_mutex_unlock(&lock);
         let_go(job);
     }
