@@ -145,7 +145,9 @@ class TinyBackbone(nn.Module):
 def write_part(folder: Path, role: str, config: CodebookConfig | SamplerConfig | VocosConfig, seed: int = 0) -> Path:
     """A checkpoint with random weights, large enough that what a network is given shows in what it says."""
     kind, network = {"codebook": ("codebook", Codebook), "sampler": ("sampler", Sampler), "vocoder": ("vocos", Vocos)}[role]
-    module, generator = network(config), torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of biases, which stay as they begin
+        module, generator = network(config), torch.Generator().manual_seed(seed)
     for name, value in module.named_parameters():
         if value.ndim > 1:
             scale = 3.0 if name == "head.weight" else 1.0
@@ -164,7 +166,7 @@ def tiny_configs() -> dict[str, CodebookConfig | SamplerConfig | VocosConfig]:
             transformer=TransformerConfig(layers=1, heads=2, width=64),
             condition=ConditionConfig(kind="features", n_features=53, feature_dim=1280),
         ),
-        "vocoder": VocosConfig(width=16, hidden=32, n_blocks=1),
+        "vocoder": VocosConfig(width=16, hidden=32, n_blocks=1, rounds=1),
     }
 
 
