@@ -76,7 +76,10 @@ def extract(
         None, help="What to keep; mels take a sixth of the space, but no vocoder learns from them. [default: waveforms]"
     ),
     features: FeatureNumbers | None = typer.Option(None, help="How to keep them; uint8 is half as large. [default: float16]"),
-    seed: int = typer.Option(0, min=0, help="For the random views and shifts."),
+    variants: int | None = typer.Option(
+        None, min=1, help="Encodings of each waveform: as it is, then louder or softer, faster or slower. [default: 2]"
+    ),
+    seed: int = typer.Option(0, min=0, help="For the random views and variants."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
     redo: bool = typer.Option(False, "--redo", help="Replace shards that were made of other material or otherwise."),
@@ -85,6 +88,7 @@ def extract(
 
     What was stopped goes on where it was; what is there already is kept. What cannot be read is left out and named.
     """
+    from unsilent.data.extract import CODE_VARIANTS
     from unsilent.errors import ParameterError
     from unsilent.jobs.extract import extract_codes, extract_material
     from unsilent.jobs.run import Spread
@@ -94,7 +98,9 @@ def extract(
     if codebook:
         if unheard := table or (preset and "--preset") or (sound and "--sound") or (features and "--features"):
             raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unheard}.")
-        shards = extract_codes(codebook, out, seed, spread, redo)
+        shards = extract_codes(codebook, out, seed, variants or CODE_VARIANTS, spread, redo)
+    elif variants:
+        raise ParameterError("--variants are of codes; give --codebook, or leave it out.")
     elif table is None:
         raise ParameterError("the material to extract is not named; give a manifest, or --codebook for codes of sounds extracted before.")
     else:

@@ -20,6 +20,7 @@ from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
 from unsilent.clip import Clip
 from unsilent.data.checks import SILENT_PEAK
+from unsilent.data.datasets import at_speed
 from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01, coarse, sounds_in
 from unsilent.features import Backbone, extract, find_backbone, needed, views
@@ -33,10 +34,11 @@ from unsilent.signal.mel import from_mel01, log_mel01
 
 EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
-CODE_VARIANTS = 2  # shifted and scaled encodings of one sound
+CODE_VARIANTS = 2  # encodings of one sound
+CODE_SPEEDS = (0.85, 1.18)  # that a sound without pictures of its own is played at: as many lower as higher
 Dtype = Literal["float16", "uint8"]
 VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
-CODES_VERSION = 2  # of that of codes, whose entries say since then how far their sound was moved
+CODES_VERSION = 3  # of that of codes, whose entries say since then how far their sound was moved, and how fast it is played
 
 
 class Piece(NamedTuple):
@@ -283,25 +285,27 @@ def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> It
 class Codes:
     """Makes of `Stored` sounds the shard `codes`, int16 `[columns, rows]`.
 
-    Waveforms give several gently varied encodings, each saying by how many samples it begins later; one longer than a clip gives several
-    entries, each naming the column it starts at.
+    Waveforms give several gently varied encodings, each saying how fast it is played, and by how many of its samples it begins later; one
+    longer than a clip gives several entries, each naming the column it starts at.
 
     Attributes:
         shards: folder with the sounds.
         codebook: checkpoint folder.
         seed: of the variations.
+        variants: encodings of each waveform, the first of which is as it is; mels give that alone.
     """
 
     shards: Path
     codebook: Path
     seed: int
+    variants: int = CODE_VARIANTS
     shard: ClassVar[str] = "codes"
 
     def recipe(self) -> dict[str, Any]:
-        """The codebook, the sounds and the seed."""
+        """The codebook, the sounds, the seed, and how many variations."""
         config, sounds = read_config(self.codebook)["config"], Shard(self.shards, sounds_in(self.shards))
         made_of = {"codebook": config, "weights": weights_digest(self.codebook), "sounds": sounds.digest}
-        return {**made_of, "seed": self.seed, "version": CODES_VERSION}
+        return {**made_of, "seed": self.seed, "variants": self.variants, "version": CODES_VERSION}
 
     def __call__(self) -> Callable[[Stored], Piece]:
         """Loads the codebook."""
@@ -319,22 +323,24 @@ class Codes:
 
     def _of_waveform(
         self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
-    ) -> Iterator[tuple[dict[str, int], np.ndarray]]:
+    ) -> Iterator[tuple[dict[str, float], np.ndarray]]:
         clip, waveform, rng = codebook.config.clip, stored.float() / 32768, np.random.default_rng([self.seed, number])
-        for variant in range(CODE_VARIANTS):
+        for variant in range(self.variants):
             # only sounds without pictures of their own may move in time
+            speed = float(np.exp(rng.uniform(*np.log(CODE_SPEEDS)))) if may_move and variant else 1.0
             shift = int(rng.integers(clip.column_samples)) if may_move and variant else 0
             gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
-            for start, piece in _pieces(waveform[shift:] * gain, clip.column_samples, clip):
-                where = {"variant": variant, "shift_samples": shift, "start_column": start}
+            played = waveform if speed == 1 else torch.from_numpy(at_speed(waveform.numpy(), speed))
+            for start, piece in _pieces(played[shift:] * gain, clip.column_samples, clip):
+                where = {"variant": variant, "speed": speed, "shift_samples": shift, "start_column": start}
                 yield where, _grid(codebook, log_mel01(piece[None].to(device), clip))
 
     def _of_mel(
         self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
-    ) -> Iterator[tuple[dict[str, int], np.ndarray]]:
+    ) -> Iterator[tuple[dict[str, float], np.ndarray]]:
         clip = codebook.config.clip
         for start, piece in _pieces(torch.from_numpy(as_mel01(stored.numpy())).T, clip.downsampling, clip):
-            yield {"variant": 0, "shift_samples": 0, "start_column": start}, _grid(codebook, piece[None].to(device))
+            yield {"variant": 0, "speed": 1.0, "shift_samples": 0, "start_column": start}, _grid(codebook, piece[None].to(device))
 
 
 def _pieces(sound: torch.Tensor, column: int, clip: Clip) -> Iterator[tuple[int, torch.Tensor]]:

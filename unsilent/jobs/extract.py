@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unsilent import presets
-from unsilent.data.extract import Codes, Dtype, Extractor, Features, File, Motion, Piece, Sounds, Stored, files, stored
+from unsilent.data.extract import CODE_VARIANTS, Codes, Dtype, Extractor, Features, File, Motion, Piece, Sounds, Stored, files, stored
 from unsilent.data.manifest import read_manifest
 from unsilent.data.shards import Shard, Writer
 from unsilent.jobs.run import Failure, Spread, run
@@ -55,14 +55,16 @@ def extract_material(
     return shards
 
 
-def extract_codes(codebook: Path, out: Path, seed: int = 0, spread: Spread = Spread(), redo: bool = False) -> list[Shard]:
-    """Write the shard `codes` of the sounds in a folder of shards, with the codebook of a checkpoint folder.
+def extract_codes(
+    codebook: Path, out: Path, seed: int = 0, variants: int = CODE_VARIANTS, spread: Spread = Spread(), redo: bool = False
+) -> list[Shard]:
+    """Write the shard `codes` of the sounds in a folder of shards, with the codebook of a checkpoint folder; see `data.extract.Codes`.
 
     Raises:
         DataError: if there are no sounds, or codes made otherwise.
         CheckpointError: if there is no codebook.
     """
-    return [extract(Codes(out, codebook, seed), stored(out), out, spread, redo)]
+    return [extract(Codes(out, codebook, seed, variants), stored(out), out, spread, redo)]
 
 
 def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, spread: Spread, redo: bool) -> Shard:

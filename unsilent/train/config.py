@@ -161,6 +161,7 @@ class SamplerRun(Run):
     real_share: float = Field(default=0.15, ge=0, le=1)  # share of real clips among the pairs
     cut_share: float = Field(default=0.3, ge=0, le=1)  # share of composed clips that change their subject midway
     feature_noise: float = Field(default=0.1, ge=0)  # standard deviation, relative to that of the features
+    code_noise: float = Field(default=0.0, ge=0, lt=1)  # share of codes that are read as other ones, as the sampler's own may be wrong
     codebook: Path | None = None  # checkpoint folder of the codes: embeddings begin as its vectors; without it as random ones
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences that are told nothing, for guidance while sampling
     motion_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences in which nothing moves

@@ -105,7 +105,11 @@ class SamplerTrainer:
 
     def step(self, learning: Learning, batch: SamplerBatch) -> dict[str, Tensor]:
         """One step on one batch of pairs."""
-        logits = self.module(batch.codes, batch.features, batch.labels, batch.motion, batch.keep)
+        read = batch.codes
+        if self.run.code_noise:
+            wrong = torch.rand(read.shape, device=read.device) < self.run.code_noise
+            read = torch.where(wrong, torch.randint_like(read, self.config.codes), read)
+        logits = self.module(read, batch.features, batch.labels, batch.motion, batch.keep)
         loss = next_code_loss(logits, batch.codes)
         learning.learn(loss, self.module, self.optimizers[0])
         return {"next_code": loss, "accuracy": (logits.argmax(-1) == batch.codes).float().mean()}
