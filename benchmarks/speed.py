@@ -6,9 +6,9 @@ FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB 
 runs in a process of its own: five generations of the sound of one clip, or of so many columns, from given features, after one to warm up,
 whose time is printed too.
 
-The released algorithm, re-expressed here, runs the whole sequence through the transformer for every code, in float32, with zeros where
-codes are to come; `--released 8` times every eighth code and takes it for its neighbours, `--released 1` times all, 0 none. Floors: bytes of the weights and the cache by the
-measured rate of reading, operations of the convolutions by the measured rate of products.
+The released algorithm, re-expressed here, sends the whole sequence through the transformer for every code, in float32, with zeros where
+codes are to come; `--released 8` times every eighth code and takes it for others, `--released 1` times all, 0 none. Floors: bytes of
+the weights and the cache by the measured rate of reading, operations of the convolutions by the measured rate of products.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def _peak_mb() -> float:
 
 @torch.inference_mode()
 def released(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> dict:
-    """Seconds of the released algorithm for one clip: no cache, float32, for every code the whole sequence, what is not yet known as zeros."""
+    """Seconds of the released algorithm for one clip: no cache, float32, the whole sequence for every code, zeros for those to come."""
     torch.set_num_threads(options.threads)
     device, stride = torch.device(options.device), options.released
     sampler, codebook = load_checkpoint(sampler_folder, "sampler"), load_checkpoint(folder / "codebook", "codebook")

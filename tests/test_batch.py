@@ -8,8 +8,8 @@ import pytest
 
 from unsilent.batch import Job, Options, Result, as_record, plan, run
 from unsilent.errors import MediaError, ParameterError
+from unsilent.generation import Generation
 from unsilent.media.probe import probe, read_comment
-from unsilent.pipeline import Generation
 
 
 @pytest.fixture

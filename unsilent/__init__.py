@@ -13,11 +13,12 @@ from unsilent.version import __version__
 
 if TYPE_CHECKING:
     from unsilent.clip import Clip
-    from unsilent.pipeline import Generation, Pipeline, load
+    from unsilent.generation import Generation
+    from unsilent.pipeline import Pipeline, load
 
 __all__ = ["Clip", "Generation", "Pipeline", "__version__", "load"]
 
-_HOMES = {"Clip": "clip", "Generation": "pipeline", "Pipeline": "pipeline", "load": "pipeline"}
+_HOMES = {"Clip": "clip", "Generation": "generation", "Pipeline": "pipeline", "load": "pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -176,6 +176,23 @@ def test_codes_are_those_of_the_codebook(waveforms, codebook, tmp_path):
     assert max(grid.max() for grid, _ in found) < 16
 
 
+def test_variants_of_a_sound_are_played_at_other_speeds(waveforms, codebook, tmp_path):
+    """Real clips, whose pictures would not keep pace, are not."""
+    extractor, sounds = Codes(waveforms, tmp_path / "codebook", 0, variants=4), Shard(waveforms, "waveforms")
+    found = entries(extractor, stored(waveforms))
+    lengths, speeds = {}, {}
+    for grid, about in found:
+        key = about["item"], about["variant"]
+        lengths[key] = lengths.get(key, 0) + len(grid)
+        speeds[key] = about["speed"], about["shift_samples"]
+    assert len(speeds) == 4 * len(sounds)
+    for (item, variant), (speed, shift) in speeds.items():
+        assert (speed == 1) == (variant == 0 or sounds.entries[item].about["kind"] == "clip")
+        assert 0.85 <= speed <= 1.18
+        assert lengths[item, variant] == CLIP.columns_for(round(len(sounds[item]) / speed) - shift)
+    assert extractor.recipe() != Codes(waveforms, tmp_path / "codebook", 0).recipe()
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.uint8])
 def test_codes_of_mels_are_those_of_the_codebook(tmp_path, codebook, dtype):
     """Each clip has one encoding; one that is longer than a clip, and no whole number of columns, several entries."""

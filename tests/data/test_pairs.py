@@ -75,7 +75,7 @@ def test_several_features_for_each_column_stay_beside_it(tmp_path):
 
 @pytest.fixture
 def claps(tmp_path):
-    """A second of claps, one every half second from 0.25 s on, encoded as it is and 2000 samples later, with a picture; and a real clip."""
+    """Claps, one every half second from 0.25 s on, encoded as they are, 2000 samples later, and faster, with a picture; and a real clip."""
     rng, wave = np.random.default_rng(0), np.zeros(4 * 22050)
     for start in range(5512, len(wave), 11025):
         wave[start : start + 2000] = rng.standard_normal(2000) * np.exp(-np.arange(2000) / 300)
@@ -84,7 +84,8 @@ def claps(tmp_path):
     write_shard(tmp_path, "waveforms", [((wave * 6000).astype(np.int16), about), (wave.astype(np.int16), clip)], {})
     where = {"item": 0, "start_column": 0}
     grid = np.zeros((21, 5), np.int16)
-    codes = [(grid, {**about, **where, "shift_samples": shift, "variant": 0}) for shift in (0, 2000)]
+    ways = {"as it is": (0, 1.0), "later": (2000, 1.0), "faster": (0, 1.25)}
+    codes = [(grid, {**about, **where, "shift_samples": shift, "speed": speed}) for shift, speed in ways.values()]
     write_shard(tmp_path, "codes", [*codes, (grid[:5], {**clip, **where, "item": 1, "shift_samples": 0, "start_column": 5})], {})
     pictures = [(np.zeros((3, 6), np.float16), about | {"kind": "image"}), (np.zeros((12, 6), np.float16), clip)]
     write_shard(tmp_path, "features", pictures, {})
@@ -95,9 +96,9 @@ def claps(tmp_path):
 
 
 def test_onsets_are_those_of_the_stretch(claps):
-    """Moments are quarters of a column: a clap at 0.25 s is in the sixth, 2000 samples later in the fourth; after two columns, 8 less."""
+    """Moments are quarters of a column: claps at 0.25 s are in the sixth, earlier by 2000 samples or a fifth in the fourth and fifth."""
     pairs = PairedCodes(claps, "train", CLIP, real_share=0.0, motion=True)
-    assert [int(pairs._strength(item, 0, 2).argmax()) for item in (0, 1)] == [5, 3]
+    assert [int(pairs._strength(item, 0, 2).argmax()) for item in (0, 1, 2)] == [5, 3, 4]
     assert int(pairs._strength(0, 2, 3).argmax()) == round(0.75 * CLIP.feature_fps) - 8
     assert pairs._strength(0, 20, 5)[-16:].tolist() == [0] * 16  # after its end
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from unsilent.checkpoints.store import load_checkpoint
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
+from unsilent.data.datasets import generators
 from unsilent.errors import DataError, ParameterError
+from unsilent.losses import next_code_loss
+from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
@@ -61,6 +64,27 @@ def test_what_is_told_decides_what_is_written(shards, tmp_path):
     for label in (0, 1):
         told = sampler.condition(labels=torch.tensor([label]))
         assert sampler.logits(codes, told)[0, 0].softmax(0)[label] > 0.9
+
+
+def test_codes_are_read_wrongly_but_told_rightly(shards, tmp_path, monkeypatch):
+    run, trainer, fabric = build("class", shards, tmp_path, steps=1, batch=64, code_noise=0.25)
+    module, read, told = trainer.module.module, [], []
+    forward = module.forward
+    monkeypatch.setattr(module, "forward", lambda codes, *others: read.append(codes) or forward(codes, *others))
+    monkeypatch.setattr("unsilent.train.sampler.next_code_loss", lambda logits, codes: told.append(codes) or next_code_loss(logits, codes))
+    fit(run, trainer, fabric, resume=False)
+    assert torch.equal(told[0], trainer.draw(generators(run.seed, 0, range(64))).codes)
+    assert (read[0] != told[0]).float().mean() == pytest.approx(0.25 * 7 / 8, abs=0.03)
+    assert read[0].unique().tolist() == list(range(8))
+
+
+def test_a_codebook_is_of_the_same_codes_and_not_beside_weights(shards, tmp_path):
+    config = CodebookConfig(clip=Clip(frames=64), n_codes=16, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
+    save_checkpoint(tmp_path / "codebook", "codebook", "everyday", config, Codebook(config).state_dict(), {})
+    with pytest.raises(ParameterError, match="the codebook has 16 codes, the sampler 8; they must be of one preset"):
+        build("class", shards, tmp_path, codebook=tmp_path / "codebook")
+    with pytest.raises(ParameterError, match="codebook has no effect on a training that begins with the weights of initial"):
+        build("class", shards, tmp_path, codebook=tmp_path / "codebook", initial=tmp_path)
 
 
 def test_a_dropped_condition_is_not_seen():

@@ -106,7 +106,7 @@ class PairedCodes:
             self.real = [pair for pair in self.real if self.codes.entries[pair[0]].about["label"] in self.labels]
         # a label with much material is shown more often, by the square root
         entries = self.codes.entries
-        counts = [len({entries[i].about["item"] for i in self.sounds[self.labels[number]]}) for number in self.present]
+        counts = [len({entries[i].about["clip_id"] for i in self.sounds[self.labels[number]]}) for number in self.present]
         self.draw = Chance(np.sqrt(counts)) if counts else None
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> Pairs:
@@ -158,7 +158,8 @@ class PairedCodes:
             mel01 = torch.from_numpy(as_mel01(stored.numpy())).T if stored.ndim == 2 else log_mel01(stored[None] / 32768, clip)[0]
             self.strengths[sound] = onset_strength(mel01, clip).numpy()
         first = about["shift_samples"] / clip.hop + (about["start_column"] + start) * clip.downsampling
-        frames = np.round((first + np.arange(columns * clip.downsampling)) * about.get("speed", 1.0)).astype(int)  # codes of before have none
+        speed = about.get("speed", 1.0)  # which codes of before do not say
+        frames = np.round((first + np.arange(columns * clip.downsampling)) * speed).astype(int)
         heard = frames[frames < len(self.strengths[sound])]
         padded = np.pad(self.strengths[sound][heard], (0, len(frames) - len(heard)))
         return np.maximum.reduceat(padded, np.arange(columns * clip.column_features) * clip.downsampling // clip.column_features)

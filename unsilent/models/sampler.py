@@ -69,7 +69,13 @@ class Sampler(nn.Module):
 
     @torch.no_grad()
     def begin_as(self, vectors: Float[Tensor, "codes dim"]) -> None:
-        """Let embeddings and scores of codes begin as the vectors of a codebook, turned at random, so that like codes begin alike."""
+        """Let embeddings and scores of codes begin as the vectors of a codebook, turned at random, so that like codes begin alike.
+
+        Raises:
+            ParameterError: if the codebook has another number of codes.
+        """
+        if len(vectors) != self.config.codes:
+            raise ParameterError(f"the codebook has {len(vectors)} codes, the sampler {self.config.codes}; they must be of one preset.")
         scaled = (vectors - vectors.mean(0)) / vectors.std()
         turned = scaled @ torch.randn(scaled.shape[1], self.tok_emb.embedding_dim) / scaled.shape[1] ** 0.5
         self.tok_emb.weight.copy_(_BEGIN_STD * (turned + 0.3 * torch.randn_like(turned)))

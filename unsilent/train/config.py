@@ -166,6 +166,12 @@ class SamplerRun(Run):
     condition_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences that are told nothing, for guidance while sampling
     motion_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of sequences in which nothing moves
 
+    @model_validator(mode="after")
+    def _begins_once(self) -> "SamplerRun":
+        if self.codebook and self.initial:
+            raise ParameterError("codebook has no effect on a training that begins with the weights of initial; leave one out.")
+        return self
+
 
 class ClassifierRun(SoundRun):
     """Training of a classifier of sounds on the labels of the shards; the preset gives the grid of mels."""

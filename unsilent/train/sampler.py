@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights_digest
 from unsilent.data.pairs import PairedCodes
 from unsilent.errors import ParameterError
 from unsilent.features import pick_rows
@@ -71,6 +71,7 @@ class SamplerTrainer:
         module = Sampler(config)
         if run.codebook is not None:
             module.begin_as(load_checkpoint(run.codebook, "codebook").quantize.embedding.weight)
+            self.data["codebook"] = weights_digest(run.codebook)
         module = begin(run, "sampler", module)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         self.module, optimizer = fabric.setup(module, optimizer)
