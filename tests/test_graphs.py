@@ -10,10 +10,21 @@ CONFIG = TransformerConfig(layers=2, heads=4, width=64)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
+@pytest.fixture(params=[False, True], ids=["three projections", "one projection"])
+def is_fused(request):
+    """What is fused is read by kernels of our own on a GPU."""
+    return request.param
+
+
 @pytest.fixture(params=DEVICES)
-def transformer(request):
+def transformer(request, is_fused):
     torch.manual_seed(0)
-    return Transformer(CONFIG).eval().requires_grad_(False).to(request.param)
+    transformer = Transformer(CONFIG).eval().requires_grad_(False)
+    for parameter in transformer.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    for block in transformer.blocks if is_fused else ():
+        block.attn.fuse()
+    return transformer.to(request.param)
 
 
 def read(module, x, first):
@@ -32,11 +43,12 @@ def test_windows_one_after_another_and_side_by_side(transformer):
 
 
 @torch.inference_mode()
-def test_a_cache_in_lower_precision_is_kept_in_it(transformer):
+def test_a_cache_in_lower_precision_is_kept_in_it(transformer, is_fused):
     x = torch.randn(2, 8, CONFIG.width, generator=torch.Generator().manual_seed(1)).to(next(transformer.parameters()))
     with torch.autocast(x.device.type, torch.bfloat16):
         cache = KeyValueCache(CONFIG, 2, 8, x.bfloat16())
         graphed = GraphedTransformer(transformer)
-        found = torch.cat([graphed(piece, cache).float() for piece in x.split(1, dim=1)], dim=1)
+        found = torch.cat([graphed(piece, cache).clone() for piece in x.split(1, dim=1)], dim=1)
     assert cache.memory.dtype == torch.bfloat16
+    assert (graphed._recorded[cache.memory.shape].kernels is not None) == (x.is_cuda and is_fused)
     torch.testing.assert_close(found, transformer(x), atol=0.05, rtol=0.05)

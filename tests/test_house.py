@@ -12,7 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "clip": 0, "config": 0, "errors": 0, "labels": 0, "version": 0,
     "signal": 1, "media": 1, "models": 1, "losses": 1, "flow": 1,
-    "features": 2, "fused": 2, "graphs": 2, "motion": 2, "runtime": 2, "sampling": 2, "stepper": 2, "stitching": 2, "presets": 2,
+    "features": 2, "fused": 2, "graphs": 2, "kernels": 2,
+    "motion": 2, "runtime": 2, "sampling": 2, "stepper": 2, "stitching": 2, "presets": 2,
     "checkpoints": 3, "scene": 3,
     "picture": 4, "generation": 4, "pipeline": 4, "data": 4, "metrics": 4,
     "batch": 5, "report": 5, "train": 5,
@@ -23,7 +24,7 @@ BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("labels", "errors"),
     ("losses", "models"), ("losses", "signal"),  # losses of a reconstruction speak of what networks return, in mels
     ("models", "signal"),  # a vocoder holds what it makes against its mel
-    ("runtime", "graphs"), ("runtime", "stepper"),  # which decides what steps how
+    ("runtime", "graphs"), ("runtime", "stepper"), ("graphs", "kernels"),  # the first decides what steps how
     ("fused", "runtime"),  # both make networks fast on this machine
     ("presets", "features"),  # a row names a backbone
     ("metrics", "data"),  # a manifest tells labels, and sounds are judged as trainings prepare them
@@ -32,7 +33,7 @@ BESIDE = {
 # What only one room may import.
 OWNERS = {
     "av": "media", "cv2": "flow", "lightning_fabric": "train", "ray": "jobs", "typer": "cli", "streamlit": "web",
-    "safetensors": "checkpoints",
+    "safetensors": "checkpoints", "triton": "kernels",
 }  # fmt: skip
 
 SOFT_LINES, HARD_LINES, HARD_FUNCTION_LINES = 400, 600, 100

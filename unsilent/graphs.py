@@ -1,8 +1,10 @@
 """The sampler's transformer on a GPU: one step is recorded as a CUDA graph and replayed for every further code.
 
-A step of a transformer is hundreds of kernels that last microseconds each; launching them one by one takes longer than they do.
+A step of a transformer is hundreds of kernels that last microseconds each; launching them one by one takes longer than they do. Where
+Triton is there, it is five a block (`kernels`).
 """
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -50,7 +52,12 @@ class _Step:
         self.memory = torch.zeros_like(memory)
         self.x, self.known = x.clone(), torch.zeros(1, dtype=torch.long, device=x.device)
         self.result = x
-        self.transformer = transformer
+        self.transformer, self.kernels = transformer, None
+        if x.device.type == "cuda" and importlib.util.find_spec("triton"):
+            from unsilent import kernels
+
+            if kernels.fits(transformer, len(x)):
+                self.x, self.kernels = x.to(torch.float32, copy=True), kernels.Steps(transformer, len(x))
         self.replay = self._record() if x.device.type == "cuda" else self._compute
 
     def __call__(self, x: Tensor, cache: KeyValueCache) -> Tensor:
@@ -65,8 +72,11 @@ class _Step:
 
     def _compute(self) -> None:
         x = self.x
-        for layer, block in enumerate(self.transformer.blocks):
-            x = block(x, self.memory[layer], self.known)
+        if self.kernels is not None:
+            self.kernels(x, self.memory, self.known)
+        else:
+            for layer, block in enumerate(self.transformer.blocks):
+                x = block(x, self.memory[layer], self.known)
         self.result = self.transformer.ln_f(x)
 
     def _record(self) -> Callable[[], None]:

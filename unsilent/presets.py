@@ -118,7 +118,7 @@ EVERYDAY = Preset(
     sampler=SamplerConfig(
         clip=_EVERYDAY_CODEBOOK.clip,
         codes=_EVERYDAY_CODEBOOK.n_codes,
-        transformer=TransformerConfig(layers=6, heads=4, width=256),
+        transformer=TransformerConfig(layers=6, heads=4, width=256, dropout=0.1),
         condition=ConditionConfig(kind="columns", n_features=27, feature_dim=1280, motion=8),
     ),
     vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),
@@ -127,8 +127,8 @@ EVERYDAY = Preset(
     fid=None,
     mkl=None,
     source="runs/everyday",
-    guidance=3.0,  # these by measuring, see LOG.md
-    temperature=0.7,
+    guidance=2.0,  # these by measuring, see LOG.md
+    temperature=0.8,
 )
 
 _SMOKE_CODEBOOK = CodebookConfig(clip=Clip(frames=192), n_codes=64, dim=32, channels=8, multipliers=(1, 1, 2, 2, 4), n_blocks=1)
