@@ -8,8 +8,22 @@ from torch import nn
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.features import BACKBONES, extract, find_backbone, fit_released, needed, pick, pick_rows, preprocess, tile, tile_rows, views
+from unsilent.features import (
+    BACKBONES,
+    extract,
+    find_backbone,
+    fit_released,
+    needed,
+    pick,
+    pick_rows,
+    preprocess,
+    tile,
+    tile_rows,
+    told_rows,
+    views,
+)
 from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
+from unsilent.models.condition import ConditionConfig
 
 LITE0 = find_backbone("efficientnet-lite0")
 TWO_STREAM = find_backbone("bninception")
@@ -209,6 +223,16 @@ def test_picked_rows_are_distinct_and_within():
             assert len(set(rows)) == n_wanted
             assert rows == sorted(rows)
             assert 0 <= rows[0] <= rows[-1] < n_total
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("features", pick_rows(27, 212)), ("columns", list(range(3, 212, 8)))])
+def test_features_beside_codes_are_of_their_time(kind, rows):
+    """Every second column is told a feature of its own: the last of its four."""
+    condition = ConditionConfig(kind=kind, n_features=27, feature_dim=8)
+    assert told_rows(condition, 212, 53) == rows
+    if kind == "columns":
+        assert told_rows(condition, 53, 53) == list(range(0, 53, 2))
+        assert told_rows(ConditionConfig(kind=kind, n_features=5, feature_dim=8), 12, 12) == [0, 3, 5, 8, 10]
 
 
 def test_pick_and_tile_take_rows():

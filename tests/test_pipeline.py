@@ -13,10 +13,11 @@ import unsilent
 from unsilent import stepper
 from unsilent.checkpoints import bundle
 from unsilent.errors import CheckpointError, MediaError, ParameterError
+from unsilent.features import pick_rows
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
-from unsilent.sampling import Window
+from unsilent.sampling import Window, plan_windows
 from unsilent.scene import Scene
 
 FPS = 25
@@ -160,7 +161,7 @@ def test_pictures_stay_with_the_sound_for_an_hour(pipeline):
     scene = Scene(Path("long.mp4"), 3600.0)
     clip = pipeline.clip
     for start in (0, 1000, 19000):
-        picked = scene.picked(Window(start, 0, clip.columns), clip, 53, pairs=False)
+        picked = scene.picked(Window(start, 0, clip.columns), clip, pick_rows(53, 212), pairs=False)
         seen = (picked[0] + picked[-1]) / 2 / clip.feature_fps
         heard = (start + clip.columns / 2) * clip.column_seconds
         assert seen == pytest.approx(heard, abs=0.2)
@@ -276,13 +277,19 @@ class TestOtherConditions:
     def test_motion_is_heard_from_its_moment_on(self, moved, flashing):
         """A flash that no picture looked at shows changes no code of columns before the two that lead up to it."""
         clip, scene = moved.clip, Scene(Path("a.mp4"), 20.0)
-        picked, at = {number / clip.feature_fps for number in scene.picked(Window(0, 0, clip.columns), clip, 27, pairs=False)}, 6.0
+        picked, at = {number / clip.feature_fps for number in moved._picked(scene, Window(0, 0, clip.columns))}, 6.0
         while min(abs(at - time) for time in picked) < 3 / FPS:
             at += 1 / FPS
         still, flashed = (moved.generate(flashing(moment), guidance=1.0).codes for moment in (30.0, at))  # the first never comes
         column = int(at / clip.column_seconds)
         differ = np.flatnonzero((still != flashed).any(0))
         assert column - 2 <= differ[0] <= column + 1
+
+    def test_windows_half_a_clip_apart_look_at_the_same_pictures(self, moved):
+        """And at none again where the scene ends: the second window of ten seconds, which adds one column, adds no picture."""
+        picked = [set(moved._picked(Scene(Path("a.mp4"), 10.0), window)) for window in plan_windows(54, 53, 26)]
+        assert len(picked[0]) == 27
+        assert len(picked[1] - picked[0]) <= 1
 
     def test_motion_may_be_left_out(self, moved, flashing):
         still, flashed = (moved.generate(flashing(moment), guidance=1.0, motion=False).codes for moment in (30.0, 6.0))

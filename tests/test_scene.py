@@ -1,10 +1,13 @@
 """What is looked at: pictures repeat where a scene ends, a still picture is all of them, and a later stretch has its own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from unsilent.errors import MediaError
+from unsilent.features import pick_rows
 from unsilent.sampling import Window
 from unsilent.scene import Scene, look
 
@@ -13,7 +16,7 @@ from unsilent.scene import Scene, look
 def picked(pipeline):
     """Numbers of the pictures that the first window picks."""
     clip = pipeline.clip
-    return lambda scene: scene.picked(Window(0, 0, clip.columns), clip, 53, pairs=False)
+    return lambda scene: scene.picked(Window(0, 0, clip.columns), clip, pick_rows(53, 212), pairs=False)
 
 
 @pytest.fixture
@@ -42,6 +45,14 @@ def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip)
     assert [number - 22 for number in second] == first
     ours, theirs = see(Scene(whole, 1.0, 1.0), second).features, see(Scene(half, 1.0), first).features
     assert abs(ours - theirs).max() < 0.1 * abs(ours - see(Scene(whole, 1.0), first).features).max()
+
+
+def test_where_a_scene_ends_pictures_repeat_or_the_last_one_stays(pipeline):
+    window, scene = Window(26, 0, 53), Scene(Path("a.mp4"), 10.0)  # 215 pictures, the window's first is number 104
+    rows = [0, 110, 111, 112]
+    assert scene.picked(window, pipeline.clip, rows, pairs=False) == [104, 214, 104, 105]
+    assert scene.picked(window, pipeline.clip, rows, pairs=True) == [104, 104, 105, 106]
+    assert scene.picked(window, pipeline.clip, rows, pairs=False, repeat=False) == [104, 214, 214, 214]
 
 
 def test_a_stretch_after_the_end_is_an_error(picked, see, make_clip):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unsilent import flow
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
+from unsilent.models.condition import ConditionConfig
 
 RELEASED_SECONDS = 10  # of video behind each feature file of the authors'
 
@@ -203,6 +204,24 @@ def pick_rows(n_wanted: int, n_total: int) -> list[int]:
     if not 1 <= n_wanted <= n_total:
         raise ParameterError(f"{n_wanted} features were asked of {n_total}; ask for 1 to {n_total}, or tile a short video first.")
     return [index * n_total // n_wanted + n_total // (n_wanted + 1) for index in range(n_wanted)]
+
+
+def told_rows(condition: ConditionConfig, n_total: int, n_columns: int) -> list[int]:
+    """Which rows of a clip a condition is made of: see `pick_rows`, or, where features stand beside codes, those at their time.
+
+    Args:
+        condition: with features.
+        n_total: features of the whole clip, as many for each column.
+        n_columns: of codes.
+
+    Returns:
+        For kind `columns` the last row of the first column that is told each feature. So windows half a clip apart pick the same pictures.
+    """
+    n_wanted = condition.n_features
+    if condition.kind != "columns":
+        return pick_rows(n_wanted, n_total)
+    each = n_total // n_columns
+    return [(-(-index * n_columns // n_wanted) + 1) * each - 1 for index in range(n_wanted)]
 
 
 def tile(features: Float[Tensor, "video_frames dim"], n_wanted: int) -> Float[Tensor, "features dim"]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts, sampler_config
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
+from unsilent.features import told_rows
 from unsilent.generation import Generation
 from unsilent.labels import find_label
 from unsilent.media.probe import probe
@@ -278,7 +279,9 @@ class Pipeline:
             return look(scene, picked, self.clip, parts.backbone, parts.backbone_row, progress, watched)
 
     def _picked(self, scene: Scene, window: Window) -> list[int]:
-        return scene.picked(window, self.clip, self.parts.sampler.config.condition.n_features, self.parts.backbone_row.pairs)
+        condition = self.parts.sampler.config.condition
+        rows = told_rows(condition, self.clip.n_features, self.clip.columns)
+        return scene.picked(window, self.clip, rows, self.parts.backbone_row.pairs, repeat=condition.kind != "columns")
 
     def _condition(self, scene: Scene, seen: Seen | None, window: Window, labels: Tensor | None, seed: int) -> Tensor:
         features = motion = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unsilent.clip import Clip
 from unsilent.errors import MediaError
-from unsilent.features import Backbone, extract, needed, pick_rows, views
+from unsilent.features import Backbone, extract, needed, views
 from unsilent.media.still import read_still
 from unsilent.media.video import stream_pictures
 from unsilent.motion import CHANNELS, Watch, normalise
@@ -36,26 +36,26 @@ class Scene:
         """Number of its first picture in the video, at the feature rate."""
         return round(self.start_seconds * clip.feature_fps)
 
-    def picked(self, window: Window, clip: Clip, n_features: int, pairs: bool) -> list[int]:
+    def picked(self, window: Window, clip: Clip, rows: Sequence[int], pairs: bool, repeat: bool = True) -> list[int]:
         """Numbers of the pictures in the video, at the feature rate, that the condition of a window consists of.
-
-        Where the scene ends inside the window, its pictures there repeat from the window's start, as the published models were trained.
 
         Args:
             window: in the scene.
             clip: the grid.
-            n_features: how many the condition wants.
+            rows: of the features of a clip that the condition wants.
             pairs: whether a feature is of a picture and the next.
+            repeat: let pictures repeat from the window's start where the scene ends inside it, as the published models were trained;
+                otherwise the last one stays.
         """
         total = max(1, int(self.seconds * clip.feature_fps) - pairs)
         # by time, since a column lasts a hair less than its four features: counting features would run ahead a second in ten minutes
         first = min(round(window.start * clip.column_seconds * clip.feature_fps), total - 1)
         available = min(clip.n_features, total - first)
-        return [self.first(clip) + first + row % available for row in pick_rows(n_features, clip.n_features)]
+        return [self.first(clip) + first + (row % available if repeat else min(row, available - 1)) for row in rows]
 
     def watched(self, window: Window, clip: Clip) -> list[int]:
         """Numbers of all pictures of a window, as of `picked`."""
-        return self.picked(window, clip, clip.n_features, pairs=False)
+        return self.picked(window, clip, range(clip.n_features), pairs=False)
 
 
 class Seen(NamedTuple):

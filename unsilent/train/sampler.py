@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights_digest
 from unsilent.data.pairs import PairedCodes
 from unsilent.errors import ParameterError
-from unsilent.features import pick_rows
+from unsilent.features import told_rows
 from unsilent.losses import next_code_loss
 from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler, SamplerConfig
@@ -96,7 +96,7 @@ class SamplerTrainer:
         if condition.kind == "none":
             features = np.stack([rng.random((condition.n_features, condition.feature_dim), dtype=np.float32) for rng in rngs])
         elif condition.n_features:
-            features = pairs.features.numpy()[:, pick_rows(condition.n_features, pairs.features.shape[1])]
+            features = pairs.features.numpy()[:, told_rows(condition, pairs.features.shape[1], self.config.clip.columns)]
             if feature_noise:
                 noise = np.stack([rng.standard_normal(features.shape[1:], dtype=np.float32) for rng in rngs])
                 features = features + feature_noise * features.std(axis=(1, 2), keepdims=True) * noise
