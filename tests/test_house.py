@@ -127,3 +127,16 @@ def test_importing_the_package_is_light():
 
     code = "import sys, unsilent, unsilent.cli.main; print('torch' in sys.modules or 'av' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_loading_and_generating_leave_compilers_alone():
+    """Some operations make torch import its compiler, and that sympy: more than a second, without a word."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, unsilent; unsilent.load('everyday', device='cpu').generate('demo/cat.mp4'); "
+        "print({'sympy', 'torch._dynamo', 'scipy'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert found.stdout.strip() == "set()"

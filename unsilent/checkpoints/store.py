@@ -156,10 +156,10 @@ def network_config(folder: Path, kind: str) -> Config:
         raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
 
 
-def blank(build: Callable[[Any], nn.Module], config: Config) -> nn.Module:
+def blank(build: Callable[..., nn.Module], *config: Config) -> nn.Module:
     """A network without weights, in no time and no memory; fill it by `load_state_dict(..., assign=True)`."""
     with torch.device("meta"), _Uninitialised():
-        return build(config)
+        return build(*config)
 
 
 def _part(name: str) -> str:

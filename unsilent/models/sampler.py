@@ -64,7 +64,8 @@ class Sampler(nn.Module):
         self.transformer = Transformer(config.transformer)
         self.head = nn.Linear(width, config.codes, bias=False)
         self.apply(_initialise)
-        if config.condition.kind == "columns":
+        # on meta tensors, which are about to be filled, torch would compute through sympy, whose import takes a second
+        if config.condition.kind == "columns" and not self.pos_emb.is_meta:
             self.pos_emb.data.copy_(_places(config.clip, self.pos_emb.shape[1], width))
 
     @torch.no_grad()
