@@ -36,7 +36,7 @@ from unsilent.runtime import (
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.scene import Scene, Seen, look
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
-from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.loudness import level
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
 from unsilent.stitching import decode_grid, vocode
 
@@ -154,7 +154,7 @@ class Pipeline:
             clock.lap("decode")
             waveform = self._vocode(mel)[:n_samples].cpu().numpy()
             clock.lap("vocode")
-            waveform = normalise_loudness(waveform, self.clip.sample_rate)
+            waveform = level(waveform, self.clip.sample_rate)
             clock.lap("loudness")
             made.append((waveform, mel.cpu().numpy(), grid.cpu().numpy()))
             progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
@@ -207,7 +207,7 @@ class Pipeline:
     def sound(self, mel: Float[np.ndarray, "mels frames"]) -> Float[np.ndarray, "samples"]:
         """The waveform of a mel around [-1, 1], mono in [-1, 1] at the usual loudness."""
         waveform = self._vocode(torch.from_numpy(mel).to(self.device)).cpu().numpy()
-        return normalise_loudness(waveform, self.clip.sample_rate)
+        return level(waveform, self.clip.sample_rate)
 
     @torch.inference_mode()
     def reconstruct(self, waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "samples"]:

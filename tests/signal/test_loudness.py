@@ -7,7 +7,7 @@ import pyloudnorm
 import pytest
 
 from unsilent.errors import ParameterError
-from unsilent.signal.loudness import loudness_lufs, normalise_loudness
+from unsilent.signal.loudness import level, loudness_lufs, normalise_loudness
 
 RATE = 22050
 
@@ -96,3 +96,45 @@ def test_a_long_sound_is_as_loud_as_its_stretches():
     assert loudness_lufs(noise, 8000) == pytest.approx(loudness_lufs(noise[: 20 * 8000], 8000), abs=0.1)
     silent_end = np.where(np.arange(len(noise)) < 120 * 8000, noise, 0)
     assert loudness_lufs(silent_end, 8000) == pytest.approx(loudness_lufs(noise, 8000), abs=0.1)
+
+
+def clicks(strength):
+    """Two short knocks a second over soft noise."""
+    rng = np.random.default_rng(0)
+    waveform = 0.01 * rng.standard_normal(5 * 22050)
+    for start in range(2000, len(waveform) - 500, 11025):
+        waveform[start : start + 500] += strength * rng.standard_normal(500) * np.exp(-np.arange(500) / 60)
+    return waveform.astype(np.float32)
+
+
+def test_peaks_are_turned_down_where_they_keep_a_sound_from_its_target():
+    knocks = clicks(0.3)
+    assert loudness_lufs(normalise_loudness(knocks, 22050), 22050) < -25
+    levelled = level(knocks, 22050)
+    assert loudness_lufs(levelled, 22050) == pytest.approx(-23, abs=0.5)
+    assert np.abs(levelled).max() <= 10 ** (-1 / 20)
+    assert levelled.dtype == np.float32
+    # sign and course stay: a gain that goes neither up nor down by more than a twentieth from sample to sample
+    heard = np.abs(knocks) > 0.005
+    gain = levelled[heard] / knocks[heard]
+    assert gain.min() > 0
+    near = np.diff(np.flatnonzero(heard)) == 1
+    assert np.abs(np.diff(20 * np.log10(gain)))[near].max() < 0.4
+
+
+def test_what_reaches_its_target_is_scaled_alone():
+    noise = 0.01 * np.random.default_rng(0).standard_normal(22050).astype(np.float32)
+    assert np.array_equal(level(noise, 22050), normalise_loudness(noise, 22050))
+    assert not level(np.zeros(22050, np.float32), 22050).any()
+
+
+def test_peaks_are_turned_down_only_so_far():
+    """A single click is left softer than asked for rather than turned into a thud."""
+    click = np.zeros(10 * 22050, np.float32)
+    click[1000] = 0.5
+    assert np.count_nonzero(level(click, 22050)) == 1
+    assert np.abs(level(click, 22050)).max() <= 10 ** (-1 / 20)
+    beside = clicks(30.0)
+    assert (
+        np.abs(level(beside, 22050))[10_000:11_000].max() < 10 ** (13 / 20) * np.abs(normalise_loudness(beside, 22050))[10_000:11_000].max()
+    )

@@ -14,6 +14,10 @@ _GATE_LUFS = -70.0  # quieter ones do not count
 _OFFSET_LUFS = -0.691  # of a sound whose weighted power is 1
 _SHELF_HZ, _SHELF_Q, _SHELF_DB = 1500.0, 0.5**0.5, 4.0  # what the head adds to the highs
 _LOWEST_HZ, _LOWEST_Q = 38.0, 0.5  # below which ears hear less
+_LOOK_AHEAD_SECONDS = 0.005  # in which a limiter turns down before a peak, and up again after it
+_MOST_LIMITED_DB = 12.0  # that peaks are turned down by; more would be heard
+_NEAR_DB = 0.2  # of the target is as good as there
+_LIMITINGS = 4  # each of which takes some loudness too, which the next makes up for
 _STRETCH_SECONDS = 120.0  # measured at once, since filtering makes several copies in double precision
 
 
@@ -108,3 +112,47 @@ def normalise_loudness(
         return waveform
     gain_db = min(target_lufs - loudness, peak_db - 20 * log10(np.abs(waveform).max(initial=0)))
     return waveform * waveform.dtype.type(10 ** (gain_db / 20))
+
+
+def level(
+    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0
+) -> Float[np.ndarray, "samples"]:
+    """Bring a sound to a loudness where its peaks do not allow it: they are turned down, and up again, within milliseconds.
+
+    Args:
+        waveform: mono, full scale 1.
+        sample_rate: in Hz.
+        target_lufs: wanted loudness; missed only if peaks would have to be turned down by more than 12 dB.
+        peak_db: no sample exceeds this, in dB relative to full scale, at most 0.
+
+    Returns:
+        As of `normalise_loudness` where that reaches the target.
+
+    Raises:
+        ParameterError: as `normalise_loudness`.
+    """
+    levelled = normalise_loudness(waveform, sample_rate, target_lufs, peak_db)
+    before, after = (float(np.abs(one).max(initial=0)) for one in (waveform, levelled))
+    ceiling = 10 ** (peak_db / 20)
+    gain = after / before if before else 1.0
+    most = gain * 10 ** (_MOST_LIMITED_DB / 20)
+    for _ in range(_LIMITINGS):
+        missing_db = target_lufs - loudness_lufs(levelled, sample_rate)
+        if not isfinite(missing_db) or missing_db < _NEAR_DB:
+            break
+        gain = min(gain * 10 ** (missing_db / 20), most)
+        levelled = _limited(waveform * waveform.dtype.type(gain), sample_rate, ceiling)
+    return levelled
+
+
+def _limited(waveform: Float[np.ndarray, "samples"], sample_rate: int, ceiling: float) -> Float[np.ndarray, "samples"]:
+    """No sample above the ceiling: of the gain that each needs the least around every moment, and of that the mean, which is no greater."""
+    reach = max(1, round(_LOOK_AHEAD_SECONDS * sample_rate))
+    excess = np.pad(np.maximum(np.abs(waveform) / ceiling, 1), 2 * reach, constant_values=1)
+    left, width = 2 * reach, 1
+    while left:  # windows twice as wide, again and again
+        step = min(width, left)
+        excess, left, width = np.maximum(excess[:-step], excess[step:]), left - step, width + step
+    sums = np.cumsum(np.pad(1 / excess, (1, 0)), dtype=np.float64)
+    gain = (sums[width:] - sums[:-width]) / width
+    return (waveform * gain).clip(-ceiling, ceiling).astype(waveform.dtype)  # of rounding, a hair
