@@ -164,30 +164,23 @@ static void look(const float *query, const void *keys, const void *values, int n
 
 /* ---- inner products of up to four rows with 64 outputs; whole numbers give exact sums, converted to float at the end ---- */
 
-static void products_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    const float *w = weight;
+static inline __attribute__((always_inline)) void products_floats(
+    int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int halves) {
     memset(sums, 0, sizeof(float) * rows * LANES);
-    for (int i = 0; i < inputs; i++, w += LANES)
-        for (int r = 0; r < rows; r++) {
-            const float a = ((const float *)input)[r * stride + i];
-            for (int o = 0; o < LANES; o++) sums[r * LANES + o] += a * w[o];
-        }
+    for (int i = 0; i < inputs; i++) {
+        float wide[LANES];
+        for (int o = 0; o < LANES; o++) wide[o] = kept(weight, (size_t)i * LANES + o, halves);
+        for (int r = 0; r < rows; r++)
+            for (int o = 0; o < LANES; o++) sums[r * LANES + o] += input[r * stride + i] * wide[o];
+    }
+}
+
+static void products_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
+    products_floats(rows, input, stride, weight, inputs, sums, 0);
 }
 
 static void products_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    const uint16_t *w = weight;
-    memset(sums, 0, sizeof(float) * rows * LANES);
-    for (int i = 0; i < inputs; i++, w += LANES) {
-        float wide[LANES];
-        for (int o = 0; o < LANES; o++) {
-            const uint32_t bits = (uint32_t)w[o] << 16;
-            memcpy(wide + o, &bits, 4);
-        }
-        for (int r = 0; r < rows; r++) {
-            const float a = ((const float *)input)[r * stride + i];
-            for (int o = 0; o < LANES; o++) sums[r * LANES + o] += a * wide[o];
-        }
-    }
+    products_floats(rows, input, stride, weight, inputs, sums, 1);
 }
 
 static void products_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
@@ -211,36 +204,21 @@ static void products_int8(int rows, const void *input, size_t stride, const void
     default: name(4, __VA_ARGS__);      \
     }
 
-VNNI static inline __attribute__((always_inline)) void wide_float32(
-    const int rows, const float *input, size_t stride, const float *w, int inputs, float *sums) {
+/* Sixteen kept numbers from the n-th on. */
+VNNI static inline __attribute__((always_inline)) __m512 kept16(const void *kept, size_t n, const int halves) {
+    if (!halves) return _mm512_loadu_ps((const float *)kept + n);
+    const __m256i bits = _mm256_loadu_si256((const __m256i *)((const uint16_t *)kept + n));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+VNNI static inline __attribute__((always_inline)) void wide_floats(
+    const int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int halves) {
     __m512 acc[ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < 4; j++) acc[r][j] = _mm512_setzero_ps();
-    for (int i = 0; i < inputs; i++, w += LANES) {
-        const __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps(w + 16), w2 = _mm512_loadu_ps(w + 32), w3 = _mm512_loadu_ps(w + 48);
-        for (int r = 0; r < rows; r++) {
-            const __m512 a = _mm512_set1_ps(input[r * stride + i]);
-            acc[r][0] = _mm512_fmadd_ps(a, w0, acc[r][0]);
-            acc[r][1] = _mm512_fmadd_ps(a, w1, acc[r][1]);
-            acc[r][2] = _mm512_fmadd_ps(a, w2, acc[r][2]);
-            acc[r][3] = _mm512_fmadd_ps(a, w3, acc[r][3]);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int j = 0; j < 4; j++) _mm512_storeu_ps(sums + r * LANES + 16 * j, acc[r][j]);
-}
-
-VNNI static inline __attribute__((always_inline)) __m512 widened(const uint16_t *w) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)w)), 16));
-}
-
-VNNI static inline __attribute__((always_inline)) void wide_bfloat16(
-    const int rows, const float *input, size_t stride, const uint16_t *w, int inputs, float *sums) {
-    __m512 acc[ROWS][4];
-    for (int r = 0; r < rows; r++)
-        for (int j = 0; j < 4; j++) acc[r][j] = _mm512_setzero_ps();
-    for (int i = 0; i < inputs; i++, w += LANES) {
-        const __m512 w0 = widened(w), w1 = widened(w + 16), w2 = widened(w + 32), w3 = widened(w + 48);
+    for (size_t i = 0; i < (size_t)inputs; i++) {
+        const __m512 w0 = kept16(weight, i * LANES, halves), w1 = kept16(weight, i * LANES + 16, halves),
+                     w2 = kept16(weight, i * LANES + 32, halves), w3 = kept16(weight, i * LANES + 48, halves);
         for (int r = 0; r < rows; r++) {
             const __m512 a = _mm512_set1_ps(input[r * stride + i]);
             acc[r][0] = _mm512_fmadd_ps(a, w0, acc[r][0]);
@@ -276,20 +254,15 @@ VNNI static inline __attribute__((always_inline)) void wide_int8(
 }
 
 VNNI static void vnni_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    UNROLLED(wide_float32, rows, input, stride, weight, inputs, sums)
+    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, 0)
 }
 
 VNNI static void vnni_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    UNROLLED(wide_bfloat16, rows, input, stride, weight, inputs, sums)
+    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, 1)
 }
 
 VNNI static void vnni_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
     UNROLLED(wide_int8, rows, input, stride, weight, inputs, (int32_t *)sums)
-}
-
-/* Sixteen kept numbers from the n-th on. */
-VNNI static inline __attribute__((always_inline)) __m512 kept16(const void *kept, size_t n, const int halves) {
-    return halves ? widened((const uint16_t *)kept + n) : _mm512_loadu_ps((const float *)kept + n);
 }
 
 VNNI static inline __attribute__((always_inline)) void wide_look(
