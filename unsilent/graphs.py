@@ -5,6 +5,7 @@ Triton is there, it is five a block (`kernels`).
 """
 
 import importlib.util
+import logging
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unsilent.models.transformer import KeyValueCache, Transformer
+
+log = logging.getLogger(__name__)
 
 _WARM_UPS = 3  # passes before recording, in which libraries choose their kernels and take their memory
 
@@ -50,14 +53,12 @@ class _Step:
 
     def __init__(self, transformer: Transformer, x: Tensor, memory: Tensor) -> None:
         self.memory = torch.zeros_like(memory)
-        self.x, self.known = x.clone(), torch.zeros(1, dtype=torch.long, device=x.device)
+        self.x, self.known = x.new_zeros(x.shape), x.new_zeros(1, dtype=torch.long)  # of our own: what is recorded changes them
         self.result = x
-        self.transformer, self.kernels = transformer, None
-        if x.device.type == "cuda" and importlib.util.find_spec("triton"):
-            from unsilent import kernels
-
-            if kernels.fits(transformer, len(x)):
-                self.x, self.kernels = x.to(torch.float32, copy=True), kernels.Steps(transformer, len(x))
+        self.transformer = transformer
+        self.kernels = self._kernels() if x.device.type == "cuda" else None
+        if self.kernels is not None:
+            self.x = self.x.float()
         self.replay = self._record() if x.device.type == "cuda" else self._compute
 
     def __call__(self, x: Tensor, cache: KeyValueCache) -> Tensor:
@@ -69,6 +70,22 @@ class _Step:
         self.x.copy_(x)
         self.replay()
         return self.result
+
+    def _kernels(self) -> Callable[[Tensor, Tensor, Tensor], None] | None:
+        """Our own kernels, if they can take this step and be compiled, which is tried."""
+        if importlib.util.find_spec("triton") is None:
+            return None
+        from unsilent import kernels
+
+        if not kernels.fits(self.transformer, len(self.x)):
+            return None
+        steps = kernels.Steps(self.transformer, len(self.x))
+        try:
+            steps(self.x.float(), self.memory, self.known)
+        except Exception as error:  # of many kinds: Triton wants a C compiler and Python's headers where it runs
+            log.warning("Triton cannot compile here, so torch's own kernels take the sampler's steps, more slowly: %s", error)
+            return None
+        return steps
 
     def _compute(self) -> None:
         x = self.x

@@ -10,6 +10,7 @@ from unsilent.data.datasets import (
     LabelledCrops,
     MelCrops,
     WaveformCrops,
+    at_speed,
     generators,
     mel01_of,
     open_crops,
@@ -165,3 +166,12 @@ def test_waveforms_are_preferred_and_what_is_missing_is_named(shards, mel_shards
 def test_what_mels_cannot_do_is_refused(mel_shards):
     with pytest.raises(ParameterError, match=r"speed and mix_share want waveforms, .* has mels only"):
         open_crops(mel_shards, "train", 8192, Augmentation(speed=(0.9, 1.1)))
+
+
+@pytest.mark.parametrize("speed", [0.85, 1.0371, 1.18])
+def test_what_happens_in_a_sound_happens_at_its_time_at_another_speed(speed):
+    click = np.zeros(5 * 22050 + 13, np.float32)
+    click[4 * 22050] = 1.0
+    played = at_speed(click, speed)
+    assert len(played) == round(len(click) / speed)
+    assert abs(int(np.abs(played).argmax()) - 4 * 22050 / speed) < 2

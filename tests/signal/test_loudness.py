@@ -7,6 +7,7 @@ import pyloudnorm
 import pytest
 
 from unsilent.errors import ParameterError
+from unsilent.signal import loudness
 from unsilent.signal.loudness import level, loudness_lufs, normalise_loudness
 
 RATE = 22050
@@ -138,3 +139,12 @@ def test_peaks_are_turned_down_only_so_far():
     assert (
         np.abs(level(beside, 22050))[10_000:11_000].max() < 10 ** (13 / 20) * np.abs(normalise_loudness(beside, 22050))[10_000:11_000].max()
     )
+
+
+def test_a_long_sound_is_limited_in_stretches_that_are_not_heard(monkeypatch):
+    whole = level(clicks(0.3), RATE)
+    monkeypatch.setattr(loudness, "_STRETCH_SECONDS", 0.7)
+    gain = 10 ** (3 / 20)
+    pieces = loudness._limited(whole * np.float32(gain), RATE, 0.8)
+    monkeypatch.undo()
+    np.testing.assert_allclose(pieces, loudness._limited(whole * np.float32(gain), RATE, 0.8), atol=1e-6)

@@ -252,10 +252,9 @@ def _fast(length: int) -> int:
 
 
 def at_speed(waveform: np.ndarray, speed: float) -> np.ndarray:
-    """The same sound, float32, played so many times as fast, pitch and all."""
-    samples = len(waveform)
-    padded = np.pad(waveform, (0, _fast(samples) - samples))
-    return _resampled(padded, _fast(round(len(padded) / speed)))[: round(samples / speed)]
+    """The same sound, float32, played so many times as fast, pitch and all; to a sample, as what happens in it is looked up by time."""
+    padded = np.pad(waveform, (0, _fast(len(waveform)) - len(waveform)))
+    return _resampled(padded, round(len(padded) / speed))[: round(len(waveform) / speed)]
 
 
 def _resampled(waveform: np.ndarray, samples: int) -> np.ndarray:

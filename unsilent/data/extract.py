@@ -38,7 +38,7 @@ CODE_VARIANTS = 2  # encodings of one sound
 CODE_SPEEDS = (0.85, 1.18)  # that a sound without pictures of its own is played at: as many lower as higher
 Dtype = Literal["float16", "uint8"]
 VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
-CODES_VERSION = 3  # of that of codes, whose entries say since then how far their sound was moved, and how fast it is played
+CODES_VERSION = 4  # of that of codes, whose entries say since then how far their sound was moved, and how fast it is played
 
 
 class Piece(NamedTuple):
@@ -331,6 +331,7 @@ class Codes:
             shift = int(rng.integers(clip.column_samples)) if may_move and variant else 0
             gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
             played = waveform if speed == 1 else torch.from_numpy(at_speed(waveform.numpy(), speed))
+            shift = min(shift, len(played) // 2)  # of a sound of one column something stays
             for start, piece in _pieces(played[shift:] * gain, clip.column_samples, clip):
                 where = {"variant": variant, "speed": speed, "shift_samples": shift, "start_column": start}
                 yield where, _grid(codebook, log_mel01(piece[None].to(device), clip))

@@ -157,12 +157,12 @@ class PairedCodes:
             stored = torch.from_numpy(np.array(self.heard[sound]))
             mel01 = torch.from_numpy(as_mel01(stored.numpy())).T if stored.ndim == 2 else log_mel01(stored[None] / 32768, clip)[0]
             self.strengths[sound] = onset_strength(mel01, clip).numpy()
-        first = about["shift_samples"] / clip.hop + (about["start_column"] + start) * clip.downsampling
         speed = about.get("speed", 1.0)  # which codes of before do not say
-        frames = np.round((first + np.arange(columns * clip.downsampling)) * speed).astype(int)
-        heard = frames[frames < len(self.strengths[sound])]
-        padded = np.pad(self.strengths[sound][heard], (0, len(frames) - len(heard)))
-        return np.maximum.reduceat(padded, np.arange(columns * clip.column_features) * clip.downsampling // clip.column_features)
+        first = about["shift_samples"] / clip.hop + (about["start_column"] + start) * clip.downsampling
+        moments = first + np.arange(columns * clip.column_features + 1) * clip.downsampling / clip.column_features
+        frames = np.floor(moments * speed).astype(int)
+        strength = np.pad(self.strengths[sound], (0, max(0, frames[-1] + 1 - len(self.strengths[sound]))))
+        return np.maximum.reduceat(strength, frames)[:-1]
 
     def _real(self, rng: np.random.Generator) -> "_Scene":
         """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""

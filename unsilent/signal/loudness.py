@@ -122,7 +122,7 @@ def level(
     Args:
         waveform: mono, full scale 1.
         sample_rate: in Hz.
-        target_lufs: wanted loudness; missed only if peaks would have to be turned down by more than 12 dB.
+        target_lufs: wanted loudness; missed where peaks would have to be turned down by more than 12 dB for it.
         peak_db: no sample exceeds this, in dB relative to full scale, at most 0.
 
     Returns:
@@ -138,7 +138,7 @@ def level(
     most = gain * 10 ** (_MOST_LIMITED_DB / 20)
     for _ in range(_LIMITINGS):
         missing_db = target_lufs - loudness_lufs(levelled, sample_rate)
-        if not isfinite(missing_db) or missing_db < _NEAR_DB:
+        if not isfinite(missing_db) or missing_db < _NEAR_DB or gain == most:
             break
         gain = min(gain * 10 ** (missing_db / 20), most)
         levelled = _limited(waveform * waveform.dtype.type(gain), sample_rate, ceiling)
@@ -147,12 +147,20 @@ def level(
 
 def _limited(waveform: Float[np.ndarray, "samples"], sample_rate: int, ceiling: float) -> Float[np.ndarray, "samples"]:
     """No sample above the ceiling: of the gain that each needs the least around every moment, and of that the mean, which is no greater."""
-    reach = max(1, round(_LOOK_AHEAD_SECONDS * sample_rate))
-    excess = np.pad(np.maximum(np.abs(waveform) / ceiling, 1), 2 * reach, constant_values=1)
+    reach, length = 2 * max(1, round(_LOOK_AHEAD_SECONDS * sample_rate)), round(_STRETCH_SECONDS * sample_rate)
+    limited = np.empty_like(waveform)
+    for start in range(0, len(waveform), length):  # so that memory does not grow with length
+        first = max(0, start - reach)
+        gain = _limiting_gain(np.abs(waveform[first : start + length + reach]) / ceiling, reach // 2)[start - first :][:length]
+        limited[start : start + length] = (waveform[start : start + length] * gain).clip(-ceiling, ceiling)  # of rounding, a hair
+    return limited
+
+
+def _limiting_gain(excess: Float[np.ndarray, "samples"], reach: int) -> Float[np.ndarray, "samples"]:
+    excess = np.pad(np.maximum(excess, 1), 2 * reach, constant_values=1)
     left, width = 2 * reach, 1
     while left:  # windows twice as wide, again and again
         step = min(width, left)
         excess, left, width = np.maximum(excess[:-step], excess[step:]), left - step, width + step
     sums = np.cumsum(np.pad(1 / excess, (1, 0)), dtype=np.float64)
-    gain = (sums[width:] - sums[:-width]) / width
-    return (waveform * gain).clip(-ceiling, ceiling).astype(waveform.dtype)  # of rounding, a hair
+    return (sums[width:] - sums[:-width]) / width
