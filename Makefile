@@ -16,7 +16,7 @@ demo: $(VENV)/demo.installed
 NETWORKS := tests/benchmarks tests/checkpoints tests/train
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
 test: lint
-	@echo "Running the test suite (about four minutes) ..."
+	@echo "Running the test suite (about six minutes) ..."
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-networks test-rest
 	@$(MAKE) --no-print-directory smoke
 
