@@ -1,5 +1,8 @@
 """Frames to features: against Pillow, whatever the batch, and the authors' choice of rows."""
 
+import itertools
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from unsilent.clip import Clip
-from unsilent.errors import ParameterError
+from unsilent.errors import MediaError, ParameterError
 from unsilent.features import (
     BACKBONES,
     extract,
@@ -174,17 +177,52 @@ def test_a_decoder_may_reuse_its_frame():
 
 
 def test_a_long_video_is_never_held_whole():
-    """At most one batch is asked of the stream ahead of the features that are done."""
+    """At most three batches are asked of the stream ahead of the features that are done."""
     asked, done = [0], [0]
 
     def stream():
-        for frame in pictures(20):
+        for frame in pictures(40):
             asked[0] += 1
-            assert asked[0] - done[0] <= 4
+            assert asked[0] - done[0] <= 12
             yield frame
 
     extract(stream(), Shrink().eval(), LITE0, batch=4, on_batch=lambda n: done.__setitem__(0, n))
-    assert done == [20]
+    assert done == [40]
+
+
+def test_frames_are_read_while_others_are_looked_at():
+    """The network waits for a frame that comes two batches later, which it could not get otherwise."""
+    asked = [threading.Event() for _ in range(12)]
+
+    def stream():
+        for event, frame in zip(asked, pictures(12), strict=True):
+            event.set()
+            yield frame
+
+    class Patient(Shrink):
+        def forward(self, x):
+            assert asked[5].wait(timeout=60)
+            return super().forward(x)
+
+    assert len(extract(stream(), Patient().eval(), LITE0, batch=2)) == 12
+
+
+def test_what_goes_wrong_in_reading_or_looking_is_told_and_ends_both():
+    before = threading.active_count()
+
+    def torn():
+        yield from pictures(5)
+        raise MediaError("the tape is torn.")
+
+    class Blind(Shrink):
+        def forward(self, x):
+            raise ParameterError("nothing to be seen.")
+
+    with pytest.raises(MediaError, match="the tape is torn"):
+        extract(torn(), Shrink().eval(), LITE0)
+    with pytest.raises(ParameterError, match="nothing to be seen"):
+        extract(itertools.cycle(pictures(1)), Blind().eval(), LITE0)
+    assert threading.active_count() == before
 
 
 def test_features_can_be_trained_on():

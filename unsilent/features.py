@@ -1,6 +1,9 @@
 """Frames to visual features: what a picture network says about each frame, and which of those rows a model is given."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
@@ -145,11 +148,11 @@ def extract(
     batch: int = 4,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "video_frames dim"]:
-    """Look at a stream of frames and keep one feature each; never more than `batch` frames in memory, whatever their size.
+    """Look at a stream of frames and keep one feature each; never more than a few batches in memory, of the size that the network sees.
 
     Args:
         frames: uint8 RGB `[height, width, 3]` each, for example from `media.video.read_frames`; or pairs `[2, height, width, 3]` for a
-            backbone that looks at pairs, for example from `views`.
+            backbone that looks at pairs, for example from `views`. They are asked for in a thread, while those before are looked at.
         module: the network itself, in evaluation mode, on any device.
         backbone: what the network expects, from `find_backbone`.
         batch: frames looked at together; changes speed, not results.
@@ -169,14 +172,27 @@ def extract(
     weights = next(module.parameters())
     squares = (_square(frame, backbone) for frame in frames)
     parts: list[Tensor] = []
-    while waiting := list(islice(squares, batch)):
-        images = _normalise(torch.stack(waiting).to(weights.device), backbone)
-        parts.append(module(images.to(weights.dtype)).float().cpu())
-        if on_batch:
-            on_batch(sum(map(len, parts)))
+    with closing(_ahead(squares, 2 * batch)) as ready:
+        while waiting := list(islice(ready, batch)):
+            images = _normalise(torch.stack(waiting).to(weights.device), backbone)
+            parts.append(module(images.to(weights.dtype)).float().cpu())
+            if on_batch:
+                on_batch(sum(map(len, parts)))
     if not parts:
         raise ParameterError("0 frames were given; features need 1 or more.")
     return torch.cat(parts)
+
+
+def _ahead(items: Iterator[Tensor], n: int) -> Iterator[Tensor]:
+    """The items, made in a thread of their own, at most `n` of them before they are asked for."""
+    with ThreadPoolExecutor(1, "look") as thread:
+        waiting = deque(thread.submit(next, items, None) for _ in range(n))
+        try:
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(thread.submit(next, items, None))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
 def pick(features: Float[Tensor, "video_frames dim"], n_wanted: int) -> Float[Tensor, "features dim"]:

@@ -118,7 +118,7 @@ EVERYDAY = Preset(
     sampler=SamplerConfig(
         clip=_EVERYDAY_CODEBOOK.clip,
         codes=_EVERYDAY_CODEBOOK.n_codes,
-        transformer=TransformerConfig(layers=6, heads=4, width=256, dropout=0.1),
+        transformer=TransformerConfig(layers=6, heads=4, width=256),
         condition=ConditionConfig(kind="columns", n_features=27, feature_dim=1280, motion=8),
     ),
     vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),

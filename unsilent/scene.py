@@ -123,12 +123,11 @@ def look(
     def seen() -> Iterator[np.ndarray]:
         for number, view in views(pictures(), wanted, expects):
             arrived.append(number)
-            progress(len(arrived) / len(wanted))
             yield view
         if not arrived:
             raise MediaError(f"{scene.path} has no picture from {scene.start_seconds:.2f} s on.")
 
-    features = extract(seen(), module, expects)
+    features = extract(seen(), module, expects, on_batch=lambda done: progress(done / len(wanted)))
     # a damaged tail may hold fewer pictures than promised: the last one that arrived stands for the missing
     found = np.searchsorted(arrived, wanted, side="right") - 1
     return Seen(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), watch.levels)

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from unsilent.clip import Clip
 from unsilent.config import Config
-from unsilent.signal.mel import agree, stft
-
-_MOMENTUM = 0.9  # of the rounds; higher ones swing
+from unsilent.signal.agreement import Agreement
 
 
 class VocosConfig(Config):
@@ -73,30 +71,14 @@ class Vocos(nn.Module):
         return (self.config.n_blocks + 1) * (self.config.kernel // 2) + overlapping + self.config.rounds * (overlapping - 1)
 
     def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
-        """`frames * hop` samples; frame `t` is centred on sample `t * hop`. Rounds of agreement are for evaluation mode only.
-
-        Source:
-            The rounds are fast Griffin and Lim's (Perraudin, Balazs and Sondergaard 2013), but for a mel in the place of magnitudes.
-        """
+        """`frames * hop` samples; frame `t` is centred on sample `t * hop`. Rounds of agreement are for evaluation mode only."""
         x = self.norm_in(self.embed(mel01).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             x = block(x)
-        log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).transpose(1, 2).float().chunk(2, dim=1)
+        log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).float().chunk(2, dim=2)
         # exp is cut at e^7: the largest magnitude that a full-scale sound can have under this window is n_fft / 2
         spectrum = torch.polar(log_magnitude.clamp(max=7.0).exp(), phase)
         # The STFT of n samples has n / hop + 1 frames; the mel has one fewer, so the last is repeated for the very end.
-        spectrum, mel01 = (torch.cat([x, x[..., -1:]], dim=-1) for x in (spectrum, mel01.float()))
-        waveform = self._invert(spectrum, mel01)
-        before = None
-        for _ in range(0 if self.training else self.config.rounds):
-            agreed = stft(waveform, self.config.clip)
-            ahead = agreed if before is None else agreed + _MOMENTUM * (agreed - before)
-            waveform, before = self._invert(ahead, mel01), agreed
-        return waveform.clamp(-1, 1)
-
-    def _invert(self, spectrum: Tensor, mel01: Tensor) -> Float[Tensor, "batch samples"]:
-        """The sound of a spectrum whose magnitudes are brought to the mel."""
-        clip = self.config.clip
-        spectrum = spectrum * agree(spectrum.abs(), mel01, clip)
-        window = torch.hann_window(clip.n_fft, device=spectrum.device)
-        return torch.istft(spectrum, clip.n_fft, clip.hop, window=window, center=True, length=(spectrum.shape[-1] - 1) * clip.hop)
+        agreement = Agreement(torch.cat([mel01, mel01[..., -1:]], dim=2).float(), self.config.clip)
+        waveform = agreement.sound(torch.cat([spectrum, spectrum[:, -1:]], dim=1))
+        return agreement.settle(waveform, 0 if self.training else self.config.rounds).clamp(-1, 1)

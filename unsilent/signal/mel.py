@@ -16,8 +16,6 @@ from unsilent.errors import ParameterError
 
 FLOOR_DB = -80.0  # quieter bands are shown as 0
 RANGE_DB = 100.0  # from the floor to the ceiling of +20 dB
-SILENCE = 1e-5  # magnitude of a band that is shown as 0: 20 dB below the floor
-MOST_GAIN = 1e3  # that magnitudes are brought nearer to a mel by at once
 
 
 def mel_filters(clip: Clip) -> Float[Tensor, "mels bins"]:
@@ -129,24 +127,3 @@ def magnitude_from_mel01(mel01: Float[Tensor, "batch mels frames"], clip: Clip =
     bands = torch.where(mel01 > 0, bands, torch.zeros_like(bands))  # the floor means "this or quieter": take it as silence
     inverse = torch.linalg.pinv(mel_filters(clip).to(torch.float64)).to(bands)
     return (inverse @ bands).clamp(min=0)
-
-
-def agree(magnitude: Float[Tensor, "batch bins frames"], mel01: Float[Tensor, "batch mels frames"], clip: Clip = Clip()) -> Tensor:
-    """Gains `[batch, bins, frames]` that bring magnitudes nearer to a mel spectrogram; 1 where no band listens.
-
-    Each bin is multiplied by what the bands that hear it lack, in the shares in which they hear it. Differentiable.
-
-    Args:
-        magnitude: non-negative.
-        mel01: wanted, in [0, 1]; 0, which is the floor or quieter, is taken as silence.
-        clip: the time and frequency grid.
-
-    Source:
-        The multiplicative update of Lee and Seung, "Algorithms for non-negative matrix factorization" (2001), normalised by the filters.
-    """
-    filters = mel_filters(clip).to(magnitude)
-    heard = filters.sum(0)[:, None]
-    wanted = torch.where(mel01 > 0, 10 ** ((mel01 * RANGE_DB + FLOOR_DB) / 20), SILENCE)
-    lack = wanted / (filters @ magnitude).clamp(min=1e-8)
-    gains = (filters.T @ lack) / heard.clamp(min=1e-12)
-    return torch.where(heard > 0, gains, torch.ones_like(gains)).clamp(max=MOST_GAIN)
