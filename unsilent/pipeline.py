@@ -26,6 +26,7 @@ from unsilent.runtime import (
     SMALL_WEIGHTS,
     Device,
     Precision,
+    all_but_one_thread,
     choose_device,
     choose_precision,
     convolutions,
@@ -275,7 +276,7 @@ class Pipeline:
         picked = [self._picked(scene, window) for window in windows]
         watches = motion and parts.sampler.config.condition.motion
         watched = [scene.watched(window, self.clip) for window in windows] if watches else []
-        with self._autocast():
+        with self._autocast(), all_but_one_thread():
             return look(scene, picked, self.clip, parts.backbone, parts.backbone_row, progress, watched)
 
     def _picked(self, scene: Scene, window: Window) -> list[int]:

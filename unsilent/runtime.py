@@ -3,7 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -38,18 +38,28 @@ def stepping(sampler: Sampler, precision: Precision) -> Iterator[None]:
 
 
 @contextmanager
-def one_thread(applies: bool = True) -> Iterator[None]:
+def some_threads(n: int) -> Iterator[None]:
+    """Compute with `n` threads, or one if that is less."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, n))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread(applies: bool = True) -> AbstractContextManager[None]:
     """Compute with one thread, as sums over several are rounded otherwise: the bytes shall not depend on how work is spread.
 
     Args:
         applies: whether it does; if not, nothing changes.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if applies else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return some_threads(1) if applies else nullcontext()
+
+
+def all_but_one_thread() -> AbstractContextManager[None]:
+    """Leave a thread to whoever reads while others compute: more than there are processors would wait for one another."""
+    return some_threads(torch.get_num_threads() - 1)
 
 
 def choose_device(asked: Device) -> torch.device:

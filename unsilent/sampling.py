@@ -73,9 +73,10 @@ def next_code(
     check_choice(temperature, top_k, logits.shape[1])
     if temperature == 0:
         return logits.argmax(1)
-    highest = logits.topk(top_k, dim=1).values.double()
     # below the highest before the division, which would overflow at temperatures near zero
-    kept = torch.where(logits < highest[:, -1:], -torch.inf, (logits - highest[:, :1]) / temperature)
+    kept = (logits - logits.amax(1, keepdim=True).double()) / temperature
+    if top_k < logits.shape[1]:
+        kept = torch.where(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf, kept)
     cumulative = torch.softmax(kept, dim=1).cumsum(1)
     # scaled by the total, which rounding may leave a hair below one
     chosen = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)

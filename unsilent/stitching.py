@@ -12,6 +12,7 @@ from torch import Tensor
 from unsilent.models.codebook import Codebook
 
 OVERLAP_COLUMNS = 8  # code columns that neighbouring windows share and blend over
+WHOLE_CLIPS = 1.125  # what is hardly longer than a clip, such as a video of ten seconds, is decoded as one; two windows would take twice as long
 CHUNK_CONTEXTS = 40  # length of what is vocoded at once, in contexts, of which it needs one on each side: 5 % more work, little memory
 
 
@@ -19,12 +20,12 @@ CHUNK_CONTEXTS = 40  # length of what is vocoded at once, in contexts, of which 
 def decode_grid(codebook: Codebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
     """Decode codes of any length to a mel in [-1, 1] (unbounded around it).
 
-    Up to one clip is decoded whole. Longer grids are decoded a clip at a time: the decoder's normalisation and attention look at all
-    they are given, so a window is what it was trained on. Neighbours share 8 columns, over which one fades linearly into the next.
+    Up to an eighth more than one clip is decoded whole. Longer grids are decoded a clip at a time: the decoder's normalisation and attention
+    look at all they are given, so a window is what it was trained on. Neighbours share 8 columns, over which one fades linearly into the next.
     """
     clip = codebook.config.clip
     n_columns = grid.shape[1]
-    if n_columns <= clip.columns:
+    if n_columns <= WHOLE_CLIPS * clip.columns:
         return codebook.decode_codes(grid[None])[0]
     mel = torch.zeros(clip.mels, n_columns * clip.downsampling, device=grid.device)
     overlap = OVERLAP_COLUMNS * clip.downsampling

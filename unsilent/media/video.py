@@ -39,7 +39,8 @@ class Picture:
     def grey(self) -> UInt8[np.ndarray, "height width"]:
         """Its brightness in `GREY_SIZE`, as it is stored: not turned upright. Costs a small part of what `rgb` does."""
         height, width = GREY_SIZE
-        return self._to_grey.reformat(self._frame, width, height, "gray", interpolation="AREA").to_ndarray()
+        # more threads than one would wait for each other longer than they work
+        return self._to_grey.reformat(self._frame, width, height, "gray", interpolation="AREA", threads=1).to_ndarray()
 
 
 def stream_pictures(
