@@ -14,7 +14,8 @@ from unsilent.models.transformer import Block, Transformer
 MOST_ROWS = 64  # sequences; of more, products are no longer bound by reading weights, and torch's own are as good
 _ROWS = 16  # of a tile, the fewest that tensor cores multiply
 _OUTPUTS = 16  # of a tile: so few that all multiprocessors have some
-_SEEN = 128  # positions of a cache that are looked at together
+_SEEN = 256  # positions of a cache that are looked at together
+_STAGES = 3  # steps of a product whose loads are under way: with steps of 256 in the 99 kB of shared memory that small GPUs have
 
 
 def fits(transformer: Transformer, batch: int) -> bool:
@@ -33,11 +34,14 @@ class Steps:
     """
 
     def __init__(self, transformer: Transformer, batch: int) -> None:
-        config, device = transformer.config, transformer.ln_f.weight.device
-        self.blocks, self.width, self.heads = list(transformer.blocks), config.width, config.heads
-        self.projected, self.attended, self.hidden = (
-            torch.empty(batch, n * config.width, device=device, dtype=torch.float32) for n in (3, 1, 4)
-        )
+        config, weight = transformer.config, transformer.blocks[0].attn.proj.weight
+        self._blocks = [
+            (_Normed(block.ln1, block.attn.fused), block.attn.proj, _Normed(block.ln2, block.mlp[0]), block.mlp[2])
+            for block in transformer.blocks
+        ]
+        self._projected = weight.new_empty(batch, 3 * config.width, dtype=torch.float32)
+        # these are read by products only, which round them so
+        self._attended, self._hidden = (weight.new_empty(batch, n * config.width) for n in (1, 4))
 
     def __call__(self, x: Float[Tensor, "batch sequence width"], memory: Tensor, known: Int[Tensor, "1"]) -> None:
         """Change `x`, float32, whose sequence is one position, into what comes out of the last block.
@@ -47,55 +51,54 @@ class Steps:
             memory: of a `KeyValueCache`; keys and values are written where `known` says.
             known: positions before this one, on the device.
         """
-        for layer, block in enumerate(self.blocks):
-            self._block(x, block, memory[layer], known)
-
-    def _block(self, x: Tensor, block: Block, memory: Tensor, known: Tensor) -> None:
-        _normed(x, block.ln1, block.attn.fused, self.projected, False)
-        batch, heads, capacity, size = memory.shape[1:]
-        _attend[(batch, heads)](
-            self.projected, memory, self.attended, known, size**-0.5, capacity, batch * heads * capacity * size, heads, size, _SEEN
-        )
-        _added(self.attended, block.attn.proj, x)
-        _normed(x, block.ln2, block.mlp[0], self.hidden, True)
-        _added(self.hidden, block.mlp[2], x)
+        for layer, (to_attention, proj, to_hidden, down) in zip(memory, self._blocks, strict=True):
+            _, batch, heads, capacity, size = layer.shape
+            to_attention(x, self._projected, False)
+            _attend[(batch, heads)](
+                self._projected, layer, self._attended, known, size**-0.5, capacity, batch * heads * capacity * size, heads, size, _SEEN,
+                num_warps=8,
+            )  # fmt: skip
+            _added(self._attended, proj, x)
+            to_hidden(x, self._hidden, True)
+            _added(self._hidden, down, x)
 
 
-def _normed(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, out: Tensor, is_hidden: bool) -> None:
-    outputs, inputs = linear.weight.shape
-    _normed_product[(triton.cdiv(outputs, _OUTPUTS), triton.cdiv(len(out), _ROWS))](
-        x,
-        norm.weight,
-        norm.bias,
-        linear.weight,
-        linear.bias,
-        out,
-        len(out),
-        inputs,
-        outputs,
-        norm.eps,
-        _ROWS,
-        _OUTPUTS,
-        _step(inputs),
-        is_hidden,
-    )
+class _Normed:
+    """A layer norm and the linear layer behind it, as one pass over the inputs.
+
+    With mean m and scale s of a row x, gains g and shifts h: W (s (x - m) g + h) + b = s (W (x g) - m W g) + W h + b, of which all but the
+    row's own is computed once.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, linear: nn.Linear) -> None:
+        self._eps, self._weight = norm.eps, linear.weight
+        weight, self._gain = linear.weight.float(), norm.weight.float()
+        self._pull = weight @ self._gain
+        self._offset = weight @ norm.bias.float() + linear.bias.float()
+
+    def __call__(self, x: Tensor, out: Tensor, is_hidden: bool) -> None:
+        outputs, inputs = self._weight.shape
+        _normed_product[(triton.cdiv(outputs, _OUTPUTS), triton.cdiv(len(out), _ROWS))](
+            x, self._gain, self._weight, self._pull, self._offset, out, len(out), inputs, outputs, self._eps, _ROWS, _OUTPUTS, _step(inputs),
+            is_hidden, num_stages=_STAGES,
+        )  # fmt: skip
 
 
 def _added(x: Tensor, linear: nn.Linear, out: Tensor) -> None:
     outputs, inputs = linear.weight.shape
     _added_product[(triton.cdiv(outputs, _OUTPUTS), triton.cdiv(len(out), _ROWS))](
-        x, linear.weight, linear.bias, out, len(out), inputs, outputs, _ROWS, _OUTPUTS, _step(inputs)
+        x, linear.weight, linear.bias, out, len(out), inputs, outputs, _ROWS, _OUTPUTS, _step(inputs), num_stages=_STAGES
     )
 
 
 def _step(inputs: int) -> int:
     """How many inputs are multiplied at once."""
-    return 128 if inputs % 128 == 0 else 64
+    return next(step for step in (256, 128, 64) if inputs % step == 0)
 
 
 @triton.jit
 def _normed_product(
-    x, gain, shift, weight, bias, out, n_rows, INPUTS: tl.constexpr, n_outputs, eps, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
+    x, gain, weight, pull, offset, out, n_rows, INPUTS: tl.constexpr, n_outputs, eps, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
     STEP: tl.constexpr, HIDDEN: tl.constexpr,
 ):  # fmt: skip
     """Layer norm, product, and the exact GELU where what comes out is hidden."""
@@ -103,25 +106,23 @@ def _normed_product(
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     part = tl.arange(0, STEP)
     is_row, is_output = (row < n_rows)[:, None], output < n_outputs
-    total = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, INPUTS, STEP):
-        total += tl.sum(tl.load(x + row[:, None] * INPUTS + first + part[None, :], mask=is_row, other=0.0), 1)
-    mean = total / INPUTS
-    squares = tl.zeros((ROWS,), tl.float32)
-    for first in range(0, INPUTS, STEP):
-        away = tl.load(x + row[:, None] * INPUTS + first + part[None, :], mask=is_row, other=0.0) - mean[:, None]
-        squares += tl.sum(away * away, 1)
-    scale = 1 / tl.sqrt(squares / INPUTS + eps)
+    totals, squares = tl.zeros((ROWS, STEP), tl.float32), tl.zeros((ROWS, STEP), tl.float32)
     sums = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for first in range(0, INPUTS, STEP):
-        away = tl.load(x + row[:, None] * INPUTS + first + part[None, :], mask=is_row, other=0.0) - mean[:, None]
-        normed = away * scale[:, None] * tl.load(gain + first + part).to(tl.float32) + tl.load(shift + first + part).to(tl.float32)
+        value = tl.load(x + row[:, None] * INPUTS + first + part[None, :], mask=is_row, other=0.0)
+        totals += value
+        squares += value * value
+        scaled = value * tl.load(gain + first + part)[None, :]
         columns = tl.load(weight + output[None, :] * INPUTS + first + part[:, None], mask=is_output[None, :], other=0.0)
-        sums = tl.dot(normed.to(columns.dtype), columns, sums, input_precision="ieee")
-    sums += tl.load(bias + output, mask=is_output, other=0.0).to(tl.float32)[None, :]
+        sums = tl.dot(scaled.to(columns.dtype), columns, sums, input_precision="ieee")
+    mean = tl.sum(totals, 1) / INPUTS
+    scale = 1 / tl.sqrt(tl.maximum(tl.sum(squares, 1) / INPUTS - mean * mean, 0.0) + eps)
+    sums -= mean[:, None] * tl.load(pull + output, mask=is_output, other=0.0)[None, :]
+    sums = sums * scale[:, None] + tl.load(offset + output, mask=is_output, other=0.0)[None, :]
     if HIDDEN:
         sums = 0.5 * sums * (1 + tl.erf(sums * 0.7071067811865476))
-    tl.store(out + row[:, None] * n_outputs + output[None, :], sums, mask=is_row & is_output[None, :])
+    place = out + row[:, None] * n_outputs + output[None, :]
+    tl.store(place, sums.to(out.dtype.element_ty), mask=is_row & is_output[None, :])
 
 
 @triton.jit
@@ -170,4 +171,4 @@ def _attend(
         seen = tl.load(values + place, mask=is_known[:, None], other=0.0).to(tl.float32)
         sums = sums * kept + tl.sum(share[:, None] * seen, 0)
         total, highest = total * kept + tl.sum(share, 0), higher
-    tl.store(out + sequence * HEADS * SIZE + head * SIZE + number, sums / total)
+    tl.store(out + sequence * HEADS * SIZE + head * SIZE + number, (sums / total).to(out.dtype.element_ty))
