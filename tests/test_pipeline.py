@@ -88,10 +88,10 @@ def test_videos_do_not_influence_each_other(pipeline, video, make_clip):
     assert np.array_equal(before, pipeline.generate(video).codes)
 
 
-def test_one_thread_or_two_give_the_same_codes(pipeline, video):
+def test_one_thread_or_several_give_the_same_codes(pipeline, video):
     n_threads, made = torch.get_num_threads(), []
     try:
-        for count in (1, 2):
+        for count in (1, 3):  # of which one reads, so that two look
             torch.set_num_threads(count)
             made.append(pipeline.generate(video))
     finally:

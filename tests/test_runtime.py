@@ -14,7 +14,7 @@ from unsilent.errors import ParameterError
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
-from unsilent.runtime import choose_precision, hasten, is_packed, lighten, stepping
+from unsilent.runtime import all_but_one_thread, choose_precision, hasten, is_packed, lighten, stepping
 from unsilent.sampling import sample_codes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -87,6 +87,13 @@ class TestThreads:
         with pytest.raises(RuntimeError, match="stop"), stepping(sampler, "float32"):
             raise RuntimeError("stop")
         assert torch.get_num_threads() == 2
+
+    def test_who_reads_beside_is_left_one(self):
+        for before, expected in ((1, 1), (2, 1), (4, 3)):
+            torch.set_num_threads(before)
+            with all_but_one_thread():
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == before
 
     @in_c
     def test_lower_precision_is_left_to_torch_where_nothing_is_packed(self, sampler):

@@ -185,14 +185,14 @@ def extract(
 
 def _ahead(items: Iterator[Tensor], n: int) -> Iterator[Tensor]:
     """The items, made in a thread of their own, at most `n` of them before they are asked for."""
-    with ThreadPoolExecutor(1, "look") as thread:
+    thread = ThreadPoolExecutor(1, "read")
+    try:
         waiting = deque(thread.submit(next, items, None) for _ in range(n))
-        try:
-            while (item := waiting.popleft().result()) is not None:
-                waiting.append(thread.submit(next, items, None))
-                yield item
-        finally:
-            thread.shutdown(cancel_futures=True)
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, items, None))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def pick(features: Float[Tensor, "video_frames dim"], n_wanted: int) -> Float[Tensor, "features dim"]:

@@ -9,13 +9,13 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unsilent.models.transformer import Block, Transformer
+from unsilent.models.transformer import Transformer
 
 MOST_ROWS = 64  # sequences; of more, products are no longer bound by reading weights, and torch's own are as good
 _ROWS = 16  # of a tile, the fewest that tensor cores multiply
 _OUTPUTS = 16  # of a tile: so few that all multiprocessors have some
 _SEEN = 256  # positions of a cache that are looked at together
-_STAGES = 3  # steps of a product whose loads are under way: with steps of 256 in the 99 kB of shared memory that small GPUs have
+_STAGES = 3  # of a product's steps, two of which are loaded ahead: with steps of 256 in the 99 kB of shared memory that small GPUs have
 
 
 def fits(transformer: Transformer, batch: int) -> bool:
@@ -55,8 +55,8 @@ class Steps:
             _, batch, heads, capacity, size = layer.shape
             to_attention(x, self._projected, False)
             _attend[(batch, heads)](
-                self._projected, layer, self._attended, known, size**-0.5, capacity, batch * heads * capacity * size, heads, size, _SEEN,
-                num_warps=8,
+                self._projected, layer, self._attended, known, size**-0.5, capacity, batch * heads * capacity * size, heads, size,
+                _SEEN, num_warps=8,
             )  # fmt: skip
             _added(self._attended, proj, x)
             to_hidden(x, self._hidden, True)
@@ -67,20 +67,21 @@ class _Normed:
     """A layer norm and the linear layer behind it, as one pass over the inputs.
 
     With mean m and scale s of a row x, gains g and shifts h: W (s (x - m) g + h) + b = s (W (x g) - m W g) + W h + b, of which all but the
-    row's own is computed once.
+    row's own is computed once. Rounding grows with the mean of a row over its spread; in a residual stream that is a tenth or so.
     """
 
     def __init__(self, norm: nn.LayerNorm, linear: nn.Linear) -> None:
         self._eps, self._weight = norm.eps, linear.weight
-        weight, self._gain = linear.weight.float(), norm.weight.float()
-        self._pull = weight @ self._gain
-        self._offset = weight @ norm.bias.float() + linear.bias.float()
+        with torch.no_grad(), torch.autocast(linear.weight.device.type, enabled=False):  # which would round what is computed once
+            weight, self._gain = linear.weight.float(), norm.weight.float()
+            self._pull = weight @ self._gain
+            self._offset = weight @ norm.bias.float() + linear.bias.float()
 
     def __call__(self, x: Tensor, out: Tensor, is_hidden: bool) -> None:
         outputs, inputs = self._weight.shape
         _normed_product[(triton.cdiv(outputs, _OUTPUTS), triton.cdiv(len(out), _ROWS))](
-            x, self._gain, self._weight, self._pull, self._offset, out, len(out), inputs, outputs, self._eps, _ROWS, _OUTPUTS, _step(inputs),
-            is_hidden, num_stages=_STAGES,
+            x, self._gain, self._weight, self._pull, self._offset, out, len(out), inputs, outputs, self._eps, _ROWS, _OUTPUTS,
+            _step(inputs), is_hidden, num_stages=_STAGES,
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Long sounds from networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
 
-The networks' memory stays that of one window, whatever the length. Not here: choosing the codes (`sampling`).
+The networks' memory stays that of one window, or an eighth more, whatever the length. Not here: choosing the codes (`sampling`).
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from torch import Tensor
 from unsilent.models.codebook import Codebook
 
 OVERLAP_COLUMNS = 8  # code columns that neighbouring windows share and blend over
-WHOLE_CLIPS = 1.125  # what is hardly longer than a clip, such as a video of ten seconds, is decoded as one; two windows would take twice as long
+# What is hardly longer than a clip, such as a video of ten seconds, is decoded as one; two windows would take twice as long.
+WHOLE_CLIPS = 1.125
 CHUNK_CONTEXTS = 40  # length of what is vocoded at once, in contexts, of which it needs one on each side: 5 % more work, little memory
 
 
@@ -20,8 +21,9 @@ CHUNK_CONTEXTS = 40  # length of what is vocoded at once, in contexts, of which 
 def decode_grid(codebook: Codebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
     """Decode codes of any length to a mel in [-1, 1] (unbounded around it).
 
-    Up to an eighth more than one clip is decoded whole. Longer grids are decoded a clip at a time: the decoder's normalisation and attention
-    look at all they are given, so a window is what it was trained on. Neighbours share 8 columns, over which one fades linearly into the next.
+    Up to an eighth more than one clip is decoded whole. Longer grids are decoded a clip at a time: the decoder's normalisation and
+    attention look at all they are given, so a window is what it was trained on. Neighbours share 8 columns, over which one fades linearly
+    into the next.
     """
     clip = codebook.config.clip
     n_columns = grid.shape[1]

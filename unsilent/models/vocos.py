@@ -8,11 +8,12 @@ what the inversion mixes up between frames is set right in some rounds afterward
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unsilent.clip import Clip
 from unsilent.config import Config
+from unsilent.errors import ParameterError
 from unsilent.signal.agreement import Agreement
 
 
@@ -25,6 +26,14 @@ class VocosConfig(Config):
     n_blocks: int = Field(default=8, gt=0)
     kernel: int = Field(default=7, gt=0)  # frames seen by one block; odd
     rounds: int = Field(default=20, ge=0)  # of agreement between sound and mel, after training; each costs two transforms
+
+    @model_validator(mode="after")
+    def _can_invert(self) -> "VocosConfig":
+        if 2 * self.clip.hop > self.clip.n_fft:
+            raise ParameterError(
+                f"a hop of {self.clip.hop} is more than half of an FFT of {self.clip.n_fft}: no sound is left between windows."
+            )
+        return self
 
 
 class ConvNeXtBlock(nn.Module):

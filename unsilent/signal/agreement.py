@@ -23,8 +23,8 @@ class Agreement:
     """What a mel asks of a spectrum and of its sound. Differentiable.
 
     Args:
-        mel01: wanted, in [0, 1]; 0, which is the floor or quieter, is taken as silence. Frame `t` is centred on sample `t * clip.hop`, and the
-            last one on the very end.
+        mel01: wanted, in [0, 1]; 0, which is the floor or quieter, is taken as silence. Frame `t` is centred on sample `t * clip.hop`, and
+            the last one on the very end.
         clip: the time and frequency grid.
     """
 
@@ -32,12 +32,11 @@ class Agreement:
         self._clip = clip
         wanted = torch.where(mel01 > 0, 10 ** ((mel01 * RANGE_DB + FLOOR_DB) / 20), _SILENCE)
         self._wanted = wanted.transpose(1, 2).contiguous()
-        filters = mel_filters(clip).to(wanted)
-        hearing = filters.sum(0)
-        heard = torch.nonzero(hearing)
+        filters = mel_filters(clip)
+        heard = torch.nonzero(filters.sum(0))
         self._first, self._stop = int(heard.min()), int(heard.max()) + 1  # bins that some band hears
-        self._filters = filters[:, self._first : self._stop]
-        self._shares = self._filters / hearing[self._first : self._stop]
+        self._filters = filters[:, self._first : self._stop].to(wanted)
+        self._shares = self._filters / self._filters.sum(0)
         self._window = torch.hann_window(clip.n_fft, device=mel01.device)
 
     def sound(self, spectrum: Complex[Tensor, "batch frames bins"]) -> Float[Tensor, "batch samples"]:
@@ -46,7 +45,8 @@ class Agreement:
         Each bin is multiplied by what the bands that hear it lack, in the shares in which they hear it; by 1 where none does.
 
         Source:
-            The multiplicative update of Lee and Seung, "Algorithms for non-negative matrix factorization" (2001), normalised by the filters.
+            The multiplicative update of Lee and Seung, "Algorithms for non-negative matrix factorization" (2001), normalised by the
+            filters.
         """
         heard = torch.view_as_real(spectrum[..., self._first : self._stop])
         # by hand, since torch's own takes several times as long
@@ -61,8 +61,8 @@ class Agreement:
         """The sound after some rounds, in each of which it is taken apart and put together again as the mel wants it.
 
         Source:
-            Fast Griffin and Lim (Perraudin, Balazs and Sondergaard 2013), but for a mel in the place of magnitudes, and with its momentum on
-            the sound instead of the spectrum, which is the same, as one is linear in the other, and a quarter of the numbers.
+            Fast Griffin and Lim (Perraudin, Balazs and Sondergaard 2013), but for a mel in the place of magnitudes, and with its momentum
+            on the sound instead of the spectrum, which is the same, as one is linear in the other, and a quarter of the numbers.
         """
         before = waveform
         for _ in range(rounds):
