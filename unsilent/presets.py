@@ -127,7 +127,7 @@ EVERYDAY = Preset(
     fid=None,
     mkl=None,
     source="runs/everyday",
-    guidance=2.0,  # these by measuring, see LOG.md
+    guidance=3.0,  # these by measuring, see LOG.md
     temperature=0.8,
 )
 

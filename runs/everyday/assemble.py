@@ -11,7 +11,7 @@ import torch
 from unsilent.checkpoints.bundle import save_bundle
 from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
 
-SUMMARY = "Small default model, version 2. See MODEL_CARD.md beside this file."
+SUMMARY = "Small default model, version 3. See MODEL_CARD.md beside this file."
 LAST_STAGES = {"codebook": "codebook-gan", "sampler": "sampler", "vocoder": "vocoder-gan"}  # folder of the training that a part is from
 LICENCES = {
     "sounds": ["ESC-10 (CC BY 3.0)", "Animal-Sound-Dataset (none stated)", "baby_cry_detection (none stated)", "jt-uiowa foley (MIT)"],
