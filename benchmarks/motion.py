@@ -1,0 +1,100 @@
+"""Does a model begin its sounds when it is told that something moves? Onsets of sounds made to motion that is made up.
+
+    python benchmarks/motion.py SHARDS [--model everyday] [--clips 60] [--seed 0]
+
+SHARDS is a folder of `unsilent data extract` with codes, features and motion; its held-out pictures are looked at. Each clip is told of up
+to six moments, half a second apart or more, at which much moves, with a little noise. Prints F1 (in brackets 95 % over clips), precision
+and recall within 0.1 s of the onsets of what is made: told of that motion, told of none, and both moved on in a circle at random, which is
+chance.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import unsilent
+from unsilent.clip import Clip
+from unsilent.data.pairs import PairedCodes
+from unsilent.features import told_rows
+from unsilent.metrics import OnsetScore, onset_f1
+from unsilent.metrics.resampling import interval_of_mean
+from unsilent.models.code_order import to_grid
+from unsilent.motion import normalise
+from unsilent.runtime import stepping
+from unsilent.sampling import sample_codes
+from unsilent.signal.mel import to_mel01
+from unsilent.signal.onsets import find_onsets
+from unsilent.stitching import decode_grid
+
+MOMENTS, LEAST_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
+WIDTH_SECONDS = 0.04  # of the rise of motion at a moment
+LIVELY, NOISE = 2.0, 0.05  # logarithms of brightness, as of `motion.Watch`
+SHIFTS = 20  # of each sound, for chance
+
+
+def main() -> None:
+    """Make, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--model", default="everyday")
+    parser.add_argument("--clips", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    pipeline = unsilent.load(options.model, device="cpu")
+    clip, told = pipeline.clip, pipeline.parts.sampler.config.condition
+    pairs = PairedCodes(options.shards, "valid", clip, real_share=0.0, cut_share=0.0, motion=True)
+    rows = told_rows(told, clip.columns * pairs.rows_per_column, clip.columns)
+    scores: dict[str, list[OnsetScore]] = {}
+    for number in range(options.clips):
+        rng = np.random.default_rng([options.seed, number])
+        features = pairs.batch([rng]).features[:, rows]
+        moments = draw_moments(clip, rng)
+        for way, motion in (("told of motion", motion_at(moments, clip, rng)), ("told of none", None)):
+            found = made_onsets(pipeline, features, motion, number)
+            moved = [(found + rng.uniform(0, clip.seconds)) % clip.seconds for _ in range(SHIFTS)]
+            scores.setdefault(way, []).append(onset_f1(found, moments))
+            scores.setdefault(f"{way}, moved on", []).append(sum((onset_f1(one, moments) for one in moved), OnsetScore(0, 0, 0)))
+    print(f"{options.model}, {options.clips} clips")
+    for way, ones in scores.items():
+        whole = sum(ones, OnsetScore(0, 0, 0))
+        doubled_hits, all_onsets = np.array([(2 * one.hits, one.found + one.true) for one in ones]).T
+        low, high = interval_of_mean(doubled_hits, all_onsets, options.seed)
+        print(f"  {way:<26} F1 {whole.f1:6.1%} ({low:.1%} to {high:.1%}), precision {whole.precision:.1%}, recall {whole.recall:.1%}")
+
+
+def draw_moments(clip: Clip, rng: np.random.Generator) -> np.ndarray:
+    """Seconds, some of up to `MOMENTS` being left out where they are too close."""
+    seconds = np.sort(rng.uniform(EDGE_SECONDS, clip.seconds - EDGE_SECONDS, MOMENTS))
+    return seconds[np.diff(seconds, prepend=-np.inf) >= LEAST_SECONDS_APART]
+
+
+def motion_at(moments: np.ndarray, clip: Clip, rng: np.random.Generator) -> torch.Tensor:
+    """What a sampler is told where much moves at these moments, `[1, columns, numbers]`."""
+    seconds = np.arange(clip.n_features) / clip.feature_fps
+    bumps = np.exp(-0.5 * ((seconds[:, None] - moments) / WIDTH_SECONDS) ** 2).max(1)
+    levels = np.stack([0.7 * LIVELY * bumps, LIVELY * bumps], axis=1) + np.abs(rng.normal(0, NOISE, (len(seconds), 2)))
+    return torch.from_numpy(normalise(levels).astype(np.float32)).reshape(1, clip.columns, -1)
+
+
+@torch.inference_mode()
+def made_onsets(pipeline: unsilent.Pipeline, features: torch.Tensor, motion: torch.Tensor | None, seed: int) -> np.ndarray:
+    """Seconds at which what is made begins anew."""
+    parts, clip = pipeline.parts, pipeline.clip
+    with stepping(parts.sampler, pipeline.precision):
+        codes = sample_codes(
+            parts.sampler,
+            lambda window: parts.sampler.condition(features=features, motion=motion),
+            clip.columns,
+            seed=seed,
+            temperature=parts.temperature,
+            top_k=parts.top_k,
+            guidance=parts.guidance,
+        )
+    mel = decode_grid(parts.codebook, to_grid(codes, clip.rows)[0]).float()
+    return np.asarray(find_onsets(to_mel01(mel), clip))
+
+
+if __name__ == "__main__":
+    main()
