@@ -46,7 +46,8 @@ CLASSIFIER = {"crop_frames": 32, "valid_every": 3}
 RUNS = {
     "codebook": (CodebookRun, CODEBOOK),
     "averaged": (CodebookRun, CODEBOOK | {"codes": "average", "initialise": "k-means"}),
-    "vocoder": (VocoderRun, {"learning_rate": 0.02, "crop_frames": 16, **JUDGED}),
+    # twice this rate is where descent turns chaotic: rounding grows two hundred times as large within four steps
+    "vocoder": (VocoderRun, {"learning_rate": 0.01, "crop_frames": 16, **JUDGED}),
     "sampler": (SamplerRun, {"real_share": 0.0, "cut_share": 0.0, "condition_dropout": 0.3}),
     "vggishish": (ClassifierRun, {"network": "vggishish", "width": 4, "grid": (1, 1), "hidden": 16, **CLASSIFIER}),
     "melception": (ClassifierRun, {"network": "melception", "dropout": 0.0, **CLASSIFIER}),

@@ -35,8 +35,9 @@ class Agreement:
         filters = mel_filters(clip)
         heard = torch.nonzero(filters.sum(0))
         self._first, self._stop = int(heard.min()), int(heard.max()) + 1  # bins that some band hears
-        self._filters = filters[:, self._first : self._stop].to(wanted)
-        self._shares = self._filters / self._filters.sum(0)
+        heard_by = filters[:, self._first : self._stop].to(wanted)
+        # for each sound by itself: one product of all would round a sound otherwise beside others
+        self._filters, self._shares = (matrix.expand(len(wanted), -1, -1) for matrix in (heard_by.T, heard_by / heard_by.sum(0)))
         self._window = torch.hann_window(clip.n_fft, device=mel01.device)
 
     def sound(self, spectrum: Complex[Tensor, "batch frames bins"]) -> Float[Tensor, "batch samples"]:
@@ -51,7 +52,7 @@ class Agreement:
         heard = torch.view_as_real(spectrum[..., self._first : self._stop])
         # by hand, since torch's own takes several times as long
         magnitude = heard[..., 0].square().addcmul(heard[..., 1], heard[..., 1]).clamp(min=_LEAST**2).sqrt()
-        lack = self._wanted / (magnitude @ self._filters.T).clamp(min=_LEAST)
+        lack = self._wanted / (magnitude @ self._filters).clamp(min=_LEAST)
         gains = (lack @ self._shares).clamp(max=_MOST_GAIN)
         gains = F.pad(gains, (self._first, spectrum.shape[-1] - self._stop), value=1.0)
         frames = torch.fft.irfft(spectrum * gains, n=self._clip.n_fft) * self._window

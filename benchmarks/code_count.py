@@ -1,0 +1,89 @@
+"""What more or fewer codes would cost or give: latents of a trained codebook, quantised again to k-means centres.
+
+    python benchmarks/code_count.py SHARDS [--model everyday] [--classifier FOLDER] [--sounds 300] [--seed 0]
+
+SHARDS is a folder of `unsilent data extract` with waveforms. Centres are found on latents of training sounds; the table is of held-out
+ones: mean absolute difference of mels in dB, bits that the codes of a position carry (of their frequencies alone, so what a sampler has to
+choose), and, with a classifier, how often it finds the right label. Encoder and decoder stay as they were trained, with as many codes as
+the row `as trained` has, so other counts are judged a little too hard.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import unsilent
+from unsilent.data.shards import Shard
+from unsilent.metrics.judge import Judge, load_judge
+from unsilent.models.codebook import Codebook
+from unsilent.models.quantizer import closest, k_means
+from unsilent.signal.mel import RANGE_DB, from_mel01, log_mel01, to_mel01
+
+COUNTS = (64, 128, 256, 512, 1024, 2048)
+ROUNDS, MOST_VECTORS = 20, 40_000  # of k-means
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Encode, quantise, decode, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--model", default="everyday")
+    parser.add_argument("--classifier")
+    parser.add_argument("--sounds", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    codebook = unsilent.load(options.model, device="cpu", precision="float32").parts.codebook
+    judge = load_judge(options.classifier, "cpu") if options.classifier else None
+    rng = np.random.default_rng(options.seed)
+    known = torch.cat([as_rows(codebook.latents(mel)) for _, mel in mels(options, codebook, "train", rng)])
+    vectors = known[torch.from_numpy(rng.permutation(len(known))[:MOST_VECTORS])]
+    held_out = list(mels(options, codebook, "valid", rng))
+    print(f"{options.model}: {len(held_out)} held-out sounds, centres of {len(vectors)} latents")
+    print(f"{'codes':>12} {'mel L1 (dB)':>12} {'bits a code':>12} {'top-1 %':>8}")
+    report("as trained", codebook, codebook.quantize.embedding.weight, held_out, judge)
+    for count in COUNTS:
+        report(str(count), codebook, k_means(vectors, vectors[:count].clone(), ROUNDS), held_out, judge)
+    report("none", codebook, None, held_out, judge)
+
+
+def mels(options: argparse.Namespace, codebook: Codebook, split: str, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
+    """Label and mel in [-1, 1] of sounds of a split, up to one clip of each, `[1, mels, frames]`."""
+    clip, shard = codebook.config.clip, Shard(options.shards, "waveforms")
+    of_split = [i for i, entry in enumerate(shard.entries) if entry.about["split"] == split and entry.about["label"]]
+    for i in rng.permutation(of_split)[: options.sounds]:
+        waveform = torch.from_numpy(np.array(shard[i][: clip.n_samples])).float() / 32768
+        if whole := len(waveform) // clip.column_samples * clip.column_samples:
+            yield shard.entries[i].about["label"], from_mel01(log_mel01(waveform[None, :whole], clip))
+
+
+def as_rows(latents: Tensor) -> Tensor:
+    """`[batch, dim, rows, columns]` to `[n, dim]`."""
+    return latents.movedim(1, -1).flatten(0, -2)
+
+
+def report(name: str, codebook: Codebook, centres: Tensor | None, held_out: list[tuple[str, Tensor]], judge: Judge | None) -> None:
+    """One line of the table."""
+    errors, right, used = [], [], []
+    for label, mel in held_out:
+        latents = codebook.latents(mel)
+        if centres is not None:
+            numbers = closest(as_rows(latents), centres)
+            used.append(numbers)
+            latents = centres[numbers].reshape(latents.movedim(1, -1).shape).movedim(-1, 1)
+        made = codebook.decode(latents)
+        errors.append((made - mel).abs().mean().item() / 2 * RANGE_DB)
+        if judge is not None:
+            shown = (torch.arange(judge.frames) + max(0, made.shape[2] - judge.frames) // 2) % made.shape[2]  # as `Judge.read` does
+            right.append(judge.classes[judge.hear(to_mel01(made)[0][:, shown])[1].argmax()] == label)
+    shares = torch.cat(used).bincount().float() if used else torch.ones(1)
+    bits = torch.special.entr(shares / shares.sum()).sum().item() / np.log(2)
+    print(f"{name:>12} {np.mean(errors):12.2f} {bits:12.2f} {100 * np.mean(right) if right else np.nan:8.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
