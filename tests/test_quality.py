@@ -45,7 +45,8 @@ def others(exact):
 def test_lower_precision_sounds_like_the_higher(exact, others, precision):
     """Of the same randomness: one by one nearer than other random sounds are, and as a whole no more than twice as far apart.
 
-    With version 2 of the model, FID of float32 with other randomness is 0.9 to 1.0; of int8 0.6 to 0.8, with the same 1.6; of matrices of four bits 3.2, of three 19.
+    FID of version 2 of the model in float32 with other randomness is 0.9 to 1.0; in int8 0.6 to 0.8, with the same 1.6; of matrices of four
+    bits 3.2, of three 19.
     """
     features, logits = hear(precision, 0)
     assert fid(exact[0], features) < 2 * others[0]
