@@ -1,12 +1,20 @@
-"""A step whose shapes never change is the step; recorded on a GPU it is the same again."""
+"""A turn of sampling whose shapes never change is that turn; recorded on a GPU it is the same again."""
 
 import pytest
 import torch
 
-from unsilent.graphs import GraphedTransformer
-from unsilent.models.transformer import KeyValueCache, Transformer, TransformerConfig
+from unsilent.clip import Clip
+from unsilent.graphs import Recorder
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.sampling import NextCode, sample_codes
 
-CONFIG = TransformerConfig(layers=2, heads=4, width=64)
+CLIP = Clip(frames=64)  # four columns
+CONDITIONS = {
+    "features": ConditionConfig(kind="features", n_features=3, feature_dim=6),
+    "columns": ConditionConfig(kind="columns", n_features=3, feature_dim=6),
+}
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
@@ -16,39 +24,94 @@ def is_fused(request):
     return request.param
 
 
+@pytest.fixture(params=CONDITIONS)
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(params=DEVICES)
-def transformer(request, is_fused):
+def sampler(request, is_fused, kind):
+    transformer = TransformerConfig(layers=2, heads=4, width=64)
+    return made_up(SamplerConfig(clip=CLIP, codes=32, transformer=transformer, condition=CONDITIONS[kind]), is_fused, request.param)
+
+
+def made_up(config, is_fused, device):
     torch.manual_seed(0)
-    transformer = Transformer(CONFIG).eval().requires_grad_(False)
-    for parameter in transformer.parameters():
+    sampler = Sampler(config).eval().requires_grad_(False)
+    for parameter in sampler.parameters():
         parameter += 0.1 * torch.randn_like(parameter)
-    for block in transformer.blocks if is_fused else ():
+    for block in sampler.transformer.blocks if is_fused else ():
         block.attn.fuse()
-    return transformer.to(request.param)
+    return sampler.to(device)
 
 
-def read(module, x, first):
-    cache = KeyValueCache(CONFIG, len(x), x.shape[1], x)
-    pieces = [first, *[1] * (x.shape[1] - first)]
-    return torch.cat([module(piece, cache).clone() for piece in x.split(pieces, dim=1)], dim=1)
+def told(sampler, batch=1):
+    features = torch.randn(batch, 3, 6, generator=torch.Generator().manual_seed(batch))
+    return sampler.condition(features.to(sampler.pos_emb))
 
 
-@torch.inference_mode()
-def test_windows_one_after_another_and_side_by_side(transformer):
-    """A second window must not see the first one's keys, nor may two sequences share the place of one."""
-    graphed = GraphedTransformer(transformer)
-    for batch, first in ((1, 1), (1, 7), (3, 2), (1, 4)):
-        x = torch.randn(batch, 12, CONFIG.width, generator=torch.Generator().manual_seed(batch + first)).to(next(transformer.parameters()))
-        torch.testing.assert_close(read(graphed, x, first), transformer(x), atol=1e-5, rtol=1e-4)
+def as_told(logits, codes):
+    """Chooses the codes that it is given in the place of random numbers."""
+    return codes.long()
 
 
-@torch.inference_mode()
-def test_a_cache_in_lower_precision_is_kept_in_it(transformer, is_fused):
-    x = torch.randn(2, 8, CONFIG.width, generator=torch.Generator().manual_seed(1)).to(next(transformer.parameters()))
-    with torch.autocast(x.device.type, torch.bfloat16):
-        cache = KeyValueCache(CONFIG, 2, 8, x.bfloat16())
-        graphed = GraphedTransformer(transformer)
-        found = torch.cat([graphed(piece, cache).clone() for piece in x.split(1, dim=1)], dim=1)
-    assert cache.memory.dtype == torch.bfloat16
-    assert (graphed._recorded[cache.memory.shape].kernels is not None) == (x.is_cuda and is_fused)
-    torch.testing.assert_close(found, transformer(x), atol=0.05, rtol=0.05)
+def scores(sampler, codes, condition, known):
+    """Of every code but the first `known`, one turn after another."""
+    logits, reading = sampler.start(codes[:, :known], condition)
+    found = [logits.clone()]
+    for code in codes.double().unbind(1)[known:-1]:
+        read, logits = sampler.advance(as_told, logits, code, reading)
+        assert torch.equal(read, code.long())
+        found.append(logits.clone())
+    return torch.stack(found, dim=1)
+
+
+def test_windows_one_after_another_and_side_by_side(sampler):
+    """A second window must not see the first one's keys or places, nor may two sequences share the place of one."""
+    sampler.turn = Recorder(sampler)
+    for batch, known in ((1, 0), (1, 7), (3, 2), (1, 4)):
+        codes = torch.randint(32, (batch, CLIP.n_codes), generator=torch.Generator().manual_seed(batch + known)).to(sampler.pos_emb.device)
+        condition = told(sampler, batch)
+        expected = sampler.logits(codes, condition)[:, known:]
+        torch.testing.assert_close(scores(sampler, codes, condition, known), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_half_weights_and_their_cache_stay_so(sampler, is_fused):
+    codes = torch.randint(32, (2, CLIP.n_codes), generator=torch.Generator().manual_seed(1)).to(sampler.pos_emb.device)
+    condition = told(sampler)
+    expected = sampler.logits(codes, condition)
+    sampler.turn = Recorder(sampler)
+    with torch.autocast(codes.device.type, torch.bfloat16):
+        found = scores(sampler, codes, condition, 0)
+    (turn,) = sampler.turn._turns.values()
+    assert turn.memory.dtype == torch.bfloat16
+    assert (turn.kernels is not None) == (codes.is_cuda and is_fused)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_what_is_chosen_is_chosen_inside(sampler, guidance):
+    """The same codes as one call after another chooses, for one way to choose after another."""
+    for temperature, top_k in ((1.0, 32), (0.5, 32), (1.0, 4), (0.0, 32), (1.0, 32)):
+        options = {"seed": 1, "takes": 2, "temperature": temperature, "top_k": top_k, "guidance": guidance, "hop_columns": 2}
+        found = []
+        for turn in (None, sampler.turn or Recorder(sampler)):
+            sampler.turn = turn
+            found.append(sample_codes(sampler, lambda window: told(sampler), 7, **options))
+        assert torch.equal(*found)
+    assert {choose.temperature for choose in (turn.choose for turn in sampler.turn._turns.values())} == {1.0}
+    assert NextCode(1.0, 32, guidance) in {turn.choose for turn in sampler.turn._turns.values()}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_takes_do_not_depend_on_those_beside_them(dtype):
+    condition = CONDITIONS["features"]
+    config = SamplerConfig(clip=Clip(), codes=256, transformer=TransformerConfig(layers=3, heads=4, width=256), condition=condition)
+    sampler = made_up(config, True, "cuda").to(dtype)
+    sampler.turn = Recorder(sampler)
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        many = sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=40)
+        for takes in (1, 2, 8, 9, 32):
+            assert torch.equal(sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=takes), many[:takes]), takes
+    assert all(turn.kernels is not None for turn in sampler.turn._turns.values())

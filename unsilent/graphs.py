@@ -1,7 +1,7 @@
-"""The sampler's transformer on a GPU: one step is recorded as a CUDA graph and replayed for every further code.
+"""Sampling on a GPU: one turn, from scores to a code to the scores of the next, is recorded as a CUDA graph and replayed for every code.
 
-A step of a transformer is hundreds of kernels that last microseconds each; launching them one by one takes longer than they do. Where
-Triton is there, it is five a block (`kernels`).
+A turn is hundreds of kernels that last microseconds each; launching them one by one takes longer than they do. Where Triton is there, the
+transformer is five of them a block (`kernels`).
 """
 
 import importlib.util
@@ -9,101 +9,108 @@ import logging
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from unsilent.models.transformer import KeyValueCache, Transformer
+from unsilent.models.sampler import Choose, Reading, Sampler
 
 log = logging.getLogger(__name__)
 
-_WARM_UPS = 3  # passes before recording, in which libraries choose their kernels and take their memory
+_WARM_UPS = 3  # turns before recording, in which libraries choose their kernels and take their memory
 
 
-class GraphedTransformer(nn.Module):
-    """Stands for a `Transformer` in inference: reads single positions by a recorded graph, anything longer as it is.
+class Recorder:
+    """Does what `Sampler.advance` says, by a recorded graph.
 
-    A graph knows places in memory, so it is recorded once for each number of sequences, and the keys and values of every window are copied
-    to where it looks for them.
+    A graph knows places in memory, so one is recorded for each number of sequences, and what was read of a window before its first turn is
+    copied to where the graph looks for it.
 
     Args:
-        transformer: on any device; where that is no GPU, what would be recorded is computed instead.
+        sampler: on any device; where that is no GPU, what would be recorded is computed instead.
     """
 
-    def __init__(self, transformer: Transformer) -> None:
-        super().__init__()
-        self.transformer, self.config = transformer, transformer.config
-        self._recorded: dict[tuple[int, ...], _Step] = {}
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._turns: dict[tuple, _Turn] = {}
 
-    def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
-        """An empty cache, as of the transformer."""
-        return self.transformer.cache(batch, capacity, like)
-
-    def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
-        """Causal; `x` continues what the cache holds, and is added to it. The result is overwritten by the next call."""
-        if x.shape[1] != 1:
-            return self.transformer(x, cache)
-        key = tuple(cache.memory.shape)
-        if key not in self._recorded:
-            self._recorded[key] = _Step(self.transformer, x, cache.memory)
-        return self._recorded[key](x, cache)
+    def __call__(
+        self, choose: Choose, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], reading: Reading
+    ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
+        """As `Sampler.advance`."""
+        memory, positions = reading.cache.memory, reading.positions
+        key = (memory.shape, memory.dtype, positions.shape, uniforms.shape)
+        if key not in self._turns or self._turns[key].choose != choose:
+            self._turns[key] = _Turn(self._sampler, choose, logits, uniforms, reading)
+        return self._turns[key](logits, uniforms, reading)
 
 
-class _Step:
-    """One position of so many sequences, always at the same places in memory."""
+class _Turn:
+    """A turn of so many sequences, always at the same places in memory."""
 
-    def __init__(self, transformer: Transformer, x: Tensor, memory: Tensor) -> None:
-        self.memory = torch.zeros_like(memory)
-        self.x, self.known = x.new_zeros(x.shape), x.new_zeros(1, dtype=torch.long)  # of our own: what is recorded changes them
-        self.result = x
-        self.transformer = transformer
-        self.kernels = self._kernels() if x.device.type == "cuda" else None
-        if self.kernels is not None:
-            self.x = self.x.float()
-        self.replay = self._record() if x.device.type == "cuda" else self._compute
+    def __init__(self, sampler: Sampler, choose: Choose, logits: Tensor, uniforms: Tensor, reading: Reading) -> None:
+        self.choose, self._sampler = choose, sampler
+        self.memory, self.positions = torch.zeros_like(reading.cache.memory), torch.zeros_like(reading.positions)
+        self.logits, self.uniforms = torch.zeros_like(logits, dtype=torch.float32), torch.zeros_like(uniforms)
+        self.known = torch.zeros(1, dtype=torch.long, device=logits.device)
+        self.codes = choose(self.logits, self.uniforms)
+        on_gpu = logits.device.type == "cuda"
+        self.kernels = self._kernels() if on_gpu else None
+        self.replay = self._record() if on_gpu else self._compute
 
-    def __call__(self, x: Tensor, cache: KeyValueCache) -> Tensor:
+    def __call__(self, logits: Tensor, uniforms: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+        cache = reading.cache
+        known = cache.grow(1)
         if cache.memory is not self.memory:  # a window that has just begun
-            known = slice(cache.length)  # what is behind was never written, and masks do not hide what is no number
-            self.memory[..., known, :] = cache.memory[..., known, :]
+            self.memory[..., :known, :] = cache.memory[..., :known, :]  # of what is behind, masks do not hide what is no number
             cache.memory = self.memory
-        self.known.fill_(cache.grow(1))
-        self.x.copy_(x)
+            self.positions.copy_(reading.positions)
+            self.logits.copy_(logits)
+            self.known.fill_(known)
+        self.uniforms.copy_(uniforms)
         self.replay()
-        return self.result
+        return self.codes, self.logits
 
-    def _kernels(self) -> Callable[[Tensor, Tensor, Tensor], None] | None:
+    def _kernels(self) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
         """Our own kernels, if they can take this step and be compiled, which is tried."""
         if importlib.util.find_spec("triton") is None:
             return None
         from unsilent import kernels
 
-        if not kernels.fits(self.transformer, len(self.x)):
+        if not kernels.fits(self._sampler.transformer, len(self.logits)):
             return None
-        steps = kernels.Steps(self.transformer, len(self.x))
+        steps = kernels.Steps(self._sampler, len(self.logits))
         try:
-            steps(self.x.float(), self.memory, self.known)
+            steps(self._read(), self.positions, self.memory, self.known, self.logits)
         except Exception as error:  # of many kinds: Triton wants a C compiler and Python's headers where it runs
             log.warning("Triton cannot compile here, so torch's own kernels take the sampler's steps, more slowly: %s", error)
             return None
         return steps
 
+    def _read(self) -> Int[Tensor, "rows"]:
+        """What is chosen, for all sequences of each take."""
+        return self.codes.repeat(len(self.logits) // len(self.codes))
+
     def _compute(self) -> None:
-        x = self.x
+        self.codes.copy_(self.choose(self.logits, self.uniforms))
         if self.kernels is not None:
-            self.kernels(x, self.memory, self.known)
+            self.kernels(self._read(), self.positions, self.memory, self.known, self.logits)
         else:
-            for layer, block in enumerate(self.transformer.blocks):
+            sampler = self._sampler
+            x = sampler.tok_emb(self._read()[:, None]) + self.positions.index_select(1, self.known)
+            for layer, block in enumerate(sampler.transformer.blocks):
                 x = block(x, self.memory[layer], self.known)
-        self.result = self.transformer.ln_f(x)
+            self.logits.copy_(sampler.head(sampler.transformer.ln_f(x))[:, 0])
+        self.known += 1
 
     def _record(self) -> Callable[[], None]:
         # weights rounded by autocast must be rounded inside the graph: its cache is emptied between the calls
-        kind = self.x.device.type
+        kind = self.logits.device.type
         halves = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with halves, torch.cuda.stream(beside):
             for _ in range(_WARM_UPS):
+                self.known.zero_()
                 self._compute()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()

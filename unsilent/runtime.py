@@ -11,7 +11,7 @@ from torch import nn
 
 from unsilent import stepper
 from unsilent.errors import ParameterError
-from unsilent.graphs import GraphedTransformer
+from unsilent.graphs import Recorder
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import Block
 
@@ -130,9 +130,9 @@ def lighten(part: nn.Module, precision: Precision, is_packed: bool) -> nn.Module
 
 
 def hasten(sampler: Sampler, precision: Precision, device: torch.device) -> None:
-    """Let a sampler step in as few calls as its device allows: in C if its blocks have been packed, by a recorded graph on a GPU."""
+    """Let a sampler take its turns in as few calls as its device allows: in C if its blocks have been packed, by a graph on a GPU."""
     if device.type == "cuda":
-        sampler.transformer = GraphedTransformer(sampler.transformer)
+        sampler.turn = Recorder(sampler)
     elif all(isinstance(block, stepper.PackedBlock) for block in sampler.transformer.blocks):
         sampler.transformer = stepper.Stepper(sampler.transformer, precision)
 

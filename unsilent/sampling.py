@@ -99,6 +99,24 @@ def guide(logits: Float[Tensor, "rows codes"], guidance: float) -> Float[Tensor,
     return untold + guidance * (told - untold)
 
 
+@dataclass(frozen=True)
+class NextCode:
+    """How each next code is chosen; arguments as of `next_code` and `guide`."""
+
+    temperature: float
+    top_k: int
+    guidance: float
+
+    @property
+    def n_rows(self) -> int:
+        """Sequences for each take: told its condition and, where guided, nothing."""
+        return 1 if self.guidance == 1 else 2
+
+    def __call__(self, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"]) -> Int[Tensor, "takes"]:
+        """The code of each take."""
+        return next_code(guide(logits, self.guidance), uniforms, self.temperature, self.top_k)
+
+
 @torch.inference_mode()
 def sample_codes(
     sampler: Sampler,
@@ -145,7 +163,7 @@ def sample_codes(
     total = n_columns * clip.rows
     uniforms = torch.from_numpy(np.stack([draw_uniforms(seed, take, total) for take in range(takes)])).to(device)
     sequence = torch.zeros(takes, total, dtype=torch.long, device=device)
-    n_rows = 1 if guidance == 1 else 2  # for each take: told its condition, and nothing
+    choose = NextCode(temperature, top_k, guidance)
     done = 0
     if prime is not None:
         known = _known_codes(prime, clip.rows, codes)[:, :total]
@@ -156,11 +174,13 @@ def sample_codes(
         if done >= stop:
             continue
         told = condition_of(window)
-        logits, reading = sampler.start(sequence[:, first:done].repeat(n_rows, 1), torch.cat([told, torch.zeros_like(told)][:n_rows]))
+        told = torch.cat([told, torch.zeros_like(told)][: choose.n_rows])
+        logits, reading = sampler.start(sequence[:, first:done].repeat(choose.n_rows, 1), told)
         for position in range(done, stop):
-            sequence[:, position] = next_code(guide(logits, guidance), uniforms[:, position], temperature, top_k)
             if position + 1 < stop:
-                logits = sampler.step(sequence[:, position].repeat(n_rows), reading)
+                sequence[:, position], logits = sampler.advance(choose, logits, uniforms[:, position], reading)
+            else:
+                sequence[:, position] = choose(logits, uniforms[:, position])
             if (position + 1) % clip.rows == 0:
                 on_column((position + 1) // clip.rows, n_columns)
         done = stop

@@ -1,66 +1,118 @@
 """Long sounds from networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
 
-The networks' memory stays that of one window, or an eighth more, whatever the length. Not here: choosing the codes (`sampling`).
+The networks' memory stays that of one window, or an eighth more, whatever the length, and they can begin before the last codes are known.
+Not here: choosing the codes (`sampling`), when something is begun (`rendering`).
 """
 
+from collections import deque
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unsilent.clip import Clip
 from unsilent.models.codebook import Codebook
 
 OVERLAP_COLUMNS = 8  # code columns that neighbouring windows share and blend over
 # What is hardly longer than a clip, such as a video of ten seconds, is decoded as one; two windows would take twice as long.
 WHOLE_CLIPS = 1.125
-CHUNK_CONTEXTS = 40  # length of what is vocoded at once, in contexts, of which it needs one on each side: 5 % more work, little memory
+# Length of what is vocoded at once, in contexts, of which it needs one on each side: 5 % more work and little memory on a CPU. A GPU has the
+# memory, and waits for every call.
+CHUNK_CONTEXTS = {"cpu": 40, "cuda": 160}
 
 
-@torch.inference_mode()
-def decode_grid(codebook: Codebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
-    """Decode codes of any length to a mel in [-1, 1] (unbounded around it).
+def decoded_windows(n_columns: int, clip: Clip) -> list[range]:
+    """Code columns of each window that is decoded: all up to an eighth more than one clip, else a clip at a time.
 
-    Up to an eighth more than one clip is decoded whole. Longer grids are decoded a clip at a time: the decoder's normalisation and
-    attention look at all they are given, so a window is what it was trained on. Neighbours share 8 columns, over which one fades linearly
-    into the next.
+    The decoder's normalisation and attention look at all they are given, so a window is what it was trained on.
     """
-    clip = codebook.config.clip
-    n_columns = grid.shape[1]
     if n_columns <= WHOLE_CLIPS * clip.columns:
-        return codebook.decode_codes(grid[None])[0]
-    mel = torch.zeros(clip.mels, n_columns * clip.downsampling, device=grid.device)
-    overlap = OVERLAP_COLUMNS * clip.downsampling
-    rise = (torch.arange(overlap, device=grid.device) + 0.5) / overlap
-    for start in [*range(0, n_columns - clip.columns, clip.columns - OVERLAP_COLUMNS), n_columns - clip.columns]:
-        window = codebook.decode_codes(grid[None, :, start : start + clip.columns])[0]
-        first = start * clip.downsampling
-        if start:
-            known = mel[:, first : first + overlap]
-            window = torch.cat([known * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
-        mel[:, first : first + window.shape[1]] = window
-    return mel
+        return [range(n_columns)]
+    starts = [*range(0, n_columns - clip.columns, clip.columns - OVERLAP_COLUMNS), n_columns - clip.columns]
+    return [range(start, start + clip.columns) for start in starts]
 
 
-@torch.inference_mode()
-def vocode(
-    vocoder: Callable[[Tensor], Tensor], mel01: Float[Tensor, "mels frames"], context_frames: int, hop: int
-) -> Float[Tensor, "samples"]:
-    """Vocode a mel of any length in chunks.
+class GrowingMel:
+    """A mel in [-1, 1] (unbounded around it) of codes that become known column by column.
+
+    Neighbouring windows share 8 columns or more; over 8, one fades linearly into the next.
+
+    Args:
+        codebook: in evaluation mode.
+        n_columns: of the whole.
+        device: that the codebook is on.
+
+    Attributes:
+        mel: the whole; from `done` on it is zero or still to be blended.
+        done: frames that will not change any more.
+    """
+
+    def __init__(self, codebook: Codebook, n_columns: int, device: torch.device) -> None:
+        self._codebook, clip = codebook, codebook.config.clip
+        self._ahead = deque(decoded_windows(n_columns, clip))
+        self.mel, self.done = torch.zeros(clip.mels, n_columns * clip.downsampling, device=device), 0
+
+    @torch.inference_mode()
+    def grow(self, known: Int[Tensor, "rows known"]) -> None:
+        """Decode all windows that have not been and whose columns are known, given all columns that are."""
+        frames = self._codebook.config.clip.downsampling
+        while self._ahead and self._ahead[0].stop <= known.shape[1]:
+            columns = self._ahead.popleft()
+            window = self._codebook.decode_codes(known[None, :, columns.start : columns.stop])[0]
+            first = columns.start * frames
+            if first:
+                overlap = OVERLAP_COLUMNS * frames
+                rise = (torch.arange(overlap, device=self.mel.device) + 0.5) / overlap
+                faded = self.mel[:, first : first + overlap]
+                window = torch.cat([faded * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
+            self.mel[:, first : first + window.shape[1]] = window
+            self.done = self._ahead[0].start * frames if self._ahead else self.mel.shape[1]
+
+
+def decode_grid(codebook: Codebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
+    """Decode codes of any length to a mel in [-1, 1] (unbounded around it), as `GrowingMel` does."""
+    growing = GrowingMel(codebook, grid.shape[1], grid.device)
+    growing.grow(grid)
+    return growing.mel
+
+
+class GrowingSound:
+    """The waveform of a mel that becomes known from left to right, vocoded in chunks.
 
     Args:
         vocoder: mel in [0, 1] `[batch, mels, frames]` to waveform `[batch, frames * hop]`.
-        mel01: in [0, 1].
+        frames: of the whole mel.
         context_frames: how far a sample can depend on the mel; every chunk is given this much on each side, which is cut away afterwards,
             so that the result equals that of one whole pass (to floating-point rounding).
         hop: samples per mel frame.
+        device: that the mel is on.
+
+    Attributes:
+        waveform: the whole, zeros where it has not been vocoded.
     """
-    frames = mel01.shape[1]
-    chunk = CHUNK_CONTEXTS * max(1, context_frames)
-    whole = torch.empty(frames * hop, device=mel01.device)  # in place, or ten minutes would be there twice
-    for start in range(0, frames, chunk):
-        stop = min(frames, start + chunk)
-        first, last = max(0, start - context_frames), min(frames, stop + context_frames)
-        waveform = vocoder(mel01[None, :, first:last])[0]
-        whole[start * hop : stop * hop] = waveform[(start - first) * hop : (stop - first) * hop]
-    return whole
+
+    def __init__(self, vocoder: Callable[[Tensor], Tensor], frames: int, context_frames: int, hop: int, device: torch.device) -> None:
+        self._vocoder, self._context, self._hop, self._frames = vocoder, context_frames, hop, frames
+        chunk = CHUNK_CONTEXTS[device.type] * max(1, context_frames)
+        self._ahead = deque(range(start, min(frames, start + chunk)) for start in range(0, frames, chunk))
+        self.waveform = torch.zeros(frames * hop, device=device)
+
+    @torch.inference_mode()
+    def grow(self, mel01: Float[Tensor, "mels frames"], done: int) -> None:
+        """Vocode all chunks that have not been and whose context is known, given a mel in [0, 1] of which that many frames are."""
+        while self._ahead and (last := min(self._frames, self._ahead[0].stop + self._context)) <= done:
+            chunk = self._ahead.popleft()
+            first = max(0, chunk.start - self._context)
+            heard = self._vocoder(mel01[None, :, first:last])[0]
+            start, stop = ((place - first) * self._hop for place in (chunk.start, chunk.stop))
+            self.waveform[chunk.start * self._hop : chunk.stop * self._hop] = heard[start:stop]
+
+
+def vocode(
+    vocoder: Callable[[Tensor], Tensor], mel01: Float[Tensor, "mels frames"], context_frames: int, hop: int
+) -> Float[Tensor, "samples"]:
+    """Vocode a mel in [0, 1] of any length in chunks; arguments as of `GrowingSound`."""
+    growing = GrowingSound(vocoder, mel01.shape[1], context_frames, hop, mel01.device)
+    growing.grow(mel01, mel01.shape[1])
+    return growing.waveform

@@ -1,5 +1,6 @@
 """The sampler: a transformer that writes codes, one after another, given a condition. Paper section 3.2."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -47,10 +48,16 @@ class Reading(NamedTuple):
     positions: Tensor
 
 
+Choose = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Tensor, "takes"]]  # scores and random numbers → codes
+
+
 class Sampler(nn.Module):
     """Predicts each code of a clip from the condition and the codes before it.
 
     Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.sampling`).
+
+    Attributes:
+        turn: does what `advance` says in a faster way, where there is one.
     """
 
     def __init__(self, config: SamplerConfig) -> None:
@@ -63,6 +70,7 @@ class Sampler(nn.Module):
         self.embedder = Condition(config.condition, width, config.clip)
         self.transformer = Transformer(config.transformer)
         self.head = nn.Linear(width, config.codes, bias=False)
+        self.turn: Callable[[Choose, Tensor, Tensor, Reading], tuple[Tensor, Tensor]] | None = None
         self.apply(_initialise)
         # on meta tensors, which are about to be filled, torch would compute through sympy, whose import takes a second
         if config.condition.kind == "columns" and not self.pos_emb.is_meta:
@@ -170,6 +178,26 @@ class Sampler(nn.Module):
         """Read one more code; score the next."""
         embedded = self._embed(code[:, None], None, reading.positions, reading.cache.length)
         return self.head(self.transformer(embedded, reading.cache)[:, -1])
+
+    @torch.inference_mode()
+    def advance(
+        self, choose: Choose, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], reading: Reading
+    ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
+        """One turn of sampling: choose the next code of each take, and read it.
+
+        Args:
+            choose: how, equal to any other that chooses likewise.
+            logits: scores of the next code.
+            uniforms: what `choose` is given beside them.
+            reading: what was read so far; its sequences are those of all takes, perhaps several times over.
+
+        Returns:
+            The codes, and the scores of those after them; the next call may overwrite both.
+        """
+        if self.turn is not None:
+            return self.turn(choose, logits, uniforms, reading)
+        codes = choose(logits, uniforms)
+        return codes, self.step(codes.repeat(len(logits) // len(codes)), reading)
 
     def _positions(self, condition: Tensor) -> Tensor:
         """What each position is told besides the code at it: its place, and for kind `columns` what is seen while the next code sounds."""
