@@ -4,7 +4,7 @@
 
 FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
 runs in a process of its own: five generations of the sound of one clip, or of so many columns, from given features, after one to warm up,
-whose time is printed too.
+whose time is printed too. Of more columns than a clip has, most are decoded and vocoded beside the sampler; `in_turn` is the time without.
 
 The released algorithm, re-expressed here, sends the whole sequence through the transformer for every code, in float32, with zeros where
 codes are to come, and attends in single operations. `--released 8` times every eighth code and takes it for others, `--released 1` times
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -34,11 +35,13 @@ from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, network_config, save_checkpoint
 from unsilent.fused import halve
 from unsilent.models.code_order import to_grid
+from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Clock
+from unsilent.rendering import Renderer, Rendering
 from unsilent.runtime import convolutions, return_memory, stepping
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
-from unsilent.stitching import decode_grid, vocode
+from unsilent.stitching import WHOLE_CLIPS
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -76,33 +79,46 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0)).to(
         device
     )
-    laps, n_columns = [], options.columns or config.clip.columns
-    for _ in range(options.runs + 1):
-        clock = Clock()
-        with stepping(sampler, precision):
-            condition = sampler.condition(features)
-            _lap(clock, "condition", device)
-            codes = sample_codes(sampler, lambda _, told=condition: told, n_columns, seed=0, takes=options.takes)
-            _lap(clock, "codes", device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=halves):
-            for grid in to_grid(codes, config.clip.rows):
-                mel = decode_grid(codebook, grid).float()
-                return_memory()
-                _lap(clock, "decode", device)
-                vocode(vocoder, to_mel01(mel), vocoder.context_frames, config.clip.hop)
-                _lap(clock, "vocode", device)
-        laps.append(clock.laps)
+    renderer, n_columns = Renderer(codebook, vocoder, device, halves), options.columns or config.clip.columns
+    laps, in_turn = [], []
+    for run in range(options.runs + 1):
+        laps.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, True))
+        if run and n_columns > WHOLE_CLIPS * config.clip.columns:
+            in_turn.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, False))
     steps = {name: median(lap[name] for lap in laps[1:]) for name in laps[0]}
-    whole = median(sum(lap.values()) for lap in laps[1:])
+    whole, compared = (median(sum(lap.values()) for lap in some) if some else None for some in (laps[1:], in_turn))
     return {
         "load": loaded,
         "first": sum(laps[0].values()),
         **steps,
         "whole": whole,
+        **({"in_turn": compared, "in_turn_to_whole": compared / whole} if in_turn else {}),
         "real_time_factor": whole / (n_columns * config.clip.column_seconds),
         "clips_a_second": options.takes * n_columns / config.clip.columns / whole,
         "peak_mb": _peak_mb() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
     }
+
+
+def _generate(
+    sampler: Sampler, renderer: Renderer, features: Tensor, precision: str, n_columns: int, takes: int, is_beside: bool
+) -> dict[str, float]:
+    """Seconds of each step; those of codes include what is done beside them."""
+    clock, device = Clock(), renderer.device
+    with Rendering(renderer, n_columns, takes) as rendering:
+        hear = (lambda known, _: rendering.hear(known)) if is_beside else (lambda known, _: None)
+        with rendering.sampling() if is_beside else nullcontext(), stepping(sampler, precision):
+            condition = sampler.condition(features)
+            _lap(clock, "condition", device)
+            codes = sample_codes(sampler, lambda _: condition, n_columns, seed=0, takes=takes, on_column=hear)
+        rendering.wait()
+        _lap(clock, "codes", device)
+        for take, grid in enumerate(to_grid(codes, renderer.clip.rows)):
+            rendering.decode(take, grid)
+            return_memory()
+            _lap(clock, "decode", device)
+            rendering.vocode(take)
+            _lap(clock, "vocode", device)
+    return clock.laps
 
 
 def _lap(clock: Clock, name: str, device: torch.device) -> None:

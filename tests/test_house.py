@@ -14,7 +14,7 @@ LEVELS = {
     "signal": 1, "media": 1, "models": 1, "losses": 1, "flow": 1,
     "features": 2, "fused": 2, "graphs": 2, "kernels": 2,
     "motion": 2, "runtime": 2, "sampling": 2, "stepper": 2, "stitching": 2, "presets": 2,
-    "checkpoints": 3, "scene": 3,
+    "checkpoints": 3, "rendering": 3, "scene": 3,
     "picture": 4, "generation": 4, "pipeline": 4, "data": 4, "metrics": 4,
     "batch": 5, "report": 5, "train": 5,
     "jobs": 6,

@@ -11,6 +11,7 @@ from unsilent import stepper
 from unsilent.metrics import fid, mkl
 from unsilent.metrics.judge import load_judge
 from unsilent.pipeline import Choice, Clock
+from unsilent.rendering import Rendering
 from unsilent.scene import Scene
 from unsilent.signal.mel import to_mel01
 
@@ -23,9 +24,11 @@ SOUNDS, COLUMNS = 200, 12
 def hear(precision, seed):
     """Features and logits of as many sounds of 2.2 s for the demonstration clip."""
     pipeline, judge = unsilent.load("everyday", device="cpu", precision=precision), load_judge("everyday", "cpu")
-    grids, _ = pipeline._sample(DEMO, COLUMNS, SOUNDS, seed, Choice(None, None, None, True), None, Clock())
+    choice = Choice(None, None, None, True)
+    with Rendering(pipeline.renderer, COLUMNS, SOUNDS) as rendering:
+        grids, _ = pipeline._sample(DEMO, COLUMNS, SOUNDS, seed, choice, None, Clock(), lambda step, share: None, rendering)
     frames = torch.arange(judge.frames) % (COLUMNS * pipeline.clip.downsampling)
-    features, logits = zip(*(judge.hear(to_mel01(pipeline._decode(grid))[:, frames]) for grid in grids), strict=True)
+    features, logits = zip(*(judge.hear(to_mel01(pipeline.renderer.decode(grid))[:, frames]) for grid in grids), strict=True)
     return np.stack(features), np.stack(logits)
 
 

@@ -137,10 +137,11 @@ def test_what_was_sampled_primes_to_itself(sampler):
     assert torch.equal(whole, again)
 
 
-def test_progress_counts_columns(sampler):
+def test_every_column_is_told_when_it_is_known(sampler):
     told = []
-    sample(sampler, 17, on_column=lambda done, total: told.append((done, total)))
-    assert told == [(i + 1, 17) for i in range(17)]
+    whole = sample(sampler, 17, takes=2, on_column=lambda known, total: told.append((known.clone(), total)))
+    assert [(known.shape[1], total) for known, total in told] == [((i + 1) * CLIP.rows, 17 * CLIP.rows) for i in range(17)]
+    assert all(torch.equal(known, whole[:, : known.shape[1]]) for known, _ in told)
 
 
 def test_uniforms_are_a_stream_per_take():

@@ -22,6 +22,7 @@ from unsilent.generation import Generation
 from unsilent.labels import find_label
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
+from unsilent.rendering import Renderer, Rendering
 from unsilent.runtime import (
     SMALL_WEIGHTS,
     Device,
@@ -36,10 +37,8 @@ from unsilent.runtime import (
 )
 from unsilent.sampling import Window, plan_windows, sample_codes
 from unsilent.scene import Scene, Seen, look
-from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.loudness import level
-from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
-from unsilent.stitching import decode_grid, vocode
+from unsilent.signal.mel import from_mel01, log_mel01
 
 Progress = Callable[[str, float], None]  # what is being done, share of the whole work that is done in [0, 1]
 VocoderChoice = Literal["neural", "griffin-lim"]
@@ -85,12 +84,13 @@ class Pipeline:
         self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
         for module in parts.modules():
             module.to(device)
-        self._dtype = convolutions(precision)
+        halves = convolutions(precision) is torch.bfloat16
+        self.renderer = Renderer(parts.codebook, parts.vocoder if vocoder == "neural" else None, device, halves)
 
     @property
     def clip(self) -> Clip:
         """The grid of the model."""
-        return self.parts.codebook.config.clip
+        return self.renderer.clip
 
     @property
     def bitrate_kbps(self) -> float:
@@ -147,18 +147,19 @@ class Pipeline:
         n_samples = max(1, round(info.seconds * self.clip.sample_rate))
         clock.lap("probe")
         scene, n_columns = Scene(info.path, info.seconds), self.clip.columns_for(n_samples)
-        grids, seen = self._sample(scene, n_columns, n_takes, seed, Choice(top_k, temperature, guidance, motion), label, clock, progress)
-        made = []
-        for grid in grids:
-            mel = self._decode(grid)
-            return_memory()  # what the decoder needed, before the vocoder needs its own
-            clock.lap("decode")
-            waveform = self._vocode(mel)[:n_samples].cpu().numpy()
-            clock.lap("vocode")
-            waveform = level(waveform, self.clip.sample_rate)
-            clock.lap("loudness")
-            made.append((waveform, mel.cpu().numpy(), grid.cpu().numpy()))
-            progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
+        choice, made = Choice(top_k, temperature, guidance, motion), []
+        with Rendering(self.renderer, n_columns, n_takes) as rendering:
+            grids, seen = self._sample(scene, n_columns, n_takes, seed, choice, label, clock, progress, rendering)
+            for take, grid in enumerate(grids):
+                mel = rendering.decode(take, grid)
+                return_memory()  # what the decoder needed, before the vocoder needs its own
+                clock.lap("decode")
+                waveform = rendering.vocode(take)[:n_samples].cpu().numpy()
+                clock.lap("vocode")
+                waveform = level(waveform, self.clip.sample_rate)
+                clock.lap("loudness")
+                made.append((waveform, mel.cpu().numpy(), grid.cpu().numpy()))
+                progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
         timings = {step: seconds / n_takes for step, seconds in clock.laps.items()}
         return [
             Generation(
@@ -201,13 +202,15 @@ class Pipeline:
             MediaError: if the pictures cannot be read.
             ParameterError: for a value out of range, or a label for a model without classes.
         """
-        grids, _ = self._sample(scene, self.clip.columns, n_takes, seed, Choice(top_k, temperature, guidance, motion), label, Clock())
-        return [self._decode(grid).cpu().numpy() for grid in grids]
+        n_columns, choice = self.clip.columns, Choice(top_k, temperature, guidance, motion)
+        with Rendering(self.renderer, n_columns, n_takes) as rendering:
+            grids, _ = self._sample(scene, n_columns, n_takes, seed, choice, label, Clock(), lambda step, share: None, rendering)
+            return [rendering.decode(take, grid).cpu().numpy() for take, grid in enumerate(grids)]
 
     @torch.inference_mode()
     def sound(self, mel: Float[np.ndarray, "mels frames"]) -> Float[np.ndarray, "samples"]:
         """The waveform of a mel around [-1, 1], mono in [-1, 1] at the usual loudness."""
-        waveform = self._vocode(torch.from_numpy(mel).to(self.device)).cpu().numpy()
+        waveform = self.renderer.vocode(torch.from_numpy(mel).to(self.device)).cpu().numpy()
         return level(waveform, self.clip.sample_rate)
 
     @torch.inference_mode()
@@ -223,12 +226,12 @@ class Pipeline:
         clip = self.clip
         n_columns = clip.columns_for(len(waveform))
         padded = torch.from_numpy(np.pad(waveform.astype(np.float32), (0, n_columns * clip.column_samples - len(waveform)))).to(self.device)
-        with self._autocast():
+        with self.renderer.autocast():
             # The mel of the whole sound first, so that windows differ only in what the encoder sees of it
             mel = from_mel01(log_mel01(padded[None], clip))[0]
             pieces = [self.parts.codebook.encode(piece[None])[0] for piece in mel.split(clip.frames, dim=1)]
-            decoded = decode_grid(self.parts.codebook, torch.cat(pieces, dim=1)).float()
-        return self._vocode(decoded)[: len(waveform)].cpu().numpy()
+        decoded = self.renderer.decode(torch.cat(pieces, dim=1))
+        return self.renderer.vocode(decoded)[: len(waveform)].cpu().numpy()
 
     @property
     def hop_columns(self) -> int:
@@ -244,15 +247,21 @@ class Pipeline:
         choice: "Choice",
         label: str | None,
         clock: "Clock",
-        progress: Progress = lambda step, share: None,
+        progress: Progress,
+        rendering: Rendering,
     ) -> tuple[Int[Tensor, "takes rows columns"], Float[np.ndarray, "features dim"] | None]:
-        """What is sampled for a scene, and what was seen of it."""
+        """What is sampled for a scene, of which the rendering hears as it comes, and what was seen of it."""
         labels = self.class_number(label)
         windows = plan_windows(n_columns, self.clip.columns, self.hop_columns)
         seen = self._look(scene, windows, choice.motion, lambda share: progress("looking", SHARE_LOOKING * share))
         clock.lap("features")
         parts, sampler = self.parts, self.parts.sampler
-        with stepping(sampler, self.precision):
+
+        def hear(known: Int[Tensor, "takes known"], total: int) -> None:
+            progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * known.shape[1] / total)
+            rendering.hear(known)
+
+        with rendering.sampling(), stepping(sampler, self.precision):
             sequences = sample_codes(
                 sampler,
                 lambda window: self._condition(scene, seen, window, labels, seed),
@@ -263,8 +272,9 @@ class Pipeline:
                 top_k=min(parts.top_k, parts.codebook.config.n_codes) if choice.top_k is None else choice.top_k,
                 guidance=parts.guidance if choice.guidance is None else choice.guidance,
                 hop_columns=self.hop_columns,
-                on_column=lambda done, total: progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * done / total),
+                on_column=hear,
             )
+        rendering.wait()
         clock.lap("codes")
         return to_grid(sequences, self.clip.rows), None if seen is None else seen.features.cpu().numpy()
 
@@ -276,7 +286,7 @@ class Pipeline:
         picked = [self._picked(scene, window) for window in windows]
         watches = motion and parts.sampler.config.condition.motion
         watched = [scene.watched(window, self.clip) for window in windows] if watches else []
-        with self._autocast(), all_but_one_thread():
+        with self.renderer.autocast(), all_but_one_thread():
             return look(scene, picked, self.clip, parts.backbone, parts.backbone_row, progress, watched)
 
     def _picked(self, scene: Scene, window: Window) -> list[int]:
@@ -309,20 +319,6 @@ class Pipeline:
             some = ", ".join(repr(name) for name in classes[:3])
             raise ParameterError(f"the model {self.name!r} wants one of its {len(classes)} classes as label, such as {some}.")
         return torch.tensor([find_label(label, classes)], device=self.device)
-
-    def _decode(self, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
-        with self._autocast():
-            return decode_grid(self.parts.codebook, grid).float()
-
-    def _vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
-        mel01 = to_mel01(mel)
-        if self.vocoder == "griffin-lim":
-            return griffin_lim_vocode(mel01[None], self.clip)[0]
-        with self._autocast():
-            return vocode(self.parts.vocoder, mel01, self.parts.vocoder.context_frames, self.clip.hop)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
 
 
 class Choice(NamedTuple):

@@ -130,7 +130,7 @@ def sample_codes(
     guidance: float = 1.0,
     hop_columns: int | None = None,
     prime: Int[Tensor, "rows known"] | None = None,
-    on_column: Callable[[int, int], None] = lambda done, total: None,
+    on_column: Callable[[Int[Tensor, "takes known"], int], None] = lambda known, total: None,
 ) -> Int[Tensor, "takes sequence"]:
     """Sample the codes of a sound of any length.
 
@@ -145,7 +145,7 @@ def sample_codes(
         guidance: see `guide`; other than 1 it takes twice the work, and a sampler that has been trained to do without its condition.
         hop_columns: new columns per window after the first; None is half a clip.
         prime: codes of the first columns, kept as they are (the paper's priming).
-        on_column: told how many columns are done, of how many.
+        on_column: told after each column all codes that are known by then, and how many there will be.
 
     Returns:
         Codes in the order of `code_order`, `n_columns * rows` for each take.
@@ -182,7 +182,7 @@ def sample_codes(
             else:
                 sequence[:, position] = choose(logits, uniforms[:, position])
             if (position + 1) % clip.rows == 0:
-                on_column((position + 1) // clip.rows, n_columns)
+                on_column(sequence[:, : position + 1], total)
         done = stop
     return sequence
 

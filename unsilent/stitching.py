@@ -17,8 +17,8 @@ from unsilent.models.codebook import Codebook
 OVERLAP_COLUMNS = 8  # code columns that neighbouring windows share and blend over
 # What is hardly longer than a clip, such as a video of ten seconds, is decoded as one; two windows would take twice as long.
 WHOLE_CLIPS = 1.125
-# Length of what is vocoded at once, in contexts, of which it needs one on each side: 5 % more work and little memory on a CPU. A GPU has the
-# memory, and waits for every call.
+# Length of what is vocoded at once, in contexts, of which it needs one on each side: on a CPU 5 % more work and little memory. A GPU has
+# the memory, and waits for every call.
 CHUNK_CONTEXTS = {"cpu": 40, "cuda": 160}
 
 
@@ -81,7 +81,7 @@ class GrowingSound:
     """The waveform of a mel that becomes known from left to right, vocoded in chunks.
 
     Args:
-        vocoder: mel in [0, 1] `[batch, mels, frames]` to waveform `[batch, frames * hop]`.
+        vocoder: mel `[batch, mels, frames]` to waveform `[batch, frames * hop]`.
         frames: of the whole mel.
         context_frames: how far a sample can depend on the mel; every chunk is given this much on each side, which is cut away afterwards,
             so that the result equals that of one whole pass (to floating-point rounding).
@@ -99,20 +99,20 @@ class GrowingSound:
         self.waveform = torch.zeros(frames * hop, device=device)
 
     @torch.inference_mode()
-    def grow(self, mel01: Float[Tensor, "mels frames"], done: int) -> None:
-        """Vocode all chunks that have not been and whose context is known, given a mel in [0, 1] of which that many frames are."""
+    def grow(self, mel: Float[Tensor, "mels frames"], done: int) -> None:
+        """Vocode all chunks that have not been and whose context is known, given a mel of which that many frames are."""
         while self._ahead and (last := min(self._frames, self._ahead[0].stop + self._context)) <= done:
             chunk = self._ahead.popleft()
             first = max(0, chunk.start - self._context)
-            heard = self._vocoder(mel01[None, :, first:last])[0]
+            heard = self._vocoder(mel[None, :, first:last])[0]
             start, stop = ((place - first) * self._hop for place in (chunk.start, chunk.stop))
             self.waveform[chunk.start * self._hop : chunk.stop * self._hop] = heard[start:stop]
 
 
 def vocode(
-    vocoder: Callable[[Tensor], Tensor], mel01: Float[Tensor, "mels frames"], context_frames: int, hop: int
+    vocoder: Callable[[Tensor], Tensor], mel: Float[Tensor, "mels frames"], context_frames: int, hop: int
 ) -> Float[Tensor, "samples"]:
-    """Vocode a mel in [0, 1] of any length in chunks; arguments as of `GrowingSound`."""
-    growing = GrowingSound(vocoder, mel01.shape[1], context_frames, hop, mel01.device)
-    growing.grow(mel01, mel01.shape[1])
+    """Vocode a mel of any length in chunks; arguments as of `GrowingSound`."""
+    growing = GrowingSound(vocoder, mel.shape[1], context_frames, hop, mel.device)
+    growing.grow(mel, mel.shape[1])
     return growing.waveform
