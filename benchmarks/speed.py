@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -106,7 +105,7 @@ def _generate(
     clock, device = Clock(), renderer.device
     with Rendering(renderer, n_columns, takes) as rendering:
         hear = (lambda known, _: rendering.hear(known)) if is_beside else (lambda known, _: None)
-        with rendering.sampling() if is_beside else nullcontext(), stepping(sampler, precision):
+        with stepping(sampler, precision):
             condition = sampler.condition(features)
             _lap(clock, "condition", device)
             codes = sample_codes(sampler, lambda _: condition, n_columns, seed=0, takes=takes, on_column=hear)

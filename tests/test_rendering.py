@@ -11,18 +11,10 @@ from unsilent.models.code_order import to_sequence
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.rendering import Renderer, Rendering
-from unsilent.runtime import some_threads
 from unsilent.stitching import CHUNK_CONTEXTS
 
 CLIP = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)
 N_COLUMNS = 150  # several chunks of the vocoder
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    """Of which one is left to what goes on beside."""
-    with some_threads(2):
-        yield
 
 
 @pytest.fixture
@@ -131,19 +123,3 @@ def test_an_interruption_leaves_no_work_behind(renderer, grids, decoded):
     n_decoded = len(decoded)
     assert threading.active_count() == 1
     assert n_decoded == len(decoded)
-
-
-def test_threads_are_shared_out_while_there_is_something_beside(renderer):
-    for n_columns, left in ((13, 2), (14, 1)):
-        with Rendering(renderer, n_columns, 1) as rendering, rendering.sampling():
-            assert torch.get_num_threads() == left
-        assert torch.get_num_threads() == 2
-
-
-def test_one_thread_is_not_shared_out(renderer, grids, decoded):
-    with some_threads(1), Rendering(renderer, 30, 1) as rendering:
-        hear_all(rendering, grids[:1, :, :30])
-        rendering.wait()
-        assert not decoded
-        mel = rendering.decode(0, grids[0, :, :30])
-        assert torch.equal(rendering.vocode(0), renderer.vocode(mel))

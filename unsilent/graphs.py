@@ -114,6 +114,6 @@ class _Turn:
                 self._compute()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with halves, torch.cuda.graph(graph):
+        with halves, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute beside
             self._compute()
         return graph.replay

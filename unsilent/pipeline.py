@@ -261,7 +261,7 @@ class Pipeline:
             progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * known.shape[1] / total)
             rendering.hear(known)
 
-        with rendering.sampling(), stepping(sampler, self.precision):
+        with stepping(sampler, self.precision):
             sequences = sample_codes(
                 sampler,
                 lambda window: self._condition(scene, seen, window, labels, seed),

@@ -6,7 +6,6 @@ kernels to follow one another, so what is done beside it costs less than doing i
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
 import torch
@@ -60,8 +59,8 @@ class Rendering:
     """Mels and waveforms of several takes, begun while their codes become known; a context, which ends what goes on beside it.
 
     As soon as its codes are known, each window but the last is decoded, and what that finishes of the mel vocoded, by a Python thread of
-    its own: on a CPU with half of torch's threads, which `sampling` leaves to it, on a GPU on a stream of its own. What is done so depends
-    on the length alone, so the bytes do not depend on who was faster.
+    its own, on a GPU on a stream of its own. It has as many of torch's threads as whoever made this, so nothing is rounded otherwise than
+    if all were left for the end.
 
     Args:
         renderer: what to compute with.
@@ -71,13 +70,12 @@ class Rendering:
 
     def __init__(self, renderer: Renderer, n_columns: int, takes: int) -> None:
         self._renderer, clip, vocoder, device = renderer, renderer.clip, renderer.vocoder, renderer.device
-        self._threads = torch.get_num_threads() // 2
         *early, _ = decoded_windows(n_columns, clip)
-        self._early = deque(window.stop for window in early if device.type == "cuda" or self._threads)
+        self._early = deque(window.stop for window in early)
         self._mels = [GrowingMel(renderer.codebook, n_columns, device) for _ in range(takes)]
         frames, context = n_columns * clip.downsampling, vocoder.context_frames if vocoder else 0
         self._sounds = [GrowingSound(renderer.heard, frames, context, clip.hop, device) for _ in range(takes if vocoder else 0)]
-        self._beside, self._begun = ThreadPoolExecutor(1), deque[Future]()
+        self._beside, self._begun, self._threads = ThreadPoolExecutor(1), deque[Future](), torch.get_num_threads()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and self._early else None
 
     def __enter__(self) -> "Rendering":
@@ -87,11 +85,6 @@ class Rendering:
         self._beside.shutdown(cancel_futures=True)
         if self._stream is not None:  # memory that is let go must not be taken while it is written
             self._stream.synchronize()
-
-    def sampling(self) -> AbstractContextManager[None]:
-        """What to sample under: with the threads that are left, if there is something to do beside it."""
-        is_shared = self._early and self._renderer.device.type == "cpu"
-        return some_threads(torch.get_num_threads() - self._threads) if is_shared else nullcontext()
 
     def hear(self, sequences: Int[Tensor, "takes known"]) -> None:
         """Begin with what can be done, given all codes that are known so far, whole columns in the order of `code_order`.
@@ -107,7 +100,7 @@ class Rendering:
 
     @torch.inference_mode()
     def _grow(self, known: Int[Tensor, "takes known"], there: "torch.cuda.Event | None") -> None:
-        with torch.cuda.stream(self._stream), some_threads(self._threads) if there is None else nullcontext():
+        with torch.cuda.stream(self._stream), some_threads(self._threads):
             if there is not None:
                 there.wait()
             for take, grid in enumerate(to_grid(known, self._renderer.clip.rows)):
