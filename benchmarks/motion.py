@@ -92,7 +92,7 @@ def made_onsets(pipeline: unsilent.Pipeline, features: torch.Tensor, motion: tor
             top_k=parts.top_k,
             guidance=parts.guidance,
         )
-    mel = decode_grid(parts.codebook, to_grid(codes, clip.rows)[0]).float()
+    mel = decode_grid(parts.codebook, to_grid(codes, clip.rows)[0])
     return np.asarray(find_onsets(to_mel01(mel), clip))
 
 

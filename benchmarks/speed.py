@@ -4,7 +4,8 @@
 
 FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
 runs in a process of its own: five generations of the sound of one clip, or of so many columns, from given features, after one to warm up,
-whose time is printed too. Of more columns than a clip has, most are decoded and vocoded beside the sampler; `in_turn` is the time without.
+whose time is printed too. Of what is longer than a clip by more than an eighth, most is decoded and vocoded beside the sampler; `in_turn`
+is the time without.
 
 The released algorithm, re-expressed here, sends the whole sequence through the transformer for every code, in float32, with zeros where
 codes are to come, and attends in single operations. `--released 8` times every eighth code and takes it for others, `--released 1` times
@@ -40,7 +41,7 @@ from unsilent.rendering import Renderer, Rendering
 from unsilent.runtime import convolutions, return_memory, stepping
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
-from unsilent.stitching import WHOLE_CLIPS
+from unsilent.stitching import decoded_windows
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -82,7 +83,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     laps, in_turn = [], []
     for run in range(options.runs + 1):
         laps.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, True))
-        if run and n_columns > WHOLE_CLIPS * config.clip.columns:
+        if run and len(decoded_windows(n_columns, config.clip)) > 1:
             in_turn.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, False))
     steps = {name: median(lap[name] for lap in laps[1:]) for name in laps[0]}
     whole, compared = (median(sum(lap.values()) for lap in some) if some else None for some in (laps[1:], in_turn))

@@ -1,9 +1,14 @@
 """A turn of sampling whose shapes never change is that turn; recorded on a GPU it is the same again."""
 
+import copy
+import gc
+import weakref
+
 import pytest
 import torch
 
 from unsilent.clip import Clip
+from unsilent.errors import ParameterError
 from unsilent.graphs import Recorder
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
@@ -76,14 +81,14 @@ def test_windows_one_after_another_and_side_by_side(sampler):
         torch.testing.assert_close(scores(sampler, codes, condition, known), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_half_weights_and_their_cache_stay_so(sampler, is_fused):
+def test_a_cache_in_lower_precision_stays_so(sampler, is_fused):
     codes = torch.randint(32, (2, CLIP.n_codes), generator=torch.Generator().manual_seed(1)).to(sampler.pos_emb.device)
     condition = told(sampler)
     expected = sampler.logits(codes, condition)
     sampler.turn = Recorder(sampler)
     with torch.autocast(codes.device.type, torch.bfloat16):
         found = scores(sampler, codes, condition, 0)
-    (turn,) = sampler.turn._turns.values()
+    turn = sampler.turn.turn
     assert turn.memory.dtype == torch.bfloat16
     assert (turn.kernels is not None) == (codes.is_cuda and is_fused)
     torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
@@ -99,8 +104,65 @@ def test_what_is_chosen_is_chosen_inside(sampler, guidance):
             sampler.turn = turn
             found.append(sample_codes(sampler, lambda window: told(sampler), 7, **options))
         assert torch.equal(*found)
-    assert {choose.temperature for choose in (turn.choose for turn in sampler.turn._turns.values())} == {1.0}
-    assert NextCode(1.0, 32, guidance) in {turn.choose for turn in sampler.turn._turns.values()}
+    assert sampler.turn.turn.key[0] == NextCode(1.0, 32, guidance)
+
+
+def test_another_way_to_choose_goes_on_with_the_same_window(sampler):
+    codes = torch.randint(32, (1, CLIP.n_codes), generator=torch.Generator().manual_seed(1)).to(sampler.pos_emb.device)
+    expected = sampler.logits(codes, told(sampler))
+    sampler.turn = Recorder(sampler)
+    logits, reading = sampler.start(codes[:, :0], told(sampler))
+    for i in range(10):
+        # a function each, none of which equals the one before
+        _, logits = sampler.advance(lambda scores, codes: codes.long(), logits, codes[:, i].double(), reading)
+        torch.testing.assert_close(logits, expected[:, i + 1], atol=2e-5, rtol=1e-4)
+
+
+def test_a_window_that_lost_its_place_is_refused(sampler):
+    sampler.turn, uniforms = Recorder(sampler), torch.zeros(1, device=sampler.pos_emb.device)
+    first, second = (sampler.start(torch.zeros(1, 0, dtype=torch.long, device=uniforms.device), told(sampler)) for _ in range(2))
+    for logits, reading in (first, second):
+        sampler.advance(as_told, logits, uniforms, reading)
+    with pytest.raises(ParameterError, match="another window"):
+        sampler.advance(as_told, first[0], uniforms, first[1])
+
+
+def test_a_sampler_is_let_go_without_a_search_for_cycles():
+    config = SamplerConfig(
+        clip=CLIP, codes=32, transformer=TransformerConfig(layers=1, heads=1, width=16), condition=CONDITIONS["features"]
+    )
+    sampler = made_up(config, True, "cpu")
+    sampler.turn = Recorder(sampler)
+    sample_codes(sampler, lambda window: told(sampler), 2, seed=0)
+    kept = weakref.ref(sampler)
+    gc.disable()
+    try:
+        del sampler
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("outputs", [(16, 8), (8,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_cost_what_numbers_are_rounded_by(dtype, outputs, monkeypatch):
+    """Against double precision, beside torch's own: products of eight warps and several steps, more positions than are looked at together."""
+    from unsilent import kernels
+
+    monkeypatch.setattr(kernels, "_OUTPUTS", outputs)
+    transformer = TransformerConfig(layers=2, heads=10, width=640)
+    sampler = made_up(SamplerConfig(clip=Clip(), codes=100, transformer=transformer, condition=CONDITIONS["features"]), True, "cuda").to(
+        dtype
+    )
+    codes = torch.randint(100, (9, sampler.config.clip.n_codes), generator=torch.Generator().manual_seed(1)).cuda()
+    condition = told(sampler)
+    exact = copy.deepcopy(sampler).double().logits(codes, condition.double())
+    rounded = sampler.logits(codes, condition)
+    sampler.turn = Recorder(sampler)
+    found = scores(sampler, codes, condition, 0)
+    assert sampler.turn.turn.kernels is not None
+    assert (found - exact).abs().max() < 3 * (rounded - exact).abs().max()
 
 
 @pytest.mark.gpu
@@ -114,4 +176,4 @@ def test_takes_do_not_depend_on_those_beside_them(dtype):
         many = sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=40)
         for takes in (1, 2, 8, 9, 32):
             assert torch.equal(sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=takes), many[:takes]), takes
-    assert all(turn.kernels is not None for turn in sampler.turn._turns.values())
+    assert sampler.turn.turn.kernels is not None

@@ -43,7 +43,7 @@ def scores(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor) -> to
 
 def step_by_step(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     config, (batch, n) = sampler.config.transformer, codes.shape
-    steps, found = kernels.Steps(sampler, batch), []
+    steps, found = kernels.Steps(sampler.tok_emb, sampler.transformer, sampler.head, batch), []
     memory = torch.full((2, 2, batch, config.heads, n, config.width // config.heads), torch.nan, dtype=dtype)
     for i in range(n):
         found.append(torch.full((batch, 24), torch.nan))
@@ -56,14 +56,19 @@ def drawn(batch: int, n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0])
-@pytest.mark.parametrize(("width", "heads", "batch", "n"), [(64, 4, 3, 40), (128, 2, 1, 6), (192, 3, 17, 6)])
-def test_steps_are_those_of_torch(width, heads, batch, n, mean, monkeypatch):
+@pytest.mark.parametrize(
+    ("width", "heads", "batch", "n", "outputs"), [(64, 4, 3, 40, (16, 8)), (128, 2, 1, 6, (8,)), (192, 3, 17, 6, (16, 8))]
+)
+def test_steps_are_those_of_torch(width, heads, batch, n, outputs, mean, monkeypatch):
     """As near to double precision as torch's own float32 is, to a factor.
 
     Over more positions than are looked at together, widths that are no powers of two, more sequences than a tile has, places that differ
-    between sequences or not, and rows whose mean is as large as their spread, where one pass rounds more than two.
+    between sequences or not, tiles of either size, several steps of a share, and rows whose mean is as large as their spread, where one
+    pass rounds more than two.
     """
     monkeypatch.setattr(kernels, "_SEEN", 16)
+    monkeypatch.setattr(kernels, "_OUTPUTS", outputs)
+    monkeypatch.setattr(kernels, "_STEP", 32)
     sampler, codes = made_up(width, heads), drawn(batch, n)
     assert kernels.fits(sampler.transformer, batch)
     positions = torch.randn(1 if batch == 1 else batch, n, width) + mean

@@ -28,7 +28,7 @@ class Generation:
         seed, take: what the randomness came from.
         model: name of the model.
         precision: that the sampler was computed in.
-        timings: seconds spent on each step.
+        timings: seconds spent on each step; of a long sound, what was decoded and vocoded beside its codes counts as theirs.
     """
 
     video: Path

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unsilent.errors import ParameterError
 from unsilent.models.sampler import Choose, Reading, Sampler
+from unsilent.models.transformer import KeyValueCache
 
 log = logging.getLogger(__name__)
 
@@ -22,37 +24,50 @@ _WARM_UPS = 3  # turns before recording, in which libraries choose their kernels
 class Recorder:
     """Does what `Sampler.advance` says, by a recorded graph.
 
-    A graph knows places in memory, so one is recorded for each number of sequences, and what was read of a window before its first turn is
-    copied to where the graph looks for it.
+    A graph knows places in memory, so what was read of a window before its first turn is copied to where the graph looks for it. One graph
+    is kept, with a cache of its own; another number of sequences, or another way to choose, is recorded anew, in a tenth of a second.
 
     Args:
         sampler: on any device; where that is no GPU, what would be recorded is computed instead.
     """
 
     def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-        self._turns: dict[tuple, _Turn] = {}
+        self._parts = _Parts(sampler)
+        self.turn: _Turn | None = None
 
     def __call__(
         self, choose: Choose, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], reading: Reading
     ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
-        """As `Sampler.advance`."""
-        memory, positions = reading.cache.memory, reading.positions
-        key = (memory.shape, memory.dtype, positions.shape, uniforms.shape)
-        if key not in self._turns or self._turns[key].choose != choose:
-            self._turns[key] = _Turn(self._sampler, choose, logits, uniforms, reading)
-        return self._turns[key](logits, uniforms, reading)
+        """As `Sampler.advance`, with the scores of the call before in all turns of a window but its first.
+
+        Raises:
+            ParameterError: if another window was begun since this one's last turn.
+        """
+        memory = reading.cache.memory
+        key = (choose, memory.shape, memory.dtype, reading.positions.shape, uniforms.shape)
+        if self.turn is None or self.turn.key != key:
+            self.turn = None  # its memory is free for the next
+            self.turn = _Turn(self._parts, key, choose, logits, uniforms, reading)
+        return self.turn(logits, uniforms, reading)
+
+
+class _Parts:
+    """What a step goes through; not the sampler itself, which holds its recorder."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.tokens, self.transformer, self.head = sampler.tok_emb, sampler.transformer, sampler.head
 
 
 class _Turn:
     """A turn of so many sequences, always at the same places in memory."""
 
-    def __init__(self, sampler: Sampler, choose: Choose, logits: Tensor, uniforms: Tensor, reading: Reading) -> None:
-        self.choose, self._sampler = choose, sampler
+    def __init__(self, parts: _Parts, key: tuple, choose: Choose, logits: Tensor, uniforms: Tensor, reading: Reading) -> None:
+        self.key, self._choose, self._parts = key, choose, parts
         self.memory, self.positions = torch.zeros_like(reading.cache.memory), torch.zeros_like(reading.positions)
         self.logits, self.uniforms = torch.zeros_like(logits, dtype=torch.float32), torch.zeros_like(uniforms)
         self.known = torch.zeros(1, dtype=torch.long, device=logits.device)
         self.codes = choose(self.logits, self.uniforms)
+        self._window: KeyValueCache | None = None
         on_gpu = logits.device.type == "cuda"
         self.kernels = self._kernels() if on_gpu else None
         self.replay = self._record() if on_gpu else self._compute
@@ -65,20 +80,24 @@ class _Turn:
             cache.memory = self.memory
             self.positions.copy_(reading.positions)
             self.logits.copy_(logits)
-            self.known.fill_(known)
+            self._window = cache
+        elif cache is not self._window:
+            raise ParameterError("another window was begun before this one ended; a sampler on a GPU samples one at a time.")
+        self.known.fill_(known)
         self.uniforms.copy_(uniforms)
         self.replay()
         return self.codes, self.logits
 
     def _kernels(self) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
         """Our own kernels, if they can take this step and be compiled, which is tried."""
-        if importlib.util.find_spec("triton") is None:
+        if importlib.util.find_spec("triton") is None or torch.version.cuda is None:
             return None
         from unsilent import kernels
 
-        if not kernels.fits(self._sampler.transformer, len(self.logits)):
+        parts = self._parts
+        if not kernels.fits(parts.transformer, len(self.logits)):
             return None
-        steps = kernels.Steps(self._sampler, len(self.logits))
+        steps = kernels.Steps(parts.tokens, parts.transformer, parts.head, len(self.logits))
         try:
             steps(self._read(), self.positions, self.memory, self.known, self.logits)
         except Exception as error:  # of many kinds: Triton wants a C compiler and Python's headers where it runs
@@ -91,16 +110,15 @@ class _Turn:
         return self.codes.repeat(len(self.logits) // len(self.codes))
 
     def _compute(self) -> None:
-        self.codes.copy_(self.choose(self.logits, self.uniforms))
+        self.codes.copy_(self._choose(self.logits, self.uniforms))
         if self.kernels is not None:
             self.kernels(self._read(), self.positions, self.memory, self.known, self.logits)
-        else:
-            sampler = self._sampler
-            x = sampler.tok_emb(self._read()[:, None]) + self.positions.index_select(1, self.known)
-            for layer, block in enumerate(sampler.transformer.blocks):
-                x = block(x, self.memory[layer], self.known)
-            self.logits.copy_(sampler.head(sampler.transformer.ln_f(x))[:, 0])
-        self.known += 1
+            return
+        parts = self._parts
+        x = parts.tokens(self._read()[:, None]) + self.positions.index_select(1, self.known)
+        for layer, block in enumerate(parts.transformer.blocks):
+            x = block(x, self.memory[layer], self.known)
+        self.logits.copy_(parts.head(parts.transformer.ln_f(x))[:, 0])
 
     def _record(self) -> Callable[[], None]:
         # weights rounded by autocast must be rounded inside the graph: its cache is emptied between the calls
@@ -110,7 +128,6 @@ class _Turn:
         beside.wait_stream(torch.cuda.current_stream())
         with halves, torch.cuda.stream(beside):
             for _ in range(_WARM_UPS):
-                self.known.zero_()
                 self._compute()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()

@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from unsilent.models.sampler import Sampler
 from unsilent.models.transformer import Transformer
 
 MOST_ROWS = 64  # sequences; of more, products are no longer bound by reading weights, and torch's own are as good
@@ -49,25 +48,29 @@ def _outputs(transformer: Transformer) -> int:
 
 
 class Steps:
-    """Sends single codes of `batch` sequences through a sampler; all but the products, whose numbers are the weights', is in float32.
+    """Sends single codes of `batch` sequences through the parts of a sampler.
+
+    All but the products, whose numbers are the weights', is in float32.
 
     What becomes of a sequence does not depend on those beside it, nor on how many they are.
 
     Args:
-        sampler: whose transformer `fits`, on its device.
+        tokens: embeddings of codes.
+        transformer: that `fits`.
+        head: scores of codes.
         batch: sequences side by side.
     """
 
-    def __init__(self, sampler: Sampler, batch: int) -> None:
-        transformer, config = sampler.transformer, sampler.transformer.config
-        weight, norms = sampler.head.weight, [norm for block in transformer.blocks for norm in (block.ln1, block.ln2)]
+    def __init__(self, tokens: nn.Embedding, transformer: Transformer, head: nn.Linear, batch: int) -> None:
+        config, weight = transformer.config, head.weight
+        norms = [norm for block in transformer.blocks for norm in (block.ln1, block.ln2)]
         self._batch, self._early, self._outputs = batch, _can_start_early(weight.device), _outputs(transformer)
-        self._tokens, self._gains = sampler.tok_emb.weight, [norm.weight for norm in (*norms, transformer.ln_f)]
+        self._tokens, self._gains = tokens.weight, [norm.weight for norm in (*norms, transformer.ln_f)]
         self._blocks = [
             (_Normed(block.ln1, block.attn.fused), block.attn.proj, _Normed(block.ln2, block.mlp[0]), block.mlp[2])
             for block in transformer.blocks
         ]
-        self._head = _Normed(transformer.ln_f, sampler.head)
+        self._head = _Normed(transformer.ln_f, head)
         self._stream, self._projected = (weight.new_empty(batch, n * config.width, dtype=torch.float32) for n in (1, 3))
         self._sums = weight.new_empty(batch, 2, config.width // self._outputs, dtype=torch.float32)
         # what only products read is rounded to their numbers by whoever writes it
@@ -146,7 +149,7 @@ def _shares(inputs: int) -> int:
 
 def _can_start_early(device: torch.device) -> bool:
     """Whether a kernel can start before the one in front of it is done, and wait for it inside."""
-    return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (9, 0)
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @triton.jit

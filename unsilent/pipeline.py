@@ -4,6 +4,7 @@ Frames → features → condition → codes → mel → waveform. Each step is a
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,7 @@ class Pipeline:
         for module in parts.modules():
             module.to(device)
         halves = convolutions(precision) is torch.bfloat16
+        self._sampling = threading.RLock()  # what a sampler reads of a window is kept in one place
         self.renderer = Renderer(parts.codebook, parts.vocoder if vocoder == "neural" else None, device, halves)
 
     @property
@@ -139,7 +141,10 @@ class Pipeline:
         label: str | None = None,
         progress: Progress = lambda step, share: None,
     ) -> list[Generation]:
-        """Make several different sounds for one video; take 0 equals what `generate` gives. Arguments and errors as there."""
+        """Make several different sounds for one video; take 0 equals what `generate` gives, on a GPU but for rounding.
+
+        Arguments and errors as there.
+        """
         if n_takes < 1:
             raise ParameterError(f"{n_takes} takes asked for; at least 1 can be made.")
         clock = Clock()
@@ -261,7 +266,7 @@ class Pipeline:
             progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * known.shape[1] / total)
             rendering.hear(known)
 
-        with stepping(sampler, self.precision):
+        with self._sampling, stepping(sampler, self.precision):
             sequences = sample_codes(
                 sampler,
                 lambda window: self._condition(scene, seen, window, labels, seed),

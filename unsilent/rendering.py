@@ -6,6 +6,7 @@ kernels to follow one another, so what is done beside it costs less than doing i
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from types import TracebackType
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from unsilent.models.code_order import to_grid
 from unsilent.models.codebook import Codebook
-from unsilent.runtime import return_memory, some_threads
+from unsilent.runtime import return_memory
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.mel import to_mel01
 from unsilent.stitching import GrowingMel, GrowingSound, decode_grid, decoded_windows, vocode
@@ -48,19 +49,19 @@ class Renderer:
         if self.vocoder is None:
             return griffin_lim_vocode(to_mel01(mel)[None], self.clip)[0]
         with self.autocast():
-            return vocode(self.heard, mel, self.vocoder.context_frames, self.clip.hop)
+            return vocode(self.vocoded, mel, self.vocoder.context_frames, self.clip.hop)
 
-    def heard(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
-        """What the vocoder makes of mels around [-1, 1]."""
+    def vocoded(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
+        """What the vocoder makes of short mels around [-1, 1]."""
         return self.vocoder(to_mel01(mel))
 
 
 class Rendering:
     """Mels and waveforms of several takes, begun while their codes become known; a context, which ends what goes on beside it.
 
-    As soon as its codes are known, each window but the last is decoded, and what that finishes of the mel vocoded, by a Python thread of
-    its own, on a GPU on a stream of its own. It has as many of torch's threads as whoever made this, so nothing is rounded otherwise than
-    if all were left for the end.
+    As soon as its codes are known, each window but the last is decoded by a Python thread of its own, on a GPU on a stream of its own, and
+    the mel that is finished so vocoded in chunks. That thread has as many of torch's threads as whoever made this, so nothing is rounded
+    otherwise than if all were left for the end.
 
     Args:
         renderer: what to compute with.
@@ -73,41 +74,47 @@ class Rendering:
         *early, _ = decoded_windows(n_columns, clip)
         self._early = deque(window.stop for window in early)
         self._mels = [GrowingMel(renderer.codebook, n_columns, device) for _ in range(takes)]
-        frames, context = n_columns * clip.downsampling, vocoder.context_frames if vocoder else 0
-        self._sounds = [GrowingSound(renderer.heard, frames, context, clip.hop, device) for _ in range(takes if vocoder else 0)]
-        self._beside, self._begun, self._threads = ThreadPoolExecutor(1), deque[Future](), torch.get_num_threads()
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and self._early else None
+        frames, context = n_columns * clip.downsampling, 0 if vocoder is None else vocoder.context_frames
+        n_sounds = 0 if vocoder is None else takes
+        self._sounds = {take: GrowingSound(renderer.vocoded, frames, context, clip.hop, device) for take in range(n_sounds)}
+        # its count of threads is for good: put back while the sampler has its own, it would be the one of all threads to come
+        self._beside = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
+        self._begun = deque[Future]()
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and early else None
 
     def __enter__(self) -> "Rendering":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._beside.shutdown(cancel_futures=True)
-        if self._stream is not None:  # memory that is let go must not be taken while it is written
-            self._stream.synchronize()
+        try:
+            self._beside.shutdown(cancel_futures=True)
+        finally:
+            if self._stream is not None:  # memory that is let go must not be taken while it is written
+                self._stream.synchronize()
 
     def hear(self, sequences: Int[Tensor, "takes known"]) -> None:
         """Begin with what can be done, given all codes that are known so far, whole columns in the order of `code_order`.
 
-        Raises what went wrong beside since.
+        Raises:
+            Exception: what went wrong beside since.
         """
         while self._begun and self._begun[0].done():
             self._begun.popleft().result()
         while self._early and self._early[0] * self._renderer.clip.rows <= sequences.shape[1]:
             known = sequences[:, : self._early.popleft() * self._renderer.clip.rows]
-            there = torch.cuda.current_stream().record_event() if self._stream else None
-            self._begun.append(self._beside.submit(self._grow, known, there))
+            there = None if self._stream is None else torch.cuda.current_stream().record_event()
+            for take, grid in enumerate(to_grid(known, self._renderer.clip.rows)):
+                self._begun.append(self._beside.submit(self._grow, take, grid, there))
 
     @torch.inference_mode()
-    def _grow(self, known: Int[Tensor, "takes known"], there: "torch.cuda.Event | None") -> None:
-        with torch.cuda.stream(self._stream), some_threads(self._threads):
+    def _grow(self, take: int, grid: Int[Tensor, "rows columns"], there: "torch.cuda.Event | None") -> None:
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             if there is not None:
                 there.wait()
-            for take, grid in enumerate(to_grid(known, self._renderer.clip.rows)):
-                self.decode(take, grid)
-                return_memory()
-                if self._sounds:
-                    self.vocode(take)
+            self.decode(take, grid)
+            return_memory()
+            if self._renderer.vocoder is not None:
+                self.vocode(take)
 
     def decode(self, take: int, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
         """The mel of one take as far as its known codes `grid` say, around [-1, 1]."""
@@ -116,16 +123,21 @@ class Rendering:
         return self._mels[take].mel
 
     def vocode(self, take: int) -> Float[Tensor, "samples"]:
-        """The waveform of one take as far as its mel is done; whole without a vocoder."""
+        """The waveform of one take as far as its mel is done; without a vocoder, when all is. What is whole is given once, and let go."""
         growing = self._mels[take]
-        if not self._sounds:
+        if self._renderer.vocoder is None:
             return self._renderer.vocode(growing.mel)
         with self._renderer.autocast():
             self._sounds[take].grow(growing.mel, growing.done)
-        return self._sounds[take].waveform
+        is_whole = growing.done == growing.mel.shape[1]
+        return (self._sounds.pop(take) if is_whole else self._sounds[take]).waveform
 
     def wait(self) -> None:
-        """Let what goes on beside come to its end; raises what went wrong there."""
+        """Let what goes on beside come to its end.
+
+        Raises:
+            Exception: what went wrong there.
+        """
         while self._begun:
             self._begun.popleft().result()
         if self._stream is not None:

@@ -124,8 +124,9 @@ def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_
     pipeline = load(tiny)
     seed = json.loads((tmp_path / "samples.json").read_text())["clips"]["other"]
     drawn = []
-    decode = pipeline.renderer.decode
-    pipeline.renderer.decode = lambda grid: (drawn.append(grid.cpu().numpy()), decode(grid))[1]
+    codebook = pipeline.parts.codebook
+    decode = codebook.decode_codes
+    codebook.decode_codes = lambda grids: (drawn.append(grids[0].cpu().numpy()), decode(grids))[1]
     mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), 2, seed=seed)
     takes = pipeline.takes(material / "other.mp4", 2, seed=seed)
     for take in (0, 1):
