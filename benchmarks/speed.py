@@ -38,7 +38,7 @@ from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Clock
 from unsilent.rendering import Renderer, Rendering
-from unsilent.runtime import convolutions, return_memory, stepping
+from unsilent.runtime import convolutions, keeping_memory, return_memory, stepping
 from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
 from unsilent.stitching import decoded_windows
@@ -110,14 +110,15 @@ def _generate(
             condition = sampler.condition(features)
             _lap(clock, "condition", device)
             codes = sample_codes(sampler, lambda _: condition, n_columns, seed=0, takes=takes, on_column=hear)
+        return_memory()
         rendering.wait()
         _lap(clock, "codes", device)
-        for take, grid in enumerate(to_grid(codes, renderer.clip.rows)):
-            rendering.decode(take, grid)
-            return_memory()
-            _lap(clock, "decode", device)
-            rendering.vocode(take)
-            _lap(clock, "vocode", device)
+        with keeping_memory():
+            for take, grid in enumerate(to_grid(codes, renderer.clip.rows)):
+                rendering.decode(take, grid)
+                _lap(clock, "decode", device)
+                rendering.vocode(take)
+                _lap(clock, "vocode", device)
     return clock.laps
 
 

@@ -147,7 +147,7 @@ def test_a_sampler_is_let_go_without_a_search_for_cycles():
 @pytest.mark.parametrize("outputs", [(16, 8), (8,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels_cost_what_numbers_are_rounded_by(dtype, outputs, monkeypatch):
-    """Against double precision, beside torch's own: products of eight warps and several steps, more positions than are looked at together."""
+    """Against double precision, beside torch's own: products of eight warps and several steps, more positions than one look takes in."""
     from unsilent import kernels
 
     monkeypatch.setattr(kernels, "_OUTPUTS", outputs)

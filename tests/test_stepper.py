@@ -89,7 +89,7 @@ def test_it_goes_on_from_a_shared_beginning(transformer):
     module = packed(transformer, "float32")
     cache = module.cache(1, 24, X)
     module(X[:1, :10], cache)
-    cache.repeat(3)
+    cache.repeat(3, 24)
     together = torch.cat([X[:1, :10].expand(3, -1, -1), X[:, 10:]], dim=1)
     torch.testing.assert_close(module(X[:, 10:], cache), transformer(together)[:, 10:], atol=1e-4, rtol=0)
 

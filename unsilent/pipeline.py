@@ -32,6 +32,7 @@ from unsilent.runtime import (
     choose_device,
     choose_precision,
     convolutions,
+    keeping_memory,
     one_thread,
     return_memory,
     stepping,
@@ -155,16 +156,16 @@ class Pipeline:
         choice, made = Choice(top_k, temperature, guidance, motion), []
         with Rendering(self.renderer, n_columns, n_takes) as rendering:
             grids, seen = self._sample(scene, n_columns, n_takes, seed, choice, label, clock, progress, rendering)
-            for take, grid in enumerate(grids):
-                mel = rendering.decode(take, grid)
-                return_memory()  # what the decoder needed, before the vocoder needs its own
-                clock.lap("decode")
-                waveform = rendering.vocode(take)[:n_samples].cpu().numpy()
-                clock.lap("vocode")
-                waveform = level(waveform, self.clip.sample_rate)
-                clock.lap("loudness")
-                made.append((waveform, mel.cpu().numpy(), grid.cpu().numpy()))
-                progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
+            with keeping_memory():
+                for take, grid in enumerate(grids):
+                    mel = rendering.decode(take, grid)
+                    clock.lap("decode")
+                    waveform = rendering.vocode(take)[:n_samples].cpu().numpy()
+                    clock.lap("vocode")
+                    waveform = level(waveform, self.clip.sample_rate)
+                    clock.lap("loudness")
+                    made.append((waveform, mel.cpu().numpy(), grid.cpu().numpy()))
+                    progress("decoding", SHARE_LOOKING + SHARE_SAMPLING + (1 - SHARE_LOOKING - SHARE_SAMPLING) * len(made) / n_takes)
         timings = {step: seconds / n_takes for step, seconds in clock.laps.items()}
         return [
             Generation(
@@ -279,6 +280,7 @@ class Pipeline:
                 hop_columns=self.hop_columns,
                 on_column=hear,
             )
+        return_memory()  # what was read of the windows, before the decoder needs its own
         rendering.wait()
         clock.lap("codes")
         return to_grid(sequences, self.clip.rows), None if seen is None else seen.features.cpu().numpy()

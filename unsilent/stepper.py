@@ -5,9 +5,8 @@ operations. So weights are packed into as few bytes as asked for, in the order i
 """
 
 import ctypes
-import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Literal
@@ -162,11 +161,7 @@ class Stepper(nn.Module):
 
     def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
         """An empty cache that `forward` can be given, in the numbers that it reads; arguments as of `KeyValueCache`."""
-        return KeyValueCache(self.config, batch, capacity, like, self._allocate)
-
-    def _allocate(self, shape: Sequence[int]) -> Tensor:
-        (memory,) = _large_pages([math.prod(shape) * self._cached.itemsize])
-        return memory.view(self._cached).view(*shape)
+        return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cached))
 
     def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
         """Causal; `x` continues what the cache holds, and is added to it.

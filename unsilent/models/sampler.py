@@ -162,10 +162,11 @@ class Sampler(nn.Module):
         """
         positions, each = self._positions(condition), len(codes) // len(condition)
         told = self._embed(codes[: len(condition), :0], condition, positions, 0)
-        cache = self.transformer.cache(len(told), self.pos_emb.shape[1], self._cached_like(told))
+        capacity = self.pos_emb.shape[1]
+        cache = self.transformer.cache(len(told), capacity if each == 1 else told.shape[1], self._cached_like(told))
         hidden = self.transformer(told, cache)
         if each > 1:
-            cache.repeat(len(codes))
+            cache.repeat(len(codes), capacity)
         if len(positions) > 1:
             positions = positions.repeat_interleave(each, dim=0)
         if codes.shape[1]:

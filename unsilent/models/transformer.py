@@ -1,7 +1,5 @@
 """The decoder-only transformer of the sampler, and the cache that lets it take one step at a time."""
 
-from collections.abc import Callable, Sequence
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -40,19 +38,10 @@ class KeyValueCache:
         batch: sequences side by side.
         capacity: positions at most.
         like: gives device and dtype.
-        allocate: gives memory of a shape, instead of what is like `like`.
     """
 
-    def __init__(
-        self,
-        config: TransformerConfig,
-        batch: int,
-        capacity: int,
-        like: Tensor,
-        allocate: Callable[[Sequence[int]], Tensor] | None = None,
-    ) -> None:
-        self._allocate = like.new_empty if allocate is None else allocate
-        self.memory = self._allocate((config.layers, 2, batch, config.heads, capacity, config.width // config.heads))
+    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
+        self.memory = like.new_empty((config.layers, 2, batch, config.heads, capacity, config.width // config.heads))
         self.length = 0
 
     def grow(self, new: int) -> int:
@@ -67,9 +56,10 @@ class KeyValueCache:
         self.length += new
         return known
 
-    def repeat(self, batch: int) -> None:
-        """Let `batch` sequences go on from what fewer have seen, as many from each, those of the first one first."""
-        seen, self.memory = self.memory, self._allocate((*self.memory.shape[:2], batch, *self.memory.shape[3:]))
+    def repeat(self, batch: int, capacity: int) -> None:
+        """Let `batch` sequences go on from what fewer have seen, as many from each, those of the first one first, to more positions."""
+        seen = self.memory
+        self.memory = seen.new_empty((*seen.shape[:2], batch, seen.shape[3], capacity, seen.shape[5]))
         self.memory.unflatten(2, (seen.shape[2], -1))[..., : self.length, :] = seen[:, :, :, None, :, : self.length]
 
 
