@@ -148,7 +148,7 @@ def return_memory() -> None:
 
 @contextmanager
 def keeping_memory() -> Iterator[None]:
-    """Keep what is freed for what comes next, and give it back at the end: asking for it anew, page by page, is a tenth of a decoder's time."""
+    """Keep what is freed for what comes next; give it back at the end. To ask for it anew, page by page, is a tenth of a decoder's time."""
     glibc = _glibc()
     if glibc is not None:
         glibc.mallopt(_M_MMAP_THRESHOLD, _MOST_KEPT)
