@@ -25,7 +25,8 @@ class Recorder:
     """Does what `Sampler.advance` says, by a recorded graph.
 
     A graph knows places in memory, so what was read of a window before its first turn is copied to where the graph looks for it. One graph
-    is kept, with a cache of its own; another number of sequences, or another way to choose, is recorded anew, in 0.03 s for the paper's model.
+    is kept, with a cache of its own; another number of sequences, or another way to choose, is recorded anew, which takes 0.03 s for the
+    paper's model.
 
     Args:
         sampler: on any device; where that is no GPU, what would be recorded is computed instead.
