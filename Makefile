@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-networks test-rest smoke lint format bench parity clean
+.PHONY: demo test test-networks test-rest smoke lint format bench bench-gpu parity clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -43,6 +43,10 @@ bench: $(VENV)/test.installed
 	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/generate.py demo/cat.mp4
 	@$(BIN)/python benchmarks/startup.py
+
+# On a machine with a GPU.
+bench-gpu: $(VENV)/test.installed
+	@$(BIN)/python benchmarks/speed.py --device cuda --takes 1 4 16 64
 
 # REFERENCE may name a folder with the authors' complete numbers; otherwise those in tests/fixtures are compared.
 parity: $(VENV)/test.installed

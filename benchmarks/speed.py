@@ -219,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--features", type=int, default=5, choices=(1, 5, 212))
-    parser.add_argument("--takes", type=int, default=1)
+    parser.add_argument("--takes", type=int, nargs="+", default=[1], help="side by side; several numbers are measured one after another")
     parser.add_argument("--columns", type=int, default=0, help="of codes, for ours; 0 makes one clip")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -230,30 +230,43 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)  # how a process of its own is told what to measure
     options = parser.parse_args()
     if options.one:
+        (options.takes,) = options.takes
         sampler_folder = make(options.folder, options.features)
         measures = {"floor": floors, "released": released}
         run = measures.get(options.one) or partial(measure, precision=options.one)
         print(json.dumps(run(options.folder, sampler_folder, options=options)))
         return
-    precisions = options.precision or (("bfloat16",) if options.device == "cuda" else PRECISIONS)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        make(folder, options.features)
-        table = {}
-        for name in ("floor", *(("released",) if options.released else ()), *precisions):
-            told = {"--folder": folder, "--one": name, "--features": options.features, "--takes": options.takes, "--runs": options.runs}
-            told |= {"--columns": options.columns, "--threads": options.threads, "--released": options.released, "--device": options.device}
-            command = [sys.executable, __file__, *(str(word) for pair in told.items() for word in pair)]
-            table[name] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-    for name in precisions:
-        table[name]["times_the_floor"] = table[name]["whole"] / table["floor"]["whole"]
-        if options.released:
-            table[name]["times_faster_than_released"] = options.takes * table["released"]["whole"] / table[name]["whole"]
+        options.folder = options.folder or Path(temporary)
+        make(options.folder, options.features)
+        table = _table(options)
     if options.json:
         print(json.dumps(table))
         return
     for name, row in table.items():
-        print(f"{name:9}", "  ".join(f"{key} {value:.2f}" if value < 100 else f"{key} {value:.0f}" for key, value in row.items()))
+        print(f"{name:18}", "  ".join(f"{key} {value:.2f}" if value < 100 else f"{key} {value:.0f}" for key, value in row.items()))
+
+
+def _table(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """A row for everything that is measured, each in a process of its own."""
+    precisions = options.precision or (("bfloat16",) if options.device == "cuda" else PRECISIONS)
+    table = {"released": _in_a_process("released", 1, options)} if options.released else {}
+    for takes in options.takes:
+        kind = "" if takes == 1 else f", {takes} takes"
+        floor = table[f"floor{kind}"] = _in_a_process("floor", takes, options)
+        for name in precisions:
+            row = table[f"{name}{kind}"] = _in_a_process(name, takes, options)
+            row["times_the_floor"] = row["whole"] / floor["whole"]
+            if options.released:
+                row["times_faster_than_released"] = takes * table["released"]["whole"] / row["whole"]
+    return table
+
+
+def _in_a_process(name: str, takes: int, options: argparse.Namespace) -> dict[str, float]:
+    told = {"--folder": options.folder, "--one": name, "--features": options.features, "--takes": takes, "--runs": options.runs}
+    told |= {"--columns": options.columns, "--threads": options.threads, "--released": options.released, "--device": options.device}
+    command = [sys.executable, __file__, *(str(word) for pair in told.items() for word in pair)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
 if __name__ == "__main__":
