@@ -203,3 +203,28 @@ def test_blocks_are_made_small_while_they_are_read(sampler, tmp_path):
     assert not any(list(part.parameters()) for part in held)
     hasten(loaded, "int8", CPU)
     assert torch.equal(stepwise(loaded), stepwise(lightened(sampler, "int8")))
+
+
+def test_memory_is_given_back_whatever_happens(monkeypatch):
+    calls = []
+
+    class Library:
+        def mallopt(self, which, value):
+            calls.append((which, value))
+            return value < 2**26  # as glibc before 2.35
+
+        def malloc_trim(self, pad):
+            calls.append("trim")
+
+    def fail():
+        with runtime.keeping_memory():
+            calls.append("inside")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtime, "_glibc", Library)
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert calls == [(-3, 2**26), (-3, 2**25), (-1, 2**30), "inside", (-3, 2**25), (-1, 2**26), "trim"]
+    monkeypatch.setattr(runtime, "_glibc", lambda: None)
+    with runtime.keeping_memory():
+        pass

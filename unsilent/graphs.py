@@ -93,15 +93,15 @@ class _Turn:
         """Our own kernels, if they can take this step and be compiled, which is tried."""
         if importlib.util.find_spec("triton") is None or torch.version.cuda is None:
             return None
-        from unsilent import kernels
-
-        parts = self._parts
-        if not kernels.fits(parts.transformer, len(self.logits)):
-            return None
-        steps = kernels.Steps(parts.tokens, parts.transformer, parts.head, len(self.logits))
+        parts, batch = self._parts, len(self.logits)
         try:
+            from unsilent import kernels
+
+            if not kernels.fits(parts.transformer, batch):
+                return None
+            steps = kernels.Steps(parts.tokens, parts.transformer, parts.head, batch)
             steps(self._read(), self.positions, self.memory, self.known, self.logits)
-        except Exception as error:  # of many kinds: Triton wants a C compiler and Python's headers where it runs
+        except Exception as error:  # of many kinds: Triton wants to be new enough, a C compiler and Python's headers where it runs
             log.warning("Triton cannot compile here, so torch's own kernels take the sampler's steps, more slowly: %s", error)
             return None
         return steps

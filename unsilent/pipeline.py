@@ -142,7 +142,7 @@ class Pipeline:
         label: str | None = None,
         progress: Progress = lambda step, share: None,
     ) -> list[Generation]:
-        """Make several different sounds for one video; take 0 equals what `generate` gives, on a GPU but for rounding.
+        """Make several different sounds for one video; take 0 equals what `generate` gives (see `sample_codes`).
 
         Arguments and errors as there.
         """

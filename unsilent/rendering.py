@@ -142,3 +142,5 @@ class Rendering:
             self._begun.popleft().result()
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
+        if self._renderer.device.type == "cuda":  # which answers before it has done what it was asked for
+            torch.cuda.current_stream().synchronize()

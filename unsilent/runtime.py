@@ -151,12 +151,12 @@ def keeping_memory() -> Iterator[None]:
     """Keep what is freed for what comes next; give it back at the end. To ask for it anew, page by page, is a tenth of a decoder's time."""
     glibc = _glibc()
     if glibc is not None:
-        glibc.mallopt(_M_MMAP_THRESHOLD, _MOST_KEPT)
+        glibc.mallopt(_M_MMAP_THRESHOLD, _MOST_KEPT) or glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # before 2.35 no more is taken
         glibc.mallopt(_M_TRIM_THRESHOLD, 2**30)
     try:
         yield
     finally:
-        if glibc is not None:  # back to the most that it chooses by itself
+        if glibc is not None:  # the most that it chooses by itself, which it does no more once it was told
             glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)
             glibc.mallopt(_M_TRIM_THRESHOLD, 2**26)
             return_memory()

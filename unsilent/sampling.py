@@ -139,8 +139,8 @@ def sample_codes(
         condition_of: gives the condition of a window, batch 1, so that each window is told of its own time.
         n_columns: length of the sound.
         seed: of all randomness, not negative.
-        takes: different sounds side by side; take `t` is the same however many there are. Where torch reads or steps several at once, which
-            it does on a GPU from the second window on and beyond 64 sequences, that is but for rounding.
+        takes: different sounds side by side; take `t` is the same however many there are: to the bit where steps are in C, and but for
+            rounding where torch's own products read several at once.
         temperature: see `next_code`.
         top_k: see `next_code`; None keeps all codes.
         guidance: see `guide`; other than 1 it takes twice the work, and a sampler that has been trained to do without its condition.
