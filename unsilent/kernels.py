@@ -18,7 +18,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from unsilent.models.transformer import Transformer
 
-MOST_ROWS = 64  # sequences; of more, products are no longer bound by reading weights, and torch's own are as good
+MOST_ROWS = 64  # sequences; more tiles of rows would read the weights too often, so torch's own products take those
 _OUTPUTS = (16, 8)  # of a tile, by the memory there is for it: few, so that all multiprocessors have some
 _ROWS = 8  # of a tile
 _STEP = 256  # inputs that a warp multiplies at once, at most
