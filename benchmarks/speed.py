@@ -33,7 +33,7 @@ from unsilent import presets
 from unsilent.checkpoints.bundle import load_sampler
 from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, network_config, save_checkpoint
-from unsilent.fused import halve
+from unsilent.fused import prepare
 from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Clock
@@ -67,10 +67,8 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     started = time.perf_counter()
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     vocoder.remove_weight_norm()
-    halves = convolutions(precision) is torch.bfloat16
-    if halves:
-        halve(codebook, device)
-        halve(vocoder, device)
+    prepare(codebook, precision, device)
+    prepare(vocoder, precision, device)
     sampler = load_sampler(sampler_folder, precision, device)
     for network in (codebook, vocoder, sampler):
         network.to(device)
@@ -79,7 +77,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0)).to(
         device
     )
-    renderer, n_columns = Renderer(codebook, vocoder, device, halves), options.columns or config.clip.columns
+    renderer, n_columns = Renderer(codebook, vocoder, device, convolutions(precision) is torch.bfloat16), options.columns or config.clip.columns
     laps, in_turn = [], []
     for run in range(options.runs + 1):
         laps.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, True))

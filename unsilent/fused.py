@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unsilent import rounding, stepper
 from unsilent.models.backbones.efficientnet_lite import ConvNorm, EfficientNetLite0
 from unsilent.models.codebook import Codebook
-from unsilent.models.layers import Upsample
+from unsilent.models.layers import ResidualBlock, Upsample
 from unsilent.models.melgan import SLOPE, MelGAN, Residual
-from unsilent.runtime import return_memory
+from unsilent.runtime import Precision, convolutions, return_memory
 
 NOTHING, LEAKY, SIX = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # what follows a convolution
+LEVELS = 127  # whole numbers on each side of zero, for weights
 # Which taps of three, along one axis, see the same value when each is repeated: output 2i - 1 and 2i see values i - 1 and i.
 _REPEATED = (((1, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 1)))
 
@@ -28,31 +30,45 @@ def can_fuse(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def halve(network: nn.Module, device: torch.device) -> None:
-    """Make a network ready for inference under autocast to bfloat16: kernels of convolutions are held as such, and fused on a CPU.
+def can_round(device: torch.device) -> bool:
+    """Whether there is a oneDNN here that multiplies whole numbers fast, and what makes them."""
+    is_there = device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
+    return is_there and stepper.is_fast() and rounding.is_here()
+
+
+def prepare(network: nn.Module, precision: Precision, device: torch.device) -> None:
+    """Make a codebook or vocoder ready for inference under autocast to what convolutions compute in; float32 leaves it as it is.
+
+    Kernels of convolutions are held as they are multiplied, and fused on a CPU; as int8 those of the codebook's decoder are whole numbers.
 
     Args:
         network: in evaluation mode with float32 weights, the norms of a MelGAN folded.
+        precision: of the model.
         device: that it will be on.
     """
-    if can_fuse(device):
-        fuse(network, torch.bfloat16)
-    for weight in network.parameters():
-        if weight.ndim > 2:
-            weight.data = weight.data.bfloat16()  # autocast would round it at every call
+    dtype, whole = convolutions(precision), precision == "int8" and can_round(device)
+    if whole or (dtype is torch.bfloat16 and can_fuse(device)):
+        fuse(network, dtype, whole)
+    if dtype is torch.bfloat16:
+        for weight in network.parameters():
+            if weight.ndim > 2:
+                weight.data = weight.data.bfloat16()  # autocast would round it at every call
     return_memory()
 
 
-def fuse(network: nn.Module, dtype: torch.dtype) -> None:
+def fuse(network: nn.Module, dtype: torch.dtype, whole: bool = False) -> None:
     """Put the fast form of their layers into networks that have one, which are then for inference on a CPU only; leave others alone.
 
     Args:
         network: in evaluation mode with float32 weights, the norms of a MelGAN or an EfficientNet folded.
         dtype: to compute in; float32 gives the same to rounding.
+        whole: whether the residual blocks of a codebook's decoder multiply whole numbers.
     """
     if isinstance(network, MelGAN):
         network.layers = Rows(network, dtype)
     elif isinstance(network, Codebook):
+        if whole:
+            _replace(network.decoder, ResidualBlock, lambda block: WholeBlock(block, dtype) if WholeBlock.fits(block) else block)
         _replace(network, Upsample, lambda layer: Doubled(layer, dtype))
         _replace(network, nn.Conv2d, lambda layer: Convolution(layer.weight, layer.bias, dtype, layer.stride, layer.padding))
     elif isinstance(network, EfficientNetLite0):
@@ -127,6 +143,52 @@ class Doubled(nn.Module):
                 corner = four[:, below, right, :, 1 - below : height + 1 - below, 1 - right : width + 1 - right]
                 out[:, :, 1 - below :: 2, 1 - right :: 2] = corner
         return out
+
+
+class WholeBlock(nn.Module):
+    """`ResidualBlock`, its wide convolutions in whole numbers."""
+
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.first, self.second = _Whole(block.norm1, block.conv1, dtype), _Whole(block.norm2, block.conv2, dtype)
+        self.shortcut = block.shortcut
+
+    @staticmethod
+    def fits(block: ResidualBlock) -> bool:
+        """Whether a block has widths that can be rounded."""
+        return all(rounding.fits(conv.in_channels) for conv in (block.conv1, block.conv2))
+
+    def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim_out height width"]:
+        """As `ResidualBlock`; each picture is rounded by its own largest number."""
+        if len(x) > 1:
+            return torch.cat([self(one) for one in x.split(1)])
+        return self.second(self.first(x)).add_(self.shortcut(x))
+
+
+class _Whole(nn.Module):
+    """A group norm, swish, and a convolution in whole numbers.
+
+    Weights are from -127 to 127 with a scale for each output, inputs from 0 to 255 with one step for all, results in `dtype`.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm, self.dtype = norm, dtype
+        self.register_buffer("bias", conv.bias.detach().float())
+        weight = conv.weight.detach().float()
+        scale = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
+        self.register_buffer("scale", scale)
+        self.register_buffer("middle", torch.zeros(len(scale), dtype=torch.int32))
+        whole = (weight / scale[:, None, None, None]).round().to(torch.int8).contiguous(memory_format=torch.channels_last)
+        self._places = ([1, 1], list(conv.padding), [1, 1], 1)
+        # any step and zero will do here, but a zero of 0 would leave no room for others
+        self._weight = torch.ops.onednn.qconv_prepack(whole, scale, 1.0, 1, *self._places)
+
+    def forward(self, x: Float[Tensor, "1 dim height width"]) -> Float[Tensor, "1 dim_out height width"]:
+        norm = self.norm
+        given, step, zero = rounding.round_swish(x.to(self.dtype), norm.num_groups, norm.weight, norm.bias, norm.eps)
+        kernel = (self._weight, self.scale, self.middle, self.bias)
+        return torch.ops.onednn.qconv2d_pointwise(given, step, zero, *kernel, *self._places, 1.0, 0, self.dtype, *NOTHING, "")
 
 
 class Same(nn.Module):

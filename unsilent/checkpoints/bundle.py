@@ -18,7 +18,7 @@ from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.features import Backbone, find_backbone
-from unsilent.fused import can_fuse, fuse, halve
+from unsilent.fused import can_fuse, fuse, prepare
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
@@ -128,9 +128,9 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     vocoder = load_checkpoint(vocoder_folder, "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan")
     if isinstance(vocoder, MelGAN):
         vocoder.remove_weight_norm()
-    if precision and convolutions(precision) is torch.bfloat16:
-        halve(codebook, device)
-        halve(vocoder, device)
+    if precision:
+        prepare(codebook, precision, device)
+        prepare(vocoder, precision, device)
     sampler = load_sampler(folder / about["parts"]["sampler"], precision, device)
     backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
     if precision and backbone is not None and can_fuse(device):
