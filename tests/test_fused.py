@@ -8,15 +8,16 @@ from torch import nn
 
 from unsilent import fused
 from unsilent.clip import Clip
-from unsilent.fused import Doubled, Lengthened, halve
+from unsilent.fused import Doubled, Lengthened, WholeBlock, prepare
 from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 from unsilent.models.codebook import Codebook, CodebookConfig
-from unsilent.models.layers import Upsample
+from unsilent.models.layers import ResidualBlock, Upsample
 from unsilent.models.melgan import MelGAN, MelGANConfig
 
 CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.skipif(not fused.can_fuse(CPU), reason="oneDNN of this CPU has no bfloat16")
+in_whole = pytest.mark.skipif(not fused.can_round(CPU), reason="this CPU is not fast at whole numbers, or there was no C compiler")
 
 
 def uneven(module: nn.Module) -> nn.Module:
@@ -85,7 +86,7 @@ def test_whole_networks_are_the_same(name):
 def test_rounding_is_that_of_autocast(name):
     network, call, given = networks()[name]
     fast = copy.deepcopy(network)
-    halve(fast, CPU)
+    prepare(fast, "bfloat16", CPU)
     exact = call(network)(given)
     with torch.autocast("cpu", torch.bfloat16):
         errors = [float((call(one)(given).float() - exact).norm() / exact.norm()) for one in (network, fast)]
@@ -95,13 +96,63 @@ def test_rounding_is_that_of_autocast(name):
 @torch.inference_mode()
 def test_one_of_a_batch_is_as_alone():
     for network, call, given in networks().values():
-        halve(network, CPU)
+        prepare(network, "bfloat16", CPU)
         torch.testing.assert_close(call(network)(given)[1:], call(network)(given[1:]), atol=0, rtol=0)
 
 
 def test_nothing_is_left_as_float32():
     """Neither the kernels that were replaced nor those that the fused forms hold."""
     for network, _, _ in networks().values():
-        halve(network, CPU)
+        prepare(network, "bfloat16", CPU)
         tensors = [*network.parameters(), *network.buffers()]
         assert all(tensor.dtype == torch.bfloat16 for tensor in tensors if tensor.ndim > 2)
+
+
+@in_whole
+class TestWholeNumbers:
+    """Residual blocks of the decoder whose convolutions multiply whole numbers."""
+
+    @pytest.mark.parametrize(("channels", "size"), [((16, 16), (9, 40)), ((64, 32), (5, 53)), ((128, 128), (80, 160))])
+    @torch.inference_mode()
+    def test_what_a_block_adds_is_the_same_to_a_step(self, channels, size):
+        """Weights and inputs of a convolution are each off by about one in a hundred, their largest being several deviations away."""
+        block, x = uneven(ResidualBlock(*channels)), torch.randn(1, channels[0], *size, generator=torch.Generator().manual_seed(1))
+        whole, expected = WholeBlock(block, torch.float32), block(x) - block.shortcut(x)
+        assert 0 < (whole(x) - block.shortcut(x) - expected).norm() < 0.03 * expected.norm()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @torch.inference_mode()
+    def test_the_decoder_is_the_same_to_a_few(self, dtype):
+        network, call, given = networks()["decoder"]
+        fast = copy.deepcopy(network)
+        fused.fuse(fast, dtype, whole=True)
+        exact = call(network)(given)
+        assert 0 < (call(fast)(given).float() - exact).norm() < 0.04 * exact.norm()
+
+    @torch.inference_mode()
+    def test_the_encoder_is_left_alone(self):
+        """Whose smallest change may choose another code."""
+        network, call, given = networks()["encoder"]
+        fast = copy.deepcopy(network)
+        prepare(network, "bfloat16", CPU)
+        prepare(fast, "int8", CPU)
+        torch.testing.assert_close(call(fast)(given), call(network)(given), atol=0, rtol=0)
+
+    @torch.inference_mode()
+    def test_neither_neighbours_nor_threads_change_a_bit(self):
+        network, call, given = networks()["decoder"]
+        prepare(network, "int8", CPU)
+        expected, before = call(network)(given), torch.get_num_threads()
+        torch.testing.assert_close(call(network)(given[1:]), expected[1:], atol=0, rtol=0)
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found = call(network)(given)
+            torch.set_num_threads(before)
+            torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+    def test_odd_widths_stay_in_torch(self):
+        clip = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)
+        codebook = Codebook(CodebookConfig(clip=clip, n_codes=16, dim=8, channels=8, multipliers=(1, 2, 4), n_blocks=1)).eval()
+        fused.fuse(codebook, torch.bfloat16, whole=True)
+        assert {type(block) for block in codebook.decoder.up[0].block} == {ResidualBlock}
+        assert any(isinstance(block, WholeBlock) for block in codebook.decoder.modules())

@@ -65,7 +65,7 @@ typedef struct {
 
 typedef struct {
     const Stack *stack;
-    void *memory; /* keys and values, [layers][2][batch][heads][capacity][width / heads], as bfloat16 unless weights are float32 */
+    char *memory; /* keys and values, [layers][2][batch][heads][capacity] of `kept_bytes` */
     int batch, fresh, known, capacity, rows, threads;
     float *x, *normed, *projected, *attended, *hidden, *scales, *scores, *output;
     uint8_t *whole;
@@ -75,6 +75,9 @@ typedef struct {
 } Job;
 
 typedef void (*Kernel)(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums);
+
+/* Numbers that are written where so many are wanted, sixteen at a time. */
+static size_t room(int n) { return ((size_t)n + 15) / 16 * 16; }
 
 /* ---- what happens to a row ---- */
 
@@ -129,58 +132,82 @@ CLONED static void softmax(float *scores, int n, float scale) {
     for (int t = 0; t < n; t++) scores[t] *= factor;
 }
 
-/* ---- what a head keeps of positions, and how a position looks at it ---- */
+/* ---- what a head keeps of positions, and how a position looks at it ----
+ *
+ * A key or value is kept in numbers of the weights' kind; whole ones are from -127 to 127, and behind them is the size of one step. */
 
-static inline float kept(const void *values, size_t n, int halves) {
-    if (!halves) return ((const float *)values)[n];
-    const uint32_t bits = (uint32_t)((const uint16_t *)values)[n] << 16;
+static size_t kept_bytes(int kind, size_t dim) { return kind == FLOAT32 ? 4 * dim : kind == BFLOAT16 ? 2 * dim : dim + sizeof(float); }
+
+/* The n-th of some numbers. */
+static inline float number(const void *numbers, size_t n, int kind) {
+    if (kind == FLOAT32) return ((const float *)numbers)[n];
+    if (kind == INT8) return ((const int8_t *)numbers)[n];
+    const uint32_t bits = (uint32_t)((const uint16_t *)numbers)[n] << 16;
     float wide;
     memcpy(&wide, &bits, 4);
     return wide;
 }
 
-CLONED static void keep(const float *x, int dim, void *out, int halves) {
-    if (!halves) {
-        memcpy(out, x, sizeof(float) * dim);
-        return;
-    }
-    for (int d = 0; d < dim; d++) {
-        uint32_t bits;
-        memcpy(&bits, x + d, 4);
-        ((uint16_t *)out)[d] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, and to even */
+/* What a kept number is multiplied by. */
+static inline float step_of(const char *kept, int dim, int kind) {
+    float step = 1;
+    if (kind == INT8) memcpy(&step, kept + dim, sizeof step);
+    return step;
+}
+
+CLONED static void keep(const float *x, int dim, char *kept, int kind) {
+    if (kind == FLOAT32) {
+        memcpy(kept, x, sizeof(float) * dim);
+    } else if (kind == BFLOAT16) {
+        for (int d = 0; d < dim; d++) {
+            uint32_t bits;
+            memcpy(&bits, x + d, 4);
+            ((uint16_t *)kept)[d] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, and to even */
+        }
+    } else {
+        float largest = 1e-30f;
+        for (int d = 0; d < dim; d++) largest = larger(largest, fabsf(x[d]));
+        const float inverse = 127 / largest, step = largest / 127;
+        for (int d = 0; d < dim; d++) ((int8_t *)kept)[d] = (int8_t)((int)(x[d] * inverse + 128.5f) - 128);
+        memcpy(kept + dim, &step, sizeof step);
     }
 }
 
-static void look(const float *query, const void *keys, const void *values, int n, int dim, float *shares, float *out, int halves) {
+/* How much of a position's value is taken by who looks at it, for `n` positions; `shares` has room for a multiple of sixteen. */
+static void look(const float *query, const char *keys, const char *values, int n, int dim, float *shares, float *out, int kind) {
+    const size_t bytes = kept_bytes(kind, dim);
     for (int t = 0; t < n; t++) {
         shares[t] = 0;
-        for (int d = 0; d < dim; d++) shares[t] += query[d] * kept(keys, (size_t)t * dim + d, halves);
+        for (int d = 0; d < dim; d++) shares[t] += query[d] * number(keys + t * bytes, d, kind);
+        shares[t] *= step_of(keys + t * bytes, dim, kind);
     }
     softmax(shares, n, 1 / sqrtf((float)dim));
     memset(out, 0, sizeof(float) * dim);
-    for (int t = 0; t < n; t++)
-        for (int d = 0; d < dim; d++) out[d] += shares[t] * kept(values, (size_t)t * dim + d, halves);
+    for (int t = 0; t < n; t++) {
+        const float share = shares[t] * step_of(values + t * bytes, dim, kind);
+        for (int d = 0; d < dim; d++) out[d] += share * number(values + t * bytes, d, kind);
+    }
 }
 
 /* ---- inner products of up to four rows with 64 outputs; whole numbers give exact sums, converted to float at the end ---- */
 
 static inline __attribute__((always_inline)) void products_floats(
-    int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int halves) {
+    int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int kind) {
     memset(sums, 0, sizeof(float) * rows * LANES);
     for (int i = 0; i < inputs; i++) {
         float wide[LANES];
-        for (int o = 0; o < LANES; o++) wide[o] = kept(weight, (size_t)i * LANES + o, halves);
+        for (int o = 0; o < LANES; o++) wide[o] = number(weight, (size_t)i * LANES + o, kind);
         for (int r = 0; r < rows; r++)
             for (int o = 0; o < LANES; o++) sums[r * LANES + o] += input[r * stride + i] * wide[o];
     }
 }
 
 static void products_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    products_floats(rows, input, stride, weight, inputs, sums, 0);
+    products_floats(rows, input, stride, weight, inputs, sums, FLOAT32);
 }
 
 static void products_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    products_floats(rows, input, stride, weight, inputs, sums, 1);
+    products_floats(rows, input, stride, weight, inputs, sums, BFLOAT16);
 }
 
 static void products_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
@@ -204,21 +231,22 @@ static void products_int8(int rows, const void *input, size_t stride, const void
     default: name(4, __VA_ARGS__);      \
     }
 
-/* Sixteen kept numbers from the n-th on. */
-VNNI static inline __attribute__((always_inline)) __m512 kept16(const void *kept, size_t n, const int halves) {
-    if (!halves) return _mm512_loadu_ps((const float *)kept + n);
-    const __m256i bits = _mm256_loadu_si256((const __m256i *)((const uint16_t *)kept + n));
+/* Sixteen numbers from the n-th on. */
+VNNI static inline __attribute__((always_inline)) __m512 number16(const void *numbers, size_t n, const int kind) {
+    if (kind == FLOAT32) return _mm512_loadu_ps((const float *)numbers + n);
+    if (kind == INT8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)((const int8_t *)numbers + n))));
+    const __m256i bits = _mm256_loadu_si256((const __m256i *)((const uint16_t *)numbers + n));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
 VNNI static inline __attribute__((always_inline)) void wide_floats(
-    const int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int halves) {
+    const int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int kind) {
     __m512 acc[ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < 4; j++) acc[r][j] = _mm512_setzero_ps();
     for (size_t i = 0; i < (size_t)inputs; i++) {
-        const __m512 w0 = kept16(weight, i * LANES, halves), w1 = kept16(weight, i * LANES + 16, halves),
-                     w2 = kept16(weight, i * LANES + 32, halves), w3 = kept16(weight, i * LANES + 48, halves);
+        const __m512 w0 = number16(weight, i * LANES, kind), w1 = number16(weight, i * LANES + 16, kind),
+                     w2 = number16(weight, i * LANES + 32, kind), w3 = number16(weight, i * LANES + 48, kind);
         for (int r = 0; r < rows; r++) {
             const __m512 a = _mm512_set1_ps(input[r * stride + i]);
             acc[r][0] = _mm512_fmadd_ps(a, w0, acc[r][0]);
@@ -254,55 +282,81 @@ VNNI static inline __attribute__((always_inline)) void wide_int8(
 }
 
 VNNI static void vnni_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, 0)
+    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, FLOAT32)
 }
 
 VNNI static void vnni_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, 1)
+    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, BFLOAT16)
 }
 
 VNNI static void vnni_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
     UNROLLED(wide_int8, rows, input, stride, weight, inputs, (int32_t *)sums)
 }
 
+/* The sums of sixteen vectors, side by side. */
+VNNI static inline __attribute__((always_inline)) __m512 sums16(const __m512 *v) {
+    __m512 two[8], four[4], eight[2];
+    for (int i = 0; i < 8; i++) two[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < 4; i++) {
+        const __m512d one = _mm512_castps_pd(two[2 * i]), other = _mm512_castps_pd(two[2 * i + 1]);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)), _mm512_castpd_ps(_mm512_unpackhi_pd(one, other)));
+    }
+    for (int i = 0; i < 2; i++)
+        eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x88), _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88), _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd));
+}
+
 VNNI static inline __attribute__((always_inline)) void wide_look(
-    const float *query, const void *keys, const void *values, int n, int dim, float *shares, float *out, const int halves) {
-    for (int t = 0; t < n; t++) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int d = 0; d < dim; d += 16) sum = _mm512_fmadd_ps(_mm512_loadu_ps(query + d), kept16(keys, (size_t)t * dim + d, halves), sum);
-        shares[t] = _mm512_reduce_add_ps(sum);
+    const float *query, const char *keys, const char *values, int n, const int dim, float *shares, float *out, const int kind) {
+    const size_t bytes = kept_bytes(kind, dim);
+    for (int t = 0; t < n; t += 16) {
+        __m512 sums[16];
+        float steps[16];
+        for (int i = 0; i < 16; i++) {
+            const char *key = keys + (t + i < n ? t + i : n - 1) * bytes;
+            sums[i] = _mm512_setzero_ps();
+            for (int d = 0; d < dim; d += 16) sums[i] = _mm512_fmadd_ps(_mm512_loadu_ps(query + d), number16(key, d, kind), sums[i]);
+            steps[i] = step_of(key, dim, kind);
+            _mm_prefetch(values + (key - keys), _MM_HINT_T0); /* on its way while keys are looked at: a head reads too little for the processor to foresee it */
+        }
+        _mm512_storeu_ps(shares + t, _mm512_mul_ps(sums16(sums), _mm512_loadu_ps(steps)));
     }
     softmax(shares, n, 1 / sqrtf((float)dim));
     int d = 0;
     for (; d + 64 <= dim; d += 64) {
         __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int t = 0; t < n; t++) {
-            const __m512 share = _mm512_set1_ps(shares[t]);
-            for (int j = 0; j < 4; j++)
-                sum[j] = _mm512_fmadd_ps(share, kept16(values, (size_t)t * dim + d + 16 * j, halves), sum[j]);
+            const __m512 share = _mm512_set1_ps(shares[t] * step_of(values + t * bytes, dim, kind));
+            for (int j = 0; j < 4; j++) sum[j] = _mm512_fmadd_ps(share, number16(values + t * bytes, d + 16 * j, kind), sum[j]);
         }
         for (int j = 0; j < 4; j++) _mm512_storeu_ps(out + d + 16 * j, sum[j]);
     }
     for (; d < dim; d += 16) {
         __m512 sum = _mm512_setzero_ps();
-        for (int t = 0; t < n; t++) sum = _mm512_fmadd_ps(_mm512_set1_ps(shares[t]), kept16(values, (size_t)t * dim + d, halves), sum);
+        for (int t = 0; t < n; t++) {
+            const __m512 share = _mm512_set1_ps(shares[t] * step_of(values + t * bytes, dim, kind));
+            sum = _mm512_fmadd_ps(share, number16(values + t * bytes, d, kind), sum);
+        }
         _mm512_storeu_ps(out + d, sum);
     }
 }
 
-VNNI static void vnni_look(
-    const float *query, const void *keys, const void *values, int n, int dim, float *shares, float *out, int halves) {
+VNNI static void vnni_look(const float *query, const char *keys, const char *values, int n, int dim, float *shares, float *out, int kind) {
     if (dim % 16)
-        look(query, keys, values, n, dim, shares, out, halves);
-    else if (halves)
-        wide_look(query, keys, values, n, dim, shares, out, 1);
+        look(query, keys, values, n, dim, shares, out, kind);
+    else if (kind == FLOAT32)
+        wide_look(query, keys, values, n, dim, shares, out, FLOAT32);
+    else if (kind == BFLOAT16)
+        wide_look(query, keys, values, n, dim, shares, out, BFLOAT16);
+    else if (dim == 64) /* the width of a head in the paper, with nothing to count */
+        wide_look(query, keys, values, n, 64, shares, out, INT8);
     else
-        wide_look(query, keys, values, n, dim, shares, out, 0);
+        wide_look(query, keys, values, n, dim, shares, out, INT8);
 }
 #endif
 
 static Kernel kernels[3] = {products_float32, products_bfloat16, products_int8};
-static void (*look_at)(const float *, const void *, const void *, int, int, float *, float *, int) = look;
+static void (*look_at)(const float *, const char *, const char *, int, int, float *, float *, int) = look;
 
 /* Use the instructions for whole numbers if they are wanted and this processor has them; gives whether they are used. */
 int unsilent_choose(int32_t wanted) {
@@ -389,28 +443,25 @@ static void multiply(Job *job, Turn *turn, const Matrix *matrix, const float *in
 
 /* All new positions of one head of one sequence: keys and values go to memory, then each position looks at itself and those before it. */
 static void attend_head(Job *job, int layer, int sequence, int head, float *scores) {
-    const int width = job->stack->width, dim = width / job->stack->heads;
-    const size_t plane = (size_t)job->batch * job->stack->heads * job->capacity * dim;
-    const size_t place = ((size_t)sequence * job->stack->heads + head) * job->capacity * dim;
-    const int halves = job->stack->kind != FLOAT32;
-    const size_t bytes = halves ? 2 : 4;
-    char *keys = (char *)job->memory + (2 * layer * plane + place) * bytes, *values = keys + plane * bytes;
+    const int width = job->stack->width, kind = job->stack->kind, dim = width / job->stack->heads;
+    const size_t bytes = kept_bytes(kind, dim), plane = job->batch * job->stack->heads * job->capacity * bytes;
+    char *keys = job->memory + 2 * layer * plane + ((size_t)sequence * job->stack->heads + head) * job->capacity * bytes, *values = keys + plane;
     const float *first = job->projected + (size_t)sequence * job->fresh * 3 * width + head * dim;
     for (int i = 0; i < job->fresh; i++) {
-        const size_t at = (size_t)(job->known + i) * dim;
-        keep(first + (size_t)i * 3 * width + width, dim, keys + at * bytes, halves);
-        keep(first + (size_t)i * 3 * width + 2 * width, dim, values + at * bytes, halves);
+        const size_t at = (job->known + i) * bytes;
+        keep(first + (size_t)i * 3 * width + width, dim, keys + at, kind);
+        keep(first + (size_t)i * 3 * width + 2 * width, dim, values + at, kind);
     }
     for (int i = 0; i < job->fresh; i++) {
         float *out = job->attended + ((size_t)sequence * job->fresh + i) * width + head * dim;
-        look_at(first + (size_t)i * 3 * width, keys, values, job->known + i + 1, dim, scores, out, halves);
+        look_at(first + (size_t)i * 3 * width, keys, values, job->known + i + 1, dim, scores, out, kind);
     }
 }
 
 static void attend(Job *job, Turn *turn, int layer, int me) {
     const int heads = job->stack->heads, items = job->batch * heads;
     for (int item; (item = take(turn, 1)) < items; put(turn, 1))
-        attend_head(job, layer, item / heads, item % heads, job->scores + (size_t)me * job->capacity);
+        attend_head(job, layer, item / heads, item % heads, job->scores + (size_t)me * room(job->capacity));
     await(turn, items);
 }
 
@@ -442,7 +493,7 @@ static Job *current;     /* NULL between jobs; under `lock` */
 static int n_workers;
 
 static Job *make_job(int rows, int width, int layers, int threads, int capacity) {
-    const size_t floats = (size_t)rows * width * (1 + 3 + 1 + 4) + rows + (size_t)threads * capacity;
+    const size_t floats = (size_t)rows * width * (1 + 3 + 1 + 4) + rows + (size_t)threads * room(capacity);
     Job *job = calloc(1, sizeof *job);
     if (!job) return NULL;
     float *place = job->scratch = malloc(floats * sizeof *place);

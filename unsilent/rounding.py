@@ -51,7 +51,7 @@ def fits(channels: int) -> bool:
 
 
 def round_swish(
-    x: Float[Tensor, "1 dim height width"], groups: int, weight: Float[Tensor, "dim"], bias: Float[Tensor, "dim"], epsilon: float
+    x: Float[Tensor, "batch dim height width"], groups: int, weight: Float[Tensor, "dim"], bias: Float[Tensor, "dim"], epsilon: float
 ) -> Rounded:
     """`swish(group_norm(x))`, rounded to the nearest of 256 numbers that reach from the least of swish to the largest here.
 

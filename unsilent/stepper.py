@@ -21,6 +21,8 @@ from unsilent.models.transformer import Block, KeyValueCache, Transformer, Trans
 Kind = Literal["float32", "bfloat16", "int8"]
 
 _KINDS = ("float32", "bfloat16", "int8")  # in the order of their numbers in C
+_KEPT = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # what keys and values are kept as
+_STEP_BYTES = 4  # behind whole numbers: what they are multiplied by
 _LANES = 64  # outputs in a block of a packed matrix
 _PAGE = 1 << 21  # bytes of a large page, if the system has such
 _LEVELS = 127  # whole numbers on each side of zero
@@ -152,7 +154,8 @@ class Stepper(nn.Module):
         super().__init__()
         config = self.config = transformer.config
         self.threads = 0
-        self._cached = torch.float32 if kind == "float32" else torch.bfloat16
+        dim = config.width // config.heads
+        self._cached, self._kept = _KEPT[kind], dim + _STEP_BYTES if kind == "int8" else dim
         self.blocks = transformer.blocks
         self._norm = [value.detach().float() for value in (transformer.ln_f.weight, transformer.ln_f.bias)]
         self._blocks = (_Block * config.layers)(*(block.pointers() for block in self.blocks))
@@ -161,7 +164,7 @@ class Stepper(nn.Module):
 
     def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
         """An empty cache that `forward` can be given, in the numbers that it reads; arguments as of `KeyValueCache`."""
-        return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cached))
+        return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cached), self._kept)
 
     def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
         """Causal; `x` continues what the cache holds, and is added to it.

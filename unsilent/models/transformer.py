@@ -38,10 +38,11 @@ class KeyValueCache:
         batch: sequences side by side.
         capacity: positions at most.
         like: gives device and dtype.
+        kept: numbers of one key or value; None for as many as a head is wide.
     """
 
-    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
-        self.memory = like.new_empty((config.layers, 2, batch, config.heads, capacity, config.width // config.heads))
+    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor, kept: int | None = None) -> None:
+        self.memory = like.new_empty((config.layers, 2, batch, config.heads, capacity, kept or config.width // config.heads))
         self.length = 0
 
     def grow(self, new: int) -> int:
