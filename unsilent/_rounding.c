@@ -3,11 +3,8 @@
  * `rounding.py` is the only caller. For processors with AVX-512, as convolutions of whole numbers are fast on those only.
  */
 
-#define _POSIX_C_SOURCE 200809L
 #include <math.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,7 +17,6 @@
 #define BLOCK 16              /* channels in a register */
 #define LEAST 0.2784645f      /* of swish, with its sign turned */
 #define ALONE (1 << 21)       /* numbers that one thread is through with as soon as several are */
-#define MOST_THREADS 64
 
 /* What is known of the channels of some places; sums are of differences from the first place, so that a large mean costs no digits. */
 typedef struct {
@@ -39,6 +35,8 @@ typedef struct {
     float *first, *seen, *factor, *shift;
     atomic_int read, done, is_known, written;
 } Picture;
+
+typedef void (*Team)(void (*work)(void *), void *given, unsigned threads, unsigned flags); /* GNU OpenMP's GOMP_parallel */
 
 WIDE INLINE __m512 load(const void *x, size_t n, const int halves) {
     if (!halves) return _mm512_loadu_ps((const float *)x + n);
@@ -140,7 +138,7 @@ WIDE INLINE void write_chunk(const Picture *picture, int chunk, const int halves
         }
 }
 
-WIDE static void *work(void *given) {
+WIDE static void work(void *given) {
     Picture *picture = given;
     for (int chunk; (chunk = atomic_fetch_add(&picture->read, 1)) < picture->chunks;) {
         picture->halves ? see_chunk(picture, chunk, 1) : see_chunk(picture, chunk, 0);
@@ -152,19 +150,6 @@ WIDE static void *work(void *given) {
     while (!atomic_load(&picture->is_known)) sched_yield();
     for (int chunk; (chunk = atomic_fetch_add(&picture->written, 1)) < picture->chunks;)
         picture->halves ? write_chunk(picture, chunk, 1) : write_chunk(picture, chunk, 0);
-    return NULL;
-}
-
-static void share_out(Picture *picture, int threads) {
-    pthread_t others[MOST_THREADS];
-    int n = 0;
-    sigset_t all, before; /* signals are for the threads of the program that calls us */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (n < threads - 1 && n < MOST_THREADS && !pthread_create(&others[n], NULL, work, picture)) n++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    work(picture);
-    while (n) pthread_join(others[--n], NULL);
 }
 
 /* Whether this processor can. */
@@ -175,9 +160,10 @@ int unsilent_can_round(void) {
 
 /* Normalise `x` [places][channels], swish it, and round it to whole numbers from 0 to 255: swish = step * (out - zero).
  *
- * `channels` is a multiple of 16 and of `groups`, `places` not 0. Gives 0, or 1 if there is no memory to work in. */
-int unsilent_round(const void *x, int32_t halves, int64_t places, int32_t channels, int32_t groups, const float *weight,
-                   const float *bias, float epsilon, uint8_t *out, float *step, int32_t *zero, int32_t threads) {
+ * `channels` is a multiple of 16 and of `groups`, `places` not 0. `team` lets several threads do the same, or is NULL. Gives 0, or 1 if
+ * there is no memory to work in. */
+int unsilent_round(const void *x, int32_t halves, int64_t places, int32_t channels, int32_t groups, const float *weight, const float *bias,
+                   float epsilon, uint8_t *out, float *step, int32_t *zero, Team team, int32_t threads) {
     Picture picture = {.x = x, .halves = halves, .channels = channels, .groups = groups, .places = places, .out = out};
     picture.weight = weight, picture.bias = bias, picture.epsilon = epsilon;
     picture.chunks = (int)((places + CHUNK - 1) / CHUNK);
@@ -189,7 +175,10 @@ int unsilent_round(const void *x, int32_t halves, int64_t places, int32_t channe
         union { uint32_t bits; float value; } wide = {halves ? (uint32_t)((const uint16_t *)x)[c] << 16 : ((const uint32_t *)x)[c]};
         picture.first[c] = wide.value;
     }
-    share_out(&picture, places * channels < ALONE ? 1 : threads);
+    if (team && threads > 1 && places * channels >= ALONE)
+        team(work, &picture, threads, 0);
+    else
+        work(&picture);
     *step = picture.step, *zero = picture.zero;
     free(picture.seen);
     return 0;

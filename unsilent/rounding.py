@@ -6,6 +6,7 @@ In torch these are seven passes through a picture, which take as long as whole n
 import ctypes
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -36,8 +37,15 @@ def _library() -> ctypes.CDLL | None:
     numbers = (ctypes.c_int32, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32)
     given = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float)
     results = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_int32))
-    library.unsilent_round.argtypes = [ctypes.c_void_p, *numbers, *given, *results, ctypes.c_int32]
+    library.unsilent_round.argtypes = [ctypes.c_void_p, *numbers, *given, *results, ctypes.c_void_p, ctypes.c_int32]
+    library.team = _team()
     return library
+
+
+def _team() -> ctypes.c_void_p | None:
+    """What lets torch's own threads take part, which look for work for a while after each operation and would be in the way of others."""
+    found = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
+    return ctypes.cast(ctypes.CDLL(str(found[0])).GOMP_parallel, ctypes.c_void_p) if found else None
 
 
 def is_here() -> bool:
@@ -73,6 +81,7 @@ def round_swish(
     numbers = (x.dtype == torch.bfloat16, height * width, channels, groups)
     given = (weight.data_ptr(), bias.data_ptr(), epsilon)
     results = (whole.data_ptr(), ctypes.byref(step), ctypes.byref(zero))
-    if _library().unsilent_round(x.data_ptr(), *numbers, *given, *results, torch.get_num_threads()):
+    library = _library()
+    if library.unsilent_round(x.data_ptr(), *numbers, *given, *results, library.team, torch.get_num_threads()):
         raise ParameterError(f"there is no memory to round a picture of {height} x {width}.")
     return Rounded(whole, step.value, zero.value)
