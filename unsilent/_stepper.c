@@ -1,4 +1,5 @@
-/* One pass of the sampler's transformer over new positions, with nothing between its operations but threads that wait for each other.
+/* One pass of the sampler's transformer over new positions, with nothing between its operations but threads that wait for each other;
+ * and the scores of codes after it.
  *
  * The mathematics is that of models/transformer.py (GPT-2 as in minGPT: norms first, exact GELU, biases everywhere); `stepper.py` packs
  * the weights, owns all memory that outlives a call, and is the only caller. Plain C11 and POSIX threads; the inner products have a second
@@ -63,10 +64,12 @@ typedef struct {
     char apart[56]; /* to the next cache line */
 } Turn;
 
-typedef struct {
+typedef struct Job {
+    void (*work)(struct Job *, int me); /* what each thread does */
     const Stack *stack;
+    const Matrix *matrix; /* to score with */
     char *memory; /* keys and values, [layers][2][batch][heads][capacity] of `kept_bytes` */
-    int batch, fresh, known, capacity, rows, threads;
+    int batch, fresh, known, capacity, rows, outputs, threads;
     float *x, *normed, *projected, *attended, *hidden, *scales, *scores, *output;
     uint8_t *whole;
     Turn *turns;
@@ -465,7 +468,7 @@ static void attend(Job *job, Turn *turn, int layer, int me) {
     await(turn, items);
 }
 
-static void work(Job *job, int me) {
+static void read_on(Job *job, int me) {
     const Stack *stack = job->stack;
     const int width = stack->width, is_rounded = stack->kind == INT8;
     Turn *turn = job->turns;
@@ -482,6 +485,11 @@ static void work(Job *job, int me) {
         multiply(job, turn++, &block->down, job->hidden, 4 * width, job->x, width, ADD);
     }
     normalise_rows(job, turn, stack->norm_weight, stack->norm_bias, job->output, 0);
+}
+
+static void score(Job *job, int me) {
+    (void)me; /* all threads are alike */
+    multiply(job, job->turns, job->matrix, job->x, job->stack->width, job->output, job->outputs, STORE);
 }
 
 /* ---- threads that wait for work; one job at a time ---- */
@@ -530,7 +538,7 @@ static void *worker(void *given) {
         Job *job = current && me < current->threads ? current : NULL;
         if (job) job->holders++;
         pthread_mutex_unlock(&lock);
-        if (job) work(job, me), let_go(job);
+        if (job) job->work(job, me), let_go(job);
     }
     return NULL;
 }
@@ -564,6 +572,28 @@ static int hire(int threads) {
     return n_workers + 1 < threads ? n_workers + 1 : threads;
 }
 
+/* Let all threads of a job work, and end it. */
+static void do_job(Job *job) {
+    if (job->threads > 1) {
+        pthread_mutex_lock(&lock);
+        current = job;
+        atomic_fetch_add(&calls, 1);
+        pthread_cond_broadcast(&called);
+        pthread_mutex_unlock(&lock);
+    }
+    job->work(job, 0);
+    pthread_mutex_lock(&lock);
+    current = NULL;
+    /* who came late still walks through what is done, and reads weights that the caller may free */
+    while (job->holders > 1) {
+        pthread_mutex_unlock(&lock);
+        sched_yield();
+        pthread_mutex_lock(&lock);
+    }
+    pthread_mutex_unlock(&lock);
+    let_go(job);
+}
+
 /* Read `fresh` embedded positions of `batch` sequences, of which `known` lie in memory already.
  *
  * x: [batch][fresh][width], overwritten. output: likewise. Gives 0, or 1 if there is no memory to work in. */
@@ -572,26 +602,25 @@ int unsilent_read(const Stack *stack, float *x, float *output, void *memory, int
     pthread_mutex_lock(&order);
     Job *job = make_job(batch * fresh, stack->width, stack->layers, hire(threads), capacity);
     if (job) {
-        job->stack = stack, job->memory = memory, job->x = x, job->output = output;
+        job->work = read_on, job->stack = stack, job->memory = memory, job->x = x, job->output = output;
         job->batch = batch, job->fresh = fresh, job->known = known, job->capacity = capacity;
-        if (job->threads > 1) {
-            pthread_mutex_lock(&lock);
-            current = job;
-            atomic_fetch_add(&calls, 1);
-            pthread_cond_broadcast(&called);
-            pthread_mutex_unlock(&lock);
-        }
-        work(job, 0);
-        pthread_mutex_lock(&lock);
-        current = NULL;
-        /* who came late still walks through what is done, and reads weights that the caller may free */
-        while (job->holders > 1) {
-            pthread_mutex_unlock(&lock);
-            sched_yield();
-            pthread_mutex_lock(&lock);
-        }
-        pthread_mutex_unlock(&lock);
-        let_go(job);
+        do_job(job);
+    }
+    pthread_mutex_unlock(&order);
+    return !job;
+}
+
+/* Multiply rows by a matrix of `kind`, which is not of whole numbers.
+ *
+ * x: [rows][width]. output: [rows][outputs]. Gives 0, or 1 if there is no memory to work in. */
+int unsilent_score(const Matrix *matrix, int32_t kind, const float *x, float *output, int32_t rows, int32_t width, int32_t outputs,
+                   int32_t threads) {
+    const Stack stack = {.width = width, .kind = kind};
+    pthread_mutex_lock(&order);
+    Job *job = make_job(rows, width, 0, hire(threads), 0);
+    if (job) {
+        job->work = score, job->stack = &stack, job->matrix = matrix, job->x = (float *)x, job->output = output, job->outputs = outputs;
+        do_job(job);
     }
     pthread_mutex_unlock(&order);
     return !job;

@@ -138,6 +138,8 @@ def hasten(sampler: Sampler, precision: Precision, device: torch.device) -> None
         sampler.turn = Recorder(sampler)
     elif all(isinstance(block, stepper.PackedBlock) for block in sampler.transformer.blocks):
         sampler.transformer = stepper.Stepper(sampler.transformer, precision)
+        if sampler.config.codes % stepper.LANES == 0:
+            sampler.head = stepper.Scorer(sampler.head, sampler.transformer, "float32" if precision == "float32" else "bfloat16")
 
 
 def return_memory() -> None:

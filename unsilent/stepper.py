@@ -23,7 +23,7 @@ Kind = Literal["float32", "bfloat16", "int8"]
 _KINDS = ("float32", "bfloat16", "int8")  # in the order of their numbers in C
 _KEPT = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # what keys and values are kept as
 _STEP_BYTES = 4  # behind whole numbers: what they are multiplied by
-_LANES = 64  # outputs in a block of a packed matrix
+LANES = 64  # outputs in a block of a packed matrix
 _PAGE = 1 << 21  # bytes of a large page, if the system has such
 _LEVELS = 127  # whole numbers on each side of zero
 _MIDDLE = 128  # what is added to whole inputs, which have no sign
@@ -55,6 +55,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(found.origin)
     library.unsilent_read.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 5]
+    library.unsilent_score.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 4]
     library.is_fast = bool(library.unsilent_choose(1))
     return library
 
@@ -71,7 +72,7 @@ def is_fast() -> bool:
 
 def fits(config: TransformerConfig) -> bool:
     """Whether a transformer has sizes that can be packed."""
-    return config.width % _LANES == 0
+    return config.width % LANES == 0
 
 
 class Packed:
@@ -88,7 +89,7 @@ class Packed:
     def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"], kind: Kind) -> None:
         self.bias = bias.detach().float().contiguous()
         self.scale = self.offset = None
-        blocks = weight.detach().float().unflatten(0, (-1, _LANES))
+        blocks = weight.detach().float().unflatten(0, (-1, LANES))
         if kind == "int8":
             largest = blocks.abs().amax(2).clamp(min=torch.finfo(torch.float32).tiny)
             whole = (blocks * (_LEVELS / largest[..., None])).round().to(torch.int8)
@@ -166,6 +167,11 @@ class Stepper(nn.Module):
         """An empty cache that `forward` can be given, in the numbers that it reads; arguments as of `KeyValueCache`."""
         return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cached), self._kept)
 
+    @property
+    def n_threads(self) -> int:
+        """How many threads compute."""
+        return self.threads or torch.get_num_threads()
+
     def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
         """Causal; `x` continues what the cache holds, and is added to it.
 
@@ -179,8 +185,36 @@ class Stepper(nn.Module):
         x = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         output = torch.empty_like(x)
         known, capacity = cache.grow(fresh), cache.memory.shape[4]
-        threads = self.threads or torch.get_num_threads()
         places = (x.data_ptr(), output.data_ptr(), cache.memory.data_ptr())
-        if _library().unsilent_read(self._stack, *places, batch, fresh, known, capacity, threads):
+        if _library().unsilent_read(self._stack, *places, batch, fresh, known, capacity, self.n_threads):
             raise ParameterError(f"there is no memory to read {batch} x {fresh} positions at once; give fewer takes.")
         return output
+
+
+class Scorer(nn.Module):
+    """Stands for the linear layer that scores codes, with a Stepper's threads: its matrix comes from memory anew for each code.
+
+    Args:
+        head: the layer, without biases; as many outputs as `fits` wants of a width.
+        stepper: whose threads it takes.
+        kind: of the numbers that its weights are kept in; whole ones are too few for scores.
+    """
+
+    def __init__(self, head: nn.Linear, stepper: Stepper, kind: Literal["float32", "bfloat16"]) -> None:
+        super().__init__()
+        self._stepper, self._kind = [stepper], _KINDS.index(kind)  # in a list, or it would be a part of this module
+        self._matrix = Packed(head.weight, torch.zeros(head.out_features), kind)
+        self._sizes, self._pointers = (head.in_features, head.out_features), self._matrix.pointers()
+
+    def forward(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows codes"]:
+        """As the layer.
+
+        Raises:
+            ParameterError: if there is no memory to work in.
+        """
+        hidden, (stepper,) = hidden.float().contiguous(), self._stepper
+        logits = hidden.new_empty(len(hidden), self._sizes[1])
+        places = (hidden.data_ptr(), logits.data_ptr())
+        if _library().unsilent_score(self._pointers, self._kind, *places, len(hidden), *self._sizes, stepper.n_threads):
+            raise ParameterError(f"there is no memory to score {len(hidden)} codes at once; give fewer takes.")
+        return logits
