@@ -4,8 +4,8 @@
 
 FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
 runs in a process of its own: five generations of the sound of one clip, or of so many columns, from given features, after one to warm up,
-whose time is printed too. Of what is longer than a clip by more than an eighth, most is decoded and vocoded beside the sampler; `in_turn`
-is the time without.
+whose time is printed too; of several numbers of takes in turn, as what memory gives changes from minute to minute. Of what is longer than
+a clip by more than an eighth, most is decoded and vocoded beside the sampler; `in_turn` is the time without.
 
 The released algorithm, re-expressed here, sends the whole sequence through the transformer for every code, in float32, with zeros where
 codes are to come, and attends in single operations. `--released 8` times every eighth code and takes it for others, `--released 1` times
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -33,7 +35,8 @@ from unsilent import presets
 from unsilent.checkpoints.bundle import load_sampler
 from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, network_config, save_checkpoint
-from unsilent.fused import prepare
+from unsilent.clip import Clip
+from unsilent.fused import can_round, prepare
 from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Clock
@@ -60,8 +63,8 @@ def make(folder: Path, n_features: int) -> Path:
 
 
 @torch.inference_mode()
-def measure(folder: Path, sampler_folder: Path, precision: str, options: argparse.Namespace) -> dict:
-    """Seconds of each step in this process, medians; the first generation's, and the peak memory."""
+def measure(folder: Path, sampler_folder: Path, precision: str, options: argparse.Namespace) -> list[dict]:
+    """For each number of takes: seconds of each step in this process, medians; the first generation's, and the peak memory."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     started = time.perf_counter()
@@ -74,26 +77,34 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
         network.to(device)
     loaded = time.perf_counter() - started
     config = sampler.config
-    features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0)).to(
-        device
-    )
-    renderer, n_columns = Renderer(codebook, vocoder, device, convolutions(precision) is torch.bfloat16), options.columns or config.clip.columns
-    laps, in_turn = [], []
+    features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0))
+    features, halves = features.to(device), convolutions(precision) is torch.bfloat16
+    renderer, n_columns = Renderer(codebook, vocoder, device, halves), options.columns or config.clip.columns
+    is_long = len(decoded_windows(n_columns, config.clip)) > 1
+    laps, in_turn, peaks = defaultdict(list), defaultdict(list), defaultdict(list)
     for run in range(options.runs + 1):
-        laps.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, True))
-        if run and len(decoded_windows(n_columns, config.clip)) > 1:
-            in_turn.append(_generate(sampler, renderer, features, precision, n_columns, options.takes, False))
-    steps = {name: median(lap[name] for lap in laps[1:]) for name in laps[0]}
-    whole, compared = (median(sum(lap.values()) for lap in some) if some else None for some in (laps[1:], in_turn))
+        for takes in options.takes:
+            _forget_peak(device)
+            laps[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, True))
+            peaks[takes].append(_peak_mb(device))
+            if run and is_long:
+                in_turn[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, False))
+    return [
+        {"load": loaded, **_summary(laps[takes], in_turn[takes], n_columns, takes, config.clip), "peak_mb": max(peaks[takes])}
+        for takes in options.takes
+    ]
+
+
+def _summary(laps: list[dict[str, float]], in_turn: list[dict[str, float]], n_columns: int, takes: int, clip: Clip) -> dict[str, float]:
+    first, *others = laps
+    whole, compared = (median(sum(lap.values()) for lap in some) if some else None for some in (others, in_turn))
     return {
-        "load": loaded,
-        "first": sum(laps[0].values()),
-        **steps,
+        "first": sum(first.values()),
+        **{name: median(lap[name] for lap in others) for name in first},
         "whole": whole,
         **({"in_turn": compared, "in_turn_to_whole": compared / whole} if in_turn else {}),
-        "real_time_factor": whole / (n_columns * config.clip.column_seconds),
-        "clips_a_second": options.takes * n_columns / config.clip.columns / whole,
-        "peak_mb": _peak_mb() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
+        "real_time_factor": whole / (n_columns * clip.column_seconds),
+        "clips_a_second": takes * n_columns / clip.columns / whole,
     }
 
 
@@ -127,7 +138,16 @@ def _lap(clock: Clock, name: str, device: torch.device) -> None:
     clock.lap(name)
 
 
-def _peak_mb() -> float:
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
+
+
+def _peak_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
@@ -168,10 +188,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, **_: bool) -> Tensor:
 
 
 @torch.inference_mode()
-def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> dict:
-    """Rates of this machine, and from them the least seconds of each step; matrices are int8 on a CPU, all else is bfloat16."""
+def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> list[dict]:
+    """Rates of this machine, and from them the least seconds of each step, for each number of takes.
+
+    On a CPU matrices, keys and values are int8, as are the wide convolutions of the decoder; all else is bfloat16.
+    """
     torch.set_num_threads(options.threads)
-    device, takes = torch.device(options.device), options.takes
+    device = torch.device(options.device)
     on_gpu = device.type == "cuda"
     large = torch.ones(1 << 28, device=device)
     bytes_a_second = 4 * len(large) / min(_seconds(large.sum, device) for _ in range(5))
@@ -179,29 +202,33 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> d
     for dtype in (torch.float32, torch.bfloat16):
         one = torch.ones(8192 if on_gpu else 2048, 8192 if on_gpu else 2048, dtype=dtype, device=device)
         rates[dtype] = 2 * len(one) ** 3 / min(_seconds(lambda one=one: one @ one, device) for _ in range(5))
+    fastest = max(rates.values())
     config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     shape, clip = config.transformer, config.clip
-    weight_bytes = 2 if on_gpu else 1
+    number_bytes = 2 if on_gpu else 1
+    at_once = 2 if can_round(device) else 1  # whole numbers are multiplied twice as fast as bfloat16, if they are
     n_condition = config.condition.n_tokens(clip)
     positions = sum(range(n_condition, n_condition + clip.n_codes))
-    cache = 2 * shape.layers * shape.width * 2 * positions * takes
-    head = config.codes * shape.width * (2 if on_gpu else 4)
-    mel = torch.zeros(1, clip.mels, clip.frames)
-    work = {}
-    grid = torch.zeros(1, clip.rows, clip.columns, dtype=torch.long)
-    for name, run in {"decode": lambda: codebook.decode_codes(grid), "vocode": lambda: vocoder(mel)}.items():
-        with FlopCounterMode(display=False) as counter:
-            run()
-        work[name] = takes * counter.get_total_flops() / max(rates.values())
-    steps = {"codes": (clip.n_codes * (shape.n_weights * weight_bytes + head) + cache) / bytes_a_second, **work}
-    return {
-        "read_gb_a_second": bytes_a_second / 1e9,
-        "float32_gflops": rates[torch.float32] / 1e9,
-        "bfloat16_gflops": rates[torch.bfloat16] / 1e9,
-        **steps,
-        "whole": sum(steps.values()),
-    }
+    cache = 2 * shape.layers * shape.width * number_bytes * positions
+    mel, grid = torch.zeros(1, clip.mels, clip.frames), torch.zeros(1, clip.rows, clip.columns, dtype=torch.long)
+    decoded = _flops(lambda: codebook.decode_codes(grid))
+    whole = sum(flops for name, flops in decoded.items() if name.startswith("Decoder.") and name.endswith((".conv1", ".conv2")))
+    decode, vocode = decoded["Global"] - whole + whole / at_once, _flops(lambda: vocoder(mel))["Global"]
+    rows = []
+    for takes in options.takes:
+        read = clip.n_codes * (shape.n_weights * number_bytes + 2 * config.codes * shape.width) + takes * cache
+        steps = {"codes": read / bytes_a_second, "decode": takes * decode / fastest, "vocode": takes * vocode / fastest}
+        products = {f"{str(dtype).removeprefix('torch.')}_gflops": rate / 1e9 for dtype, rate in rates.items()}
+        rows.append({"read_gb_a_second": bytes_a_second / 1e9, **products, **steps, "whole": sum(steps.values())})
+    return rows
+
+
+def _flops(run: Callable[[], Tensor]) -> dict[str, int]:
+    """Operations of all modules that take part, and of all together as `Global`."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
 
 
 def _seconds(run, device: torch.device) -> float:
@@ -217,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--features", type=int, default=5, choices=(1, 5, 212))
-    parser.add_argument("--takes", type=int, nargs="+", default=[1], help="side by side; several numbers are measured one after another")
+    parser.add_argument("--takes", type=int, nargs="+", default=[1], help="side by side; several numbers are measured in turn")
     parser.add_argument("--columns", type=int, default=0, help="of codes, for ours; 0 makes one clip")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -228,7 +255,6 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)  # how a process of its own is told what to measure
     options = parser.parse_args()
     if options.one:
-        (options.takes,) = options.takes
         sampler_folder = make(options.folder, options.features)
         measures = {"floor": floors, "released": released}
         run = measures.get(options.one) or partial(measure, precision=options.one)
@@ -246,27 +272,27 @@ def main() -> None:
 
 
 def _table(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """A row for everything that is measured, each in a process of its own."""
+    """A row for everything that is measured, each in a process of its own, but all numbers of takes in one."""
     precisions = options.precision or (("bfloat16",) if options.device == "cuda" else PRECISIONS)
-    table = {"released": _in_a_process("released", 1, options)} if options.released else {}
-    for takes in options.takes:
-        kind = "" if takes == 1 else f", {takes} takes"
-        floor = table[f"floor{kind}"] = _in_a_process("floor", takes, options)
-        for name in precisions:
-            row = table[f"{name}{kind}"] = _in_a_process(name, takes, options)
-            if options.columns:  # floors and the released algorithm are of one clip
+    table = {"released": _in_a_process("released", options)} if options.released else {}
+    kinds = ["" if takes == 1 else f", {takes} takes" for takes in options.takes]
+    measured = {name: _in_a_process(name, options) for name in ("floor", *precisions)}
+    for number, (takes, kind) in enumerate(zip(options.takes, kinds, strict=True)):
+        for name, rows in measured.items():
+            row = table[f"{name}{kind}"] = rows[number]
+            if name == "floor" or options.columns:  # floors and the released algorithm are of one clip
                 continue
-            row["times_the_floor"] = row["whole"] / floor["whole"]
+            row["times_the_floor"] = row["whole"] / measured["floor"][number]["whole"]
             if options.released:
                 row["times_faster_than_released"] = takes * table["released"]["whole"] / row["whole"]
     return table
 
 
-def _in_a_process(name: str, takes: int, options: argparse.Namespace) -> dict[str, float]:
-    told = {"--folder": options.folder, "--one": name, "--features": options.features, "--takes": takes, "--runs": options.runs}
-    told |= {"--columns": options.columns, "--threads": options.threads, "--released": options.released, "--device": options.device}
-    command = [sys.executable, __file__, *(str(word) for pair in told.items() for word in pair)]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+def _in_a_process(name: str, options: argparse.Namespace) -> dict[str, float] | list[dict[str, float]]:
+    told = {"--folder": options.folder, "--one": name, "--features": options.features, "--runs": options.runs, "--columns": options.columns}
+    told |= {"--threads": options.threads, "--released": options.released, "--device": options.device}
+    words = [*(word for pair in told.items() for word in pair), "--takes", *options.takes]
+    return json.loads(subprocess.run([sys.executable, __file__, *map(str, words)], stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
 if __name__ == "__main__":

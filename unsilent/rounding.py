@@ -66,7 +66,8 @@ def round_swish(
     Args:
         x: in float32 or bfloat16, channels last.
         groups: of channels that are normalised together.
-        weight, bias: of the norm, float32.
+        weight: of the norm, float32.
+        bias: of the norm, float32.
         epsilon: added to the variance.
 
     Raises:
