@@ -4,8 +4,8 @@
 
 FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
 runs in a process of its own: five generations of the sound of one clip, or of so many columns, from given features, after one to warm up,
-whose time is printed too; of several numbers of takes in turn, as what memory gives changes from minute to minute. Of what is longer than
-a clip by more than an eighth, most is decoded and vocoded beside the sampler; `in_turn` is the time without.
+whose time is printed too; of several numbers of takes in turn, as what memory gives changes from minute to minute (on a GPU one after
+another). Of what is longer than a clip by more than an eighth, most is decoded and vocoded beside the sampler; `in_turn` is without.
 
 The released algorithm, re-expressed here, sends the whole sequence through the transformer for every code, in float32, with zeros where
 codes are to come, and attends in single operations. `--released 8` times every eighth code and takes it for others, `--released 1` times
@@ -82,13 +82,13 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     renderer, n_columns = Renderer(codebook, vocoder, device, halves), options.columns or config.clip.columns
     is_long = len(decoded_windows(n_columns, config.clip)) > 1
     laps, in_turn, peaks = defaultdict(list), defaultdict(list), defaultdict(list)
-    for run in range(options.runs + 1):
-        for takes in options.takes:
-            _forget_peak(device)
-            laps[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, True))
-            peaks[takes].append(_peak_mb(device))
-            if run and is_long:
-                in_turn[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, False))
+    order = options.takes * (options.runs + 1)
+    for takes in sorted(order) if device.type == "cuda" else order:  # a GPU would record each turn anew
+        _forget_peak(device)
+        laps[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, True))
+        peaks[takes].append(_peak_mb(device))
+        if len(laps[takes]) > 1 and is_long:
+            in_turn[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, False))
     return [
         {"load": loaded, **_summary(laps[takes], in_turn[takes], n_columns, takes, config.clip), "peak_mb": max(peaks[takes])}
         for takes in options.takes
@@ -275,11 +275,10 @@ def _table(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """A row for everything that is measured, each in a process of its own, but all numbers of takes in one."""
     precisions = options.precision or (("bfloat16",) if options.device == "cuda" else PRECISIONS)
     table = {"released": _in_a_process("released", options)} if options.released else {}
-    kinds = ["" if takes == 1 else f", {takes} takes" for takes in options.takes]
     measured = {name: _in_a_process(name, options) for name in ("floor", *precisions)}
-    for number, (takes, kind) in enumerate(zip(options.takes, kinds, strict=True)):
+    for number, takes in enumerate(options.takes):
         for name, rows in measured.items():
-            row = table[f"{name}{kind}"] = rows[number]
+            row = table[name if takes == 1 else f"{name}, {takes} takes"] = rows[number]
             if name == "floor" or options.columns:  # floors and the released algorithm are of one clip
                 continue
             row["times_the_floor"] = row["whole"] / measured["floor"][number]["whole"]
