@@ -54,3 +54,13 @@ def test_lower_precision_sounds_like_the_higher(exact, others, precision):
     features, logits = hear(precision, 0)
     assert fid(exact[0], features) < 2 * others[0]
     assert mkl(exact[1], logits) < others[1]
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.003), pytest.param("int8", 0.006, marks=in_c)])
+@torch.inference_mode()
+def test_lower_precision_decodes_like_the_higher(precision, limit):
+    """Mean difference of mels in [-1, 1] of the same codes. What the codebook itself loses of real sound is 0.15."""
+    exact, light = (unsilent.load("everyday", device="cpu", precision=one) for one in ("float32", precision))
+    codes = torch.from_numpy(exact.generate(DEMO.path).codes)
+    apart = (light.renderer.decode(codes).float() - exact.renderer.decode(codes)).abs().mean()
+    assert 0 < apart < limit
