@@ -75,7 +75,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     sampler = load_sampler(sampler_folder, precision, device)
     for network in (codebook, vocoder, sampler):
         network.to(device)
-    loaded = time.perf_counter() - started
+    loaded, peak_of_loading = time.perf_counter() - started, _peak_mb(device)
     config = sampler.config
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0))
     features, halves = features.to(device), convolutions(precision) is torch.bfloat16
@@ -90,7 +90,11 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
         if len(laps[takes]) > 1 and is_long:
             in_turn[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, False))
     return [
-        {"load": loaded, **_summary(laps[takes], in_turn[takes], n_columns, takes, config.clip), "peak_mb": max(peaks[takes])}
+        {
+            "load": loaded,
+            **_summary(laps[takes], in_turn[takes], n_columns, takes, config.clip),
+            "peak_mb": max(peak_of_loading, *peaks[takes]),
+        }
         for takes in options.takes
     ]
 
@@ -203,22 +207,24 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> l
         one = torch.ones(8192 if on_gpu else 2048, 8192 if on_gpu else 2048, dtype=dtype, device=device)
         rates[dtype] = 2 * len(one) ** 3 / min(_seconds(lambda one=one: one @ one, device) for _ in range(5))
     fastest = max(rates.values())
+    # instructions multiply four whole numbers, or two of bfloat16, in the place of one of float32
+    in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_round(device) else fastest
     config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     shape, clip = config.transformer, config.clip
     number_bytes = 2 if on_gpu else 1
-    at_once = 2 if can_round(device) else 1  # whole numbers are multiplied twice as fast as bfloat16, if they are
     n_condition = config.condition.n_tokens(clip)
     positions = sum(range(n_condition, n_condition + clip.n_codes))
     cache = 2 * shape.layers * shape.width * number_bytes * positions
     mel, grid = torch.zeros(1, clip.mels, clip.frames), torch.zeros(1, clip.rows, clip.columns, dtype=torch.long)
     decoded = _flops(lambda: codebook.decode_codes(grid))
     whole = sum(flops for name, flops in decoded.items() if name.startswith("Decoder.") and name.endswith((".conv1", ".conv2")))
-    decode, vocode = decoded["Global"] - whole + whole / at_once, _flops(lambda: vocoder(mel))["Global"]
+    decode = (decoded["Global"] - whole) / fastest + whole / in_whole
+    vocode = _flops(lambda: vocoder(mel))["Global"] / fastest
     rows = []
     for takes in options.takes:
         read = clip.n_codes * (shape.n_weights * number_bytes + 2 * config.codes * shape.width) + takes * cache
-        steps = {"codes": read / bytes_a_second, "decode": takes * decode / fastest, "vocode": takes * vocode / fastest}
+        steps = {"codes": read / bytes_a_second, "decode": takes * decode, "vocode": takes * vocode}
         products = {f"{str(dtype).removeprefix('torch.')}_gflops": rate / 1e9 for dtype, rate in rates.items()}
         rows.append({"read_gb_a_second": bytes_a_second / 1e9, **products, **steps, "whole": sum(steps.values())})
     return rows

@@ -13,7 +13,7 @@ LEVELS = {
     "clip": 0, "config": 0, "errors": 0, "labels": 0, "version": 0,
     "signal": 1, "media": 1, "models": 1, "losses": 1, "flow": 1,
     "features": 2, "fused": 2, "graphs": 2, "kernels": 2,
-    "motion": 2, "runtime": 2, "sampling": 2, "stepper": 2, "stitching": 2, "presets": 2,
+    "motion": 2, "rounding": 2, "runtime": 2, "sampling": 2, "stepper": 2, "stitching": 2, "presets": 2,
     "checkpoints": 3, "rendering": 3, "scene": 3,
     "picture": 4, "generation": 4, "pipeline": 4, "data": 4, "metrics": 4,
     "batch": 5, "report": 5, "train": 5,
@@ -25,7 +25,7 @@ BESIDE = {
     ("losses", "models"), ("losses", "signal"),  # losses of a reconstruction speak of what networks return, in mels
     ("models", "signal"),  # a vocoder holds what it makes against its mel
     ("runtime", "graphs"), ("runtime", "stepper"), ("graphs", "kernels"),  # the first decides what steps how
-    ("fused", "runtime"),  # both make networks fast on this machine
+    ("fused", "runtime"), ("fused", "stepper"), ("fused", "rounding"),  # all make networks fast on this machine
     ("presets", "features"),  # a row names a backbone
     ("metrics", "data"),  # a manifest tells labels, and sounds are judged as trainings prepare them
     ("pipeline", "generation"), ("generation", "picture"),  # which a pipeline makes, and which draws itself

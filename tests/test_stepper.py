@@ -9,7 +9,7 @@ import torch
 from unsilent import stepper
 from unsilent.errors import ParameterError
 from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
-from unsilent.stepper import Packed, PackedBlock, Stepper
+from unsilent.stepper import Packed, PackedBlock, Scorer, Stepper
 
 pytestmark = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
 
@@ -17,13 +17,17 @@ CONFIG = TransformerConfig(layers=2, heads=4, width=128)
 X = torch.randn(3, 24, CONFIG.width, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def transformer():
+def uneven(config):
     torch.manual_seed(0)
-    made = Transformer(CONFIG).eval().requires_grad_(False)
+    made = Transformer(config).eval().requires_grad_(False)
     for weight in made.parameters():  # also biases and norms, which begin as nothing and one
         weight += 0.1 * torch.randn(weight.shape)
     return made
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return uneven(CONFIG)
 
 
 def packed(transformer, kind):
@@ -59,6 +63,15 @@ def test_neither_threads_nor_pieces_nor_neighbours_change_a_bit(transformer, kin
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.parametrize("heads", [16, 2, 1])
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+def test_heads_of_any_width(kind, tolerance, heads):
+    """8 numbers, which no register fits; 64, as in the paper; 128."""
+    made = uneven(TransformerConfig(layers=2, heads=heads, width=128))
+    expected, found = made(X), read(packed(made, kind), X, 9, 4)
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
 @pytest.mark.skipif(not stepper.is_fast(), reason="this processor has no AVX-512 VNNI")
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
 def test_other_processors_compute_the_same(transformer, kind):
@@ -85,13 +98,28 @@ def test_no_thread_looks_at_weights_that_are_gone(transformer):
         assert torch.equal(read(module, X), expected)
 
 
-def test_it_goes_on_from_a_shared_beginning(transformer):
-    module = packed(transformer, "float32")
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+def test_it_goes_on_from_a_shared_beginning(transformer, kind, tolerance):
+    module = packed(transformer, kind)
     cache = module.cache(1, 24, X)
     module(X[:1, :10], cache)
     cache.repeat(3, 24)
     together = torch.cat([X[:1, :10].expand(3, -1, -1), X[:, 10:]], dim=1)
-    torch.testing.assert_close(module(X[:, 10:], cache), transformer(together)[:, 10:], atol=1e-4, rtol=0)
+    expected = transformer(together)[:, 10:]
+    assert (module(X[:, 10:], cache) - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-6), ("bfloat16", 3e-3)])
+def test_codes_are_scored_as_by_the_layer(transformer, kind, tolerance):
+    """To the bit alike for each row, whatever is beside it, and for any number of threads."""
+    head, module, rows = torch.nn.Linear(128, 192, bias=False).requires_grad_(False), packed(transformer, "int8"), X[:, 0]
+    scorer, expected = Scorer(head, module, kind), head(rows)
+    found = scorer(rows)
+    assert (found - expected).norm() < tolerance * expected.norm()
+    for threads in (1, 2, 5):
+        module.threads = threads
+        assert torch.equal(scorer(torch.cat([rows, 1000 * rows]))[:3], found)
+        assert torch.equal(torch.cat([scorer(row[None]) for row in rows]), found)
 
 
 def test_what_it_is_given_stays(transformer):
@@ -104,8 +132,12 @@ def test_what_does_not_fit_is_said(transformer):
     module = packed(transformer, "float32")
     with pytest.raises(ParameterError, match="24 positions do not fit into a cache of 23"):
         module(X, module.cache(3, 23, X))
-    with pytest.raises(ParameterError, match=r"wants a cache of torch\.float32 on a CPU, found torch\.bfloat16"):
+    with pytest.raises(ParameterError, match=r"wants a cache of torch\.float32 on cpu, .* found torch\.bfloat16 on cpu"):
         module(X, KeyValueCache(CONFIG, 3, 24, X.bfloat16()))
+    with pytest.raises(ParameterError, match=r"for 3 sequences, 32 numbers a head, found .* for 2 sequences, 32 numbers a head"):
+        module(X, module.cache(2, 24, X))
+    with pytest.raises(ParameterError, match=r"for 3 sequences, 36 numbers a head, found .* for 3 sequences, 32 numbers a head"):
+        packed(transformer, "int8")(X, KeyValueCache(CONFIG, 3, 24, X.to(torch.int8)))
 
 
 def test_whole_numbers_of_any_size(transformer):

@@ -447,7 +447,7 @@ static void multiply(Job *job, Turn *turn, const Matrix *matrix, const float *in
 /* All new positions of one head of one sequence: keys and values go to memory, then each position looks at itself and those before it. */
 static void attend_head(Job *job, int layer, int sequence, int head, float *scores) {
     const int width = job->stack->width, kind = job->stack->kind, dim = width / job->stack->heads;
-    const size_t bytes = kept_bytes(kind, dim), plane = job->batch * job->stack->heads * job->capacity * bytes;
+    const size_t bytes = kept_bytes(kind, dim), plane = (size_t)job->batch * job->stack->heads * job->capacity * bytes;
     char *keys = job->memory + 2 * layer * plane + ((size_t)sequence * job->stack->heads + head) * job->capacity * bytes, *values = keys + plane;
     const float *first = job->projected + (size_t)sequence * job->fresh * 3 * width + head * dim;
     for (int i = 0; i < job->fresh; i++) {

@@ -2,7 +2,8 @@
 
 Torch's modules under autocast round inputs and kernels at every call, bring them into an order that oneDNN multiplies fast and back, and go
 through memory once for every operation in between. Here kernels are kept as they are multiplied, the channels of a place lie side by side
-from the first layer to the last, and what follows a convolution is done inside it. Sums are in float32, as there.
+from the first layer to the last, and what follows a convolution is done inside it. Sums are in float32, as there, or exact where the
+codebook's decoder multiplies whole numbers.
 """
 
 from collections.abc import Callable
@@ -146,7 +147,7 @@ class Doubled(nn.Module):
 
 
 class WholeBlock(nn.Module):
-    """`ResidualBlock`, its wide convolutions in whole numbers."""
+    """`ResidualBlock`, its wide convolutions in whole numbers, which are neither parameters nor buffers and cannot be copied."""
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
         super().__init__()

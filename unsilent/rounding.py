@@ -6,7 +6,6 @@ In torch these are seven passes through a picture, which take as long as whole n
 import ctypes
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -44,8 +43,8 @@ def _library() -> ctypes.CDLL | None:
 
 def _team() -> ctypes.c_void_p | None:
     """What lets torch's own threads take part, which look for work for a while after each operation and would be in the way of others."""
-    found = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
-    return ctypes.cast(ctypes.CDLL(str(found[0])).GOMP_parallel, ctypes.c_void_p) if found else None
+    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # of the OpenMP that torch has brought, or was linked with
+    return None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p)
 
 
 def is_here() -> bool:
@@ -71,11 +70,14 @@ def round_swish(
         epsilon: added to the variance.
 
     Raises:
-        ParameterError: for more than one picture, whose numbers would not be those that each has alone, or no memory to work in.
+        ParameterError: for more than one picture, whose numbers would not be those that each has alone; for other numbers; for no memory
+            to work in.
     """
     batch, channels, height, width = x.shape
     if batch != 1:
         raise ParameterError(f"{batch} pictures given; one is rounded at a time.")
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        raise ParameterError(f"a picture of {x.dtype} given; those of float32 and bfloat16 can be rounded.")
     x = x.contiguous(memory_format=torch.channels_last)
     whole = torch.empty_like(x, dtype=torch.uint8)
     step, zero = ctypes.c_float(), ctypes.c_int32()

@@ -109,7 +109,7 @@ def is_packed(config: SamplerConfig, device: torch.device) -> bool:
 
 
 def convolutions(precision: Precision) -> torch.dtype:
-    """What picture-like networks compute in, which gain nothing from whole numbers: bfloat16 where that is asked for or costs nothing."""
+    """What picture-like networks compute in, but where whole numbers are faster: bfloat16 where that is asked for or costs nothing."""
     halves = precision == "bfloat16" or (precision == "int8" and torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if halves else torch.float32
 

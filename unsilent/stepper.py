@@ -81,7 +81,7 @@ class Packed:
     Whole numbers are from -127 to 127, scaled for each output.
 
     Args:
-        weight: `[outputs, inputs]`, both multiples of 64.
+        weight: `[outputs, inputs]`, outputs a multiple of 64, inputs of 4.
         bias: `[outputs]`.
         kind: of the numbers it is kept in.
     """
@@ -176,12 +176,14 @@ class Stepper(nn.Module):
         """Causal; `x` continues what the cache holds, and is added to it.
 
         Raises:
-            ParameterError: if there is no room in the cache, or no memory to work in.
+            ParameterError: if the cache is of another kind or batch, there is no room in it, or no memory to work in.
         """
         batch, fresh, _ = x.shape
-        if cache.memory.dtype != self._cached or cache.memory.device.type != "cpu":
-            found = f"{cache.memory.dtype} on {cache.memory.device}"
-            raise ParameterError(f"this packed transformer wants a cache of {self._cached} on a CPU, found {found}.")
+        memory = cache.memory
+        wanted, found = (self._cached, "cpu", batch, self._kept), (memory.dtype, memory.device.type, memory.shape[2], memory.shape[5])
+        if found != wanted:
+            kinds = ("{} on {}, for {} sequences, {} numbers a head".format(*kind) for kind in (wanted, found))
+            raise ParameterError("this packed transformer wants a cache of {}, found {}.".format(*kinds))
         x = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         output = torch.empty_like(x)
         known, capacity = cache.grow(fresh), cache.memory.shape[4]
