@@ -14,7 +14,7 @@ from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.rendering import Renderer, Rendering
 from unsilent.runtime import one_thread, some_threads
-from unsilent.stitching import CHUNK_CONTEXTS
+from unsilent.stitching import chunk_frames
 
 CLIP = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)
 N_COLUMNS = 150  # several chunks of the vocoder
@@ -104,13 +104,13 @@ def test_one_clip_needs_no_thread(renderer, grids, decoded):
 
 
 def test_no_more_than_a_window_is_kept_however_long_the_sound(renderer, grids, decoded, monkeypatch):
-    heard, vocoder = [], renderer.vocoder.forward
+    heard, vocoder, context = [], renderer.vocoder.forward, renderer.vocoder.context_frames
     monkeypatch.setattr(renderer.vocoder, "forward", lambda mel01: (heard.append(mel01.shape[2]), vocoder(mel01))[1])
     mel = renderer.decode(grids[0])
     renderer.vocode(mel)
     assert {width for width, _ in decoded} == {CLIP.columns}
     assert len(heard) > 1 or renderer.device.type == "cuda"
-    assert max(heard) <= (CHUNK_CONTEXTS[renderer.device.type] + 2) * renderer.vocoder.context_frames
+    assert max(heard) <= chunk_frames(context, renderer.device) + 2 * context
     assert [window() for _, window in decoded] == [None] * len(decoded)
 
 

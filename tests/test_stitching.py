@@ -8,7 +8,7 @@ import torch
 from unsilent.clip import Clip
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.vocos import Vocos, VocosConfig
-from unsilent.stitching import CHUNK_CONTEXTS, OVERLAP_COLUMNS, decode_grid, vocode
+from unsilent.stitching import OVERLAP_COLUMNS, chunk_frames, decode_grid, vocode
 
 TINY_CLIP = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)
 
@@ -48,7 +48,7 @@ def test_overlap_fits_into_a_clip():
 def test_chunks_sound_like_the_whole():
     torch.manual_seed(0)
     vocoder = Vocos(VocosConfig(width=16, hidden=32, n_blocks=3)).eval()
-    frames = CHUNK_CONTEXTS["cpu"] * vocoder.context_frames + 300
+    frames = chunk_frames(vocoder.context_frames, torch.device("cpu")) + 300
     mel01 = torch.rand(80, frames)
     with torch.inference_mode():
         whole = vocoder(mel01[None])[0]
@@ -92,5 +92,5 @@ def test_no_more_than_a_chunk_is_kept_however_long_the_sound():
         return waveform
 
     vocode(vocoder, torch.rand(16, 1000), 3, 64)
-    assert max(frames for frames, _ in made) == (CHUNK_CONTEXTS["cpu"] + 2) * 3
+    assert max(frames for frames, _ in made) == chunk_frames(3, torch.device("cpu")) + 2 * 3
     assert not any(kept() is not None for _, kept in made)
