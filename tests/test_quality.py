@@ -61,7 +61,7 @@ def test_lower_precision_sounds_like_the_higher(exact, others, precision):
 @pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.003), pytest.param("int8", 0.006, marks=in_whole)])
 @torch.inference_mode()
 def test_lower_precision_decodes_like_the_higher(precision, limit):
-    """Mean difference of mels in [-1, 1] of the same codes. What the codebook itself loses of real sound is 0.15."""
+    """Mean difference of mels in [-1, 1] of the same codes. What the codebook itself loses of real sound is 0.07 to 0.15."""
     exact, light = (unsilent.load("everyday", device="cpu", precision=one) for one in ("float32", precision))
     codes = torch.from_numpy(exact.generate(DEMO.path).codes)
     apart = (light.renderer.decode(codes).float() - exact.renderer.decode(codes)).abs().mean()
