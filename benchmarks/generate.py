@@ -86,7 +86,7 @@ def measure_command(options: argparse.Namespace) -> tuple[float, float]:
             more = ["--model", options.model, "--device", "cpu"]
             subprocess.run([*map(str, command), *more], check=True, capture_output=True, env=environment)
             times.append(time.perf_counter() - started)
-    return statistics.median(times), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return statistics.median(times), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ WIDE INLINE void see_blocks(const Picture *picture, size_t start, size_t stop, i
     __m512 first[4], sum[4], square[4], low[4], high[4];
     for (int j = 0; j < n; j++) {
         first[j] = _mm512_loadu_ps(picture->first + channel + BLOCK * j);
-        sum[j] = square[j] = low[j] = high[j] = _mm512_setzero_ps();
+        sum[j] = square[j] = _mm512_setzero_ps();
         low[j] = high[j] = _mm512_sub_ps(load(picture->x, start * picture->channels + channel + BLOCK * j, halves), first[j]);
     }
     for (size_t place = start; place < stop; place++)

@@ -27,7 +27,7 @@ class Generation:
         clip: the grid of mel and codes.
         seed, take: what the randomness came from.
         model: name of the model.
-        precision: that the sampler was computed in.
+        precision: that it was computed in, see `runtime.choose_precision`.
         timings: seconds spent on each step; of a long sound, what was decoded and vocoded beside its codes counts as theirs.
     """
 
