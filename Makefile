@@ -58,12 +58,12 @@ $(VENV)/bin/python:
 	@echo "Making $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo.installed: pyproject.toml $(wildcard unsilent/*.c) | $(VENV)/bin/python
+$(VENV)/demo.installed: pyproject.toml $(wildcard unsilent/speed/*.c) | $(VENV)/bin/python
 	@echo "Installing unsilent (a few minutes the first time) ..."
 	@$(PIP) -e ".[plot]"
 	@touch $@
 
-$(VENV)/test.installed: pyproject.toml $(wildcard unsilent/*.c) | $(VENV)/bin/python
+$(VENV)/test.installed: pyproject.toml $(wildcard unsilent/speed/*.c) | $(VENV)/bin/python
 	@echo "Installing unsilent with its development tools (a few minutes the first time) ..."
 	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/demo.installed

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import unsilent
 from unsilent.data.shards import Shard
-from unsilent.metrics.judge import Judge, load_judge
+from unsilent.evaluation.classifier import Judge, load_judge
 from unsilent.models.codebook import Codebook
 from unsilent.models.quantizer import closest, k_means
 from unsilent.signal.mel import RANGE_DB, from_mel01, log_mel01, to_mel01

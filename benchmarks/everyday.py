@@ -34,17 +34,17 @@ from sheet import draw_sheet
 
 import unsilent
 from unsilent.clip import Clip
-from unsilent.data.extract import trim_silent_ends
 from unsilent.data.manifest import Row, read_manifest, write_manifest
-from unsilent.jobs.hear import judge_all
+from unsilent.evaluation.cache import Hearing
+from unsilent.evaluation.classifier import load_judge
+from unsilent.evaluation.evaluate import evaluate, find
+from unsilent.evaluation.tables import as_json
+from unsilent.jobs.classify import judge_all
 from unsilent.jobs.run import Spread
 from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
 from unsilent.media.audio import read_audio, write_wav
-from unsilent.metrics.evaluate import evaluate, find
-from unsilent.metrics.hearing import Hearing
-from unsilent.metrics.judge import load_judge
-from unsilent.report.tables import as_json
 from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.silence import trim_silent_ends
 
 PARTS = ("labels", "signal", "timing", "sheet")
 SHEET = 20

@@ -26,13 +26,13 @@ from unsilent import presets
 from unsilent.checkpoints.bundle import load_backbone
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.data.shards import Writer, as_mel01, coarse, fine
-from unsilent.features import RELEASED_SECONDS, extract
 from unsilent.jobs.run import Spread, run
 from unsilent.media.audio import read_audio
 from unsilent.media.files import VIDEO_SUFFIXES
 from unsilent.media.video import stream_frames
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, from_mel01, log_mel01
+from unsilent.vision.features import RELEASED_SECONDS, extract
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 AUTHORS_FRAMES = 860  # mel frames in a file of the authors'

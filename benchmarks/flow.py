@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from unsilent import flow
 from unsilent.clip import Clip
-from unsilent.features import find_backbone, needed, pick_rows, views
 from unsilent.media.probe import probe
 from unsilent.media.video import stream_frames
+from unsilent.vision import flow
+from unsilent.vision.features import find_backbone, needed, pick_rows, views
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from parity import filled, published_shapes, sampler_shapes
 
 from unsilent import presets
 from unsilent.checkpoints.bundle import write_about
-from unsilent.checkpoints.containers import read_weights
-from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
+from unsilent.published.containers import read_weights
+from unsilent.published.convert import convert
 
 PRESET = "vggsound-nofeats"  # of the paper's models the one that needs no picture network
 WAYS = {

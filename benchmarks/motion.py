@@ -16,17 +16,17 @@ import torch
 
 import unsilent
 from unsilent.clip import Clip
+from unsilent.codec.stitching import decode_grid
 from unsilent.data.pairs import PairedCodes
-from unsilent.features import told_rows
+from unsilent.generation.sampling import sample_codes
 from unsilent.metrics import OnsetScore, onset_f1
 from unsilent.metrics.resampling import interval_of_mean
 from unsilent.models.code_order import to_grid
-from unsilent.motion import normalise
-from unsilent.runtime import stepping
-from unsilent.sampling import sample_codes
 from unsilent.signal.mel import to_mel01
 from unsilent.signal.onsets import find_onsets
-from unsilent.stitching import decode_grid
+from unsilent.speed.prepare import stepping
+from unsilent.vision.features import told_rows
+from unsilent.vision.motion import normalise
 
 MOMENTS, LEAST_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
 WIDTH_SECONDS = 0.04  # of the rise of motion at a moment

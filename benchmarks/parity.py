@@ -3,7 +3,7 @@
     python benchmarks/parity.py [REFERENCE]
 
 Every network of the paper at full size gets weights that follow from the published names and shapes alone, goes through
-`unsilent.checkpoints.published.convert`, and is asked the same as the released implementation was. Without REFERENCE the numbers are those
+`unsilent.published.convert.convert`, and is asked the same as the released implementation was. Without REFERENCE the numbers are those
 in tests/fixtures, of which long arrays keep evenly spaced values only and the sampler with 212 features is missing; with it, a folder with
 `expected/*.npz` and `original_features/`, they are complete.
 
@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from unsilent import metrics
-from unsilent.checkpoints.published import convert
 from unsilent.clip import Clip
 from unsilent.data.released import read_features, read_mel
-from unsilent.features import find_backbone, pick_rows
-from unsilent.losses import codebook_loss, hinge_discriminator_loss, hinge_generator_loss, next_code_loss, vqgan_loss
 from unsilent.models.band_statistics import VGGSOUND_MEAN, VGGSOUND_STD
 from unsilent.models.code_order import to_sequence
+from unsilent.published.convert import convert
 from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.train.losses import codebook_loss, hinge_discriminator_loss, hinge_generator_loss, next_code_loss, vqgan_loss
+from unsilent.vision.features import find_backbone, pick_rows
 
 FIXTURES = Path(__file__).parents[1] / "tests/fixtures"
 CLIP = Clip()

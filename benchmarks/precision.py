@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 import unsilent
+from unsilent.generation.sampling import plan_windows, sample_codes
 from unsilent.media.audio import read_audio
 from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
-from unsilent.runtime import stepping
-from unsilent.sampling import plan_windows, sample_codes
-from unsilent.scene import Scene
 from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.speed.prepare import stepping
+from unsilent.vision.scene import Scene
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 SOUNDS, SUFFIXES = 24, (".wav", ".flac", ".ogg", ".mp3")

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 import unsilent
-from unsilent.losses import stft_loss
+from unsilent.codec.stitching import vocode
 from unsilent.media.audio import read_audio
 from unsilent.signal.griffin_lim import vocode as griffin_lim
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, log_mel01
-from unsilent.stitching import vocode
+from unsilent.train.losses import stft_loss
 
 ITERATIONS = 60  # of Griffin-Lim
 METHODS = ("codebook + vocoder", "vocoder", "griffin-lim", "mean spectrum")

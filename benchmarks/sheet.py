@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from unsilent.clip import Clip
-from unsilent.picture import draw_mel
+from unsilent.generation.figure import draw_mel
 from unsilent.signal.mel import from_mel01, log_mel01
 
 COLUMNS = 4  # of pairs

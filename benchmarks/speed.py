@@ -33,18 +33,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unsilent import presets
 from unsilent.checkpoints.bundle import load_sampler
-from unsilent.checkpoints.published import convert
 from unsilent.checkpoints.store import load_checkpoint, network_config, save_checkpoint
 from unsilent.clip import Clip
-from unsilent.fused import can_round, prepare
+from unsilent.codec.stitching import decoded_windows
+from unsilent.generation.rendering import Renderer, Rendering
+from unsilent.generation.sampling import sample_codes
 from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Clock
-from unsilent.rendering import Renderer, Rendering
-from unsilent.runtime import convolutions, keeping_memory, return_memory, stepping
-from unsilent.sampling import sample_codes
+from unsilent.published.convert import convert
 from unsilent.signal.mel import to_mel01
-from unsilent.stitching import decoded_windows
+from unsilent.speed.cpu_convolutions import can_round, prepare
+from unsilent.speed.prepare import convolutions, keeping_memory, return_memory, stepping
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 

@@ -8,7 +8,7 @@ import pytest
 
 from unsilent.batch import Job, Options, Result, as_record, plan, run
 from unsilent.errors import MediaError, ParameterError
-from unsilent.generation import Generation
+from unsilent.generation.result import Generation
 from unsilent.media.probe import probe, read_comment
 
 

@@ -10,30 +10,25 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import rooms of lower levels only; rooms of one level do not know each other, but for the pairs in BESIDE.
 LEVELS = {
-    "clip": 0, "config": 0, "errors": 0, "labels": 0, "version": 0,
-    "signal": 1, "media": 1, "models": 1, "losses": 1, "flow": 1,
-    "features": 2, "fused": 2, "graphs": 2, "kernels": 2,
-    "motion": 2, "rounding": 2, "runtime": 2, "sampling": 2, "stepper": 2, "stitching": 2, "presets": 2,
-    "checkpoints": 3, "rendering": 3, "scene": 3,
-    "picture": 4, "generation": 4, "pipeline": 4, "data": 4, "metrics": 4,
-    "batch": 5, "report": 5, "train": 5,
-    "jobs": 6,
-    "cli": 7,
+    "clip": 0, "config": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
+    "signal": 1, "media": 1, "models": 1, "metrics": 1,
+    "speed": 2, "vision": 2,
+    "presets": 3, "codec": 3,
+    "checkpoints": 4, "generation": 4,
+    "published": 5, "data": 5, "pipeline": 5,
+    "evaluation": 6, "batch": 6, "train": 6,
+    "jobs": 7,
+    "cli": 8,
 }  # fmt: skip
 BESIDE = {
-    ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("labels", "errors"),
-    ("losses", "models"), ("losses", "signal"),  # losses of a reconstruction speak of what networks return, in mels
-    ("models", "signal"),  # a vocoder holds what it makes against its mel
-    ("runtime", "graphs"), ("runtime", "stepper"), ("graphs", "kernels"),  # the first decides what steps how
-    ("fused", "runtime"), ("fused", "stepper"), ("fused", "rounding"),  # all make networks fast on this machine
-    ("presets", "features"),  # a row names a backbone
-    ("metrics", "data"),  # a manifest tells labels, and sounds are judged as trainings prepare them
-    ("pipeline", "generation"), ("generation", "picture"),  # which a pipeline makes, and which draws itself
+    ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("files", "errors"), ("labels", "errors"),
+    ("request", "config"), ("request", "errors"),
+    ("models", "signal"),  # a vocoder refines its waveform against the mel
 }  # fmt: skip
 # What only one room may import.
 OWNERS = {
-    "av": "media", "cv2": "flow", "lightning_fabric": "train", "ray": "jobs", "typer": "cli", "streamlit": "web",
-    "safetensors": "checkpoints", "triton": "kernels",
+    "av": "media", "cv2": "vision", "lightning_fabric": "train", "ray": "jobs", "typer": "cli",
+    "safetensors": "checkpoints", "triton": "speed",
 }  # fmt: skip
 
 SOFT_LINES, HARD_LINES, HARD_FUNCTION_LINES = 400, 600, 100

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 import unsilent
-from unsilent import stepper
 from unsilent.checkpoints import bundle
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.features import pick_rows
+from unsilent.generation.sampling import Window, plan_windows
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
-from unsilent.sampling import Window, plan_windows
-from unsilent.scene import Scene
+from unsilent.speed import cpu_transformer as stepper
+from unsilent.vision.features import pick_rows
+from unsilent.vision.scene import Scene
 
 FPS = 25
 in_c = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 import unsilent
-from unsilent import fused, stepper
+from unsilent.evaluation.classifier import load_judge
+from unsilent.generation.rendering import Rendering
 from unsilent.metrics import fid, mkl
-from unsilent.metrics.judge import load_judge
 from unsilent.pipeline import Choice, Clock
-from unsilent.rendering import Rendering
-from unsilent.scene import Scene
 from unsilent.signal.mel import to_mel01
+from unsilent.speed import cpu_convolutions as fused
+from unsilent.speed import cpu_transformer as stepper
+from unsilent.vision.scene import Scene
 
 CPU = torch.device("cpu")
 in_c = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")

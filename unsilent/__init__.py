@@ -13,12 +13,12 @@ from unsilent.version import __version__
 
 if TYPE_CHECKING:
     from unsilent.clip import Clip
-    from unsilent.generation import Generation
+    from unsilent.generation.result import Generation
     from unsilent.pipeline import Pipeline, load
 
 __all__ = ["Clip", "Generation", "Pipeline", "__version__", "load"]
 
-_HOMES = {"Clip": "clip", "Generation": "generation", "Pipeline": "pipeline", "load": "pipeline"}
+_HOMES = {"Clip": "clip", "Generation": "generation.result", "Pipeline": "pipeline", "load": "pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from unsilent.errors import MediaError, ParameterError, UnsilentError
+from unsilent.generation.figure import require_matplotlib
 from unsilent.media.files import VIDEO_SUFFIXES
 from unsilent.media.probe import read_comment
 from unsilent.media.video import Original
-from unsilent.picture import require_matplotlib
 from unsilent.pipeline import Pipeline, Progress
 from unsilent.version import __version__
 

@@ -18,13 +18,15 @@ from torch import Tensor
 from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts, sampler_config
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.features import told_rows
-from unsilent.generation import Generation
+from unsilent.generation.rendering import Renderer, Rendering
+from unsilent.generation.result import Generation
+from unsilent.generation.sampling import Window, plan_windows, sample_codes
 from unsilent.labels import find_label
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
-from unsilent.rendering import Renderer, Rendering
-from unsilent.runtime import (
+from unsilent.signal.loudness import level
+from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.speed.prepare import (
     SMALL_WEIGHTS,
     Device,
     Precision,
@@ -37,10 +39,8 @@ from unsilent.runtime import (
     return_memory,
     stepping,
 )
-from unsilent.sampling import Window, plan_windows, sample_codes
-from unsilent.scene import Scene, Seen, look
-from unsilent.signal.loudness import level
-from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.vision.features import told_rows
+from unsilent.vision.scene import Scene, Seen, look
 
 Progress = Callable[[str, float], None]  # what is being done, share of the whole work that is done in [0, 1]
 VocoderChoice = Literal["neural", "griffin-lim"]

@@ -18,14 +18,14 @@ import torch
 
 from unsilent.checkpoints.bundle import find_bundle
 from unsilent.checkpoints.store import load_checkpoint, read_config
+from unsilent.codec.stitching import decode_grid
 from unsilent.data.extract import one_thread
 from unsilent.data.manifest import Row, read_manifest
+from unsilent.files import atomic_write
 from unsilent.jobs.run import Failure, Spread, run
 from unsilent.media.audio import read_audio
-from unsilent.media.files import replacing
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
-from unsilent.stitching import decode_grid
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def main() -> int:
             for place, mel in zip((options.out / "real", target), mels, strict=True):
                 path = place / f"{row.clip_id}.mel.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(path) as temporary:
+                with atomic_write(path) as temporary:
                     np.save(temporary, mel)
     return 3 if failed else 0
 

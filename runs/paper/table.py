@@ -321,7 +321,7 @@ def main() -> int:
 def _prepare(scale: Full | Small) -> int:
     from small import prepare
 
-    from unsilent.metrics.judge import load_judge
+    from unsilent.evaluation.classifier import load_judge
 
     prepare(scale.out / "material.parquet", scale.out, load_judge(scale.classifiers[0], "cpu").classes, scale.n_clips)
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unsilent.checkpoints.catalog import Published
-from unsilent.checkpoints.fetch import fetch
+from unsilent.published.fetch import fetch
 
 
 class Asked(http.server.BaseHTTPRequestHandler):

@@ -119,5 +119,5 @@ def test_a_wrong_name_gets_near_ones():
 
 
 def test_neither_catalog_nor_downloads_need_torch():
-    code = "import sys, unsilent.checkpoints.fetch; print('torch' in sys.modules)"
+    code = "import sys, unsilent.published.fetch; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

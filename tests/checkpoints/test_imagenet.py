@@ -12,7 +12,7 @@ from skimage import data
 from unsilent.checkpoints import imagenet
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.errors import CheckpointError
-from unsilent.features import find_backbone, preprocess
+from unsilent.vision.features import find_backbone, preprocess
 
 EVERYDAY = Path(__file__).parents[3] / "shared/data/everyday"
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian

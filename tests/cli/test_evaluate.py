@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from unsilent.metrics.judge import Judge
+from unsilent.evaluation.classifier import Judge
 
 
 @pytest.fixture

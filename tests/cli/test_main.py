@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from unsilent.checkpoints.about import entries
 from unsilent.cli import terminal
 from unsilent.cli.main import run
 from unsilent.data.shards import Shard
 from unsilent.media.probe import probe
+from unsilent.published.about import entries
 
 
 def names(folder):

@@ -9,14 +9,15 @@ import torch
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
-from unsilent.data.extract import PSEUDO_FRAMES, Codes, Features, Motion, Sounds, files, stored, trim_silent_ends
+from unsilent.data.extract import PSEUDO_FRAMES, Codes, Features, Motion, Sounds, files, stored
 from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01, fine, write_shard
 from unsilent.errors import MediaError
-from unsilent.features import Backbone
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.signal.loudness import loudness_lufs
 from unsilent.signal.mel import log_mel01
+from unsilent.signal.silence import trim_silent_ends
+from unsilent.vision.features import Backbone
 
 CLIP = Clip(frames=64)
 

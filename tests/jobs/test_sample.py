@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unsilent import stepper
 from unsilent.checkpoints import bundle
 from unsilent.cli.main import run
 from unsilent.data.manifest import Row, write_manifest
 from unsilent.errors import CheckpointError, DataError, ParameterError
+from unsilent.evaluation.evaluate import find
 from unsilent.jobs.run import Spread
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
-from unsilent.metrics.evaluate import find
 from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import load
 from unsilent.presets import EVERYDAY
-from unsilent.runtime import choose_device, choose_precision
-from unsilent.scene import Scene
+from unsilent.speed import cpu_transformer as stepper
+from unsilent.speed.prepare import choose_device, choose_precision
+from unsilent.vision.scene import Scene
 
 # Ends itself with a kill -9 in the middle of writing the third clip.
 KILLED = """

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from unsilent.errors import ParameterError
-from unsilent.features import find_backbone
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
+from unsilent.vision.features import find_backbone
 
 
 def settled(network: torch.nn.Module) -> torch.nn.Module:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from unsilent.errors import ParameterError
-from unsilent.features import find_backbone, preprocess
 from unsilent.models.backbones.resnet50 import ResNet50
+from unsilent.vision.features import find_backbone, preprocess
 
 
 @pytest.fixture(scope="module")

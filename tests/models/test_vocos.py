@@ -2,9 +2,9 @@
 
 import torch
 
-from unsilent.losses import mel_loss, stft_loss
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
+from unsilent.train.losses import mel_loss, stft_loss
 
 CONFIG = VocosConfig(width=24, hidden=48, n_blocks=2, rounds=2)
 

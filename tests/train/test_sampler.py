@@ -11,13 +11,13 @@ from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import generators
 from unsilent.errors import DataError, ParameterError
-from unsilent.losses import next_code_loss
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
 from unsilent.train.config import SamplerRun
 from unsilent.train.loop import fit
+from unsilent.train.losses import next_code_loss
 from unsilent.train.sampler import SamplerTrainer
 
 CONDITIONS = {

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from unsilent import labels, presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.fetch import cache_folder
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
 from unsilent.errors import CheckpointError
-from unsilent.features import Backbone, find_backbone
-from unsilent.fused import can_fuse, fuse, prepare
+from unsilent.files import cache_folder
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
-from unsilent.runtime import Precision, convolutions, hasten, is_packed, lighten
+from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare
+from unsilent.speed.prepare import Precision, convolutions, hasten, is_packed, lighten
+from unsilent.vision.features import Backbone, find_backbone
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # what a fingerprint reads of a file: trainings differ everywhere

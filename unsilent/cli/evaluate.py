@@ -28,14 +28,14 @@ def evaluate(
     device: Device = typer.Option(Device.auto),
 ) -> int:
     """Measure generated sounds against real ones: FID, MKL, KID, inception score, accuracy. Without --generated: test the classifier."""
-    from unsilent.jobs.hear import judge_all
+    from unsilent.evaluation import evaluate as metrics
+    from unsilent.evaluation.cache import Hearing
+    from unsilent.evaluation.classifier import load_judge
+    from unsilent.evaluation.page import write_report
+    from unsilent.evaluation.tables import cells
+    from unsilent.generation.figure import require_matplotlib
+    from unsilent.jobs.classify import judge_all
     from unsilent.jobs.run import Spread
-    from unsilent.metrics import evaluate as metrics
-    from unsilent.metrics.hearing import Hearing
-    from unsilent.metrics.judge import load_judge
-    from unsilent.picture import require_matplotlib
-    from unsilent.report.page import write_report
-    from unsilent.report.tables import cells
 
     require_matplotlib()
     judge = load_judge(classifier, device.value)

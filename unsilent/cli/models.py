@@ -30,7 +30,7 @@ NUMBERS = typer.Option(Numbers.float32, "--numbers", help="Of the weights on dis
 @app.command("list")
 def list_models() -> None:
     """List the models and the networks published beside them."""
-    from unsilent.checkpoints.about import entries
+    from unsilent.published.about import entries
 
     columns = [
         Column("model", no_wrap=True),
@@ -45,7 +45,7 @@ def list_models() -> None:
 @app.command()
 def show(name: str = typer.Argument(..., metavar="NAME|PATH", show_default=False)) -> None:
     """Say what a model or network is: sizes, scores, licences, classes, where its weights are."""
-    from unsilent.checkpoints.about import describe
+    from unsilent.published.about import describe
 
     typer.echo(describe(name))
 
@@ -60,7 +60,7 @@ def fetch(
     import torch
 
     from unsilent.checkpoints.bundle import models_folder
-    from unsilent.checkpoints.install import install, needed
+    from unsilent.published.install import install, needed
 
     rows = needed(name)
     with Bar(max(1, len(rows))) as bar:
@@ -82,7 +82,7 @@ def convert(
     """Convert a published file to our format: a sampler with its codebook to a whole model, anything else to one network."""
     import torch
 
-    from unsilent.checkpoints.install import convert_file
+    from unsilent.published.install import convert_file
 
     said = convert_file(file, out, kind=kind, preset=preset, vocoder=vocoder, dtype=getattr(torch, numbers.value))
     say(said)

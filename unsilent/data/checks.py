@@ -16,8 +16,8 @@ from unsilent.data.manifest import Row
 from unsilent.errors import MediaError
 from unsilent.media.audio import read_audio, recorded_rate
 from unsilent.media.probe import probe
+from unsilent.signal.silence import SILENT_PEAK
 
-SILENT_PEAK = 1e-4  # of a sound that nobody hears
 _SPLITS = ("test", "valid", "train")  # a source that a layout puts into several belongs to the first of these
 
 

@@ -19,20 +19,19 @@ from torch import nn
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
 from unsilent.clip import Clip
-from unsilent.data.checks import SILENT_PEAK
 from unsilent.data.datasets import at_speed
 from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01, coarse, sounds_in
-from unsilent.features import Backbone, extract, find_backbone, needed, views
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames, stream_pictures
 from unsilent.models.codebook import Codebook
-from unsilent.motion import CHANNELS, Watch
-from unsilent.runtime import one_thread
 from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
+from unsilent.speed.prepare import one_thread
+from unsilent.vision.features import Backbone, extract, find_backbone, needed, views
+from unsilent.vision.motion import CHANNELS, Watch
 
-EDGE_DB = -50.0  # what is quieter than this below the peak, at either end, is padding and not sound
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # encodings of one sound
 CODE_SPEEDS = (0.85, 1.18)  # that a sound without pictures of its own is played at: as many lower as higher
@@ -146,12 +145,6 @@ class Sounds:
         with one_thread():
             mel01 = log_mel01(torch.from_numpy(waveform)[None], self.clip)[0]
         return np.round(mel01.T.numpy() * 255).astype(np.uint8)
-
-
-def trim_silent_ends(waveform: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "kept"]:
-    """Cut what is more than 50 dB below the peak at both ends."""
-    loud = np.flatnonzero(np.abs(waveform) > np.abs(waveform).max(initial=0) * 10 ** (EDGE_DB / 20))
-    return waveform[loud[0] : loud[-1] + 1] if len(loud) else waveform[:0]
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from unsilent.clip import Clip
 from unsilent.data.datasets import Chance
 from unsilent.data.shards import Shard, as_mel01, fine, sounds_in
 from unsilent.errors import DataError
-from unsilent.motion import CHANNELS, normalise, pretend
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.onsets import onset_strength
+from unsilent.vision.motion import CHANNELS, normalise, pretend
 
 
 class Pairs(NamedTuple):

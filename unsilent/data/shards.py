@@ -1,6 +1,5 @@
 """Arrays of many items behind one another in one file, memory-mapped, with an index that says whose is which."""
 
-import errno
 import hashlib
 import json
 import os
@@ -15,11 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from unsilent.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where two writers of one shard are not kept apart
-    fcntl = None
+from unsilent.files import try_lock
 
 _SAVE_SECONDS = 1.0  # of work that a kill may cost
 
@@ -133,7 +128,7 @@ class Writer:
             return
         with ExitStack() as files:
             self._journal: BinaryIO = files.enter_context(self._log.open("ab+"))
-            if not lock(self._journal.fileno()):
+            if not try_lock(self._journal.fileno()):
                 raise DataError(f"another process is writing {self._bin}; wait for it, or choose another folder.")
             if redo:
                 self._journal.truncate(0)
@@ -238,20 +233,6 @@ class Writer:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def lock(file: int) -> bool:
-    """Whether this process alone has the file now; where there are no locks, nobody knows better."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
-            raise
-    return True
 
 
 def write_shard(folder: Path, name: str, items: Iterable[tuple[np.ndarray, dict[str, Any]]], extractor: dict[str, Any]) -> int:

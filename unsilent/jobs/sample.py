@@ -19,16 +19,15 @@ import numpy as np
 
 from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle, sampler_config
 from unsilent.data.manifest import Row, read_manifest
-from unsilent.data.shards import lock
 from unsilent.errors import DataError
+from unsilent.files import atomic_write, try_lock
+from unsilent.generation.sampling import check_choice, check_guidance, check_takes
 from unsilent.jobs.run import Failure, Spread, run
 from unsilent.media.audio import write_wav
-from unsilent.media.files import replacing
 from unsilent.pipeline import load
 from unsilent.presets import get
-from unsilent.runtime import Precision, choose_device, choose_precision, one_thread
-from unsilent.sampling import check_choice, check_guidance, check_takes
-from unsilent.scene import Scene
+from unsilent.speed.prepare import Precision, choose_device, choose_precision, one_thread
+from unsilent.vision.scene import Scene
 
 Keep = Literal["mel", "wav"]
 KINDS = ("clip", "image")  # of rows that can be looked at
@@ -140,7 +139,7 @@ class Sampling:
     def __enter__(self) -> "Sampling":
         self.out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
-            if not lock(files.enter_context((self.out / _LOCK).open("ab")).fileno()):
+            if not try_lock(files.enter_context((self.out / _LOCK).open("ab")).fileno()):
                 raise DataError(f"another process is writing {self.out}; wait for it, or choose another folder.")
             self._about = self._agree()
             shutil.rmtree(self.out / _PART, ignore_errors=True)  # of one that was killed
@@ -168,7 +167,7 @@ class Sampling:
         return about
 
     def _write_about(self, about: dict[str, Any]) -> None:
-        with replacing(self.out / ABOUT) as temporary:
+        with atomic_write(self.out / ABOUT) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     def run(self, spread: Spread = Spread()) -> Iterator[tuple[Row, str]]:

@@ -10,7 +10,8 @@ import soundfile
 from jaxtyping import Float, Int16
 
 from unsilent.errors import MediaError, ParameterError
-from unsilent.media.files import decode, demux, find_sound, first_picture_time, open_media, replacing
+from unsilent.files import atomic_write
+from unsilent.media.files import decode, demux, find_sound, first_picture_time, open_media
 
 GAP_SECONDS = 0.1  # a longer hole between packets is kept as silence; shorter ones are rounding of time stamps
 
@@ -124,5 +125,5 @@ def write_wav(path: Path, waveform: Float[np.ndarray, "samples"], sample_rate: i
     """
     buffer = io.BytesIO()  # libsndfile would not say why a write failed
     soundfile.write(buffer, np.clip(waveform, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())

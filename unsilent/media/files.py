@@ -1,10 +1,7 @@
 """What reading and writing have in common: opening with clear errors, choosing streams, and files that appear whole or not at all."""
 
 import logging
-import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -168,22 +165,3 @@ class Timeline:
         self.longest_gap = max(self.longest_gap, pts - (pts if self.end is None else self.end))
         self.start = pts if self.start is None else min(self.start, pts)
         self.end = end if self.end is None else max(self.end, end)
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A temporary file beside `out`, with its suffix, that takes the name `out` when the block ends and vanishes when it fails.
-
-    Raises:
-        MediaError: if the folder is missing or cannot be written, or the disk is full.
-    """
-    temporary = out.with_name(f".{out.stem[:40]}.{uuid.uuid4().hex[:8]}{out.suffix}")
-    try:
-        temporary.touch(exist_ok=False)
-        yield temporary
-        os.replace(temporary, out)
-    except OSError as error:
-        raise MediaError(f"{out} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

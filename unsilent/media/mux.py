@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from unsilent.errors import MediaError, ParameterError
+from unsilent.files import atomic_write
 from unsilent.media.audio import decode_blocks
-from unsilent.media.files import demux, find_video, first_picture_time, moving_pictures, open_media, replacing
+from unsilent.media.files import demux, find_video, first_picture_time, moving_pictures, open_media
 
 Original = Literal["drop", "keep", "duck"]
 
@@ -52,7 +53,7 @@ def mux(
     refuse_mistakes(video, waveform, sample_rate, out, original)
     container, codec = CONTAINERS[out.suffix.lower()]
     start = first_picture_time(video)
-    with open_media(video) as source, replacing(out) as temporary:
+    with open_media(video) as source, atomic_write(out) as temporary:
         find_video(source, video)
         if start is None:
             raise MediaError(f"{video} has no picture that can be decoded.")

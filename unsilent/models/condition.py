@@ -28,7 +28,7 @@ class ConditionConfig(Config):
     n_features: int = Field(default=0, ge=0)  # feature vectors for one clip
     feature_dim: int = Field(default=0, ge=0)  # numbers in each
     n_classes: int = Field(default=0, ge=0)
-    motion: int = Field(default=0, ge=0)  # numbers of `unsilent.motion` for each code column
+    motion: int = Field(default=0, ge=0)  # numbers of `unsilent.vision.motion` for each code column
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "ConditionConfig":

@@ -54,7 +54,7 @@ Choose = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Ten
 class Sampler(nn.Module):
     """Predicts each code of a clip from the condition and the codes before it.
 
-    Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.sampling`).
+    Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.generation.sampling`).
 
     Attributes:
         turn: does what `advance` says in a faster way, where there is one.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unsilent.clip import Clip
 from unsilent.config import Config
 from unsilent.errors import ParameterError
-from unsilent.signal.agreement import Agreement
+from unsilent.signal.consistency import Agreement
 
 
 class VocosConfig(Config):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint, weights_digest
 from unsilent.data.datasets import Crops, mel01_of, open_crops
 from unsilent.errors import ParameterError
-from unsilent.losses import adaptive_weight, codebook_loss, hinge_discriminator_loss, hinge_generator_loss, vqgan_loss
 from unsilent.models.codebook import Codebook, CodebookConfig, Reconstruction
 from unsilent.models.discriminators import PatchDiscriminator, PatchDiscriminatorConfig
 from unsilent.models.perceptual import Perceptual
@@ -20,6 +19,7 @@ from unsilent.models.quantizer import as_vectors, k_means, tally
 from unsilent.signal.griffin_lim import vocode
 from unsilent.signal.mel import from_mel01, to_mel01
 from unsilent.train.config import CodebookRun
+from unsilent.train.losses import adaptive_weight, codebook_loss, hinge_discriminator_loss, hinge_generator_loss, vqgan_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import begin
 from unsilent.train.steps import Learning, gathered, judging, mean_figures, share_statistics

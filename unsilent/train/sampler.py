@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights_digest
 from unsilent.data.pairs import PairedCodes
 from unsilent.errors import ParameterError
-from unsilent.features import told_rows
-from unsilent.losses import next_code_loss
 from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.train.config import SamplerRun
+from unsilent.train.losses import next_code_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import begin
 from unsilent.train.steps import Learning, mean_figures
+from unsilent.vision.features import told_rows
 
 
 class SamplerBatch(NamedTuple):

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import Crops, WaveformCrops
-from unsilent.losses import mel_loss, melgan_discriminator_loss, melgan_generator_loss, stft_loss
 from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig
 from unsilent.models.melgan import MelGAN, MelGANConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
+from unsilent.train.losses import mel_loss, melgan_discriminator_loss, melgan_generator_loss, stft_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import begin
 from unsilent.train.steps import Learning, judging, mean_figures

@@ -1,0 +1,261 @@
+"""Sampling: a code is a function of seed, take and position; windows cover any length; what is known stays."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.generation.sampling import draw_uniforms, guide, next_code, plan_windows, sample_codes
+from unsilent.models.code_order import to_grid
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+
+CLIP = Clip(frames=160)  # ten columns
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    torch.manual_seed(0)
+    sampler = Sampler(
+        SamplerConfig(
+            clip=CLIP,
+            codes=32,
+            transformer=TransformerConfig(layers=2, heads=2, width=16),
+            condition=ConditionConfig(kind="features", n_features=3, feature_dim=6),
+        )
+    ).eval()
+    for parameter in sampler.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5)  # an untrained sampler says nearly the same everywhere
+    return sampler
+
+
+def steady(sampler):
+    condition = sampler.condition(features=torch.ones(1, 3, 6))
+    return lambda window: condition
+
+
+def sample(sampler, n_columns, condition_of=None, **more):
+    return sample_codes(sampler, condition_of or steady(sampler), n_columns, **{"seed": 3, **more})
+
+
+@pytest.mark.parametrize("n_columns", [1, 3, 10, 11, 15, 16, 47])
+@pytest.mark.parametrize("hop", [1, 4, 5, 10])
+def test_windows_make_every_column_once_and_in_order(n_columns, hop):
+    windows = plan_windows(n_columns, 10, hop)
+    made = [column for window in windows for column in range(window.start + window.primed, window.start + window.columns)]
+    assert made == list(range(n_columns))
+    assert all(window.columns <= 10 for window in windows)
+    assert all(window.primed == 10 - hop for window in windows[1:])
+
+
+def test_a_longer_video_begins_with_the_windows_of_a_shorter_one():
+    assert plan_windows(40, 10, 5)[:3] == plan_windows(20, 10, 5)
+
+
+@pytest.mark.parametrize(("n_columns", "hop", "words"), [(0, 5, "0 columns asked for"), (5, 0, "a hop of 0"), (5, 11, "a hop of 11")])
+def test_impossible_windows_are_refused(n_columns, hop, words):
+    with pytest.raises(ParameterError, match=words):
+        plan_windows(n_columns, 10, hop)
+
+
+@pytest.mark.parametrize("n_columns", [1, 4, 10, 11, 27])
+def test_any_length_is_exact(sampler, n_columns):
+    assert sample(sampler, n_columns).shape == (1, n_columns * CLIP.rows)
+
+
+def test_same_seed_same_codes(sampler):
+    assert torch.equal(sample(sampler, 20), sample(sampler, 20))
+    assert not torch.equal(sample(sampler, 20), sample(sampler, 20, seed=4))
+
+
+def test_a_take_does_not_depend_on_the_others(sampler):
+    three = sample(sampler, 15, takes=3)
+    assert torch.equal(three[:1], sample(sampler, 15))
+    assert not torch.equal(three[0], three[1])
+
+
+def test_guidance_of_one_is_none(sampler, monkeypatch):
+    """Also in how much the sampler is asked: sequences that are told nothing are read only where they count."""
+    expected, rows, step = sample(sampler, 12, takes=2), [], sampler.step
+    monkeypatch.setattr(sampler, "step", lambda code, reading: (rows.append(len(code)), step(code, reading))[1])
+    assert torch.equal(sample(sampler, 12, takes=2, guidance=1.0), expected)
+    assert set(rows) == {2}
+
+
+def test_guidance_of_nothing_does_not_look(sampler):
+    untold = torch.zeros_like(steady(sampler)(None))
+    assert torch.equal(sample(sampler, 12, guidance=0.0), sample(sampler, 12, lambda window: untold))
+
+
+@pytest.mark.parametrize("prime", [None, torch.arange(10).reshape(5, 2)])
+def test_guided_takes_do_not_depend_on_the_others(sampler, prime):
+    three = sample(sampler, 15, takes=3, guidance=2.5, prime=prime)
+    for take in range(1, 4):
+        assert torch.equal(three[:take], sample(sampler, 15, takes=take, guidance=2.5, prime=prime))
+    assert len({tuple(one.tolist()) for one in three}) == 3
+    assert not torch.equal(three, sample(sampler, 15, takes=3, prime=prime))
+
+
+def test_guidance_goes_on_from_nothing_through_what_is_told():
+    told, untold = torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([[0.5, 0.5, 0.5]])
+    logits = torch.cat([told, untold])
+    torch.testing.assert_close(guide(logits, 3.0), torch.tensor([[2.0, -1.0, -7.0]]))
+    torch.testing.assert_close(guide(logits, 0.0), untold)
+
+
+def test_a_longer_sound_begins_like_a_shorter_one(sampler):
+    assert torch.equal(sample(sampler, 40)[:, : 20 * CLIP.rows], sample(sampler, 20))
+
+
+def test_each_window_is_told_of_its_own_time(sampler):
+    """Another picture from column 15 on may change nothing before the first window that reaches it, and must change something after."""
+
+    def changed(window):
+        return sampler.condition(features=torch.full((1, 3, 6), 1.0 if window.start < 10 else -1.0))
+
+    before, after = sample(sampler, 30), sample(sampler, 30, changed)
+    first_new = 15 * CLIP.rows  # the window that starts at 10 knows five columns
+    assert torch.equal(before[:, :first_new], after[:, :first_new])
+    assert not torch.equal(before[:, first_new:], after[:, first_new:])
+
+
+@pytest.mark.parametrize("known", [1, 5, 10, 13])
+def test_known_codes_stay_and_are_continued(sampler, known):
+    prime = torch.randint(32, (CLIP.rows, known), generator=torch.Generator().manual_seed(9))
+    grid = to_grid(sample(sampler, 20, prime=prime), CLIP.rows)[0]
+    assert torch.equal(grid[:, :known], prime)
+    assert not torch.equal(grid[:, known:], to_grid(sample(sampler, 20), CLIP.rows)[0][:, known:])
+
+
+def test_what_was_sampled_primes_to_itself(sampler):
+    """Giving the first half of a result as known must give the same second half: position, cache and random numbers agree."""
+    whole = to_grid(sample(sampler, 25), CLIP.rows)[0]
+    again = to_grid(sample(sampler, 25, prime=whole[:, :12]), CLIP.rows)[0]
+    assert torch.equal(whole, again)
+
+
+def test_every_column_is_told_when_it_is_known(sampler):
+    told = []
+    whole = sample(sampler, 17, takes=2, on_column=lambda known, total: told.append((known.clone(), total)))
+    assert [(known.shape[1], total) for known, total in told] == [((i + 1) * CLIP.rows, 17 * CLIP.rows) for i in range(17)]
+    assert all(torch.equal(known, whole[:, : known.shape[1]]) for known, _ in told)
+
+
+def test_uniforms_are_a_stream_per_take():
+    assert np.array_equal(draw_uniforms(1, 0, 50)[:20], draw_uniforms(1, 0, 20))
+    assert not np.array_equal(draw_uniforms(1, 0, 20), draw_uniforms(1, 1, 20))
+    assert not np.array_equal(draw_uniforms(1, 0, 20), draw_uniforms(2, 0, 20))
+
+
+def test_choices_follow_the_softmax():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    uniforms = torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1]
+    chosen = next_code(logits.expand(len(uniforms), -1), uniforms, 1.0, 4)
+    shares = torch.bincount(chosen, minlength=4) / len(uniforms)
+    torch.testing.assert_close(shares, torch.softmax(logits[0], 0), atol=1e-3, rtol=0)
+
+
+def test_temperature_sharpens_and_top_k_cuts():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    uniforms = torch.linspace(0, 1, 2001, dtype=torch.float64)[:-1]
+    many = logits.expand(len(uniforms), -1)
+    assert set(next_code(many, uniforms, 1.0, 2).tolist()) == {1, 2}
+    assert set(next_code(many, uniforms, 0.0, 4).tolist()) == {2}
+    assert (next_code(many, uniforms, 0.5, 4) == 2).float().mean() > (next_code(many, uniforms, 1.0, 4) == 2).float().mean()
+
+
+def test_only_the_likeliest_is_greedy(sampler):
+    assert torch.equal(sample(sampler, 12, top_k=1), sample(sampler, 12, temperature=0.0))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"seed": -1}, "a seed of -1"),
+        ({"takes": 0}, "0 takes"),
+        ({"temperature": -0.5}, "a temperature of -0.5"),
+        ({"temperature": float("nan")}, "a temperature of nan"),
+        ({"top_k": 0}, "top_k 0 was given; this sampler has 32 codes"),
+        ({"top_k": 33}, "top_k 33"),
+        ({"guidance": -1.0}, "a guidance of -1.0 was given; it is 0 or more, and 1 does without"),
+        ({"guidance": float("inf")}, "a guidance of inf"),
+        ({"guidance": float("nan")}, "a guidance of nan"),
+    ],
+)
+def test_values_out_of_range_are_refused(sampler, more, words):
+    with pytest.raises(ParameterError, match=words):
+        sample(sampler, 2, **more)
+
+
+def test_seeds_beyond_32_bits_are_seeds_of_their_own():
+    """Regression: seed and take were two words of one list, so take 1 of seed 5 was take 0 of seed 2**32 + 5."""
+    assert not np.array_equal(draw_uniforms(5, 1, 20), draw_uniforms(2**32 + 5, 0, 20))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-320])
+def test_a_temperature_near_zero_is_nearly_greedy(temperature):
+    """Regression: scores divided by next to nothing overflowed, and the last code was chosen."""
+    assert next_code(torch.tensor([[5.0, 9.0, 1.0]]), torch.tensor([0.9]), temperature, 3).tolist() == [1]
+
+
+def test_ties_with_the_kth_stay():
+    logits = torch.tensor([[1.0, 3.0, 1.0, 0.0]]).expand(400, -1)
+    uniforms = torch.arange(400, dtype=torch.float64) / 400
+    assert set(next_code(logits, uniforms, 1.0, 2).tolist()) == {0, 1, 2}
+
+
+def test_a_choice_depends_on_its_own_row():
+    generator = torch.Generator().manual_seed(0)
+    logits, uniforms = torch.randn(64, 32, generator=generator), torch.rand(64, dtype=torch.float64, generator=generator)
+    together = next_code(logits, uniforms, 0.9, 7)
+    alone = [next_code(logits[row : row + 1], uniforms[row : row + 1], 0.9, 7) for row in range(64)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_unit_interval_choose_what_is_allowed(uniform):
+    """A code that top-k rules out is never chosen, also when it is the first or the last."""
+    logits = torch.tensor([[-9.0, 1.0, 1.0, -9.0]])
+    assert next_code(logits, torch.tensor([uniform], dtype=torch.float64), 1.0, 2).item() in (1, 2)
+
+
+def test_choices_fit_the_softmax_by_chi_square():
+    """Random numbers as sampling draws them; 15 degrees of freedom, and 37.7 is exceeded once in a thousand."""
+    logits = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    uniforms = torch.from_numpy(draw_uniforms(11, 0, 20000))
+    counts = torch.bincount(next_code(logits.expand(20000, -1), uniforms, 1.3, 16), minlength=16)
+    expected = torch.softmax(logits[0].double() / 1.3, 0) * 20000
+    assert ((counts - expected).square() / expected).sum() < 37.7
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "words"), [(-1.0, 3, "a temperature of -1"), (0.0, 0, "top_k 0"), (1.0, 4, "top_k 4")])
+def test_an_impossible_choice_is_refused(temperature, top_k, words):
+    with pytest.raises(ParameterError, match=words):
+        next_code(torch.zeros(1, 3), torch.zeros(1), temperature, top_k)
+
+
+@pytest.mark.parametrize(
+    ("prime", "words"),
+    [
+        (torch.zeros(4, 2, dtype=torch.long), "4 rows of known codes were given, this sampler writes columns of 5"),
+        (torch.full((5, 2), 32), "known codes from 32 to 32 were given, this sampler has 0 to 31"),
+    ],
+)
+def test_known_codes_must_fit(sampler, prime, words):
+    with pytest.raises(ParameterError, match=words):
+        sample(sampler, 6, prime=prime)
+
+
+@pytest.mark.parametrize("n_columns", [0, -3])
+def test_a_sound_of_no_length_is_refused(sampler, n_columns):
+    with pytest.raises(ParameterError, match=f"{n_columns} columns asked for"):
+        sample(sampler, n_columns)
+
+
+def test_a_hop_of_nothing_is_refused(sampler):
+    """Regression: 0 was taken for "not given"."""
+    with pytest.raises(ParameterError, match="a hop of 0"):
+        sample(sampler, 6, hop_columns=0)

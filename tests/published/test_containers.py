@@ -1,0 +1,343 @@
+"""Containers: what the authors' files look like is read, what else a file may hold is not executed."""
+
+import argparse
+import io
+import os
+import pickle
+import sys
+import tarfile
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+
+from unsilent.errors import CheckpointError
+from unsilent.published.containers import read_container, read_settings, read_weights
+
+WEIGHTS = OrderedDict(first=torch.arange(6.0).reshape(2, 3), second=torch.tensor([7]))
+PROJECT = "model:\n  target: specvqgan.models.vqgan.VQModel\n  params:\n    n_embed: 1024\n"
+
+
+@pytest.fixture
+def lightning(monkeypatch):
+    """What Lightning 1.2 wrote: weights among the trainer's bookkeeping, with the callback's class as a key."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    callback = type("ModelCheckpoint", (), {"__module__": name})
+    packages = ("pytorch_lightning", "pytorch_lightning.callbacks", name)
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    sys.modules[name].ModelCheckpoint = callback
+    return {
+        "epoch": 39,
+        "global_step": 299_999,
+        "pytorch-lightning_version": "1.2.10",
+        "callbacks": {callback: {"best_model_score": torch.tensor(0.5), "dirpath": "logs"}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]}],
+        "state_dict": WEIGHTS,
+    }
+
+
+def saved(value, path: Path) -> Path:
+    torch.save(value, path)
+    return path
+
+
+def archive(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                tar.addfile(content)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def as_bytes(value) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def assert_weights(found):
+    assert list(found) == list(WEIGHTS)
+    assert all(torch.equal(found[name], value) for name, value in WEIGHTS.items())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: weights,
+        lambda weights: {"model": weights, "optimizer": {"state": {}}, "loss": 1.5, "epoch": 3, "metrics": {"accuracy": 0.4}},
+        lambda weights: {"state_dict": weights, "epoch": 1},
+    ],
+    ids=["bare", "classifier's", "Lightning's"],
+)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
+def test_weights_come_out_of_their_wrapping(tmp_path, wrap, zipped):
+    torch.save(wrap(WEIGHTS), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert_weights(read_weights(tmp_path / "a.pt"))
+
+
+def test_metrics_of_numpy_are_passed_over(tmp_path):
+    """The classifiers' files keep metrics beside the weights, which are numbers of NumPy."""
+    import numpy as np
+
+    path = saved({"model": WEIGHTS, "metrics": {"mAP": np.float64(0.47), "per_class": np.arange(3)}}, tmp_path / "a.pt")
+    assert_weights(read_weights(path))
+
+
+def test_a_callback_s_class_is_passed_over(tmp_path, lightning, monkeypatch):
+    path = saved(lightning, tmp_path / "last.ckpt")
+    monkeypatch.undo()  # the class is not there when it is read
+    assert_weights(read_weights(path))
+
+
+def test_an_archive_gives_its_last_checkpoint_and_its_settings(tmp_path, lightning):
+    older = {**lightning, "state_dict": {"wrong": torch.zeros(1)}}
+    path = archive(
+        tmp_path / "2021-07-30T21-34-25_vggsound_transformer.tar.gz",
+        {
+            "2021-07-30T21-34-25_vggsound_transformer/checkpoints/last.ckpt": as_bytes(lightning),
+            "2021-07-30T21-34-25_vggsound_transformer/checkpoints/epoch_000039.ckpt": as_bytes(older),
+            "2021-07-30T21-34-25_vggsound_transformer/configs/2021-07-30T21-34-25-lightning.yaml": b"lightning: {}\n",
+            "2021-07-30T21-34-25_vggsound_transformer/configs/2021-07-30T21-34-25-project.yaml": PROJECT.encode(),
+        },
+    )
+    (tmp_path / "scratch").mkdir()
+    container = read_container(path, tmp_path / "scratch")
+    assert_weights(container.weights)
+    assert container.stem == "2021-07-30T21-34-25_vggsound_transformer"
+    assert container.settings["model"]["params"]["n_embed"] == 1024
+    assert sorted(file.name for file in (tmp_path / "scratch").iterdir()) == ["2021-07-30T21-34-25-project.yaml", "last.ckpt"]
+
+
+def test_the_last_by_name_stands_in_for_last(tmp_path):
+    members = {f"run/checkpoints/epoch_{n:03}.ckpt": as_bytes({"state_dict": {"n": torch.tensor(n)}}) for n in (9, 39, 12)}
+    path = archive(tmp_path / "run.tar.gz", members)
+    assert read_container(path, tmp_path).weights["n"] == 39
+
+
+def test_an_unpacked_folder_is_read_too(tmp_path):
+    folder = tmp_path / "2021-05-19T22-16-54_vggsound_codebook"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "configs").mkdir()
+    saved({"state_dict": WEIGHTS}, folder / "checkpoints/last.ckpt")
+    (folder / "configs/2021-05-19T22-16-54-project.yaml").write_text(PROJECT)
+    for path in (folder, folder / "checkpoints/last.ckpt"):
+        container = read_container(path, tmp_path)
+        assert_weights(container.weights)
+        assert container.settings["model"]["params"]["n_embed"] == 1024
+    assert read_container(folder, tmp_path).stem == folder.name
+
+
+@pytest.mark.parametrize("name", ["../outside.ckpt", "a/../../outside.ckpt", "/tmp/outside.ckpt", "a\\..\\outside.ckpt"])
+def test_an_archive_that_reaches_outside_is_refused(tmp_path, name):
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS), name: b"x"})
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(CheckpointError, match=r"a\.tar\.gz wants to write outside its folder \('.*outside\.ckpt'\); it was not unpacked"):
+        read_container(path, tmp_path / "scratch")
+    assert not list(tmp_path.parent.glob("outside.ckpt"))
+    assert not Path("/tmp/outside.ckpt").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_an_archive_are_passed_over(tmp_path, kind):
+    """The trainer may have left `last.ckpt` as a link to the checkpoint that it repeats."""
+    info = tarfile.TarInfo("run/checkpoints/last.ckpt")
+    info.type, info.linkname = kind, "run/checkpoints/epoch_39.ckpt"
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/epoch_39.ckpt": as_bytes({"state_dict": WEIGHTS}), info.name: info})
+    (tmp_path / "scratch").mkdir()
+    assert_weights(read_container(path, tmp_path / "scratch").weights)
+    assert [one.name for one in (tmp_path / "scratch").iterdir()] == ["epoch_39.ckpt"]
+
+
+def test_what_a_mac_adds_is_passed_over(tmp_path):
+    members = {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS), "run/configs/1-project.yaml": PROJECT.encode()}
+    hidden = {f"{Path(name).parent}/._{Path(name).name}": b"\0\5\x16\7" for name in members}
+    container = read_container(archive(tmp_path / "a.tar.gz", members | hidden), tmp_path)
+    assert_weights(container.weights)
+    assert container.settings["model"]["params"]["n_embed"] == 1024
+
+
+@pytest.mark.parametrize("where", [-3, 0.5])
+def test_damage_inside_an_archive_is_seen(tmp_path, where):
+    """Cut by the last bytes of its checksum, or one byte changed in the middle, of which the archive's own structure says nothing."""
+    weights = {"noise": torch.randn(200_000, generator=torch.Generator().manual_seed(0))}
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(weights)})
+    content = bytearray(path.read_bytes())
+    if where == 0.5:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content if where == 0.5 else content[:where])
+    with pytest.raises(CheckpointError, match=r"a\.tar\.gz is cut off or damaged"):
+        read_container(path, tmp_path)
+
+
+def test_damage_inside_a_checkpoint_is_seen(tmp_path):
+    path = saved({"noise": torch.randn(200_000, generator=torch.Generator().manual_seed(0))}, tmp_path / "a.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged: its part '.*data/0' does not fit its checksum"):
+        read_container(path, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(2, device="meta"), torch.zeros(2, 2).to_sparse(), torch.zeros(2, dtype=torch.complex64)],
+    ids=["without numbers", "sparse", "complex"],
+)
+def test_what_is_no_plain_array_is_named(tmp_path, value):
+    with pytest.raises(CheckpointError, match=r"(holds 'odd', which is no plain array of numbers|is cut off, damaged or no file)"):
+        read_weights(saved({"odd": value}, tmp_path / "a.pt"))
+
+
+def test_a_relative_path_knows_its_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "2021-05-19T22-16-54_vggsound_codebook"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "configs").mkdir()
+    saved(WEIGHTS, folder / "checkpoints/last.ckpt")
+    (folder / "configs/x-project.yaml").write_text(PROJECT)
+    for where, path in ((folder, "."), (folder / "checkpoints", "last.ckpt")):
+        monkeypatch.chdir(where)
+        container = read_container(Path(path), tmp_path)
+        assert container.stem == folder.name
+        assert container.settings["model"]["params"]["n_embed"] == 1024
+
+
+def test_settings_that_nobody_asks_for_may_be_broken(tmp_path):
+    (tmp_path / "args.yml").write_text("a: [1")
+    container = read_container(saved(WEIGHTS, tmp_path / "a.pt"), tmp_path)
+    assert_weights(container.weights)
+    with pytest.raises(CheckpointError, match=r"the settings args\.yml cannot be read"):
+        _ = container.settings
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
+def test_a_truncated_archive_is_named(tmp_path, share):
+    weights = {"noise": torch.randn(50_000, generator=torch.Generator().manual_seed(0))}
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(weights)})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"a\.tar\.gz is (cut off or damaged|an archive without)"):
+        read_container(path, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.99])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
+def test_a_truncated_checkpoint_is_named(tmp_path, share, zipped):
+    torch.save(WEIGHTS, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    content = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=r"a\.pt is cut off, damaged or no file of weights"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_an_archive_of_something_else_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match=r"a\.tar\.gz is an archive without a checkpoint"):
+        read_container(archive(tmp_path / "a.tar.gz", {"readme.txt": b"hello"}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [([1, 2], "holds no dictionary of weights"), ({"a": "b"}, "holds 'a', which is a str where a weight is expected")]
+)
+def test_a_file_of_something_else_says_so(tmp_path, value, words):
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(saved(value, tmp_path / "a.pt"))
+
+
+def test_missing_files_and_folders_without_checkpoints_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt does not exist"):
+        read_container(tmp_path / "nowhere.pt", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"empty has no checkpoints/\*\.ckpt in it"):
+        read_container(tmp_path / "empty", tmp_path)
+
+
+def test_no_room_is_said_before_writing(tmp_path, monkeypatch):
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS)})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5})())
+    with pytest.raises(CheckpointError, match=r"last\.ckpt of .*a\.tar\.gz needs 0\.00 GB in .*, 0\.00 GB are free"):
+        read_container(path, tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full (/dev/full of Linux)")
+def test_no_room_on_the_way_is_said(tmp_path):
+    path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS)})
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch/last.ckpt").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=r"cannot unpack last\.ckpt of .*a\.tar\.gz into .*scratch: No space left on device"):
+        read_container(path, tmp_path / "scratch")
+
+
+class Harmful:
+    """Touches a file when it is unpickled by the usual means."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.target}",))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
+def test_nothing_is_executed(tmp_path, zipped):
+    torch.save({"state_dict": WEIGHTS, "x": Harmful(tmp_path / "touched")}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"holds '(posix|nt)\.system', neither a weight"):
+        read_weights(tmp_path / "a.ckpt")
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Harmful(tmp_path / "touched")))
+    with pytest.raises(CheckpointError, match=r"b\.pt"):
+        read_weights(tmp_path / "b.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_bookkeeping_that_does_harm_is_not_executed_either(tmp_path):
+    """A name under a known package may still be a function; it is replaced all the same."""
+    saved({"state_dict": WEIGHTS, "x": Loud()}, tmp_path / "a.ckpt")
+    assert_weights(read_weights(tmp_path / "a.ckpt"))
+
+
+class Loud:
+    """Unpickles to a call of `numpy.fromfile`, which reads a file of its maker's choice."""
+
+    def __reduce__(self):
+        import numpy as np
+
+        return (np.fromfile, ("/etc/hostname",))
+
+
+def test_the_vocoder_s_arguments_are_read_without_executing_them(tmp_path):
+    text = (
+        "!!python/object:argparse.Namespace\n"
+        "batch_size: 64\n"
+        "save_path: !!python/object/apply:pathlib.PosixPath\n- logs\n- vggsound\n"
+        f"ratios: !!python/tuple\n- 8\n- 2\nevil: !!python/object/apply:os.system ['touch {tmp_path}/touched']\n"
+    )
+    (tmp_path / "args.yml").write_text(text)
+    settings = read_settings(tmp_path / "args.yml")
+    assert settings["batch_size"] == 64
+    assert settings["save_path"] == ["logs", "vggsound"]
+    assert settings["ratios"] == [8, 2]
+    assert not (tmp_path / "touched").exists()
+    assert not isinstance(settings, argparse.Namespace)
+    saved(WEIGHTS, tmp_path / "netG.pt")
+    assert read_container(tmp_path / "netG.pt", tmp_path).settings["batch_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", r"the settings a\.yaml cannot be read"),
+        ("a: 2021-13-45", r"the settings a\.yaml cannot be read: month must be"),
+        ("a: !!int x", r"the settings a\.yaml cannot be read"),
+        ("[" * 5000, r"the settings a\.yaml cannot be read"),
+        ("- 1\n", "does not hold settings"),
+    ],
+)
+def test_settings_that_are_none_are_named(tmp_path, text, words):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=words):
+        read_settings(tmp_path / "a.yaml")

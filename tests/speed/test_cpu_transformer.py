@@ -1,0 +1,181 @@
+"""The transformer in C is the transformer: in every kind of numbers, however positions, sequences and threads are split."""
+
+import copy
+import multiprocessing
+
+import pytest
+import torch
+
+from unsilent.errors import ParameterError
+from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
+from unsilent.speed import cpu_transformer as stepper
+from unsilent.speed.cpu_transformer import Packed, PackedBlock, Scorer, Stepper
+
+pytestmark = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
+
+CONFIG = TransformerConfig(layers=2, heads=4, width=128)
+X = torch.randn(3, 24, CONFIG.width, generator=torch.Generator().manual_seed(1))
+
+
+def uneven(config):
+    torch.manual_seed(0)
+    made = Transformer(config).eval().requires_grad_(False)
+    for weight in made.parameters():  # also biases and norms, which begin as nothing and one
+        weight += 0.1 * torch.randn(weight.shape)
+    return made
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return uneven(CONFIG)
+
+
+def packed(transformer, kind):
+    made = copy.deepcopy(transformer)
+    for number, block in enumerate(made.blocks):
+        made.blocks[number] = PackedBlock(block, kind)
+    return Stepper(made, kind)
+
+
+def read(module, x, *lengths):
+    """What a module says of `x`, read in pieces of these lengths and then one by one."""
+    cache = module.cache(len(x), x.shape[1], x)
+    lengths = [*lengths, *[1] * (x.shape[1] - sum(lengths))]
+    return torch.cat([module(piece, cache) for piece in x.split(lengths, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+@pytest.mark.parametrize("lengths", [(24,), (7, 10), ()])
+def test_it_is_the_transformer(transformer, kind, tolerance, lengths):
+    expected, found = transformer(X), read(packed(transformer, kind), X, *lengths)
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_neither_threads_nor_pieces_nor_neighbours_change_a_bit(transformer, kind):
+    """A take must not depend on the takes beside it, however loud they are, nor on the machine's number of threads."""
+    module = packed(transformer, kind)
+    results = []
+    for threads in (1, 2, 5):
+        module.threads = threads
+        results += [read(module, X), read(module, X, 9, 4), read(module, torch.cat([X, 1000 * X]), 24)[:3]]
+        results.append(torch.cat([read(module, one[None], 5) for one in X]))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("heads", [16, 2, 1])
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+def test_heads_of_any_width(kind, tolerance, heads):
+    """8 numbers, which no register fits; 64, as in the paper; 128."""
+    made = uneven(TransformerConfig(layers=2, heads=heads, width=128))
+    expected, found = made(X), read(packed(made, kind), X, 9, 4)
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.skipif(not stepper.is_fast(), reason="this processor has no AVX-512 VNNI")
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_other_processors_compute_the_same(transformer, kind):
+    """Whole products are exact on all; sums of fractions differ in their last bits, which rounding to whole numbers may make a step."""
+    module = packed(transformer, kind)
+    fast, library = read(module, X, 9, 4), stepper._library()
+    try:
+        library.unsilent_choose(0)
+        plain = read(module, X, 9, 4)
+    finally:
+        library.unsilent_choose(1)
+    torch.testing.assert_close(plain, fast, atol=1e-5 if kind == "float32" else 2e-2, rtol=0)
+
+
+def test_no_thread_looks_at_weights_that_are_gone(transformer):
+    """More threads than processors come late to a step that others have done; once they walked on through weights freed meanwhile.
+
+    It crashed within a hundred samplers that came and went, so there is nothing to assert but that all of them say the same.
+    """
+    expected = read(packed(transformer, "int8"), X)
+    for _ in range(100):
+        module = packed(transformer, "int8")
+        module.threads = 5
+        assert torch.equal(read(module, X), expected)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
+def test_it_goes_on_from_a_shared_beginning(transformer, kind, tolerance):
+    module = packed(transformer, kind)
+    cache = module.cache(1, 24, X)
+    module(X[:1, :10], cache)
+    cache.repeat(3, 24)
+    together = torch.cat([X[:1, :10].expand(3, -1, -1), X[:, 10:]], dim=1)
+    expected = transformer(together)[:, 10:]
+    assert (module(X[:, 10:], cache) - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-6), ("bfloat16", 3e-3)])
+def test_codes_are_scored_as_by_the_layer(transformer, kind, tolerance):
+    """To the bit alike for each row, whatever is beside it, and for any number of threads."""
+    head, module, rows = torch.nn.Linear(128, 192, bias=False).requires_grad_(False), packed(transformer, "int8"), X[:, 0]
+    scorer, expected = Scorer(head, module, kind), head(rows)
+    found = scorer(rows)
+    assert (found - expected).norm() < tolerance * expected.norm()
+    for threads in (1, 2, 5):
+        module.threads = threads
+        assert torch.equal(scorer(torch.cat([rows, 1000 * rows]))[:3], found)
+        assert torch.equal(torch.cat([scorer(row[None]) for row in rows]), found)
+
+
+def test_what_it_is_given_stays(transformer):
+    x = X.clone()
+    read(packed(transformer, "int8"), x, 24)
+    assert torch.equal(x, X)
+
+
+def test_what_does_not_fit_is_said(transformer):
+    module = packed(transformer, "float32")
+    with pytest.raises(ParameterError, match="24 positions do not fit into a cache of 23"):
+        module(X, module.cache(3, 23, X))
+    with pytest.raises(ParameterError, match=r"wants a cache of torch\.float32 on cpu, .* found torch\.bfloat16 on cpu"):
+        module(X, KeyValueCache(CONFIG, 3, 24, X.bfloat16()))
+    with pytest.raises(ParameterError, match=r"for 3 sequences, 32 numbers a head, found .* for 2 sequences, 32 numbers a head"):
+        module(X, module.cache(2, 24, X))
+    with pytest.raises(ParameterError, match=r"for 3 sequences, 36 numbers a head, found .* for 3 sequences, 32 numbers a head"):
+        packed(transformer, "int8")(X, KeyValueCache(CONFIG, 3, 24, X.to(torch.int8)))
+
+
+def test_whole_numbers_of_any_size(transformer):
+    """Rows without anything in them, weights without anything in them, and very large and small ones are all rounded sensibly."""
+    block = copy.deepcopy(transformer.blocks[0])
+    block.mlp[0].weight[:64] = 0
+    block.mlp[0].weight[64:128] *= 1e6
+    block.mlp[0].weight[128:192] *= 1e-6
+    made = Packed(block.mlp[0].weight, block.mlp[0].bias, "int8")
+    assert made.scale.isfinite().all()
+    assert made.weight.abs().max() == 127
+    again = made.weight.transpose(1, 2).flatten(2).flatten(0, 1) * made.scale[:, None]
+    assert ((again - block.mlp[0].weight).abs().amax(1) <= 0.51 * made.scale).all()
+    assert made.offset.equal(128 * made.weight.transpose(1, 2).flatten(2).flatten(0, 1).sum(1, dtype=torch.int32))
+
+
+def _read_in_a_child(kind, results):
+    torch.manual_seed(3)
+    module = packed(Transformer(CONFIG).eval().requires_grad_(False), kind)
+    module.threads = 2
+    results.put(read(module, X).numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_hires_its_own_threads():
+    """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    _read_in_a_child("int8", results)  # so that the parent has threads
+    expected = results.get(timeout=10)
+    child = context.Process(target=_read_in_a_child, args=("int8", results), daemon=True)
+    child.start()
+    found = results.get(timeout=60)
+    child.join(10)
+    assert (found == expected).all()
+
+
+def test_blocks_that_cannot_be_packed_are_told_apart():
+    assert stepper.fits(CONFIG)
+    assert not stepper.fits(CONFIG.model_copy(update={"width": 96}))
+    assert isinstance(Transformer(CONFIG).blocks[0], Block)

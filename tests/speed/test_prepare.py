@@ -1,0 +1,231 @@
+"""What makes a model fast changes little of what it says: threads, precision, packed blocks."""
+
+import copy
+
+import parity
+import pytest
+import torch
+from torch import nn
+
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.generation.sampling import sample_codes
+from unsilent.models.condition import ConditionConfig
+from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.transformer import TransformerConfig
+from unsilent.speed import cpu_transformer as stepper
+from unsilent.speed import prepare as runtime
+from unsilent.speed.prepare import all_but_one_thread, choose_precision, hasten, is_packed, lighten, stepping
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CONFIG = SamplerConfig(
+    clip=Clip(frames=320),
+    codes=128,
+    transformer=TransformerConfig(layers=6, heads=4, width=128),
+    condition=ConditionConfig(kind="features", n_features=5, feature_dim=64),
+)
+CODES = torch.randint(CONFIG.codes, (2, CONFIG.clip.n_codes), generator=torch.Generator().manual_seed(2))
+FEATURES = torch.rand(1, 5, 64, generator=torch.Generator().manual_seed(3))
+in_c = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    """Weights from their names alone, by the rule with which the authors' numbers were made."""
+    made = Sampler(CONFIG)
+    made.load_state_dict({name: torch.from_numpy(parity.fill(name, value.shape)) for name, value in made.state_dict().items()})
+    return made.eval().requires_grad_(False)
+
+
+def lightened(sampler, precision, packs=True):
+    made = copy.deepcopy(sampler)
+    for number, block in enumerate(made.transformer.blocks):
+        made.transformer.blocks[number] = lighten(block, precision, packs)
+    if packs:
+        hasten(made, precision, CPU)
+    return made
+
+
+@torch.inference_mode()
+def stepwise(sampler, codes=CODES):
+    """Logits of all codes but the last, each through the cache."""
+    logits, cache = sampler.start(codes[:, :0], sampler.condition(FEATURES))
+    found = [logits]
+    for position in range(codes.shape[1] - 1):
+        found.append(sampler.step(codes[:, position], cache))
+    return torch.stack(found, dim=1)
+
+
+class TestThreads:
+    """Torch's are one where its operations are tiny, and always put back."""
+
+    @pytest.fixture(autouse=True)
+    def _two_threads(self):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(before)
+
+    def test_a_small_network_steps_on_one_thread(self, sampler):
+        with stepping(sampler, "float32"):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+
+    def test_a_large_one_keeps_all(self, sampler, monkeypatch):
+        monkeypatch.setattr(runtime, "SMALL_WEIGHTS", 1)
+        with stepping(sampler, "float32"):
+            assert torch.get_num_threads() == 2
+
+    @in_c
+    def test_a_packed_one_has_all_to_itself(self, sampler, monkeypatch):
+        monkeypatch.setattr(runtime, "SMALL_WEIGHTS", 1)
+        light = lightened(sampler, "int8")
+        with stepping(light, "int8"):
+            assert (torch.get_num_threads(), light.transformer.threads) == (1, 2)
+
+    def test_threads_come_back_after_an_error(self, sampler):
+        with pytest.raises(RuntimeError, match="stop"), stepping(sampler, "float32"):
+            raise RuntimeError("stop")
+        assert torch.get_num_threads() == 2
+
+    def test_who_reads_beside_is_left_one(self):
+        for before, expected in ((1, 1), (2, 1), (4, 3)):
+            torch.set_num_threads(before)
+            with all_but_one_thread():
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == before
+
+    @in_c
+    def test_lower_precision_is_left_to_torch_where_nothing_is_packed(self, sampler):
+        for made, expected in ((sampler, True), (lightened(sampler, "bfloat16"), False)):
+            with stepping(made, "bfloat16"):
+                assert torch.is_autocast_enabled("cpu") is expected
+
+
+class TestChoice:
+    """Which precision a device and a sampler get."""
+
+    @pytest.mark.parametrize(
+        ("asked", "device", "is_built", "is_fast", "chosen"),
+        [
+            ("auto", CUDA, True, True, "bfloat16"),
+            ("auto", CPU, True, True, "int8"),
+            ("auto", CPU, True, False, "float32"),
+            ("auto", CPU, False, False, "float32"),
+            ("bfloat16", CPU, True, True, "bfloat16"),
+            ("int8", CPU, True, False, "int8"),
+        ],
+    )
+    def test_by_device_and_processor(self, asked, device, is_built, is_fast, chosen, monkeypatch):
+        monkeypatch.setattr(stepper, "is_built", lambda: is_built)
+        monkeypatch.setattr(stepper, "is_fast", lambda: is_fast)
+        assert choose_precision(asked, device, CONFIG) == chosen
+
+    @pytest.mark.parametrize(
+        ("device", "is_built", "width", "words"),
+        [
+            (CUDA, True, 128, "this is a GPU"),
+            (CPU, False, 128, "was installed without a C compiler"),
+            (CPU, True, 96, "a width of 96 is no multiple of 64"),
+        ],
+    )
+    def test_whole_numbers_are_refused_where_they_cannot_be_computed(self, device, is_built, width, words, monkeypatch):
+        monkeypatch.setattr(stepper, "is_built", lambda: is_built)
+        config = CONFIG.model_copy(update={"transformer": CONFIG.transformer.model_copy(update={"width": width})})
+        assert not is_packed(config, device)
+        assert choose_precision("auto", device, config) != "int8"
+        with pytest.raises(ParameterError, match=f"int8 cannot be computed: .*{words}"):
+            choose_precision("int8", device, config)
+
+
+def test_joined_projections_are_the_sampler(sampler):
+    found, expected = stepwise(lightened(sampler, "float32", packs=False)), sampler.logits(CODES, sampler.condition(FEATURES))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@in_c
+def test_packed_float32_is_the_sampler(sampler):
+    found, expected = stepwise(lightened(sampler, "float32")), sampler.logits(CODES, sampler.condition(FEATURES))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("packs", [False, pytest.param(True, marks=in_c)])
+def test_a_step_knows_the_end_of_the_cache(sampler, packs):
+    light = lightened(sampler, "float32", packs)
+    _, cache = light.start(CODES, light.condition(FEATURES))
+    with pytest.raises(ParameterError, match="101 codes given, this sampler reads 100 at once"):
+        light.step(CODES[:, 0], cache)
+
+
+@pytest.mark.parametrize(
+    ("precision", "packs", "divergence", "agreement"),
+    [
+        ("float32", False, 1e-9, 1.0),
+        ("bfloat16", False, 2e-4, 0.96),
+        pytest.param("float32", True, 1e-9, 1.0, marks=in_c),
+        pytest.param("bfloat16", True, 2e-4, 0.96, marks=in_c),
+        pytest.param("int8", True, 1e-3, 0.95, marks=in_c),
+    ],
+)
+@torch.inference_mode()
+def test_lower_precision_chooses_like_the_higher(sampler, precision, packs, divergence, agreement):
+    """The guard of quality: mean Kullback-Leibler divergence (nats) of the next code; how often the likeliest is the same."""
+    light = lightened(sampler, precision, packs)
+    with stepping(light, precision):
+        found = stepwise(light).double().log_softmax(-1)
+    expected = sampler.logits(CODES, sampler.condition(FEATURES)).double().log_softmax(-1)
+    apart, same = (expected.exp() * (expected - found)).sum(-1).mean(), (expected.argmax(-1) == found.argmax(-1)).double().mean()
+    assert apart < divergence
+    assert same >= agreement
+
+
+@in_c
+def test_a_take_is_the_same_however_many_there_are(sampler):
+    light = lightened(sampler, "int8")
+    told = light.condition(FEATURES)
+    alone, three = (sample_codes(light, lambda _: told, 30, seed=3, takes=takes) for takes in (1, 3))
+    assert torch.equal(alone[0], three[0])
+    assert not torch.equal(three[0], three[1])
+
+
+@in_c
+def test_blocks_are_made_small_while_they_are_read(sampler, tmp_path):
+    """What is loaded block by block is what is made small at once, and no matrix of a block stays as it was."""
+    save_checkpoint(tmp_path, "sampler", "", CONFIG, sampler.state_dict(), {})
+    held = []
+
+    def finish(part):
+        held.append(part)
+        return lighten(part, "int8", is_packed=True)
+
+    loaded = load_checkpoint(tmp_path, "sampler", finish=finish)
+    assert not any(isinstance(layer, nn.Linear) for layer in loaded.transformer.modules())
+    assert not any(list(part.parameters()) for part in held)
+    hasten(loaded, "int8", CPU)
+    assert torch.equal(stepwise(loaded), stepwise(lightened(sampler, "int8")))
+
+
+def test_memory_is_given_back_whatever_happens(monkeypatch):
+    calls = []
+
+    class Library:
+        def mallopt(self, which, value):
+            calls.append((which, value))
+            return value < 2**26  # as glibc before 2.35
+
+        def malloc_trim(self, pad):
+            calls.append("trim")
+
+    def fail():
+        with runtime.keeping_memory():
+            calls.append("inside")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtime, "_glibc", Library)
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert calls == [(-3, 2**26), (-3, 2**25), (-1, 2**30), "inside", (-3, 2**25), (-1, 2**26), "trim"]
+    monkeypatch.setattr(runtime, "_glibc", lambda: None)
+    with runtime.keeping_memory():
+        pass

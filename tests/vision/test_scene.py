@@ -1,0 +1,61 @@
+"""What is looked at: pictures repeat where a scene ends, a still picture is all of them, and a later stretch has its own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unsilent.errors import MediaError
+from unsilent.generation.sampling import Window
+from unsilent.vision.features import pick_rows
+from unsilent.vision.scene import Scene, look
+
+
+@pytest.fixture
+def picked(pipeline):
+    """Numbers of the pictures that the first window picks."""
+    clip = pipeline.clip
+    return lambda scene: scene.picked(Window(0, 0, clip.columns), clip, pick_rows(53, 212), pairs=False)
+
+
+@pytest.fixture
+def see(pipeline):
+    """What the tiny picture network says of pictures."""
+    return lambda scene, numbers: look(scene, [numbers], pipeline.clip, pipeline.parts.backbone, pipeline.parts.backbone_row)
+
+
+def test_a_still_picture_is_every_picture_of_its_scene(picked, see, tmp_path):
+    Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
+    scene = Scene(tmp_path / "a.png", 0.0)
+    assert picked(scene) == [0] * 53
+    seen = see(scene, picked(scene))
+    assert (seen.features.shape, seen.rows, seen.levels) == ((1, 1280), {0: 0}, {})
+
+
+def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip):
+    """The second second of a video is seen as a video of that second alone is."""
+
+    def grey(first):
+        return lambda i: np.full((48, 64, 3), 4 * (first + i), np.uint8)
+
+    whole, half = make_clip("whole.mp4", n_frames=50, pictures=grey(0)), make_clip("half.mp4", n_frames=25, pictures=grey(25))
+    first, second = (picked(Scene(whole, 1.0, start)) for start in (0.0, 1.0))
+    assert (min(first), max(first)) == (0, 20)
+    assert [number - 22 for number in second] == first
+    ours, theirs = see(Scene(whole, 1.0, 1.0), second).features, see(Scene(half, 1.0), first).features
+    assert abs(ours - theirs).max() < 0.1 * abs(ours - see(Scene(whole, 1.0), first).features).max()
+
+
+def test_where_a_scene_ends_pictures_repeat_or_the_last_one_stays(pipeline):
+    window, scene = Window(26, 0, 53), Scene(Path("a.mp4"), 10.0)  # 215 pictures, the window's first is number 104
+    rows = [0, 110, 111, 112]
+    assert scene.picked(window, pipeline.clip, rows, pairs=False) == [104, 214, 104, 105]
+    assert scene.picked(window, pipeline.clip, rows, pairs=True) == [104, 104, 105, 106]
+    assert scene.picked(window, pipeline.clip, rows, pairs=False, repeat=False) == [104, 214, 214, 214]
+
+
+def test_a_stretch_after_the_end_is_an_error(picked, see, make_clip):
+    scene = Scene(make_clip("short.mp4", n_frames=25), 1.0, 7.0)
+    with pytest.raises(MediaError, match=r"short.mp4 has no picture from 7.00 s on"):
+        see(scene, picked(scene))

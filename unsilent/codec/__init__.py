@@ -1,0 +1,1 @@
+"""Sound to codes and codes to sound, without a sampler."""

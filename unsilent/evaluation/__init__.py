@@ -1,0 +1,1 @@
+"""From folders of sounds to a report: files, labels, classifier, scores, page."""

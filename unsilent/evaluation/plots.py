@@ -1,0 +1,127 @@
+"""Plots of an evaluation as SVG for a page, the same bytes for the same figures; and small pictures of mels."""
+
+import base64
+import io
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from unsilent.evaluation.evaluate import System
+from unsilent.evaluation.scores import Figure
+from unsilent.evaluation.tables import NAMES
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#000000")  # told apart by all eyes
+_REAL = "#8a8a8a"
+_LABEL_INCHES, _WIDTH_INCHES = 0.24, 10.0
+_THUMBNAIL = (240, 60)  # pixels
+
+
+def classes_plot(real: System, systems: Sequence[System]) -> str:
+    """Relevance and accuracy by label, a row each, the first system's best label on top; behind a label its clips. Paper figure 18."""
+    rows = [row for system in (*systems, real) for row in system.classes if row.figures]
+    shown = [name for name in ("mkl", "top1") if any(name in row.figures for row in rows)]
+    sign = 1 if shown[0] == "mkl" else -1  # more accurate is better, more divergent is not
+    first, clips = {}, {}
+    for row in rows:
+        first.setdefault(row.label, sign * row.figures[shown[0]].value if shown[0] in row.figures else np.inf)
+        clips[row.label] = max(clips.get(row.label, 0), *(figure.clips for figure in row.figures.values()))
+    labels = sorted(first, key=lambda label: (first[label], label))
+    height = 1.1 + _LABEL_INCHES * len(labels) + 0.2 * len(systems)
+    with _figure(1, len(shown), (_WIDTH_INCHES, height), sharey=True) as (drawn, axes):
+        crowd = [(real, _REAL), *zip(systems, _cycle(len(systems)), strict=True)]
+        for axis, name in zip(axes, shown, strict=True):
+            for place, (system, colour) in enumerate(crowd):
+                told = {row.label: row.figures[name] for row in system.classes if name in row.figures}
+                if told:
+                    shift = 0.5 * (place + 0.5) / len(crowd) - 0.25  # side by side within the row of a label
+                    heights = [labels.index(label) + shift for label in told]
+                    _points(axis, list(told.values()), heights, name, colour, system.name, upright=False)
+            axis.set_xlabel(_heading(name))
+            axis.set_ylim(len(labels) - 0.4, -0.6)
+            axis.grid(axis="x", alpha=0.3)
+            for stripe in range(0, len(labels), 2):
+                axis.axhspan(stripe - 0.5, stripe + 0.5, color="black", alpha=0.04, linewidth=0)
+        axes[0].set_yticks(range(len(labels)), [f"{label} ({clips[label]})" for label in labels], parse_math=False, fontsize=8)
+        _legend(drawn, axes)
+        return _svg(drawn)
+
+
+def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> str:
+    """Figures over a setting, a line for each model. Paper figure 17."""
+    shown = [name for name in ("fid", "mkl", "top1") if any(name in system.figures for points in lines.values() for _, system in points)]
+    values = sorted({value for points in lines.values() for value, _ in points})
+    with _figure(1, len(shown), (_WIDTH_INCHES, 3.4)) as (drawn, axes):
+        for axis, name in zip(axes, shown, strict=True):
+            for (line, points), colour in zip(sorted(lines.items()), _cycle(len(lines)), strict=True):
+                told = [(value, system.figures[name]) for value, system in points if name in system.figures]
+                _points(axis, [figure for _, figure in told], [value for value, _ in told], name, colour, line, upright=True)
+            if values[0] > 0 and values[-1] >= 8 * values[0]:
+                axis.set_xscale("log", base=2)
+            axis.minorticks_off()
+            axis.set_xticks(values, [f"{value:g}" for value in values])
+            axis.set(xlabel=setting.replace("_", "-"), ylabel=_heading(name))
+            axis.grid(alpha=0.3)
+        _legend(drawn, axes)
+        return _svg(drawn)
+
+
+def thumbnail(mel01: Float[np.ndarray, "mels frames"]) -> str:
+    """A small picture of a mel as the source of an `img`; low bands below, loud ones bright."""
+    from matplotlib import colormaps
+
+    colours = (colormaps["magma"](mel01[::-1])[..., :3] * 255).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colours).resize(_THUMBNAIL, Image.Resampling.BOX).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _points(axis, figures: list[Figure], places: list[float], name: str, colour: str, label: str, upright: bool) -> None:
+    """Values with their intervals, upright over a setting, lying beside a label."""
+    factor = NAMES[name][3]
+    values = np.array([figure.value for figure in figures]) * factor
+    reach = np.array([figure.interval or (figure.value, figure.value) for figure in figures]).T * factor
+    reach = np.abs(reach - values)
+    style = {"color": colour, "label": label, "capsize": 2, "elinewidth": 1, "markersize": 4}
+    if upright:
+        axis.errorbar(places, values, yerr=reach, fmt="o-", **style)
+    else:
+        axis.errorbar(values, places, xerr=reach, fmt="o", **style)
+
+
+def _heading(name: str) -> str:
+    heading, arrow, _, _ = NAMES[name]
+    return f"{heading} {arrow}"
+
+
+def _cycle(n: int) -> list[str]:
+    return [_COLOURS[number % len(_COLOURS)] for number in range(n)]
+
+
+def _legend(drawn, axes) -> None:
+    """One for all panels: each name once."""
+    named = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    legend = drawn.legend(named.values(), named.keys(), loc="outside upper center", ncols=min(4, len(named)), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+@contextmanager
+def _figure(rows: int, columns: int, size: tuple[float, float], **options):
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
+    settings = {"svg.hashsalt": "unsilent", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
+        drawn = Drawing(figsize=size, layout="constrained")
+        yield drawn, drawn.subplots(rows, columns, squeeze=False, **options)[0]
+
+
+def _svg(drawn) -> str:
+    text = io.StringIO()
+    drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]

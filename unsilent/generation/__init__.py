@@ -1,0 +1,1 @@
+"""From conditions to a finished result: windows, sampling, rendering, figure."""

@@ -1,0 +1,80 @@
+"""A picture of a generation: the video's frames above, the mel spectrogram below, on one time axis."""
+
+import importlib.util
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from unsilent.clip import Clip
+from unsilent.errors import ParameterError
+from unsilent.files import atomic_write
+from unsilent.media.video import stream_frames
+from unsilent.signal.mel import FLOOR_DB, RANGE_DB, band_centres_hz
+
+N_THUMBNAILS = 10
+_TICKS_HZ = (200, 500, 1000, 2000, 4000, 7000)
+
+
+def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip, title: str, out: Path) -> None:
+    """Draw frames and mel of a whole video into a PNG.
+
+    Args:
+        video: where the frames come from.
+        mel: in [-1, 1].
+        seconds: length of the time axis, that of the video.
+        clip: the grid of the mel.
+        title: one line above.
+        out: file to write, in one step.
+
+    Raises:
+        ParameterError: if matplotlib is not installed.
+        MediaError: if the video cannot be read or `out` cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
+    _draw_frames(above, video, seconds)
+    image = draw_mel(below, mel, seconds, clip)
+    figure.colorbar(image, ax=below, label="level (dB)", pad=0.01)
+    # a title may hold the name of a file, which need not be valid text and may hold signs of formulas
+    above.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
+    with warnings.catch_warnings(), atomic_write(out) as temporary:
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def require_matplotlib() -> None:
+    """Refuse, before any work is done, to draw without what draws.
+
+    Raises:
+        ParameterError: if matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ParameterError("drawing needs matplotlib; install it with: pip install 'unsilent[plot]'.")
+
+
+def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):
+    """Draw a mel in [-1, 1] on matplotlib's axes, over a time axis of some seconds; gives the image, which a colour bar wants."""
+    decibels = (np.clip(mel, -1, 1) + 1) / 2 * RANGE_DB + FLOOR_DB
+    shown_seconds = mel.shape[1] * clip.hop / clip.sample_rate
+    extent = (0, shown_seconds, -0.5, clip.mels - 0.5)
+    image = axes.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
+    bands = np.interp(_TICKS_HZ, band_centres_hz(clip), np.arange(clip.mels))
+    axes.set_yticks(bands, [f"{hz / 1000:g} kHz" for hz in _TICKS_HZ])
+    axes.set(xlim=(0, seconds), xlabel="time (s)")
+    return image
+
+
+def _draw_frames(axes, video: Path, seconds: float) -> None:
+    fps = N_THUMBNAILS / seconds
+    width = 1 / fps
+    for time, frame in stream_frames(video, fps, short_side=128):
+        axes.imshow(frame, extent=(time, time + width * 0.96, 0, 1), aspect="auto")
+    axes.set(xlim=(0, seconds), ylim=(0, 1), yticks=[])
+    axes.tick_params(bottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

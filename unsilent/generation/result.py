@@ -1,0 +1,91 @@
+"""What a video was given: its sound, all that led to it, and the files it can become."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unsilent.clip import Clip
+from unsilent.generation.figure import draw
+from unsilent.media.audio import write_wav
+from unsilent.media.video import Original, mux
+from unsilent.speed.prepare import Precision
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Sound made for a video, with all that led to it.
+
+    Attributes:
+        video: the file it was made for.
+        waveform: mono in [-1, 1], as long as the video to the sample.
+        sample_rate: Hz.
+        mel: what was decoded, `[mels, frames]` around [-1, 1]; whole code columns, so it may go on a little after the video.
+        codes: what was sampled, `[rows, columns]`.
+        features: what was seen, `[features, dim]` in the order of time; None for a model that sees nothing.
+        clip: the grid of mel and codes.
+        seed, take: what the randomness came from.
+        model: name of the model.
+        precision: that it was computed in, see `runtime.choose_precision`.
+        timings: seconds spent on each step; of a long sound, what was decoded and vocoded beside its codes counts as theirs.
+    """
+
+    video: Path
+    waveform: Float[np.ndarray, "samples"]
+    sample_rate: int
+    mel: Float[np.ndarray, "mels frames"]
+    codes: Int[np.ndarray, "rows columns"]
+    features: Float[np.ndarray, "features dim"] | None
+    clip: Clip
+    seed: int
+    take: int
+    model: str
+    precision: Precision
+    timings: dict[str, float] = field(compare=False)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the sound."""
+        return len(self.waveform) / self.sample_rate
+
+    @property
+    def spent_seconds(self) -> float:
+        """Time it took, without loading the model and without writing files."""
+        return sum(self.timings.values())
+
+    @property
+    def real_time_factor(self) -> float:
+        """Time spent divided by time played; below 1 is faster than playback."""
+        return self.spent_seconds / self.seconds
+
+    def save_video(self, out: str | Path, original: Original = "drop", comment: str = "") -> None:
+        """Write the video with this sound; its pictures are copied packet by packet.
+
+        Args:
+            out: file to write; its suffix chooses the container.
+            original: what becomes of the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter).
+            comment: words to keep inside the file.
+
+        Raises:
+            MediaError: if the video cannot be read again, or `out` cannot be written or hold such pictures.
+        """
+        mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment)
+
+    def save_wav(self, out: str | Path) -> None:
+        """Write the sound alone as 16-bit WAV.
+
+        Raises:
+            MediaError: if `out` cannot be written.
+        """
+        write_wav(Path(out), self.waveform, self.sample_rate)
+
+    def save_picture(self, out: str | Path) -> None:
+        """Draw the video's frames above the mel, on one time axis, as PNG.
+
+        Raises:
+            ParameterError: if matplotlib is not installed.
+            MediaError: if the video cannot be read again or `out` cannot be written.
+        """
+        title = f"{self.video.name}: model {self.model}, seed {self.seed}, take {self.take + 1}"
+        draw(self.video, self.mel, self.seconds, self.clip, title, Path(out))

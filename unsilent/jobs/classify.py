@@ -1,0 +1,78 @@
+"""A classifier's judgement of many sounds, spread over processes or machines; what was judged before stays."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from operator import attrgetter
+
+from unsilent.evaluation.cache import Heard, Hearing
+from unsilent.evaluation.classifier import Judge, load_judge
+from unsilent.evaluation.sounds import Sound
+from unsilent.jobs.run import Failure, Spread, run
+from unsilent.speed.prepare import one_thread
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Judges sounds; a worker calls it once for the loaded classifier.
+
+    Attributes:
+        classifier: as `load_judge` wants it.
+        device: likewise.
+    """
+
+    classifier: str
+    device: str
+
+    def __call__(self) -> Callable[[Sound], Heard]:
+        """Loads the classifier."""
+        return _hearing_by(load_judge(self.classifier, self.device))
+
+
+def _hearing_by(judge: Judge) -> Callable[[Sound], Heard]:
+    def hear(sound: Sound) -> Heard:
+        with one_thread():
+            return judge.hear(judge.read(sound))
+
+    return hear
+
+
+def judge_all(
+    hearing: Hearing,
+    keys: dict[Sound, bytes],
+    spread: Spread = Spread(),
+    progress: Callable[[int, int, Sound], None] = lambda done, total, sound: None,
+) -> dict[bytes, str]:
+    """Judge the sounds that were not judged before, and keep the results.
+
+    Args:
+        hearing: where results are kept, with the classifier.
+        keys: all sounds, with what their contents are known by.
+        spread: over what.
+        progress: told how many are done, of how many, and which one was the last.
+
+    Returns:
+        Why files cannot be judged, by content.
+    """
+    waiting, judge, bad = hearing.missing(keys), hearing.judge, dict[bytes, str]()
+    if not waiting:
+        return bad
+
+    def here() -> Callable[[Sound], Heard]:
+        return _hearing_by(judge)
+
+    build = here if spread == Spread() else Listener(str(judge.folder), judge.last.weight.device.type)
+
+    def good() -> Iterator[tuple[bytes, Heard]]:
+        results = run(build, waiting, spread, attrgetter("name"))
+        with closing(results):
+            for done, (sound, heard) in enumerate(results, start=1):
+                if isinstance(heard, Failure):
+                    bad[keys[sound]] = heard.why
+                else:
+                    yield keys[sound], heard
+                progress(done, len(waiting), sound)
+
+    for _ in hearing.keep(good()):
+        pass
+    return bad

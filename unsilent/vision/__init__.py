@@ -1,0 +1,1 @@
+"""From pictures to what a sampler is conditioned on: features, optical flow, motion."""
