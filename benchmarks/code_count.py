@@ -18,7 +18,7 @@ from torch import Tensor
 
 import unsilent
 from unsilent.data.shards import Shard
-from unsilent.evaluation.classifier import Judge, load_judge
+from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.models.codebook import Codebook
 from unsilent.models.quantizer import closest, k_means
 from unsilent.signal.mel import RANGE_DB, from_mel01, log_mel01, to_mel01
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     codebook = unsilent.load(options.model, device="cpu", precision="float32").parts.codebook
-    judge = load_judge(options.classifier, "cpu") if options.classifier else None
+    judge = load_classifier(options.classifier, "cpu") if options.classifier else None
     rng = np.random.default_rng(options.seed)
     known = torch.cat([as_rows(codebook.latents(mel)) for _, mel in mels(options, codebook, "train", rng)])
     vectors = known[torch.from_numpy(rng.permutation(len(known))[:MOST_VECTORS])]
@@ -66,7 +66,7 @@ def as_rows(latents: Tensor) -> Tensor:
     return latents.movedim(1, -1).flatten(0, -2)
 
 
-def report(name: str, codebook: Codebook, centres: Tensor | None, held_out: list[tuple[str, Tensor]], judge: Judge | None) -> None:
+def report(name: str, codebook: Codebook, centres: Tensor | None, held_out: list[tuple[str, Tensor]], judge: Classifier | None) -> None:
     """One line of the table."""
     errors, right, used = [], [], []
     for label, mel in held_out:
@@ -78,8 +78,8 @@ def report(name: str, codebook: Codebook, centres: Tensor | None, held_out: list
         made = codebook.decode(latents)
         errors.append((made - mel).abs().mean().item() / 2 * RANGE_DB)
         if judge is not None:
-            shown = (torch.arange(judge.frames) + max(0, made.shape[2] - judge.frames) // 2) % made.shape[2]  # as `Judge.read` does
-            right.append(judge.classes[judge.hear(to_mel01(made)[0][:, shown])[1].argmax()] == label)
+            shown = (torch.arange(judge.frames) + max(0, made.shape[2] - judge.frames) // 2) % made.shape[2]  # as `Classifier.read` does
+            right.append(judge.classes[judge.classify(to_mel01(made)[0][:, shown])[1].argmax()] == label)
     shares = torch.cat(used).bincount().float() if used else torch.ones(1)
     bits = torch.special.entr(shares / shares.sum()).sum().item() / np.log(2)
     print(f"{name:>12} {np.mean(errors):12.2f} {bits:12.2f} {100 * np.mean(right) if right else np.nan:8.1f}", flush=True)

@@ -35,11 +35,11 @@ from sheet import draw_sheet
 import unsilent
 from unsilent.clip import Clip
 from unsilent.data.manifest import Row, read_manifest, write_manifest
-from unsilent.evaluation.cache import Hearing
-from unsilent.evaluation.classifier import load_judge
+from unsilent.evaluation.cache import ResultCache
+from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.evaluate import evaluate, find
 from unsilent.evaluation.tables import as_json
-from unsilent.jobs.classify import judge_all
+from unsilent.evaluation.classify import classify_all
 from unsilent.jobs.run import Spread
 from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
 from unsilent.media.audio import read_audio, write_wav
@@ -157,8 +157,8 @@ def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", opti
         link.symlink_to(path.resolve())
         systems[system] = folder / system
     study = find(systems.pop("real"), list(systems.values()), labels="folders")
-    hearing = Hearing(options.out / "heard", load_judge(options.judge, "cpu"))
-    bad = judge_all(hearing, study.keys, Spread(options.workers))
+    hearing = ResultCache(options.out / "heard", load_classifier(options.judge, "cpu"))
+    bad = classify_all(hearing, study.keys, Spread(options.workers))
     return as_json(evaluate(study, hearing, bad, options.seed))
 
 

@@ -186,7 +186,7 @@ def tiny_bundle(tmp_path_factory, tiny_parts) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_judge(tmp_path_factory) -> Path:
+def tiny_classifier(tmp_path_factory) -> Path:
     """A classifier of `high`, `low` and `noise` that looks at 64 frames, with random weights; a checkpoint folder."""
     folder = tmp_path_factory.mktemp("judge")
     config = VGGishishConfig(labels=3, width=2, grid=(2, 2), hidden=12)

@@ -16,9 +16,10 @@ LEVELS = {
     "presets": 3, "codec": 3,
     "checkpoints": 4, "generation": 4,
     "published": 5, "data": 5, "pipeline": 5,
-    "evaluation": 6, "batch": 6, "train": 6,
+    "batch": 6, "train": 6,
     "jobs": 7,
-    "cli": 8,
+    "evaluation": 8,
+    "cli": 9,
 }  # fmt: skip
 BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("files", "errors"), ("labels", "errors"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import unsilent
-from unsilent.evaluation.classifier import load_judge
+from unsilent.evaluation.classifier import load_classifier
 from unsilent.generation.rendering import Rendering
 from unsilent.metrics import fid, mkl
 from unsilent.pipeline import Choice, Clock
@@ -26,12 +26,12 @@ SOUNDS, COLUMNS = 200, 12
 @torch.inference_mode()
 def hear(precision, seed):
     """Features and logits of as many sounds of 2.2 s for the demonstration clip."""
-    pipeline, judge = unsilent.load("everyday", device="cpu", precision=precision), load_judge("everyday", "cpu")
+    pipeline, judge = unsilent.load("everyday", device="cpu", precision=precision), load_classifier("everyday", "cpu")
     choice = Choice(None, None, None, True)
     with Rendering(pipeline.renderer, COLUMNS, SOUNDS) as rendering:
         grids, _ = pipeline._sample(DEMO, COLUMNS, SOUNDS, seed, choice, None, Clock(), lambda step, share: None, rendering)
     frames = torch.arange(judge.frames) % (COLUMNS * pipeline.clip.downsampling)
-    features, logits = zip(*(judge.hear(to_mel01(pipeline.renderer.decode(grid))[:, frames]) for grid in grids), strict=True)
+    features, logits = zip(*(judge.classify(to_mel01(pipeline.renderer.decode(grid))[:, frames]) for grid in grids), strict=True)
     return np.stack(features), np.stack(logits)
 
 

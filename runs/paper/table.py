@@ -321,9 +321,9 @@ def main() -> int:
 def _prepare(scale: Full | Small) -> int:
     from small import prepare
 
-    from unsilent.evaluation.classifier import load_judge
+    from unsilent.evaluation.classifier import load_classifier
 
-    prepare(scale.out / "material.parquet", scale.out, load_judge(scale.classifiers[0], "cpu").classes, scale.n_clips)
+    prepare(scale.out / "material.parquet", scale.out, load_classifier(scale.classifiers[0], "cpu").classes, scale.n_clips)
     return 0
 
 

@@ -155,7 +155,7 @@ class TestTiming:
         assert (told["held out"]["videos"], told["all"]["videos"]) == (1, 4)
 
 
-def test_the_whole_in_small(tmp_path, tiny_bundle, tiny_judge, tiny_sounds, draw, monkeypatch, capsys):
+def test_the_whole_in_small(tmp_path, tiny_bundle, tiny_classifier, tiny_sounds, draw, monkeypatch, capsys):
     rows = []
     for label in ("high", "low"):
         for number in range(4):
@@ -164,7 +164,7 @@ def test_the_whole_in_small(tmp_path, tiny_bundle, tiny_judge, tiny_sounds, draw
         Image.fromarray(draw(len(label))).save(tmp_path / f"{label}.png")
         rows.append(Row(f"seen/{label}", str(tmp_path / f"{label}.png"), "image", label, "valid", "", 0.0, 0.0, 0, ""))
     write_manifest(tiny_sounds, rows, tmp_path / "m.parquet")
-    command = ["everyday.py", str(tmp_path / "m.parquet"), "--judge", str(tiny_judge), "--model", str(tiny_bundle), "--samples", "2"]
+    command = ["everyday.py", str(tmp_path / "m.parquet"), "--judge", str(tiny_classifier), "--model", str(tiny_bundle), "--samples", "2"]
     monkeypatch.setattr(everyday, "SHEET", 3)
     monkeypatch.setattr(sys, "argv", [*command, "-o", str(tmp_path / "out"), "--parts", "labels", "signal", "sheet"])
     everyday.main()

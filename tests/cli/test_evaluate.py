@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from unsilent.evaluation.classifier import Judge
+from unsilent.evaluation.classifier import Classifier
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def folders(tiny_sounds, tmp_path):
 
 
 @pytest.fixture
-def ask(unsilent, tiny_judge, folders):
+def ask(unsilent, tiny_classifier, folders):
     """`ask("--generated", "sounds/made")` with reference, classifier and output given."""
-    return lambda *more: unsilent("evaluate", "--reference", "sounds/real", "--classifier", tiny_judge, "-o", "out", *more)
+    return lambda *more: unsilent("evaluate", "--reference", "sounds/real", "--classifier", tiny_classifier, "-o", "out", *more)
 
 
 def names(folder):
@@ -56,7 +56,7 @@ def test_a_bad_file_is_named_and_the_rest_is_done(ask, folders):
 
 def test_a_stopped_evaluation_goes_on(ask, tmp_path, monkeypatch):
     """Stopped at the eleventh sound, the second run judges the other fourteen, and nothing differs from a run that never stopped."""
-    hear, heard = Judge.hear, []
+    hear, heard = Classifier.classify, []
 
     def stopping(judge, mel01):
         heard.append(mel01)
@@ -64,7 +64,7 @@ def test_a_stopped_evaluation_goes_on(ask, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return hear(judge, mel01)
 
-    monkeypatch.setattr(Judge, "hear", stopping)
+    monkeypatch.setattr(Classifier, "classify", stopping)
     code, _, err = ask("--generated", "sounds/made")
     assert (code, err) == (130, ["unsilent: interrupted; what was finished is kept."])
     assert names(tmp_path / "out") == ["heard"]

@@ -13,17 +13,17 @@ from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.evaluation.cache import Hearing, digest
-from unsilent.evaluation.classifier import load_judge
+from unsilent.evaluation.cache import ResultCache, digest
+from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.sounds import find_sounds
-from unsilent.jobs.classify import judge_all
+from unsilent.evaluation.classify import classify_all
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.signal.mel import log_mel01
 
 
 @pytest.fixture
-def judge(tiny_judge):
-    return load_judge(str(tiny_judge), "cpu")
+def judge(tiny_classifier):
+    return load_classifier(str(tiny_classifier), "cpu")
 
 
 def sound(folder, name, waveform):
@@ -102,57 +102,57 @@ class TestFinding:
         assert (judge.kind, judge.classes, judge.dim, judge.frames, judge.prepares) == ("vggishish", ("high", "low", "noise"), 12, 64, True)
         assert len(judge.digest) == 16
 
-    def test_weights_and_settings_decide_the_digest(self, judge, tiny_judge, tmp_path):
-        changed = shutil.copytree(tiny_judge, tmp_path / "changed")
-        assert load_judge(str(changed)).digest == judge.digest
+    def test_weights_and_settings_decide_the_digest(self, judge, tiny_classifier, tmp_path):
+        changed = shutil.copytree(tiny_classifier, tmp_path / "changed")
+        assert load_classifier(str(changed)).digest == judge.digest
         about = json.loads((changed / "config.json").read_text())
         about["record"]["run"]["crop_frames"] = 96
         (changed / "config.json").write_text(json.dumps(about))
-        assert load_judge(str(changed)).digest != judge.digest
+        assert load_classifier(str(changed)).digest != judge.digest
         other = dict(judge.module.state_dict(), **{"classifier.4.bias": torch.ones(3)})
         save_checkpoint(tmp_path / "other", "vggishish", "everyday", judge.module.config, other, {**about["record"]})
-        assert load_judge(str(tmp_path / "other")).digest != load_judge(str(changed)).digest
+        assert load_classifier(str(tmp_path / "other")).digest != load_classifier(str(changed)).digest
 
-    def test_a_model_may_bring_its_own(self, tiny_judge, tiny_bundle, tmp_path, monkeypatch):
+    def test_a_model_may_bring_its_own(self, tiny_classifier, tiny_bundle, tmp_path, monkeypatch):
         monkeypatch.setattr(bundle, "SHIPPED", tmp_path)
         monkeypatch.setattr("unsilent.evaluation.classifier.SHIPPED", tmp_path)
         model = shutil.copytree(tiny_bundle, tmp_path / "tiny")
         with pytest.raises(CheckpointError, match="the model 'tiny' has no classifier of its own; name a checkpoint of a vggishish"):
-            load_judge("tiny")
-        shutil.copytree(tiny_judge, model / "classifier")
-        assert load_judge("tiny").folder == load_judge(str(model)).folder == model / "classifier"
+            load_classifier("tiny")
+        shutil.copytree(tiny_classifier, model / "classifier")
+        assert load_classifier("tiny").folder == load_classifier(str(model)).folder == model / "classifier"
 
     @pytest.mark.slow
     def test_a_published_one_knows_the_classes_of_vggsound(self, tmp_path):
         torch.manual_seed(0)
         network = Melception(MelceptionConfig()).eval()
         save_checkpoint(tmp_path / "m", "melception", "", network.config, network.state_dict(), {"converted_from": "melception"})
-        judge = load_judge(str(tmp_path / "m"))
+        judge = load_classifier(str(tmp_path / "m"))
         assert (len(judge.classes), judge.dim, judge.frames, judge.prepares) == (309, 2048, 848, False)
         mel01 = torch.rand(80, 848, generator=torch.Generator().manual_seed(0))
-        features, logits = judge.hear(mel01)
+        features, logits = judge.classify(mel01)
         np.testing.assert_allclose(logits, network(mel01[None])[0].detach(), rtol=1e-4, atol=1e-5)
         unbiased = network.unbiased_logits(torch.from_numpy(features)[None])[0].detach()
         np.testing.assert_allclose(judge.unbiased(logits[None])[0], unbiased, rtol=1e-4, atol=1e-5)
 
-    def test_none_and_wrong_ones_are_refused(self, tiny_parts, tiny_judge, tmp_path, monkeypatch):
+    def test_none_and_wrong_ones_are_refused(self, tiny_parts, tiny_classifier, tmp_path, monkeypatch):
         with pytest.raises(ParameterError, match="none is named: give --classifier with the checkpoint folder of a VGGish-ish"):
-            load_judge(None)
+            load_classifier(None)
         with pytest.raises(CheckpointError, match="'melception' is not here; fetch it with: unsilent models fetch melception"):
-            load_judge("melception")
+            load_classifier("melception")
         with pytest.raises(CheckpointError, match="there is no classifier 'nowhere'"):
-            load_judge("nowhere")
+            load_classifier("nowhere")
         with pytest.raises(CheckpointError, match="holds a codebook; sounds are judged by a vggishish or a melception"):
-            load_judge(str(tiny_parts["codebook"]))
+            load_classifier(str(tiny_parts["codebook"]))
         if not torch.cuda.is_available():
             with pytest.raises(ParameterError, match="device cuda was asked for, but no CUDA device is here"):
-                load_judge(str(tiny_judge), "cuda")
-        nameless = shutil.copytree(tiny_judge, tmp_path / "nameless")
+                load_classifier(str(tiny_classifier), "cuda")
+        nameless = shutil.copytree(tiny_classifier, tmp_path / "nameless")
         about = json.loads((nameless / "config.json").read_text())
         del about["record"]["classes"]
         (nameless / "config.json").write_text(json.dumps(about))
         with pytest.raises(CheckpointError, match="has 3 classes and names 0 of them; a judge must name all"):
-            load_judge(str(nameless))
+            load_classifier(str(nameless))
 
 
 class TestHearing:
@@ -163,31 +163,31 @@ class TestHearing:
         return {sound: digest(sound) for sound in find_sounds(tiny_sounds / "made")}
 
     def test_each_content_is_judged_once(self, judge, keys, tmp_path):
-        first = Hearing(tmp_path, judge)
-        assert judge_all(first, keys) == {}
-        again = Hearing(tmp_path, judge)
+        first = ResultCache(tmp_path, judge)
+        assert classify_all(first, keys) == {}
+        again = ResultCache(tmp_path, judge)
         assert again.missing(keys) == []
-        assert judge_all(again, keys, progress=lambda *_: pytest.fail("judged twice")) == {}
+        assert classify_all(again, keys, progress=lambda *_: pytest.fail("judged twice")) == {}
         for one, other in zip(first.of(list(keys.values())), again.of(list(keys.values())), strict=True):
             np.testing.assert_array_equal(one, other)
 
     def test_a_copy_is_not_judged_again(self, judge, keys, tmp_path):
         copy = dict.fromkeys(keys, b"same content....."[:16])
-        assert Hearing(tmp_path, judge).missing(copy) == list(copy)[:1]
+        assert ResultCache(tmp_path, judge).missing(copy) == list(copy)[:1]
 
     def test_a_row_that_was_cut_off_is_judged_again(self, judge, keys, tmp_path):
-        whole = Hearing(tmp_path / "whole", judge)
-        judge_all(whole, keys)
-        cut = Hearing(tmp_path / "cut", judge)
-        judge_all(cut, dict(list(keys.items())[:3]))
+        whole = ResultCache(tmp_path / "whole", judge)
+        classify_all(whole, keys)
+        cut = ResultCache(tmp_path / "cut", judge)
+        classify_all(cut, dict(list(keys.items())[:3]))
         with cut.path.open("r+b") as file:
             file.truncate(cut.path.stat().st_size - 5)
-        resumed = Hearing(tmp_path / "cut", judge)
+        resumed = ResultCache(tmp_path / "cut", judge)
         assert len(resumed.missing(keys)) == len(keys) - 2
-        judge_all(resumed, keys)
+        classify_all(resumed, keys)
         assert resumed.path.read_bytes() == whole.path.read_bytes()
 
     def test_another_classifier_does_not_see_its_rows(self, judge, keys, tmp_path):
-        first = Hearing(tmp_path, judge)
-        judge_all(first, keys)
-        assert len(Hearing(tmp_path, dataclasses.replace(judge, digest="0" * 16)).missing(keys)) == len(keys)
+        first = ResultCache(tmp_path, judge)
+        classify_all(first, keys)
+        assert len(ResultCache(tmp_path, dataclasses.replace(judge, digest="0" * 16)).missing(keys)) == len(keys)

@@ -10,25 +10,25 @@ import soundfile
 
 from unsilent import metrics
 from unsilent.errors import DataError, ParameterError
-from unsilent.evaluation.cache import Hearing
-from unsilent.evaluation.classifier import load_judge
+from unsilent.evaluation.cache import ResultCache
+from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.evaluate import evaluate, find, sweeps
 from unsilent.evaluation.scores import Figure, Judged, fidelity
 from unsilent.evaluation.sounds import Sound
 from unsilent.evaluation.tables import as_json
-from unsilent.jobs.classify import judge_all
+from unsilent.evaluation.classify import classify_all
 from unsilent.jobs.run import Spread
 
 
 @pytest.fixture
-def run(tiny_judge, tmp_path):
+def run(tiny_classifier, tmp_path):
     """`run(reference, folder, …)` judges and counts; the judge's memory is new each time."""
     numbers = iter(range(99))
 
     def call(reference, *generated, labels="folders", workers=None, seed=0):
         study = find(reference, list(generated), labels)
-        hearing = Hearing(tmp_path / f"heard{next(numbers)}", load_judge(str(tiny_judge), "cpu"))
-        bad = judge_all(hearing, study.keys, Spread(workers))
+        hearing = ResultCache(tmp_path / f"heard{next(numbers)}", load_classifier(str(tiny_classifier), "cpu"))
+        bad = classify_all(hearing, study.keys, Spread(workers))
         return evaluate(study, hearing, bad, seed)
 
     return call
@@ -41,13 +41,13 @@ def sounds(tiny_sounds, tmp_path):
 
 
 def rows(judge, folder):
-    heard = [judge.hear(judge.read(sound)) for sound in find(folder, [folder]).folders[0].sounds]
+    heard = [judge.classify(judge.read(sound)) for sound in find(folder, [folder]).folders[0].sounds]
     return [np.stack(part) for part in zip(*heard, strict=True)]
 
 
-def test_figures_are_those_of_the_metrics(run, tiny_sounds, tiny_judge):
+def test_figures_are_those_of_the_metrics(run, tiny_sounds, tiny_classifier):
     evaluation = run(tiny_sounds / "real", tiny_sounds / "made")
-    figures, judge = evaluation.systems[0].figures, load_judge(str(tiny_judge), "cpu")
+    figures, judge = evaluation.systems[0].figures, load_classifier(str(tiny_classifier), "cpu")
     (real, real_logits), (made, made_logits) = rows(judge, tiny_sounds / "real"), rows(judge, tiny_sounds / "made")
     assert figures["fid"].value == metrics.fid(real, made)
     assert figures["kid"].value == metrics.kid(real, made).value
@@ -123,8 +123,8 @@ def test_a_folder_of_bad_files_only_is_refused(run, sounds):
         run(sounds / "real", sounds / "empty")
 
 
-def test_mels_stand_for_sounds(run, sounds, tiny_judge):
-    judge = load_judge(str(tiny_judge), "cpu")
+def test_mels_stand_for_sounds(run, sounds, tiny_classifier):
+    judge = load_classifier(str(tiny_classifier), "cpu")
     for sound in find(sounds / "made", [sounds / "made"]).folders[0].sounds:
         np.save(sound.path.with_suffix(".mel.npy"), judge.read(sound).numpy() * 2 - 1)
     found, expected = run(sounds / "real", sounds / "made"), None

@@ -13,17 +13,17 @@ import pytest
 import soundfile
 
 from unsilent.errors import DataError, ParameterError
-from unsilent.evaluation.cache import Hearing
-from unsilent.evaluation.classifier import load_judge
+from unsilent.evaluation.cache import ResultCache
+from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.evaluate import evaluate, find
 from unsilent.evaluation.page import write_report
 from unsilent.evaluation.plots import thumbnail
 from unsilent.evaluation.tables import shown
-from unsilent.jobs.classify import judge_all
+from unsilent.evaluation.classify import classify_all
 
 
 @pytest.fixture(scope="module")
-def evaluated(tiny_sounds, tiny_judge, tmp_path_factory):
+def evaluated(tiny_sounds, tiny_classifier, tmp_path_factory):
     """Two systems, swept by name, one of them with a bad file and names that are hard to write."""
     root = tmp_path_factory.mktemp("evaluated")
     for kind, k in (("made", 8), ("worse", 64)):
@@ -34,8 +34,8 @@ def evaluated(tiny_sounds, tiny_judge, tmp_path_factory):
     (odd / "high1.wav").write_bytes((tiny_sounds / "made/high1/0.wav").read_bytes())
     (odd / "low1.wav").write_bytes(b"")
     study = find(tiny_sounds / "real", [root / "top-k=8", root / "top-k=64", odd], "folders")
-    hearing = Hearing(root / "heard", load_judge(str(tiny_judge), "cpu"))
-    return evaluate(study, hearing, judge_all(hearing, study.keys))
+    hearing = ResultCache(root / "heard", load_classifier(str(tiny_classifier), "cpu"))
+    return evaluate(study, hearing, classify_all(hearing, study.keys))
 
 
 @pytest.fixture(scope="module")

@@ -29,18 +29,18 @@ def evaluate(
 ) -> int:
     """Measure generated sounds against real ones: FID, MKL, KID, inception score, accuracy. Without --generated: test the classifier."""
     from unsilent.evaluation import evaluate as metrics
-    from unsilent.evaluation.cache import Hearing
-    from unsilent.evaluation.classifier import load_judge
+    from unsilent.evaluation.cache import ResultCache
+    from unsilent.evaluation.classifier import load_classifier
     from unsilent.evaluation.page import write_report
     from unsilent.evaluation.tables import cells
     from unsilent.generation.figure import require_matplotlib
-    from unsilent.jobs.classify import judge_all
+    from unsilent.evaluation.classify import classify_all
     from unsilent.jobs.run import Spread
 
     require_matplotlib()
-    judge = load_judge(classifier, device.value)
+    judge = load_classifier(classifier, device.value)
     study = metrics.find(reference, generated, labels, manifest, split)
-    hearing = Hearing(out / "heard", judge)
+    hearing = ResultCache(out / "heard", judge)
     n_waiting = len(hearing.missing(study.keys))
     with Bar(n_waiting) as bar:
 
@@ -48,7 +48,7 @@ def evaluate(
             bar.watch(sound.name)("judged", 0.0)
             bar.finish(done)
 
-        bad = judge_all(hearing, study.keys, Spread(workers, ray), progress)
+        bad = classify_all(hearing, study.keys, Spread(workers, ray), progress)
     say(f"{len(study.keys)} sounds judged, {n_waiting} of them now; counting figures.")
     with Bar(len(study.folders)) as bar:
 

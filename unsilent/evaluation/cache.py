@@ -8,16 +8,16 @@ import numpy as np
 from jaxtyping import Float
 
 from unsilent.errors import DataError
-from unsilent.evaluation.classifier import Judge
+from unsilent.evaluation.classifier import Classifier
 from unsilent.evaluation.sounds import Sound
 from unsilent.version import __version__
 
-Heard = tuple[np.ndarray, np.ndarray]  # features and logits of one sound
+Result = tuple[np.ndarray, np.ndarray]  # features and logits of one sound
 
 _KEY_BYTES = 16  # of the digest of a file's content
 
 
-class Hearing:
+class ResultCache:
     """Features and logits by the content of files, in one file that only ever grows.
 
     Args:
@@ -29,7 +29,7 @@ class Hearing:
         DataError: if the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, judge: Judge) -> None:
+    def __init__(self, folder: Path, judge: Classifier) -> None:
         self.judge, self.path = judge, folder / f"{judge.digest}-{__version__}.rows"
         self._row = np.dtype([("key", f"V{_KEY_BYTES}"), ("features", "<f4", judge.dim), ("logits", "<f4", len(judge.classes))])
         try:
@@ -50,7 +50,7 @@ class Hearing:
         waiting = {key: sound for sound, key in reversed(keys.items()) if key not in self._places}
         return [sound for sound, key in keys.items() if waiting.get(key) is sound]
 
-    def keep(self, heard: Iterable[tuple[bytes, "Heard"]]) -> Iterator[bytes]:
+    def keep(self, heard: Iterable[tuple[bytes, "Result"]]) -> Iterator[bytes]:
         """Write results as they come.
 
         Args:

@@ -36,7 +36,7 @@ KINDS = ("vggishish", "melception")
 
 
 @dataclass(frozen=True)
-class Judge:
+class Classifier:
     """A loaded classifier and what a report says of it.
 
     Attributes:
@@ -111,7 +111,7 @@ class Judge:
         return mel01
 
     @torch.inference_mode()
-    def hear(self, mel01: Float[Tensor, "mels frames"]) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "labels"]]:
+    def classify(self, mel01: Float[Tensor, "mels frames"]) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "labels"]]:
         """Features and logits of what `read` gives: one sound at a time in full precision, since sums in other shapes round differently."""
         with _exact():
             batch = mel01[None].to(self.last.weight.device)
@@ -140,7 +140,7 @@ def _exact() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def load_judge(name: str | None, device: str = "auto") -> Judge:
+def load_classifier(name: str | None, device: str = "auto") -> Classifier:
     """Load a classifier.
 
     Args:
@@ -175,7 +175,7 @@ def load_judge(name: str | None, device: str = "auto") -> Judge:
     frames = run.get("crop_frames") or clip.frames
     facts = [about["config"], clip.model_dump(), frames, bool(run), weights_digest(folder)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return Judge(folder, about["kind"], module.to(chosen), classes, clip, frames, bool(run), digest)
+    return Classifier(folder, about["kind"], module.to(chosen), classes, clip, frames, bool(run), digest)
 
 
 def _find(name: str) -> Path:

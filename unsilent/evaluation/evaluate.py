@@ -1,8 +1,8 @@
 """Folders of generated sounds against a folder of real ones: what they are, what a classifier says of them, and all figures of that.
 
     study = find(reference, generated, labels="folders")
-    hearing = Hearing(out / "heard", judge)
-    bad = jobs.hear.judge_all(hearing, study.keys)
+    hearing = ResultCache(out / "heard", judge)
+    bad = evaluation.classify.classify_all(hearing, study.keys)
     evaluation = evaluate(study, hearing, bad)
 
 Files are taken in the order of their names, each is judged alone, and every draw has a seed: a result depends on neither the order of files
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from unsilent.errors import DataError, ParameterError
-from unsilent.evaluation.cache import Hearing, digest
-from unsilent.evaluation.classifier import Judge
+from unsilent.evaluation.cache import ResultCache, digest
+from unsilent.evaluation.classifier import Classifier
 from unsilent.evaluation.ground_truth import Truth, read_manifest_truth, read_truth
 from unsilent.evaluation.scores import ClassFigures, Figure, Judged, accuracy, by_class, fidelity, relevance, variety
 from unsilent.evaluation.sounds import Names, Sound, find_sounds, take_number
@@ -110,7 +110,7 @@ class Evaluation:
         seed: of all intervals and halves.
     """
 
-    judge: Judge
+    judge: Classifier
     real: System
     halves: dict[str, Figure]
     systems: list[System]
@@ -193,14 +193,14 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def evaluate(
-    study: Study, hearing: Hearing, bad: Bad, seed: int = 0, progress: Callable[[int, str], None] = lambda done, name: None
+    study: Study, hearing: ResultCache, bad: Bad, seed: int = 0, progress: Callable[[int, str], None] = lambda done, name: None
 ) -> Evaluation:
     """Count all figures.
 
     Args:
         study: that was judged.
         hearing: what the classifier said.
-        bad: why files could not be judged, as `jobs.hear.judge_all` gives it.
+        bad: why files could not be judged, as `evaluation.classify.classify_all` gives it.
         seed: of the resamples behind intervals, and of the halves of the reference.
         progress: told how many folders are done, and the name of the next. With 2048 numbers in a feature and as many sounds or more, one
             takes several minutes, nearly all for the interval of its FID.
@@ -218,7 +218,7 @@ def evaluate(
     return Evaluation(hearing.judge, systems[0], fidelity(*halves, seed), systems[1:], study.truth, seed)
 
 
-def _judged(folder: Folder, study: Study, hearing: Hearing, bad: Bad) -> Judged:
+def _judged(folder: Folder, study: Study, hearing: ResultCache, bad: Bad) -> Judged:
     good = [row for row, sound in enumerate(folder.sounds) if study.keys[sound] not in bad]
     if not good:
         why = bad[study.keys[folder.sounds[0]]]
@@ -227,7 +227,7 @@ def _judged(folder: Folder, study: Study, hearing: Hearing, bad: Bad) -> Judged:
     return Judged(sounds, [folder.clips[row] for row in good], *hearing.of([study.keys[sound] for sound in sounds]))
 
 
-def _system(folder: Folder, made: Judged, real: Judged, study: Study, bad: Bad, judge: Judge, seed: int) -> System:
+def _system(folder: Folder, made: Judged, real: Judged, study: Study, bad: Bad, judge: Classifier, seed: int) -> System:
     figures, per_sample = {}, {}
     if made is not real:
         mkl, per_sample["mkl"] = relevance(real, made, seed)

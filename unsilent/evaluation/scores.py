@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unsilent.evaluation.classifier import Judge
+from unsilent.evaluation.classifier import Classifier
 from unsilent.evaluation.ground_truth import Truth
 from unsilent.evaluation.sounds import Sound
 from unsilent.metrics.classification import Measure, hits, mean_area_under_curve, mean_average_precision, tells_apart
@@ -109,7 +109,7 @@ def fidelity(real: Judged, made: Judged, seed: int) -> dict[str, Figure]:
     }
 
 
-def variety(made: Judged, judge: Judge, seed: int) -> dict[str, Figure]:
+def variety(made: Judged, judge: Classifier, seed: int) -> dict[str, Figure]:
     """Inception score; none of less than ten sounds."""
     size, groups = len(made.sounds), made.groups()
     if size < PARTS:
@@ -133,7 +133,7 @@ def relevance(real: Judged, made: Judged, seed: int) -> tuple[dict[str, Figure],
     return _means({"mkl": apart}, made.clips, seed, "a pair", paired=True), apart
 
 
-def accuracy(made: Judged, judge: Judge, truth: Truth, seed: int) -> tuple[dict[str, Figure], dict[str, np.ndarray]]:
+def accuracy(made: Judged, judge: Classifier, truth: Truth, seed: int) -> tuple[dict[str, Figure], dict[str, np.ndarray]]:
     """Top-1, top-5, mean average precision and area under the curve of the sounds with a label that the classifier knows.
 
     Returns:

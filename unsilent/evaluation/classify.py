@@ -5,8 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from operator import attrgetter
 
-from unsilent.evaluation.cache import Heard, Hearing
-from unsilent.evaluation.classifier import Judge, load_judge
+from unsilent.evaluation.cache import Result, ResultCache
+from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.evaluation.sounds import Sound
 from unsilent.jobs.run import Failure, Spread, run
 from unsilent.speed.prepare import one_thread
@@ -17,33 +17,33 @@ class Listener:
     """Judges sounds; a worker calls it once for the loaded classifier.
 
     Attributes:
-        classifier: as `load_judge` wants it.
+        classifier: as `load_classifier` wants it.
         device: likewise.
     """
 
     classifier: str
     device: str
 
-    def __call__(self) -> Callable[[Sound], Heard]:
+    def __call__(self) -> Callable[[Sound], Result]:
         """Loads the classifier."""
-        return _hearing_by(load_judge(self.classifier, self.device))
+        return _hearing_by(load_classifier(self.classifier, self.device))
 
 
-def _hearing_by(judge: Judge) -> Callable[[Sound], Heard]:
-    def hear(sound: Sound) -> Heard:
+def _hearing_by(judge: Classifier) -> Callable[[Sound], Result]:
+    def hear(sound: Sound) -> Result:
         with one_thread():
-            return judge.hear(judge.read(sound))
+            return judge.classify(judge.read(sound))
 
     return hear
 
 
-def judge_all(
-    hearing: Hearing,
+def classify_all(
+    hearing: ResultCache,
     keys: dict[Sound, bytes],
     spread: Spread = Spread(),
     progress: Callable[[int, int, Sound], None] = lambda done, total, sound: None,
 ) -> dict[bytes, str]:
-    """Judge the sounds that were not judged before, and keep the results.
+    """Classifier the sounds that were not judged before, and keep the results.
 
     Args:
         hearing: where results are kept, with the classifier.
@@ -58,12 +58,12 @@ def judge_all(
     if not waiting:
         return bad
 
-    def here() -> Callable[[Sound], Heard]:
+    def here() -> Callable[[Sound], Result]:
         return _hearing_by(judge)
 
     build = here if spread == Spread() else Listener(str(judge.folder), judge.last.weight.device.type)
 
-    def good() -> Iterator[tuple[bytes, Heard]]:
+    def good() -> Iterator[tuple[bytes, Result]]:
         results = run(build, waiting, spread, attrgetter("name"))
         with closing(results):
             for done, (sound, heard) in enumerate(results, start=1):
