@@ -37,9 +37,9 @@ from unsilent.clip import Clip
 from unsilent.data.manifest import Row, read_manifest, write_manifest
 from unsilent.evaluation.cache import ResultCache
 from unsilent.evaluation.classifier import load_classifier
+from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.evaluate import evaluate, find
 from unsilent.evaluation.tables import as_json
-from unsilent.evaluation.classify import classify_all
 from unsilent.jobs.run import Spread
 from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
 from unsilent.media.audio import read_audio, write_wav

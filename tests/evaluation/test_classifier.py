@@ -15,8 +15,8 @@ from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError
 from unsilent.evaluation.cache import ResultCache, digest
 from unsilent.evaluation.classifier import load_classifier
-from unsilent.evaluation.sounds import find_sounds
 from unsilent.evaluation.classify import classify_all
+from unsilent.evaluation.sounds import find_sounds
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.signal.mel import log_mel01
 

@@ -12,11 +12,11 @@ from unsilent import metrics
 from unsilent.errors import DataError, ParameterError
 from unsilent.evaluation.cache import ResultCache
 from unsilent.evaluation.classifier import load_classifier
+from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.evaluate import evaluate, find, sweeps
 from unsilent.evaluation.scores import Figure, Judged, fidelity
 from unsilent.evaluation.sounds import Sound
 from unsilent.evaluation.tables import as_json
-from unsilent.evaluation.classify import classify_all
 from unsilent.jobs.run import Spread
 
 

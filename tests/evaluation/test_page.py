@@ -15,11 +15,11 @@ import soundfile
 from unsilent.errors import DataError, ParameterError
 from unsilent.evaluation.cache import ResultCache
 from unsilent.evaluation.classifier import load_classifier
+from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.evaluate import evaluate, find
 from unsilent.evaluation.page import write_report
 from unsilent.evaluation.plots import thumbnail
 from unsilent.evaluation.tables import shown
-from unsilent.evaluation.classify import classify_all
 
 
 @pytest.fixture(scope="module")

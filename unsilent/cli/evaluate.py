@@ -31,10 +31,10 @@ def evaluate(
     from unsilent.evaluation import evaluate as metrics
     from unsilent.evaluation.cache import ResultCache
     from unsilent.evaluation.classifier import load_classifier
+    from unsilent.evaluation.classify import classify_all
     from unsilent.evaluation.page import write_report
     from unsilent.evaluation.tables import cells
     from unsilent.generation.figure import require_matplotlib
-    from unsilent.evaluation.classify import classify_all
     from unsilent.jobs.run import Spread
 
     require_matplotlib()
