@@ -24,7 +24,7 @@ from unsilent.metrics.resampling import interval_of_mean
 from unsilent.models.code_order import to_grid
 from unsilent.signal.mel import to_mel01
 from unsilent.signal.onsets import find_onsets
-from unsilent.speed.prepare import stepping
+from unsilent.speed.prepare import sampling_mode
 from unsilent.vision.features import told_rows
 from unsilent.vision.motion import normalise
 
@@ -82,7 +82,7 @@ def motion_at(moments: np.ndarray, clip: Clip, rng: np.random.Generator) -> torc
 def made_onsets(pipeline: unsilent.Pipeline, features: torch.Tensor, motion: torch.Tensor | None, seed: int) -> np.ndarray:
     """Seconds at which what is made begins anew."""
     parts, clip = pipeline.parts, pipeline.clip
-    with stepping(parts.sampler, pipeline.precision):
+    with sampling_mode(parts.sampler, pipeline.precision):
         codes = sample_codes(
             parts.sampler,
             lambda window: parts.sampler.condition(features=features, motion=motion),

@@ -28,7 +28,7 @@ from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
 from unsilent.signal.mel import from_mel01, log_mel01
-from unsilent.speed.prepare import stepping
+from unsilent.speed.prepare import sampling_mode
 from unsilent.vision.scene import Scene
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -76,14 +76,14 @@ def _condition_and_codes(pipeline: Pipeline, video: Path, takes: int) -> tuple[T
     (window,) = plan_windows(columns, columns, pipeline.hop_columns)
     told = pipeline._condition(scene, pipeline._look(scene, [window], True, lambda share: None), window, None, 0)
     choice = {"temperature": parts.temperature, "top_k": min(parts.top_k, parts.codebook.config.n_codes), "guidance": parts.guidance}
-    with stepping(parts.sampler, pipeline.precision):
+    with sampling_mode(parts.sampler, pipeline.precision):
         return told, sample_codes(parts.sampler, lambda _: told, columns, seed=0, takes=takes, **choice)
 
 
 def _scores(pipeline: Pipeline, told: Tensor, codes: Tensor) -> Tensor:
     """Logarithms of the probabilities of all codes, `[takes, sequence, codes]`."""
     sampler: Sampler = pipeline.parts.sampler
-    with stepping(sampler, pipeline.precision):
+    with sampling_mode(sampler, pipeline.precision):
         logits, reading = sampler.start(codes[:, :0], told)
         found = [logits] + [sampler.step(codes[:, position], reading) for position in range(codes.shape[1] - 1)]
     return torch.stack(found, dim=1).double().log_softmax(-1)

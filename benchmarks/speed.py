@@ -43,8 +43,10 @@ from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Clock
 from unsilent.published.convert import convert
 from unsilent.signal.mel import to_mel01
-from unsilent.speed.cpu_convolutions import can_round, prepare
-from unsilent.speed.prepare import convolutions, keeping_memory, return_memory, stepping
+from unsilent.speed.choice import convolution_dtype
+from unsilent.speed.cpu_convolutions import can_quantise, prepare_convolutions
+from unsilent.speed.memory import retain_memory, trim_memory
+from unsilent.speed.prepare import sampling_mode
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -70,15 +72,15 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     started = time.perf_counter()
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     vocoder.remove_weight_norm()
-    prepare(codebook, precision, device)
-    prepare(vocoder, precision, device)
+    prepare_convolutions(codebook, precision, device)
+    prepare_convolutions(vocoder, precision, device)
     sampler = load_sampler(sampler_folder, precision, device)
     for network in (codebook, vocoder, sampler):
         network.to(device)
     loaded, peak_of_loading = time.perf_counter() - started, _peak_mb(device)
     config = sampler.config
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0))
-    features, halves = features.to(device), convolutions(precision) is torch.bfloat16
+    features, halves = features.to(device), convolution_dtype(precision) is torch.bfloat16
     renderer, n_columns = Renderer(codebook, vocoder, device, halves), options.columns or config.clip.columns
     is_long = len(decoded_windows(n_columns, config.clip)) > 1
     laps, in_turn, peaks = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -119,14 +121,14 @@ def _generate(
     clock, device = Clock(), renderer.device
     with Rendering(renderer, n_columns, takes) as rendering:
         hear = (lambda known, _: rendering.hear(known)) if is_beside else (lambda known, _: None)
-        with stepping(sampler, precision):
+        with sampling_mode(sampler, precision):
             condition = sampler.condition(features)
             _lap(clock, "condition", device)
             codes = sample_codes(sampler, lambda _: condition, n_columns, seed=0, takes=takes, on_column=hear)
-        return_memory()
+        trim_memory()
         rendering.wait()
         _lap(clock, "codes", device)
-        with keeping_memory():
+        with retain_memory():
             for take, grid in enumerate(to_grid(codes, renderer.clip.rows)):
                 rendering.decode(take, grid)
                 _lap(clock, "decode", device)
@@ -208,7 +210,7 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> l
         rates[dtype] = 2 * len(one) ** 3 / min(_seconds(lambda one=one: one @ one, device) for _ in range(5))
     fastest = max(rates.values())
     # instructions multiply four whole numbers, or two of bfloat16, in the place of one of float32
-    in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_round(device) else fastest
+    in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_quantise(device) else fastest
     config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     shape, clip = config.transformer, config.clip

@@ -16,12 +16,12 @@ from unsilent.generation.sampling import Window, plan_windows
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
-from unsilent.speed import cpu_transformer as stepper
+from unsilent.speed import cpu_transformer
 from unsilent.vision.features import pick_rows
 from unsilent.vision.scene import Scene
 
 FPS = 25
-in_c = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
+in_c = pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed without a C compiler")
 
 
 def changing(index):
@@ -397,7 +397,11 @@ class TestLoad:
 
     def test_a_bundle_by_its_path(self, tiny_bundle):
         loaded = unsilent.load(str(tiny_bundle), device="cpu")
-        assert (loaded.name, loaded.precision, loaded.vocoder) == ("everyday", "int8" if stepper.is_fast() else "float32", "neural")
+        assert (loaded.name, loaded.precision, loaded.vocoder) == (
+            "everyday",
+            "int8" if cpu_transformer.has_vnni() else "float32",
+            "neural",
+        )
 
     @pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("int8", marks=in_c)])
     def test_every_precision_makes_sound_and_says_which(self, tiny_bundle, video, parts, monkeypatch, precision):

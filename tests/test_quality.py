@@ -12,13 +12,12 @@ from unsilent.generation.rendering import Rendering
 from unsilent.metrics import fid, mkl
 from unsilent.pipeline import Choice, Clock
 from unsilent.signal.mel import to_mel01
-from unsilent.speed import cpu_convolutions as fused
-from unsilent.speed import cpu_transformer as stepper
+from unsilent.speed import cpu_convolutions, cpu_transformer
 from unsilent.vision.scene import Scene
 
 CPU = torch.device("cpu")
-in_c = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
-in_whole = pytest.mark.skipif(not fused.can_round(CPU), reason="this CPU is not fast at whole numbers, or there was no C compiler")
+in_c = pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed without a C compiler")
+in_int8 = pytest.mark.skipif(not cpu_convolutions.can_quantise(CPU), reason="no AVX-512 VNNI, or no C compiler")
 DEMO = Scene(Path(__file__).parents[1] / "demo/cat.mp4", 10.0)
 SOUNDS, COLUMNS = 200, 12
 
@@ -59,7 +58,7 @@ def test_lower_precision_sounds_like_the_higher(exact, others, precision):
     assert mkl(exact[1], logits) < others[1]
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.003), pytest.param("int8", 0.006, marks=in_whole)])
+@pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.003), pytest.param("int8", 0.006, marks=in_int8)])
 @torch.inference_mode()
 def test_lower_precision_decodes_like_the_higher(precision, limit):
     """Mean difference of mels in [-1, 1] of the same codes. What the codebook itself loses of real sound is 0.07 to 0.15."""

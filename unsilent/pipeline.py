@@ -26,19 +26,10 @@ from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
 from unsilent.signal.loudness import level
 from unsilent.signal.mel import from_mel01, log_mel01
-from unsilent.speed.prepare import (
-    SMALL_WEIGHTS,
-    Device,
-    Precision,
-    all_but_one_thread,
-    choose_device,
-    choose_precision,
-    convolutions,
-    keeping_memory,
-    one_thread,
-    return_memory,
-    stepping,
-)
+from unsilent.speed.choice import Device, Precision, choose_device, choose_precision, convolution_dtype
+from unsilent.speed.memory import retain_memory, trim_memory
+from unsilent.speed.prepare import sampling_mode
+from unsilent.speed.threads import SMALL_WEIGHTS, all_but_one_thread, one_thread
 from unsilent.vision.features import told_rows
 from unsilent.vision.scene import Scene, Seen, look
 
@@ -56,7 +47,7 @@ def load(
     Args:
         name: of a model whose weights are here, or the path of a bundle folder.
         device: `auto` takes a GPU if there is one.
-        precision: `auto` is the fastest that keeps the quality, see `runtime.choose_precision`; `Pipeline.precision` says which.
+        precision: `auto` is the fastest that keeps the quality, see `speed.choice.choose_precision`; `Pipeline.precision` says which.
         vocoder: `neural`, or `griffin-lim` for phase estimation without a network.
 
     Raises:
@@ -86,7 +77,7 @@ class Pipeline:
         self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
         for module in parts.modules():
             module.to(device)
-        halves = convolutions(precision) is torch.bfloat16
+        halves = convolution_dtype(precision) is torch.bfloat16
         self._sampling = threading.RLock()  # what a sampler reads of a window is kept in one place
         self.renderer = Renderer(parts.codebook, parts.vocoder if vocoder == "neural" else None, device, halves)
 
@@ -156,7 +147,7 @@ class Pipeline:
         choice, made = Choice(top_k, temperature, guidance, motion), []
         with Rendering(self.renderer, n_columns, n_takes) as rendering:
             grids, seen = self._sample(scene, n_columns, n_takes, seed, choice, label, clock, progress, rendering)
-            with keeping_memory():
+            with retain_memory():
                 for take, grid in enumerate(grids):
                     mel = rendering.decode(take, grid)
                     clock.lap("decode")
@@ -267,7 +258,7 @@ class Pipeline:
             progress("sampling", SHARE_LOOKING + SHARE_SAMPLING * known.shape[1] / total)
             rendering.hear(known)
 
-        with self._sampling, stepping(sampler, self.precision):
+        with self._sampling, sampling_mode(sampler, self.precision):
             sequences = sample_codes(
                 sampler,
                 lambda window: self._condition(scene, seen, window, labels, seed),
@@ -280,7 +271,7 @@ class Pipeline:
                 hop_columns=self.hop_columns,
                 on_column=hear,
             )
-        return_memory()  # what was read of the windows, before the decoder needs its own
+        trim_memory()  # what was read of the windows, before the decoder needs its own
         rendering.wait()
         clock.lap("codes")
         return to_grid(sequences, self.clip.rows), None if seen is None else seen.features.cpu().numpy()

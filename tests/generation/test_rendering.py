@@ -14,7 +14,7 @@ from unsilent.generation.rendering import Renderer, Rendering
 from unsilent.models.code_order import to_sequence
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.vocos import Vocos, VocosConfig
-from unsilent.speed.prepare import one_thread, some_threads
+from unsilent.speed.threads import limit_threads, one_thread
 
 CLIP = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)
 N_COLUMNS = 150  # several chunks of the vocoder
@@ -145,7 +145,7 @@ def test_an_interruption_waits_for_no_more_than_is_being_done(renderer, grids, d
 
 def test_other_threads_keep_their_count_of_threads(renderer, grids):
     """While a small sampler has one thread, what is beside it has its own, and neither stays with those that begin later."""
-    with some_threads(2), Rendering(renderer, 30, 1) as rendering:
+    with limit_threads(2), Rendering(renderer, 30, 1) as rendering:
         with one_thread():
             hear_all(rendering, grids[:1, :, :30])
             assert rendering._beside.submit(torch.get_num_threads).result() == 2

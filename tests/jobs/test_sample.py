@@ -21,8 +21,8 @@ from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import load
 from unsilent.presets import EVERYDAY
-from unsilent.speed import cpu_transformer as stepper
-from unsilent.speed.prepare import choose_device, choose_precision
+from unsilent.speed import cpu_transformer
+from unsilent.speed.choice import choose_device, choose_precision
 from unsilent.vision.scene import Scene
 
 # Ends itself with a kill -9 in the middle of writing the third clip.
@@ -145,7 +145,7 @@ def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_pa
         assert contents(tmp_path / "few" / name) == contents(tmp_path / "all" / name)
 
 
-in_c = pytest.mark.skipif(choose_device("auto").type != "cpu" or not stepper.is_built(), reason="a GPU is here, or no C compiler was")
+in_c = pytest.mark.skipif(choose_device("auto").type != "cpu" or not cpu_transformer.is_built(), reason="GPU present, or no C compiler")
 SPREADS = [
     pytest.param(Spread(workers=2), "float32", id="processes"),
     pytest.param(Spread(workers=2), "int8", id="processes-int8", marks=in_c),

@@ -11,13 +11,13 @@ from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.layers import ResidualBlock, Upsample
 from unsilent.models.melgan import MelGAN, MelGANConfig
-from unsilent.speed import cpu_convolutions as fused
-from unsilent.speed.cpu_convolutions import Doubled, Lengthened, WholeBlock, prepare
+from unsilent.speed import cpu_convolutions
+from unsilent.speed.cpu_convolutions import FusedTransposed, FusedUpsample, Int8ResidualBlock, prepare_convolutions
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.skipif(not fused.can_fuse(CPU), reason="oneDNN of this CPU has no bfloat16")
-in_whole = pytest.mark.skipif(not fused.can_round(CPU), reason="this CPU is not fast at whole numbers, or there was no C compiler")
+pytestmark = pytest.mark.skipif(not cpu_convolutions.can_fuse(CPU), reason="oneDNN of this CPU has no bfloat16")
+in_int8 = pytest.mark.skipif(not cpu_convolutions.can_quantise(CPU), reason="no AVX-512 VNNI, or no C compiler")
 
 
 def uneven(module: nn.Module) -> nn.Module:
@@ -31,7 +31,7 @@ def uneven(module: nn.Module) -> nn.Module:
 def test_upsampling_and_smoothing_is_one_convolution(shape):
     layer, x = uneven(Upsample(8)), torch.randn(shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        torch.testing.assert_close(Doubled(layer, torch.float32)(x), layer(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(FusedUpsample(layer, torch.float32)(x), layer(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [2, 3, 5, 8])
@@ -42,7 +42,9 @@ def test_a_transposed_convolution_is_a_convolution(ratio, samples):
     rectifier, layer = vocoder.layers[2:4]
     x = torch.randn(2, 8, samples, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        torch.testing.assert_close(Lengthened(layer, torch.float32)(x.unsqueeze(2)).squeeze(2), layer(rectifier(x)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            FusedTransposed(layer, torch.float32)(x.unsqueeze(2)).squeeze(2), layer(rectifier(x)), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("size", [(64, 64), (63, 64), (70, 45)])
@@ -53,7 +55,7 @@ def test_features_are_the_same(size):
     network, pictures = EfficientNetLite0().eval(), torch.rand(3, 3, *size) * 2 - 1
     network.fuse()
     fast = copy.deepcopy(network)
-    fused.fuse(fast, torch.float32)
+    cpu_convolutions.fuse(fast, torch.float32)
     torch.testing.assert_close(fast(pictures), network(pictures), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(fast(pictures)[1:2], fast(pictures[1:2]), atol=0, rtol=0)
 
@@ -76,7 +78,7 @@ def networks() -> dict:
 def test_whole_networks_are_the_same(name):
     network, call, given = networks()[name]
     fast = copy.deepcopy(network)
-    fused.fuse(fast, torch.float32)
+    cpu_convolutions.fuse(fast, torch.float32)
     expected = call(network)(given)
     torch.testing.assert_close(call(fast)(given), expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-3)
 
@@ -86,7 +88,7 @@ def test_whole_networks_are_the_same(name):
 def test_rounding_is_that_of_autocast(name):
     network, call, given = networks()[name]
     fast = copy.deepcopy(network)
-    prepare(fast, "bfloat16", CPU)
+    prepare_convolutions(fast, "bfloat16", CPU)
     exact = call(network)(given)
     with torch.autocast("cpu", torch.bfloat16):
         errors = [float((call(one)(given).float() - exact).norm() / exact.norm()) for one in (network, fast)]
@@ -96,19 +98,19 @@ def test_rounding_is_that_of_autocast(name):
 @torch.inference_mode()
 def test_one_of_a_batch_is_as_alone():
     for network, call, given in networks().values():
-        prepare(network, "bfloat16", CPU)
+        prepare_convolutions(network, "bfloat16", CPU)
         torch.testing.assert_close(call(network)(given)[1:], call(network)(given[1:]), atol=0, rtol=0)
 
 
 def test_nothing_is_left_as_float32():
     """Neither the kernels that were replaced nor those that the fused forms hold."""
     for network, _, _ in networks().values():
-        prepare(network, "bfloat16", CPU)
+        prepare_convolutions(network, "bfloat16", CPU)
         tensors = [*network.parameters(), *network.buffers()]
         assert all(tensor.dtype == torch.bfloat16 for tensor in tensors if tensor.ndim > 2)
 
 
-@in_whole
+@in_int8
 class TestWholeNumbers:
     """Residual blocks of the decoder whose convolutions multiply whole numbers."""
 
@@ -117,7 +119,7 @@ class TestWholeNumbers:
     def test_what_a_block_adds_is_the_same_to_a_step(self, channels, size):
         """Weights and inputs of a convolution are each off by about one in a hundred, their largest being several deviations away."""
         block, x = uneven(ResidualBlock(*channels)), torch.randn(1, channels[0], *size, generator=torch.Generator().manual_seed(1))
-        whole, expected = WholeBlock(block, torch.float32), block(x) - block.shortcut(x)
+        whole, expected = Int8ResidualBlock(block, torch.float32), block(x) - block.shortcut(x)
         assert 0 < (whole(x) - block.shortcut(x) - expected).norm() < 0.03 * expected.norm()
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -125,7 +127,7 @@ class TestWholeNumbers:
     def test_the_decoder_is_the_same_to_a_few(self, dtype):
         network, call, given = networks()["decoder"]
         fast = copy.deepcopy(network)
-        fused.fuse(fast, dtype, whole=True)
+        cpu_convolutions.fuse(fast, dtype, whole=True)
         exact = call(network)(given)
         assert 0 < (call(fast)(given).float() - exact).norm() < 0.04 * exact.norm()
 
@@ -134,14 +136,14 @@ class TestWholeNumbers:
         """Whose smallest change may choose another code."""
         network, call, given = networks()["encoder"]
         fast = copy.deepcopy(network)
-        prepare(network, "bfloat16", CPU)
-        prepare(fast, "int8", CPU)
+        prepare_convolutions(network, "bfloat16", CPU)
+        prepare_convolutions(fast, "int8", CPU)
         torch.testing.assert_close(call(fast)(given), call(network)(given), atol=0, rtol=0)
 
     @torch.inference_mode()
     def test_neither_neighbours_nor_threads_change_a_bit(self):
         network, call, given = networks()["decoder"]
-        prepare(network, "int8", CPU)
+        prepare_convolutions(network, "int8", CPU)
         expected, before = call(network)(given), torch.get_num_threads()
         torch.testing.assert_close(call(network)(given[1:]), expected[1:], atol=0, rtol=0)
         for threads in (1, 3):
@@ -153,6 +155,6 @@ class TestWholeNumbers:
     def test_odd_widths_stay_in_torch(self):
         clip = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)
         codebook = Codebook(CodebookConfig(clip=clip, n_codes=16, dim=8, channels=8, multipliers=(1, 2, 4), n_blocks=1)).eval()
-        fused.fuse(codebook, torch.bfloat16, whole=True)
+        cpu_convolutions.fuse(codebook, torch.bfloat16, whole=True)
         assert {type(block) for block in codebook.decoder.up[0].block} == {ResidualBlock}
-        assert any(isinstance(block, WholeBlock) for block in codebook.decoder.modules())
+        assert any(isinstance(block, Int8ResidualBlock) for block in codebook.decoder.modules())

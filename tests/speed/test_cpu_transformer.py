@@ -8,10 +8,10 @@ import torch
 
 from unsilent.errors import ParameterError
 from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
-from unsilent.speed import cpu_transformer as stepper
-from unsilent.speed.cpu_transformer import Packed, PackedBlock, Scorer, Stepper
+from unsilent.speed import cpu_transformer
+from unsilent.speed.cpu_transformer import PackedBlock, PackedHead, PackedMatrix, PackedTransformer
 
-pytestmark = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
+pytestmark = pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed without a C compiler")
 
 CONFIG = TransformerConfig(layers=2, heads=4, width=128)
 X = torch.randn(3, 24, CONFIG.width, generator=torch.Generator().manual_seed(1))
@@ -34,7 +34,7 @@ def packed(transformer, kind):
     made = copy.deepcopy(transformer)
     for number, block in enumerate(made.blocks):
         made.blocks[number] = PackedBlock(block, kind)
-    return Stepper(made, kind)
+    return PackedTransformer(made, kind)
 
 
 def read(module, x, *lengths):
@@ -72,12 +72,12 @@ def test_heads_of_any_width(kind, tolerance, heads):
     assert (found - expected).norm() < tolerance * expected.norm()
 
 
-@pytest.mark.skipif(not stepper.is_fast(), reason="this processor has no AVX-512 VNNI")
+@pytest.mark.skipif(not cpu_transformer.has_vnni(), reason="this processor has no AVX-512 VNNI")
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
 def test_other_processors_compute_the_same(transformer, kind):
     """Whole products are exact on all; sums of fractions differ in their last bits, which rounding to whole numbers may make a step."""
     module = packed(transformer, kind)
-    fast, library = read(module, X, 9, 4), stepper._library()
+    fast, library = read(module, X, 9, 4), cpu_transformer._library()
     try:
         library.unsilent_choose(0)
         plain = read(module, X, 9, 4)
@@ -113,7 +113,7 @@ def test_it_goes_on_from_a_shared_beginning(transformer, kind, tolerance):
 def test_codes_are_scored_as_by_the_layer(transformer, kind, tolerance):
     """To the bit alike for each row, whatever is beside it, and for any number of threads."""
     head, module, rows = torch.nn.Linear(128, 192, bias=False).requires_grad_(False), packed(transformer, "int8"), X[:, 0]
-    scorer, expected = Scorer(head, module, kind), head(rows)
+    scorer, expected = PackedHead(head, module, kind), head(rows)
     found = scorer(rows)
     assert (found - expected).norm() < tolerance * expected.norm()
     for threads in (1, 2, 5):
@@ -141,12 +141,12 @@ def test_what_does_not_fit_is_said(transformer):
 
 
 def test_whole_numbers_of_any_size(transformer):
-    """Rows without anything in them, weights without anything in them, and very large and small ones are all rounded sensibly."""
+    """FusedMelGAN without anything in them, weights without anything in them, and very large and small ones are all rounded sensibly."""
     block = copy.deepcopy(transformer.blocks[0])
     block.mlp[0].weight[:64] = 0
     block.mlp[0].weight[64:128] *= 1e6
     block.mlp[0].weight[128:192] *= 1e-6
-    made = Packed(block.mlp[0].weight, block.mlp[0].bias, "int8")
+    made = PackedMatrix(block.mlp[0].weight, block.mlp[0].bias, "int8")
     assert made.scale.isfinite().all()
     assert made.weight.abs().max() == 127
     again = made.weight.transpose(1, 2).flatten(2).flatten(0, 1) * made.scale[:, None]
@@ -176,6 +176,6 @@ def test_a_forked_child_hires_its_own_threads():
 
 
 def test_blocks_that_cannot_be_packed_are_told_apart():
-    assert stepper.fits(CONFIG)
-    assert not stepper.fits(CONFIG.model_copy(update={"width": 96}))
+    assert cpu_transformer.fits(CONFIG)
+    assert not cpu_transformer.fits(CONFIG.model_copy(update={"width": 96}))
     assert isinstance(Transformer(CONFIG).blocks[0], Block)

@@ -13,7 +13,7 @@ from unsilent.generation.sampling import NextCode, sample_codes
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
-from unsilent.speed.gpu_graphs import Recorder
+from unsilent.speed.gpu_graphs import GraphedAdvance
 
 CLIP = Clip(frames=64)  # four columns
 CONDITIONS = {
@@ -62,10 +62,10 @@ def as_told(logits, codes):
 
 def scores(sampler, codes, condition, known):
     """Of every code but the first `known`, one turn after another."""
-    logits, reading = sampler.start(codes[:, :known], condition)
+    logits, state = sampler.start(codes[:, :known], condition)
     found = [logits.clone()]
     for code in codes.double().unbind(1)[known:-1]:
-        read, logits = sampler.advance(as_told, logits, code, reading)
+        read, logits = sampler.advance(as_told, logits, code, state)
         assert torch.equal(read, code.long())
         found.append(logits.clone())
     return torch.stack(found, dim=1)
@@ -73,7 +73,7 @@ def scores(sampler, codes, condition, known):
 
 def test_windows_one_after_another_and_side_by_side(sampler):
     """A second window must not see the first one's keys or places, nor may two sequences share the place of one."""
-    sampler.turn = Recorder(sampler)
+    sampler.fast_advance = GraphedAdvance(sampler)
     for batch, known in ((1, 0), (1, 7), (3, 2), (1, 4)):
         codes = torch.randint(32, (batch, CLIP.n_codes), generator=torch.Generator().manual_seed(batch + known)).to(sampler.pos_emb.device)
         condition = told(sampler, batch)
@@ -85,12 +85,12 @@ def test_a_cache_in_lower_precision_stays_so(sampler, is_fused):
     codes = torch.randint(32, (2, CLIP.n_codes), generator=torch.Generator().manual_seed(1)).to(sampler.pos_emb.device)
     condition = told(sampler)
     expected = sampler.logits(codes, condition)
-    sampler.turn = Recorder(sampler)
+    sampler.fast_advance = GraphedAdvance(sampler)
     with torch.autocast(codes.device.type, torch.bfloat16):
         found = scores(sampler, codes, condition, 0)
-    turn = sampler.turn.turn
-    assert turn.memory.dtype == torch.bfloat16
-    assert (turn.kernels is not None) == (codes.is_cuda and is_fused)
+    step = sampler.fast_advance.captured
+    assert step.memory.dtype == torch.bfloat16
+    assert (step.kernels is not None) == (codes.is_cuda and is_fused)
     torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
 
 
@@ -100,29 +100,29 @@ def test_what_is_chosen_is_chosen_inside(sampler, guidance):
     for temperature, top_k in ((1.0, 32), (0.5, 32), (1.0, 4), (0.0, 32), (1.0, 32)):
         options = {"seed": 1, "takes": 2, "temperature": temperature, "top_k": top_k, "guidance": guidance, "hop_columns": 2}
         found = []
-        for turn in (None, sampler.turn or Recorder(sampler)):
-            sampler.turn = turn
+        for advance in (None, sampler.fast_advance or GraphedAdvance(sampler)):
+            sampler.fast_advance = advance
             found.append(sample_codes(sampler, lambda window: told(sampler), 7, **options))
         assert torch.equal(*found)
-    assert sampler.turn.turn.key[0] == NextCode(1.0, 32, guidance)
+    assert sampler.fast_advance.captured.key[0] == NextCode(1.0, 32, guidance)
 
 
 def test_another_way_to_choose_goes_on_with_the_same_window(sampler):
     codes = torch.randint(32, (1, CLIP.n_codes), generator=torch.Generator().manual_seed(1)).to(sampler.pos_emb.device)
     expected = sampler.logits(codes, told(sampler))
-    sampler.turn = Recorder(sampler)
-    logits, reading = sampler.start(codes[:, :0], told(sampler))
+    sampler.fast_advance = GraphedAdvance(sampler)
+    logits, state = sampler.start(codes[:, :0], told(sampler))
     for i in range(10):
         # a function each, none of which equals the one before
-        _, logits = sampler.advance(lambda scores, codes: codes.long(), logits, codes[:, i].double(), reading)
+        _, logits = sampler.advance(lambda scores, codes: codes.long(), logits, codes[:, i].double(), state)
         torch.testing.assert_close(logits, expected[:, i + 1], atol=2e-5, rtol=1e-4)
 
 
 def test_a_window_that_lost_its_place_is_refused(sampler):
-    sampler.turn, uniforms = Recorder(sampler), torch.zeros(1, device=sampler.pos_emb.device)
+    sampler.fast_advance, uniforms = GraphedAdvance(sampler), torch.zeros(1, device=sampler.pos_emb.device)
     first, second = (sampler.start(torch.zeros(1, 0, dtype=torch.long, device=uniforms.device), told(sampler)) for _ in range(2))
-    for logits, reading in (first, second):
-        sampler.advance(as_told, logits, uniforms, reading)
+    for logits, state in (first, second):
+        sampler.advance(as_told, logits, uniforms, state)
     with pytest.raises(ParameterError, match="another window"):
         sampler.advance(as_told, first[0], uniforms, first[1])
 
@@ -132,7 +132,7 @@ def test_a_sampler_is_let_go_without_a_search_for_cycles():
         clip=CLIP, codes=32, transformer=TransformerConfig(layers=1, heads=1, width=16), condition=CONDITIONS["features"]
     )
     sampler = made_up(config, True, "cpu")
-    sampler.turn = Recorder(sampler)
+    sampler.fast_advance = GraphedAdvance(sampler)
     sample_codes(sampler, lambda window: told(sampler), 2, seed=0)
     kept = weakref.ref(sampler)
     gc.disable()
@@ -148,9 +148,9 @@ def test_a_sampler_is_let_go_without_a_search_for_cycles():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels_cost_what_numbers_are_rounded_by(dtype, outputs, monkeypatch):
     """Against double precision, beside torch's own: products of eight warps and several steps, more positions than one look takes in."""
-    from unsilent.speed import gpu_kernels as kernels
+    from unsilent.speed import gpu_kernels
 
-    monkeypatch.setattr(kernels, "_OUTPUTS", outputs)
+    monkeypatch.setattr(gpu_kernels, "_OUTPUTS", outputs)
     transformer = TransformerConfig(layers=2, heads=10, width=640)
     sampler = made_up(SamplerConfig(clip=Clip(), codes=100, transformer=transformer, condition=CONDITIONS["features"]), True, "cuda").to(
         dtype
@@ -159,9 +159,9 @@ def test_kernels_cost_what_numbers_are_rounded_by(dtype, outputs, monkeypatch):
     condition = told(sampler)
     exact = copy.deepcopy(sampler).double().logits(codes, condition.double())
     rounded = sampler.logits(codes, condition)
-    sampler.turn = Recorder(sampler)
+    sampler.fast_advance = GraphedAdvance(sampler)
     found = scores(sampler, codes, condition, 0)
-    assert sampler.turn.turn.kernels is not None
+    assert sampler.fast_advance.captured.kernels is not None
     assert (found - exact).abs().max() < 3 * (rounded - exact).abs().max()
 
 
@@ -171,9 +171,9 @@ def test_takes_do_not_depend_on_those_beside_them(dtype):
     condition = CONDITIONS["features"]
     config = SamplerConfig(clip=Clip(), codes=256, transformer=TransformerConfig(layers=3, heads=4, width=256), condition=condition)
     sampler = made_up(config, True, "cuda").to(dtype)
-    sampler.turn = Recorder(sampler)
+    sampler.fast_advance = GraphedAdvance(sampler)
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype is torch.bfloat16):
         many = sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=40)
         for takes in (1, 2, 8, 9, 32):
             assert torch.equal(sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=takes), many[:takes]), takes
-    assert sampler.turn.turn.kernels is not None
+    assert sampler.fast_advance.captured.kernels is not None

@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton interprets only if it was told so when it was imported", allow_module_level=True)
 
-from unsilent.speed import gpu_kernels as kernels
+from unsilent.speed import gpu_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # which the interpreter does, and NumPy 2.4 refuses
 
@@ -43,7 +43,7 @@ def scores(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor) -> to
 
 def step_by_step(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     config, (batch, n) = sampler.config.transformer, codes.shape
-    steps, found = kernels.Steps(sampler.tok_emb, sampler.transformer, sampler.head, batch), []
+    steps, found = gpu_kernels.Steps(sampler.tok_emb, sampler.transformer, sampler.head, batch), []
     memory = torch.full((2, 2, batch, config.heads, n, config.width // config.heads), torch.nan, dtype=dtype)
     for i in range(n):
         found.append(torch.full((batch, 24), torch.nan))
@@ -66,11 +66,11 @@ def test_steps_are_those_of_torch(width, heads, batch, n, outputs, mean, monkeyp
     between sequences or not, tiles of either size, several steps of a share, and rows whose mean is as large as their spread, where one
     pass rounds more than two.
     """
-    monkeypatch.setattr(kernels, "_SEEN", 16)
-    monkeypatch.setattr(kernels, "_OUTPUTS", outputs)
-    monkeypatch.setattr(kernels, "_STEP", 32)
+    monkeypatch.setattr(gpu_kernels, "_SEEN", 16)
+    monkeypatch.setattr(gpu_kernels, "_OUTPUTS", outputs)
+    monkeypatch.setattr(gpu_kernels, "_STEP", 32)
     sampler, codes = made_up(width, heads), drawn(batch, n)
-    assert kernels.fits(sampler.transformer, batch)
+    assert gpu_kernels.fits(sampler.transformer, batch)
     positions = torch.randn(1 if batch == 1 else batch, n, width) + mean
     expected, exact = scores(sampler, codes, positions), scores(copy.deepcopy(sampler).double(), codes, positions.double())
     found = step_by_step(sampler, codes, positions, torch.float32)
@@ -98,10 +98,10 @@ def test_autocast_does_not_round_what_is_computed_once():
 
 def test_what_does_not_fit_is_left_to_torch():
     transformer = Transformer(TransformerConfig(layers=1, heads=2, width=64))
-    assert not kernels.fits(transformer, 1)
+    assert not gpu_kernels.fits(transformer, 1)
     transformer.blocks[0].attn.fuse()
-    assert kernels.fits(transformer, 64)
-    assert not kernels.fits(transformer, 65)
+    assert gpu_kernels.fits(transformer, 64)
+    assert not gpu_kernels.fits(transformer, 65)
     odd = Transformer(TransformerConfig(layers=1, heads=2, width=48))
     odd.blocks[0].attn.fuse()
-    assert not kernels.fits(odd, 1)
+    assert not gpu_kernels.fits(odd, 1)

@@ -14,9 +14,10 @@ from unsilent.generation.sampling import sample_codes
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
-from unsilent.speed import cpu_transformer as stepper
-from unsilent.speed import prepare as runtime
-from unsilent.speed.prepare import all_but_one_thread, choose_precision, hasten, is_packed, lighten, stepping
+from unsilent.speed import cpu_transformer, memory, prepare
+from unsilent.speed.choice import can_pack, choose_precision
+from unsilent.speed.prepare import accelerate, prepare_block, sampling_mode
+from unsilent.speed.threads import all_but_one_thread
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CONFIG = SamplerConfig(
@@ -27,7 +28,7 @@ CONFIG = SamplerConfig(
 )
 CODES = torch.randint(CONFIG.codes, (2, CONFIG.clip.n_codes), generator=torch.Generator().manual_seed(2))
 FEATURES = torch.rand(1, 5, 64, generator=torch.Generator().manual_seed(3))
-in_c = pytest.mark.skipif(not stepper.is_built(), reason="installed without a C compiler")
+in_c = pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed without a C compiler")
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,12 @@ def sampler():
     return made.eval().requires_grad_(False)
 
 
-def lightened(sampler, precision, packs=True):
+def prepared(sampler, precision, packs=True):
     made = copy.deepcopy(sampler)
     for number, block in enumerate(made.transformer.blocks):
-        made.transformer.blocks[number] = lighten(block, precision, packs)
+        made.transformer.blocks[number] = prepare_block(block, precision, packs)
     if packs:
-        hasten(made, precision, CPU)
+        accelerate(made, precision, CPU)
     return made
 
 
@@ -68,24 +69,24 @@ class TestThreads:
         torch.set_num_threads(before)
 
     def test_a_small_network_steps_on_one_thread(self, sampler):
-        with stepping(sampler, "float32"):
+        with sampling_mode(sampler, "float32"):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
 
     def test_a_large_one_keeps_all(self, sampler, monkeypatch):
-        monkeypatch.setattr(runtime, "SMALL_WEIGHTS", 1)
-        with stepping(sampler, "float32"):
+        monkeypatch.setattr(prepare, "SMALL_WEIGHTS", 1)
+        with sampling_mode(sampler, "float32"):
             assert torch.get_num_threads() == 2
 
     @in_c
     def test_a_packed_one_has_all_to_itself(self, sampler, monkeypatch):
-        monkeypatch.setattr(runtime, "SMALL_WEIGHTS", 1)
-        light = lightened(sampler, "int8")
-        with stepping(light, "int8"):
+        monkeypatch.setattr(prepare, "SMALL_WEIGHTS", 1)
+        light = prepared(sampler, "int8")
+        with sampling_mode(light, "int8"):
             assert (torch.get_num_threads(), light.transformer.threads) == (1, 2)
 
     def test_threads_come_back_after_an_error(self, sampler):
-        with pytest.raises(RuntimeError, match="stop"), stepping(sampler, "float32"):
+        with pytest.raises(RuntimeError, match="stop"), sampling_mode(sampler, "float32"):
             raise RuntimeError("stop")
         assert torch.get_num_threads() == 2
 
@@ -98,8 +99,8 @@ class TestThreads:
 
     @in_c
     def test_lower_precision_is_left_to_torch_where_nothing_is_packed(self, sampler):
-        for made, expected in ((sampler, True), (lightened(sampler, "bfloat16"), False)):
-            with stepping(made, "bfloat16"):
+        for made, expected in ((sampler, True), (prepared(sampler, "bfloat16"), False)):
+            with sampling_mode(made, "bfloat16"):
                 assert torch.is_autocast_enabled("cpu") is expected
 
 
@@ -107,7 +108,7 @@ class TestChoice:
     """Which precision a device and a sampler get."""
 
     @pytest.mark.parametrize(
-        ("asked", "device", "is_built", "is_fast", "chosen"),
+        ("asked", "device", "is_built", "has_vnni", "chosen"),
         [
             ("auto", CUDA, True, True, "bfloat16"),
             ("auto", CPU, True, True, "int8"),
@@ -117,9 +118,9 @@ class TestChoice:
             ("int8", CPU, True, False, "int8"),
         ],
     )
-    def test_by_device_and_processor(self, asked, device, is_built, is_fast, chosen, monkeypatch):
-        monkeypatch.setattr(stepper, "is_built", lambda: is_built)
-        monkeypatch.setattr(stepper, "is_fast", lambda: is_fast)
+    def test_by_device_and_processor(self, asked, device, is_built, has_vnni, chosen, monkeypatch):
+        monkeypatch.setattr(cpu_transformer, "is_built", lambda: is_built)
+        monkeypatch.setattr(cpu_transformer, "has_vnni", lambda: has_vnni)
         assert choose_precision(asked, device, CONFIG) == chosen
 
     @pytest.mark.parametrize(
@@ -131,28 +132,28 @@ class TestChoice:
         ],
     )
     def test_whole_numbers_are_refused_where_they_cannot_be_computed(self, device, is_built, width, words, monkeypatch):
-        monkeypatch.setattr(stepper, "is_built", lambda: is_built)
+        monkeypatch.setattr(cpu_transformer, "is_built", lambda: is_built)
         config = CONFIG.model_copy(update={"transformer": CONFIG.transformer.model_copy(update={"width": width})})
-        assert not is_packed(config, device)
+        assert not can_pack(config, device)
         assert choose_precision("auto", device, config) != "int8"
         with pytest.raises(ParameterError, match=f"int8 cannot be computed: .*{words}"):
             choose_precision("int8", device, config)
 
 
 def test_joined_projections_are_the_sampler(sampler):
-    found, expected = stepwise(lightened(sampler, "float32", packs=False)), sampler.logits(CODES, sampler.condition(FEATURES))
+    found, expected = stepwise(prepared(sampler, "float32", packs=False)), sampler.logits(CODES, sampler.condition(FEATURES))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @in_c
 def test_packed_float32_is_the_sampler(sampler):
-    found, expected = stepwise(lightened(sampler, "float32")), sampler.logits(CODES, sampler.condition(FEATURES))
+    found, expected = stepwise(prepared(sampler, "float32")), sampler.logits(CODES, sampler.condition(FEATURES))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("packs", [False, pytest.param(True, marks=in_c)])
 def test_a_step_knows_the_end_of_the_cache(sampler, packs):
-    light = lightened(sampler, "float32", packs)
+    light = prepared(sampler, "float32", packs)
     _, cache = light.start(CODES, light.condition(FEATURES))
     with pytest.raises(ParameterError, match="101 codes given, this sampler reads 100 at once"):
         light.step(CODES[:, 0], cache)
@@ -171,8 +172,8 @@ def test_a_step_knows_the_end_of_the_cache(sampler, packs):
 @torch.inference_mode()
 def test_lower_precision_chooses_like_the_higher(sampler, precision, packs, divergence, agreement):
     """The guard of quality: mean Kullback-Leibler divergence (nats) of the next code; how often the likeliest is the same."""
-    light = lightened(sampler, precision, packs)
-    with stepping(light, precision):
+    light = prepared(sampler, precision, packs)
+    with sampling_mode(light, precision):
         found = stepwise(light).double().log_softmax(-1)
     expected = sampler.logits(CODES, sampler.condition(FEATURES)).double().log_softmax(-1)
     apart, same = (expected.exp() * (expected - found)).sum(-1).mean(), (expected.argmax(-1) == found.argmax(-1)).double().mean()
@@ -182,7 +183,7 @@ def test_lower_precision_chooses_like_the_higher(sampler, precision, packs, dive
 
 @in_c
 def test_a_take_is_the_same_however_many_there_are(sampler):
-    light = lightened(sampler, "int8")
+    light = prepared(sampler, "int8")
     told = light.condition(FEATURES)
     alone, three = (sample_codes(light, lambda _: told, 30, seed=3, takes=takes) for takes in (1, 3))
     assert torch.equal(alone[0], three[0])
@@ -197,13 +198,13 @@ def test_blocks_are_made_small_while_they_are_read(sampler, tmp_path):
 
     def finish(part):
         held.append(part)
-        return lighten(part, "int8", is_packed=True)
+        return prepare_block(part, "int8", packs=True)
 
     loaded = load_checkpoint(tmp_path, "sampler", finish=finish)
     assert not any(isinstance(layer, nn.Linear) for layer in loaded.transformer.modules())
     assert not any(list(part.parameters()) for part in held)
-    hasten(loaded, "int8", CPU)
-    assert torch.equal(stepwise(loaded), stepwise(lightened(sampler, "int8")))
+    accelerate(loaded, "int8", CPU)
+    assert torch.equal(stepwise(loaded), stepwise(prepared(sampler, "int8")))
 
 
 def test_memory_is_given_back_whatever_happens(monkeypatch):
@@ -218,14 +219,14 @@ def test_memory_is_given_back_whatever_happens(monkeypatch):
             calls.append("trim")
 
     def fail():
-        with runtime.keeping_memory():
+        with memory.retain_memory():
             calls.append("inside")
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runtime, "_glibc", Library)
+    monkeypatch.setattr(memory, "_glibc", Library)
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert calls == [(-3, 2**26), (-3, 2**25), (-1, 2**30), "inside", (-3, 2**25), (-1, 2**26), "trim"]
-    monkeypatch.setattr(runtime, "_glibc", lambda: None)
-    with runtime.keeping_memory():
+    monkeypatch.setattr(memory, "_glibc", lambda: None)
+    with memory.retain_memory():
         pass

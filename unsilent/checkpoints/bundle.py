@@ -23,8 +23,9 @@ from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
-from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare
-from unsilent.speed.prepare import Precision, convolutions, hasten, is_packed, lighten
+from unsilent.speed.choice import Precision, can_pack, convolution_dtype
+from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare_convolutions
+from unsilent.speed.prepare import accelerate, prepare_block
 from unsilent.vision.features import Backbone, find_backbone
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
@@ -129,12 +130,12 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     if isinstance(vocoder, MelGAN):
         vocoder.remove_weight_norm()
     if precision:
-        prepare(codebook, precision, device)
-        prepare(vocoder, precision, device)
+        prepare_convolutions(codebook, precision, device)
+        prepare_convolutions(vocoder, precision, device)
     sampler = load_sampler(folder / about["parts"]["sampler"], precision, device)
     backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
     if precision and backbone is not None and can_fuse(device):
-        fuse(backbone, convolutions(precision))
+        fuse(backbone, convolution_dtype(precision))
     classes = tuple(about.get("classes", ()))
     chosen = (preset.top_k, preset.temperature, preset.guidance)
     parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, *chosen, fingerprint(folder, about))
@@ -148,11 +149,11 @@ def load_sampler(folder: Path, precision: Precision | None, device: torch.device
     """Load a sampler's checkpoint and make it ready; arguments and errors as of `load_parts`."""
     if precision is None:
         return load_checkpoint(folder, "sampler")
-    packed = is_packed(network_config(folder, "sampler"), device)
+    packs = can_pack(network_config(folder, "sampler"), device)
     # autocast would round the matrices anew at every step
-    dtype = torch.bfloat16 if precision == "bfloat16" and not packed else torch.float32
-    sampler = load_checkpoint(folder, "sampler", dtype, partial(lighten, precision=precision, is_packed=packed))
-    hasten(sampler, precision, device)
+    dtype = torch.bfloat16 if precision == "bfloat16" and not packs else torch.float32
+    sampler = load_checkpoint(folder, "sampler", dtype, partial(prepare_block, precision=precision, packs=packs))
+    accelerate(sampler, precision, device)
     return sampler
 
 

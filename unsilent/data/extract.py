@@ -28,7 +28,7 @@ from unsilent.models.codebook import Codebook
 from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
-from unsilent.speed.prepare import one_thread
+from unsilent.speed.threads import one_thread
 from unsilent.vision.features import Backbone, extract, find_backbone, needed, views
 from unsilent.vision.motion import CHANNELS, Watch
 

@@ -9,7 +9,7 @@ from unsilent.evaluation.cache import Result, ResultCache
 from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.evaluation.sounds import Sound
 from unsilent.jobs.run import Failure, Spread, run
-from unsilent.speed.prepare import one_thread
+from unsilent.speed.threads import one_thread
 
 
 @dataclass(frozen=True)

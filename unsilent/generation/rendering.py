@@ -18,7 +18,7 @@ from unsilent.models.code_order import to_grid
 from unsilent.models.codebook import Codebook
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.mel import to_mel01
-from unsilent.speed.prepare import return_memory
+from unsilent.speed.memory import trim_memory
 
 
 class Renderer:
@@ -112,7 +112,7 @@ class Rendering:
             if there is not None:
                 there.wait()
             self.decode(take, grid)
-            return_memory()
+            trim_memory()
             if self._renderer.vocoder is not None:
                 self.vocode(take)
 

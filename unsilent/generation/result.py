@@ -10,7 +10,7 @@ from unsilent.clip import Clip
 from unsilent.generation.figure import draw
 from unsilent.media.audio import write_wav
 from unsilent.media.video import Original, mux
-from unsilent.speed.prepare import Precision
+from unsilent.speed.choice import Precision
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Generation:
         clip: the grid of mel and codes.
         seed, take: what the randomness came from.
         model: name of the model.
-        precision: that it was computed in, see `runtime.choose_precision`.
+        precision: that it was computed in, see `speed.choice.choose_precision`.
         timings: seconds spent on each step; of a long sound, what was decoded and vocoded beside its codes counts as theirs.
     """
 

@@ -176,10 +176,10 @@ def sample_codes(
             continue
         told = condition_of(window)
         told = torch.cat([told, torch.zeros_like(told)][: choose.n_rows])
-        logits, reading = sampler.start(sequence[:, first:done].repeat(choose.n_rows, 1), told)
+        logits, state = sampler.start(sequence[:, first:done].repeat(choose.n_rows, 1), told)
         for position in range(done, stop):
             if position + 1 < stop:
-                sequence[:, position], logits = sampler.advance(choose, logits, uniforms[:, position], reading)
+                sequence[:, position], logits = sampler.advance(choose, logits, uniforms[:, position], state)
             else:
                 sequence[:, position] = choose(logits, uniforms[:, position])
             if (position + 1) % clip.rows == 0:

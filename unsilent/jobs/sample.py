@@ -26,7 +26,8 @@ from unsilent.jobs.run import Failure, Spread, run
 from unsilent.media.audio import write_wav
 from unsilent.pipeline import load
 from unsilent.presets import get
-from unsilent.speed.prepare import Precision, choose_device, choose_precision, one_thread
+from unsilent.speed.choice import Precision, choose_device, choose_precision
+from unsilent.speed.threads import one_thread
 from unsilent.vision.scene import Scene
 
 Keep = Literal["mel", "wav"]
@@ -45,7 +46,7 @@ class Recipe:
         seed: from which the clips' own seeds derive; see `seed_of`.
         top_k, temperature, guidance: see `sample_codes`; None takes the model's own.
         motion: whether a model that is told how much moves is told.
-        precision: to compute in, see `runtime.choose_precision`; `auto` is settled where the job begins, for all its workers.
+        precision: to compute in, see `speed.choice.choose_precision`; `auto` is settled where the job begins, for all its workers.
         keep: `mel`, float16 `[mels, frames]` as it was decoded, around [-1, 1]; or `wav`, 16 bit.
     """
 

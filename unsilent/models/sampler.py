@@ -1,7 +1,7 @@
 """The sampler: a transformer that writes codes, one after another, given a condition. Paper section 3.2."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -36,11 +36,11 @@ class SamplerConfig(Config):
         return self
 
 
-class Reading(NamedTuple):
-    """One window as far as it is read; what `Sampler.step` goes on from.
+class WindowState(NamedTuple):
+    """State of one window between steps.
 
     Attributes:
-        cache: keys and values of the positions read.
+        cache: KV cache of the positions read so far.
         positions: what is added to the code at each position of the window, of all sequences or of each, `[batch, sequence, width]`.
     """
 
@@ -48,7 +48,16 @@ class Reading(NamedTuple):
     positions: Tensor
 
 
-Choose = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Tensor, "takes"]]  # scores and random numbers → codes
+ChooseCodes = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Tensor, "takes"]]  # logits and random numbers → codes
+
+
+class Advance(Protocol):
+    """A faster implementation of `Sampler.advance`: same arguments, same results to rounding."""
+
+    def __call__(
+        self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: WindowState
+    ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
+        """Choose the next code of each take and compute the logits of the code after it."""
 
 
 class Sampler(nn.Module):
@@ -57,7 +66,7 @@ class Sampler(nn.Module):
     Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.generation.sampling`).
 
     Attributes:
-        turn: does what `advance` says in a faster way, where there is one.
+        fast_advance: replaces `advance` where there is a faster implementation (a CUDA graph); None without one.
     """
 
     def __init__(self, config: SamplerConfig) -> None:
@@ -70,7 +79,7 @@ class Sampler(nn.Module):
         self.embedder = Condition(config.condition, width, config.clip)
         self.transformer = Transformer(config.transformer)
         self.head = nn.Linear(width, config.codes, bias=False)
-        self.turn: Callable[[Choose, Tensor, Tensor, Reading], tuple[Tensor, Tensor]] | None = None
+        self.fast_advance: Advance | None = None
         self.apply(_initialise)
         # on meta tensors, which are about to be filled, torch would compute through sympy, whose import takes a second
         if config.condition.kind == "columns" and not self.pos_emb.is_meta:
@@ -152,7 +161,7 @@ class Sampler(nn.Module):
     @torch.inference_mode()
     def start(
         self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "told condition width"]
-    ) -> tuple[Float[Tensor, "batch codes"], Reading]:
+    ) -> tuple[Float[Tensor, "batch codes"], WindowState]:
         """Read the condition and the codes that are already known (perhaps none); score the next code.
 
         Each condition is read once, however many sequences of codes go on from it: as many from each, those of the first one first.
@@ -172,33 +181,33 @@ class Sampler(nn.Module):
         if codes.shape[1]:
             hidden = self.transformer(self._embed(codes, None, positions, cache.length), cache)
         logits = self.head(hidden[:, -1])
-        return logits.repeat_interleave(len(codes) // len(logits), dim=0), Reading(cache, positions)
+        return logits.repeat_interleave(len(codes) // len(logits), dim=0), WindowState(cache, positions)
 
     @torch.inference_mode()
-    def step(self, code: Int[Tensor, "batch"], reading: Reading) -> Float[Tensor, "batch codes"]:
+    def step(self, code: Int[Tensor, "batch"], state: WindowState) -> Float[Tensor, "batch codes"]:
         """Read one more code; score the next."""
-        embedded = self._embed(code[:, None], None, reading.positions, reading.cache.length)
-        return self.head(self.transformer(embedded, reading.cache)[:, -1])
+        embedded = self._embed(code[:, None], None, state.positions, state.cache.length)
+        return self.head(self.transformer(embedded, state.cache)[:, -1])
 
     @torch.inference_mode()
     def advance(
-        self, choose: Choose, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], reading: Reading
+        self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: WindowState
     ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
-        """One turn of sampling: choose the next code of each take, and read it.
+        """One sampling step: choose the next code of each take and feed it to the transformer.
 
         Args:
-            choose: how, equal to any other that chooses likewise.
-            logits: scores of the next code.
-            uniforms: what `choose` is given beside them.
-            reading: what was read so far; its sequences are those of all takes, perhaps several times over.
+            choose: picks codes from logits; compares equal to any other that picks the same.
+            logits: of the next code.
+            uniforms: random numbers for `choose`.
+            state: of the window; its rows are those of all takes, once or several times (conditional, unconditional).
 
         Returns:
-            The codes, and the scores of those after them; the next call may overwrite both.
+            The codes, and the logits of the codes after them; the next call may overwrite both.
         """
-        if self.turn is not None:
-            return self.turn(choose, logits, uniforms, reading)
+        if self.fast_advance is not None:
+            return self.fast_advance(choose, logits, uniforms, state)
         codes = choose(logits, uniforms)
-        return codes, self.step(codes.repeat(len(logits) // len(codes)), reading)
+        return codes, self.step(codes.repeat(len(logits) // len(codes)), state)
 
     def _positions(self, condition: Tensor) -> Tensor:
         """What each position is told besides the code at it: its place, and for kind `columns` what is seen while the next code sounds."""

@@ -17,14 +17,14 @@ from unsilent.models.backbones.efficientnet_lite import ConvNorm, EfficientNetLi
 from unsilent.models.codebook import Codebook
 from unsilent.models.layers import ResidualBlock, Upsample
 from unsilent.models.melgan import SLOPE, MelGAN, Residual
-from unsilent.speed import cpu_groupnorm as rounding
-from unsilent.speed import cpu_transformer as stepper
-from unsilent.speed.prepare import Precision, convolutions, return_memory
+from unsilent.speed import cpu_groupnorm, cpu_transformer
+from unsilent.speed.choice import Precision, convolution_dtype
+from unsilent.speed.memory import trim_memory
 
-NOTHING, LEAKY, SIX = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # what follows a convolution
+NO_ACTIVATION, LEAKY_RELU, RELU6 = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # what follows a convolution
 LEVELS = 127  # whole numbers on each side of zero, for weights
 # Which taps of three, along one axis, see the same value when each is repeated: output 2i - 1 and 2i see values i - 1 and i.
-_REPEATED = (((1, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 1)))
+_SHARED_TAPS = (((1, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 1)))
 
 
 def can_fuse(device: torch.device) -> bool:
@@ -32,13 +32,13 @@ def can_fuse(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def can_round(device: torch.device) -> bool:
+def can_quantise(device: torch.device) -> bool:
     """Whether there is a oneDNN here that multiplies whole numbers fast, and what makes them."""
     is_there = device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
-    return is_there and stepper.is_fast() and rounding.is_here()
+    return is_there and cpu_transformer.has_vnni() and cpu_groupnorm.is_available()
 
 
-def prepare(network: nn.Module, precision: Precision, device: torch.device) -> None:
+def prepare_convolutions(network: nn.Module, precision: Precision, device: torch.device) -> None:
     """Make a codebook or vocoder ready for inference under autocast to what convolutions compute in; float32 leaves it as it is.
 
     Kernels of convolutions are held as they are multiplied, and fused on a CPU; as int8 those of the codebook's decoder are whole numbers.
@@ -48,14 +48,14 @@ def prepare(network: nn.Module, precision: Precision, device: torch.device) -> N
         precision: of the model.
         device: that it will be on.
     """
-    dtype, whole = convolutions(precision), precision == "int8" and can_round(device)
+    dtype, whole = convolution_dtype(precision), precision == "int8" and can_quantise(device)
     if whole or (dtype is torch.bfloat16 and can_fuse(device)):
         fuse(network, dtype, whole)
     if dtype is torch.bfloat16:
         for weight in network.parameters():
             if weight.ndim > 2:
                 weight.data = weight.data.bfloat16()  # autocast would round it at every call
-    return_memory()
+    trim_memory()
 
 
 def fuse(network: nn.Module, dtype: torch.dtype, whole: bool = False) -> None:
@@ -63,18 +63,19 @@ def fuse(network: nn.Module, dtype: torch.dtype, whole: bool = False) -> None:
 
     Args:
         network: in evaluation mode with float32 weights, the norms of a MelGAN or an EfficientNet folded.
-        dtype: to compute in; float32 gives the same to rounding.
+        dtype: to compute in; float32 gives the same to cpu_groupnorm.
         whole: whether the residual blocks of a codebook's decoder multiply whole numbers.
     """
     if isinstance(network, MelGAN):
-        network.layers = Rows(network, dtype)
+        network.layers = FusedMelGAN(network, dtype)
     elif isinstance(network, Codebook):
         if whole:
-            _replace(network.decoder, ResidualBlock, lambda block: WholeBlock(block, dtype) if WholeBlock.fits(block) else block)
-        _replace(network, Upsample, lambda layer: Doubled(layer, dtype))
+            quantise = Int8ResidualBlock
+            _replace(network.decoder, ResidualBlock, lambda block: quantise(block, dtype) if quantise.fits(block) else block)
+        _replace(network, Upsample, lambda layer: FusedUpsample(layer, dtype))
         _replace(network, nn.Conv2d, lambda layer: Convolution(layer.weight, layer.bias, dtype, layer.stride, layer.padding))
     elif isinstance(network, EfficientNetLite0):
-        _replace(network, ConvNorm, lambda layer: Same(layer, dtype))
+        _replace(network, ConvNorm, lambda layer: FusedConvNorm(layer, dtype))
 
 
 def _replace(network: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> None:
@@ -105,7 +106,7 @@ class Convolution(nn.Module):
         padding: tuple[int, int] = (0, 0),
         dilation: tuple[int, int] = (1, 1),
         groups: int = 1,
-        then: tuple[str, list[float]] = NOTHING,
+        then: tuple[str, list[float]] = NO_ACTIVATION,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().to(dtype).contiguous(memory_format=torch.channels_last))
@@ -123,7 +124,7 @@ class Convolution(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, self.weight, self.bias, *self._places, *add)
 
 
-class Doubled(nn.Module):
+class FusedUpsample(nn.Module):
     """`Upsample` on the small picture: the four pixels that one becomes see only two by two of it, by sums of the nine weights.
 
     4 products of 9 are left; the sums are made in double precision, once.
@@ -131,7 +132,7 @@ class Doubled(nn.Module):
 
     def __init__(self, layer: Upsample, dtype: torch.dtype) -> None:
         super().__init__()
-        seen = torch.tensor(_REPEATED, dtype=torch.float64)
+        seen = torch.tensor(_SHARED_TAPS, dtype=torch.float64)
         kernels = torch.einsum("mat,nbu,oitu->mnoiab", seen, seen, layer.conv.weight.detach().double()).flatten(0, 2)
         self.conv = Convolution(kernels.float(), layer.conv.bias.repeat(4), dtype, padding=(1, 1))
 
@@ -147,18 +148,18 @@ class Doubled(nn.Module):
         return out
 
 
-class WholeBlock(nn.Module):
+class Int8ResidualBlock(nn.Module):
     """`ResidualBlock`, its wide convolutions in whole numbers, which are neither parameters nor buffers and cannot be copied."""
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        self.first, self.second = _Whole(block.norm1, block.conv1, dtype), _Whole(block.norm2, block.conv2, dtype)
+        self.first, self.second = _Int8Convolution(block.norm1, block.conv1, dtype), _Int8Convolution(block.norm2, block.conv2, dtype)
         self.shortcut = block.shortcut
 
     @staticmethod
     def fits(block: ResidualBlock) -> bool:
         """Whether a block has widths that can be rounded."""
-        return all(rounding.fits(conv.in_channels) for conv in (block.conv1, block.conv2))
+        return all(cpu_groupnorm.fits(conv.in_channels) for conv in (block.conv1, block.conv2))
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim_out height width"]:
         """As `ResidualBlock`; each picture is rounded by its own largest number."""
@@ -167,7 +168,7 @@ class WholeBlock(nn.Module):
         return self.second(self.first(x)).add_(self.shortcut(x))
 
 
-class _Whole(nn.Module):
+class _Int8Convolution(nn.Module):
     """A group norm, swish, and a convolution in whole numbers.
 
     Weights are from -127 to 127 with a scale for each output, inputs from 0 to 255 with one step for all, results in `dtype`.
@@ -188,12 +189,12 @@ class _Whole(nn.Module):
 
     def forward(self, x: Float[Tensor, "1 dim height width"]) -> Float[Tensor, "1 dim_out height width"]:
         norm = self.norm
-        given, step, zero = rounding.round_swish(x.to(self.dtype), norm.num_groups, norm.weight, norm.bias, norm.eps)
+        given, step, zero = cpu_groupnorm.norm_swish_quantise(x.to(self.dtype), norm.num_groups, norm.weight, norm.bias, norm.eps)
         kernel = (self._weight, self.scale, self.middle, self.bias)
-        return torch.ops.onednn.qconv2d_pointwise(given, step, zero, *kernel, *self._places, 1.0, 0, self.dtype, *NOTHING, "")
+        return torch.ops.onednn.qconv2d_pointwise(given, step, zero, *kernel, *self._places, 1.0, 0, self.dtype, *NO_ACTIVATION, "")
 
 
-class Same(nn.Module):
+class FusedConvNorm(nn.Module):
     """`ConvNorm` of a picture network, its rectifier inside.
 
     Where it strides, pictures are padded more on the right and bottom, which oneDNN does not do: its kernel has a row and a column of zeros
@@ -205,7 +206,7 @@ class Same(nn.Module):
         conv = layer.conv
         self.strides, padding = conv.stride[0] > 1, (conv.kernel_size[0] // 2,) * 2
         weight = F.pad(conv.weight, (1, 0, 1, 0)) if self.strides else conv.weight
-        then = SIX if isinstance(layer.active, nn.ReLU6) else NOTHING
+        then = RELU6 if isinstance(layer.active, nn.ReLU6) else NO_ACTIVATION
         self.conv = Convolution(weight, conv.bias, dtype, conv.stride, padding, groups=conv.groups, then=then)
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
@@ -215,7 +216,7 @@ class Same(nn.Module):
         return self.conv(x)
 
 
-class Rows(nn.Module):
+class FusedMelGAN(nn.Module):
     """The layers of a MelGAN."""
 
     def __init__(self, vocoder: MelGAN, dtype: torch.dtype) -> None:
@@ -223,11 +224,11 @@ class Rows(nn.Module):
         steps: list[nn.Module] = []
         for layer in vocoder.layers:
             if isinstance(layer, nn.Conv1d):
-                steps.append(_Edge(layer, dtype, leaky=bool(steps)))
+                steps.append(_EdgeConvolution(layer, dtype, leaky=bool(steps)))
             elif isinstance(layer, nn.ConvTranspose1d):
-                steps.append(Lengthened(layer, dtype))
+                steps.append(FusedTransposed(layer, dtype))
             elif isinstance(layer, Residual):
-                steps.append(_Residual(layer, dtype))
+                steps.append(_FusedResidual(layer, dtype))
         self.steps = nn.Sequential(*steps)
 
     def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch 1 samples"]:
@@ -251,11 +252,11 @@ def _padded(
     return out
 
 
-def _flat(layer: nn.Conv1d, dtype: torch.dtype, then: tuple[str, list[float]] = NOTHING) -> Convolution:
+def _flat(layer: nn.Conv1d, dtype: torch.dtype, then: tuple[str, list[float]] = NO_ACTIVATION) -> Convolution:
     return Convolution(layer.weight[:, :, None], layer.bias, dtype, dilation=(1, layer.dilation[0]), then=then)
 
 
-class _Edge(nn.Module):
+class _EdgeConvolution(nn.Module):
     """The first or last convolution of a MelGAN, with its reflection."""
 
     def __init__(self, layer: nn.Conv1d, dtype: torch.dtype, leaky: bool) -> None:
@@ -266,20 +267,20 @@ class _Edge(nn.Module):
         return self.conv(_padded(x, self.edge, self.leaky))
 
 
-class _Residual(nn.Module):
+class _FusedResidual(nn.Module):
     """`Residual`, its sum done inside its last convolution."""
 
     def __init__(self, layer: Residual, dtype: torch.dtype) -> None:
         super().__init__()
         _, pad, wide, _, point = layer.body
         self.edge = pad.padding[0]
-        self.wide, self.point, self.shortcut = _flat(wide, dtype, LEAKY), _flat(point, dtype), _flat(layer.shortcut, dtype)
+        self.wide, self.point, self.shortcut = _flat(wide, dtype, LEAKY_RELU), _flat(point, dtype), _flat(layer.shortcut, dtype)
 
     def forward(self, x: Float[Tensor, "batch dim 1 samples"]) -> Float[Tensor, "batch dim 1 samples"]:
         return self.point(self.wide(_padded(x, self.edge)), onto=self.shortcut(x))
 
 
-class Lengthened(nn.Module):
+class FusedTransposed(nn.Module):
     """A rectifier and a transposed convolution whose kernel is twice its stride.
 
     Each stretch of outputs, one stride long, sees only two inputs: a convolution of width two gives all of it side by side.

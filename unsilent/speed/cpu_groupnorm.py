@@ -17,7 +17,7 @@ from unsilent.errors import ParameterError
 _BLOCK = 16  # channels that are taken together
 
 
-class Rounded(NamedTuple):
+class Quantised(NamedTuple):
     """Numbers that stand for `step * (whole - zero)`."""
 
     whole: Tensor  # uint8, as large as what was rounded, channels last
@@ -47,7 +47,7 @@ def _team() -> ctypes.c_void_p | None:
     return None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p)
 
 
-def is_here() -> bool:
+def is_available() -> bool:
     """Whether the C part is there, and this processor has its instructions (AVX-512)."""
     return _library() is not None
 
@@ -57,9 +57,9 @@ def fits(channels: int) -> bool:
     return channels % _BLOCK == 0
 
 
-def round_swish(
+def norm_swish_quantise(
     x: Float[Tensor, "batch dim height width"], groups: int, weight: Float[Tensor, "dim"], bias: Float[Tensor, "dim"], epsilon: float
-) -> Rounded:
+) -> Quantised:
     """`swish(group_norm(x))`, rounded to the nearest of 256 numbers that reach from the least of swish to the largest here.
 
     Args:
@@ -87,4 +87,4 @@ def round_swish(
     library = _library()
     if library.unsilent_round(x.data_ptr(), *numbers, *given, *results, library.team, torch.get_num_threads()):
         raise ParameterError(f"there is no memory to round a picture of {height} x {width}.")
-    return Rounded(whole, step.value, zero.value)
+    return Quantised(whole, step.value, zero.value)

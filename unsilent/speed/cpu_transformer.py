@@ -56,7 +56,7 @@ def _library() -> ctypes.CDLL | None:
     library = ctypes.CDLL(found.origin)
     library.unsilent_read.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 5]
     library.unsilent_score.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 4]
-    library.is_fast = bool(library.unsilent_choose(1))
+    library.has_vnni = bool(library.unsilent_choose(1))
     return library
 
 
@@ -65,9 +65,9 @@ def is_built() -> bool:
     return _library() is not None
 
 
-def is_fast() -> bool:
+def has_vnni() -> bool:
     """Whether this processor has the instructions for whole numbers that the C part knows (AVX-512 VNNI)."""
-    return is_built() and _library().is_fast
+    return is_built() and _library().has_vnni
 
 
 def fits(config: TransformerConfig) -> bool:
@@ -75,7 +75,7 @@ def fits(config: TransformerConfig) -> bool:
     return config.width % LANES == 0
 
 
-class Packed:
+class PackedMatrix:
     """One matrix with its bias, ready for C.
 
     Whole numbers are from -127 to 127, scaled for each output.
@@ -119,14 +119,15 @@ def _large_pages(sizes: list[int]) -> Iterator[Tensor]:
 
 
 class PackedBlock(nn.Module):
-    """All weights of a transformer's block, packed; it cannot be called, `Stepper` reads it."""
+    """All weights of a transformer's block, packed; it cannot be called, `PackedTransformer` reads it."""
 
     def __init__(self, block: Block, kind: Kind) -> None:
         super().__init__()
         attention, (up, _, down) = block.attn, block.mlp
         projections = (attention.query, attention.key, attention.value)
         joined = [torch.cat([getattr(one, name) for one in projections]) for name in ("weight", "bias")]
-        self.matrices = [Packed(*joined, kind), *(Packed(layer.weight, layer.bias, kind) for layer in (attention.proj, up, down))]
+        others = [PackedMatrix(layer.weight, layer.bias, kind) for layer in (attention.proj, up, down)]
+        self.matrices = [PackedMatrix(*joined, kind), *others]
         pieces = _large_pages([matrix.weight.nbytes for matrix in self.matrices])
         for matrix in self.matrices:
             matrix.move(pieces)
@@ -137,7 +138,7 @@ class PackedBlock(nn.Module):
         return _Block(*(matrix.pointers() for matrix in self.matrices), *(value.data_ptr() for value in self.norms))
 
 
-class Stepper(nn.Module):
+class PackedTransformer(nn.Module):
     """Stands for a `Transformer` whose blocks have been packed: the same numbers to rounding, on a CPU, for inference only.
 
     Each row is rounded by its own largest number and every output is summed by one thread, so what becomes of a sequence depends neither on
@@ -193,19 +194,20 @@ class Stepper(nn.Module):
         return output
 
 
-class Scorer(nn.Module):
-    """Stands for the linear layer that scores codes, with a Stepper's threads: its matrix comes from memory anew for each code.
+class PackedHead(nn.Module):
+    """Stands for the linear layer that scores codes, with a PackedTransformer's threads: its matrix comes from memory anew for each code.
 
     Args:
         head: the layer, without biases; as many outputs as `fits` wants of a width.
-        stepper: whose threads it takes.
+        transformer: whose threads it uses.
         kind: of the numbers that its weights are kept in; whole ones are too few for scores.
     """
 
-    def __init__(self, head: nn.Linear, stepper: Stepper, kind: Literal["float32", "bfloat16"]) -> None:
+    def __init__(self, head: nn.Linear, transformer: PackedTransformer, kind: Literal["float32", "bfloat16"]) -> None:
         super().__init__()
-        self._stepper, self._kind = [stepper], _KINDS.index(kind)  # in a list, or it would be a part of this module
-        self._matrix = Packed(head.weight, torch.zeros(head.out_features), kind)
+        self._transformer = [transformer]  # in a list, or it would become a submodule
+        self._kind = _KINDS.index(kind)
+        self._matrix = PackedMatrix(head.weight, torch.zeros(head.out_features), kind)
         self._sizes, self._pointers = (head.in_features, head.out_features), self._matrix.pointers()
 
     def forward(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows codes"]:
@@ -214,9 +216,9 @@ class Scorer(nn.Module):
         Raises:
             ParameterError: if there is no memory to work in.
         """
-        hidden, (stepper,) = hidden.float().contiguous(), self._stepper
+        hidden = hidden.float().contiguous()
         logits = hidden.new_empty(len(hidden), self._sizes[1])
         places = (hidden.data_ptr(), logits.data_ptr())
-        if _library().unsilent_score(self._pointers, self._kind, *places, len(hidden), *self._sizes, stepper.n_threads):
+        if _library().unsilent_score(self._pointers, self._kind, *places, len(hidden), *self._sizes, self._transformer[0].n_threads):
             raise ParameterError(f"there is no memory to score {len(hidden)} codes at once; give fewer takes.")
         return logits

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.errors import ParameterError
-from unsilent.models.sampler import Choose, Reading, Sampler
+from unsilent.models.sampler import ChooseCodes, Sampler, WindowState
 from unsilent.models.transformer import KeyValueCache
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _WARM_UPS = 3  # turns before recording, in which libraries choose their kernels and take their memory
 
 
-class Recorder:
+class GraphedAdvance:
     """Does what `Sampler.advance` says, by a recorded graph.
 
     A graph knows places in memory, so what was read of a window before its first turn is copied to where the graph looks for it. One graph
@@ -34,22 +34,22 @@ class Recorder:
 
     def __init__(self, sampler: Sampler) -> None:
         self._parts = _Parts(sampler)
-        self.turn: _Turn | None = None
+        self.captured: _CapturedStep | None = None
 
     def __call__(
-        self, choose: Choose, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], reading: Reading
+        self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: WindowState
     ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
         """As `Sampler.advance`, with the scores of the call before in all turns of a window but its first.
 
         Raises:
             ParameterError: if another window was begun since this one's last turn.
         """
-        memory = reading.cache.memory
-        key = (choose, memory.shape, memory.dtype, reading.positions.shape, uniforms.shape)
-        if self.turn is None or self.turn.key != key:
-            self.turn = None  # its memory is free for the next
-            self.turn = _Turn(self._parts, key, choose, logits, uniforms, reading)
-        return self.turn(logits, uniforms, reading)
+        memory = state.cache.memory
+        key = (choose, memory.shape, memory.dtype, state.positions.shape, uniforms.shape)
+        if self.captured is None or self.captured.key != key:
+            self.captured = None  # its memory is free for the next
+            self.captured = _CapturedStep(self._parts, key, choose, logits, uniforms, state)
+        return self.captured(logits, uniforms, state)
 
 
 class _Parts:
@@ -59,12 +59,12 @@ class _Parts:
         self.tokens, self.transformer, self.head = sampler.tok_emb, sampler.transformer, sampler.head
 
 
-class _Turn:
+class _CapturedStep:
     """A turn of so many sequences, always at the same places in memory."""
 
-    def __init__(self, parts: _Parts, key: tuple, choose: Choose, logits: Tensor, uniforms: Tensor, reading: Reading) -> None:
+    def __init__(self, parts: _Parts, key: tuple, choose: ChooseCodes, logits: Tensor, uniforms: Tensor, state: WindowState) -> None:
         self.key, self._choose, self._parts = key, choose, parts
-        self.memory, self.positions = torch.zeros_like(reading.cache.memory), torch.zeros_like(reading.positions)
+        self.memory, self.positions = torch.zeros_like(state.cache.memory), torch.zeros_like(state.positions)
         self.logits, self.uniforms = torch.zeros_like(logits, dtype=torch.float32), torch.zeros_like(uniforms)
         self.known = torch.zeros(1, dtype=torch.long, device=logits.device)
         self.codes = choose(self.logits, self.uniforms)
@@ -73,13 +73,13 @@ class _Turn:
         self.kernels = self._kernels() if on_gpu else None
         self.replay = self._record() if on_gpu else self._compute
 
-    def __call__(self, logits: Tensor, uniforms: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
-        cache = reading.cache
+    def __call__(self, logits: Tensor, uniforms: Tensor, state: WindowState) -> tuple[Tensor, Tensor]:
+        cache = state.cache
         known = cache.grow(1)
         if cache.memory is not self.memory:  # a window that has just begun
             self.memory[..., :known, :] = cache.memory[..., :known, :]  # of what is behind, masks do not hide what is no number
             cache.memory = self.memory
-            self.positions.copy_(reading.positions)
+            self.positions.copy_(state.positions)
             self.logits.copy_(logits)
             self._window = cache
         elif cache is not self._window:
@@ -95,11 +95,11 @@ class _Turn:
             return None
         parts, batch = self._parts, len(self.logits)
         try:
-            from unsilent.speed import gpu_kernels as kernels
+            from unsilent.speed import gpu_kernels
 
-            if not kernels.fits(parts.transformer, batch):
+            if not gpu_kernels.fits(parts.transformer, batch):
                 return None
-            steps = kernels.Steps(parts.tokens, parts.transformer, parts.head, batch)
+            steps = gpu_kernels.Steps(parts.tokens, parts.transformer, parts.head, batch)
             steps(self._read(), self.positions, self.memory, self.known, self.logits)
         except Exception as error:  # of many kinds: Triton wants to be new enough, a C compiler and Python's headers where it runs
             log.warning("Triton cannot compile here, so torch's own kernels take the sampler's steps, more slowly: %s", error)

@@ -1,0 +1,62 @@
+"""Which device and precision to compute in."""
+
+from typing import Literal
+
+import torch
+
+from unsilent.errors import ParameterError
+from unsilent.models.sampler import SamplerConfig
+from unsilent.speed import cpu_transformer
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16", "int8"]
+
+
+def choose_device(asked: Device) -> torch.device:
+    """The device to compute on; `auto` is a GPU if there is one.
+
+    Raises:
+        ParameterError: for a device that is not present.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
+    return torch.device("cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu")
+
+
+def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, config: SamplerConfig) -> Precision:
+    """The precision to compute in.
+
+    A sampling step takes as long as reading its matrices from memory, so on a CPU the smallest dtype that multiplies fast is the fastest.
+
+    Args:
+        asked: `auto` is bfloat16 on a GPU; on a CPU int8 where the processor has AVX-512 VNNI, else float32.
+        device: to compute on.
+        config: of the sampler.
+
+    Raises:
+        ParameterError: for int8 where it cannot be computed.
+    """
+    packable = can_pack(config, device)
+    if asked == "auto":
+        if device.type == "cuda":
+            return "bfloat16"
+        return "int8" if packable and cpu_transformer.has_vnni() else "float32"
+    if asked == "int8" and not packable:
+        no_compiler = "" if cpu_transformer.is_built() else "unsilent was installed without a C compiler"
+        why = "this is a GPU" if device.type == "cuda" else no_compiler
+        width = config.transformer.width
+        raise ParameterError(
+            f"precision int8 cannot be computed: {why or f'a width of {width} is no multiple of 64'}; use float32 or auto."
+        )
+    return asked
+
+
+def can_pack(config: SamplerConfig, device: torch.device) -> bool:
+    """Whether a sampler's transformer is packed for the C extension when it is loaded, rather than run by torch."""
+    return device.type == "cpu" and cpu_transformer.is_built() and cpu_transformer.fits(config.transformer)
+
+
+def convolution_dtype(precision: Precision) -> torch.dtype:
+    """Dtype of the convolutional networks outside int8 layers: bfloat16 where it is asked for or where the CPU multiplies it natively."""
+    native = precision == "int8" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if precision == "bfloat16" or native else torch.float32
