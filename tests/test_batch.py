@@ -206,7 +206,7 @@ class TestRun:
 
     def test_pictures_without_matplotlib_are_refused_before_any_work(self, do, folder, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(ParameterError, match=r"drawing needs matplotlib; install it with: pip install 'unsilent\[plot\]'"):
+        with pytest.raises(ParameterError, match=r"drawing needs matplotlib; run in .*: pip install '\.\[plot\]'"):
             do(plan([folder], folder / "out"), picture=True)
         assert not (folder / "out").exists()
 

@@ -29,3 +29,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     known = list(known)
     return f"did you mean {' or '.join(difflib.get_close_matches(name, known, n=3) or known[:3])}"
+
+
+def how_to_install(extra: str) -> str:
+    """How to install an extra, as the last clause of an error message; from the source, because the package is on no index."""
+    return f"run in the source folder of unsilent: pip install '.[{extra}]'"

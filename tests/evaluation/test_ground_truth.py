@@ -70,5 +70,5 @@ def test_vggsounders_labels_are_classes_of_vggsound():
 
 def test_vggsounder_must_be_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "vggsounder", None)
-    with pytest.raises(ParameterError, match=r"it is not installed; run: pip install 'unsilent\[vggsounder\]'"):
+    with pytest.raises(ParameterError, match=r"need the package vggsounder; run in .*: pip install '\.\[vggsounder\]'"):
         read_truth("vggsounder", CLIPS)

@@ -81,5 +81,5 @@ def test_a_missing_video_is_named(mel, tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install(video, mel, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ParameterError, match=r"drawing needs matplotlib; install it with: pip install 'unsilent\[plot\]'"):
+    with pytest.raises(ParameterError, match=r"drawing needs matplotlib; run in the source folder of unsilent: pip install '\.\[plot\]'"):
         draw_picture(video, mel, 2.0, CLIP, "t", tmp_path / "p.png")

@@ -93,7 +93,7 @@ def test_a_cluster_that_is_not_there_is_named(errands, address):
 
 def test_without_ray_the_command_that_installs_it_is_said(errands, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ParameterError, match=r"pip install 'unsilent\[cluster\]'"):
+    with pytest.raises(ParameterError, match=r"pip install '\.\[cluster\]'"):
         list(run(errands.Errands(), [1], Spread(ray="local")))
 
 

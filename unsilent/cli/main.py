@@ -7,7 +7,7 @@ import typer
 
 from unsilent.cli import data, evaluate, generate, models, reconstruct, sample, train
 from unsilent.cli.terminal import Interrupts, say
-from unsilent.errors import UnsilentError
+from unsilent.errors import UnsilentError, how_to_install
 from unsilent.version import __version__
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C has stopped; typer catches Ctrl-C itself and gives this code
@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except ModuleNotFoundError as error:
-        return _fail(f"this needs the package {error.name}; install what training needs with: pip install 'unsilent[train]'.")
+        return _fail(f"this needs the package {error.name}; {how_to_install('train')}.")
     except OSError as error:
         return _fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
 

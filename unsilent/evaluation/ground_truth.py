@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unsilent.data.manifest import read_manifest
-from unsilent.errors import DataError, ParameterError
+from unsilent.errors import DataError, ParameterError, how_to_install
 from unsilent.evaluation.sounds import Names
 
 FOLDERS, VGGSOUNDER = "folders", "vggsounder"
@@ -72,7 +72,7 @@ def vggsounder_truth(clips: Iterable[str]) -> list[tuple[str, str]]:
         from vggsounder import VGGSounder
     except ModuleNotFoundError:
         raise ParameterError(
-            "labels of VGGSounder were asked for, but it is not installed; run: pip install 'unsilent[vggsounder]'."
+            f"labels of VGGSounder need the package vggsounder; {how_to_install('vggsounder')}."
         ) from None
     annotated = VGGSounder(modality="A")
     pairs = []

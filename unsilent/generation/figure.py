@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unsilent.clip import Clip
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, how_to_install
 from unsilent.files import atomic_write
 from unsilent.media.video import stream_frames
 from unsilent.signal.mel import FLOOR_DB, RANGE_DB, band_centres_hz
@@ -54,7 +54,7 @@ def require_matplotlib() -> None:
         ParameterError: if matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise ParameterError("drawing needs matplotlib; install it with: pip install 'unsilent[plot]'.")
+        raise ParameterError(f"drawing needs matplotlib; {how_to_install('plot')}.")
 
 
 def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):

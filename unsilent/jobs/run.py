@@ -14,7 +14,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from unsilent.errors import ParameterError, UnsilentError
+from unsilent.errors import ParameterError, UnsilentError, how_to_install
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +309,7 @@ class _Cluster:
         try:
             import ray
         except ModuleNotFoundError:
-            raise ParameterError("--ray needs the package ray; install it with: pip install 'unsilent[cluster]'.") from None
+            raise ParameterError(f"--ray needs the package ray; {how_to_install('cluster')}.") from None
         self.build, self.named = build, named
         self.is_ours = not ray.is_initialized()
         if self.is_ours:

@@ -5,7 +5,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, how_to_install
 
 WIDTH, HEIGHT = 340, 256  # pixels that every picture is pressed into, whatever its shape
 BOUND = 20.0  # pixels between two pictures; faster motion counts as this fast
@@ -73,6 +73,6 @@ def _opencv() -> ModuleType:
     if not hasattr(cv2, "optflow"):  # without the contributed modules there is no TV-L1
         found = "is not installed" if cv2 is None else f"{cv2.__version__} is installed without them"
         raise ParameterError(
-            f"two-stream features need OpenCV with its contributed modules, and OpenCV {found}; run: pip install 'unsilent[flow]'."
+            f"two-stream features need OpenCV with its contributed modules, and OpenCV {found}; {how_to_install('flow')}."
         )
     return cv2
