@@ -71,9 +71,7 @@ def vggsounder_truth(clips: Iterable[str]) -> list[tuple[str, str]]:
     try:
         from vggsounder import VGGSounder
     except ModuleNotFoundError:
-        raise ParameterError(
-            f"labels of VGGSounder need the package vggsounder; {how_to_install('vggsounder')}."
-        ) from None
+        raise ParameterError(f"labels of VGGSounder need the package vggsounder; {how_to_install('vggsounder')}.") from None
     annotated = VGGSounder(modality="A")
     pairs = []
     for clip in clips:

@@ -72,7 +72,5 @@ def _opencv() -> ModuleType:
         cv2 = None
     if not hasattr(cv2, "optflow"):  # without the contributed modules there is no TV-L1
         found = "is not installed" if cv2 is None else f"{cv2.__version__} is installed without them"
-        raise ParameterError(
-            f"two-stream features need OpenCV with its contributed modules, and OpenCV {found}; {how_to_install('flow')}."
-        )
+        raise ParameterError(f"two-stream features need OpenCV with its contributed modules, and OpenCV {found}; {how_to_install('flow')}.")
     return cv2
