@@ -1,4 +1,4 @@
-"""Phases from magnitudes: they come to agree, keep pitch and length, and depend on nothing but their own sound."""
+"""Griffin-Lim: convergence, pitch, level, length, and independence of batch items."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def loudest_hz(waveform: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.99])
-def test_more_rounds_agree_better(momentum):
+def test_error_decreases_with_iterations(momentum):
     wanted = magnitude(noise() + tones(440.0))
     errors = [
         ((magnitude(griffin_lim(wanted, CLIP, iterations, momentum)) - wanted).norm() / wanted.norm()).item()
@@ -40,13 +40,13 @@ def test_more_rounds_agree_better(momentum):
     assert errors[-1] < 0.5 * errors[0]
 
 
-def test_momentum_agrees_sooner():
+def test_momentum_converges_faster():
     wanted = magnitude(noise())
     plain, fast = ((magnitude(griffin_lim(wanted, CLIP, 32, momentum)) - wanted).norm() for momentum in (0.0, 0.99))
     assert fast < plain
 
 
-def test_tones_keep_their_pitch_and_level():
+def test_griffin_lim_preserves_pitch_and_level_of_tones():
     waveform = tones(300.0, 1000.0, 5000.0)
     again = griffin_lim(magnitude(waveform), CLIP)
     bin_hz = CLIP.sample_rate / CLIP.n_fft
@@ -54,7 +54,7 @@ def test_tones_keep_their_pitch_and_level():
     torch.testing.assert_close(again.norm(dim=-1), waveform.norm(dim=-1), atol=0, rtol=0.15)
 
 
-def test_mels_keep_their_pitch_and_picture():
+def test_vocode_preserves_pitch_and_mel():
     waveform = tones(440.0, 2000.0) + 0.1 * noise()
     again = vocode(log_mel01(waveform), CLIP)
     assert (loudest_hz(again) / loudest_hz(waveform) - 1).abs().max() < 0.05  # a mel band is 2 to 5 % wide
@@ -62,23 +62,23 @@ def test_mels_keep_their_pitch_and_picture():
 
 
 @pytest.mark.parametrize("frames", [3, 4, 53, 848])
-def test_length_is_exact(frames):
+def test_length_is_frames_times_hop(frames):
     assert griffin_lim(torch.ones(2, 513, frames), CLIP, iterations=1).shape == (2, frames * CLIP.hop)
 
 
-def test_the_seed_decides():
+def test_result_is_determined_by_the_seed():
     wanted = magnitude(noise())
     first, again, other = (griffin_lim(wanted, CLIP, 4, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)
 
 
-def test_neighbours_do_not_matter():
+def test_batch_items_are_independent():
     wanted = magnitude(noise(3))
     torch.testing.assert_close(griffin_lim(wanted, CLIP, 4)[1:2], griffin_lim(wanted[1:2], CLIP, 4))
 
 
-def test_silence_stays_silence():
+def test_silence_gives_silence():
     assert vocode(torch.zeros(1, 80, 20), CLIP).abs().max() == 0
 
 
@@ -87,9 +87,9 @@ def test_silence_stays_silence():
     [
         (400, 20, 1, "400 frequency bins do not fit an FFT of 1024 samples, which has 513"),
         (513, 2, 1, "2 frames are too few for Griffin-Lim, which needs 3"),
-        (513, 20, 0, "0 iterations were asked"),
+        (513, 20, 0, "needs 1 iteration or more, found 0"),
     ],
 )
-def test_what_does_not_fit_is_refused(bins, frames, iterations, message):
+def test_invalid_sizes_are_refused(bins, frames, iterations, message):
     with pytest.raises(ParameterError, match=message):
         griffin_lim(torch.ones(1, bins, frames), CLIP, iterations)

@@ -1,4 +1,4 @@
-"""Loudness: the standard's own test tone, gains in decibels, short sounds, silence, and the peak limit."""
+"""Loudness: the test tone of the standard, pyloudnorm, gains, short and long sounds, silence, peaks and the limiter."""
 
 from math import inf
 
@@ -7,8 +7,7 @@ import pyloudnorm
 import pytest
 
 from unsilent.errors import ParameterError
-from unsilent.signal import loudness
-from unsilent.signal.loudness import level, loudness_lufs, normalise_loudness
+from unsilent.signal.loudness import level, limit_peaks, loudness_lufs, normalise_loudness
 
 RATE = 22050
 
@@ -18,15 +17,15 @@ def tone(seconds: float, amplitude: float = 0.1, hz: float = 997.0, rate: int = 
 
 
 @pytest.mark.parametrize("rate", [16000, 22050, 48000])
-def test_a_full_scale_tone_reads_minus_three(rate):
+def test_full_scale_tone_measures_minus_three_lufs(rate):
     """BS.1770: a 997 Hz sine at full scale in one channel measures -3.01 LUFS."""
     assert loudness_lufs(tone(3, 1.0, rate=rate), rate) == pytest.approx(-3.01, abs=0.1)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])
 @pytest.mark.parametrize("seconds", [0.4, 0.731, 5.03])
-def test_pyloudnorm_measures_the_same(rate, seconds):
-    """Noise with lows, an offset, and a pause, so that filters and both gates matter."""
+def test_loudness_equals_pyloudnorm(rate, seconds):
+    """Noise with low frequencies, an offset and a pause, so that both filters and both gates act."""
     rng = np.random.default_rng(0)
     noise = 0.2 + 0.1 * rng.standard_normal(round(seconds * rate)) + 1e-3 * np.cumsum(rng.standard_normal(round(seconds * rate)))
     noise[len(noise) // 2 :] *= 0.03
@@ -34,44 +33,44 @@ def test_pyloudnorm_measures_the_same(rate, seconds):
     assert loudness_lufs(noise, rate) == pytest.approx(expected, abs=1e-3)
 
 
-def test_ten_decibels_are_ten():
+def test_gain_of_ten_decibels_raises_loudness_by_ten():
     quiet, loud = (loudness_lufs(tone(2, amplitude), RATE) for amplitude in (0.1, 0.1 * 10**0.5))
     assert loud - quiet == pytest.approx(10, abs=1e-3)
 
 
-def test_pauses_do_not_count():
+def test_pauses_are_gated_out():
     speech_with_pauses = np.concatenate([tone(2), np.zeros(4 * RATE, np.float32), tone(2)])
     assert loudness_lufs(speech_with_pauses, RATE) == pytest.approx(loudness_lufs(tone(4), RATE), abs=0.5)
 
 
-def test_a_short_sound_is_quieter_the_shorter_it_is():
-    """Half of a block holds half of the energy: 3 dB."""
-    block, half = (loudness_lufs(tone(seconds), RATE) for seconds in (0.4, 0.2))
-    assert block - half == pytest.approx(3.01, abs=0.2)
+def test_sounds_shorter_than_a_block_are_padded_with_silence():
+    """Half a block holds half the energy: -3 dB."""
+    full, half = (loudness_lufs(tone(seconds), RATE) for seconds in (0.4, 0.2))
+    assert full - half == pytest.approx(3.01, abs=0.2)
     assert loudness_lufs(tone(0.4), RATE) == pytest.approx(loudness_lufs(tone(2), RATE), abs=0.2)
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 100, RATE, 3 * RATE])
-def test_silence_is_minus_infinity_and_stays(n_samples):
+def test_silence_measures_minus_infinity_and_is_unchanged(n_samples):
     silence = np.zeros(n_samples, np.float32)
     assert loudness_lufs(silence, RATE) == -inf
     assert np.array_equal(normalise_loudness(silence, RATE), silence)
 
 
-def test_below_the_gate_counts_as_silence():
+def test_sounds_below_the_absolute_gate_measure_minus_infinity():
     assert loudness_lufs(tone(1, 1e-5), RATE) == -inf
 
 
 @pytest.mark.parametrize("amplitude", [0.01, 0.1, 1.0, 3.0])
 @pytest.mark.parametrize("seconds", [0.05, 1.5])
-def test_a_tone_reaches_its_target(amplitude, seconds):
+def test_normalise_reaches_the_target(amplitude, seconds):
     sound = normalise_loudness(tone(seconds, amplitude), RATE, target_lufs=-20.0)
     assert loudness_lufs(sound, RATE) == pytest.approx(-20, abs=0.01)
     assert sound.dtype == np.float32
 
 
 @pytest.mark.parametrize("peak_db", [-6.0, -1.0, 0.0])
-def test_peaks_win_over_the_target(peak_db):
+def test_peak_limit_takes_precedence_over_the_target(peak_db):
     clicks = tone(2, 0.01)
     clicks[::4000] = 0.5
     sound = normalise_loudness(clicks, RATE, target_lufs=0.0, peak_db=peak_db)
@@ -79,20 +78,20 @@ def test_peaks_win_over_the_target(peak_db):
     np.testing.assert_allclose(sound / clicks.max() * 0.5, clicks * (sound.max() / 0.5), rtol=1e-5)  # one gain for all
 
 
-def test_a_limit_above_full_scale_is_refused():
+def test_peak_limit_above_full_scale_is_refused():
     with pytest.raises(ParameterError, match=r"a peak limit of 0\.5 dB would clip"):
         normalise_loudness(tone(1), RATE, peak_db=0.5)
 
 
-def test_numbers_that_are_none_are_refused():
+def test_nan_samples_are_refused():
     broken = tone(1)
     broken[3:5] = np.nan
-    with pytest.raises(ParameterError, match="2 of 22050 samples are not finite"):
+    with pytest.raises(ParameterError, match="2 of 22050 samples are NaN or infinite"):
         loudness_lufs(broken, RATE)
 
 
-def test_a_long_sound_is_as_loud_as_its_stretches():
-    """Three minutes are measured in two stretches: the same noise throughout gives the level of any part; silence does not count."""
+def test_long_sounds_are_the_mean_of_their_chunks():
+    """Three minutes are two chunks: steady noise has the level of any part; a silent chunk is left out."""
     noise = 0.05 * np.random.default_rng(0).standard_normal(180 * 8000).astype(np.float32)
     assert loudness_lufs(noise, 8000) == pytest.approx(loudness_lufs(noise[: 20 * 8000], 8000), abs=0.1)
     silent_end = np.where(np.arange(len(noise)) < 120 * 8000, noise, 0)
@@ -100,7 +99,7 @@ def test_a_long_sound_is_as_loud_as_its_stretches():
 
 
 def clicks(strength):
-    """Two short knocks a second over soft noise."""
+    """Two short clicks per second over soft noise."""
     rng = np.random.default_rng(0)
     waveform = 0.01 * rng.standard_normal(5 * 22050)
     for start in range(2000, len(waveform) - 500, 11025):
@@ -108,43 +107,42 @@ def clicks(strength):
     return waveform.astype(np.float32)
 
 
-def test_peaks_are_turned_down_where_they_keep_a_sound_from_its_target():
+def test_level_limits_peaks_to_reach_the_target():
     knocks = clicks(0.3)
     assert loudness_lufs(normalise_loudness(knocks, 22050), 22050) < -25
     levelled = level(knocks, 22050)
     assert loudness_lufs(levelled, 22050) == pytest.approx(-23, abs=0.5)
     assert np.abs(levelled).max() <= 10 ** (-1 / 20)
     assert levelled.dtype == np.float32
-    # sign and course stay: a gain that goes neither up nor down by more than a twentieth from sample to sample
-    heard = np.abs(knocks) > 0.005
-    gain = levelled[heard] / knocks[heard]
+    # a smooth positive gain: at most 0.4 dB, a twentieth, from sample to sample
+    audible = np.abs(knocks) > 0.005
+    gain = levelled[audible] / knocks[audible]
     assert gain.min() > 0
-    near = np.diff(np.flatnonzero(heard)) == 1
-    assert np.abs(np.diff(20 * np.log10(gain)))[near].max() < 0.4
+    adjacent = np.diff(np.flatnonzero(audible)) == 1
+    assert np.abs(np.diff(20 * np.log10(gain)))[adjacent].max() < 0.4
 
 
-def test_what_reaches_its_target_is_scaled_alone():
+def test_level_is_a_plain_gain_where_peaks_allow_it():
     noise = 0.01 * np.random.default_rng(0).standard_normal(22050).astype(np.float32)
     assert np.array_equal(level(noise, 22050), normalise_loudness(noise, 22050))
     assert not level(np.zeros(22050, np.float32), 22050).any()
 
 
-def test_peaks_are_turned_down_only_so_far():
-    """A single click is left softer than asked for rather than turned into a thud."""
+def test_level_reduces_peaks_by_at_most_twelve_decibels():
+    """A single click stays below its target instead of being flattened."""
     click = np.zeros(10 * 22050, np.float32)
     click[1000] = 0.5
     assert np.count_nonzero(level(click, 22050)) == 1
     assert np.abs(level(click, 22050)).max() <= 10 ** (-1 / 20)
-    beside = clicks(30.0)
-    assert (
-        np.abs(level(beside, 22050))[10_000:11_000].max() < 10 ** (13 / 20) * np.abs(normalise_loudness(beside, 22050))[10_000:11_000].max()
-    )
+    loud = clicks(30.0)
+    limited, scaled = (np.abs(function(loud, RATE))[10_000:11_000].max() for function in (level, normalise_loudness))
+    assert limited < 10 ** (13 / 20) * scaled
 
 
-def test_a_long_sound_is_limited_in_stretches_that_are_not_heard(monkeypatch):
-    whole = level(clicks(0.3), RATE)
-    monkeypatch.setattr(loudness, "_STRETCH_SECONDS", 0.7)
-    gain = 10 ** (3 / 20)
-    pieces = loudness._limited(whole * np.float32(gain), RATE, 0.8)
-    monkeypatch.undo()
-    np.testing.assert_allclose(pieces, loudness._limited(whole * np.float32(gain), RATE, 0.8), atol=1e-6)
+def test_limiter_is_independent_of_chunk_borders():
+    """At 1 kHz a chunk is 120 000 samples; silence in front moves the border to another place of the sound."""
+    waveform = np.random.default_rng(0).standard_normal(150_000).astype(np.float32)
+    limited, shifted = limit_peaks(waveform, 1000, 0.8), limit_peaks(np.pad(waveform, (10_000, 0)), 1000, 0.8)
+    np.testing.assert_allclose(shifted[10_000:], limited, atol=1e-6)
+    assert np.abs(limited).max() <= 0.8
+    assert (limited * waveform >= 0).all()

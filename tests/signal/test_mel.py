@@ -1,4 +1,4 @@
-"""The mel spectrogram: against librosa, against the authors' numbers, and its own promises."""
+"""Mel spectrograms: equal to librosa and to the authors' values; ranges, shapes, errors."""
 
 from pathlib import Path
 
@@ -20,13 +20,13 @@ def test_filters_equal_librosa():
     np.testing.assert_allclose(mel_filters(Clip()).numpy(), theirs, atol=1e-7)
 
 
-def test_filters_keep_the_published_sums():
+def test_filters_have_the_published_sum_and_maximum():
     filters = mel_filters(Clip())
     assert filters.sum().item() == pytest.approx(3.714391, abs=1e-5)
     assert filters.max().item() == pytest.approx(0.028236, abs=1e-6)
 
 
-def test_equals_librosa_on_noise():
+def test_log_mel_equals_librosa_on_noise():
     waveform = np.random.default_rng(0).uniform(-1, 1, 22050).astype(np.float32)
     magnitude = np.abs(librosa.stft(waveform.astype(np.float64), n_fft=1024, hop_length=256, pad_mode="reflect"))
     bands = librosa.filters.mel(sr=22050, n_fft=1024, n_mels=80, fmin=125, fmax=7600) @ magnitude
@@ -35,15 +35,15 @@ def test_equals_librosa_on_noise():
     np.testing.assert_allclose(ours, theirs[:, : ours.shape[1]], atol=1e-5)
 
 
-def test_equals_the_authors_on_a_tone():
-    """Numbers computed once with the authors' code: a synthetic tone and its mel."""
+def test_log_mel_equals_the_authors_on_a_tone():
+    """Values computed once with the authors' code."""
     arrays = np.load(FIXTURE)
     assert_mel(arrays["tone"].astype(np.float64), arrays["tone_mel"])
 
 
-def test_equals_the_authors_on_a_recording():
+def test_log_mel_equals_the_authors_on_a_recording():
     if not REFERENCE.exists():
-        pytest.skip("the recording behind the authors' numbers lives outside this project")
+        pytest.skip("needs the authors' recording, which is not part of this repository")
     arrays = np.load(REFERENCE)
     assert_mel(arrays["waveform_i16"] / 32768, arrays["mel"])
 
@@ -54,25 +54,25 @@ def assert_mel(waveform, mel):
     np.testing.assert_allclose(ours[:, :frames], mel[:, :frames], atol=1e-5)
 
 
-def test_one_frame_per_hop_and_in_range():
+def test_log_mel_has_one_frame_per_hop_and_is_in_range():
     mel01 = log_mel01(3 * torch.randn(2, Clip().n_samples, generator=torch.Generator().manual_seed(0)))
     assert mel01.shape == (2, 80, 848)
     assert mel01.min() >= 0
     assert mel01.max() <= 1
 
 
-def test_too_short_a_sound_is_refused():
-    with pytest.raises(ParameterError, match="512 samples are too short"):
+def test_too_short_waveform_is_refused():
+    with pytest.raises(ParameterError, match="512 samples are too few"):
         log_mel01(torch.zeros(1, 512))
 
 
-def test_ranges_are_inverse():
+def test_from_mel01_inverts_to_mel01():
     mel = torch.linspace(-1, 1, 11)[None]
     torch.testing.assert_close(from_mel01(to_mel01(mel)), mel)
 
 
-def test_magnitudes_give_their_mel_back():
-    """Any mel of a real sound has magnitudes that would show it; the cut of negatives may cost a little."""
+def test_magnitude_from_mel01_reproduces_the_mel():
+    """Up to the clipping of negative magnitudes."""
     waveform = torch.randn(1, 22050, generator=torch.Generator().manual_seed(1)) * 0.1
     mel01 = log_mel01(waveform)
     bands = mel_filters(Clip()) @ magnitude_from_mel01(mel01)
@@ -80,5 +80,5 @@ def test_magnitudes_give_their_mel_back():
     assert (again - mel01).abs().mean() < 0.02
 
 
-def test_silence_stays_silence():
+def test_magnitude_of_silence_is_zero():
     assert magnitude_from_mel01(torch.zeros(1, 80, 4)).max() == 0

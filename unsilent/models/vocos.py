@@ -1,8 +1,8 @@
-"""A vocoder that predicts a short-time spectrum and inverts it: all work happens once per frame, none per sample.
+"""A vocoder that predicts a short-time spectrum and inverts it: all work is per frame, none per sample.
 
 In the manner of Vocos (arXiv 2306.00814): ConvNeXt blocks over mel frames, then a head giving log-magnitude and phase for an inverse STFT.
-Ours knows what it was asked for: magnitudes are brought to the mel's bands, so that the network learns only what a mel leaves open, and
-what the inversion mixes up between frames is set right in some rounds afterwards.
+Differs: magnitudes are scaled to the mel bands before the inversion, so that the network learns only what a mel leaves open; afterwards the
+waveform is refined by STFT and mel consistency (`signal.consistency`).
 """
 
 import torch
@@ -14,30 +14,34 @@ from torch import Tensor, nn
 from unsilent.clip import Clip
 from unsilent.config import Config
 from unsilent.errors import ParameterError
-from unsilent.signal.consistency import Agreement
+from unsilent.signal.consistency import ConsistencyRefiner
+
+_MAX_LOG_MAGNITUDE = 7.0  # e^7 > n_fft / 2 of the paper's clip: the largest magnitude of a full-scale sound under a Hann window
 
 
 class VocosConfig(Config):
     """Sizes of an iSTFT-head vocoder; the defaults are those of the `everyday` model."""
 
-    clip: Clip = Clip()
-    width: int = Field(default=256, gt=0)  # channels of the frame-rate trunk
-    hidden: int = Field(default=768, gt=0)  # channels inside a block
-    n_blocks: int = Field(default=8, gt=0)
-    kernel: int = Field(default=7, gt=0)  # frames seen by one block; odd
-    rounds: int = Field(default=20, ge=0)  # of agreement between sound and mel, after training; each costs two transforms
+    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
+    width: int = Field(default=256, gt=0, description="Channels of the trunk, which works at the frame rate.")
+    hidden: int = Field(default=768, gt=0, description="Channels inside a ConvNeXt block.")
+    n_blocks: int = Field(default=8, gt=0, description="ConvNeXt blocks.")
+    kernel: int = Field(default=7, gt=0, description="Frames seen by one block; odd.")
+    rounds: int = Field(
+        default=20, ge=0, description="Iterations of STFT and mel consistency at inference; each costs two transforms. None in training."
+    )
 
     @model_validator(mode="after")
     def _can_invert(self) -> "VocosConfig":
         if 2 * self.clip.hop > self.clip.n_fft:
             raise ParameterError(
-                f"a hop of {self.clip.hop} is more than half of an FFT of {self.clip.n_fft}: no sound is left between windows."
+                f"a hop of {self.clip.hop} is more than half of an FFT of {self.clip.n_fft}: windows must overlap to be inverted."
             )
         return self
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over time, then a two-layer perceptron per frame, added with a learned small scale."""
+    """Depthwise convolution over time, then a two-layer MLP per frame, added with a small learned scale."""
 
     def __init__(self, width: int, hidden: int, kernel: int, scale: float) -> None:
         super().__init__()
@@ -75,19 +79,23 @@ class Vocos(nn.Module):
 
     @property
     def context_frames(self) -> int:
-        """Mel frames on each side that a sample can depend on: chunks with this much overlap sound as the whole would."""
+        """Receptive field: mel frames on each side that a sample can depend on. Chunks with this overlap give the waveform of one pass."""
         overlapping = self.config.clip.n_fft // self.config.clip.hop  # frames whose windows reach a sample
         return (self.config.n_blocks + 1) * (self.config.kernel // 2) + overlapping + self.config.rounds * (overlapping - 1)
 
-    def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
-        """`frames * hop` samples; frame `t` is centred on sample `t * hop`. Rounds of agreement are for evaluation mode only."""
+    def forward(self, mel01: Float[Tensor, "batch mels frames"], iterations: int | None = None) -> Float[Tensor, "batch samples"]:
+        """Waveform of `frames * hop` samples; frame `t` is centred on sample `t * hop`.
+
+        Args:
+            mel01: in [0, 1].
+            iterations: of the consistency refinement; None takes `rounds` of the configuration. Training uses 0.
+        """
         x = self.norm_in(self.embed(mel01).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             x = block(x)
-        log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).float().chunk(2, dim=2)
-        # exp is cut at e^7: the largest magnitude that a full-scale sound can have under this window is n_fft / 2
-        spectrum = torch.polar(log_magnitude.clamp(max=7.0).exp(), phase)
-        # The STFT of n samples has n / hop + 1 frames; the mel has one fewer, so the last is repeated for the very end.
-        agreement = Agreement(torch.cat([mel01, mel01[..., -1:]], dim=2).float(), self.config.clip)
-        waveform = agreement.sound(torch.cat([spectrum, spectrum[:, -1:]], dim=1))
-        return agreement.settle(waveform, 0 if self.training else self.config.rounds).clamp(-1, 1)
+        log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).float().chunk(2, dim=2)  # each [batch, frames, bins]
+        spectrum = torch.polar(log_magnitude.clamp(max=_MAX_LOG_MAGNITUDE).exp(), phase)
+        # n samples have n / hop + 1 STFT frames but one mel frame fewer: the last one is repeated for the very end
+        refiner = ConsistencyRefiner(torch.cat([mel01, mel01[..., -1:]], dim=2).float(), self.config.clip)
+        waveform = refiner.invert(torch.cat([spectrum, spectrum[:, -1:]], dim=1))
+        return refiner.refine(waveform, self.config.rounds if iterations is None else iterations).clamp(-1, 1)

@@ -1,1 +1,1 @@
-"""Sound as tensors: mel spectrograms and back, loudness, onsets. Touches no files and no networks."""
+"""Audio signal processing on tensors: mel spectrograms, inversion, loudness, onsets. No files, no networks."""

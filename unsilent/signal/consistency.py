@@ -1,6 +1,11 @@
-"""Sound that agrees with a mel: magnitudes are brought to its bands, and phases to each other, in rounds of going to sound and back.
+"""STFT and mel consistency: refine a waveform until its mel spectrogram equals a given one.
 
-Spectra here are `[batch, frames, bins]`, as transforms of single frames want them.
+Shapes, here time before frequency, the layout of a batch of FFTs:
+
+    S  complex spectrum  [batch, frames, bins]     bins = n_fft / 2 + 1
+    M  wanted mel        [batch, frames, mels]     linear magnitudes
+    W  mel filters       [mels, bins]
+    x  waveform          [batch, samples]          samples = (frames - 1) * hop
 """
 
 from functools import cached_property
@@ -13,72 +18,82 @@ from torch import Tensor
 from unsilent.clip import Clip
 from unsilent.signal.mel import FLOOR_DB, RANGE_DB, mel_filters
 
-_SILENCE = 1e-5  # magnitude that a band at the floor is brought to: 20 dB below it
-_LEAST = 1e-8  # magnitude that is told from none
-_MOST_GAIN = 1e3  # that magnitudes are brought nearer to a mel by at once
-_MOMENTUM = 0.9  # of the rounds; higher ones swing
+_SILENCE = 1e-5  # wanted magnitude of bands at the mel's floor: 20 dB below it
+_MIN_MAGNITUDE = 1e-8  # floor that avoids division by zero
+_MAX_GAIN = 1e3  # limit of one multiplicative update
+_MOMENTUM = 0.9  # of the refinement; larger values oscillate
 
 
-class Agreement:
-    """What a mel asks of a spectrum and of its sound. Differentiable.
+class ConsistencyRefiner:
+    """Inverts spectra and refines waveforms so that they match a mel spectrogram. Differentiable.
 
     Args:
-        mel01: wanted, in [0, 1]; 0, which is the floor or quieter, is taken as silence. Frame `t` is centred on sample `t * clip.hop`, and
-            the last one on the very end.
+        mel01: wanted mel in [0, 1]; 0 means silence. Frame `t` is centred on sample `t * clip.hop`, the last one on the very end.
         clip: the time and frequency grid.
     """
 
     def __init__(self, mel01: Float[Tensor, "batch mels frames"], clip: Clip) -> None:
         self._clip = clip
         wanted = torch.where(mel01 > 0, 10 ** ((mel01 * RANGE_DB + FLOOR_DB) / 20), _SILENCE)
-        self._wanted = wanted.transpose(1, 2).contiguous()
+        self._wanted: Float[Tensor, "batch frames mels"] = wanted.transpose(1, 2).contiguous()
         filters = mel_filters(clip)
-        heard = torch.nonzero(filters.sum(0))
-        self._first, self._stop = int(heard.min()), int(heard.max()) + 1  # bins that some band hears
-        heard_by = filters[:, self._first : self._stop].to(wanted)
-        # for each sound by itself: one product of all would round a sound otherwise beside others
-        self._filters, self._shares = (matrix.expand(len(wanted), -1, -1) for matrix in (heard_by.T, heard_by / heard_by.sum(0)))
-        self._window = torch.hann_window(clip.n_fft, device=mel01.device)
+        covered = torch.nonzero(filters.sum(0))
+        self._first, self._stop = int(covered.min()), int(covered.max()) + 1  # bins inside the mel range
+        filters = filters[:, self._first : self._stop].to(wanted)
+        # one matrix product per item: the rounding of a single large product would depend on the batch size
+        self._filters, self._shares = (matrix.expand(len(wanted), -1, -1) for matrix in (filters.T, filters / filters.sum(0)))
+        self._window: Float[Tensor, "n_fft"] = torch.hann_window(clip.n_fft, device=mel01.device)
 
-    def sound(self, spectrum: Complex[Tensor, "batch frames bins"]) -> Float[Tensor, "batch samples"]:
-        """The sound, `(frames - 1) * hop` samples, of a spectrum whose magnitudes are brought nearer to the mel.
+    def invert(self, spectrum: Complex[Tensor, "batch frames bins"]) -> Float[Tensor, "batch samples"]:
+        """Inverse STFT of a spectrum after one multiplicative update of its magnitudes towards the mel.
 
-        Each bin is multiplied by what the bands that hear it lack, in the shares in which they hear it; by 1 where none does.
+            x = iSTFT(S ⊙ G),    G[t,k] = Σ_m (M / |S| Wᵀ)[t,m] W[m,k] / Σ_m W[m,k]
+
+        `G` is at most 1000, and 1 at bins that no filter covers.
+
+        Returns:
+            `(frames - 1) * hop` samples.
 
         Source:
             The multiplicative update of Lee and Seung, "Algorithms for non-negative matrix factorization" (2001), normalised by the
             filters.
         """
-        heard = torch.view_as_real(spectrum[..., self._first : self._stop])
-        # by hand, since torch's own takes several times as long
-        magnitude = heard[..., 0].square().addcmul(heard[..., 1], heard[..., 1]).clamp(min=_LEAST**2).sqrt()
-        lack = self._wanted / (magnitude @ self._filters).clamp(min=_LEAST)
-        gains = (lack @ self._shares).clamp(max=_MOST_GAIN)
+        parts = torch.view_as_real(spectrum[..., self._first : self._stop])
+        # explicit, because torch.abs of complex tensors takes several times as long
+        magnitude = parts[..., 0].square().addcmul(parts[..., 1], parts[..., 1]).clamp(min=_MIN_MAGNITUDE**2).sqrt()
+        ratio = self._wanted / (magnitude @ self._filters).clamp(min=_MIN_MAGNITUDE)
+        gains = (ratio @ self._shares).clamp(max=_MAX_GAIN)
         gains = F.pad(gains, (self._first, spectrum.shape[-1] - self._stop), value=1.0)
         frames = torch.fft.irfft(spectrum * gains, n=self._clip.n_fft) * self._window
-        return self._overlapped(frames) / self._overlap
+        return self._overlap_add(frames) / self._window_power
 
-    def settle(self, waveform: Float[Tensor, "batch samples"], rounds: int) -> Float[Tensor, "batch samples"]:
-        """The sound after some rounds, in each of which it is taken apart and put together again as the mel wants it.
+    def refine(self, waveform: Float[Tensor, "batch samples"], iterations: int) -> Float[Tensor, "batch samples"]:
+        """Fast Griffin-Lim towards the mel, from `x_0 = x_{-1} = waveform`:
+
+            x_{n+1} = invert(STFT(x_n + 0.9 (x_n - x_{n-1})))
+
+        Args:
+            waveform: `(frames - 1) * hop` samples.
+            iterations: 0 returns the waveform unchanged; each costs two transforms.
 
         Source:
-            Fast Griffin and Lim (Perraudin, Balazs and Sondergaard 2013), but for a mel in the place of magnitudes, and with its momentum
-            on the sound instead of the spectrum, which is the same, as one is linear in the other, and a quarter of the numbers.
+            Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013). Differs: a mel instead of magnitudes; momentum acts
+            on the waveform instead of the spectrum, which is equal because the STFT is linear, and a quarter of the data.
         """
-        before = waveform
-        for _ in range(rounds):
-            ahead = torch.lerp(before, waveform, 1 + _MOMENTUM)
-            before, waveform = waveform, self.sound(self._apart(ahead))
+        previous = waveform
+        for _ in range(iterations):
+            extrapolated = torch.lerp(previous, waveform, 1 + _MOMENTUM)
+            previous, waveform = waveform, self.invert(self._stft(extrapolated))
         return waveform
 
-    def _apart(self, waveform: Float[Tensor, "batch samples"]) -> Complex[Tensor, "batch frames bins"]:
-        """As `signal.mel.stft`, frames first."""
+    def _stft(self, waveform: Float[Tensor, "batch samples"]) -> Complex[Tensor, "batch frames bins"]:
+        """As `signal.mel.stft`, with frames first."""
         n_fft, hop = self._clip.n_fft, self._clip.hop
         frames = F.pad(waveform, (n_fft // 2, n_fft // 2), mode="reflect").unfold(-1, n_fft, hop)
         return torch.fft.rfft(frames * self._window)
 
-    def _overlapped(self, frames: Float[Tensor, "batch frames n_fft"]) -> Float[Tensor, "batch samples"]:
-        """The sum of frames a hop apart, from the middle of the first to the middle of the last."""
+    def _overlap_add(self, frames: Float[Tensor, "batch frames n_fft"]) -> Float[Tensor, "batch samples"]:
+        """Sum of frames one hop apart, from the middle of the first to the middle of the last."""
         n_fft, hop = self._clip.n_fft, self._clip.hop
         n_hops = -(-n_fft // hop)
         total = frames.new_zeros(len(frames), frames.shape[1] - 1 + n_hops, hop)
@@ -87,6 +102,6 @@ class Agreement:
         return total.flatten(1)[:, n_fft // 2 : n_fft // 2 + (frames.shape[1] - 1) * hop]
 
     @cached_property
-    def _overlap(self) -> Float[Tensor, "1 samples"]:
-        """What windows, which frames went through twice, add up to at each sample."""
-        return self._overlapped(self._window.square().expand(1, self._wanted.shape[1], -1))
+    def _window_power(self) -> Float[Tensor, "1 samples"]:
+        """Overlap-add of the squared window (analysis times synthesis)."""
+        return self._overlap_add(self._window.square().expand(1, self._wanted.shape[1], -1))

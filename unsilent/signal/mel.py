@@ -1,20 +1,20 @@
-"""Waveform to log-mel spectrogram, the picture that every network of this project reads, and the way back to magnitudes.
+"""Log-mel spectrograms, the input or output of every network of this project, and their linear-frequency magnitudes.
 
-Conventions: mels in [0, 1] are called `mel01` (0 is -80 dB or quieter, 1 is +20 dB or louder, linear in dB between; 0 dB is magnitude 1),
-mels in [-1, 1] are called `mel`. Row 0 is the lowest band. Frame `t` is centred on sample `t * clip.hop`.
+Conventions: `mel01` is in [0, 1], linear in dB from -80 dB (or quieter) to +20 dB (or louder), where 0 dB is magnitude 1; `mel` is in
+[-1, 1]. Row 0 is the lowest band. Frame `t` is centred on sample `t * clip.hop`.
 """
 
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 
-FLOOR_DB = -80.0  # quieter bands are shown as 0
+FLOOR_DB = -80.0  # mel01 = 0; quieter bands are clipped
 RANGE_DB = 100.0  # from the floor to the ceiling of +20 dB
 
 
@@ -25,16 +25,17 @@ def mel_filters(clip: Clip) -> Float[Tensor, "mels bins"]:
         clip: gives sample rate, FFT size, number of bands, lowest and highest frequency.
 
     Returns:
-        float32 weights; one row sums the magnitudes of one band. A test holds them to `librosa.filters.mel` within 1e-7.
+        float32 weights; one row sums the magnitudes of one band. Equal to `librosa.filters.mel` within 1e-7.
 
     Source:
-        Slaney, Auditory Toolbox (1998): linear below 1 kHz, logarithmic above; as the released extract_mel_spectrogram.py asks of librosa.
+        Slaney, Auditory Toolbox (1998): linear below 1 kHz, logarithmic above; the same librosa call as in the released
+        extract_mel_spectrogram.py.
     """
     return torch.from_numpy(_filters(clip))
 
 
 @lru_cache(maxsize=8)
-def _filters(clip: Clip) -> np.ndarray:
+def _filters(clip: Clip) -> Float[np.ndarray, "mels bins"]:
     edges_hz = _edges_hz(clip)
     bins_hz = np.linspace(0, clip.sample_rate / 2, clip.n_fft // 2 + 1)
     rising = (bins_hz - edges_hz[:-2, None]) / np.diff(edges_hz)[:-1, None]
@@ -44,15 +45,15 @@ def _filters(clip: Clip) -> np.ndarray:
 
 
 def band_centres_hz(clip: Clip) -> Float[np.ndarray, "mels"]:
-    """The frequency at which each mel band is most sensitive, in Hz."""
+    """Centre frequency of each mel band, in Hz."""
     return _edges_hz(clip)[1:-1]
 
 
-def _edges_hz(clip: Clip) -> np.ndarray:
+def _edges_hz(clip: Clip) -> Float[np.ndarray, "edges"]:
     return _mel_to_hz(np.linspace(_hz_to_mel(clip.lowest_hz), _hz_to_mel(clip.highest_hz), clip.mels + 2))
 
 
-# Slaney's scale: 200/3 Hz a mel up to 1 kHz (mel 15), then 27 mels for each factor of 6.4.
+# Slaney scale: 200/3 Hz per mel up to 1 kHz (mel 15), then 27 mels per factor of 6.4.
 _LINEAR_HZ = 200 / 3
 _KNEE_HZ = 1000.0
 _KNEE_MEL = _KNEE_HZ / _LINEAR_HZ
@@ -63,30 +64,30 @@ def _hz_to_mel(hz: float) -> float:
     return hz / _LINEAR_HZ if hz < _KNEE_HZ else _KNEE_MEL + np.log(hz / _KNEE_HZ) / _LOG_STEP
 
 
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+def _mel_to_hz(mel: Float[np.ndarray, "edges"]) -> Float[np.ndarray, "edges"]:
     return np.where(mel < _KNEE_MEL, mel * _LINEAR_HZ, _KNEE_HZ * np.exp(_LOG_STEP * (mel - _KNEE_MEL)))
 
 
 def log_mel01(waveform: Float[Tensor, "batch samples"], clip: Clip = Clip()) -> Float[Tensor, "batch mels frames"]:
-    """Turn sound into a log-mel spectrogram in [0, 1].
+    """Log-mel spectrogram in [0, 1] of a waveform: `clip((20 log10(W |STFT(x)|) + 80) / 100, 0, 1)`, `W` being `mel_filters`.
 
     Args:
         waveform: mono, in [-1, 1], at `clip.sample_rate` Hz, at least half an FFT window long.
         clip: the time and frequency grid.
 
     Returns:
-        Magnitude mel bands in decibels, mapped from [-80, +20] dB to [0, 1] and cut there; `samples // hop` frames.
+        `samples // hop` frames.
 
     Raises:
-        ParameterError: if the sound is too short to be reflected at its ends.
+        ParameterError: if the waveform is too short for reflection padding.
 
     Source:
-        Released extract_mel_spectrogram.py, TRANSFORMS (magnitude, not power; reflected ends). Differs: the released files keep 860 of the
-        862 frames that padding gives; here the last frame, centred on the very end, is dropped so that frames = samples / hop exactly.
+        Released extract_mel_spectrogram.py, TRANSFORMS (magnitude, not power; reflection padding). Differs: the released files keep 860 of
+        862 frames; here the last frame, centred on the very end, is dropped so that frames = samples / hop exactly.
     """
     if waveform.shape[-1] <= clip.n_fft // 2:
         raise ParameterError(
-            f"{waveform.shape[-1]} samples are too short for a mel spectrogram, which needs {clip.n_fft // 2 + 1} or more."
+            f"{waveform.shape[-1]} samples are too few for a mel spectrogram, which needs {clip.n_fft // 2 + 1} or more."
         )
     magnitude = stft(waveform, clip).abs()[..., : max(1, waveform.shape[-1] // clip.hop)]
     bands = mel_filters(clip).to(magnitude) @ magnitude
@@ -94,14 +95,14 @@ def log_mel01(waveform: Float[Tensor, "batch samples"], clip: Clip = Clip()) -> 
     return ((decibels - FLOOR_DB) / RANGE_DB).clamp(0, 1)
 
 
-def stft(waveform: Float[Tensor, "batch samples"], clip: Clip) -> "Tensor":
-    """Complex spectrogram `[batch, bins, frames]` with the grid that mels use: periodic Hann window, centred, reflected ends."""
+def stft(waveform: Float[Tensor, "batch samples"], clip: Clip) -> Complex[Tensor, "batch bins frames"]:
+    """Complex spectrogram on the grid of the mels: periodic Hann window, centred frames, reflection padding."""
     window = torch.hann_window(clip.n_fft, dtype=waveform.dtype, device=waveform.device)
     return torch.stft(waveform, clip.n_fft, clip.hop, window=window, center=True, pad_mode="reflect", return_complex=True)
 
 
 def to_mel01(mel: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """[-1, 1], as the codebook speaks, to [0, 1], as vocoders and classifiers read; values outside are cut."""
+    """[-1, 1], the range of codebooks, to [0, 1], the range of vocoders and classifiers; values outside are clipped."""
     return ((mel + 1) / 2).clamp(0, 1)
 
 
@@ -111,19 +112,19 @@ def from_mel01(mel01: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def magnitude_from_mel01(mel01: Float[Tensor, "batch mels frames"], clip: Clip = Clip()) -> Float[Tensor, "batch bins frames"]:
-    """Estimate the linear-frequency magnitudes behind a mel spectrogram.
+    """Linear-frequency magnitudes of a mel spectrogram, estimated with the pseudo-inverse of the filters: `max(0, W⁺ m)`.
 
     Args:
         mel01: mel bands in [0, 1].
         clip: the time and frequency grid.
 
     Returns:
-        Non-negative magnitudes; the least-squares solution of smallest norm with its negative parts cut, zero outside the mel range.
+        Non-negative magnitudes: the minimum-norm least-squares solution, clipped at 0; zero outside the mel range.
 
     Source:
-        The first half of librosa's `mel_to_audio`. Differs: pseudo-inverse and cut instead of iterated non-negative least squares.
+        The first half of librosa's `mel_to_audio`. Differs: clipped pseudo-inverse instead of iterative non-negative least squares.
     """
     bands = 10 ** ((mel01 * RANGE_DB + FLOOR_DB) / 20)
-    bands = torch.where(mel01 > 0, bands, torch.zeros_like(bands))  # the floor means "this or quieter": take it as silence
+    bands = torch.where(mel01 > 0, bands, torch.zeros_like(bands))  # the floor stands for -80 dB or quieter: silence
     inverse = torch.linalg.pinv(mel_filters(clip).to(torch.float64)).to(bands)
     return (inverse @ bands).clamp(min=0)

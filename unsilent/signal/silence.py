@@ -1,4 +1,4 @@
-"""Silence: the peak below which a recording counts as silent, and the cut of silent ends."""
+"""Silence: the peak below which a recording counts as silent, and trimming of silent ends."""
 
 import numpy as np
 from jaxtyping import Float

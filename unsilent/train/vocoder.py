@@ -40,6 +40,7 @@ class VocoderTrainer:
         self.valid = WaveformCrops(run.shards, "valid", samples, run.min_sample_rate) if run.valid_every else None
         self.data = {"waveforms": self.crops.shard.digest}
         self.kind = "vocos" if isinstance(config, VocosConfig) else "melgan"
+        self.forward_arguments = {"iterations": 0} if self.kind == "vocos" else {}  # training does not refine
         module = begin(run, self.kind, Vocos(config) if self.kind == "vocos" else MelGAN(config))
         self.module, optimizer = fabric.setup(module, self._optimizer(module))
         self.optimizers = [optimizer]
@@ -63,7 +64,7 @@ class VocoderTrainer:
         """One step on one batch of crops; with the discriminator, one of each network."""
         target = batch.sound
         mel01 = log_mel01(target, self.clip)
-        waveform = self.module(mel01)
+        waveform = self.module(mel01, **self.forward_arguments)
         losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # also where it has no weight: it tells how training goes
         terms = [self.run.mel_weight * losses["mel"]] if self.run.mel_weight else []
         if self.run.stft_weight:
