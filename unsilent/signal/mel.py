@@ -86,9 +86,7 @@ def log_mel01(waveform: Float[Tensor, "batch samples"], clip: Clip = Clip()) -> 
         862 frames; here the last frame, centred on the very end, is dropped so that frames = samples / hop exactly.
     """
     if waveform.shape[-1] <= clip.n_fft // 2:
-        raise ParameterError(
-            f"{waveform.shape[-1]} samples are too few for a mel spectrogram, which needs {clip.n_fft // 2 + 1} or more."
-        )
+        raise ParameterError(f"{waveform.shape[-1]} samples are too few for a mel spectrogram, which needs {clip.n_fft // 2 + 1} or more.")
     magnitude = stft(waveform, clip).abs()[..., : max(1, waveform.shape[-1] // clip.hop)]
     bands = mel_filters(clip).to(magnitude) @ magnitude
     decibels = 20 * torch.log10(bands.clamp(min=10 ** (FLOOR_DB / 20)))
