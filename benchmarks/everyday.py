@@ -40,7 +40,7 @@ from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.evaluate import evaluate, find
 from unsilent.evaluation.tables import as_json
-from unsilent.jobs.run import Spread
+from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
 from unsilent.media.audio import read_audio, write_wav
 from unsilent.signal.loudness import normalise_loudness
@@ -140,7 +140,7 @@ def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str
     chosen = {"top_k": options.top_k, "temperature": options.temperature, "guidance": options.guidance}
     recipe = Recipe(options.model, options.samples, options.seed, keep="wav", **chosen, **differing)
     with Sampling(table, folder, recipe, split=None) as job:
-        for row, why in job.run(Spread(options.workers)):
+        for row, why in job.run(Parallel(options.workers)):
             if why:
                 raise SystemExit(f"{row.clip_id}: {why}")
     return folder
@@ -158,7 +158,7 @@ def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", opti
         systems[system] = folder / system
     study = find(systems.pop("real"), list(systems.values()), labels="folders")
     hearing = ResultCache(options.out / "heard", load_classifier(options.judge, "cpu"))
-    bad = classify_all(hearing, study.keys, Spread(options.workers))
+    bad = classify_all(hearing, study.keys, Parallel(options.workers))
     return as_json(evaluate(study, hearing, bad, options.seed))
 
 

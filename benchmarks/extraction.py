@@ -26,7 +26,7 @@ from unsilent import presets
 from unsilent.checkpoints.bundle import load_backbone
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.data.shards import Writer, as_mel01, coarse, fine
-from unsilent.jobs.run import Spread, run
+from unsilent.jobs.parallel import Parallel, map_ordered
 from unsilent.media.audio import read_audio
 from unsilent.media.files import VIDEO_SUFFIXES
 from unsilent.media.video import stream_frames
@@ -151,7 +151,7 @@ def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
 def bottleneck(preset: presets.Preset, dim: int, folder: Path) -> None:
     """Print how many clips a second one process can hand out, and write, whatever the number of workers."""
     numbers, began = range(5000), time.perf_counter()
-    for _ in run(partial(partial, abs), numbers, Spread(workers=2)):
+    for _ in map_ordered(partial(partial, abs), numbers, Parallel(workers=2)):
         pass
     handed = len(numbers) / (time.perf_counter() - began)
     clip, began = preset.clip, time.perf_counter()

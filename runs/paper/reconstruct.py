@@ -22,7 +22,7 @@ from unsilent.codec.stitching import decode_grid
 from unsilent.data.extract import one_thread
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.files import atomic_write
-from unsilent.jobs.run import Failure, Spread, run
+from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.media.audio import read_audio
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
@@ -75,10 +75,10 @@ def main() -> int:
         folder = Path(name) if is_checkpoint else find_bundle(name) / "codebook"
         target = options.out / (name.strip("/").replace("/", "_"))
         waiting = [row for row in rows if not (target / f"{row.clip_id}.mel.npy").exists()]
-        for row, mels in run(Reconstruct(root, folder), waiting, Spread(options.workers, options.ray), attrgetter("clip_id")):
-            if isinstance(mels, Failure):
+        for row, mels in map_ordered(Reconstruct(root, folder), waiting, Parallel(options.workers, options.ray), attrgetter("clip_id")):
+            if isinstance(mels, Failed):
                 failed += 1
-                sys.stderr.write(f"left out {row.clip_id}: {mels.why}\n")
+                sys.stderr.write(f"left out {row.clip_id}: {mels.reason}\n")
                 continue
             for place, mel in zip((options.out / "real", target), mels, strict=True):
                 path = place / f"{row.clip_id}.mel.npy"

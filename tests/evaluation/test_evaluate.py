@@ -17,7 +17,7 @@ from unsilent.evaluation.evaluate import evaluate, find, sweeps
 from unsilent.evaluation.scores import Figure, Judged, fidelity
 from unsilent.evaluation.sounds import Sound
 from unsilent.evaluation.tables import as_json
-from unsilent.jobs.run import Spread
+from unsilent.jobs.parallel import Parallel
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run(tiny_classifier, tmp_path):
     def call(reference, *generated, labels="folders", workers=None, seed=0):
         study = find(reference, list(generated), labels)
         hearing = ResultCache(tmp_path / f"heard{next(numbers)}", load_classifier(str(tiny_classifier), "cpu"))
-        bad = classify_all(hearing, study.keys, Spread(workers))
+        bad = classify_all(hearing, study.keys, Parallel(workers))
         return evaluate(study, hearing, bad, seed)
 
     return call

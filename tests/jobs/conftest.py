@@ -1,4 +1,4 @@
-"""Errands that other processes can import, and every way of spreading them."""
+"""Access to `worker_tasks` from this and other processes."""
 
 import importlib
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 
 @pytest.fixture
-def errands(monkeypatch):
-    """The module `errands`, found here and in other processes."""
+def tasks(monkeypatch):
+    """The module `worker_tasks`, importable here and in worker processes."""
     monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
-    return importlib.import_module("errands")
+    return importlib.import_module("worker_tasks")

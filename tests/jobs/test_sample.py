@@ -16,7 +16,7 @@ from unsilent.cli.main import run
 from unsilent.data.manifest import Row, write_manifest
 from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.evaluation.evaluate import find
-from unsilent.jobs.run import Spread
+from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import load
@@ -89,7 +89,7 @@ def blind(tmp_path_factory, tiny_parts, tiny_configs, write_part):
     return str(folder / "model")
 
 
-def made(table, out, recipe, spread=Spread(), split="valid"):
+def made(table, out, recipe, spread=Parallel(), split="valid"):
     with Sampling(table, out, recipe, split) as job:
         return [(row.clip_id, why) for row, why in job.run(spread)]
 
@@ -147,9 +147,9 @@ def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_pa
 
 in_c = pytest.mark.skipif(choose_device("auto").type != "cpu" or not cpu_transformer.is_built(), reason="GPU present, or no C compiler")
 SPREADS = [
-    pytest.param(Spread(workers=2), "float32", id="processes"),
-    pytest.param(Spread(workers=2), "int8", id="processes-int8", marks=in_c),
-    pytest.param(Spread(workers=2, ray="local"), "float32", id="ray", marks=pytest.mark.cluster),
+    pytest.param(Parallel(workers=2), "float32", id="processes"),
+    pytest.param(Parallel(workers=2), "int8", id="processes-int8", marks=in_c),
+    pytest.param(Parallel(workers=2, ray="local"), "float32", id="ray", marks=pytest.mark.cluster),
 ]
 
 

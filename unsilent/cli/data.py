@@ -31,9 +31,9 @@ def manifest(
     """List the material of a folder in one table: what can be read and heard, cut into clips, every source in one split."""
     from unsilent.data.checks import summarise
     from unsilent.jobs.manifest import make_manifest
-    from unsilent.jobs.run import Spread
+    from unsilent.jobs.parallel import Parallel
 
-    rows, left_out = make_manifest(folder, out, preset, _split_lists(lists), {"valid": valid, "test": test}, Spread(workers, ray))
+    rows, left_out = make_manifest(folder, out, preset, _split_lists(lists), {"valid": valid, "test": test}, Parallel(workers, ray))
     for name, why in left_out:
         say(f"left out {name}: {why}")
     typer.echo(f"{summarise(rows, left_out)}\n{out}: {len(rows)} rows")
@@ -91,10 +91,10 @@ def extract(
     from unsilent.data.extract import CODE_VARIANTS
     from unsilent.errors import ParameterError
     from unsilent.jobs.extract import extract_codes, extract_material
-    from unsilent.jobs.run import Spread
+    from unsilent.jobs.parallel import Parallel
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
-    spread = Spread(workers, ray)
+    spread = Parallel(workers, ray)
     if codebook:
         if unheard := table or (preset and "--preset") or (sound and "--sound") or (features and "--features"):
             raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unheard}.")

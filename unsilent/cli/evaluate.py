@@ -35,7 +35,7 @@ def evaluate(
     from unsilent.evaluation.page import write_report
     from unsilent.evaluation.tables import cells
     from unsilent.generation.figure import require_matplotlib
-    from unsilent.jobs.run import Spread
+    from unsilent.jobs.parallel import Parallel
 
     require_matplotlib()
     judge = load_classifier(classifier, device.value)
@@ -48,7 +48,7 @@ def evaluate(
             bar.watch(sound.name)("judged", 0.0)
             bar.finish(done)
 
-        bad = classify_all(hearing, study.keys, Spread(workers, ray), progress)
+        bad = classify_all(hearing, study.keys, Parallel(workers, ray), progress)
     say(f"{len(study.keys)} sounds judged, {n_waiting} of them now; counting figures.")
     with Bar(len(study.folders)) as bar:
 

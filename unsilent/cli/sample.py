@@ -41,13 +41,13 @@ def sample(
 
     What was stopped goes on where it was; what is there already is kept. What cannot be looked at is left out and named.
     """
-    from unsilent.jobs.run import Spread
+    from unsilent.jobs.parallel import Parallel
     from unsilent.jobs.sample import Recipe, Sampling
 
     recipe = Recipe(model, samples, seed, top_k, temperature, guidance, motion, precision.value, keep.value)
     n_failed = 0
     with Sampling(table, out, recipe, None if split == "all" else split) as job, Bar(len(job.waiting)) as bar:
-        for n_done, (row, why) in enumerate(job.run(Spread(workers, ray)), start=1):
+        for n_done, (row, why) in enumerate(job.run(Parallel(workers, ray)), start=1):
             bar.finish(n_done)
             for coming in job.waiting[n_done : n_done + 1]:  # they are done in order
                 bar.watch(coming.clip_id)("sampling", 0.0)

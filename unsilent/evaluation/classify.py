@@ -8,7 +8,7 @@ from operator import attrgetter
 from unsilent.evaluation.cache import Result, ResultCache
 from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.evaluation.sounds import Sound
-from unsilent.jobs.run import Failure, Spread, run
+from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.speed.threads import one_thread
 
 
@@ -40,7 +40,7 @@ def _hearing_by(judge: Classifier) -> Callable[[Sound], Result]:
 def classify_all(
     hearing: ResultCache,
     keys: dict[Sound, bytes],
-    spread: Spread = Spread(),
+    parallel: Parallel = Parallel(),
     progress: Callable[[int, int, Sound], None] = lambda done, total, sound: None,
 ) -> dict[bytes, str]:
     """Classifier the sounds that were not judged before, and keep the results.
@@ -48,7 +48,7 @@ def classify_all(
     Args:
         hearing: where results are kept, with the classifier.
         keys: all sounds, with what their contents are known by.
-        spread: over what.
+        parallel: where to run.
         progress: told how many are done, of how many, and which one was the last.
 
     Returns:
@@ -61,14 +61,14 @@ def classify_all(
     def here() -> Callable[[Sound], Result]:
         return _hearing_by(judge)
 
-    build = here if spread == Spread() else Listener(str(judge.folder), judge.last.weight.device.type)
+    build = here if parallel == Parallel() else Listener(str(judge.folder), judge.last.weight.device.type)
 
     def good() -> Iterator[tuple[bytes, Result]]:
-        results = run(build, waiting, spread, attrgetter("name"))
+        results = map_ordered(build, waiting, parallel, attrgetter("name"))
         with closing(results):
             for done, (sound, heard) in enumerate(results, start=1):
-                if isinstance(heard, Failure):
-                    bad[keys[sound]] = heard.why
+                if isinstance(heard, Failed):
+                    bad[keys[sound]] = heard.reason
                 else:
                     yield keys[sound], heard
                 progress(done, len(waiting), sound)

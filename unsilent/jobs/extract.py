@@ -9,7 +9,7 @@ from unsilent import presets
 from unsilent.data.extract import CODE_VARIANTS, Codes, Dtype, Extractor, Features, File, Motion, Piece, Sounds, Stored, files, stored
 from unsilent.data.manifest import read_manifest
 from unsilent.data.shards import Shard, Writer
-from unsilent.jobs.run import Failure, Spread, run
+from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def extract_material(
     sound: str = "waveforms",
     dtype: Dtype = "float16",
     seed: int = 0,
-    spread: Spread = Spread(),
+    parallel: Parallel = Parallel(),
     redo: bool = False,
 ) -> list[Shard]:
     """Write the shards of sounds, `features`, and `motion` for a manifest.
@@ -34,7 +34,7 @@ def extract_material(
         sound: `waveforms`, or the smaller `mels`, which vocoders cannot be trained from.
         dtype: of features; see `Features`.
         seed: of the random views of pictures.
-        spread: over what.
+        parallel: where to run.
         redo: replace shards that were made otherwise.
 
     Raises:
@@ -44,19 +44,19 @@ def extract_material(
     """
     root, rows = read_manifest(table)
     preset = presets.get(preset_name)
-    shards = [extract(Sounds(root, preset.clip, sound), files(rows, "sound", "clip"), out, spread, redo)]
+    shards = [extract(Sounds(root, preset.clip, sound), files(rows, "sound", "clip"), out, parallel, redo)]
     if preset.backbone:
         condition = preset.sampler.condition
         one_each = condition.kind == "columns" or condition.n_features == preset.clip.columns
         features = Features(root, preset.clip, preset.backbone, seed, 1 if one_each else preset.clip.column_features, dtype)
-        shards.append(extract(features, files(rows, "image", "clip"), out, spread, redo))
+        shards.append(extract(features, files(rows, "image", "clip"), out, parallel, redo))
         if condition.motion:
-            shards.append(extract(Motion(root, preset.clip), files(rows, "clip"), out, spread, redo))
+            shards.append(extract(Motion(root, preset.clip), files(rows, "clip"), out, parallel, redo))
     return shards
 
 
 def extract_codes(
-    codebook: Path, out: Path, seed: int = 0, variants: int = CODE_VARIANTS, spread: Spread = Spread(), redo: bool = False
+    codebook: Path, out: Path, seed: int = 0, variants: int = CODE_VARIANTS, parallel: Parallel = Parallel(), redo: bool = False
 ) -> list[Shard]:
     """Write the shard `codes` of the sounds in a folder of shards, with the codebook of a checkpoint folder; see `data.extract.Codes`.
 
@@ -64,10 +64,10 @@ def extract_codes(
         DataError: if there are no sounds, or codes made otherwise.
         CheckpointError: if there is no codebook.
     """
-    return [extract(Codes(out, codebook, seed, variants), stored(out), out, spread, redo)]
+    return [extract(Codes(out, codebook, seed, variants), stored(out), out, parallel, redo)]
 
 
-def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, spread: Spread, redo: bool) -> Shard:
+def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, parallel: Parallel, redo: bool) -> Shard:
     """Write one shard, or what is missing of it; one that is whole and made of the same in the same way stays.
 
     The bytes depend neither on how the work is spread nor on how often it was stopped, on machines of one kind.
@@ -76,7 +76,7 @@ def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, spr
         extractor: what to do.
         items: what to do it with.
         out: folder of shards.
-        spread: over what.
+        parallel: where to run.
         redo: replace what was made otherwise.
 
     Returns:
@@ -95,9 +95,9 @@ def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, spr
         else:
             if writer.n_pieces:
                 log.info("%s: going on after %d of %d items", name, writer.n_pieces, len(items))
-            for item, piece in run(extractor, items[writer.n_pieces :], spread):
-                if isinstance(piece, Failure):
-                    piece = Piece([], [(clip_id, piece.why) for clip_id in item.names])
+            for item, piece in map_ordered(extractor, items[writer.n_pieces :], parallel):
+                if isinstance(piece, Failed):
+                    piece = Piece([], [(clip_id, piece.reason) for clip_id in item.names])
                 writer.add(piece.entries, [(clip_id, why.replace(root, "")) for clip_id, why in piece.left_out])
                 if writer.n_pieces % 100 == 0:
                     log.info("%s: %d of %d items, now %s", name, writer.n_pieces, len(items), item)

@@ -1,4 +1,4 @@
-"""The manifest of a folder: every file looked into, spread over processes or machines."""
+"""The manifest of a folder: every file is inspected, in this process or in parallel."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from unsilent.data.checks import Check, as_rows
 from unsilent.data.layouts import survey
 from unsilent.data.manifest import Row, write_manifest
 from unsilent.errors import DataError, ParameterError
-from unsilent.jobs.run import Failure, Spread, run
+from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 
 
 def make_manifest(
@@ -17,36 +17,36 @@ def make_manifest(
     preset_name: str = "everyday",
     lists: Mapping[str, Path] | None = None,
     shares: Mapping[str, float] | None = None,
-    spread: Spread = Spread(),
+    parallel: Parallel = Parallel(),
 ) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Write the manifest of a folder, in any layout of `data.layouts.survey`.
+    """Write the manifest of a folder in any layout of `data.layouts.survey`.
 
     Args:
-        folder: to look through.
+        folder: material.
         out: Parquet file.
-        preset_name: to whose clip videos are cut.
-        lists: split → file that names its clips.
-        shares: split → share of the sources that nothing else puts into a split; the rest is `train`.
-        spread: over what.
+        preset_name: preset whose clip length videos are cut to.
+        lists: split → file with the names of its clips.
+        shares: split → share, from 0 to 1, of the sources that have no split; the rest is `train`.
+        parallel: where to run.
 
     Returns:
-        The rows, and names of what is left out, with reasons.
+        The rows, and the names of files or clips that were left out, with reasons.
 
     Raises:
-        DataError: if there is nothing, or all of it is bad.
-        ParameterError: for an unknown preset or shares beyond 1.
+        DataError: if no file can be used.
+        ParameterError: for an unknown preset, or shares that are negative or add up to more than 1.
     """
     shares = dict(shares or {})
     if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
-        raise ParameterError(f"shares of splits are from 0 to 1 together, found {', '.join(f'{k} {v:g}' for k, v in shares.items())}.")
-    found, left_out = survey(folder, lists)
-    good = []
-    for candidate, checked in run(Check(folder, presets.get(preset_name).clip), found, spread):
-        if isinstance(checked, Failure):
-            left_out.append((candidate.path, checked.why.replace(f"{folder}/", "")))
+        raise ParameterError(f"shares of splits add up to 0 to 1, found {', '.join(f'{k} {v:g}' for k, v in shares.items())}.")
+    candidates, left_out = survey(folder, lists)
+    usable = []
+    for candidate, content in map_ordered(Check(folder, presets.get(preset_name).clip), candidates, parallel):
+        if isinstance(content, Failed):
+            left_out.append((candidate.path, content.reason.replace(f"{folder}/", "")))
         else:
-            good.append((candidate, checked))
-    rows, more = as_rows(good, shares)
+            usable.append((candidate, content))
+    rows, more = as_rows(usable, shares)
     left_out += more
     if not rows:
         raise DataError(f"nothing in {folder} can be used; the first of {len(left_out)} reasons: {left_out[0][1]}")

@@ -22,7 +22,7 @@ from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError
 from unsilent.files import atomic_write, try_lock
 from unsilent.generation.sampling import check_choice, check_guidance, check_takes
-from unsilent.jobs.run import Failure, Spread, run
+from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.media.audio import write_wav
 from unsilent.pipeline import load
 from unsilent.presets import get
@@ -171,7 +171,7 @@ class Sampling:
         with atomic_write(self.out / ABOUT) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
-    def run(self, spread: Spread = Spread()) -> Iterator[tuple[Row, str]]:
+    def run(self, spread: Parallel = Parallel()) -> Iterator[tuple[Row, str]]:
         """Make what is missing.
 
         Args:
@@ -181,14 +181,15 @@ class Sampling:
             Every row when its samples lie in the folder, or, with the reason, when there will be none.
 
         Raises:
-            UnsilentError: if the work cannot be done at all; see `jobs.run.run`.
+            UnsilentError: if the work cannot be done at all; see `jobs.parallel.map_ordered`.
             OSError: if the folder cannot be written.
         """
         failed, clips = self._about["failed"], self._about["clips"]
-        for row, sounds in run(_Maker(self._root, self.recipe), self.waiting, spread, attrgetter("clip_id")) if self.waiting else ():
+        maker = _Maker(self._root, self.recipe)
+        for row, sounds in map_ordered(maker, self.waiting, spread, attrgetter("clip_id")) if self.waiting else ():
             failed.pop(row.clip_id, None)
-            if isinstance(sounds, Failure):
-                failed[row.clip_id] = sounds.why
+            if isinstance(sounds, Failed):
+                failed[row.clip_id] = sounds.reason
             else:
                 self._write(row, sounds)
             yield row, failed.get(row.clip_id, "")

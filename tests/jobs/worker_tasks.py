@@ -1,4 +1,4 @@
-"""What workers are sent to do by the tests of spreading; in a module of its own, which other processes can import."""
+"""Work for the tests of `jobs.parallel`, in a module of its own, which worker processes can import."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ from unsilent.errors import MediaError
 
 
 @dataclass(frozen=True)
-class Errands:
-    """Squares numbers; some words are trouble. Every building leaves a file in `folder` if there is one."""
+class Square:
+    """Squares numbers; some strings fail in different ways. Every build leaves a file named by its process in `folder`, if given."""
 
     folder: Path | None = None
 
     def __call__(self):
         if self.folder is not None:
             (self.folder / f"{os.getpid()}").touch()
-        return self.do
+        return self.square
 
-    def do(self, item):
+    def square(self, item):
         match item:
             case "refused":
                 raise MediaError("refused is no media file.")
@@ -31,20 +31,20 @@ class Errands:
                 return os.environ["OMP_NUM_THREADS"]
             case "deadly":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "unlucky":  # ends the first worker that has it
-                first = self.folder / "unlucky"
+            case "deadly once":
+                first = self.folder / "first"
                 if not first.exists():
                     first.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
-                return "lucky"
+                return "second attempt"
         return item**2
 
 
-def unbuildable():
-    """Of the request's fault."""
+def build_fails():
+    """Raises an error of the package."""
     raise MediaError("there is nothing to build with.")
 
 
-def stillborn():
-    """Nobody is ever ready."""
+def build_exits():
+    """Ends the worker."""
     os._exit(7)
