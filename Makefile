@@ -33,6 +33,7 @@ smoke: $(VENV)/test.installed
 lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 
 format: $(VENV)/test.installed
 	@$(BIN)/ruff check --fix .
