@@ -43,6 +43,7 @@ from unsilent.evaluation.tables import as_json
 from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
 from unsilent.media.audio import read_audio, write_wav
+from unsilent.request import Request
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.silence import trim_silent_ends
 
@@ -138,7 +139,7 @@ def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str
     table, folder = options.out / f"{name}.parquet", options.out / name
     write_manifest(root, list(rows), table)
     chosen = {"top_k": options.top_k, "temperature": options.temperature, "guidance": options.guidance}
-    recipe = Recipe(options.model, options.samples, options.seed, keep="wav", **chosen, **differing)
+    recipe = Recipe(options.model, Request(takes=options.samples, seed=options.seed, **chosen, **differing), keep="wav")
     with Sampling(table, folder, recipe, split=None) as job:
         for row, why in job.run(Parallel(options.workers)):
             if why:

@@ -13,8 +13,9 @@ from statistics import median
 from unsilent.clip import Clip
 from unsilent.media.probe import probe
 from unsilent.media.video import stream_frames
+from unsilent.models.condition import pick_rows
 from unsilent.vision import flow
-from unsilent.vision.features import find_backbone, needed, pick_rows, views
+from unsilent.vision.features import find_backbone, needed, views
 
 
 def main() -> None:

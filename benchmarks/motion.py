@@ -16,16 +16,14 @@ import torch
 
 import unsilent
 from unsilent.clip import Clip
-from unsilent.codec.stitching import decode_grid
 from unsilent.data.pairs import PairedCodes
-from unsilent.generation.sampling import sample_codes
+from unsilent.generation.conditions import Plan
+from unsilent.generation.windows import plan_windows
 from unsilent.metrics import OnsetScore, onset_f1
 from unsilent.metrics.resampling import interval_of_mean
-from unsilent.models.code_order import to_grid
+from unsilent.models.condition import condition_rows
 from unsilent.signal.mel import to_mel01
 from unsilent.signal.onsets import find_onsets
-from unsilent.speed.prepare import sampling_mode
-from unsilent.vision.features import told_rows
 from unsilent.vision.motion import normalise
 
 MOMENTS, LEAST_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
@@ -45,7 +43,7 @@ def main() -> None:
     pipeline = unsilent.load(options.model, device="cpu")
     clip, told = pipeline.clip, pipeline.parts.sampler.config.condition
     pairs = PairedCodes(options.shards, "valid", clip, real_share=0.0, cut_share=0.0, motion=True)
-    rows = told_rows(told, clip.columns * pairs.rows_per_column, clip.columns)
+    rows = condition_rows(told, clip.columns * pairs.rows_per_column, clip.columns)
     scores: dict[str, list[OnsetScore]] = {}
     for number in range(options.clips):
         rng = np.random.default_rng([options.seed, number])
@@ -81,18 +79,10 @@ def motion_at(moments: np.ndarray, clip: Clip, rng: np.random.Generator) -> torc
 @torch.inference_mode()
 def made_onsets(pipeline: unsilent.Pipeline, features: torch.Tensor, motion: torch.Tensor | None, seed: int) -> np.ndarray:
     """Seconds at which what is made begins anew."""
-    parts, clip = pipeline.parts, pipeline.clip
-    with sampling_mode(parts.sampler, pipeline.precision):
-        codes = sample_codes(
-            parts.sampler,
-            lambda window: parts.sampler.condition(features=features, motion=motion),
-            clip.columns,
-            seed=seed,
-            temperature=parts.temperature,
-            top_k=parts.top_k,
-            guidance=parts.guidance,
-        )
-    mel = decode_grid(parts.codebook, to_grid(codes, clip.rows)[0])
+    clip, request = pipeline.clip, pipeline.resolve(seed=seed)
+    plan = Plan(plan_windows(clip.columns, clip.columns, clip.hop_columns), [])
+    condition = pipeline.parts.sampler.condition(features=features, motion=motion)
+    mel = pipeline.codec.decode(pipeline.sample(plan, [condition], request)[0])
     return np.asarray(find_onsets(to_mel01(mel), clip))
 
 

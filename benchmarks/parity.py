@@ -28,10 +28,11 @@ from unsilent.clip import Clip
 from unsilent.data.released import read_features, read_mel
 from unsilent.models.band_statistics import VGGSOUND_MEAN, VGGSOUND_STD
 from unsilent.models.code_order import to_sequence
+from unsilent.models.condition import pick_rows
 from unsilent.published.convert import convert
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.train.losses import codebook_loss, hinge_discriminator_loss, hinge_generator_loss, next_code_loss, vqgan_loss
-from unsilent.vision.features import find_backbone, pick_rows
+from unsilent.vision.features import find_backbone
 
 FIXTURES = Path(__file__).parents[1] / "tests/fixtures"
 CLIP = Clip()

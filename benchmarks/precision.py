@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 import unsilent
-from unsilent.generation.sampling import plan_windows, sample_codes
 from unsilent.media.audio import read_audio
-from unsilent.models.code_order import to_grid
+from unsilent.models.code_order import to_grid, to_sequence
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
 from unsilent.signal.mel import from_mel01, log_mel01
@@ -51,18 +50,18 @@ def main() -> None:
     heard = _drawn(options.sounds, exact) if options.sounds else []
     grids = to_grid(codes, exact.clip.rows)
     expected = _scores(exact, told, codes)
-    mels = [exact.renderer.decode(grid) for grid in grids]
+    mels = [exact.codec.decode(grid) for grid in grids]
     table = {}
     for name, pipeline in pipelines.items():
         found = _scores(pipeline, told, codes)
-        decoded = (pipeline.renderer.decode(grid).float() - mel for grid, mel in zip(grids, mels, strict=True))
+        decoded = (pipeline.codec.decode(grid).float() - mel for grid, mel in zip(grids, mels, strict=True))
         table[name] = {
             "divergence": float((expected.exp() * (expected - found)).sum(-1).mean()),
             "likeliest_equal": float((expected.argmax(-1) == found.argmax(-1)).double().mean()),
             "mel_difference": float(np.mean([float(apart.abs().mean()) for apart in decoded])),
         }
         if heard:
-            table[name]["mel_error"] = float(np.mean([float((pipeline.renderer.decode(g).float() - mel).abs().mean()) for g, mel in heard]))
+            table[name]["mel_error"] = float(np.mean([float((pipeline.codec.decode(g).float() - mel).abs().mean()) for g, mel in heard]))
     if options.json:
         print(json.dumps(table))
         return
@@ -71,13 +70,11 @@ def main() -> None:
 
 
 def _condition_and_codes(pipeline: Pipeline, video: Path, takes: int) -> tuple[Tensor, Tensor]:
-    """What the first window of a video is told, and what is sampled of it as the model samples by default."""
-    scene, columns, parts = Scene(video, pipeline.clip.seconds), pipeline.clip.columns, pipeline.parts
-    (window,) = plan_windows(columns, columns, pipeline.hop_columns)
-    told = pipeline._condition(scene, pipeline._look(scene, [window], True, lambda share: None), window, None, 0)
-    choice = {"temperature": parts.temperature, "top_k": min(parts.top_k, parts.codebook.config.n_codes), "guidance": parts.guidance}
-    with sampling_mode(parts.sampler, pipeline.precision):
-        return told, sample_codes(parts.sampler, lambda _: told, columns, seed=0, takes=takes, **choice)
+    """Condition of the first window of a video, and codes sampled with the model's defaults."""
+    scene, request = Scene(video, pipeline.clip.seconds), pipeline.resolve(takes=takes)
+    plan = pipeline.plan(scene, pipeline.clip.columns)
+    (condition,) = conditions = pipeline.conditions(plan, pipeline.observe(scene, plan, request), request)
+    return condition, to_sequence(pipeline.sample(plan, conditions, request))
 
 
 def _scores(pipeline: Pipeline, told: Tensor, codes: Tensor) -> Tensor:

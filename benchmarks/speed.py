@@ -35,16 +35,19 @@ from unsilent import presets
 from unsilent.checkpoints.bundle import load_sampler
 from unsilent.checkpoints.store import load_checkpoint, network_config, save_checkpoint
 from unsilent.clip import Clip
+from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import decoded_windows
-from unsilent.generation.rendering import Renderer, Rendering
+from unsilent.generation.progress import Clock
+from unsilent.generation.rendering import Rendering
 from unsilent.generation.sampling import sample_codes
+from unsilent.generation.windows import plan_windows
 from unsilent.models.code_order import to_grid
 from unsilent.models.sampler import Sampler
-from unsilent.pipeline import Clock
 from unsilent.published.convert import convert
+from unsilent.request import Request
 from unsilent.signal.mel import to_mel01
 from unsilent.speed.choice import convolution_dtype
-from unsilent.speed.cpu_convolutions import can_quantise, prepare_convolutions
+from unsilent.speed.cpu_convolutions import can_round, prepare
 from unsilent.speed.memory import retain_memory, trim_memory
 from unsilent.speed.prepare import sampling_mode
 
@@ -72,25 +75,25 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     started = time.perf_counter()
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     vocoder.remove_weight_norm()
-    prepare_convolutions(codebook, precision, device)
-    prepare_convolutions(vocoder, precision, device)
+    prepare(codebook, precision, device)
+    prepare(vocoder, precision, device)
     sampler = load_sampler(sampler_folder, precision, device)
     for network in (codebook, vocoder, sampler):
         network.to(device)
     loaded, peak_of_loading = time.perf_counter() - started, _peak_mb(device)
     config = sampler.config
     features = torch.rand(1, config.condition.n_features, config.condition.feature_dim, generator=torch.Generator().manual_seed(0))
-    features, halves = features.to(device), convolution_dtype(precision) is torch.bfloat16
-    renderer, n_columns = Renderer(codebook, vocoder, device, halves), options.columns or config.clip.columns
+    features = features.to(device)
+    codec, n_columns = Codec(codebook, vocoder, device, convolution_dtype(precision)), options.columns or config.clip.columns
     is_long = len(decoded_windows(n_columns, config.clip)) > 1
     laps, in_turn, peaks = defaultdict(list), defaultdict(list), defaultdict(list)
     order = options.takes * (options.runs + 1)
     for takes in sorted(order) if device.type == "cuda" else order:  # a GPU would record each turn anew
         _forget_peak(device)
-        laps[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, True))
+        laps[takes].append(_generate(sampler, codec, features, precision, n_columns, takes, True))
         peaks[takes].append(_peak_mb(device))
         if len(laps[takes]) > 1 and is_long:
-            in_turn[takes].append(_generate(sampler, renderer, features, precision, n_columns, takes, False))
+            in_turn[takes].append(_generate(sampler, codec, features, precision, n_columns, takes, False))
     return [
         {
             "load": loaded,
@@ -115,21 +118,23 @@ def _summary(laps: list[dict[str, float]], in_turn: list[dict[str, float]], n_co
 
 
 def _generate(
-    sampler: Sampler, renderer: Renderer, features: Tensor, precision: str, n_columns: int, takes: int, is_beside: bool
+    sampler: Sampler, codec: Codec, features: Tensor, precision: str, n_columns: int, takes: int, is_beside: bool
 ) -> dict[str, float]:
     """Seconds of each step; those of codes include what is done beside them."""
-    clock, device = Clock(), renderer.device
-    with Rendering(renderer, n_columns, takes) as rendering:
-        hear = (lambda known, _: rendering.hear(known)) if is_beside else (lambda known, _: None)
+    clock, device = Clock(), codec.device
+    with Rendering(codec, n_columns, takes) as rendering:
+        feed = rendering.feed if is_beside else lambda known: None
+        windows = plan_windows(n_columns, codec.clip.columns, codec.clip.hop_columns)
+        request = Request(takes=takes, top_k=sampler.config.codes, temperature=1.0, guidance=1.0)
         with sampling_mode(sampler, precision):
             condition = sampler.condition(features)
             _lap(clock, "condition", device)
-            codes = sample_codes(sampler, lambda _: condition, n_columns, seed=0, takes=takes, on_column=hear)
+            codes = sample_codes(sampler, windows, [condition] * len(windows), request, on_column=feed)
         trim_memory()
         rendering.wait()
         _lap(clock, "codes", device)
         with retain_memory():
-            for take, grid in enumerate(to_grid(codes, renderer.clip.rows)):
+            for take, grid in enumerate(to_grid(codes, codec.clip.rows)):
                 rendering.decode(take, grid)
                 _lap(clock, "decode", device)
                 rendering.vocode(take)
@@ -210,7 +215,7 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> l
         rates[dtype] = 2 * len(one) ** 3 / min(_seconds(lambda one=one: one @ one, device) for _ in range(5))
     fastest = max(rates.values())
     # instructions multiply four whole numbers, or two of bfloat16, in the place of one of float32
-    in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_quantise(device) else fastest
+    in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_round(device) else fastest
     config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     shape, clip = config.transformer, config.clip

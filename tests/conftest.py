@@ -14,6 +14,8 @@ from torch import nn
 
 from unsilent.checkpoints.bundle import ROLES, Parts, load_parts, save_bundle
 from unsilent.checkpoints.store import save_checkpoint
+from unsilent.generation.sampling import sample_codes
+from unsilent.generation.windows import plan_windows
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
@@ -21,6 +23,7 @@ from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.pipeline import Pipeline
+from unsilent.request import Request
 
 torch.set_num_threads(1)  # the networks of tests are so small that threads only wait for each other
 
@@ -224,3 +227,16 @@ def parts(tiny_bundle) -> Parts:
 def pipeline(parts) -> Pipeline:
     """The tiny model, loaded."""
     return Pipeline(parts, torch.device("cpu"))
+
+
+@pytest.fixture
+def sample_with():
+    """Sample with one condition for all windows: `sample_with(sampler, condition, n_columns, seed=3, takes=2)`."""
+
+    def run(sampler, condition, n_columns, hop_columns=None, **fields):
+        clip = sampler.config.clip
+        windows = plan_windows(n_columns, clip.columns, hop_columns or clip.hop_columns)
+        request = Request(**{"temperature": 1.0, "top_k": sampler.config.codes, "guidance": 1.0, **fields})
+        return sample_codes(sampler, windows, [condition] * len(windows), request)
+
+    return run

@@ -1,15 +1,17 @@
 """Many videos: which file becomes which, what is kept, and that one failure costs nothing but itself."""
 
+import dataclasses
 import os
 import re
 from pathlib import Path
 
 import pytest
 
-from unsilent.batch import Job, Options, Result, as_record, plan, run
+from unsilent.batch import Job, Result, as_record, plan, run
 from unsilent.errors import MediaError, ParameterError
 from unsilent.generation.result import Generation
 from unsilent.media.probe import probe, read_comment
+from unsilent.request import Request
 
 
 @pytest.fixture
@@ -111,8 +113,12 @@ class TestPlan:
 
 @pytest.fixture
 def do(pipeline):
-    """Run jobs to the end: `do(jobs, seed=3)`."""
-    return lambda jobs, **options: list(run(pipeline, jobs, Options(**options), lambda job: lambda step, share: None))
+    """Run jobs to the end: `do(jobs, seed=3, wav=True)`."""
+
+    def to_the_end(jobs, wav=False, picture=False, **fields):
+        return list(run(pipeline, jobs, Request(**fields), wav=wav, picture=picture))
+
+    return to_the_end
 
 
 @pytest.fixture
@@ -167,6 +173,15 @@ class TestRun:
         monkeypatch.setattr(pipeline, "name", "another")
         assert statuses(do(jobs)) == ["made", "failed", "made"]
 
+    @pytest.mark.parametrize("change", [{"guidance": 2.5}, {"temperature": 0.5}, {"top_k": 3}], ids=str)
+    def test_another_default_of_the_model_has_it_made_again(self, do, folder, pipeline, monkeypatch, change):
+        """Regression: the recipe held None for what the model decides, so outputs of other defaults were kept."""
+        jobs = plan([folder], folder / "out")
+        do(jobs)
+        assert statuses(do(jobs)) == ["kept", "failed", "kept"]
+        monkeypatch.setattr(pipeline, "parts", dataclasses.replace(pipeline.parts, **change))
+        assert statuses(do(jobs)) == ["made", "failed", "made"]
+
     def test_a_damaged_output_is_made_again(self, do, folder):
         jobs = plan([folder], folder / "out")
         do(jobs)
@@ -185,7 +200,7 @@ class TestRun:
 
     def test_the_comment_says_how_to_make_it_again(self, do, folder):
         do(plan([folder / "a.mp4"], folder / "x.mp4"), seed=7)
-        assert re.search(r"model=everyday .*source=a\.mp4 bytes=\d+ seed=7 ", read_comment(folder / "x.mp4"))
+        assert re.search(r"model=everyday .*source=a\.mp4 bytes=\d+ seed=7 top_k=32 temperature=", read_comment(folder / "x.mp4"))
 
     def test_names_that_are_not_text(self, do, folder):
         """File names on Unix are bytes; comments in videos are text."""
@@ -194,7 +209,7 @@ class TestRun:
         assert statuses(do(plan([odd], None), picture=True)) == ["made"]
 
     def test_a_wrong_label_is_refused_before_any_work(self, do, folder):
-        with pytest.raises(ParameterError, match="knows no classes"):
+        with pytest.raises(ParameterError, match="has no classes"):
             do(plan([folder], folder / "out"), label="dog")
         assert not (folder / "out").exists()
 
@@ -279,12 +294,12 @@ class TestRun:
 
 
 def test_records_are_plain(do, folder, pipeline):
-    options = Options(seed=4)
-    made, failed, _ = (as_record(result, options, pipeline) for result in do(plan([folder], folder / "out"), seed=4))
+    request = Request(seed=4)
+    made, failed, _ = (as_record(result, request, pipeline) for result in do(plan([folder], folder / "out"), seed=4))
     assert made["out"] == str(folder / "out" / "a.mp4")
     assert (made["status"], made["seed"], made["take"], made["model"], made["seconds"]) == ("made", 4, 0, "everyday", 0.4)
     assert made["real_time_factor"] == pytest.approx(made["spent_seconds"] / 0.4, abs=0.01)
     assert (failed["status"], failed["out"], failed["seconds"]) == ("failed", None, None)
     assert "b.mp4 is not a media file" in failed["why"]
-    kept = as_record(Result(Path("a.mp4"), Path("b.mp4"), "kept"), options, pipeline)
+    kept = as_record(Result(Path("a.mp4"), Path("b.mp4"), "kept"), request, pipeline)
     assert (kept["status"], kept["out"], kept["why"], kept["take"]) == ("kept", "b.mp4", None, None)

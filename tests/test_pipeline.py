@@ -12,12 +12,11 @@ from PIL import Image
 import unsilent
 from unsilent.checkpoints import bundle
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.generation.sampling import Window, plan_windows
-from unsilent.models.condition import ConditionConfig
+from unsilent.models.condition import ConditionConfig, pick_rows
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
+from unsilent.request import Request
 from unsilent.speed import cpu_transformer
-from unsilent.vision.features import pick_rows
 from unsilent.vision.scene import Scene
 
 FPS = 25
@@ -134,7 +133,7 @@ def test_each_window_sees_its_own_part(pipeline, long_video, make_clip):
     differ = np.flatnonzero((one.codes != two.codes).any(axis=0))
     assert len(differ)
     assert differ.min() >= pipeline.clip.columns
-    assert differ.min() < pipeline.clip.columns + pipeline.hop_columns
+    assert differ.min() < pipeline.clip.columns + pipeline.clip.hop_columns
 
 
 def test_the_end_of_a_video_is_looked_at(pipeline, long_video, make_clip):
@@ -161,7 +160,7 @@ def test_pictures_stay_with_the_sound_for_an_hour(pipeline):
     scene = Scene(Path("long.mp4"), 3600.0)
     clip = pipeline.clip
     for start in (0, 1000, 19000):
-        picked = scene.picked(Window(start, 0, clip.columns), clip, pick_rows(53, 212), pairs=False)
+        picked = scene.frame_numbers(start, clip, pick_rows(53, 212))
         seen = (picked[0] + picked[-1]) / 2 / clip.feature_fps
         heard = (start + clip.columns / 2) * clip.column_seconds
         assert seen == pytest.approx(heard, abs=0.2)
@@ -173,7 +172,7 @@ def test_more_columns_are_reported_as_work_goes_on(pipeline, video):
     shares = [share for _, share in seen]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
-    assert [step for index, (step, _) in enumerate(seen) if not index or step != seen[index - 1][0]] == ["looking", "sampling", "decoding"]
+    assert [step for index, (step, _) in enumerate(seen) if not index or step != seen[index - 1][0]] == ["reading", "sampling", "decoding"]
 
 
 def test_timings_name_every_step(pipeline, video):
@@ -193,12 +192,17 @@ def test_the_likeliest_code_alone_is_temperature_zero(pipeline, video):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"seed": -1}, "a seed of -1 was given; seeds are 0 or more"),
-        ({"top_k": 0}, "top_k 0 was given; this sampler has 32 codes"),
-        ({"temperature": -0.5}, "a temperature of -0.5 was given; it is 0 or more"),
-        ({"temperature": float("nan")}, "a temperature of nan was given"),
-        ({"guidance": -2.0}, "a guidance of -2.0 was given"),
-        ({"label": "dog"}, "the model 'everyday' knows no classes, so it takes no label 'dog'"),
+        ({"seed": -1}, r"seed: Input should be greater than or equal to 0 \(found -1\)"),
+        ({"seed": 1.5}, r"seed: Input should be a valid integer, got a number with a fractional part \(found 1.5\)"),
+        ({"top_k": 0}, r"top_k: Input should be greater than or equal to 1 \(found 0\)"),
+        ({"top_k": 33}, "top_k 33 was given; the model 'everyday' has 32 codes, choose 1 to 32"),
+        ({"temperature": -0.5}, r"temperature: Input should be greater than or equal to 0 \(found -0.5\)"),
+        ({"temperature": float("nan")}, r"temperature: Input should be a finite number \(found nan\)"),
+        ({"guidance": -2.0}, r"guidance: Input should be greater than or equal to 0 \(found -2.0\)"),
+        ({"guidance": float("inf")}, r"guidance: Input should be a finite number \(found inf\)"),
+        ({"original": "mix"}, r"original: Input should be 'drop', 'keep' or 'duck' \(found 'mix'\)"),
+        ({"sed": 3}, "sed: Extra inputs are not permitted"),
+        ({"label": "dog"}, "the model 'everyday' has no classes, so it takes no label 'dog'"),
     ],
 )
 def test_values_out_of_range_are_refused(pipeline, video, asked, message):
@@ -215,7 +219,7 @@ def test_what_is_not_asked_for_is_the_models_own(parts, pipeline, video):
 
 
 def test_no_takes_are_refused(pipeline, video):
-    with pytest.raises(ParameterError, match="0 takes asked for; at least 1"):
+    with pytest.raises(ParameterError, match="takes: Input should be greater than or equal to 1"):
         pipeline.takes(video, 0)
 
 
@@ -248,7 +252,7 @@ class TestOtherConditions:
         assert not np.array_equal(cat.codes, dog.codes)
 
     @pytest.mark.parametrize(
-        ("label", "words"), [(None, "wants one of its 2 classes as label, such as 'cat', 'dog'"), ("cow", "no class is named 'cow'")]
+        ("label", "words"), [(None, "needs one of its 2 classes as label, such as 'cat', 'dog'"), ("cow", "no class is named 'cow'")]
     )
     def test_a_class_is_wanted_by_name(self, with_condition, video, label, words):
         pipeline = with_condition(("cat", "dog"), kind="class", n_classes=2)
@@ -277,7 +281,7 @@ class TestOtherConditions:
     def test_motion_is_heard_from_its_moment_on(self, moved, flashing):
         """A flash that no picture looked at shows changes no code of columns before the two that lead up to it."""
         clip, scene = moved.clip, Scene(Path("a.mp4"), 20.0)
-        picked, at = {number / clip.feature_fps for number in moved._picked(scene, Window(0, 0, clip.columns))}, 6.0
+        picked, at = {number / clip.feature_fps for number in moved.plan(scene, clip.columns).frames[0].embedded}, 6.0
         while min(abs(at - time) for time in picked) < 3 / FPS:
             at += 1 / FPS
         still, flashed = (moved.generate(flashing(moment), guidance=1.0).codes for moment in (30.0, at))  # the first never comes
@@ -287,7 +291,7 @@ class TestOtherConditions:
 
     def test_windows_half_a_clip_apart_look_at_the_same_pictures(self, moved):
         """And at none again where the scene ends: the second window of ten seconds, which adds one column, adds no picture."""
-        picked = [set(moved._picked(Scene(Path("a.mp4"), 10.0), window)) for window in plan_windows(54, 53, 26)]
+        picked = [set(frames.embedded) for frames in moved.plan(Scene(Path("a.mp4"), 10.0), 54).frames]
         assert len(picked[0]) == 27
         assert len(picked[1] - picked[0]) <= 1
 
@@ -298,9 +302,9 @@ class TestOtherConditions:
 
     def test_windows_are_told_of_their_own_motion(self, moved, flashing):
         clip, scene = moved.clip, Scene(flashing(12.0), 20.0)
-        windows = [Window(start, 0, clip.columns) for start in (0, 26, 52)]
-        seen = moved._look(scene, windows, True, lambda share: None)
-        strongest = [seen.motion(scene.watched(window, clip), clip)[:, 1::2] for window in windows]
+        plan = moved.plan(scene, 52 + clip.columns)
+        windows, seen = plan.windows, moved.observe(scene, plan, Request())
+        strongest = [seen.motion_of(frames.measured, clip)[:, 1::2] for frames in plan.frames]
         assert strongest[0].max() < 0.5
         for window, motion in zip(windows[1:], strongest[1:], strict=True):
             at = window.start + np.unravel_index(motion.argmax(), motion.shape)[0]
@@ -310,15 +314,17 @@ class TestOtherConditions:
     def test_a_still_picture_does_not_move(self, moved, tmp_path):
         Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
         scene = Scene(tmp_path / "a.png", 0.0)
-        seen = moved._look(scene, [window := Window(0, 0, moved.clip.columns)], True, lambda share: None)
-        assert not seen.motion(scene.watched(window, moved.clip), moved.clip).any()
-        assert len(moved.sample_mels(scene, 2)) == 2
+        plan = moved.plan(scene, moved.clip.columns)
+        seen = moved.observe(scene, plan, Request())
+        assert not seen.motion_of(plan.frames[0].measured, moved.clip).any()
+        assert len(moved.sample_mels(scene, Request(takes=2))) == 2
 
     def test_a_damaged_tail_does_not_move(self, moved, make_clip):
         path = make_clip("a.mkv", n_frames=4 * FPS, pictures=changing)
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-        scene, window = Scene(path, 4.0), Window(0, 0, 22)
-        motion = moved._look(scene, [window], True, lambda share: None).motion(scene.watched(window, moved.clip), moved.clip)
+        scene = Scene(path, 4.0)
+        plan = moved.plan(scene, 22)
+        motion = moved.observe(scene, plan, Request()).motion_of(plan.frames[0].measured, moved.clip)
         assert motion[2:10].any()
         assert not motion[18:21].any()
 
@@ -366,6 +372,18 @@ class TestReconstruct:
         waveform = np.random.default_rng(0).normal(0, 0.1, 30_000)
         assert np.array_equal(pipeline.reconstruct(waveform), pipeline.reconstruct(waveform.astype(np.float32)))
 
+    @pytest.mark.parametrize(
+        ("waveform", "message"),
+        [
+            (np.zeros(5000, np.int16), "a waveform of int16 was given; give floating-point samples"),
+            (np.full(5000, np.nan), "a waveform with NaN or infinite samples was given"),
+            (np.zeros((2, 5000)), r"a waveform of shape \(2, 5000\) was given; give one channel"),
+        ],
+    )
+    def test_reconstruct_refuses_what_is_not_a_mono_sound(self, pipeline, waveform, message):
+        with pytest.raises(ParameterError, match=message):
+            pipeline.reconstruct(waveform)
+
     def test_what_comes_back_depends_on_what_went_in(self, pipeline):
         noise = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
         tone = (0.5 * np.sin(2 * np.pi * 440 / 22050 * np.arange(50_000))).astype(np.float32)
@@ -384,6 +402,18 @@ class TestFiles:
         made.save_wav(tmp_path / "out.wav")
         made.save_picture(tmp_path / "out.png")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["four.mp4", "out.mp4", "out.png", "out.wav"]
+
+    def test_save_wav_and_save_picture_refuse_other_suffixes(self, pipeline, video, tmp_path):
+        made = pipeline.generate(video)
+        with pytest.raises(ParameterError, match=r"x\.mp3 cannot be written: the sound is written as WAV, so name it with \.wav"):
+            made.save_wav(tmp_path / "x.mp3")
+        with pytest.raises(ParameterError, match=r"x\.jpg cannot be written: the figure is written as PNG, so name it with \.png"):
+            made.save_picture(tmp_path / "x.jpg")
+
+    def test_generations_compare_and_hash_by_content(self, pipeline, video):
+        once, again, other = (pipeline.generate(video, seed=seed) for seed in (1, 1, 2))
+        assert once == again != other
+        assert len({once, again, other}) == 2
 
     def test_the_video_itself_is_never_overwritten(self, pipeline, video):
         before = video.read_bytes()
@@ -419,6 +449,19 @@ class TestLoad:
     def test_a_path_without_a_bundle(self, tmp_path):
         with pytest.raises(CheckpointError, match="is not a bundle folder"):
             unsilent.load(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("named", "message"),
+        [
+            ({"device": "mps"}, "device 'mps' was given; choose one of auto, cpu, cuda"),
+            ({"device": "cuda:1"}, "device 'cuda:1' was given"),
+            ({"precision": "fp16"}, "precision 'fp16' was given; choose one of auto, float32, bfloat16, int8"),
+            ({"vocoder": "wavenet"}, "vocoder 'wavenet' was given; choose one of neural, griffin-lim"),
+        ],
+    )
+    def test_load_refuses_values_outside_the_choices(self, named, message):
+        with pytest.raises(ParameterError, match=message):
+            unsilent.load("everyday", **named)
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     def test_a_device_that_is_not_there(self):

@@ -8,9 +8,7 @@ import torch
 
 import unsilent
 from unsilent.evaluation.classifier import load_classifier
-from unsilent.generation.rendering import Rendering
 from unsilent.metrics import fid, mkl
-from unsilent.pipeline import Choice, Clock
 from unsilent.signal.mel import to_mel01
 from unsilent.speed import cpu_convolutions, cpu_transformer
 from unsilent.vision.scene import Scene
@@ -26,11 +24,10 @@ SOUNDS, COLUMNS = 200, 12
 def hear(precision, seed):
     """Features and logits of as many sounds of 2.2 s for the demonstration clip."""
     pipeline, judge = unsilent.load("everyday", device="cpu", precision=precision), load_classifier("everyday", "cpu")
-    choice = Choice(None, None, None, True)
-    with Rendering(pipeline.renderer, COLUMNS, SOUNDS) as rendering:
-        grids, _ = pipeline._sample(DEMO, COLUMNS, SOUNDS, seed, choice, None, Clock(), lambda step, share: None, rendering)
+    request, plan = pipeline.resolve(takes=SOUNDS, seed=seed), pipeline.plan(DEMO, COLUMNS)
+    grids = pipeline.sample(plan, pipeline.conditions(plan, pipeline.observe(DEMO, plan, request), request), request)
     frames = torch.arange(judge.frames) % (COLUMNS * pipeline.clip.downsampling)
-    features, logits = zip(*(judge.classify(to_mel01(pipeline.renderer.decode(grid))[:, frames]) for grid in grids), strict=True)
+    features, logits = zip(*(judge.classify(to_mel01(pipeline.codec.decode(grid))[:, frames]) for grid in grids), strict=True)
     return np.stack(features), np.stack(logits)
 
 
@@ -64,5 +61,5 @@ def test_lower_precision_decodes_like_the_higher(precision, limit):
     """Mean difference of mels in [-1, 1] of the same codes. What the codebook itself loses of real sound is 0.07 to 0.15."""
     exact, light = (unsilent.load("everyday", device="cpu", precision=one) for one in ("float32", precision))
     codes = torch.from_numpy(exact.generate(DEMO.path).codes)
-    apart = (light.renderer.decode(codes).float() - exact.renderer.decode(codes)).abs().mean()
+    apart = (light.codec.decode(codes).float() - exact.codec.decode(codes)).abs().mean()
     assert 0 < apart < limit

@@ -10,32 +10,17 @@ from typing import Literal
 
 from unsilent.errors import MediaError, ParameterError, UnsilentError
 from unsilent.generation.figure import require_matplotlib
+from unsilent.generation.progress import Report
 from unsilent.media.files import VIDEO_SUFFIXES
 from unsilent.media.probe import read_comment
-from unsilent.media.video import Original
-from unsilent.pipeline import Pipeline, Progress
+from unsilent.pipeline import Pipeline
+from unsilent.request import Request
 from unsilent.version import __version__
 
 log = logging.getLogger(__name__)
 
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others are written as Matroska, which holds anything
 OWN_STEM = re.compile(r"\.sound(\.take\d+)?$")  # of what a call without an output has left beside its videos
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is asked of every video of a batch; see `Pipeline.generate` and `Generation.save_video`."""
-
-    seed: int = 0
-    takes: int = 1
-    top_k: int | None = None
-    temperature: float | None = None
-    guidance: float | None = None
-    motion: bool = True
-    label: str | None = None
-    original: Original = "drop"
-    wav: bool = False
-    picture: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,34 +109,45 @@ def _videos(folder: Path, out: Path | None) -> list[Path]:
     ]
 
 
-def run(pipeline: Pipeline, jobs: list[Job], options: Options, progress: Callable[[Job], Progress]) -> Iterator[Result]:
+def run(
+    pipeline: Pipeline,
+    jobs: list[Job],
+    request: Request,
+    progress: Callable[[Job], Report] = lambda job: lambda step, share: None,
+    *,
+    wav: bool = False,
+    picture: bool = False,
+) -> Iterator[Result]:
     """Do all jobs; one that fails is reported and the others are done.
 
-    An output that an earlier run has made from the same video with the same model and options is kept, so that an interrupted batch
-    goes on where it was. A single job is always made anew.
+    An output that an earlier run made from the same video with the same model and request is kept, so an interrupted batch continues. A
+    single job is always made anew.
 
     Args:
         pipeline: the loaded model.
-        jobs: as `plan` gives them.
-        options: for all of them.
-        progress: called once for each job; what it gives is told of that job's steps.
+        jobs: as of `plan`.
+        request: for all of them.
+        progress: called once for each job; returns what that job reports its stages to.
+        wav: also write each sound alone, as WAV beside the video.
+        picture: also draw each sound, as PNG beside the video.
 
     Raises:
-        ParameterError: before the first job, for a label that the model does not know or wants, pictures that cannot be drawn here, or two
-            sounds or pictures that would become one file.
+        ParameterError: before the first job, for a request that does not fit the model, figures that cannot be drawn here, or two sounds or
+            figures that would become one file.
     """
-    pipeline.class_number(options.label)
-    if options.picture:
+    request = pipeline.resolve(request)
+    if picture:
         require_matplotlib()
-    if options.wav or options.picture:
+    if wav or picture:
         _refuse_equal_stems(jobs)
+    suffixes = [suffix for suffix, wanted in ((".wav", wav), (".png", picture)) if wanted]
     for job in jobs:
-        comment = recipe(pipeline, job.video, options)
-        if len(jobs) > 1 and all(_is_made(job.video, out, comment, options) for out in job.outputs(options.takes)):
-            yield from (Result(job.video, out, "kept") for out in job.outputs(options.takes))
+        comment = recipe(pipeline, job.video, request)
+        if len(jobs) > 1 and all(_is_made(job.video, out, comment, suffixes) for out in job.outputs(request.takes)):
+            yield from (Result(job.video, out, "kept") for out in job.outputs(request.takes))
             continue
         try:
-            yield from _make(pipeline, job, options, comment, progress(job))
+            yield from _make(pipeline, job, request, comment, suffixes, progress(job))
         except UnsilentError as error:
             yield Result(job.video, job.out, "failed", str(error))
         except OSError as error:
@@ -159,29 +155,19 @@ def run(pipeline: Pipeline, jobs: list[Job], options: Options, progress: Callabl
         except Exception as error:
             if len(jobs) == 1:
                 raise
-            log.exception("a defect of unsilent, please report it:")  # but the other videos shall have their sound
+            log.exception("a defect of unsilent, please report it:")  # and continue with the other videos
             yield Result(job.video, job.out, "failed", f"{job.video}: {type(error).__name__}: {error}")
 
 
-def _make(pipeline: Pipeline, job: Job, options: Options, comment: str, progress: Progress) -> Iterator[Result]:
+def _make(pipeline: Pipeline, job: Job, request: Request, comment: str, suffixes: list[str], progress: Report) -> Iterator[Result]:
     _refuse_unwritable(job.out)
-    takes = pipeline.takes(
-        job.video,
-        options.takes,
-        seed=options.seed,
-        top_k=options.top_k,
-        temperature=options.temperature,
-        guidance=options.guidance,
-        motion=options.motion,
-        label=options.label,
-        progress=progress,
-    )
+    takes = pipeline.takes(job.video, request=request, progress=progress)
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    for generation, out in zip(takes, job.outputs(options.takes), strict=True):
-        generation.save_video(out, options.original, comment)
-        if options.wav:
+    for generation, out in zip(takes, job.outputs(request.takes), strict=True):
+        generation.save_video(out, comment=comment)
+        if ".wav" in suffixes:
             generation.save_wav(out.with_suffix(".wav"))
-        if options.picture:
+        if ".png" in suffixes:
             generation.save_picture(out.with_suffix(".png"))
         made = (generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor)
         yield Result(job.video, out, "made", "", *made)
@@ -196,16 +182,19 @@ def _refuse_unwritable(out: Path) -> None:
         raise MediaError(f"{out} cannot be written: no permission to write into {folder}.")
 
 
-def recipe(pipeline: Pipeline, video: Path, options: Options) -> str:
-    """The words kept inside an output that say what made it."""
-    name = video.name.encode("utf-8", "backslashreplace").decode()  # names of files need not be valid text, comments must
+def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
+    """The comment inside an output that says what made it.
+
+    Args:
+        pipeline: that makes it.
+        video: input.
+        request: resolved.
+    """
+    name = video.name.encode("utf-8", "backslashreplace").decode()  # file names need not be valid text, comments must
     size = video.stat().st_size if video.exists() else 0  # a missing one fails later, with a sentence of its own
     about = f"model={pipeline.name} weights={pipeline.parts.fingerprint} vocoder={pipeline.vocoder} precision={pipeline.precision}"
-    source = f"source={name} bytes={size}"
-    chosen = (
-        f"seed={options.seed} top_k={options.top_k} temperature={options.temperature} guidance={options.guidance} motion={options.motion}"
-    )
-    return f"sound by unsilent {__version__}: {about} {source} {chosen} label={options.label} original={options.original}"
+    asked = " ".join(f"{field}={value}" for field, value in request.describe().items())
+    return f"sound by unsilent {__version__}: {about} source={name} bytes={size} {asked} original={request.original}"
 
 
 def _refuse_equal_stems(jobs: list[Job]) -> None:
@@ -218,16 +207,16 @@ def _refuse_equal_stems(jobs: list[Job]) -> None:
             )
 
 
-def _is_made(video: Path, out: Path, comment: str, options: Options) -> bool:
-    """Whether an earlier run has made `out`, and what goes with it, from the video as it is now."""
-    wanted = [out, *([out.with_suffix(".wav")] if options.wav else []), *([out.with_suffix(".png")] if options.picture else [])]
+def _is_made(video: Path, out: Path, comment: str, suffixes: list[str]) -> bool:
+    """Whether an earlier run has made `out`, and its files of other suffixes, from the video as it is now."""
+    wanted = [out, *(out.with_suffix(suffix) for suffix in suffixes)]
     try:
         return all(path.stat().st_mtime >= video.stat().st_mtime for path in wanted) and read_comment(out) == comment
     except (OSError, MediaError):
         return False
 
 
-def as_record(result: Result, options: Options, pipeline: Pipeline) -> dict[str, object]:
+def as_record(result: Result, request: Request, pipeline: Pipeline) -> dict[str, object]:
     """A result as plain values for JSON."""
     return {
         "video": str(result.video),
@@ -236,7 +225,8 @@ def as_record(result: Result, options: Options, pipeline: Pipeline) -> dict[str,
         "why": result.why or None,
         "model": pipeline.name,
         "precision": pipeline.precision,
-        "seed": options.seed,
+        **pipeline.resolve(request).describe(),
+        "original": request.original,
         "take": result.take,
         "seconds": result.seconds,
         "spent_seconds": result.spent_seconds,

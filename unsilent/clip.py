@@ -83,6 +83,11 @@ class Clip(Config):
         """Visual features that accompany one clip: 212 in the paper."""
         return self.column_features * self.columns
 
+    @property
+    def hop_columns(self) -> int:
+        """New columns of each sampling window after the first: half a clip, 26 in the paper; the other half is known context."""
+        return max(1, self.columns // 2)
+
     def columns_for(self, n_samples: int) -> int:
         """How many code columns cover `n_samples` of sound, rounded up; at least 1."""
         return max(1, -(-n_samples // self.column_samples))

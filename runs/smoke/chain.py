@@ -104,7 +104,7 @@ def share_right(four: Path, checkpoint: Path) -> float:
     from unsilent.checkpoints.store import load_checkpoint
     from unsilent.data.datasets import generators
     from unsilent.data.pairs import PairedCodes
-    from unsilent.vision.features import pick_rows
+    from unsilent.models.condition import pick_rows
 
     sampler = load_checkpoint(checkpoint, "sampler")
     pairs = PairedCodes(four, "train", sampler.config.clip, real_share=1.0, motion=True).batch(generators(0, 0, range(64)))

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from unsilent.clip import Clip
+from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import chunk_frames
-from unsilent.generation.rendering import Renderer, Rendering
+from unsilent.generation.rendering import Rendering
 from unsilent.models.code_order import to_sequence
 from unsilent.models.codebook import Codebook, CodebookConfig
 from unsilent.models.vocos import Vocos, VocosConfig
@@ -21,17 +22,17 @@ N_COLUMNS = 150  # several chunks of the vocoder
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def renderer(request):
+def codec(request):
     torch.manual_seed(0)
     codebook = Codebook(CodebookConfig(clip=CLIP, n_codes=16, dim=8, channels=8, multipliers=(1, 1, 2), n_blocks=1)).eval()
     vocoder = Vocos(VocosConfig(clip=CLIP, width=16, hidden=32, n_blocks=1, rounds=0)).eval()
     device = torch.device(request.param)
-    return Renderer(codebook.to(device), vocoder.to(device), device, False)
+    return Codec(codebook.to(device), vocoder.to(device), device)
 
 
 @pytest.fixture
-def grids(renderer):
-    return torch.randint(16, (2, CLIP.rows, N_COLUMNS), generator=torch.Generator().manual_seed(1)).to(renderer.device)
+def grids(codec):
+    return torch.randint(16, (2, CLIP.rows, N_COLUMNS), generator=torch.Generator().manual_seed(1)).to(codec.device)
 
 
 @pytest.fixture(autouse=True)
@@ -42,100 +43,100 @@ def no_thread_is_left():
 
 
 @pytest.fixture
-def decoded(renderer, monkeypatch):
+def decoded(codec, monkeypatch):
     """Widths of what has been decoded, and what became of it."""
-    decode, calls = renderer.codebook.decode_codes, []
+    decode, calls = codec.codebook.decode_codes, []
 
     def watched(grid):
         window = decode(grid)
         calls.append((grid.shape[2], weakref.ref(window)))
         return window
 
-    monkeypatch.setattr(renderer.codebook, "decode_codes", watched)
+    monkeypatch.setattr(codec.codebook, "decode_codes", watched)
     return calls
 
 
-def hear_all(rendering, grids):
+def feed_all(rendering, grids):
     sequences = to_sequence(grids)
     for column in range(grids.shape[2]):
-        rendering.hear(sequences[:, : (column + 1) * CLIP.rows])
+        rendering.feed(sequences[:, : (column + 1) * CLIP.rows])
 
 
 @pytest.mark.parametrize("n_columns", [3, 12, 13, N_COLUMNS])
 @pytest.mark.parametrize("takes", [1, 2])
-def test_made_beside_is_made_afterwards_to_the_bit(renderer, grids, n_columns, takes):
+def test_made_beside_is_made_afterwards_to_the_bit(codec, grids, n_columns, takes):
     grids = grids[:takes, :, :n_columns]
-    with Rendering(renderer, n_columns, takes) as rendering:
-        hear_all(rendering, grids)
+    with Rendering(codec, n_columns, takes) as rendering:
+        feed_all(rendering, grids)
         rendering.wait()
         for take, grid in enumerate(grids):
-            mel = renderer.decode(grid)
+            mel = codec.decode(grid)
             assert torch.equal(rendering.decode(take, grid), mel)
-            assert torch.equal(rendering.vocode(take), renderer.vocode(mel))
+            assert torch.equal(rendering.vocode(take), codec.vocode(mel))
 
 
-def test_griffin_lim_waits_for_the_whole(renderer, grids):
-    renderer.vocoder = None
-    with Rendering(renderer, 20, 1) as rendering:
-        hear_all(rendering, grids[:1, :, :20])
+def test_griffin_lim_waits_for_the_whole(codec, grids):
+    codec.vocoder = None
+    with Rendering(codec, 20, 1) as rendering:
+        feed_all(rendering, grids[:1, :, :20])
         rendering.wait()
         mel = rendering.decode(0, grids[0, :, :20])
-        assert torch.equal(rendering.vocode(0), renderer.vocode(mel))
+        assert torch.equal(rendering.vocode(0), codec.vocode(mel))
 
 
-def test_all_but_the_last_window_is_decoded_before_the_end(renderer, grids, decoded):
-    with Rendering(renderer, 30, 1) as rendering:
+def test_all_but_the_last_window_is_decoded_before_the_end(codec, grids, decoded):
+    with Rendering(codec, 30, 1) as rendering:
         sequence = to_sequence(grids[:1])
-        rendering.hear(sequence[:, : 12 * CLIP.rows - 1])
+        rendering.feed(sequence[:, : 12 * CLIP.rows - 1])
         rendering.wait()
         assert not decoded
-        hear_all(rendering, grids[:1, :, :30])
+        feed_all(rendering, grids[:1, :, :30])
         rendering.wait()
         n_early = len(decoded)
         rendering.decode(0, grids[0, :, :30])
         assert len(decoded) == n_early + 1
 
 
-def test_one_clip_needs_no_thread(renderer, grids, decoded):
-    with Rendering(renderer, CLIP.columns, 1) as rendering:
-        hear_all(rendering, grids[:1, :, : CLIP.columns])
+def test_one_clip_needs_no_thread(codec, grids, decoded):
+    with Rendering(codec, CLIP.columns, 1) as rendering:
+        feed_all(rendering, grids[:1, :, : CLIP.columns])
         rendering.wait()
         assert not decoded
 
 
-def test_no_more_than_a_window_is_kept_however_long_the_sound(renderer, grids, decoded, monkeypatch):
-    heard, vocoder, context = [], renderer.vocoder.forward, renderer.vocoder.context_frames
-    monkeypatch.setattr(renderer.vocoder, "forward", lambda mel01: (heard.append(mel01.shape[2]), vocoder(mel01))[1])
-    mel = renderer.decode(grids[0])
-    renderer.vocode(mel)
+def test_no_more_than_a_window_is_kept_however_long_the_sound(codec, grids, decoded, monkeypatch):
+    heard, vocoder, context = [], codec.vocoder.forward, codec.vocoder.context_frames
+    monkeypatch.setattr(codec.vocoder, "forward", lambda mel01: (heard.append(mel01.shape[2]), vocoder(mel01))[1])
+    mel = codec.decode(grids[0])
+    codec.vocode(mel)
     assert {width for width, _ in decoded} == {CLIP.columns}
-    assert len(heard) > 1 or renderer.device.type == "cuda"
-    assert max(heard) <= chunk_frames(context, renderer.device) + 2 * context
+    assert len(heard) > 1 or codec.device.type == "cuda"
+    assert max(heard) <= chunk_frames(context, codec.device) + 2 * context
     assert [window() for _, window in decoded] == [None] * len(decoded)
 
 
-def heard_until_told(rendering, grids):
+def feed_until_error(rendering, grids):
     while True:  # the thread may still be on its way from failing to having failed
-        rendering.hear(to_sequence(grids))
+        rendering.feed(to_sequence(grids))
 
 
-@pytest.mark.parametrize("told_by", [heard_until_told, lambda rendering, _: rendering.wait()], ids=["hear", "wait"])
-def test_what_goes_wrong_beside_is_told(renderer, grids, monkeypatch, told_by):
-    monkeypatch.setattr(renderer.codebook, "decode_codes", lambda grid: 1 / 0)
+@pytest.mark.parametrize("told_by", [feed_until_error, lambda rendering, _: rendering.wait()], ids=["feed", "wait"])
+def test_what_goes_wrong_beside_is_told(codec, grids, monkeypatch, told_by):
+    monkeypatch.setattr(codec.codebook, "decode_codes", lambda grid: 1 / 0)
     first = grids[:1, :, : CLIP.columns]
-    with Rendering(renderer, 30, 1) as rendering:
-        hear_all(rendering, first)
+    with Rendering(codec, 30, 1) as rendering:
+        feed_all(rendering, first)
         with pytest.raises(ZeroDivisionError):
             told_by(rendering, first)
 
 
-def test_an_interruption_waits_for_no_more_than_is_being_done(renderer, grids, decoded, monkeypatch):
-    decode = renderer.codebook.decode_codes
-    monkeypatch.setattr(renderer.codebook, "decode_codes", lambda grid: (time.sleep(0.1), decode(grid))[1])
+def test_an_interruption_waits_for_no_more_than_is_being_done(codec, grids, decoded, monkeypatch):
+    decode = codec.codebook.decode_codes
+    monkeypatch.setattr(codec.codebook, "decode_codes", lambda grid: (time.sleep(0.1), decode(grid))[1])
 
     def interrupted():
-        with Rendering(renderer, N_COLUMNS, 2) as rendering:
-            hear_all(rendering, grids)
+        with Rendering(codec, N_COLUMNS, 2) as rendering:
+            feed_all(rendering, grids)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -143,12 +144,12 @@ def test_an_interruption_waits_for_no_more_than_is_being_done(renderer, grids, d
     assert len(decoded) < 20  # of 68
 
 
-def test_other_threads_keep_their_count_of_threads(renderer, grids):
+def test_other_threads_keep_their_count_of_threads(codec, grids):
     """While a small sampler has one thread, what is beside it has its own, and neither stays with those that begin later."""
-    with limit_threads(2), Rendering(renderer, 30, 1) as rendering:
+    with limit_threads(2), Rendering(codec, 30, 1) as rendering:
         with one_thread():
-            hear_all(rendering, grids[:1, :, :30])
-            assert rendering._beside.submit(torch.get_num_threads).result() == 2
+            feed_all(rendering, grids[:1, :, :30])
+            assert rendering._background.submit(torch.get_num_threads).result() == 2
         rendering.wait()
         with ThreadPoolExecutor(1) as other:
             assert other.submit(torch.get_num_threads).result() == 2

@@ -21,6 +21,7 @@ from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.models.condition import ConditionConfig
 from unsilent.pipeline import load
 from unsilent.presets import EVERYDAY
+from unsilent.request import Request
 from unsilent.speed import cpu_transformer
 from unsilent.speed.choice import choose_device, choose_precision
 from unsilent.vision.scene import Scene
@@ -101,7 +102,7 @@ def contents(folder):
 
 def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp_path, parts):
     names = ["long-0", "long-1", "other", "still/a", "still/b"]
-    assert made(material / "m.parquet", tmp_path, Recipe(tiny, samples=2, seed=3)) == [(name, "") for name in names]
+    assert made(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2, seed=3))) == [(name, "") for name in names]
     assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
     about = json.loads((tmp_path / "samples.json").read_text())
     assert about["clips"] == {name: seed_of(3, name) for name in names}
@@ -120,14 +121,14 @@ def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp
 
 def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_path):
     """The codes of a video shorter than a clip are the first of its sample's, so what they decode to is the same but near the end."""
-    made(material / "m.parquet", tmp_path, Recipe(tiny, samples=2))
+    made(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2)))
     pipeline = load(tiny)
     seed = json.loads((tmp_path / "samples.json").read_text())["clips"]["other"]
     drawn = []
     codebook = pipeline.parts.codebook
     decode = codebook.decode_codes
     codebook.decode_codes = lambda grids: (drawn.append(grids[0].cpu().numpy()), decode(grids))[1]
-    mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), 2, seed=seed)
+    mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), Request(takes=2, seed=seed))
     takes = pipeline.takes(material / "other.mp4", 2, seed=seed)
     for take in (0, 1):
         assert (np.load(tmp_path / f"other/{take}.mel.npy") == mels[take].astype(np.float16)).all()
@@ -137,7 +138,7 @@ def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_
 
 
 def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_path):
-    recipe = Recipe(tiny, samples=1)
+    recipe = Recipe(tiny, Request())
     made(material / "m.parquet", tmp_path / "all", recipe)
     write_manifest(material, [row("still/b.png", "image"), row("long.mp4", start=1.0, name="long-1")], tmp_path / "few.parquet")
     made(tmp_path / "few.parquet", tmp_path / "few", recipe)
@@ -157,7 +158,7 @@ SPREADS = [
 def test_however_it_is_spread_the_bytes_are_the_same(material, blind, tmp_path, spread, precision):
     rows = [row(f"long-{i}.mp4", label="dog" if i % 2 else "cat") for i in range(3)] + [row("strange.mp4", label="owl")]
     write_manifest(material, rows, tmp_path / "m.parquet")
-    recipe = Recipe(blind, samples=2, precision=precision, keep="wav")
+    recipe = Recipe(blind, Request(takes=2), precision, "wav")
     plain = made(tmp_path / "m.parquet", tmp_path / "plain", recipe)
     assert made(tmp_path / "m.parquet", tmp_path / "spread", recipe, spread) == plain
     assert contents(tmp_path / "spread") == contents(tmp_path / "plain")
@@ -202,14 +203,17 @@ def test_bad_clips_are_named_and_the_others_are_done(material, tiny, tmp_path, c
 
 
 def test_samples_made_otherwise_are_not_mixed(material, tiny, tmp_path):
-    made(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, precision="float32"))
+    made(material / "m.parquet", tmp_path, Recipe(tiny, Request(), "float32"))
     with (
-        pytest.raises(DataError, match="made with another guidance, precision, seed, top_k; choose another folder"),
-        Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1, seed=1, top_k=4, guidance=1.5, precision="bfloat16")),
+        pytest.raises(
+            DataError,
+            match=r"made with guidance 3\.0, precision float32, seed 0, top_k 32 instead of 1\.5, bfloat16, 1, 4",
+        ),
+        Sampling(material / "m.parquet", tmp_path, Recipe(tiny, Request(seed=1, top_k=4, guidance=1.5), "bfloat16")),
     ):
         pass
     (tmp_path / "samples.json").write_text("[]")
-    with pytest.raises(DataError, match="does not say what"), Sampling(material / "m.parquet", tmp_path, Recipe(tiny, samples=1)):
+    with pytest.raises(DataError, match="does not say what"), Sampling(material / "m.parquet", tmp_path, Recipe(tiny, Request())):
         pass
 
 
@@ -222,11 +226,7 @@ def test_two_jobs_in_one_folder_are_refused(material, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "error", "words"),
     [
-        (Recipe(samples=0), ParameterError, "0 takes asked for"),
-        (Recipe(seed=-1), ParameterError, "a seed of -1"),
-        (Recipe(top_k=33), ParameterError, "top_k 33 was given; this sampler has 32 codes"),
-        (Recipe(temperature=-1.0), ParameterError, "a temperature of -1.0"),
-        (Recipe(guidance=-1.0), ParameterError, "a guidance of -1.0"),
+        (Recipe(request=Request(top_k=33)), ParameterError, "top_k 33 was given; the model 'everyday' has 32 codes"),
         (Recipe(model="nowhere/at/all"), CheckpointError, "not a bundle folder"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.generation.sampling import NextCode, sample_codes
+from unsilent.generation.sampling import NextCode
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
@@ -95,14 +95,14 @@ def test_a_cache_in_lower_precision_stays_so(sampler, is_fused):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_what_is_chosen_is_chosen_inside(sampler, guidance):
+def test_what_is_chosen_is_chosen_inside(sampler, guidance, sample_with):
     """The same codes as one call after another chooses, for one way to choose after another."""
     for temperature, top_k in ((1.0, 32), (0.5, 32), (1.0, 4), (0.0, 32), (1.0, 32)):
         options = {"seed": 1, "takes": 2, "temperature": temperature, "top_k": top_k, "guidance": guidance, "hop_columns": 2}
         found = []
         for advance in (None, sampler.fast_advance or GraphedAdvance(sampler)):
             sampler.fast_advance = advance
-            found.append(sample_codes(sampler, lambda window: told(sampler), 7, **options))
+            found.append(sample_with(sampler, told(sampler), 7, **options))
         assert torch.equal(*found)
     assert sampler.fast_advance.captured.key[0] == NextCode(1.0, 32, guidance)
 
@@ -127,13 +127,13 @@ def test_a_window_that_lost_its_place_is_refused(sampler):
         sampler.advance(as_told, first[0], uniforms, first[1])
 
 
-def test_a_sampler_is_let_go_without_a_search_for_cycles():
+def test_a_sampler_is_let_go_without_a_search_for_cycles(sample_with):
     config = SamplerConfig(
         clip=CLIP, codes=32, transformer=TransformerConfig(layers=1, heads=1, width=16), condition=CONDITIONS["features"]
     )
     sampler = made_up(config, True, "cpu")
     sampler.fast_advance = GraphedAdvance(sampler)
-    sample_codes(sampler, lambda window: told(sampler), 2, seed=0)
+    sample_with(sampler, told(sampler), 2, seed=0)
     kept = weakref.ref(sampler)
     gc.disable()
     try:
@@ -167,13 +167,13 @@ def test_kernels_cost_what_numbers_are_rounded_by(dtype, outputs, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_takes_do_not_depend_on_those_beside_them(dtype):
+def test_takes_do_not_depend_on_those_beside_them(dtype, sample_with):
     condition = CONDITIONS["features"]
     config = SamplerConfig(clip=Clip(), codes=256, transformer=TransformerConfig(layers=3, heads=4, width=256), condition=condition)
     sampler = made_up(config, True, "cuda").to(dtype)
     sampler.fast_advance = GraphedAdvance(sampler)
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        many = sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=40)
+        many = sample_with(sampler, told(sampler), 40, seed=3, takes=40)
         for takes in (1, 2, 8, 9, 32):
-            assert torch.equal(sample_codes(sampler, lambda window: told(sampler), 40, seed=3, takes=takes), many[:takes]), takes
+            assert torch.equal(sample_with(sampler, told(sampler), 40, seed=3, takes=takes), many[:takes]), takes
     assert sampler.fast_advance.captured.kernels is not None

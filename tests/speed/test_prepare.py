@@ -10,7 +10,6 @@ from torch import nn
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.generation.sampling import sample_codes
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
@@ -182,10 +181,10 @@ def test_lower_precision_chooses_like_the_higher(sampler, precision, packs, dive
 
 
 @in_c
-def test_a_take_is_the_same_however_many_there_are(sampler):
+def test_a_take_is_the_same_however_many_there_are(sampler, sample_with):
     light = prepared(sampler, "int8")
     told = light.condition(FEATURES)
-    alone, three = (sample_codes(light, lambda _: told, 30, seed=3, takes=takes) for takes in (1, 3))
+    alone, three = (sample_with(light, told, 30, seed=3, takes=takes) for takes in (1, 3))
     assert torch.equal(alone[0], three[0])
     assert not torch.equal(three[0], three[1])
 

@@ -15,6 +15,7 @@ from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 from unsilent.models.condition import ConditionConfig
 from unsilent.vision.features import (
     BACKBONES,
+    condition_rows,
     extract,
     find_backbone,
     fit_released,
@@ -24,7 +25,6 @@ from unsilent.vision.features import (
     preprocess,
     tile,
     tile_rows,
-    told_rows,
     views,
 )
 
@@ -267,10 +267,10 @@ def test_picked_rows_are_distinct_and_within():
 def test_features_beside_codes_are_of_their_time(kind, rows):
     """Every second column is told a feature of its own: the last of its four."""
     condition = ConditionConfig(kind=kind, n_features=27, feature_dim=8)
-    assert told_rows(condition, 212, 53) == rows
+    assert condition_rows(condition, 212, 53) == rows
     if kind == "columns":
-        assert told_rows(condition, 53, 53) == list(range(0, 53, 2))
-        assert told_rows(ConditionConfig(kind=kind, n_features=5, feature_dim=8), 12, 12) == [0, 3, 5, 8, 10]
+        assert condition_rows(condition, 53, 53) == list(range(0, 53, 2))
+        assert condition_rows(ConditionConfig(kind=kind, n_features=5, feature_dim=8), 12, 12) == [0, 3, 5, 8, 10]
 
 
 def test_pick_and_tile_take_rows():

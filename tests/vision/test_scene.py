@@ -7,22 +7,21 @@ import pytest
 from PIL import Image
 
 from unsilent.errors import MediaError
-from unsilent.generation.sampling import Window
-from unsilent.vision.features import pick_rows
-from unsilent.vision.scene import Scene, look
+from unsilent.models.condition import pick_rows
+from unsilent.vision.scene import Scene, observe
 
 
 @pytest.fixture
 def picked(pipeline):
     """Numbers of the pictures that the first window picks."""
     clip = pipeline.clip
-    return lambda scene: scene.picked(Window(0, 0, clip.columns), clip, pick_rows(53, 212), pairs=False)
+    return lambda scene: scene.frame_numbers(0, clip, pick_rows(53, 212), repeat=True)
 
 
 @pytest.fixture
 def see(pipeline):
     """What the tiny picture network says of pictures."""
-    return lambda scene, numbers: look(scene, [numbers], pipeline.clip, pipeline.parts.backbone, pipeline.parts.backbone_row)
+    return lambda scene, numbers: observe(scene, pipeline.clip, pipeline.parts.backbone, pipeline.parts.backbone_row, numbers)
 
 
 def test_a_still_picture_is_every_picture_of_its_scene(picked, see, tmp_path):
@@ -48,11 +47,11 @@ def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip)
 
 
 def test_where_a_scene_ends_pictures_repeat_or_the_last_one_stays(pipeline):
-    window, scene = Window(26, 0, 53), Scene(Path("a.mp4"), 10.0)  # 215 pictures, the window's first is number 104
+    clip, scene = pipeline.clip, Scene(Path("a.mp4"), 10.0)  # 215 pictures, the window's first is number 104
     rows = [0, 110, 111, 112]
-    assert scene.picked(window, pipeline.clip, rows, pairs=False) == [104, 214, 104, 105]
-    assert scene.picked(window, pipeline.clip, rows, pairs=True) == [104, 104, 105, 106]
-    assert scene.picked(window, pipeline.clip, rows, pairs=False, repeat=False) == [104, 214, 214, 214]
+    assert scene.frame_numbers(26, clip, rows, repeat=True) == [104, 214, 104, 105]
+    assert scene.frame_numbers(26, clip, rows, pairs=True, repeat=True) == [104, 104, 105, 106]
+    assert scene.frame_numbers(26, clip, rows) == [104, 214, 214, 214]
 
 
 def test_a_stretch_after_the_end_is_an_error(picked, see, make_clip):

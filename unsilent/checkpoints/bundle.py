@@ -15,6 +15,7 @@ from unsilent import labels, presets
 from unsilent.checkpoints import catalog
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
+from unsilent.choices import Precision
 from unsilent.errors import CheckpointError
 from unsilent.files import cache_folder
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
@@ -23,7 +24,8 @@ from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
-from unsilent.speed.choice import Precision, can_pack, convolution_dtype
+from unsilent.request import Defaults
+from unsilent.speed.choice import can_pack, convolution_dtype
 from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare_convolutions
 from unsilent.speed.prepare import accelerate, prepare_block
 from unsilent.vision.features import Backbone, find_backbone
@@ -57,6 +59,11 @@ class Parts:
     temperature: float
     guidance: float
     fingerprint: str
+
+    @property
+    def defaults(self) -> Defaults:
+        """What the model brings to a request."""
+        return Defaults(self.name, self.codebook.config.n_codes, self.top_k, self.temperature, self.guidance, self.classes)
 
     def modules(self) -> list[nn.Module]:
         """All networks."""
@@ -110,6 +117,18 @@ def sampler_config(folder: Path) -> SamplerConfig:
     return network_config(folder / read_bundle(folder)["parts"]["sampler"], "sampler")
 
 
+def read_defaults(folder: Path) -> Defaults:
+    """What a bundle brings to a request, without loading it.
+
+    Raises:
+        CheckpointError: if the bundle or its sampler is missing or damaged.
+    """
+    about = read_bundle(folder)
+    preset = presets.get(about["preset"])
+    n_codes = sampler_config(folder).codes
+    return Defaults(preset.name, n_codes, preset.top_k, preset.temperature, preset.guidance, tuple(about.get("classes", ())))
+
+
 def load_parts(folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")) -> Parts:
     """Load all networks of a bundle.
 
@@ -124,14 +143,7 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     """
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
-    codebook = load_checkpoint(folder / about["parts"]["codebook"], "codebook")
-    vocoder_folder = folder / about["parts"]["vocoder"]
-    vocoder = load_checkpoint(vocoder_folder, "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan")
-    if isinstance(vocoder, MelGAN):
-        vocoder.remove_weight_norm()
-    if precision:
-        prepare_convolutions(codebook, precision, device)
-        prepare_convolutions(vocoder, precision, device)
+    codebook, vocoder = load_codec_networks(folder, precision, device)
     sampler = load_sampler(folder / about["parts"]["sampler"], precision, device)
     backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
     if precision and backbone is not None and can_fuse(device):
@@ -143,6 +155,22 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     if problem:
         raise CheckpointError(f"the parts of {folder} do not fit each other: {problem}.")
     return parts
+
+
+def load_codec_networks(
+    folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")
+) -> tuple[Codebook, Vocos | MelGAN]:
+    """Load codebook and vocoder of a bundle; arguments and errors as of `load_parts`."""
+    parts = read_bundle(folder)["parts"]
+    codebook = load_checkpoint(folder / parts["codebook"], "codebook")
+    vocoder_folder = folder / parts["vocoder"]
+    vocoder = load_checkpoint(vocoder_folder, "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan")
+    if isinstance(vocoder, MelGAN):
+        vocoder.remove_weight_norm()
+    if precision:
+        prepare_convolutions(codebook, precision, device)
+        prepare_convolutions(vocoder, precision, device)
+    return codebook, vocoder
 
 
 def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> Sampler:

@@ -5,8 +5,8 @@ from pathlib import Path
 import typer
 from rich.table import Column
 
+from unsilent.cli import options
 from unsilent.cli.data import RAY, WORKERS
-from unsilent.cli.generate import Device
 from unsilent.cli.terminal import Bar, print_table, say
 
 
@@ -25,7 +25,7 @@ def evaluate(
     seed: int = typer.Option(0, min=0, help="Of the resamples behind intervals."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
-    device: Device = typer.Option(Device.auto),
+    device: options.Device = "auto",
 ) -> int:
     """Measure generated sounds against real ones: FID, MKL, KID, inception score, accuracy. Without --generated: test the classifier."""
     from unsilent.evaluation import evaluate as metrics
@@ -38,7 +38,7 @@ def evaluate(
     from unsilent.jobs.parallel import Parallel
 
     require_matplotlib()
-    judge = load_classifier(classifier, device.value)
+    judge = load_classifier(classifier, device)
     study = metrics.find(reference, generated, labels, manifest, split)
     hearing = ResultCache(out / "heard", judge)
     n_waiting = len(hearing.missing(study.keys))

@@ -1,86 +1,64 @@
 """`unsilent generate`: videos in, the same videos with sound out."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.table import Column
 
+from unsilent.choices import Original
+from unsilent.cli import options
 from unsilent.cli.terminal import Bar, print_table, say
 
 
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(StrEnum):
-    """How to compute; auto takes what is fast here and sounds the same."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    int8 = "int8"
-
-
-class Vocoder(StrEnum):
-    """How a mel becomes a waveform."""
-
-    neural = "neural"
-    griffin_lim = "griffin-lim"
-
-
-class Original(StrEnum):
-    """What becomes of the video's own sound."""
-
-    drop = "drop"
-    keep = "keep"
-    duck = "duck"
-
-
 def generate(
-    inputs: list[Path] = typer.Argument(..., metavar="VIDEO|FOLDER...", help="Videos, or folders of them.", show_default=False),
-    out: Path | None = typer.Option(None, "-o", "--out", help="A file for one video, else a folder. [default: STEM.sound.* beside it]"),
-    model: str = typer.Option("everyday", help="A name from `unsilent models`, or a bundle folder."),
-    seed: int = typer.Option(0, min=0, help="Same seed, video, model and machine: same sound."),
-    takes: int = typer.Option(1, min=1, help="Different sounds for each video."),
-    top_k: int | None = typer.Option(None, min=1, help="Choose among the k likeliest codes. [default: the model's own]"),
-    temperature: float | None = typer.Option(
-        None, min=0.0, help="Above 1 more surprising, below 1 more repetitive, 0 the likeliest. [default: the model's own]"
-    ),
-    guidance: float | None = typer.Option(
-        None, min=0.0, help="Above 1 follows what is seen more closely, with less variety. [default: the model's own]"
-    ),
-    motion: bool = typer.Option(True, "--motion/--no-motion", help="Whether sounds begin when something moves, for models that can."),
-    label: str | None = typer.Option(None, help="Class name, for models that want one."),
-    device: Device = typer.Option(Device.auto),
-    precision: Precision = typer.Option(Precision.auto),
-    vocoder: Vocoder = typer.Option(Vocoder.neural),
-    original: Original = typer.Option(Original.drop, help="The video's own sound: drop, keep (mixed in), duck (mixed in, quieter)."),
-    wav: bool = typer.Option(False, "--wav", help="Also write the sound alone."),
-    picture: bool = typer.Option(False, "--picture", help="Also draw frames and spectrogram on one time axis (PNG)."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per result instead of a table."),
+    inputs: Annotated[list[Path], typer.Argument(metavar="VIDEO|FOLDER...", help="Videos, or folders of them.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="A file for one video, else a folder. [default: STEM.sound.* beside it]")
+    ] = None,
+    model: options.Model = "everyday",
+    seed: options.Seed = 0,
+    takes: Annotated[int, typer.Option(min=1, help="Different sounds for each video.")] = 1,
+    top_k: options.TopK = None,
+    temperature: options.Temperature = None,
+    guidance: options.Guidance = None,
+    motion: options.Motion = True,
+    label: Annotated[str | None, typer.Option(help="Class name, for models with classes.")] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    vocoder: options.Vocoder = "neural",
+    original: Annotated[Original, typer.Option(help="The video's own sound: drop, keep (mixed in), duck (mixed in, quieter).")] = "drop",
+    wav: Annotated[bool, typer.Option("--wav", help="Also write the sound alone.")] = False,
+    picture: Annotated[bool, typer.Option("--picture", help="Also draw frames and spectrogram on one time axis (PNG).")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of a table.")] = False,
 ) -> int:
     """Give videos their sound. The pictures are copied untouched."""
     from unsilent import batch
     from unsilent.pipeline import load
+    from unsilent.request import Request
 
     jobs = batch.plan(inputs, out)
-    options = batch.Options(seed, takes, top_k, temperature, guidance, motion, label, original.value, wav, picture)
+    request = Request(
+        seed=seed,
+        takes=takes,
+        top_k=top_k,
+        temperature=temperature,
+        guidance=guidance,
+        motion=motion,
+        label=label,
+        original=original,
+    )
     results: list[batch.Result] = []
     with Bar(len(jobs)) as bar:
-        pipeline = load(model, device.value, precision.value, vocoder.value)
-        for result in batch.run(pipeline, jobs, options, lambda job: bar.watch(job.video.name)):
+        pipeline = load(model, device, precision, vocoder)
+        for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), wav=wav, picture=picture):
             results.append(result)
             bar.finish(len({one.video for one in results}))
             if result.status == "failed":
                 say(result.why)
             if as_json:
-                typer.echo(json.dumps(batch.as_record(result, options, pipeline)))
+                typer.echo(json.dumps(batch.as_record(result, request, pipeline)))
     if results and not as_json and (len(jobs) > 1 or results[0].status == "made"):
         _print_results(results)
     if all(result.status != "failed" for result in results):

@@ -1,39 +1,29 @@
-"""`unsilent sample`: sounds of a model for all clips and pictures of a manifest, to be listened to or evaluated."""
+"""`unsilent sample`: sounds of a model for all clips and images of a manifest, to be listened to or evaluated."""
 
-from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from unsilent.choices import Keep
+from unsilent.cli import options
 from unsilent.cli.data import RAY, WORKERS
-from unsilent.cli.generate import Precision
 from unsilent.cli.terminal import Bar, say
 
 
-class Keep(StrEnum):
-    """What of a sample is written."""
-
-    mel = "mel"
-    wav = "wav"
-
-
 def sample(
-    table: Path = typer.Argument(..., metavar="M.parquet", help="From `unsilent data manifest`.", show_default=False),
-    out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="DIR/CLIP/NUMBER for each sample.", show_default=False),
-    model: str = typer.Option("everyday", help="A name from `unsilent models`, or a bundle folder."),
-    samples: int = typer.Option(10, min=1, metavar="N", help="Different sounds for each clip or picture."),
-    split: str = typer.Option("valid", help="Of the manifest, or `all`."),
-    seed: int = typer.Option(0, min=0, help="Same seed, clip, model and kind of machine: same sounds."),
-    top_k: int | None = typer.Option(None, min=1, help="Choose among the k likeliest codes. [default: the model's own]"),
-    temperature: float | None = typer.Option(
-        None, min=0.0, help="Above 1 more surprising, below 1 more repetitive, 0 the likeliest. [default: the model's own]"
-    ),
-    guidance: float | None = typer.Option(
-        None, min=0.0, help="Above 1 follows what is seen more closely, with less variety. [default: the model's own]"
-    ),
-    motion: bool = typer.Option(True, "--motion/--no-motion", help="Whether sounds begin when something moves, for models that can."),
-    precision: Precision = typer.Option(Precision.auto, help="Of all samples; auto is settled where the job begins."),
-    keep: Keep = typer.Option(Keep.mel, help="Mels as they are decoded, 136 kB each at the paper's size, or sounds, 434 kB."),
+    table: Annotated[Path, typer.Argument(metavar="M.parquet", help="From `unsilent data manifest`.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="DIR/CLIP/NUMBER for each sample.", show_default=False)],
+    model: options.Model = "everyday",
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Different sounds for each clip or image.")] = 10,
+    split: Annotated[str, typer.Option(help="Of the manifest, or `all`.")] = "valid",
+    seed: options.Seed = 0,
+    top_k: options.TopK = None,
+    temperature: options.Temperature = None,
+    guidance: options.Guidance = None,
+    motion: options.Motion = True,
+    precision: options.Precision = "auto",
+    keep: Annotated[Keep, typer.Option(help="Mels as decoded, 136 kB each at the paper's size, or sounds, 434 kB.")] = "mel",
     workers: int | None = WORKERS,
     ray: str | None = RAY,
 ) -> int:
@@ -43,8 +33,10 @@ def sample(
     """
     from unsilent.jobs.parallel import Parallel
     from unsilent.jobs.sample import Recipe, Sampling
+    from unsilent.request import Request
 
-    recipe = Recipe(model, samples, seed, top_k, temperature, guidance, motion, precision.value, keep.value)
+    request = Request(seed=seed, takes=samples, top_k=top_k, temperature=temperature, guidance=guidance, motion=motion)
+    recipe = Recipe(model, request, precision, keep)
     n_failed = 0
     with Sampling(table, out, recipe, None if split == "all" else split) as job, Bar(len(job.waiting)) as bar:
         for n_done, (row, why) in enumerate(job.run(Parallel(workers, ray)), start=1):

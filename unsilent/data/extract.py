@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
+from unsilent.choices import FeatureDtype
 from unsilent.clip import Clip
 from unsilent.data.datasets import at_speed
 from unsilent.data.manifest import Row
@@ -35,7 +36,6 @@ from unsilent.vision.motion import CHANNELS, Watch
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # encodings of one sound
 CODE_SPEEDS = (0.85, 1.18)  # that a sound without pictures of its own is played at: as many lower as higher
-Dtype = Literal["float16", "uint8"]
 VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
 CODES_VERSION = 4  # of that of codes, whose entries say since then how far their sound was moved, and how fast it is played
 
@@ -165,7 +165,7 @@ class Features:
     backbone: str
     seed: int
     per_column: int = 1
-    dtype: Dtype = "float16"
+    dtype: FeatureDtype = "float16"
     shard: ClassVar[str] = "features"
 
     def recipe(self) -> dict[str, Any]:

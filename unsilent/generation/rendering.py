@@ -1,85 +1,66 @@
-"""From codes to sound, most of a long one while the codes to come are still being sampled.
+"""Codes to sound, streaming: finished windows are decoded and vocoded while later codes are still being sampled.
 
-Here is decided when `stitching` works, not what it does. A step of a large sampler waits for memory most of the time, and on a GPU for its
-kernels to follow one another, so what is done beside it costs less than doing it afterwards.
+This file decides when `codec.stitching` works, not how. A step of a large sampler is bound by memory bandwidth, and on a GPU by kernel
+latency, so concurrent decoding costs less than decoding afterwards.
 """
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from unsilent.codec.stitching import GrowingMel, GrowingSound, decode_grid, decoded_windows, vocode
+from unsilent.codec.codec import Codec
+from unsilent.codec.stitching import GrowingMel, GrowingSound, decoded_windows
+from unsilent.generation.progress import Clock
 from unsilent.models.code_order import to_grid
-from unsilent.models.codebook import Codebook
-from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
-from unsilent.signal.mel import to_mel01
-from unsilent.speed.memory import trim_memory
+from unsilent.signal.loudness import level
+from unsilent.speed.memory import retain_memory, trim_memory
 
 
-class Renderer:
-    """The networks behind the codes.
+class Finished(NamedTuple):
+    """One finished take.
 
-    Args:
-        codebook: in evaluation mode.
-        vocoder: mel in [0, 1] to waveform; None estimates phases without a network, by Griffin-Lim.
-        device: that they are on.
-        halves: whether they compute in bfloat16.
+    Attributes:
+        waveform: mono in [-1, 1], levelled.
+        mel: around [-1, 1].
+        codes: the grid.
     """
 
-    def __init__(self, codebook: Codebook, vocoder: nn.Module | None, device: torch.device, halves: bool) -> None:
-        self.codebook, self.vocoder, self.device, self.clip = codebook, vocoder, device, codebook.config.clip
-        self._halves = halves
-
-    def autocast(self) -> torch.autocast:
-        """What the networks compute under."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._halves)
-
-    def decode(self, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
-        """A mel around [-1, 1] from codes of any length."""
-        with self.autocast():
-            return decode_grid(self.codebook, grid)
-
-    def vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
-        """A waveform from a mel around [-1, 1] of any length."""
-        if self.vocoder is None:
-            return griffin_lim_vocode(to_mel01(mel)[None], self.clip)[0]
-        with self.autocast():
-            return vocode(self.vocoded, mel, self.vocoder.context_frames, self.clip.hop)
-
-    def vocoded(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
-        """What the vocoder makes of short mels around [-1, 1]."""
-        return self.vocoder(to_mel01(mel))
+    waveform: Float[np.ndarray, "samples"]
+    mel: Float[np.ndarray, "mels frames"]
+    codes: Int[np.ndarray, "rows columns"]
 
 
 class Rendering:
-    """Mels and waveforms of several takes, begun while their codes become known; a context, which ends what goes on beside it.
+    """Streaming decoder of several takes; a context manager that ends its thread.
 
-    As soon as its codes are known, each window but the last is decoded by a Python thread of its own, on a GPU on a stream of its own, and
-    the mel that is finished so vocoded in chunks. That thread has as many of torch's threads as whoever made this, so nothing is rounded
-    otherwise than if all were left for the end.
+    A background thread, on a GPU with its own stream, decodes each window but the last as soon as its codes are known, and vocodes the
+    finished mel in chunks. It has as many torch threads as its creator, so results equal decoding at the end to the bit.
 
     Args:
-        renderer: what to compute with.
+        codec: to decode and vocode with.
         n_columns: of the whole sound.
         takes: how many there are.
     """
 
-    def __init__(self, renderer: Renderer, n_columns: int, takes: int) -> None:
-        self._renderer, clip, vocoder, device = renderer, renderer.clip, renderer.vocoder, renderer.device
+    def __init__(self, codec: Codec, n_columns: int, takes: int) -> None:
+        self._codec, clip, vocoder, device = codec, codec.clip, codec.vocoder, codec.device
         *early, _ = decoded_windows(n_columns, clip)
-        self._early = deque(window.stop for window in early)
-        self._mels = [GrowingMel(renderer.codebook, n_columns, device) for _ in range(takes)]
+        self._windows = deque(window.stop for window in early)
+        self._mels = [GrowingMel(codec.codebook, n_columns, device) for _ in range(takes)]
         frames, context = n_columns * clip.downsampling, 0 if vocoder is None else vocoder.context_frames
         n_sounds = 0 if vocoder is None else takes
-        self._sounds = {take: GrowingSound(renderer.vocoded, frames, context, clip.hop, device) for take in range(n_sounds)}
-        # its count of threads is for good: put back while the sampler has its own, it would be the one of all threads to come
-        self._beside = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
-        self._begun = deque[Future]()
+        self._sounds = {take: GrowingSound(codec.vocode_chunk, frames, context, clip.hop, device) for take in range(n_sounds)}
+        # the pool sets its thread count once; resetting it per call would race with the sampler's own setting
+        self._background = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
+        self._pending = deque[Future]()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and early else None
 
     def __enter__(self) -> "Rendering":
@@ -87,60 +68,92 @@ class Rendering:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._beside.shutdown(cancel_futures=True)
+            self._background.shutdown(cancel_futures=True)
         finally:
-            if self._stream is not None:  # memory that is let go must not be taken while it is written
+            if self._stream is not None:  # memory must not be reused while a kernel still writes it
                 self._stream.synchronize()
 
-    def hear(self, sequences: Int[Tensor, "takes known"]) -> None:
-        """Begin with what can be done, given all codes that are known so far, whole columns in the order of `code_order`.
+    def feed(self, sequences: Int[Tensor, "takes known"]) -> None:
+        """Start decoding every window whose codes are complete.
+
+        Args:
+            sequences: all codes known so far, whole columns in the order of `code_order`.
 
         Raises:
-            Exception: what went wrong beside since.
+            Exception: of the background thread since the last call.
         """
-        while self._begun and self._begun[0].done():
-            self._begun.popleft().result()
-        while self._early and self._early[0] * self._renderer.clip.rows <= sequences.shape[1]:
-            known = sequences[:, : self._early.popleft() * self._renderer.clip.rows]
-            there = None if self._stream is None else torch.cuda.current_stream().record_event()
-            for take, grid in enumerate(to_grid(known, self._renderer.clip.rows)):
-                self._begun.append(self._beside.submit(self._grow, take, grid, there))
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+        while self._windows and self._windows[0] * self._codec.clip.rows <= sequences.shape[1]:
+            known = sequences[:, : self._windows.popleft() * self._codec.clip.rows]
+            ready = None if self._stream is None else torch.cuda.current_stream().record_event()
+            for take, grid in enumerate(to_grid(known, self._codec.clip.rows)):
+                self._pending.append(self._background.submit(self._render, take, grid, ready))
 
     @torch.inference_mode()
-    def _grow(self, take: int, grid: Int[Tensor, "rows columns"], there: "torch.cuda.Event | None") -> None:
+    def _render(self, take: int, grid: Int[Tensor, "rows columns"], ready: "torch.cuda.Event | None") -> None:
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            if there is not None:
-                there.wait()
+            if ready is not None:
+                ready.wait()
             self.decode(take, grid)
             trim_memory()
-            if self._renderer.vocoder is not None:
+            if self._codec.vocoder is not None:
                 self.vocode(take)
 
     def decode(self, take: int, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
-        """The mel of one take as far as its known codes `grid` say, around [-1, 1]."""
-        with self._renderer.autocast():
+        """Mel of one take, around [-1, 1], as far as its known codes `grid` reach."""
+        with self._codec.autocast():
             self._mels[take].grow(grid)
         return self._mels[take].mel
 
     def vocode(self, take: int) -> Float[Tensor, "samples"]:
-        """The waveform of one take as far as its mel is done; without a vocoder, when all is. What is whole is given once, and let go."""
+        """Waveform of one take as far as its mel is finished; by Griffin-Lim only when all is.
+
+        A complete waveform can be fetched once; its buffer is released.
+        """
         growing = self._mels[take]
-        if self._renderer.vocoder is None:
-            return self._renderer.vocode(growing.mel)
-        with self._renderer.autocast():
+        if self._codec.vocoder is None:
+            return self._codec.vocode(growing.mel)
+        with self._codec.autocast():
             self._sounds[take].grow(growing.mel, growing.done)
         is_whole = growing.done == growing.mel.shape[1]
         return (self._sounds.pop(take) if is_whole else self._sounds[take]).waveform
 
+    def finish(
+        self, grids: Int[Tensor, "takes rows columns"], n_samples: int, clock: Clock, progress: Callable[[float], None]
+    ) -> list[Finished]:
+        """Wait for the background thread, then decode, vocode and level the rest of each take.
+
+        Args:
+            grids: all codes.
+            n_samples: length of the sound.
+            clock: gets the laps `codes`, `decode`, `vocode` and `loudness`.
+            progress: called with the share of takes that are finished.
+        """
+        self.wait()
+        clock.lap("codes")
+        finished = list[Finished]()
+        with retain_memory():
+            for take, grid in enumerate(grids):
+                mel = self.decode(take, grid)
+                clock.lap("decode")
+                waveform = self.vocode(take)[:n_samples].cpu().numpy()
+                clock.lap("vocode")
+                waveform = level(waveform, self._codec.clip.sample_rate)
+                clock.lap("loudness")
+                finished.append(Finished(waveform, mel.cpu().numpy(), grid.cpu().numpy()))
+                progress(len(finished) / len(grids))
+        return finished
+
     def wait(self) -> None:
-        """Let what goes on beside come to its end.
+        """Wait for the background thread.
 
         Raises:
-            Exception: what went wrong there.
+            Exception: of that thread.
         """
-        while self._begun:
-            self._begun.popleft().result()
+        while self._pending:
+            self._pending.popleft().result()
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
-        if self._renderer.device.type == "cuda":  # which answers before it has done what it was asked for
+        if self._codec.device.type == "cuda":  # kernels run asynchronously
             torch.cuda.current_stream().synchronize()

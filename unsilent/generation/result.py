@@ -1,19 +1,21 @@
 """What a video was given: its sound, all that led to it, and the files it can become."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from unsilent.choices import Original, Precision, check_choice
 from unsilent.clip import Clip
+from unsilent.errors import ParameterError
 from unsilent.generation.figure import draw
 from unsilent.media.audio import write_wav
-from unsilent.media.video import Original, mux
-from unsilent.speed.choice import Precision
+from unsilent.media.video import mux
+from unsilent.request import Request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """Sound made for a video, with all that led to it.
 
@@ -25,9 +27,10 @@ class Generation:
         codes: what was sampled, `[rows, columns]`.
         features: what was seen, `[features, dim]` in the order of time; None for a model that sees nothing.
         clip: the grid of mel and codes.
-        seed, take: what the randomness came from.
+        request: what was asked, resolved against the model's defaults.
+        take: number of this sound, from 0.
         model: name of the model.
-        precision: that it was computed in, see `speed.choice.choose_precision`.
+        precision: that it was computed in, see `runtime.choose_precision`.
         timings: seconds spent on each step; of a long sound, what was decoded and vocoded beside its codes counts as theirs.
     """
 
@@ -38,11 +41,28 @@ class Generation:
     codes: Int[np.ndarray, "rows columns"]
     features: Float[np.ndarray, "features dim"] | None
     clip: Clip
-    seed: int
+    request: Request
     take: int
     model: str
     precision: Precision
-    timings: dict[str, float] = field(compare=False)
+    timings: dict[str, float]
+
+    def __eq__(self, other: object) -> bool:
+        """Equal sounds made by the same model for the same request, whatever time it took."""
+        if not isinstance(other, Generation):
+            return NotImplemented
+        return self._key() == other._key() and np.array_equal(self.waveform, other.waveform)
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return self.video, self.model, self.precision, self.request, self.take, self.codes.tobytes()
+
+    @property
+    def seed(self) -> int:
+        """Seed of the request."""
+        return self.request.seed
 
     @property
     def seconds(self) -> float:
@@ -59,33 +79,43 @@ class Generation:
         """Time spent divided by time played; below 1 is faster than playback."""
         return self.spent_seconds / self.seconds
 
-    def save_video(self, out: str | Path, original: Original = "drop", comment: str = "") -> None:
+    def save_video(self, out: str | Path, original: Original | None = None, comment: str = "") -> None:
         """Write the video with this sound; its pictures are copied packet by packet.
 
         Args:
             out: file to write; its suffix chooses the container.
-            original: what becomes of the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter).
+            original: the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter); None is as requested.
             comment: words to keep inside the file.
 
         Raises:
             MediaError: if the video cannot be read again, or `out` cannot be written or hold such pictures.
         """
+        original = self.request.original if original is None else original
+        check_choice("original", original, Original)
         mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment)
 
     def save_wav(self, out: str | Path) -> None:
         """Write the sound alone as 16-bit WAV.
 
         Raises:
+            ParameterError: if the suffix is not `.wav`.
             MediaError: if `out` cannot be written.
         """
+        _check_suffix(Path(out), ".wav", "sound")
         write_wav(Path(out), self.waveform, self.sample_rate)
 
     def save_picture(self, out: str | Path) -> None:
         """Draw the video's frames above the mel, on one time axis, as PNG.
 
         Raises:
-            ParameterError: if matplotlib is not installed.
+            ParameterError: if matplotlib is not installed, or the suffix is not `.png`.
             MediaError: if the video cannot be read again or `out` cannot be written.
         """
+        _check_suffix(Path(out), ".png", "figure")
         title = f"{self.video.name}: model {self.model}, seed {self.seed}, take {self.take + 1}"
         draw(self.video, self.mel, self.seconds, self.clip, title, Path(out))
+
+
+def _check_suffix(out: Path, suffix: str, what: str) -> None:
+    if out.suffix.lower() != suffix:
+        raise ParameterError(f"{out} cannot be written: the {what} is written as {suffix[1:].upper()}, so name it with {suffix}.")

@@ -1,10 +1,6 @@
-"""From a sampler and conditions to codes: the choice of each next code, windows over any length, known beginnings.
+"""From a sampler and conditions to codes: logits to the next code, classifier-free guidance, windows over any length, priming."""
 
-Not here: what the codes sound like (`stitching`), what the condition is made of (`features`).
-"""
-
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,37 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.errors import ParameterError
+from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
 from unsilent.models.sampler import Sampler
-
-
-@dataclass(frozen=True)
-class Window:
-    """One stretch of code columns that a sampler sees at once: [start, start + columns), the first `primed` of them known before."""
-
-    start: int
-    primed: int
-    columns: int
-
-
-def plan_windows(n_columns: int, window_columns: int, hop_columns: int) -> list[Window]:
-    """Cover `n_columns` so that every column is new in exactly one window.
-
-    Windows start at multiples of the hop and know all their columns but the last `hop_columns`, so a window depends on nothing after it
-    and a longer video begins with the windows of a shorter one. The last window may end early.
-
-    Raises:
-        ParameterError: if there are no columns, or the hop is not from 1 to the window.
-    """
-    if n_columns < 1:
-        raise ParameterError(f"{n_columns} columns asked for; at least 1 can be sampled.")
-    if not 1 <= hop_columns <= window_columns:
-        raise ParameterError(f"a hop of {hop_columns} columns does not fit windows of {window_columns}.")
-    windows = [Window(0, 0, min(n_columns, window_columns))]
-    while (done := windows[-1].start + windows[-1].columns) < n_columns:
-        start = windows[-1].start + hop_columns
-        windows.append(Window(start, done - start, min(n_columns - start, window_columns)))
-    return windows
+from unsilent.request import Request
 
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
@@ -55,13 +24,13 @@ def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_co
 def next_code(
     logits: Float[Tensor, "batch codes"], uniforms: Float[Tensor, "batch"], temperature: float, top_k: int
 ) -> Int[Tensor, "batch"]:
-    """Choose a code for each row.
+    """Sample a code for each row.
 
     Args:
-        logits: scores.
-        uniforms: one number in [0, 1) per row: where to cut the cumulative distribution.
-        temperature: scores are divided by it; 0 takes the likeliest.
-        top_k: codes that score less than the k-th are out (the paper's top-X); ties with it stay.
+        logits: of the next code.
+        uniforms: one number in [0, 1) per row, at which the cumulative distribution is inverted.
+        temperature: divisor of the logits; 0 is greedy.
+        top_k: codes with less than the k-th highest logit are left out (the paper's top-X); ties with it stay.
 
     Raises:
         ParameterError: if the temperature is negative, or top_k is not from 1 to the number of codes.
@@ -70,46 +39,56 @@ def next_code(
         Released sampler: temperature, top-k, softmax, draw. Differs: the draw inverts the cumulative distribution at a given number, so a
         row depends on itself only.
     """
-    check_choice(temperature, top_k, logits.shape[1])
+    if not temperature >= 0:
+        raise ParameterError(f"a temperature of {temperature} was given; it is 0 or more.")
+    if not 1 <= top_k <= logits.shape[1]:
+        raise ParameterError(f"top_k {top_k} was given; this sampler has {logits.shape[1]} codes, so it is from 1 to {logits.shape[1]}.")
     if temperature == 0:
         return logits.argmax(1)
-    # below the highest before the division, which would overflow at temperatures near zero
+    # subtract the maximum first, because the division overflows at temperatures near zero
     kept = (logits - logits.amax(1, keepdim=True).double()) / temperature
     if top_k < logits.shape[1]:
         kept = torch.where(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf, kept)
     cumulative = torch.softmax(kept, dim=1).cumsum(1)
-    # scaled by the total, which rounding may leave a hair below one
+    # scaled by the total, because rounding may leave it below one
     chosen = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
     return chosen[:, 0].clamp(max=logits.shape[1] - 1)
 
 
-def guide(logits: Float[Tensor, "rows codes"], guidance: float) -> Float[Tensor, "batch codes"]:
-    """Scores that go further than a condition asks for, away from what would be said without one.
+def guide(logits: Float[Tensor, "rows codes"], guidance: float) -> Float[Tensor, "takes codes"]:
+    """Classifier-free guidance: `unconditional + guidance * (conditional - unconditional)`.
 
     Args:
-        logits: of sequences that are told their condition and, where `guidance` is not 1, behind them of the same that are told nothing.
-        guidance: how far: at 1 as told, at 0 as if nothing had been.
+        logits: conditional rows and, where `guidance` is not 1, below them the unconditional rows of the same takes.
+        guidance: scale; 1 is conditional, 0 unconditional.
 
     Source:
-        Ho and Salimans, "Classifier-free diffusion guidance" (2022), for scores of codes.
+        Ho and Salimans, "Classifier-free diffusion guidance" (2022), applied to logits.
     """
     if guidance == 1:
         return logits
-    told, untold = logits.chunk(2)
-    return untold + guidance * (told - untold)
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
 
 
 @dataclass(frozen=True)
 class NextCode:
-    """How each next code is chosen; arguments as of `next_code` and `guide`."""
+    """Logits to the next code of each take; fields as of `next_code` and `guide`."""
 
     temperature: float
     top_k: int
     guidance: float
 
+    @classmethod
+    def of(cls, request: Request) -> "NextCode":
+        """The choice that a resolved request asks for."""
+        if None in (request.temperature, request.top_k, request.guidance):
+            raise ParameterError("this request still leaves values to the model; call `Request.resolve` first.")
+        return cls(request.temperature, request.top_k, request.guidance)
+
     @property
     def n_rows(self) -> int:
-        """Sequences for each take: told its condition and, where guided, nothing."""
+        """Rows of logits for each take: conditional and, where guided, unconditional."""
         return 1 if self.guidance == 1 else 2
 
     def __call__(self, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"]) -> Int[Tensor, "takes"]:
@@ -120,70 +99,55 @@ class NextCode:
 @torch.inference_mode()
 def sample_codes(
     sampler: Sampler,
-    condition_of: Callable[[Window], Float[Tensor, "batch condition width"]],
-    n_columns: int,
+    windows: Sequence[Window],
+    conditions: Iterable[Float[Tensor, "1 condition width"]],
+    request: Request,
     *,
-    seed: int,
-    takes: int = 1,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    guidance: float = 1.0,
-    hop_columns: int | None = None,
     prime: Int[Tensor, "rows known"] | None = None,
-    on_column: Callable[[Int[Tensor, "takes known"], int], None] = lambda known, total: None,
+    on_column: Callable[[Int[Tensor, "takes known"]], None] = lambda known: None,
 ) -> Int[Tensor, "takes sequence"]:
     """Sample the codes of a sound of any length.
 
     Args:
         sampler: in evaluation mode.
-        condition_of: gives the condition of a window, batch 1, so that each window is told of its own time.
-        n_columns: length of the sound.
-        seed: of all randomness, not negative.
-        takes: different sounds side by side; take `t` is the same however many there are: to the bit where steps are in C, and but for
-            rounding where torch's own products read several at once.
-        temperature: see `next_code`.
-        top_k: see `next_code`; None keeps all codes.
-        guidance: see `guide`; other than 1 it takes twice the work, and a sampler that has been trained to do without its condition.
-        hop_columns: new columns per window after the first; None is half a clip.
+        windows: as of `plan_windows`, of the sampler's clip.
+        conditions: one for each window, in order.
+        request: resolved; its seed, takes, top_k, temperature and guidance are used. A guidance other than 1 doubles the work, and needs a
+            sampler trained with condition dropout. Take t is the same however many there are: to the bit with the step in C, and but for
+            rounding where torch's products process several at once.
         prime: codes of the first columns, kept as they are (the paper's priming).
-        on_column: told after each column all codes that are known by then, and how many there will be.
+        on_column: called after each column with all codes known by then.
 
     Returns:
-        Codes in the order of `code_order`, `n_columns * rows` for each take.
+        Codes in the order of `code_order`, columns x rows for each take.
 
     Raises:
-        ParameterError: for a value out of range.
+        ParameterError: if the request is not resolved or its `top_k` exceeds the number of codes, or the prime does not fit.
     """
-    clip, codes = sampler.config.clip, sampler.config.codes
-    top_k = codes if top_k is None else top_k
-    check_takes(seed, takes)
-    check_choice(temperature, top_k, codes)
-    check_guidance(guidance)
-    windows = plan_windows(n_columns, clip.columns, max(1, clip.columns // 2) if hop_columns is None else hop_columns)
-    device = sampler.pos_emb.device
-    total = n_columns * clip.rows
-    uniforms = torch.from_numpy(np.stack([draw_uniforms(seed, take, total) for take in range(takes)])).to(device)
-    sequence = torch.zeros(takes, total, dtype=torch.long, device=device)
-    choose = NextCode(temperature, top_k, guidance)
+    rows, device = sampler.config.clip.rows, sampler.pos_emb.device
+    choose = NextCode.of(request)
+    total = windows[-1].stop * rows
+    uniforms = torch.from_numpy(np.stack([draw_uniforms(request.seed, take, total) for take in range(request.takes)])).to(device)
+    sequence = torch.zeros(request.takes, total, dtype=torch.long, device=device)
     done = 0
     if prime is not None:
-        known = _known_codes(prime, clip.rows, codes)[:, :total]
+        known = _known_codes(prime, rows, sampler.config.codes)[:, :total]
         done = known.shape[1]
         sequence[:, :done] = known
-    for window in windows:
-        first, stop = window.start * clip.rows, (window.start + window.columns) * clip.rows
+    for window, condition in zip(windows, conditions, strict=True):
+        first, stop = window.start * rows, window.stop * rows
         if done >= stop:
             continue
-        told = condition_of(window)
-        told = torch.cat([told, torch.zeros_like(told)][: choose.n_rows])
-        logits, state = sampler.start(sequence[:, first:done].repeat(choose.n_rows, 1), told)
+        # conditional rows, and below them the unconditional ones where guided
+        both = torch.cat([condition, torch.zeros_like(condition)][: choose.n_rows])
+        logits, state = sampler.start(sequence[:, first:done].repeat(choose.n_rows, 1), both)
         for position in range(done, stop):
             if position + 1 < stop:
                 sequence[:, position], logits = sampler.advance(choose, logits, uniforms[:, position], state)
             else:
                 sequence[:, position] = choose(logits, uniforms[:, position])
-            if (position + 1) % clip.rows == 0:
-                on_column(sequence[:, : position + 1], total)
+            if (position + 1) % rows == 0:
+                on_column(sequence[:, : position + 1])
         done = stop
     return sequence
 
@@ -194,37 +158,3 @@ def _known_codes(prime: Int[Tensor, "rows known"], rows: int, codes: int) -> Int
     if prime.numel() and not 0 <= int(prime.min()) <= int(prime.max()) < codes:
         raise ParameterError(f"known codes from {int(prime.min())} to {int(prime.max())} were given, this sampler has 0 to {codes - 1}.")
     return to_sequence(prime[None])
-
-
-def check_takes(seed: int, takes: int) -> None:
-    """Refuse what `sample_codes` cannot do.
-
-    Raises:
-        ParameterError: for a seed below 0 or less than one take.
-    """
-    if seed < 0:
-        raise ParameterError(f"a seed of {seed} was given; seeds are 0 or more.")
-    if takes < 1:
-        raise ParameterError(f"{takes} takes asked for; at least 1 can be made.")
-
-
-def check_choice(temperature: float, top_k: int, codes: int) -> None:
-    """Refuse what `next_code` cannot do.
-
-    Raises:
-        ParameterError: if the temperature is negative, or top_k is not from 1 to the number of codes.
-    """
-    if not temperature >= 0:
-        raise ParameterError(f"a temperature of {temperature} was given; it is 0 or more.")
-    if not 1 <= top_k <= codes:
-        raise ParameterError(f"top_k {top_k} was given; this sampler has {codes} codes to choose among, so it is from 1 to {codes}.")
-
-
-def check_guidance(guidance: float) -> None:
-    """Refuse what `guide` cannot do.
-
-    Raises:
-        ParameterError: for a guidance below 0 or one that is no number.
-    """
-    if not 0 <= guidance < math.inf:
-        raise ParameterError(f"a guidance of {guidance} was given; it is 0 or more, and 1 does without.")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unsilent import presets
-from unsilent.data.extract import CODE_VARIANTS, Codes, Dtype, Extractor, Features, File, Motion, Piece, Sounds, Stored, files, stored
+from unsilent.choices import FeatureDtype
+from unsilent.data.extract import CODE_VARIANTS, Codes, Extractor, Features, File, Motion, Piece, Sounds, Stored, files, stored
 from unsilent.data.manifest import read_manifest
 from unsilent.data.shards import Shard, Writer
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
@@ -19,7 +20,7 @@ def extract_material(
     out: Path,
     preset_name: str,
     sound: str = "waveforms",
-    dtype: Dtype = "float16",
+    dtype: FeatureDtype = "float16",
     seed: int = 0,
     parallel: Parallel = Parallel(),
     redo: bool = False,

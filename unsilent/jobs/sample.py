@@ -9,28 +9,28 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle, sampler_config
+from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle, read_defaults, sampler_config
+from unsilent.choices import AnyPrecision, Keep
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError
 from unsilent.files import atomic_write, try_lock
-from unsilent.generation.sampling import check_choice, check_guidance, check_takes
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.media.audio import write_wav
 from unsilent.pipeline import load
 from unsilent.presets import get
-from unsilent.speed.choice import Precision, choose_device, choose_precision
+from unsilent.request import Request
+from unsilent.speed.choice import choose_device, choose_precision
 from unsilent.speed.threads import one_thread
 from unsilent.vision.scene import Scene
 
-Keep = Literal["mel", "wav"]
 KINDS = ("clip", "image")  # of rows that can be looked at
 ABOUT, SUFFIXES = "samples.json", {"mel": ".mel.npy", "wav": ".wav"}
 _PART, _LOCK = ".part", ".lock"
@@ -38,32 +38,29 @@ _PART, _LOCK = ".part", ".lock"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all samples of a folder are made with.
+    """How all samples of a folder are made.
 
     Attributes:
         model: name of a model whose weights are here, or path of a bundle folder.
-        samples: of each clip.
-        seed: from which the clips' own seeds derive; see `seed_of`.
-        top_k, temperature, guidance: see `sample_codes`; None takes the model's own.
-        motion: whether a model that is told how much moves is told.
-        precision: to compute in, see `speed.choice.choose_precision`; `auto` is settled where the job begins, for all its workers.
-        keep: `mel`, float16 `[mels, frames]` as it was decoded, around [-1, 1]; or `wav`, 16 bit.
+        request: for every clip; its seed is the source of the clips' own, see `seed_of`, and its label is that of the clip.
+        precision: to compute in; `auto` is settled where the job begins, for all its workers.
+        keep: `mel`, float16 `[mels, frames]` around [-1, 1] as decoded; or `wav`, 16 bit.
     """
 
     model: str = "everyday"
-    samples: int = 10
-    seed: int = 0
-    top_k: int | None = None
-    temperature: float | None = None
-    guidance: float | None = None
-    motion: bool = True
-    precision: Literal["auto"] | Precision = "auto"
+    request: Request = field(default_factory=lambda: Request(takes=10))
+    precision: AnyPrecision = "auto"
     keep: Keep = "mel"
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for `samples.json`."""
+        about = {"model": self.model, "samples": self.request.takes, **self.request.describe()}
+        return {**about, "precision": self.precision, "keep": self.keep}
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes all samples of a row; a worker calls it once for the loaded model."""
+    """Loads the model once per worker, and makes all samples of a row."""
 
     root: Path
     recipe: Recipe
@@ -73,18 +70,11 @@ class _Maker:
 
         def make(row: Row) -> list[np.ndarray]:
             scene = Scene(self.root / row.path, row.duration_seconds, row.start_seconds)
+            label = row.label or None if pipeline.parts.classes else None
+            request = recipe.request.model_copy(update={"seed": seed_of(recipe.request.seed, row.clip_id), "label": label})
             with one_thread():
-                mels = pipeline.sample_mels(
-                    scene,
-                    recipe.samples,
-                    seed=seed_of(recipe.seed, row.clip_id),
-                    top_k=recipe.top_k,
-                    temperature=recipe.temperature,
-                    guidance=recipe.guidance,
-                    motion=recipe.motion,
-                    label=row.label or None if pipeline.parts.classes else None,
-                )
-                return [mel.astype(np.float16) for mel in mels] if recipe.keep == "mel" else [pipeline.sound(mel) for mel in mels]
+                mels = pipeline.sample_mels(scene, request)
+                return [mel.astype(np.float16) for mel in mels] if recipe.keep == "mel" else [pipeline.codec.sound(mel) for mel in mels]
 
         return make
 
@@ -125,17 +115,13 @@ class Sampling:
             if not parts or any(part.startswith((".", "/")) for part in parts):
                 raise DataError(f"{table} names a clip {row.clip_id!r}, which cannot be a folder below {out}.")
         folder = find_bundle(recipe.model)
-        about, sampler = read_bundle(folder), sampler_config(folder)
-        self._preset = get(about["preset"])
-        top_k = min(self._preset.top_k, sampler.codes) if recipe.top_k is None else recipe.top_k
-        temperature = self._preset.temperature if recipe.temperature is None else recipe.temperature
-        guidance = self._preset.guidance if recipe.guidance is None else recipe.guidance
-        check_takes(recipe.seed, recipe.samples)
-        check_choice(temperature, top_k, sampler.codes)
-        check_guidance(guidance)
-        precision = choose_precision(recipe.precision, choose_device("auto"), sampler)
-        self.recipe = replace(recipe, top_k=top_k, temperature=temperature, guidance=guidance, precision=precision)
-        self._made_with = {**asdict(self.recipe), "model": self._preset.name, "weights": fingerprint(folder, about)}
+        defaults = read_defaults(folder)
+        request = recipe.request.resolve(replace(defaults, classes=()))  # labels are those of the rows
+        precision = choose_precision(recipe.precision, choose_device("auto"), sampler_config(folder))
+        self._clip = get(read_bundle(folder)["preset"]).clip
+        self.recipe = replace(recipe, request=request, precision=precision)
+        weights = fingerprint(folder, read_bundle(folder))
+        self._made_with = {**self.recipe.describe(), "model": defaults.model, "weights": weights}
 
     def __enter__(self) -> "Sampling":
         self.out.mkdir(parents=True, exist_ok=True)
@@ -160,11 +146,13 @@ class Sampling:
             return about
         try:
             about = json.loads(path.read_bytes())
-            differing = sorted(name for name, value in self._made_with.items() if about[name] != value)
+            differing = {name: about[name] for name, value in sorted(self._made_with.items()) if about[name] != value}
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{path} does not say what the samples beside it were made with; choose another folder.") from None
         if differing:
-            raise DataError(f"the samples in {self.out} were made with another {', '.join(differing)}; choose another folder.")
+            found = ", ".join(f"{name} {value}" for name, value in differing.items())
+            asked = ", ".join(str(self._made_with[name]) for name in differing)
+            raise DataError(f"the samples in {self.out} were made with {found} instead of {asked}; choose another folder.")
         return about
 
     def _write_about(self, about: dict[str, Any]) -> None:
@@ -193,7 +181,7 @@ class Sampling:
             else:
                 self._write(row, sounds)
             yield row, failed.get(row.clip_id, "")
-        clips |= {row.clip_id: seed_of(self.recipe.seed, row.clip_id) for row in self.rows if row.clip_id not in failed}
+        clips |= {row.clip_id: seed_of(self.recipe.request.seed, row.clip_id) for row in self.rows if row.clip_id not in failed}
         self._write_about(self._about)
 
     def _write(self, row: Row, sounds: list[np.ndarray]) -> None:
@@ -204,6 +192,6 @@ class Sampling:
             if self.recipe.keep == "mel":
                 np.save(path, sound)
             else:
-                write_wav(path, sound, self._preset.clip.sample_rate)
+                write_wav(path, sound, self._clip.sample_rate)
         target.parent.mkdir(parents=True, exist_ok=True)
         part.rename(target)

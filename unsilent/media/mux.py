@@ -4,18 +4,16 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
 from jaxtyping import Float
 
+from unsilent.choices import Original
 from unsilent.errors import MediaError, ParameterError
 from unsilent.files import atomic_write
 from unsilent.media.audio import decode_blocks
 from unsilent.media.files import demux, find_video, first_picture_time, moving_pictures, open_media
-
-Original = Literal["drop", "keep", "duck"]
 
 CONTAINERS = {
     ".mp4": ("mp4", "aac"),

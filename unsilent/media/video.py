@@ -13,10 +13,10 @@ from jaxtyping import Float, UInt8
 
 from unsilent.errors import MediaError, ParameterError
 from unsilent.media.files import decode, demux, find_video, open_media
-from unsilent.media.mux import Original, mux
+from unsilent.media.mux import mux
 from unsilent.media.probe import orientation
 
-__all__ = ["Original", "Picture", "mux", "read_frames", "stream_frames", "stream_pictures"]
+__all__ = ["Picture", "mux", "read_frames", "stream_frames", "stream_pictures"]
 
 GREY_SIZE = (48, 64)  # height and width of small grey pictures, whatever the shape of the video
 

@@ -143,6 +143,47 @@ class Columns(nn.Module):
         return self.out(self.around(F.gelu(hidden)).transpose(1, 2))
 
 
+def pick_rows(n_wanted: int, n_total: int) -> list[int]:
+    """Choose rows for a model with fewer features than a clip has.
+
+    Args:
+        n_wanted: from 1 to `n_total`.
+        n_total: features of the whole clip.
+
+    Returns:
+        Increasing indices: evenly spaced from the first row, all shifted towards the middle; 5 of 212 gives 35, 77, 119, 162, 204.
+
+    Raises:
+        ParameterError: if there are fewer rows than wanted, or none is wanted.
+
+    Source:
+        Released ResampleFrames. Differs: integer arithmetic, where its floating point truncates a few spacings one row early (38 of
+        212, but none of the published 1, 5, 53 and 212).
+    """
+    if not 1 <= n_wanted <= n_total:
+        raise ParameterError(f"{n_wanted} features were asked of {n_total}; ask for 1 to {n_total}, or tile a short video first.")
+    return [index * n_total // n_wanted + n_total // (n_wanted + 1) for index in range(n_wanted)]
+
+
+def condition_rows(condition: ConditionConfig, n_total: int, n_columns: int) -> list[int]:
+    """Rows of a clip's features that a condition consists of.
+
+    Args:
+        condition: of a kind with features.
+        n_total: features of the whole clip, equally many for each column.
+        n_columns: code columns of the clip.
+
+    Returns:
+        As `pick_rows`; for kind `columns`, the last row of the first column that gets each feature, so that windows half a clip apart
+        share frames.
+    """
+    n_wanted = condition.n_features
+    if condition.kind != "columns":
+        return pick_rows(n_wanted, n_total)
+    each = n_total // n_columns
+    return [(-(-index * n_columns // n_wanted) + 1) * each - 1 for index in range(n_wanted)]
+
+
 def coordinates(clip: Clip, codes: int) -> Int[Tensor, "1 sequence"]:
     """Where each cell of a clip's grid lies, as integers from 0 to below `codes`, in the order of the codes that follow.
 

@@ -1,15 +1,11 @@
 """Which device and precision to compute in."""
 
-from typing import Literal
-
 import torch
 
+from unsilent.choices import AnyPrecision, Device, Precision, check_choice
 from unsilent.errors import ParameterError
 from unsilent.models.sampler import SamplerConfig
 from unsilent.speed import cpu_transformer
-
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bfloat16", "int8"]
 
 
 def choose_device(asked: Device) -> torch.device:
@@ -18,12 +14,13 @@ def choose_device(asked: Device) -> torch.device:
     Raises:
         ParameterError: for a device that is not present.
     """
+    check_choice("device", asked, Device)
     if asked == "cuda" and not torch.cuda.is_available():
         raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
     return torch.device("cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu")
 
 
-def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, config: SamplerConfig) -> Precision:
+def choose_precision(asked: AnyPrecision, device: torch.device, config: SamplerConfig) -> Precision:
     """The precision to compute in.
 
     A sampling step takes as long as reading its matrices from memory, so on a CPU the smallest dtype that multiplies fast is the fastest.
@@ -36,6 +33,7 @@ def choose_precision(asked: Literal["auto"] | Precision, device: torch.device, c
     Raises:
         ParameterError: for int8 where it cannot be computed.
     """
+    check_choice("precision", asked, AnyPrecision)
     packable = can_pack(config, device)
     if asked == "auto":
         if device.type == "cuda":

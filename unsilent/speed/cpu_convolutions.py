@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unsilent.choices import Precision
 from unsilent.models.backbones.efficientnet_lite import ConvNorm, EfficientNetLite0
 from unsilent.models.codebook import Codebook
 from unsilent.models.layers import ResidualBlock, Upsample
 from unsilent.models.melgan import SLOPE, MelGAN, Residual
 from unsilent.speed import cpu_groupnorm, cpu_transformer
-from unsilent.speed.choice import Precision, convolution_dtype
+from unsilent.speed.choice import convolution_dtype
 from unsilent.speed.memory import trim_memory
 
 NO_ACTIVATION, LEAKY_RELU, RELU6 = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # what follows a convolution

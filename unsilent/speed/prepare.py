@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from unsilent.choices import Precision
 from unsilent.models.sampler import Sampler
 from unsilent.models.transformer import Block
-from unsilent.speed.choice import Precision
 from unsilent.speed.cpu_transformer import LANES, PackedBlock, PackedHead, PackedTransformer
 from unsilent.speed.gpu_graphs import GraphedAdvance
 from unsilent.speed.memory import trim_memory

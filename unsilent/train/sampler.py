@@ -13,13 +13,13 @@ from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights
 from unsilent.data.pairs import PairedCodes
 from unsilent.errors import ParameterError
 from unsilent.models.code_order import to_grid
+from unsilent.models.condition import condition_rows
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.train.config import SamplerRun
 from unsilent.train.losses import next_code_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import begin
 from unsilent.train.steps import Learning, mean_figures
-from unsilent.vision.features import told_rows
 
 
 class SamplerBatch(NamedTuple):
@@ -96,7 +96,7 @@ class SamplerTrainer:
         if condition.kind == "none":
             features = np.stack([rng.random((condition.n_features, condition.feature_dim), dtype=np.float32) for rng in rngs])
         elif condition.n_features:
-            features = pairs.features.numpy()[:, told_rows(condition, pairs.features.shape[1], self.config.clip.columns)]
+            features = pairs.features.numpy()[:, condition_rows(condition, pairs.features.shape[1], self.config.clip.columns)]
             if feature_noise:
                 noise = np.stack([rng.standard_normal(features.shape[1:], dtype=np.float32) for rng in rngs])
                 features = features + feature_noise * features.std(axis=(1, 2), keepdims=True) * noise

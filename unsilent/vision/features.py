@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.models.condition import ConditionConfig
 from unsilent.vision import flow
 
 RELEASED_SECONDS = 10  # of video behind each feature file of the authors'
@@ -193,51 +192,6 @@ def _ahead(items: Iterator[Tensor], n: int) -> Iterator[Tensor]:
             yield item
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-def pick(features: Float[Tensor, "video_frames dim"], n_wanted: int) -> Float[Tensor, "features dim"]:
-    """Keep `n_wanted` rows spread evenly over the clip; see `pick_rows`."""
-    return features[pick_rows(n_wanted, len(features))]
-
-
-def pick_rows(n_wanted: int, n_total: int) -> list[int]:
-    """Which rows a model with few features is given.
-
-    Args:
-        n_wanted: from 1 to `n_total`.
-        n_total: features of the whole clip.
-
-    Returns:
-        Increasing indices: evenly spaced from the first row, all shifted towards the middle; 5 of 212 gives 35, 77, 119, 162, 204.
-
-    Raises:
-        ParameterError: if there are fewer rows than wanted, or none is wanted.
-
-    Source:
-        Released ResampleFrames. Differs: whole-number arithmetic, where its floating point truncates a few spacings one row early (38 of
-        212, but none of the published 1, 5, 53 and 212).
-    """
-    if not 1 <= n_wanted <= n_total:
-        raise ParameterError(f"{n_wanted} features were asked of {n_total}; ask for 1 to {n_total}, or tile a short video first.")
-    return [index * n_total // n_wanted + n_total // (n_wanted + 1) for index in range(n_wanted)]
-
-
-def told_rows(condition: ConditionConfig, n_total: int, n_columns: int) -> list[int]:
-    """Which rows of a clip a condition is made of: see `pick_rows`, or, where features stand beside codes, those at their time.
-
-    Args:
-        condition: with features.
-        n_total: features of the whole clip, as many for each column.
-        n_columns: of codes.
-
-    Returns:
-        For kind `columns` the last row of the first column that is told each feature. So windows half a clip apart pick the same pictures.
-    """
-    n_wanted = condition.n_features
-    if condition.kind != "columns":
-        return pick_rows(n_wanted, n_total)
-    each = n_total // n_columns
-    return [(-(-index * n_columns // n_wanted) + 1) * each - 1 for index in range(n_wanted)]
 
 
 def tile(features: Float[Tensor, "video_frames dim"], n_wanted: int) -> Float[Tensor, "features dim"]:

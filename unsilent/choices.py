@@ -1,0 +1,29 @@
+"""Closed sets of values that users choose from, free of heavy imports so that `unsilent --help` answers at once."""
+
+from typing import Any, Literal, get_args
+
+from unsilent.errors import ParameterError, did_you_mean
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16", "int8"]
+AnyPrecision = Literal["auto", "float32", "bfloat16", "int8"]
+VocoderChoice = Literal["neural", "griffin-lim"]
+Original = Literal["drop", "keep", "duck"]  # the video's own sound: left out, mixed in, mixed in quieter
+Keep = Literal["mel", "wav"]  # what is written of a sample
+FeatureDtype = Literal["float16", "uint8"]
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is not in a `Literal`.
+
+    Args:
+        name: of the argument, for the message.
+        value: as given.
+        choices: a `Literal` type.
+
+    Raises:
+        ParameterError: if it is not one of them; names those allowed.
+    """
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ParameterError(f"{name} {value!r} was given; choose one of {', '.join(allowed)} ({did_you_mean(str(value), allowed)}?).")

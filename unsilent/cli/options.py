@@ -1,0 +1,24 @@
+"""Options that several verbs share, each said once."""
+
+from typing import Annotated
+
+import typer
+
+from unsilent.choices import AnyPrecision, VocoderChoice
+from unsilent.choices import Device as DeviceChoice
+
+Model = Annotated[str, typer.Option("--model", help="A name from `unsilent models`, or a bundle folder.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, video, model and machine: same sound.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among the k most likely codes. [default: the model's own]")]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", min=0.0, help="Above 1 more varied, below 1 more repetitive, 0 greedy. [default: the model's own]"),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", min=0.0, help="Above 1 follows the video more closely, with less variety. [default: the model's own]"),
+]
+Motion = Annotated[bool, typer.Option("--motion/--no-motion", help="Condition on motion, for models that can.")]
+Device = Annotated[DeviceChoice, typer.Option("--device", help="Where to compute; auto takes a GPU if there is one.")]
+Precision = Annotated[AnyPrecision, typer.Option("--precision", help="How to compute; auto is the fastest that keeps the quality.")]
+Vocoder = Annotated[VocoderChoice, typer.Option("--vocoder", help="Mel to waveform: the model's network, or Griffin-Lim.")]

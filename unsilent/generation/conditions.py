@@ -1,0 +1,103 @@
+"""Conditions: which video frames condition each window, and the vectors that the sampler is conditioned on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.clip import Clip
+from unsilent.generation.windows import Window
+from unsilent.models.condition import ConditionConfig, condition_rows
+from unsilent.models.sampler import Sampler
+from unsilent.vision.scene import Observation, Scene
+
+
+@dataclass(frozen=True)
+class WindowFrames:
+    """Video frames that condition one window, by number at the clip's feature rate.
+
+    Attributes:
+        embedded: one frame for each feature of the condition.
+        measured: all frames of the window, whose motion is measured; empty for a model without motion.
+    """
+
+    embedded: list[int]
+    measured: list[int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Windows of a sound, and for each the frames that condition it; no frames for a model without features."""
+
+    windows: list[Window]
+    frames: list[WindowFrames]
+
+    @property
+    def n_columns(self) -> int:
+        """Code columns of the whole sound."""
+        return self.windows[-1].stop
+
+    def embedded(self) -> set[int]:
+        """Numbers of all frames to embed."""
+        return {number for frames in self.frames for number in frames.embedded}
+
+    def measured(self) -> set[int]:
+        """Numbers of all frames whose motion is measured."""
+        return {number for frames in self.frames for number in frames.measured}
+
+
+def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: ConditionConfig, pairs: bool) -> list[WindowFrames]:
+    """Choose the frames that condition each window.
+
+    Args:
+        scene: frames are taken from.
+        windows: to condition.
+        clip: the grid.
+        condition: of the sampler; of a kind with features.
+        pairs: whether a feature is computed from a frame and the next.
+    """
+    rows = condition_rows(condition, clip.n_features, clip.columns)
+    repeat = condition.kind != "columns"  # the published models were trained on repeated frames
+    return [
+        WindowFrames(
+            scene.frame_numbers(window.start, clip, rows, pairs, repeat),
+            scene.frame_numbers(window.start, clip, range(clip.n_features)) if condition.motion else [],
+        )
+        for window in windows
+    ]
+
+
+def make_conditions(
+    sampler: Sampler, frames: Sequence[WindowFrames], observation: Observation, labels: Int[Tensor, "1"] | None
+) -> list[Float[Tensor, "1 condition width"]]:
+    """Embed the condition of each window of a model with features.
+
+    Args:
+        sampler: on any device.
+        frames: as of `plan_frames`.
+        observation: of all these frames.
+        labels: class number, for samplers with classes.
+    """
+    device, clip, conditions = sampler.pos_emb.device, sampler.config.clip, []
+    for window in frames:
+        features = observation.features_of(window.embedded)[None].to(device)
+        motion = torch.from_numpy(observation.motion_of(window.measured, clip))[None].to(device) if window.measured else None
+        conditions.append(sampler.condition(features, labels, motion))
+    return conditions
+
+
+def make_blind_conditions(
+    sampler: Sampler, n_windows: int, seed: int, labels: Int[Tensor, "1"] | None
+) -> list[Float[Tensor, "1 condition width"]]:
+    """Conditions of a model without features; in place of a feature stands one random vector, the same in every window.
+
+    Args:
+        sampler: on any device.
+        n_windows: number of conditions.
+        seed: of the random vector; reduced to 63 bits, the range of torch's generators.
+        labels: class number, for samplers with classes.
+    """
+    condition = sampler.condition(labels=labels, generator=torch.Generator().manual_seed(seed % 2**63))
+    return [condition] * n_windows

@@ -1,0 +1,38 @@
+"""Progress and timings of a generation's stages."""
+
+import time
+from collections.abc import Callable
+
+Report = Callable[[str, float], None]  # name of the stage, share of the whole work that is done in [0, 1]
+
+STAGES = {"reading": 0.4, "sampling": 0.5, "decoding": 0.1}  # share of the whole work, roughly
+
+
+def stage(report: Report, name: str) -> Callable[[float], None]:
+    """Turn progress within a stage, 0 to 1, into progress of the whole.
+
+    Args:
+        report: called with the name and the share of the whole.
+        name: of one of `STAGES`.
+    """
+    names = list(STAGES)
+    before = sum(STAGES[other] for other in names[: names.index(name)])
+    return lambda share: report(name, before + STAGES[name] * share)
+
+
+class Clock:
+    """Splits the time of a run into named laps.
+
+    Attributes:
+        laps: seconds by name.
+    """
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Add the time since the last lap to `name`."""
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,99 @@
+"""What a user asks of a generation: one frozen record, resolved once against a model's defaults and described once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from unsilent.choices import Original
+from unsilent.config import Config
+from unsilent.errors import ParameterError
+from unsilent.labels import find_label
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model brings to a request.
+
+    Attributes:
+        model: its name, for messages.
+        n_codes: entries of its codebook, the upper limit of `top_k`.
+        top_k, temperature, guidance: its own values of these fields.
+        classes: names in the order of the sampler's class numbers; empty for a model without classes.
+    """
+
+    model: str
+    n_codes: int
+    top_k: int
+    temperature: float
+    guidance: float
+    classes: tuple[str, ...] = ()
+
+
+class Request(Config):
+    """A request for one or several sounds of one video. None takes the model's own value, see `resolve`."""
+
+    seed: int = Field(default=0, ge=0, description="Source of all randomness. Same seed, video, model and machine: same sound.")
+    takes: int = Field(default=1, ge=1, description="Number of different sounds. Take t does not depend on how many there are.")
+    top_k: int | None = Field(
+        default=None, ge=1, description="Sample among the k most likely codes, 1 to the codebook's size (the paper's top-X)."
+    )
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Divisor of the logits: above 1 more varied, below 1 more repetitive, 0 greedy.",
+    )
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Scale of classifier-free guidance; 1 is without, above 1 follows the video more closely with less variety.",
+    )
+    motion: bool = Field(
+        default=True, description="Condition on the video's motion, for models that can; a shaking camera is a reason not to."
+    )
+    label: str | None = Field(default=None, description="Class name, for models with classes.")
+    original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
+
+    def resolve(self, defaults: Defaults) -> "Request":
+        """Fill what was left open from a model's defaults; resolving twice changes nothing.
+
+        Returns:
+            A request without None, but for `label` where the model has no classes; the label is spelt as the model spells it.
+
+        Raises:
+            ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, missing for one with
+                classes, or unknown to it.
+        """
+        top_k = min(defaults.top_k, defaults.n_codes) if self.top_k is None else self.top_k
+        if top_k > defaults.n_codes:
+            raise ParameterError(
+                f"top_k {top_k} was given; the model {defaults.model!r} has {defaults.n_codes} codes, choose 1 to {defaults.n_codes}."
+            )
+        filled = {
+            "top_k": top_k,
+            "temperature": defaults.temperature if self.temperature is None else self.temperature,
+            "guidance": defaults.guidance if self.guidance is None else self.guidance,
+            "label": _resolve_label(self.label, defaults),
+        }
+        return self.model_copy(update=filled)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that decides the sound of a take, by field name; what is None or concerns files only is left out.
+
+        The recipe inside outputs, JSON records and `samples.json` are made from this.
+        """
+        return self.model_dump(exclude={"takes", "original"}, exclude_none=True)
+
+
+def _resolve_label(label: str | None, defaults: Defaults) -> str | None:
+    classes = defaults.classes
+    if label is None and not classes:
+        return None
+    if not classes:
+        raise ParameterError(f"the model {defaults.model!r} has no classes, so it takes no label {label!r}.")
+    if label is None:
+        some = ", ".join(repr(name) for name in classes[:3])
+        raise ParameterError(f"the model {defaults.model!r} needs one of its {len(classes)} classes as label, such as {some}.")
+    return classes[find_label(label, classes)]
