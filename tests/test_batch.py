@@ -153,7 +153,7 @@ class TestRun:
 
     @pytest.mark.parametrize(
         "change",
-        [{"seed": 1}, {"temperature": 0.5}, {"guidance": 3.0}, {"top_k": 3}, {"original": "keep"}, {"takes": 2}, {"wav": True}],
+        [{"seed": 1}, {"temperature": 0.5}, {"guidance": 2.0}, {"top_k": 3}, {"original": "keep"}, {"takes": 2}, {"wav": True}],
         ids=str,
     )
     def test_whatever_changes_the_result_has_it_made_again(self, do, folder, change):

@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import rooms of lower levels only; rooms of one level do not know each other, but for the pairs in BESIDE.
 LEVELS = {
-    "clip": 0, "config": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
+    "choices": 0, "clip": 0, "config": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
     "signal": 1, "media": 1, "models": 1, "metrics": 1,
     "speed": 2, "vision": 2,
     "presets": 3, "codec": 3,
@@ -23,7 +23,7 @@ LEVELS = {
 }  # fmt: skip
 BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("files", "errors"), ("labels", "errors"),
-    ("request", "config"), ("request", "errors"),
+    ("choices", "errors"), ("request", "choices"), ("request", "config"), ("request", "errors"), ("request", "labels"),
     ("models", "signal"),  # a vocoder refines its waveform against the mel
 }  # fmt: skip
 # What only one room may import.

@@ -83,6 +83,11 @@ class Pipeline:
         """The grid of the model."""
         return self.codec.clip
 
+    @property
+    def bitrate_kbps(self) -> float:
+        """Kilobits of codes for one second of sound; see `Codec.bitrate_kbps`."""
+        return self.codec.bitrate_kbps
+
     def generate(self, video: str | Path, request: Request | None = None, **fields: Any) -> Generation:
         """Make one sound for a video of any length.
 
