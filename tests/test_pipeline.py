@@ -455,10 +455,15 @@ class TestLoad:
     def test_load_refuses_values_outside_the_choices(self):
         """In a process of its own, because the type checker of these tests would refuse them first."""
         wrong = [{"device": "mps"}, {"device": "cuda:1"}, {"precision": "fp16"}, {"vocoder": "wavenet"}]
-        code = (
-            "import unsilent\nfrom unsilent.errors import ParameterError\n"
-            f"for named in {wrong}:\n    try:\n        unsilent.load('everyday', **named)\n    except ParameterError as error:\n        print(error)"
-        )
+        code = f"""
+import unsilent
+from unsilent.errors import ParameterError
+for named in {wrong}:
+    try:
+        unsilent.load("everyday", **named)
+    except ParameterError as error:
+        print(error)
+"""
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
         assert [line.partition(" (")[0] for line in said] == [
             "device 'mps' was given; choose one of auto, cpu, cuda",
