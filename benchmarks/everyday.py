@@ -15,7 +15,7 @@ what it tells. DIR/everyday.json has all numbers, DIR/everyday.md, which is prin
     - `floor`: a training sound drawn at random, of any label
 - `signal`: see `benchmarks/signals.py`. Real sounds are cut of silent ends and brought to the loudness that is asked for.
 - `timing`: see `benchmarks/timing.py`
-- `sheet`: DIR/everyday.png, twenty made sounds beside real ones
+- `sheet`: DIR/everyday.png, made sounds and real ones of three labels
 """
 
 import argparse
@@ -48,7 +48,7 @@ from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.silence import trim_silent_ends
 
 PARTS = ("labels", "signal", "timing", "sheet")
-SHEET = 20
+SHEET = 3  # pairs
 
 
 @dataclass(frozen=True)

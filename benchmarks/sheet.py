@@ -13,31 +13,28 @@ from unsilent.clip import Clip
 from unsilent.generation.figure import draw_mel
 from unsilent.signal.mel import from_mel01, log_mel01
 
-COLUMNS = 4  # of pairs
 SECONDS = 5.0
-_COLOURS = 64  # of the picture, which makes it a third as large
-_DPI = 72
+_COLOURS = 64  # of the PNG, which makes it a third as large
+_DPI = 80
 
 
 def draw_sheet(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], clip: Clip, out: Path) -> None:
-    """Draw the first seconds of sounds in pairs.
+    """Draw a row of two mels for each pair: made, and real; both as long as the real one, `SECONDS` at most.
 
     Args:
         pairs: label, made waveform, real waveform.
         clip: the grid.
         out: PNG to write.
     """
-    rows = -(-len(pairs) // COLUMNS)
-    figure = Figure(figsize=(3.4 * COLUMNS, 1.5 * rows), layout="constrained")
-    axes = figure.subplots(rows, 2 * COLUMNS, squeeze=False)
-    for ax in axes.flat[2 * len(pairs) :]:
-        ax.set_axis_off()
-    for number, (label, *sounds) in enumerate(pairs):
-        for side, (kind, waveform) in enumerate(zip(("made", "real"), sounds, strict=True)):
-            ax = axes.flat[2 * number + side]
-            draw_mel(ax, _mel(waveform, clip), SECONDS, clip)
-            ax.set(xlabel="", xticks=[], yticks=[])
-            ax.set_title(f"{label}, {kind}", fontsize=8, pad=2)
+    figure = Figure(figsize=(9, 2 * len(pairs)), layout="constrained")
+    axes = figure.subplots(len(pairs), 2, squeeze=False)
+    for row, (label, *sounds) in zip(axes, pairs, strict=True):
+        seconds = min(SECONDS, len(sounds[1]) / clip.sample_rate)
+        for ax, kind, waveform in zip(row, ("made", "real"), sounds, strict=True):
+            image = draw_mel(ax, _mel(waveform, clip), seconds, clip)
+            ax.set_title(f"{label}: {kind}", fontsize=9)
+            ax.tick_params(labelsize=8)
+    figure.colorbar(image, ax=axes, label="level (dB)", pad=0.01, aspect=40)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=_DPI, format="png")
     with Image.open(drawn) as picture:
