@@ -1,4 +1,4 @@
-"""BN-Inception and the two-stream pair: the authors' names and numbers, borders, streams, folding."""
+"""BN-Inception and the two-stream network: shapes, pooling at borders, streams, fused BatchNorm."""
 
 import copy
 
@@ -10,8 +10,8 @@ from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_w
 from unsilent.vision.features import find_backbone
 
 
-def settled(network: torch.nn.Module) -> torch.nn.Module:
-    """With weights and statistics as after training, so that pictures differ and folding has something to fold."""
+def trained(network: torch.nn.Module) -> torch.nn.Module:
+    """With weights and BatchNorm statistics of the kind that training gives."""
     for module in network.eval().modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
@@ -25,13 +25,13 @@ def settled(network: torch.nn.Module) -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def network() -> BNInception:
     torch.manual_seed(0)
-    return settled(BNInception())
+    return trained(BNInception())
 
 
 @pytest.fixture(scope="module")
 def both() -> TwoStream:
     torch.manual_seed(1)
-    return settled(TwoStream())
+    return trained(TwoStream())
 
 
 def images(batch: int, channels: int = 3, size: int = 64) -> torch.Tensor:
@@ -46,36 +46,36 @@ def test_size_and_shapes(network, both):
 
 
 @pytest.mark.parametrize("size", [64, 224])
-def test_branches_join(network, size):
-    """Pooling rounds sizes up; where it rounds down, branches of these sizes no longer fit together."""
+def test_branches_have_equal_sizes(network, size):
+    """Pooling must round sizes up: rounded down, branches of these sizes could not be concatenated."""
     assert network(images(1, size=size)).isfinite().all()
 
 
 @pytest.mark.parametrize(("block", "inputs", "corner"), [("3a", 192, 4 / 9), ("5b", 1024, 1.0)])
 def test_pooling_inside_blocks(block, inputs, corner):
-    """A mean over each 3 x 3 counts what lies beyond the border as zeros; the last block takes the largest instead."""
+    """Average pooling counts its zero padding; the last block has max pooling."""
     network = BNInception().eval()
     projection = network.get_submodule(f"inception_{block}_pool_proj")
     torch.nn.init.constant_(projection.weight, 1 / inputs)
     torch.nn.init.zeros_(projection.bias)
-    pooled = network._block(torch.ones(1, inputs, 5, 5), block)[0, -projection.out_channels :].detach() * (1 + 1e-5) ** 0.5
+    pooled = network.block(torch.ones(1, inputs, 5, 5), block)[0, -projection.out_channels :].detach() * (1 + 1e-5) ** 0.5
     torch.testing.assert_close(pooled[:, 0, 0], torch.full_like(pooled[:, 0, 0], corner))
     torch.testing.assert_close(pooled[:, 2, 2], torch.ones_like(pooled[:, 0, 0]))
 
 
-def test_pictures_of_a_batch_do_not_mix(both):
+def test_batch_items_are_independent(both):
     three = both(images(3, 5))
     torch.testing.assert_close(three[1:2], both(images(3, 5)[1:2]), atol=1e-4, rtol=1e-3)
     assert (three[0] - three[1]).abs().max() > 0.1
 
 
-def test_memory_layout_changes_nothing(both):
-    pictures = images(2, 5)
-    torch.testing.assert_close(both(pictures.to(memory_format=torch.channels_last)), both(pictures), atol=1e-4, rtol=1e-3)
+def test_channels_last_gives_the_same_features(both):
+    batch = images(2, 5)
+    torch.testing.assert_close(both(batch.to(memory_format=torch.channels_last)), both(batch), atol=1e-4, rtol=1e-3)
 
 
-def test_the_picture_comes_before_the_flow(both):
-    """The first half of a feature depends on the first three channels only, the second half on the last two only."""
+def test_image_features_precede_flow_features(both):
+    """The first half of a feature depends on the three colour channels only, the second on the two of flow only."""
     whole = both(images(1, 5))
     for channels, same, other in ((slice(0, 3), slice(1024, None), slice(0, 1024)), (slice(3, 5), slice(0, 1024), slice(1024, None))):
         changed = images(1, 5)
@@ -85,8 +85,8 @@ def test_the_picture_comes_before_the_flow(both):
         assert (found[:, other] - whole[:, other]).abs().max() > 0.01
 
 
-def test_a_flow_network_sees_what_the_colour_network_sees_in_grey(network):
-    """Its filters are the mean over colours: flow (a, b) looks to it as a grey picture of (a + b) / 3 looks to the other."""
+def test_flow_weights_average_over_colours(network):
+    """Flow (a, b) gives the features of a grey image of (a + b) / 3."""
     flow = BNInception(2).eval()
     flow.load_state_dict(flow_weights(network.state_dict()))
     motion = images(2, 2)
@@ -94,15 +94,15 @@ def test_a_flow_network_sees_what_the_colour_network_sees_in_grey(network):
     torch.testing.assert_close(flow(motion), network(grey), atol=1e-4, rtol=1e-3)
 
 
-def test_folding_keeps_the_features(both):
+def test_fuse_keeps_the_features(both):
     folded = copy.deepcopy(both)
     folded.fuse()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(images(2, 5)), both(images(2, 5)), atol=1e-4, rtol=1e-3)
-    folded.fuse()  # a second time changes nothing
+    folded.fuse()  # idempotent
     torch.testing.assert_close(folded(images(2, 5)), both(images(2, 5)), atol=1e-4, rtol=1e-3)
 
 
-def test_folding_while_training_is_refused():
+def test_fuse_in_training_mode_is_refused():
     with pytest.raises(ParameterError, match="BN-Inception in training mode cannot be fused"):
         TwoStream().fuse()

@@ -1,4 +1,4 @@
-"""Conditions: how many positions each kind takes, what is embedded where, and the time that stands for nothing."""
+"""Conditions: positions of each kind, order of the embeddings, validation, time coordinates."""
 
 import pytest
 import torch
@@ -30,11 +30,11 @@ def both():
         ({"kind": "columns", "n_features": 27, "feature_dim": 1280}, 266),
     ],
 )
-def test_positions_add_up_to_the_published_blocks(fields, block):
+def test_sequence_lengths_are_the_published_block_sizes(fields, block):
     assert ConditionConfig(**fields).n_tokens(Clip()) + Clip().n_codes == block
 
 
-def test_features_come_first_then_the_class(both):
+def test_features_precede_the_class(both):
     features, labels = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 0])
     embedded = both(features, labels)
     assert embedded.shape == (2, 4, 16)
@@ -42,40 +42,40 @@ def test_features_come_first_then_the_class(both):
     assert torch.equal(embedded[:, 3], both.class_embedder.weight[labels])
 
 
-def test_each_feature_reaches_its_own_position_only(both):
+def test_each_feature_affects_its_own_position_only(both):
     features = torch.randn(1, 3, 6, requires_grad=True)
     both(features, torch.tensor([1]))[0, 1].sum().backward()
     assert (features.grad[0].abs().sum(1) > 0).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("label", [-2, 4])
-def test_the_wrong_class_is_named(both, label):
-    with pytest.raises(ParameterError, match=f"class number {label} given, this sampler knows 0 to 3"):
+def test_class_out_of_range_is_refused(both, label):
+    with pytest.raises(ParameterError, match=f"class {label} given; this sampler knows 0 to 3"):
         both(torch.zeros(2, 3, 6), torch.tensor([1, label]))
 
 
-@pytest.mark.parametrize(("shape", "words"), [((1, 215, 6), "215 features of 6"), ((1, 3, 7), "3 features of 7")])
-def test_features_that_do_not_fit_are_counted(both, shape, words):
-    with pytest.raises(ParameterError, match=f"{words} numbers given, this sampler wants 3 of 6"):
+@pytest.mark.parametrize(("shape", "words"), [((1, 215, 6), "215 features of width 6"), ((1, 3, 7), "3 features of width 7")])
+def test_features_of_wrong_sizes_are_refused(both, shape, words):
+    with pytest.raises(ParameterError, match=f"{words} given; this sampler takes 3 of width 6"):
         both(torch.zeros(shape), torch.tensor([1]))
 
 
 @pytest.mark.parametrize("kind", ["none", "features", "class", "features+class", "coordinates"])
-def test_every_kind_names_sizes_it_cannot_use(kind):
+def test_sizes_that_do_not_fit_the_kind_are_refused(kind):
     wrong = {"n_classes": 3} if "class" not in kind else {}
     with pytest.raises(ParameterError, match="do not fit a condition of kind"):
         ConditionConfig(kind=kind, n_features=2, **wrong)
 
 
-def test_coordinates_grow_from_code_to_code():
+def test_coordinates_increase_with_time():
     tokens = coordinates(Clip(), 4096)[0]
     assert (tokens.diff() >= 0).all()
     assert tokens.reshape(53, 5).diff(dim=0).min() > 0
     assert 0 <= tokens.min() <= tokens.max() < 4096
 
 
-def test_coordinates_are_the_released_ones():
-    """The first and last cell of the paper's grid by hand: means of 16 x 16 bins numbered frame after frame, of 67 840 bins, times 1024."""
+def test_coordinates_equal_the_released_formula():
+    """First and last cell of the paper's grid: mean index of 16 x 16 bins, counted frame by frame, over 67 840 bins, times 1024."""
     tokens = coordinates(Clip(), 1024)[0]
     assert tokens[0] == round((7.5 + 7.5 * 80) / 67840 * 1024) == 9
     assert tokens[-1] == round((64 + 7.5 + (832 + 7.5) * 80) / 67840 * 1024) == 1015

@@ -1,4 +1,4 @@
-"""The small picture network: shapes, padding, folding. Its real weights are tested with their loader."""
+"""EfficientNet-lite0: shapes, padding, fused BatchNorm. Its ImageNet weights are tested with their loader."""
 
 import copy
 
@@ -14,7 +14,7 @@ def network() -> EfficientNetLite0:
     torch.manual_seed(0)
     network = EfficientNetLite0().eval()
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # statistics as after training, so that folding has something to fold
+        if isinstance(module, torch.nn.BatchNorm2d):  # statistics of the kind that training gives
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.1)
@@ -31,36 +31,36 @@ def test_size_and_shapes(network):
     assert network.logits(images(2)).shape == (2, 1000)
 
 
-def test_pictures_of_a_batch_do_not_mix(network):
+def test_batch_items_are_independent(network):
     torch.testing.assert_close(network(images(3))[1:2], network(images(3)[1:2]), atol=1e-5, rtol=1e-4)
 
 
-def test_memory_layout_changes_nothing(network):
-    pictures = images(2)
-    torch.testing.assert_close(network(pictures.to(memory_format=torch.channels_last)), network(pictures), atol=1e-5, rtol=1e-4)
+def test_channels_last_gives_the_same_features(network):
+    batch = images(2)
+    torch.testing.assert_close(network(batch.to(memory_format=torch.channels_last)), network(batch), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("size", [8, 9])
-def test_strides_pad_the_far_side_more(kernel, size):
-    """TensorFlow's rule: rounded up in size, and of an odd number of missing pixels the last goes to the far side."""
+def test_strided_convolutions_have_tensorflow_same_padding(kernel, size):
+    """Sizes are rounded up; an odd number of padding pixels has the extra one at the bottom and right."""
     layer = ConvNorm(1, 1, kernel, stride=2, active=False).eval()
     torch.nn.init.ones_(layer.conv.weight)
-    seen = layer(torch.ones(1, 1, size, size))[0, 0] * (1 + 1e-3) ** 0.5
+    result = layer(torch.ones(1, 1, size, size))[0, 0] * (1 + 1e-3) ** 0.5
     reach = [range(2 * out - (kernel - 2 + size % 2) // 2, 2 * out - (kernel - 2 + size % 2) // 2 + kernel) for out in range(-(-size // 2))]
     inside = torch.tensor([sum(0 <= pixel < size for pixel in window) for window in reach], dtype=torch.float32)
-    torch.testing.assert_close(seen, inside[:, None] * inside)
+    torch.testing.assert_close(result, inside[:, None] * inside)
 
 
-def test_folding_keeps_the_features(network):
+def test_fuse_keeps_the_features(network):
     folded = copy.deepcopy(network)
     folded.fuse()
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(images(2)), network(images(2)), atol=1e-4, rtol=1e-3)
-    folded.fuse()  # a second time changes nothing
+    folded.fuse()  # idempotent
     torch.testing.assert_close(folded(images(2)), network(images(2)), atol=1e-4, rtol=1e-3)
 
 
-def test_folding_while_training_is_refused():
+def test_fuse_in_training_mode_is_refused():
     with pytest.raises(ParameterError, match="training mode cannot be fused"):
         EfficientNetLite0().fuse()

@@ -1,4 +1,4 @@
-"""The convolutional vocoder: lengths, reach, folding, and the authors' numbers."""
+"""MelGAN: lengths, receptive field, weight norms, validation."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ def mel01(frames: int, mels: int = 5, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, mels, frames, generator=torch.Generator().manual_seed(frames))
 
 
-def test_the_paper_s_size():
+def test_default_has_the_papers_size():
     assert sum(parameter.numel() for parameter in MelGAN().parameters()) == 4_266_050
     assert MelGAN().hop == 256
 
 
 @pytest.mark.parametrize("ratios", [(8, 8, 2, 2), (4, 2), (3,), (5, 2)])
-def test_hop_samples_for_each_frame(ratios):
+def test_waveform_has_one_hop_of_samples_per_frame(ratios):
     vocoder = small(ratios=ratios)
     waveform = vocoder(mel01(13))
     assert waveform.shape == (1, 13 * vocoder.hop)
@@ -30,8 +30,8 @@ def test_hop_samples_for_each_frame(ratios):
 
 
 @pytest.mark.parametrize(("ratios", "residual_blocks"), [((8, 8, 2, 2), 3), ((4, 2), 3), ((4, 2), 1), ((3,), 2)])
-def test_a_sample_depends_on_its_context_and_nothing_beyond(ratios, residual_blocks):
-    """Gradients show which frames reach the samples of the middle frame; the furthest is exactly `context_frames` away."""
+def test_context_frames_is_the_receptive_field(ratios, residual_blocks):
+    """By gradients: the furthest frame that affects the samples of the middle frame."""
     vocoder = small(ratios=ratios, residual_blocks=residual_blocks).double()
     middle = 3 * vocoder.context_frames
     mel = mel01(2 * middle + 1).double().requires_grad_()
@@ -40,19 +40,19 @@ def test_a_sample_depends_on_its_context_and_nothing_beyond(ratios, residual_blo
     assert max(-reached.min(), reached.max()) == vocoder.context_frames
 
 
-def test_chunks_with_context_sound_as_the_whole():
+def test_chunks_with_context_equal_one_pass():
     vocoder = small().double()
     mel, reach = mel01(60).double(), vocoder.context_frames
     chunk = vocoder(mel[..., 20 - reach : 40 + reach])[:, reach * vocoder.hop : -reach * vocoder.hop]
     torch.testing.assert_close(chunk, vocoder(mel)[:, 20 * vocoder.hop : 40 * vocoder.hop])
 
 
-def test_sounds_of_a_batch_do_not_mix():
+def test_batch_items_are_independent():
     vocoder, mel = small(), mel01(12, batch=3)
     torch.testing.assert_close(vocoder(mel)[1:2], vocoder(mel[1:2]))
 
 
-def test_folding_the_norms_keeps_the_sound():
+def test_remove_weight_norm_keeps_the_waveform():
     vocoder, mel = small(), mel01(12)
     before = vocoder(mel)
     vocoder.remove_weight_norm()
@@ -61,20 +61,20 @@ def test_folding_the_norms_keeps_the_sound():
     vocoder.remove_weight_norm()  # a second time changes nothing
 
 
-@pytest.mark.parametrize(("frames", "mels", "message"), [(3, 5, "3 mel frames .* 4 or more"), (9, 80, "80 mel bands .* reads 5")])
-def test_what_does_not_fit_is_refused(frames, mels, message):
+@pytest.mark.parametrize(("frames", "mels", "message"), [(3, 5, "3 mel frames .* 4 or more"), (9, 80, "a mel of 80 bands .* takes 5")])
+def test_wrong_mel_sizes_are_refused(frames, mels, message):
     with pytest.raises(ParameterError, match=message):
         small()(mel01(frames, mels))
 
 
-def test_the_fewest_frames_are_enough():
+def test_smallest_number_of_frames_is_accepted():
     assert small()(mel01(4)).shape == (1, 32)
-    assert small(residual_blocks=4)(mel01(7)).shape == (1, 56)  # dilation 27 reflects 27 of 28 samples
+    assert small(residual_blocks=4)(mel01(7)).shape == (1, 56)  # reflection padding of 27 in 28 samples
     with pytest.raises(ParameterError, match="6 mel frames are too few"):
         small(residual_blocks=4)(mel01(6))
 
 
-def test_names_of_a_folded_vocoder_are_refused():
+def test_released_names_of_a_folded_vocoder_are_refused():
     vocoder = small()
     vocoder.remove_weight_norm()
     with pytest.raises(ParameterError, match="weight norms of this vocoder are folded"):

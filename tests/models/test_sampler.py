@@ -1,4 +1,4 @@
-"""The sampler: causal, the same with and without its cache, every kind of condition, and the authors' numbers at full size."""
+"""The sampler: causality, KV cache, every kind of condition, initialisation, validation."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import KeyValueCache, TransformerConfig
+from unsilent.models.transformer import TransformerConfig
 
 CLIP = Clip(frames=160)  # ten columns
 TRANSFORMER = TransformerConfig(layers=2, heads=2, width=16)
@@ -25,7 +25,7 @@ CONDITIONS = {
 def build(kind="features"):
     torch.manual_seed(0)
     sampler = Sampler(SamplerConfig(clip=CLIP, codes=32, transformer=TRANSFORMER, condition=CONDITIONS[kind])).eval()
-    torch.nn.init.normal_(sampler.pos_emb)  # zero at the start of training; a test should see positions
+    torch.nn.init.normal_(sampler.pos_emb)  # zero before training, which would hide errors
     return sampler
 
 
@@ -44,7 +44,7 @@ CODES = torch.randint(32, (3, CLIP.n_codes), generator=torch.Generator().manual_
 
 
 @pytest.mark.parametrize("kind", CONDITIONS)
-def test_scores_for_every_code(kind):
+def test_logits_for_every_code(kind):
     sampler = build(kind)
     logits = sampler.logits(CODES[:1], condition(sampler))
     assert logits.shape == (1, CLIP.n_codes, 32)
@@ -52,7 +52,7 @@ def test_scores_for_every_code(kind):
 
 
 @pytest.mark.parametrize("kind", CONDITIONS)
-def test_cached_equals_uncached(kind):
+def test_cached_logits_equal_uncached_ones(kind):
     sampler = build(kind)
     expected = sampler.logits(CODES[:1], condition(sampler))
     for known in (0, 1, 23):
@@ -63,42 +63,42 @@ def test_cached_equals_uncached(kind):
             torch.testing.assert_close(logits, expected[:, position + 1], atol=1e-5, rtol=0)
 
 
-def test_a_score_sees_earlier_codes_only():
-    """By gradients: the score of code 20 depends on every code before it and on none from it on."""
+def test_logits_depend_on_earlier_codes_only():
+    """By gradients: those of code 20 depend on every code before it and on none from it on."""
     sampler = build()
     embedded = sampler.tok_emb(CODES[:1]).detach().requires_grad_()
     hidden = torch.cat([condition(sampler), embedded], dim=1) + sampler.pos_emb
     sampler.head(sampler.transformer(hidden))[0, sampler.n_condition - 1 + 20].sum().backward()
-    seen = embedded.grad[0].abs().sum(1) > 0
-    assert seen[:20].all()
-    assert not seen[20:].any()
+    reached = embedded.grad[0].abs().sum(1) > 0
+    assert reached[:20].all()
+    assert not reached[20:].any()
 
 
 @pytest.mark.parametrize("column", [0, 3, 9])
-def test_a_score_sees_what_is_beside_it(column):
-    """By gradients: the first code of a column is told of features and motion up to two columns ahead, of all before, and of none after."""
+def test_logits_depend_on_features_and_motion_up_to_two_columns_ahead(column):
+    """By gradients, for the first code of a column: on all earlier columns, and on none further ahead."""
     sampler = build("columns+motion")
     features, motion = torch.randn(1, 10, 6, requires_grad=True), torch.rand(1, 10, 8, requires_grad=True)
     logits = sampler.logits(CODES[:1], sampler.condition(features=features, motion=motion))
     logits[0, column * CLIP.rows].sum().backward()
-    for seen in (features, motion):
-        assert (seen.grad[0].abs().sum(1) > 0).tolist() == [other <= column + 2 for other in range(10)]
+    for given in (features, motion):
+        assert (given.grad[0].abs().sum(1) > 0).tolist() == [other <= column + 2 for other in range(10)]
 
 
-def test_without_codes_a_position_is_told_of_its_own_time_only():
-    """What is added at a position is that of the column whose code it predicts, and two columns on each side of that."""
+def test_position_embeddings_depend_on_two_columns_on_each_side():
+    """Motion of one column changes the positions that predict codes of that column and of two on each side."""
     sampler = build("columns+motion")
     motion = torch.zeros(1, 10, 8)
     still, moved = (
-        sampler._positions(sampler.condition(torch.ones(1, 10, 6), motion=one))
+        sampler.position_embeddings(sampler.condition(torch.ones(1, 10, 6), motion=one))
         for one in (motion, motion.index_fill(1, torch.tensor([4]), 1.0))
     )
     differ = (still - moved).abs().amax((0, 2)) > 0
     assert differ.tolist() == [2 * CLIP.rows <= position < 7 * CLIP.rows for position in range(CLIP.n_codes + 1)]
 
 
-def test_a_new_sampler_can_learn_from_what_is_told_nothing():
-    """A first position of all zeros would be blown up by the normalisation of every layer, and its gradient out of all numbers."""
+def test_gradients_without_condition_are_bounded():
+    """LayerNorm amplifies gradients at a position of all zeros, layer by layer; initial positions must not be zero."""
     torch.manual_seed(0)
     deep = TransformerConfig(layers=12, heads=2, width=16)
     sampler = Sampler(SamplerConfig(clip=CLIP, codes=32, transformer=deep, condition=CONDITIONS["columns+motion"]))
@@ -106,79 +106,72 @@ def test_a_new_sampler_can_learn_from_what_is_told_nothing():
     assert sampler.pos_emb.grad.abs().max() < 1
 
 
-def test_no_motion_is_stillness():
+def test_no_motion_equals_zero_motion():
     sampler, features = build("columns+motion"), torch.ones(1, 10, 6)
     assert torch.equal(sampler.condition(features), sampler.condition(features, motion=torch.zeros(1, 10, 8)))
 
 
 @pytest.mark.parametrize("kind", ["features", "columns+motion"])
 @pytest.mark.parametrize("known", [0, 7])
-def test_sequences_go_on_from_their_own_condition(kind, known):
-    """Two conditions with two sequences from each, as if each pair stood alone."""
+def test_consecutive_sequences_share_a_condition(kind, known):
+    """Two conditions with two sequences each give the logits of each condition alone."""
     sampler = build(kind)
-    told, codes = condition(sampler, 2), torch.cat([CODES[:2], CODES[1:3]])
-    logits, reading = sampler.start(codes[:, :known], told)
+    conditions, codes = condition(sampler, 2), torch.cat([CODES[:2], CODES[1:3]])
+    logits, reading = sampler.start(codes[:, :known], conditions)
     logits = torch.stack([logits, sampler.step(codes[:, known], reading)], dim=1)
-    for half, one in enumerate(told.split(1)):
+    for half, one in enumerate(conditions.split(1)):
         mine = codes[2 * half : 2 * half + 2]
         torch.testing.assert_close(logits[2 * half : 2 * half + 2], sampler.logits(mine, one)[:, known : known + 2], atol=1e-5, rtol=0)
 
 
-def test_no_more_features_than_columns_stand_beside_them():
-    with pytest.raises(ParameterError, match="11 features do not fit beside 10 code columns; one each at most"):
+def test_more_features_than_columns_are_refused():
+    with pytest.raises(ParameterError, match="11 features given for 10 code columns; give at most one per column"):
         SamplerConfig(clip=CLIP, codes=32, transformer=TRANSFORMER, condition=ConditionConfig(kind="columns", n_features=11, feature_dim=6))
 
 
-def test_the_condition_is_seen_from_the_first_code_on():
+def test_first_logits_depend_on_the_condition():
     sampler = build()
     features = torch.randn(1, 3, 6, requires_grad=True)
     sampler.logits(CODES[:1], sampler.condition(features=features))[0, 0].sum().backward()
     assert (features.grad.abs().sum(2) > 0).all()
 
 
-def test_rows_of_a_batch_do_not_touch():
+def test_batch_items_are_independent():
     sampler = build()
     whole = sampler.logits(CODES, condition(sampler, 3))
     alone = sampler.logits(CODES[1:2], condition(sampler, 3)[1:2])
     torch.testing.assert_close(whole[1:2], alone, atol=1e-5, rtol=0)
 
 
-def test_no_more_codes_than_positions():
+def test_more_codes_than_positions_are_refused():
     sampler = build()
-    with pytest.raises(ParameterError, match="51 codes given, this sampler reads 50 at once; use windows"):
+    with pytest.raises(ParameterError, match="51 codes given, but this sampler takes 50 at once; use windows"):
         sampler.start(torch.zeros(1, 51, dtype=torch.long), condition(sampler))
-
-
-def test_a_full_cache_says_so():
-    cache = KeyValueCache(TRANSFORMER, 1, 4, torch.empty(()))
-    cache.grow(4)
-    with pytest.raises(ParameterError, match="5 positions do not fit into a cache of 4"):
-        cache.grow(1)
 
 
 @pytest.mark.parametrize(
     ("kind", "given", "words"),
     [
         ("features", {}, "'features' was given nothing"),
-        ("features", {"features": torch.zeros(1, 5, 6)}, "5 features of 6 numbers given, this sampler wants 3 of 6"),
+        ("features", {"features": torch.zeros(1, 5, 6)}, "5 features of width 6 given; this sampler takes 3 of width 6"),
         ("class", {"features": torch.zeros(1, 3, 6)}, "'class' was given features"),
-        ("class", {"labels": torch.tensor([4])}, "class number 4 given, this sampler knows 0 to 3"),
+        ("class", {"labels": torch.tensor([4])}, "class 4 given; this sampler knows 0 to 3"),
         ("features+class", {"labels": torch.tensor([1])}, r"'features\+class' was given a class"),
-        ("none", {}, "wants a generator"),
+        ("none", {}, "give a generator"),
         ("features", {"features": torch.zeros(1, 3, 6), "motion": torch.zeros(1, 10, 8)}, "'features' was given motion"),
         (
             "columns+motion",
             {"features": torch.zeros(1, 10, 6), "motion": torch.zeros(1, 12, 8)},
-            "motion of 12 columns of 8 numbers given, this sampler wants 10 of 8",
+            "motion of 12 columns x 8 values given; this sampler takes 10 x 8",
         ),
         (
             "columns",
             {"features": torch.zeros(1, 3, 6), "motion": torch.zeros(1, 10, 8)},
-            "motion of 10 columns of 8 numbers given, this sampler wants 10 of 0",
+            "motion of 10 columns x 8 values given; this sampler takes 10 x 0",
         ),
     ],
 )
-def test_conditions_that_do_not_fit_are_named(kind, given, words):
+def test_inputs_that_do_not_fit_the_condition_are_refused(kind, given, words):
     with pytest.raises(ParameterError, match=words):
         build(kind).condition(**given)
 
@@ -194,38 +187,38 @@ def test_conditions_that_do_not_fit_are_named(kind, given, words):
         {"kind": "features", "n_features": 2, "feature_dim": 4, "motion": 8},
     ],
 )
-def test_sizes_must_fit_the_kind(fields):
+def test_sizes_that_do_not_fit_the_kind_are_refused(fields):
     with pytest.raises(ParameterError, match="do not fit a condition of kind"):
         ConditionConfig(**fields)
 
 
-def test_heads_must_divide_the_width():
-    with pytest.raises(ParameterError, match="a width of 16 does not split into 3 heads"):
+def test_width_must_be_divisible_by_the_heads():
+    with pytest.raises(ParameterError, match="a width of 16 is not divisible by 3 heads"):
         TransformerConfig(layers=1, heads=3, width=16)
 
 
-def test_the_vector_that_stands_for_nothing_is_the_generators():
+def test_vector_of_kind_none_is_determined_by_the_generator():
     sampler = build("none")
     first, second, other = (sampler.condition(generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
-def test_like_codes_begin_alike():
+def test_init_from_codebook_keeps_codes_similar():
     sampler, vectors = build("columns"), torch.randn(build("columns").config.codes, 32, generator=torch.Generator().manual_seed(1))
     vectors[1] = vectors[0] + 0.05 * torch.randn(32, generator=torch.Generator().manual_seed(2))
-    sampler.begin_as(vectors)
-    for begun in (sampler.tok_emb.weight, sampler.head.weight):
-        alike = torch.nn.functional.cosine_similarity(begun[:1], begun)
-        assert alike[1:].argmax() == 0
-        assert alike[1] > 0.7
-        assert alike[1] > alike[2:].max() + 0.1
+    sampler.init_from_codebook(vectors)
+    for weight in (sampler.tok_emb.weight, sampler.head.weight):
+        similarity = torch.nn.functional.cosine_similarity(weight[:1], weight)
+        assert similarity[1:].argmax() == 0
+        assert similarity[1] > 0.7
+        assert similarity[1] > similarity[2:].max() + 0.1
 
 
-def test_positions_begin_told_apart_only_where_that_is_ours():
+def test_initial_positions_are_distinct_for_kind_columns_and_zero_otherwise():
     configs = [SamplerConfig(clip=CLIP, codes=32, transformer=TRANSFORMER, condition=CONDITIONS[kind]) for kind in ("features", "columns")]
     assert not Sampler(configs[0]).pos_emb.any()
-    places = Sampler(configs[1]).pos_emb[0]
-    distances = torch.cdist(places, places)
-    assert (distances + torch.eye(len(places)) > 0.1).all()
+    positions = Sampler(configs[1]).pos_emb[0]
+    distances = torch.cdist(positions, positions)
+    assert (distances + torch.eye(len(positions)) > 0.1).all()
     assert distances[0, CLIP.rows] < distances[0, 1]  # the same row of the next column is nearer than another row

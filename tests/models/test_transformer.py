@@ -1,4 +1,4 @@
-"""The transformer alone: attention as another implementation has it, causal, and a cache that changes nothing."""
+"""The transformer: attention equal to torch's, causality, KV cache, dropout, size."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ def hidden(sequence, batch=2):
 
 @torch.inference_mode()
 def continued(transformer, x, pieces):
-    """`x` through a cache, in pieces of these lengths."""
+    """`x` through a KV cache, in pieces of the given lengths, and the cache."""
     cache = KeyValueCache(CONFIG, len(x), x.shape[1], x)
     return torch.cat([transformer(piece, cache) for piece in x.split(pieces, dim=1)], dim=1), cache
 
 
-def test_attention_is_torchs_own():
+def test_attention_equals_torch_multihead_attention():
     torch.manual_seed(0)
     ours, theirs = Attention(CONFIG), nn.MultiheadAttention(CONFIG.width, CONFIG.heads, batch_first=True)
     with torch.no_grad():
@@ -39,17 +39,17 @@ def test_attention_is_torchs_own():
 
 
 @pytest.mark.parametrize("position", [0, 4, 8])
-def test_a_position_sees_itself_and_all_before(transformer, position):
+def test_attention_is_causal(transformer, position):
     x = hidden(9).requires_grad_()
-    # one number of the position, since the sum of normalised ones is the same whatever they are
+    # one channel only, because the sum over channels is constant after LayerNorm
     transformer(x)[:, position, 0].sum().backward()
-    seen = x.grad.abs().sum((0, 2)) > 0
-    assert seen[: position + 1].all()
-    assert not seen[position + 1 :].any()
+    reached = x.grad.abs().sum((0, 2)) > 0
+    assert reached[: position + 1].all()
+    assert not reached[position + 1 :].any()
 
 
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 1, 5], [3, 4, 5], [11, 1]])
-def test_in_pieces_through_a_cache_as_at_once(transformer, pieces):
+def test_cached_pieces_equal_one_pass(transformer, pieces):
     x = hidden(12)
     through_cache, cache = continued(transformer, x, pieces)
     torch.testing.assert_close(through_cache, transformer(x), atol=1e-5, rtol=1e-5)
@@ -57,8 +57,8 @@ def test_in_pieces_through_a_cache_as_at_once(transformer, pieces):
 
 
 @torch.inference_mode()
-def test_what_lies_in_the_memory_before_does_not_matter(transformer):
-    """The memory is not cleared when it is laid out: rubbish behind the known positions must stay unseen."""
+def test_cache_contents_past_its_length_are_ignored(transformer):
+    """The KV cache is allocated without clearing it."""
     x = hidden(6)
     cache = KeyValueCache(CONFIG, 2, 10, x)
     cache.memory.fill_(torch.nan)
@@ -67,7 +67,7 @@ def test_what_lies_in_the_memory_before_does_not_matter(transformer):
 
 
 @torch.inference_mode()
-def test_a_cache_is_laid_out_once(transformer):
+def test_cache_is_allocated_once(transformer):
     x = hidden(8)
     cache = KeyValueCache(CONFIG, 2, 8, x)
     address = cache.memory.data_ptr()
@@ -78,15 +78,15 @@ def test_a_cache_is_laid_out_once(transformer):
 
 
 @torch.inference_mode()
-def test_more_than_the_cache_holds_is_refused(transformer):
+def test_positions_beyond_the_capacity_are_refused(transformer):
     x = hidden(5)
     cache = KeyValueCache(CONFIG, 2, 4, x)
     transformer(x[:, :4], cache)
-    with pytest.raises(ParameterError, match="5 positions do not fit into a cache of 4"):
+    with pytest.raises(ParameterError, match="5 positions do not fit into a KV cache of 4"):
         transformer(x[:, 4:], cache)
 
 
-def test_dropout_is_for_training_only():
+def test_dropout_is_active_in_training_only():
     torch.manual_seed(0)
     transformer, x = Transformer(CONFIG.model_copy(update={"dropout": 0.5})), hidden(6)
     assert not torch.equal(transformer(x), transformer(x))
@@ -94,8 +94,8 @@ def test_dropout_is_for_training_only():
     assert torch.equal(transformer(x), transformer(x))
 
 
-def test_the_papers_size():
-    """24 layers of width 1024 and their last normalisation: 12 width² matrices, 13 width biases and norms a layer."""
+def test_number_of_parameters_is_the_papers():
+    """24 layers of width 1024 and the final LayerNorm; per layer 12 width² weights, 13 width biases and norm parameters."""
     with torch.device("meta"):
         transformer = Transformer(TransformerConfig(layers=24, heads=16, width=1024))
     assert sum(p.numel() for p in transformer.parameters()) == 24 * (12 * 1024**2 + 13 * 1024) + 2 * 1024

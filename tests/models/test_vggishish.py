@@ -1,4 +1,4 @@
-"""VGGish-ish: size, what it promises of lengths, batches and statistics, and the authors' numbers."""
+"""VGGish-ish: lengths, batches, band statistics, configuration, validation."""
 
 import pytest
 import torch
@@ -18,25 +18,25 @@ def mel01(frames: int = 64, batch: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("frames", [16, 100, 848])
-def test_any_length_gives_one_score_per_label(frames):
+def test_any_length_gives_one_logit_per_label(frames):
     assert small()(mel01(frames, batch=2)).shape == (2, 7)
 
 
-def test_mels_of_a_batch_do_not_mix():
+def test_batch_items_are_independent():
     classifier, mels = small(), mel01(batch=3)
     torch.testing.assert_close(classifier(mels)[1:2], classifier(mels[1:2]))
 
 
-def test_statistics_belong_to_the_network():
-    """Louder data with statistics as much louder is the same to it."""
+def test_statistics_standardise_the_input():
+    """An offset of the mels and of the means cancels."""
     bands = BandStatistics()
     louder = BandStatistics(mean=tuple(mean + 0.25 for mean in bands.mean), std=bands.std)
     torch.testing.assert_close(small(bands=louder)(mel01() + 0.25), small()(mel01()), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(small(bands=louder)(mel01()), small()(mel01()), atol=1e-2)
 
 
-def test_all_but_the_weights_is_in_the_configuration():
-    """A network that was built without memory, as checkpoints are loaded, is the same once it has the weights."""
+def test_configuration_and_weights_restore_the_network():
+    """Built on the meta device and then filled, as checkpoints are loaded."""
     bands = BandStatistics(mean=(0.3,) * 16, std=(0.1,) * 16)
     classifier = small(bands=bands)
     with torch.device("meta"):
@@ -46,10 +46,10 @@ def test_all_but_the_weights_is_in_the_configuration():
     assert torch.equal(blank(mel), classifier(mel))
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_sizes_are_refused():
     with pytest.raises(ParameterError, match="15 mel frames are too few for the classifier, which needs 16 or more"):
         small()(mel01(15))
-    with pytest.raises(ParameterError, match="8 mel bands are too few for 4 halvings, give 16 or more"):
+    with pytest.raises(ParameterError, match="8 mel bands are too few for 4 poolings; give 16 or more"):
         VGGishishConfig(bands=BandStatistics(mean=(0.5,) * 8, std=(0.1,) * 8))
     with pytest.raises(ParameterError, match="a grid of 0 x 10 has no positions"):
         VGGishishConfig(grid=(0, 10))

@@ -130,7 +130,7 @@ def test_what_it_is_given_stays(transformer):
 
 def test_what_does_not_fit_is_said(transformer):
     module = packed(transformer, "float32")
-    with pytest.raises(ParameterError, match="24 positions do not fit into a cache of 23"):
+    with pytest.raises(ParameterError, match="24 positions do not fit into a KV cache of 23"):
         module(X, module.cache(3, 23, X))
     with pytest.raises(ParameterError, match=r"wants a cache of torch\.float32 on cpu, .* found torch\.bfloat16 on cpu"):
         module(X, KeyValueCache(CONFIG, 3, 24, X.bfloat16()))

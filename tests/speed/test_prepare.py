@@ -154,7 +154,7 @@ def test_packed_float32_is_the_sampler(sampler):
 def test_a_step_knows_the_end_of_the_cache(sampler, packs):
     light = prepared(sampler, "float32", packs)
     _, cache = light.start(CODES, light.condition(FEATURES))
-    with pytest.raises(ParameterError, match="101 codes given, this sampler reads 100 at once"):
+    with pytest.raises(ParameterError, match="101 codes given, but this sampler takes 100 at once"):
         light.step(CODES[:, 0], cache)
 
 

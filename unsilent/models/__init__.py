@@ -1,1 +1,1 @@
-"""The networks and their configurations. No files, no optimizers, no logging."""
+"""Networks and their configurations. No files, no optimizers, no logging."""

@@ -1,14 +1,14 @@
-"""Mean and standard deviation of every mel band: what the classifiers, and the distance built on one, see their input in units of."""
+"""Mean and standard deviation of each mel band, which standardise the input of the classifiers and of the perceptual distance."""
 
 from jaxtyping import Float
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
-# Bands from low to high, of mels in [0, 1] of the training clips of VGGSound.
-# Source: the authors' train_means_stds_melspec_10s_22050hz.txt, whose numbers have eight digits.
+# Of mels in [0, 1] of the VGGSound training clips, lowest band first.
+# Source: the authors' train_means_stds_melspec_10s_22050hz.txt (eight digits).
 VGGSOUND_MEAN = (
     0.51234712, 0.52630101, 0.52002938, 0.51831866, 0.52457265, 0.51129235, 0.51403755, 0.51189406, 0.50142221, 0.50632402,
     0.49724399, 0.49062130, 0.49971113, 0.48442903, 0.48598301, 0.48681630, 0.47436119, 0.48031359, 0.47422810, 0.46369397,
@@ -32,26 +32,24 @@ VGGSOUND_STD = (
 
 
 class BandStatistics(Config):
-    """Means and deviations of mels in [0, 1], lowest band first; the defaults are VGGSound's.
+    """Means and standard deviations of mels in [0, 1], lowest band first; the defaults are VGGSound's.
 
-    They belong to a network as its sizes do: one trained on other data must be given that data's, and is stored with them.
+    Part of a network's configuration, because they are those of its training data.
 
     Raises:
         ParameterError: if there are not as many deviations as means, or a deviation is not above zero.
     """
 
-    mean: tuple[float, ...] = VGGSOUND_MEAN
-    std: tuple[float, ...] = VGGSOUND_STD
+    mean: tuple[float, ...] = Field(default=VGGSOUND_MEAN, description="Mean of each band of mels in [0, 1].")
+    std: tuple[float, ...] = Field(default=VGGSOUND_STD, description="Standard deviation of each band, above 0.")
 
     @model_validator(mode="after")
     def _fit(self) -> "BandStatistics":
         if len(self.mean) != len(self.std):
-            raise ParameterError(f"{len(self.mean)} means and {len(self.std)} deviations given, every band has one of each.")
+            raise ParameterError(f"{len(self.mean)} means and {len(self.std)} standard deviations given; every band has one of each.")
         for band, std in enumerate(self.std):
             if not std > 0:
-                raise ParameterError(
-                    f"band {band} has the deviation {std}, it must be above 0 to divide by; leave out bands that never move."
-                )
+                raise ParameterError(f"band {band} has a standard deviation of {std}; it must be above 0. Leave out constant bands.")
         return self
 
     @property
@@ -61,12 +59,12 @@ class BandStatistics(Config):
 
 
 def normalise_bands(mel01: Float[Tensor, "batch mels frames"], bands: BandStatistics) -> Float[Tensor, "batch mels frames"]:
-    """Mels in [0, 1] to units of each band's deviation from its mean.
+    """Standardise mels in [0, 1] per band: `(mel01 - mean) / std`.
 
     Raises:
-        ParameterError: if the mel has another number of bands.
+        ParameterError: if the mel has a different number of bands.
     """
     if mel01.shape[1] != bands.mels:
-        raise ParameterError(f"{mel01.shape[1]} mel bands given, the network's statistics are of {bands.mels}.")
+        raise ParameterError(f"a mel of {mel01.shape[1]} bands given; the network has statistics of {bands.mels} bands.")
     mean, std = (mel01.new_tensor(values).unsqueeze(1) for values in (bands.mean, bands.std))
     return (mel01 - mean) / std

@@ -1,6 +1,6 @@
-"""The order in which the sampler writes the grid of codes: column by column in time, from low to high frequency within each.
+"""Order of the codes of a grid in the sampler's sequence: column by column in time, low to high frequency within a column.
 
-Paper section 3.2: row by row would reconstruct low frequencies given the high ones of the whole clip, and could not continue a sound.
+Paper section 3.2: in row order, low frequencies would be conditioned on the high ones of the whole clip, and no sound could be continued.
 """
 
 from jaxtyping import Int
@@ -10,16 +10,16 @@ from unsilent.errors import ParameterError
 
 
 def to_sequence(grid: Int[Tensor, "batch rows columns"]) -> Int[Tensor, "batch sequence"]:
-    """Write the columns one after another; row 0, the lowest frequency, comes first."""
+    """Concatenate the columns; row 0, the lowest frequency, comes first."""
     return grid.transpose(1, 2).flatten(1)
 
 
 def to_grid(sequence: Int[Tensor, "batch sequence"], rows: int) -> Int[Tensor, "batch rows columns"]:
-    """The inverse of `to_sequence`, for any number of whole columns.
+    """The inverse of `to_sequence`, for any number of complete columns.
 
     Raises:
         ParameterError: if the last column is incomplete.
     """
     if sequence.shape[1] % rows:
-        raise ParameterError(f"{sequence.shape[1]} codes do not fill whole columns of {rows} rows.")
+        raise ParameterError(f"{sequence.shape[1]} codes do not fill complete columns of {rows} rows.")
     return sequence.unflatten(1, (-1, rows)).transpose(1, 2)

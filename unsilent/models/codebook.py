@@ -1,6 +1,6 @@
-"""The spectrogram codebook: a mel spectrogram becomes a small grid of code numbers, and the numbers a spectrogram again.
+"""The spectrogram codebook, a VQGAN: encodes a mel spectrogram to a small grid of codes and decodes it. Paper section 3.1.
 
-The networks only; the losses that make it a VQGAN are in `losses`, the training in `train.codebook`. Paper section 3.1.
+Networks only; losses and training are in `train.losses` and `train.codebook`.
 """
 
 from typing import NamedTuple
@@ -23,15 +23,15 @@ class CodebookConfig(Config):
         Released configs/vggsound_codebook.yaml.
     """
 
-    clip: Clip = Clip()
-    n_codes: int = Field(default=1024, gt=1)  # entries of the codebook; 1024 for VGGSound, 128 for VAS
-    dim: int = Field(default=256, gt=0)  # width of one code vector
-    channels: int = Field(default=128, gt=0)  # width at full resolution
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # width at each halving, in units of `channels`
-    n_blocks: int = Field(default=2, gt=0)  # residual blocks per resolution in the encoder; the decoder has one more
+    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
+    n_codes: int = Field(default=1024, gt=1, description="Entries of the codebook: 1024 for VGGSound, 128 for VAS.")
+    dim: int = Field(default=256, gt=0, description="Width of one code vector.")
+    channels: int = Field(default=128, gt=0, description="Channels at full resolution.")
+    multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), description="Channels at each resolution, in units of `channels`.")
+    n_blocks: int = Field(default=2, gt=0, description="Residual blocks per resolution of the encoder; the decoder has one more.")
 
     def model_post_init(self, _context: object) -> None:
-        """Hold the number of halvings to the clip's downsampling."""
+        """Check the number of resolutions against the clip's downsampling."""
         if 2 ** (len(self.multipliers) - 1) != self.clip.downsampling:
             raise ParameterError(
                 f"{len(self.multipliers)} multipliers downsample by {2 ** (len(self.multipliers) - 1)}, "
@@ -40,7 +40,7 @@ class CodebookConfig(Config):
 
 
 class Encoder(nn.Module):
-    """Spectrogram picture to latent grid; attention at the lowest resolution only."""
+    """Mel spectrogram, as an image of one channel, to latent grid; attention at the lowest resolution only."""
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent grid to spectrogram picture; the mirror of the encoder with one more block per resolution."""
+    """Latent grid to mel spectrogram; the mirror of the encoder with one more block per resolution."""
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(config.dim, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1])
-        # index 0 is the highest resolution, as in the published files; `forward` walks it backwards
+        # index 0 is the highest resolution, as in the published files; `forward` runs in reverse order
         self.up = nn.ModuleList(
             Stage(widths[min(last, i + 1)], width, config.n_blocks + 1, i == last, Upsample(width) if i > 0 else None)
             for i, width in enumerate(widths)
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], 1, 3, padding=1)
 
     def forward(self, latents: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch mels frames"]:
-        """Unbounded values around [-1, 1]."""
+        """Mel, approximately in [-1, 1]."""
         x = self.mid(self.conv_in(latents))
         for stage in reversed(self.up):
             x = stage(x)
@@ -89,16 +89,16 @@ class Decoder(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """A spectrogram that went through the codebook, and what its quantiser said."""
+    """A decoded mel spectrogram, and the quantiser's result."""
 
-    mel: Tensor  # [batch, mels, frames]
+    mel: Float[Tensor, "batch mels frames"]
     quantized: Quantized
 
 
 class Codebook(nn.Module):
     """Encoder, quantiser and decoder of mel spectrograms in [-1, 1].
 
-    Any number of whole code columns can be encoded and decoded, not only the clip's.
+    Accepts any number of complete code columns, not only the clip's.
     """
 
     def __init__(self, config: CodebookConfig) -> None:
@@ -117,36 +117,36 @@ class Codebook(nn.Module):
             mel: in [-1, 1].
 
         Raises:
-            ParameterError: if bands or frames are not what the codebook can halve.
+            ParameterError: if there are not `clip.mels` bands, or the frames do not divide into code columns.
         """
         clip = self.config.clip
         if mel.shape[1] != clip.mels or mel.shape[2] % clip.downsampling or not mel.shape[2]:
             raise ParameterError(
-                f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames given, the codebook wants {clip.mels} bands and a "
+                f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames given; the codebook takes {clip.mels} bands and a "
                 f"positive multiple of {clip.downsampling} frames."
             )
         return self.quant_conv(self.encoder(mel))
 
     def encode(self, mel: Float[Tensor, "batch mels frames"]) -> Int[Tensor, "batch rows columns"]:
-        """Mel in [-1, 1] to code numbers; row 0 is the lowest frequency."""
+        """Mel in [-1, 1] to codes; row 0 is the lowest frequency."""
         return self.quantize.nearest(self.latents(mel))
 
     def decode(self, latents: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch mels frames"]:
-        """Quantised latents to mel, unbounded around [-1, 1]."""
+        """Quantised latents to mel, approximately in [-1, 1]."""
         return self.decoder(self.post_quant_conv(latents))
 
     def decode_codes(self, grid: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch mels frames"]:
-        """Code numbers to mel, unbounded around [-1, 1]."""
+        """Codes to mel, approximately in [-1, 1]."""
         return self.decode(self.quantize.lookup(grid))
 
     def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Reconstruction:
-        """The whole round, as training sees it."""
+        """Encode, quantise and decode, for training."""
         quantized = self.quantize(self.latents(mel))
         return Reconstruction(self.decode(quantized.latents), quantized)
 
 
 def released_names(module: Codebook) -> dict[str, str]:
-    """Each name of the released codebook's state dict, without its training losses, with its name here."""
+    """Map from the released codebook's state-dict names, without its training losses, to ours."""
     return {_released(name): name for name in module.state_dict()}
 
 

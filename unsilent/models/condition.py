@@ -1,4 +1,13 @@
-"""What the sampler is told: visual features, a class, both, nothing, or the time that passes, before its first code or beside each."""
+"""The sampler's conditions: visual features, a class, both, nothing, or time coordinates.
+
+batch      windows
+features   visual features of one clip
+columns    code columns of one clip
+dim        width of one feature
+motion     motion values per column
+condition  positions (or columns) of the embedded condition
+width      width of the transformer
+"""
 
 from typing import Literal
 
@@ -13,37 +22,37 @@ from unsilent.config import Config
 from unsilent.errors import ParameterError
 
 Kind = Literal["none", "features", "class", "features+class", "coordinates", "columns"]
-_REACH = 2  # code columns ahead and behind that a column is told of, where features stand beside codes
+_CONTEXT_COLUMNS = 2  # on each side, which the vector of one column depends on for kind `columns`
 
 
 class ConditionConfig(Config):
     """Kind and sizes of a condition.
 
-    `none` is the published "no feats": one vector of random numbers in the place of a feature. `coordinates` are integers that grow with
-    time, spoken in the sampler's own codes. Both stand for "nothing" in the paper's tables. All take positions before the codes but
-    `columns`, which is ours and stands beside them: each position is told what is seen at the time of the code that it predicts.
+    `none` is the published "no feats": one random vector instead of a feature. `coordinates` are codes that increase with time. Both
+    are unconditional models in the paper's tables. These kinds are a prefix of the sequence. `columns`, which is not in the paper, is
+    added to the embeddings instead: each position gets the condition at the time of the code that it predicts.
     """
 
-    kind: Kind
-    n_features: int = Field(default=0, ge=0)  # feature vectors for one clip
-    feature_dim: int = Field(default=0, ge=0)  # numbers in each
-    n_classes: int = Field(default=0, ge=0)
-    motion: int = Field(default=0, ge=0)  # numbers of `unsilent.vision.motion` for each code column
+    kind: Kind = Field(description="Content of the condition and its place in the sequence.")
+    n_features: int = Field(default=0, ge=0, description="Visual features of one clip.")
+    feature_dim: int = Field(default=0, ge=0, description="Width of one feature.")
+    n_classes: int = Field(default=0, ge=0, description="Classes.")
+    motion: int = Field(default=0, ge=0, description="Motion values per code column, see `unsilent.vision.motion`.")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "ConditionConfig":
         wants_features = self.kind in ("none", "features", "features+class", "columns")
         wants_classes = self.kind in ("class", "features+class")
         if wants_features != bool(self.n_features and self.feature_dim) or bool(self.n_features) != bool(self.feature_dim):
-            raise ParameterError(f"{self.n_features} features of {self.feature_dim} numbers do not fit a condition of kind {self.kind!r}.")
+            raise ParameterError(f"{self.n_features} features of width {self.feature_dim} do not fit a condition of kind {self.kind!r}.")
         if wants_classes != bool(self.n_classes):
             raise ParameterError(f"{self.n_classes} classes do not fit a condition of kind {self.kind!r}.")
         if self.motion and self.kind != "columns":
-            raise ParameterError(f"{self.motion} numbers of motion do not fit a condition of kind {self.kind!r}.")
+            raise ParameterError(f"{self.motion} motion values do not fit a condition of kind {self.kind!r}.")
         return self
 
     def n_tokens(self, clip: Clip) -> int:
-        """How many positions of the sequence the condition takes; one that stands beside the codes leaves a first one, to begin from."""
+        """Length of the prefix before the codes; for kind `columns` a single start position."""
         if self.kind == "coordinates":
             return clip.n_codes
         if self.kind == "columns":
@@ -52,7 +61,7 @@ class ConditionConfig(Config):
 
 
 class Condition(nn.Module):
-    """Embeds features and classes to the sampler's width, features first; those of kind `columns` for each code column."""
+    """Embeds features, then the class, to the sampler's width; for kind `columns`, one vector per code column."""
 
     def __init__(self, config: ConditionConfig, width: int, clip: Clip) -> None:
         super().__init__()
@@ -67,15 +76,15 @@ class Condition(nn.Module):
         labels: Int[Tensor, "batch"] | None,
         motion: Float[Tensor, "batch columns motion"] | None = None,
     ) -> Float[Tensor, "batch condition width"]:
-        """Embed what the kind asks for.
+        """Embed a condition.
 
         Args:
-            features: exactly as many as the kind wants, else None.
-            labels: class numbers, else None.
-            motion: of each code column; None where nothing moves, or for a kind that is not told.
+            features: `n_features` per item; None for kinds without.
+            labels: class indices; None for kinds without.
+            motion: of each code column; None for kinds without, or where nothing moves.
 
         Raises:
-            ParameterError: if something is missing, too much, or of another size; says both numbers.
+            ParameterError: if an input is missing, superfluous or of a wrong size; names both sizes.
         """
         self._check(features, labels)
         tokens = []
@@ -83,63 +92,63 @@ class Condition(nn.Module):
             tokens.append(self.feature_embedder(features))
         if self.class_embedder is not None:
             tokens.append(self.class_embedder(labels)[:, None])
-        told = torch.cat(tokens, dim=1)
+        embedded = torch.cat(tokens, dim=1)
         if self.columns is not None:
-            return self.columns(told, motion)
+            return self.columns(embedded, motion)
         if motion is not None:
             raise ParameterError(f"a sampler with a condition of kind {self.config.kind!r} was given motion.")
-        return told
+        return embedded
 
-    def _check(self, features: Tensor | None, labels: Tensor | None) -> None:
-        wanted, config = self.config.kind, self.config
+    def _check(self, features: Float[Tensor, "batch features dim"] | None, labels: Int[Tensor, "batch"] | None) -> None:
+        kind, config = self.config.kind, self.config
         if (features is not None) != bool(config.n_features) or (labels is not None) != bool(config.n_classes):
             given = " and ".join(name for name, value in (("features", features), ("a class", labels)) if value is not None) or "nothing"
-            raise ParameterError(f"a sampler with a condition of kind {wanted!r} was given {given}.")
+            raise ParameterError(f"a sampler with a condition of kind {kind!r} was given {given}.")
         if features is not None and features.shape[1:] != (config.n_features, config.feature_dim):
             raise ParameterError(
-                f"{features.shape[1]} features of {features.shape[2]} numbers given, this sampler wants {config.n_features} of "
+                f"{features.shape[1]} features of width {features.shape[2]} given; this sampler takes {config.n_features} of width "
                 f"{config.feature_dim}."
             )
         if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < config.n_classes:
             wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-            raise ParameterError(f"class number {wrong} given, this sampler knows 0 to {config.n_classes - 1}.")
+            raise ParameterError(f"class {wrong} given; this sampler knows 0 to {config.n_classes - 1}.")
 
 
 class Columns(nn.Module):
-    """One vector for each code column: of the feature of its time and of its motion, and a little of what is ahead and behind.
+    """One vector per code column, from the feature and the motion at its time and of two columns on each side.
 
-    Ahead, because who hears a step has seen the foot come down before; behind, because sounds last.
+    Context from the future, because motion precedes its sound (a foot comes down); from the past, because sounds decay.
     """
 
     def __init__(self, motion: int, width: int, columns: int) -> None:
         super().__init__()
         self.motion, self.n_columns = motion, columns
-        # convolutions, not linear layers: they begin with weights large enough for a few numbers to count beside many features
+        # a convolution, because the sampler initialises linear layers so small that few inputs would be negligible
         self.motion_embedder = nn.Conv1d(motion, width, 1) if motion else None
-        self.around = nn.Conv1d(width, width, 2 * _REACH + 1, padding=_REACH, groups=width)
+        self.around = nn.Conv1d(width, width, 2 * _CONTEXT_COLUMNS + 1, padding=_CONTEXT_COLUMNS, groups=width)
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, seen: Float[Tensor, "batch features width"], motion: Float[Tensor, "batch columns motion"] | None
+        self, features: Float[Tensor, "batch features width"], motion: Float[Tensor, "batch columns motion"] | None
     ) -> Float[Tensor, "batch columns width"]:
-        """Column `c` is told embedded feature `c * features // columns`.
+        """Column `c` gets feature `c * features // columns`.
 
         Args:
-            seen: embedded features, evenly spread over the clip.
+            features: embedded, evenly spaced over the clip.
             motion: of each column; None where nothing moves.
 
         Raises:
-            ParameterError: for motion of another size.
+            ParameterError: for motion of a wrong size.
         """
         wanted = (self.n_columns, self.motion)
         if motion is not None and motion.shape[1:] != wanted:
             raise ParameterError(
-                f"motion of {motion.shape[1]} columns of {motion.shape[2]} numbers given, this sampler wants {wanted[0]} of {wanted[1]}."
+                f"motion of {motion.shape[1]} columns x {motion.shape[2]} values given; this sampler takes {wanted[0]} x {wanted[1]}."
             )
-        hidden = seen[:, torch.arange(self.n_columns, device=seen.device) * seen.shape[1] // self.n_columns].transpose(1, 2)
+        hidden = features[:, torch.arange(self.n_columns, device=features.device) * features.shape[1] // self.n_columns].transpose(1, 2)
         if self.motion_embedder is not None:
-            moved = seen.new_zeros(len(seen), *wanted) if motion is None else motion
-            hidden = hidden + self.motion_embedder(moved.transpose(1, 2))
+            motion = features.new_zeros(len(features), *wanted) if motion is None else motion
+            hidden = hidden + self.motion_embedder(motion.transpose(1, 2))
         return self.out(self.around(F.gelu(hidden)).transpose(1, 2))
 
 
@@ -185,14 +194,14 @@ def condition_rows(condition: ConditionConfig, n_total: int, n_columns: int) -> 
 
 
 def coordinates(clip: Clip, codes: int) -> Int[Tensor, "1 sequence"]:
-    """Where each cell of a clip's grid lies, as integers from 0 to below `codes`, in the order of the codes that follow.
+    """Coordinate of each cell of a clip's grid, from 0 to `codes - 1`, in the order of the codes.
 
-    They grow with time and, within a column, a little with frequency.
+    Coordinates increase with time and, within a column, slightly with frequency.
 
     Source:
-        Paper supplement 6.1.4; the released data set numbers the bins of a mel frame after frame, divides by their number, and the
-        coordinate stage averages each cell, multiplies by `codes` and rounds. No checkpoint with this condition was published, nor the
-        setting that says in which order the released model read it.
+        Paper supplement 6.1.4. The released data set enumerates the bins of a mel frame by frame, divided by their number; the coordinate
+        stage averages each cell, multiplies by `codes` and rounds. Neither a checkpoint with this condition nor the order in which the
+        released model reads it was published.
     """
     bins = torch.arange(clip.frames * clip.mels, dtype=torch.float64).reshape(1, clip.frames, clip.mels) / (clip.frames * clip.mels)
     return (F.avg_pool2d(bins, clip.downsampling) * codes).round().long().reshape(1, -1)

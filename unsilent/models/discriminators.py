@@ -1,4 +1,4 @@
-"""Networks that tell real from made: one for mel spectrograms (codebook training), one for waveforms (MelGAN training)."""
+"""GAN discriminators: PatchGAN for mel spectrograms (codebook training), multi-scale for waveforms (vocoder training)."""
 
 from itertools import pairwise
 
@@ -10,20 +10,20 @@ from torch.nn.utils.parametrizations import weight_norm
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
-_SLOPE = 0.2  # of every leaky rectifier
-_WIDEST = 1024  # channels of the waveform discriminator are never more
-_GROUP = 4  # input channels that one filter of its strided convolutions sees
+_SLOPE = 0.2  # negative slope of the leaky ReLUs
+_MAX_CHANNELS = 1024  # of the waveform discriminator
+_GROUP = 4  # input channels per group of its strided convolutions
 
 
 class PatchDiscriminatorConfig(Config):
     """Sizes of the mel discriminator; the defaults are the paper's (2.8 M parameters)."""
 
-    width: int = Field(default=64, gt=0)  # channels of the first convolution
-    halvings: int = Field(default=3, gt=0)  # strided convolutions; each but the first doubles the width, up to eight times the first
+    width: int = Field(default=64, gt=0, description="Channels of the first convolution.")
+    halvings: int = Field(default=3, gt=0, description="Strided convolutions; each but the first doubles the channels, up to 8 * width.")
 
 
 class PatchDiscriminator(nn.Module):
-    """Mel spectrogram in [-1, 1] to a grid of scores, each for a patch of it; above zero means real.
+    """PatchGAN: mel spectrogram in [-1, 1] to a grid of logits, one per patch; positive means real.
 
     Source:
         Isola et al. (arXiv 1611.07004) as in the released NLayerDiscriminator, whose parameter names and initialisation it shares.
@@ -36,7 +36,7 @@ class PatchDiscriminator(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(1, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(_SLOPE, inplace=True)]
         for depth, (narrow, wide) in enumerate(pairwise(widths), start=1):
             stride = 2 if depth < config.halvings else 1
-            # The norm has a bias of its own.
+            # no bias: BatchNorm has its own
             layers += [nn.Conv2d(narrow, wide, 4, stride, padding=1, bias=False), nn.BatchNorm2d(wide), nn.LeakyReLU(_SLOPE, inplace=True)]
         layers.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.main = nn.Sequential(*layers)
@@ -47,15 +47,15 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(layer.weight, mean=1.0, std=0.02)
 
     def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch rows columns"]:
-        """Scores of overlapping patches: 8 x 104 of them for 80 x 848.
+        """Logits of overlapping patches: 8 x 104 of them for 80 x 848.
 
         Raises:
-            ParameterError: if the mel is too small to hold one patch.
+            ParameterError: if the mel is smaller than one patch.
         """
-        least = 3 * 2**self.config.halvings  # the two last convolutions take one off each
+        least = 3 * 2**self.config.halvings  # the last two convolutions remove one each
         if min(mel.shape[1:]) < least:
             raise ParameterError(
-                f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames is too small for the discriminator, give {least} or more of each."
+                f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames is too small for the discriminator; give {least} or more of each."
             )
         return self.main(mel.unsqueeze(1)).squeeze(1)
 
@@ -63,31 +63,31 @@ class PatchDiscriminator(nn.Module):
 class MelGANDiscriminatorConfig(Config):
     """Sizes of the waveform discriminator; the defaults are the paper's (16.9 M parameters)."""
 
-    scales: int = Field(default=3, gt=0)  # each listens at half the rate of the one before
-    width: int = Field(default=16, gt=0, multiple_of=_GROUP)  # channels of the first convolution
-    strides: int = Field(default=4, gt=0)  # strided convolutions per scale
-    ratio: int = Field(default=4, gt=1)  # how much each of them shortens time and widens channels
+    scales: int = Field(default=3, gt=0, description="Sample rates; each scale works at half the rate of the one before.")
+    width: int = Field(default=16, gt=0, multiple_of=_GROUP, description="Channels of the first convolution.")
+    strides: int = Field(default=4, gt=0, description="Strided convolutions per scale.")
+    ratio: int = Field(default=4, gt=1, description="Stride of each, and factor of its channels.")
 
 
 class Scale(nn.Module):
-    """A discriminator that listens at one rate."""
+    """The discriminator of one sample rate."""
 
     def __init__(self, config: MelGANDiscriminatorConfig) -> None:
         super().__init__()
         ratio, width = config.ratio, config.width
         layers: list[nn.Module] = [nn.Sequential(nn.ReflectionPad1d(7), weight_norm(nn.Conv1d(1, width, 15)), nn.LeakyReLU(_SLOPE))]
         for _ in range(config.strides):
-            wide = min(width * ratio, _WIDEST)
-            shorten = nn.Conv1d(width, wide, 10 * ratio + 1, stride=ratio, padding=5 * ratio, groups=width // _GROUP)
-            layers.append(nn.Sequential(weight_norm(shorten), nn.LeakyReLU(_SLOPE)))
+            wide = min(width * ratio, _MAX_CHANNELS)
+            strided = nn.Conv1d(width, wide, 10 * ratio + 1, stride=ratio, padding=5 * ratio, groups=width // _GROUP)
+            layers.append(nn.Sequential(weight_norm(strided), nn.LeakyReLU(_SLOPE)))
             width = wide
-        wide = min(2 * width, _WIDEST)
+        wide = min(2 * width, _MAX_CHANNELS)
         layers.append(nn.Sequential(weight_norm(nn.Conv1d(width, wide, 5, padding=2)), nn.LeakyReLU(_SLOPE)))
         layers.append(weight_norm(nn.Conv1d(wide, 1, 3, padding=1)))
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, waveform: Float[Tensor, "batch 1 samples"]) -> list[Tensor]:
-        """What every layer gives, `[batch, width, samples]` with ever fewer samples; the last are the scores, of width 1."""
+    def forward(self, waveform: Float[Tensor, "batch 1 samples"]) -> list[Float[Tensor, "batch _ _"]]:
+        """Feature maps of all layers, `[batch, channels, samples]`; the last are the logits, of one channel."""
         maps = [waveform]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
@@ -95,7 +95,7 @@ class Scale(nn.Module):
 
 
 class MelGANDiscriminator(nn.Module):
-    """Waveform in [-1, 1] to scores at three rates; above zero means real.
+    """Waveform in [-1, 1] to logits at three sample rates; positive means real.
 
     Source:
         Kumar et al., MelGAN (arXiv 1910.06711) section 2.2, as released. `model.disc_0.model.layer_1.0.weight_g` there is
@@ -108,13 +108,13 @@ class MelGANDiscriminator(nn.Module):
         self.scales = nn.ModuleList(Scale(config) for _ in range(config.scales))
         self.halve = nn.AvgPool1d(4, stride=2, padding=1, count_include_pad=False)
 
-    def forward(self, waveform: Float[Tensor, "batch samples"]) -> list[list[Tensor]]:
-        """For each scale, the maps of all its layers, the last being its scores `[batch, 1, samples]`.
+    def forward(self, waveform: Float[Tensor, "batch samples"]) -> list[list[Float[Tensor, "batch _ _"]]]:
+        """For each scale, the feature maps of all layers; the last are the logits `[batch, 1, samples]`.
 
         Raises:
-            ParameterError: if there are too few samples for the slowest scale.
+            ParameterError: if there are too few samples for the lowest rate.
         """
-        least = 8 * 2 ** (self.config.scales - 1)  # a reflection of 7 needs 8 samples
+        least = 8 * 2 ** (self.config.scales - 1)  # reflection padding of 7 needs 8 samples
         if waveform.shape[1] < least:
             raise ParameterError(f"{waveform.shape[1]} samples are too few for the discriminator, which needs {least} or more.")
         x, results = waveform.unsqueeze(1), []
@@ -125,7 +125,7 @@ class MelGANDiscriminator(nn.Module):
 
 
 def released_names(module: MelGANDiscriminator) -> dict[str, str]:
-    """Each name of the released waveform discriminator's state dict, with its name here. The mel discriminator's names are the same."""
+    """Map from the released waveform discriminator's state-dict names to ours. The mel discriminator shares its names."""
     return {_released(name): name for name in module.state_dict()}
 
 

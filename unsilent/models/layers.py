@@ -1,4 +1,4 @@
-"""The building blocks of the codebook's encoder and decoder: residual and attention blocks, halving and doubling."""
+"""Building blocks of the codebook's encoder and decoder: residual and attention blocks, downsampling and upsampling."""
 
 import torch
 import torch.nn.functional as F
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation in 32 groups as in the paper; narrower networks than the paper's get groups of four channels."""
+    """GroupNorm with 32 groups as in the paper; groups of four channels in networks too narrow for that."""
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
 def swish(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The activation after every norm; without gradients in the memory of what the norm gave."""
+    """Activation after every norm; in place when no gradients are recorded, to save memory."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised, swish-activated 3 x 3 convolutions around a shortcut (1 x 1 where the width changes)."""
+    """Two 3 x 3 convolutions, each after GroupNorm and swish, plus a shortcut (1 x 1 where the width changes)."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all positions of the plane, added to its input."""
+    """Single-head self-attention over all time-frequency positions, added to its input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,39 +45,40 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim height width"]:
-        """Let every time-frequency position see all others."""
+        """Keep shape."""
         normed = self.norm(x)
-        q, k, v = (layer(normed).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # [batch, height * width, dim]
+        # each [batch, height * width, dim]
+        q, k, v = (layer(normed).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
         attended = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
 
 
 class Downsample(nn.Module):
-    """Halve height and width by a strided convolution, padded below and to the right only."""
+    """Halve height and width by a strided convolution, padded at the bottom and right only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim half_height half_width"]:
-        """Keep the width in channels."""
+        """Keep the channels."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Double height and width by repeating, then smooth with a convolution."""
+    """Double height and width by nearest-neighbour upsampling, then convolve."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim double_height double_width"]:
-        """Keep the width in channels."""
+        """Keep the channels."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Stage(nn.Module):
-    """One resolution of the encoder or decoder: residual blocks, attention after each where asked for, then a change of resolution."""
+    """One resolution of the encoder or decoder: residual blocks, optionally with attention after each, then resampling."""
 
     def __init__(self, channels_in: int, channels_out: int, n_blocks: int, attention: bool, resample: nn.Module | None) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class Stage(nn.Module):
         self.resample = resample if resample is not None else nn.Identity()
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim_out height_out width_out"]:
-        """Resolution changes by the factor of the resampling layer, if there is one."""
+        """Change the resolution by the factor of the resampling layer, if there is one."""
         for i, block in enumerate(self.block):
             x = block(x)
             if self.attn:

@@ -1,4 +1,4 @@
-"""Melception: an Inception v3 for mel spectrograms, the sound classifier behind the metrics. Paper section 3.4."""
+"""Melception: an Inception v3 for mel spectrograms, the sound classifier of the metrics. Paper section 3.4."""
 
 from typing import NamedTuple
 
@@ -12,30 +12,30 @@ from unsilent.config import Config
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
 
-LEAST = 79  # bands or frames that leave the auxiliary classifier one position
+MIN_SIZE = 79  # bands or frames that leave the auxiliary classifier one position
 
 
 class MelceptionConfig(Config):
     """Sizes of the classifier; the defaults are the paper's for VGGSound (25.2 M parameters)."""
 
-    bands: BandStatistics = BandStatistics()  # of the data it is trained on; tells the number of mel bands too
-    labels: int = Field(default=309, gt=1)  # classes of sound
-    width: float = Field(default=1.0, gt=0)  # share of the paper's channels that every convolution has; see `channels`
-    dropout: float = Field(default=0.5, ge=0, lt=1)  # of the features before the last layer, in training
+    bands: BandStatistics = Field(default=BandStatistics(), description="Band statistics of the training data; one entry per mel band.")
+    labels: int = Field(default=309, gt=1, description="Classes.")
+    width: float = Field(default=1.0, gt=0, description="Channels of every convolution, relative to the paper's.")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="Dropout before the last layer, in training.")
 
     @model_validator(mode="after")
     def _fit(self) -> "MelceptionConfig":
-        if self.bands.mels < LEAST:
-            raise ParameterError(f"{self.bands.mels} mel bands are too few for Melception, give {LEAST} or more.")
+        if self.bands.mels < MIN_SIZE:
+            raise ParameterError(f"{self.bands.mels} mel bands are too few for Melception; give {MIN_SIZE} or more.")
         return self
 
     def channels(self, published: int) -> int:
-        """How many channels a convolution has where the paper's has `published`: the nearest multiple of 4, at least 4."""
+        """Channels of a convolution that has `published` in the paper: scaled, rounded to a multiple of 4, at least 4."""
         return max(4, 4 * round(self.width * published / 4))
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, rectifier."""
+    """Convolution without bias, BatchNorm, ReLU."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, padding: int | tuple[int, int] = 0
@@ -50,13 +50,13 @@ class ConvNorm(nn.Module):
 
 
 class Branch(NamedTuple):
-    """Convolutions of a mixed block that follow each other; the names of all start with that of the branch.
+    """One branch of an Inception block: a sequence of convolutions.
 
     Attributes:
-        name: with `convs`, makes the names of the published weights.
-        convs: rows of (rest of the name, channels, kernel as height and width). Unit strides keep the size, others do not pad.
-        ends: how many of the last convolutions read the same input, and are put side by side.
-        stride: of the last convolution.
+        name: prefix of the published weights' names.
+        convs: rows of (suffix of the name, channels, kernel height and width). Stride 1 pads to keep the size, stride 2 does not pad.
+        ends: number of final convolutions in parallel, whose outputs are concatenated.
+        stride: of the final convolutions.
     """
 
     name: str
@@ -105,7 +105,7 @@ _HALVE_SECOND = (
     Branch("branch3x3", (("_1", 192, _POINT), ("_2", 320, (3, 3))), stride=2),
     Branch("branch7x7x3", (("_1", 192, _POINT), ("_2", 192, _ROW), ("_3", 192, _COLUMN), ("_4", 192, (3, 3))), stride=2),
 )
-# Name, branches. Blocks that halve height and width have no pooled branch of convolutions but the pooled input itself.
+# Name, branches. Downsampling blocks have the max-pooled input itself instead of a pooling branch.
 _BLOCKS = (
     ("Mixed_5b", _small(32)),
     ("Mixed_5c", _small(64)),
@@ -120,18 +120,19 @@ _BLOCKS = (
     ("Mixed_7c", _WIDE),
 )
 _NAMES = tuple(name for name, _ in _BLOCKS)
-_LOWER, _UPPER = _NAMES[: _NAMES.index("Mixed_7a")], _NAMES[_NAMES.index("Mixed_7a") :]  # the auxiliary classifier looks between them
+# below and above the input of the auxiliary classifier
+_LOWER, _UPPER = _NAMES[: _NAMES.index("Mixed_7a")], _NAMES[_NAMES.index("Mixed_7a") :]
 
 
 class Mixed(nn.Module):
-    """Branches that see the same input, side by side in the channels of the output."""
+    """Inception block: the branches' outputs, concatenated over channels."""
 
     def __init__(self, inputs: int, branches: tuple[Branch, ...], config: MelceptionConfig) -> None:
         super().__init__()
         self.branches = branches
         self.outputs = sum(config.channels(width) for branch in branches for _, width, _ in branch.convs[-branch.ends :])
-        self.halves = branches[0].stride == 2
-        self.outputs += inputs if self.halves else 0
+        self.downsamples = branches[0].stride == 2
+        self.outputs += inputs if self.downsamples else 0
         for branch in branches:
             width, shared = inputs, len(branch.convs) - branch.ends
             for index, (rest, published, kernel) in enumerate(branch.convs):
@@ -150,13 +151,13 @@ class Mixed(nn.Module):
             for layer in layers[: -branch.ends]:
                 y = layer(y)
             results += [layer(y) for layer in layers[-branch.ends :]]
-        if self.halves:
+        if self.downsamples:
             results.append(F.max_pool2d(x, 3, stride=2))
         return torch.cat(results, dim=1)
 
 
 class Auxiliary(nn.Module):
-    """A second classifier half way up, which gives the lower blocks a nearer aim in training."""
+    """Auxiliary classifier on the lower blocks, which gives them shorter gradient paths in training."""
 
     def __init__(self, inputs: int, config: MelceptionConfig) -> None:
         super().__init__()
@@ -171,22 +172,22 @@ class Auxiliary(nn.Module):
 
 
 class WithAuxiliary(NamedTuple):
-    """Logits of both classifiers, `[batch, labels]` each."""
+    """Logits of both classifiers."""
 
-    logits: Tensor
-    auxiliary: Tensor
+    logits: Float[Tensor, "batch labels"]
+    auxiliary: Float[Tensor, "batch labels"]
 
 
 class Melception(nn.Module):
-    """Mel spectrogram to scores of sound classes, and to the features that metrics compare.
+    """Mel spectrogram to logits of sound classes, and to the features that metrics compare.
 
     Args:
-        config: sizes, and the statistics that it normalises its input with.
+        config: sizes, and the statistics that standardise the input.
 
     Source:
         Paper section 3.4 and the released melception.py, whose parameter names (torchvision's) it shares: Inception v3
-        (arXiv 1512.00567) for one input channel, without the first two max poolings. Differs: starts from PyTorch's usual random
-        weights; may be narrower.
+        (arXiv 1512.00567) for one input channel, without the first two max poolings. Differs: PyTorch's default
+        initialisation; optionally narrower.
     """
 
     def __init__(self, config: MelceptionConfig = MelceptionConfig()) -> None:
@@ -208,42 +209,40 @@ class Melception(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Numbers in one feature vector: 2048 in the paper."""
+        """Width of one feature vector: 2048 in the paper."""
         return self.fc.in_features
 
     def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch labels"]:
         """Logits of a mel in [0, 1] of any length; trained on 848 frames.
 
         Raises:
-            ParameterError: if bands are not those of the statistics, or there are fewer than 79 frames.
+            ParameterError: if the bands do not match the statistics, or there are fewer than 79 frames.
         """
         return self.fc(self.dropout(self.features(mel01)))
 
     def forward_with_aux(self, mel01: Float[Tensor, "batch mels frames"]) -> WithAuxiliary:
-        """As `forward`, with the logits of the auxiliary classifier, for training."""
+        """`forward` with the logits of the auxiliary classifier, for training."""
         middle = self._middle(mel01)
         return WithAuxiliary(self.fc(self.dropout(self._top(middle))), self.AuxLogits(middle))
 
     def features(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim"]:
-        """The mean over time and frequency of the last block, without dropout; `fc` of it gives the logits."""
+        """Mean of the last block over time and frequency, without dropout; `fc` maps it to logits."""
         return self._top(self._middle(mel01))
 
-    def unbiased_logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch labels"]:
-        """Logits of `features` without the last layer's bias, as the inception score wants them."""
-        return F.linear(features, self.fc.weight)
-
-    def _middle(self, mel01: Tensor) -> Tensor:
-        """Up to where the auxiliary classifier looks."""
-        if mel01.shape[2] < LEAST:
-            raise ParameterError(f"{mel01.shape[2]} mel frames are too few for Melception, which needs {LEAST} or more.")
+    def _middle(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch channels height width"]:
+        """Input of the auxiliary classifier."""
+        if mel01.shape[2] < MIN_SIZE:
+            raise ParameterError(f"{mel01.shape[2]} mel frames are too few for Melception, which needs {MIN_SIZE} or more.")
         x = self.Conv2d_1a_3x3(normalise_bands(mel01, self.config.bands).unsqueeze(1))
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(x))
         return self._blocks(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), _LOWER)
 
-    def _top(self, x: Tensor) -> Tensor:
+    def _top(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
         return self._blocks(x, _UPPER).mean(dim=(2, 3))
 
-    def _blocks(self, x: Tensor, names: tuple[str, ...]) -> Tensor:
+    def _blocks(
+        self, x: Float[Tensor, "batch inputs height width"], names: tuple[str, ...]
+    ) -> Float[Tensor, "batch outputs new_height new_width"]:
         for name in names:
             x = self.get_submodule(name)(x)
         return x

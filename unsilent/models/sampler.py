@@ -1,4 +1,11 @@
-"""The sampler: a transformer that writes codes, one after another, given a condition. Paper section 3.2."""
+"""The sampler: a transformer that predicts codes autoregressively, given a condition. Paper section 3.2.
+
+batch      sequences side by side
+sequence   codes, or positions of the transformer: condition positions, then codes
+condition  positions of the embedded condition (for kind `columns`: code columns)
+width      residual stream
+rows       sequences in a batch of conditional and, with guidance, unconditional ones; a multiple of takes
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -15,23 +22,23 @@ from unsilent.errors import ParameterError
 from unsilent.models.condition import Condition, ConditionConfig, coordinates
 from unsilent.models.transformer import KeyValueCache, Transformer, TransformerConfig
 
-_BEGIN_STD = 0.3  # of what positions and codes begin as, where they begin as more than small random numbers
-_LONGEST_COLUMNS = 200  # a quarter of the longest wave that tells positions apart
+_EMBEDDING_STD = 0.3  # initial standard deviation of positional encodings and of embeddings from codebook vectors
+_LONGEST_COLUMNS = 200  # a quarter of the longest wavelength of the initial positional encoding
 
 
 class SamplerConfig(Config):
     """Sizes of a sampler."""
 
-    clip: Clip = Clip()
-    codes: int = Field(gt=1)  # entries of the codebook it speaks
-    transformer: TransformerConfig
-    condition: ConditionConfig
+    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
+    codes: int = Field(gt=1, description="Entries of the codebook.")
+    transformer: TransformerConfig = Field(description="Sizes of the transformer.")
+    condition: ConditionConfig = Field(description="Kind and sizes of the condition.")
 
     @model_validator(mode="after")
     def _has_columns(self) -> "SamplerConfig":
         if self.condition.kind == "columns" and self.condition.n_features > self.clip.columns:
             raise ParameterError(
-                f"{self.condition.n_features} features do not fit beside {self.clip.columns} code columns; one each at most."
+                f"{self.condition.n_features} features given for {self.clip.columns} code columns; give at most one per column."
             )
         return self
 
@@ -81,23 +88,23 @@ class Sampler(nn.Module):
         self.head = nn.Linear(width, config.codes, bias=False)
         self.fast_advance: Advance | None = None
         self.apply(_initialise)
-        # on meta tensors, which are about to be filled, torch would compute through sympy, whose import takes a second
+        # not on meta tensors, which are filled later: torch would import sympy for them, which takes a second
         if config.condition.kind == "columns" and not self.pos_emb.is_meta:
-            self.pos_emb.data.copy_(_places(config.clip, self.pos_emb.shape[1], width))
+            self.pos_emb.data.copy_(_positional_encoding(config.clip, self.pos_emb.shape[1], width))
 
     @torch.no_grad()
-    def begin_as(self, vectors: Float[Tensor, "codes dim"]) -> None:
-        """Let embeddings and scores of codes begin as the vectors of a codebook, turned at random, so that like codes begin alike.
+    def init_from_codebook(self, vectors: Float[Tensor, "codes dim"]) -> None:
+        """Initialise token embeddings and output head with codebook vectors, randomly projected: similar codes start similar.
 
         Raises:
-            ParameterError: if the codebook has another number of codes.
+            ParameterError: if the codebook has a different number of codes.
         """
         if len(vectors) != self.config.codes:
-            raise ParameterError(f"the codebook has {len(vectors)} codes, the sampler {self.config.codes}; they must be of one preset.")
+            raise ParameterError(f"the codebook has {len(vectors)} codes, the sampler {self.config.codes}; take both from one preset.")
         scaled = (vectors - vectors.mean(0)) / vectors.std()
-        turned = scaled @ torch.randn(scaled.shape[1], self.tok_emb.embedding_dim) / scaled.shape[1] ** 0.5
-        self.tok_emb.weight.copy_(_BEGIN_STD * (turned + 0.3 * torch.randn_like(turned)))
-        self.head.weight.copy_(0.02 * turned)
+        projected = scaled @ torch.randn(scaled.shape[1], self.tok_emb.embedding_dim) / scaled.shape[1] ** 0.5
+        self.tok_emb.weight.copy_(_EMBEDDING_STD * (projected + 0.3 * torch.randn_like(projected)))
+        self.head.weight.copy_(0.02 * projected)
 
     def condition(
         self,
@@ -106,36 +113,36 @@ class Sampler(nn.Module):
         motion: Float[Tensor, "batch columns motion"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch condition width"]:
-        """Embed a condition once, for all steps that follow; all zeros stand for a condition that is not told.
+        """Embed a condition, once for all steps. The unconditional one of classifier-free guidance is all zeros.
 
         Args:
-            features: visual features of one clip, as many as the configuration says; None for kinds without.
-            labels: class numbers; None for kinds without.
+            features: `n_features` of one clip; None for kinds without.
+            labels: class indices; None for kinds without.
             motion: of each code column, for kind `columns`; None where nothing moves.
-            generator: of the random vector that stands for nothing; wanted for kind `none` only.
+            generator: of the random vector of kind `none`.
 
         Raises:
-            ParameterError: if what is given does not fit the kind or its sizes.
+            ParameterError: if the inputs do not fit the kind or its sizes.
         """
         config = self.config.condition
         if config.kind == "coordinates":
             return self.tok_emb(coordinates(self.config.clip, self.config.codes).to(self.pos_emb.device))
         if config.kind == "none" and features is None:
             if generator is None:
-                raise ParameterError("a sampler without a condition draws a random vector in its place and wants a generator for it.")
+                raise ParameterError("a sampler with a condition of kind 'none' draws a random vector; give a generator.")
             features = torch.rand(1, config.n_features, config.feature_dim, generator=generator).to(self.pos_emb.device)
         return self.embedder(features, labels, motion)
 
     def logits(
         self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
     ) -> Float[Tensor, "batch sequence codes"]:
-        """Scores of every code given the true codes before it (teacher forcing).
+        """Logits of every code given the true codes before it (teacher forcing).
 
         Args:
             codes: of one clip or its beginning, in the order of `code_order`.
-            condition: as `condition` gives it.
+            condition: result of `condition`.
         """
-        embedded = self._embed(codes[:, :-1], condition, self._positions(condition), 0)
+        embedded = self._embed(codes[:, :-1], condition, self.position_embeddings(condition), 0)
         return self.head(self.transformer(embedded)[:, self.n_condition - 1 :])
 
     def forward(
@@ -146,34 +153,34 @@ class Sampler(nn.Module):
         motion: Float[Tensor, "batch columns motion"] | None = None,
         keep: Bool[Tensor, "batch"] | None = None,
     ) -> Float[Tensor, "batch sequence codes"]:
-        """What training calls: condition and scores in one.
+        """`condition` and `logits` in one, for training.
 
         Args:
-            codes: as `logits` wants them.
-            features: as `condition` wants them.
-            labels: as `condition` wants them.
-            motion: as `condition` wants it.
-            keep: false for sequences that are to do without their condition, which then is all zeros; None keeps all.
+            codes: as in `logits`.
+            features: as in `condition`.
+            labels: as in `condition`.
+            motion: as in `condition`.
+            keep: False drops a sequence's condition (condition dropout for guidance); None keeps all.
         """
-        told = self.condition(features, labels, motion)
-        return self.logits(codes, told if keep is None else told * keep[:, None, None])
+        condition = self.condition(features, labels, motion)
+        return self.logits(codes, condition if keep is None else condition * keep[:, None, None])
 
     @torch.inference_mode()
     def start(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "told condition width"]
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
     ) -> tuple[Float[Tensor, "batch codes"], WindowState]:
-        """Read the condition and the codes that are already known (perhaps none); score the next code.
+        """Prefill: process the condition and the known codes (possibly none); logits of the next code.
 
-        Each condition is read once, however many sequences of codes go on from it: as many from each, those of the first one first.
+        Each condition is processed once and then repeated for its `batch / conditions` consecutive sequences.
 
         Returns:
-            The scores, and what `step` continues from.
+            The logits, and the state that `step` continues from.
         """
-        positions, each = self._positions(condition), len(codes) // len(condition)
-        told = self._embed(codes[: len(condition), :0], condition, positions, 0)
+        positions, each = self.position_embeddings(condition), len(codes) // len(condition)
+        prefix = self._embed(codes[: len(condition), :0], condition, positions, 0)
         capacity = self.pos_emb.shape[1]
-        cache = self.transformer.cache(len(told), capacity if each == 1 else told.shape[1], self._cached_like(told))
-        hidden = self.transformer(told, cache)
+        cache = self.transformer.cache(len(prefix), capacity if each == 1 else prefix.shape[1], self._cached_like(prefix))
+        hidden = self.transformer(prefix, cache)
         if each > 1:
             cache.repeat(len(codes), capacity)
         if len(positions) > 1:
@@ -185,7 +192,7 @@ class Sampler(nn.Module):
 
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], state: WindowState) -> Float[Tensor, "batch codes"]:
-        """Read one more code; score the next."""
+        """Process one more code; logits of the next."""
         embedded = self._embed(code[:, None], None, state.positions, state.cache.length)
         return self.head(self.transformer(embedded, state.cache)[:, -1])
 
@@ -209,57 +216,64 @@ class Sampler(nn.Module):
         codes = choose(logits, uniforms)
         return codes, self.step(codes.repeat(len(logits) // len(codes)), state)
 
-    def _positions(self, condition: Tensor) -> Tensor:
-        """What each position is told besides the code at it: its place, and for kind `columns` what is seen while the next code sounds."""
+    def position_embeddings(self, condition: Float[Tensor, "#batch condition width"]) -> Float[Tensor, "#batch sequence width"]:
+        """Addend of each position's token embedding: its position and, for kind `columns`, the condition of the column it predicts."""
         if self.config.condition.kind != "columns":
             return self.pos_emb
-        beside = condition.to(self.pos_emb).repeat_interleave(self.config.clip.rows, dim=1)
-        return self.pos_emb + F.pad(beside, (0, 0, 0, 1))  # after the last code of a window nothing is predicted
+        per_code = condition.to(self.pos_emb).repeat_interleave(self.config.clip.rows, dim=1)
+        return self.pos_emb + F.pad(per_code, (0, 0, 0, 1))  # the last position of a window predicts nothing
 
-    def _embed(self, codes: Tensor, condition: Tensor | None, positions: Tensor, known: int) -> Tensor:
+    def _embed(
+        self,
+        codes: Int[Tensor, "batch sequence"],
+        condition: Float[Tensor, "#batch condition width"] | None,
+        positions: Float[Tensor, "#batch positions width"],
+        known: int,
+    ) -> Float[Tensor, "batch embedded width"]:
+        """Input of the transformer: the condition, if given, and codes, from position `known` on."""
         embedded = self.tok_emb(codes)
         if condition is not None:
-            # what stands beside the codes is in the positions already
-            before = torch.zeros_like(condition[:, :1]) if self.config.condition.kind == "columns" else condition
-            embedded = torch.cat([before.expand(len(codes), -1, -1).to(embedded), embedded], dim=1)
+            # kind `columns` is part of the position embeddings; its prefix is one zero vector
+            prefix = torch.zeros_like(condition[:, :1]) if self.config.condition.kind == "columns" else condition
+            embedded = torch.cat([prefix.expand(len(codes), -1, -1).to(embedded), embedded], dim=1)
         stop = known + embedded.shape[1]
         if stop > self.pos_emb.shape[1]:
             clip = self.config.clip
-            raise ParameterError(f"{stop - self.n_condition} codes given, this sampler reads {clip.n_codes} at once; use windows.")
+            raise ParameterError(f"{stop - self.n_condition} codes given, but this sampler takes {clip.n_codes} at once; use windows.")
         return embedded + positions[:, known:stop]
 
-    def _cached_like(self, embedded: Tensor) -> Tensor:
-        """Under autocast keys come out in the lower precision, whatever goes in."""
+    def _cached_like(self, embedded: Float[Tensor, "batch embedded width"]) -> Float[Tensor, ""]:
+        """Device and dtype of the KV cache; autocast computes keys in its own lower precision."""
         kind = embedded.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embedded.dtype
         return torch.empty((), device=embedded.device, dtype=dtype)
 
 
 def _initialise(module: nn.Module) -> None:
-    """minGPT's: small normal weights, zero biases; positions start at zero."""
+    """Initialisation of minGPT: normal weights of standard deviation 0.02, zero biases, zero positions."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
-def _places(clip: Clip, positions: int, width: int) -> Float[Tensor, "positions width"]:
-    """What positions begin as: half of each vector tells the column, as waves of many lengths, the other half the row, at random.
+def _positional_encoding(clip: Clip, positions: int, width: int) -> Float[Tensor, "positions width"]:
+    """Initial position embeddings: half of each vector is a sinusoidal encoding of the column, the other half a random one of the row.
 
-    From zeros, as minGPT has it, small data take a thousand steps to find out which codes lie beside each other.
+    From minGPT's zeros, training on small data takes a thousand steps to learn which codes are adjacent.
     """
-    place, half = torch.arange(positions), width // 2
+    position, half = torch.arange(positions), width // 2
     lengths = _LONGEST_COLUMNS ** (torch.arange(half // 2) / (half // 2))
-    angles = (place // clip.rows)[:, None] * (torch.pi / 2) / lengths
+    angles = (position // clip.rows)[:, None] * (torch.pi / 2) / lengths
     columns = 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows = torch.randn(clip.rows, width - columns.shape[1])[place % clip.rows]
-    return _BEGIN_STD * torch.cat([columns, rows], dim=1)
+    rows = torch.randn(clip.rows, width - columns.shape[1])[position % clip.rows]
+    return _EMBEDDING_STD * torch.cat([columns, rows], dim=1)
 
 
 def released_names(module: Sampler) -> dict[str, str]:
-    """Each name of the released transformer's state dict, with its name here.
+    """Map from the released transformer's state-dict names to ours.
 
-    Its embedder of features is a convolution of width 1, whose weight has one more axis, and bears another name where there are two.
+    Its feature embedder is a convolution of width 1, whose weight has one more axis; with two embedders its name differs.
     """
     both = module.config.condition.kind == "features+class"
     embedders = {"feature_embedder": "feat_embedder", "class_embedder": "cls_embedder"} if both else {}

@@ -1,4 +1,11 @@
-"""The decoder-only transformer of the sampler, and the cache that lets it take one step at a time."""
+"""The decoder-only transformer of the sampler, and its KV cache.
+
+batch     sequences side by side
+sequence  positions processed in one call
+width     residual stream: heads * head_dim
+capacity  positions that the KV cache has room for
+past      positions in the KV cache before this call
+"""
 
 import torch
 import torch.nn.functional as F
@@ -13,55 +20,62 @@ from unsilent.errors import ParameterError
 class TransformerConfig(Config):
     """Sizes of a transformer; the paper's are 24 layers, 16 heads, width 1024."""
 
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    width: int = Field(gt=0)  # of the residual stream; the perceptrons are four times as wide
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # while training, on attention weights and on each residual
+    layers: int = Field(gt=0, description="Blocks of attention and MLP.")
+    heads: int = Field(gt=0, description="Attention heads; must divide `width`.")
+    width: int = Field(gt=0, description="Width of the residual stream; the MLPs are four times as wide.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout in training, of attention weights and of each residual.")
 
     @model_validator(mode="after")
     def _divides(self) -> "TransformerConfig":
         if self.width % self.heads:
-            raise ParameterError(f"a width of {self.width} does not split into {self.heads} heads.")
+            raise ParameterError(f"a width of {self.width} is not divisible by {self.heads} heads.")
         return self
 
     @property
     def n_weights(self) -> int:
-        """Numbers in its matrices, which are nearly all there is: queries, keys, values, projection, and the perceptron's two of four."""
+        """Weights in all matrices: 12 width² per block, 4 for attention and 8 for the MLP."""
         return 12 * self.layers * self.width**2
 
 
 class KeyValueCache:
-    """Keys and values of all positions seen so far, in memory that is laid out once.
+    """Keys and values of all past positions, allocated once.
 
     Args:
         config: of the transformer.
         batch: sequences side by side.
-        capacity: positions at most.
+        capacity: largest number of positions.
         like: gives device and dtype.
-        kept: numbers of one key or value; None for as many as a head is wide.
+        head_dim: width of one key or value as stored; None for `width / heads`.
+
+    Attributes:
+        memory: `[layers, 2, batch, heads, capacity, head_dim]`, keys then values; undefined from `length` on.
+        length: positions stored.
     """
 
-    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor, kept: int | None = None) -> None:
-        self.memory = like.new_empty((config.layers, 2, batch, config.heads, capacity, kept or config.width // config.heads))
+    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor, head_dim: int | None = None) -> None:
+        self.memory = like.new_empty((config.layers, 2, batch, config.heads, capacity, head_dim or config.width // config.heads))
         self.length = 0
 
     def grow(self, new: int) -> int:
-        """Count `new` positions as seen, which whoever asks is about to write; gives how many there were before.
+        """Reserve `new` positions, which the caller then writes.
+
+        Returns:
+            The number of positions before them.
 
         Raises:
-            ParameterError: if there is no room for them.
+            ParameterError: if they exceed the capacity.
         """
-        known, capacity = self.length, self.memory.shape[4]
-        if known + new > capacity:
-            raise ParameterError(f"{known + new} positions do not fit into a cache of {capacity}.")
+        past, capacity = self.length, self.memory.shape[4]
+        if past + new > capacity:
+            raise ParameterError(f"{past + new} positions do not fit into a KV cache of {capacity}.")
         self.length += new
-        return known
+        return past
 
     def repeat(self, batch: int, capacity: int) -> None:
-        """Let `batch` sequences go on from what fewer have seen, as many from each, those of the first one first, to more positions."""
-        seen = self.memory
-        self.memory = seen.new_empty((*seen.shape[:2], batch, seen.shape[3], capacity, seen.shape[5]))
-        self.memory.unflatten(2, (seen.shape[2], -1))[..., : self.length, :] = seen[:, :, :, None, :, : self.length]
+        """Reallocate for a larger batch and capacity; each sequence is repeated for consecutive ones."""
+        stored = self.memory
+        self.memory = stored.new_empty((*stored.shape[:2], batch, stored.shape[3], capacity, stored.shape[5]))
+        self.memory.unflatten(2, (stored.shape[2], -1))[..., : self.length, :] = stored[:, :, :, None, :, : self.length]
 
 
 class Attention(nn.Module):
@@ -77,7 +91,7 @@ class Attention(nn.Module):
         self.fused: nn.Module | None = None
 
     def fuse(self) -> None:
-        """Join the three projections, for inference: same attention, one product; names in the state dict change."""
+        """Concatenate the three projections into one matrix, for inference; changes state-dict names."""
         parts = (self.query, self.key, self.value)
         self.fused = nn.Linear(1, 1, device="meta")
         self.fused.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
@@ -85,39 +99,46 @@ class Attention(nn.Module):
         del self.query, self.key, self.value
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Int[Tensor, "1"] = 0
+        self,
+        x: Float[Tensor, "batch sequence width"],
+        memory: Float[Tensor, "2 batch heads capacity head_dim"] | None = None,
+        past: int | Int[Tensor, "1"] = 0,
     ) -> Float[Tensor, "batch sequence width"]:
-        """Each position sees itself and those before it, among them `known` ones in the layer's `memory` of a cache, and is kept there.
+        """Attend to the `past` positions in the KV cache and, causally, to the new ones, which are appended to the cache.
 
-        A single position may come with a tensor for what is known: then shapes do not depend on it, as a recorded graph wants them.
+        Args:
+            x: the new positions.
+            memory: one layer of `KeyValueCache.memory`; None without cache.
+            past: positions in the cache. A tensor, for a single new position, keeps shapes constant so that CUDA graphs can capture it.
         """
         if self.fused is None:
             projected = torch.stack([project(x) for project in (self.query, self.key, self.value)], dim=2)
         else:
             projected = self.fused(x).unflatten(2, (3, -1))
-        q, k, v = projected.unflatten(3, (self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()  # [batch, heads, sequence, head_dim]
+        # each [batch, heads, sequence, head_dim]
+        q, k, v = projected.unflatten(3, (self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         sequence = x.shape[1]
-        if isinstance(known, Tensor):
-            k, v = memory.index_copy_(3, known, torch.stack([k, v]).to(memory)).unbind()
-            seen = torch.arange(k.shape[2], device=x.device) <= known
-            return self.proj(F.scaled_dot_product_attention(q.to(k), k, v, attn_mask=seen[None]).transpose(1, 2).flatten(2))
+        if isinstance(past, Tensor):
+            k, v = memory.index_copy_(3, past, torch.stack([k, v]).to(memory)).unbind()
+            valid = torch.arange(k.shape[2], device=x.device) <= past
+            return self.proj(F.scaled_dot_product_attention(q.to(k), k, v, attn_mask=valid[None]).transpose(1, 2).flatten(2))
         if memory is not None:
-            stop = known + sequence
-            memory[0, :, :, known:stop], memory[1, :, :, known:stop] = k, v
+            stop = past + sequence
+            memory[0, :, :, past:stop], memory[1, :, :, past:stop] = k, v
             k, v = memory[:, :, :, :stop].unbind()
         if sequence == 1:
             attended = F.scaled_dot_product_attention(q, k, v)
-        elif memory is None or known == 0:
+        elif memory is None or past == 0:
             dropout = self.dropout if self.training else 0.0
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         else:
-            mask = torch.ones(sequence, k.shape[2], dtype=torch.bool, device=x.device).tril(known)
+            mask = torch.ones(sequence, k.shape[2], dtype=torch.bool, device=x.device).tril(past)
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each behind its own normalisation and added to the stream."""
+    """Pre-norm transformer block: `x + attention(LayerNorm(x))`, then `x + MLP(LayerNorm(x))`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -128,19 +149,22 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: Tensor | None = None, known: int | Int[Tensor, "1"] = 0
+        self,
+        x: Float[Tensor, "batch sequence width"],
+        memory: Float[Tensor, "2 batch heads capacity head_dim"] | None = None,
+        past: int | Int[Tensor, "1"] = 0,
     ) -> Float[Tensor, "batch sequence width"]:
-        """Keep shape."""
-        x = x + self.drop(self.attn(self.ln1(x), memory, known))
+        """Arguments as of `Attention.forward`."""
+        x = x + self.drop(self.attn(self.ln1(x), memory, past))
         return x + self.drop(self.mlp(self.ln2(x)))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks over vectors; embedding and prediction are the sampler's.
+    """A stack of blocks and a final LayerNorm; embeddings and output head are the sampler's.
 
     Source:
-        Paper section 3.2 and its supplement 6.1.4: GPT-2 as released by minGPT, biases everywhere, exact GELU. Differs: dropout, which
-        the released configuration leaves at zero, is there for small data.
+        Paper section 3.2 and supplement 6.1.4: GPT-2 as in minGPT, with biases everywhere and exact GELU. Differs: optional dropout for
+        small data, zero in the released configuration.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -150,14 +174,14 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.width)
 
     def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
-        """An empty cache that `forward` can be given; arguments as of `KeyValueCache`."""
+        """An empty KV cache for `forward`; arguments as of `KeyValueCache`."""
         return KeyValueCache(self.config, batch, capacity, like)
 
     def forward(
         self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch sequence width"]:
-        """Causal; with a cache, `x` continues what the cache holds, and is added to it."""
-        memory, known = (cache.memory, cache.grow(x.shape[1])) if cache else (None, 0)
+        """Causal; with a KV cache, `x` follows the positions in it and is appended."""
+        memory, past = (cache.memory, cache.grow(x.shape[1])) if cache else (None, 0)
         for layer, block in enumerate(self.blocks):
-            x = block(x, None if memory is None else memory[layer], known)
+            x = block(x, None if memory is None else memory[layer], past)
         return self.ln_f(x)

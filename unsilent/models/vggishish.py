@@ -1,4 +1,4 @@
-"""VGGish-ish: a VGG-16 for mel spectrograms, the sound classifier behind the perceptual distance. Paper section 3.1."""
+"""VGGish-ish: a VGG-16 for mel spectrograms, the sound classifier of the perceptual distance. Paper section 3.1."""
 
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -8,31 +8,32 @@ from unsilent.config import Config
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
 
-_STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))  # widths of the convolutions between poolings, in units of the first
+# channels of the convolutions between poolings, in units of the first
+_STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 _HALVINGS = len(_STAGES) - 1
-LEAST = 2**_HALVINGS  # bands or frames that leave one position after all poolings
+MIN_SIZE = 2**_HALVINGS  # bands or frames that leave one position after all poolings
 
 
 class VGGishishConfig(Config):
     """Sizes of the classifier; the defaults are the paper's for VGGSound (137.6 M parameters)."""
 
-    bands: BandStatistics = BandStatistics()  # of the data it is trained on; tells the number of mel bands too
-    labels: int = Field(default=309, gt=1)  # classes of sound
-    width: int = Field(default=64, gt=0)  # channels of the first convolution; the last has eight times as many
-    grid: tuple[int, int] = (5, 10)  # rows and columns that the convolutions' output is averaged to
-    hidden: int = Field(default=4096, gt=0)  # width of the two fully connected layers
+    bands: BandStatistics = Field(default=BandStatistics(), description="Band statistics of the training data; one entry per mel band.")
+    labels: int = Field(default=309, gt=1, description="Classes.")
+    width: int = Field(default=64, gt=0, description="Channels of the first convolution; the last has eight times as many.")
+    grid: tuple[int, int] = Field(default=(5, 10), description="Rows and columns of the adaptive average pooling.")
+    hidden: int = Field(default=4096, gt=0, description="Width of the two fully connected layers.")
 
     @model_validator(mode="after")
     def _fit(self) -> "VGGishishConfig":
-        if self.bands.mels < LEAST:
-            raise ParameterError(f"{self.bands.mels} mel bands are too few for {_HALVINGS} halvings, give {LEAST} or more.")
+        if self.bands.mels < MIN_SIZE:
+            raise ParameterError(f"{self.bands.mels} mel bands are too few for {_HALVINGS} poolings; give {MIN_SIZE} or more.")
         if min(self.grid) < 1:
-            raise ParameterError(f"a grid of {self.grid[0]} x {self.grid[1]} has no positions, give 1 x 1 or more.")
+            raise ParameterError(f"a grid of {self.grid[0]} x {self.grid[1]} has no positions; give 1 x 1 or more.")
         return self
 
 
 def convolutions(width: int) -> nn.Sequential:
-    """The convolutions of VGG-16 for one input channel, at the same places as in torchvision's `features` without its last pooling."""
+    """The convolutions of VGG-16 for one input channel, at the indices of torchvision's `features`, without its last pooling."""
     layers: list[nn.Module] = []
     inputs = 1
     for index, stage in enumerate(_STAGES):
@@ -48,10 +49,10 @@ def convolutions(width: int) -> nn.Sequential:
 
 
 class VGGishish(nn.Module):
-    """Mel spectrogram to scores of sound classes.
+    """Mel spectrogram to logits of sound classes.
 
     Args:
-        config: sizes, and the statistics that it normalises its input with.
+        config: sizes, and the statistics that standardise the input.
 
     Source:
         Paper sections 3.1 and 6.1.3, and the released vggishish/model.py, whose parameter names it shares: VGG-16 (arXiv 1409.1556)
@@ -76,13 +77,13 @@ class VGGishish(nn.Module):
         """Logits of a mel in [0, 1] of any length; trained on 848 frames.
 
         Raises:
-            ParameterError: if bands are not those of the statistics, or there are fewer than 16 frames.
+            ParameterError: if the bands do not match the statistics, or there are fewer than 16 frames.
         """
         return self.classifier[-1](self.embed(mel01))
 
     def embed(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch hidden"]:
-        """The last hidden layer, which metrics compare; `classifier[-1]` of it gives the logits. Errors as of `forward`."""
-        if mel01.shape[2] < LEAST:
-            raise ParameterError(f"{mel01.shape[2]} mel frames are too few for the classifier, which needs {LEAST} or more.")
+        """The last hidden layer, the features of metrics; `classifier[-1]` maps it to logits. Errors as of `forward`."""
+        if mel01.shape[2] < MIN_SIZE:
+            raise ParameterError(f"{mel01.shape[2]} mel frames are too few for the classifier, which needs {MIN_SIZE} or more.")
         x = self.features(normalise_bands(mel01, self.config.bands).unsqueeze(1))
         return self.classifier[:-1](self.pool(x).flatten(1))

@@ -16,7 +16,7 @@ from unsilent.config import Config
 from unsilent.errors import ParameterError
 from unsilent.signal.consistency import ConsistencyRefiner
 
-_MAX_LOG_MAGNITUDE = 7.0  # e^7 > n_fft / 2 of the paper's clip: the largest magnitude of a full-scale sound under a Hann window
+_MAX_LOG_MAGNITUDE = 7.0  # e^7 is above n_fft / 2, the largest magnitude of a full-scale sound under a Hann window
 
 
 class VocosConfig(Config):
@@ -93,7 +93,8 @@ class Vocos(nn.Module):
         x = self.norm_in(self.embed(mel01).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             x = block(x)
-        log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).float().chunk(2, dim=2)  # each [batch, frames, bins]
+        # each [batch, frames, bins]
+        log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).float().chunk(2, dim=2)
         spectrum = torch.polar(log_magnitude.clamp(max=_MAX_LOG_MAGNITUDE).exp(), phase)
         # n samples have n / hop + 1 STFT frames but one mel frame fewer: the last one is repeated for the very end
         refiner = ConsistencyRefiner(torch.cat([mel01, mel01[..., -1:]], dim=2).float(), self.config.clip)

@@ -70,7 +70,7 @@ class SamplerTrainer:
         self.data = {shard.name: shard.digest for shard in shards}
         module = Sampler(config)
         if run.codebook is not None:
-            module.begin_as(load_checkpoint(run.codebook, "codebook").quantize.embedding.weight)
+            module.init_from_codebook(load_checkpoint(run.codebook, "codebook").quantize.embedding.weight)
             self.data["codebook"] = weights_digest(run.codebook)
         module = begin(run, "sampler", module)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)

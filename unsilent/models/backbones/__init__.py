@@ -1,1 +1,1 @@
-"""Image classifiers whose penultimate layer is a visual feature."""
+"""Image classifiers whose penultimate layer gives the visual features."""

@@ -1,4 +1,4 @@
-"""BN-Inception, and two of them side by side: one looks at a picture, one at the optical flow that leads to it."""
+"""BN-Inception, and the two-stream network of two of them: one for images, one for optical flow."""
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unsilent.errors import ParameterError
 
-# One row per inception block, channels of its branches: 1x1; reduction and output of the 3x3; reduction and both outputs of the double
-# 3x3; projection after the pooling. A block without 1x1 and projection halves height and width.
+# Channels of each Inception block's branches: 1x1; reduction and output of the 3x3; reduction and both outputs of the
+# double 3x3; projection after pooling. Blocks without 1x1 and projection downsample by 2.
 _BLOCKS = {
     "3a": (64, 64, 64, 64, 96, 32),
     "3b": (64, 64, 96, 64, 96, 64),
@@ -22,23 +22,23 @@ _BLOCKS = {
     "5a": (352, 192, 320, 160, 224, 128),
     "5b": (352, 192, 320, 192, 224, 128),
 }
-_MAX_POOLED = ("3c", "4e", "5b")  # the others take the mean of each 3 x 3, zeros beyond the border included
+_MAX_POOLED = ("3c", "4e", "5b")  # the others average 3 x 3 windows, zero padding included
 _STEM_CONV = "conv1_7x7_s2"
 _STEM = (64, 64, 192)  # channels of its three convolutions
 
 
 class BNInception(nn.Module):
-    """Pictures to one vector each; 10.3 M parameters, without the ImageNet classifier.
+    """Image to feature vector; 10.3 M parameters, without the ImageNet classifier.
 
     Args:
-        channels: of a picture: 3 for colours, 2 for the two directions of optical flow.
+        channels: 3 for images, 2 for optical flow (right, down).
 
     Source:
         arXiv 1502.03167 as published for temporal segment networks (arXiv 1608.00859), whose parameter names these are. Differs: no
         classifier.
     """
 
-    dim = 1024  # numbers in one feature vector
+    dim = 1024  # width of one feature vector
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
@@ -60,16 +60,18 @@ class BNInception(nn.Module):
             inputs = single + out + double + (projected or inputs)
 
     def _add(self, name: str, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> None:
-        """A convolution and the norm after it, under the published names, which have no hierarchy."""
+        """A convolution and its BatchNorm, under the published names, which are flat."""
         self.add_module(name, nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2))
         self.add_module(f"{name}_bn", nn.BatchNorm2d(outputs))
 
-    def _run(self, x: Tensor, *names: str) -> Tensor:
+    def _run(self, x: Float[Tensor, "batch inputs height width"], *names: str) -> Float[Tensor, "batch outputs new_height new_width"]:
+        """Named convolutions in sequence, each with BatchNorm and ReLU."""
         for name in names:
             x = F.relu(self.get_submodule(f"{name}_bn")(self.get_submodule(name)(x)), inplace=True)
         return x
 
-    def _block(self, x: Float[Tensor, "batch inputs height width"], block: str) -> Float[Tensor, "batch outputs new_height new_width"]:
+    def block(self, x: Float[Tensor, "batch inputs height width"], block: str) -> Float[Tensor, "batch outputs new_height new_width"]:
+        """One Inception block, from `3a` to `5b`."""
         name = f"inception_{block}"
         keeps_size = _BLOCKS[block][0] > 0
         if block in _MAX_POOLED:
@@ -86,18 +88,22 @@ class BNInception(nn.Module):
         return torch.cat(branches, dim=1)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """Features of pictures meant for 224 x 224, in grey levels: BGR less (104, 117, 128), or flow less 128; 1024 numbers from 0 up."""
+        """Non-negative features.
+
+        Args:
+            images: 224 x 224 in the paper, in levels of 0..255 minus (104, 117, 128) for BGR, or minus 128 for flow.
+        """
         x = F.max_pool2d(self._run(images, _STEM_CONV), 3, 2, ceil_mode=True)
         x = F.max_pool2d(self._run(x, "conv2_3x3_reduce", "conv2_3x3"), 3, 2, ceil_mode=True)
         for block in _BLOCKS:
-            x = self._block(x, block)
+            x = self.block(x, block)
         return x.mean(dim=(2, 3))
 
     def fuse(self) -> None:
-        """Fold all batch norms into their convolutions, for inference: same features, fewer operations; names in the state dict change.
+        """Fold BatchNorm into the convolutions, for inference; changes state-dict names.
 
         Raises:
-            ParameterError: in training mode, where the norms follow each batch and cannot be folded.
+            ParameterError: in training mode, where the norms depend on the batch.
         """
         if self.training:
             raise ParameterError("a BN-Inception in training mode cannot be fused; call eval() first.")
@@ -109,10 +115,10 @@ class BNInception(nn.Module):
 
 
 class TwoStream(nn.Module):
-    """What a picture shows and how it moves: 1024 numbers each, from two networks that share nothing.
+    """Two-stream network: features of an image and of its optical flow, 1024 each, from two separate networks.
 
     Source:
-        Features of the paper's BN-Inception models: both networks have the ImageNet weights, see `flow_weights`.
+        Features of the paper's BN-Inception models; both networks have ImageNet weights, see `flow_weights`.
     """
 
     dim = 2 * BNInception.dim
@@ -123,24 +129,24 @@ class TwoStream(nn.Module):
         self.flow = BNInception(2)
 
     def forward(self, images: Float[Tensor, "batch 5 height width"]) -> Float[Tensor, "batch dim"]:
-        """Features of blue, green, red and the flow to the right and down, normalised as `BNInception` wants them."""
+        """Features of blue, green, red, flow right and flow down, scaled as for `BNInception`."""
         return torch.cat([self.rgb(images[:, :3]), self.flow(images[:, 3:])], dim=1)
 
     def fuse(self) -> None:
-        """Fold all batch norms into their convolutions, as in `BNInception`."""
+        """As `BNInception.fuse`."""
         self.rgb.fuse()
         self.flow.fuse()
 
 
 def flow_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for flow from those for pictures: the first convolution's mean over colours, for either direction; all else the same.
+    """Weights of the flow network from those of the image network: the first convolution is averaged over colours, the rest copied.
 
     Args:
         rgb: state dict of a `BNInception` of 3 channels.
 
     Source:
-        Temporal segment networks' initialisation of flow networks, arXiv 1608.00859 section 3.2 "cross-modality pre-training"; the
-        released features come from networks in this state, never trained on flow.
+        Temporal segment networks, arXiv 1608.00859 section 3.2 "cross-modality pre-training". The released features come from this
+        initialisation, never trained on flow.
     """
     name = f"{_STEM_CONV}.weight"
     return rgb | {name: rgb[name].mean(dim=1, keepdim=True).repeat(1, 2, 1, 1)}

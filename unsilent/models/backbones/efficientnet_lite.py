@@ -1,4 +1,4 @@
-"""EfficientNet-lite0: a small network for pictures, fast on a plain CPU, whose last features say what a frame shows."""
+"""EfficientNet-lite0: a small image classifier, fast on a CPU."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -17,15 +17,15 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_STEM = 32  # channels; the lite family never scales stem and head
+_STEM = 32  # channels; fixed for stem and head in the lite family
 _HEAD = 1280
 _CLASSES = 1000  # of ImageNet
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm, and a rectifier cut at 6 unless `active` is off.
+    """Convolution, BatchNorm and, if `active`, ReLU6.
 
-    Strided convolutions pad as TensorFlow's "SAME" does, more on the right and bottom, since the weights were trained so.
+    Strided convolutions have TensorFlow's "SAME" padding, larger at the right and bottom, as in the training of the weights.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True) -> None:
@@ -44,14 +44,14 @@ class ConvNorm(nn.Module):
         return self.active(self.norm(self.conv(x)))
 
     def fuse(self) -> None:
-        """Fold the batch norm into the convolution."""
+        """Fold BatchNorm into the convolution."""
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv, self.norm)
             self.norm = nn.Identity()
 
 
 class Block(nn.Module):
-    """Inverted residual: widen, filter each channel in space, narrow again; added to its input where shapes allow."""
+    """Inverted residual block: expand, depthwise convolution, project; with a skip connection where shapes match."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures to one vector each; 4.7 M parameters with its ImageNet classifier.
+    """Image to feature vector; 4.7 M parameters, with the ImageNet classifier.
 
     Source:
         TensorFlow TPU repository, models/official/efficientnet/lite: EfficientNet-B0 (arXiv 1905.11946) without squeeze-and-excitation,
         with ReLU6, and with a fixed stem and head.
     """
 
-    dim = _HEAD  # numbers in one feature vector
+    dim = _HEAD  # width of one feature vector
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,18 +90,18 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(_HEAD, _CLASSES)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Features of RGB pictures in [-1, 1], meant for 224 x 224: the mean over space of the last layer, 1280 numbers in [0, 6]."""
+        """Features in [0, 6], the spatial mean of the last layer, of RGB images in [-1, 1], trained at 224 x 224."""
         return self.head(self.blocks(self.stem(images))).mean(dim=(2, 3))
 
     def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch labels"]:
-        """Scores of the 1000 ImageNet classes, in the usual order."""
+        """Logits of the 1000 ImageNet classes, in the usual order."""
         return self.classifier(self(images))
 
     def fuse(self) -> None:
-        """Fold all batch norms into their convolutions, for inference: same features, fewer operations; names in the state dict change.
+        """Fold BatchNorm into the convolutions, for inference; changes state-dict names.
 
         Raises:
-            ParameterError: in training mode, where the norms follow each batch and cannot be folded.
+            ParameterError: in training mode, where the norms depend on the batch.
         """
         if self.training:
             raise ParameterError("an EfficientNet in training mode cannot be fused; call eval() first.")

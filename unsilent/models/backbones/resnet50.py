@@ -1,4 +1,4 @@
-"""ResNet-50: the picture network of half of the paper's models; its last features say what a frame shows."""
+"""ResNet-50: the image classifier of half of the paper's models."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,16 +7,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unsilent.errors import ParameterError
 
-# One row per stage: blocks, stride of the first block, channels inside a block; four times as many leave it.
+# One row per stage: blocks, stride of the first block, inner channels of a block, which has four times as many outputs.
 _STAGES = ((3, 1, 64), (4, 2, 128), (6, 2, 256), (3, 2, 512))
 _STEM = 64  # channels
 _EXPANSION = 4
-# Names of a convolution and of the norm that follows it, in the whole, in a block, and in a block's shortcut.
+# Names of a convolution and its BatchNorm, in the network, in a block and in a block's shortcut.
 _FOLDED = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
 
 
 class Bottleneck(nn.Module):
-    """Residual block: narrow, filter in space, widen; added to its input, which is projected where shapes differ."""
+    """Bottleneck residual block: reduce, 3 x 3 convolution, expand; the shortcut is projected where shapes differ."""
 
     def __init__(self, inputs: int, inner: int, stride: int) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """Pictures to one vector each; 23.5 M parameters, without the ImageNet classifier.
+    """Image to feature vector; 23.5 M parameters, without the ImageNet classifier.
 
     Source:
-        arXiv 1512.03385, with the stride of a block at its 3 x 3 convolution and the parameter names of torchvision's resnet50, whose
-        IMAGENET1K_V1 weights the released extractor takes. Differs: no `fc`, which that extractor replaces by nothing.
+        arXiv 1512.03385, with the stride of a block in its 3 x 3 convolution and the parameter names of torchvision's resnet50. The
+        released extractor uses its IMAGENET1K_V1 weights, also without `fc`.
     """
 
-    dim = 2048  # numbers in one feature vector
+    dim = 2048  # width of one feature vector
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,15 +62,15 @@ class ResNet50(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*stage))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Features of RGB pictures normalised with ImageNet's mean and deviation, meant for 224 x 224: 2048 numbers from 0 up."""
+        """Non-negative features of RGB images, standardised with ImageNet's statistics, 224 x 224 in the paper."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(images)), inplace=True), 3, 2, 1)
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean(dim=(2, 3))
 
     def fuse(self) -> None:
-        """Fold all batch norms into their convolutions, for inference: same features, fewer operations; names in the state dict change.
+        """Fold BatchNorm into the convolutions, for inference; changes state-dict names.
 
         Raises:
-            ParameterError: in training mode, where the norms follow each batch and cannot be folded.
+            ParameterError: in training mode, where the norms depend on the batch.
         """
         if self.training:
             raise ParameterError("a ResNet in training mode cannot be fused; call eval() first.")
