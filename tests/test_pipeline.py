@@ -1,4 +1,4 @@
-"""The walk of a video through a tiny model: what the codes depend on, and that the sound is as long as the video."""
+"""A video through a tiny model: what codes depend on, lengths, values out of range."""
 
 import dataclasses
 import subprocess
@@ -48,7 +48,7 @@ def test_same_seed_same_bytes(pipeline, video):
     assert np.array_equal(once.waveform, again.waveform)
 
 
-def test_codes_do_not_depend_on_the_global_random_state(pipeline, video):
+def test_codes_ignore_the_global_random_state(pipeline, video):
     torch.manual_seed(1)
     once = pipeline.generate(video).codes
     torch.manual_seed(2)
@@ -69,13 +69,13 @@ def test_another_video_gives_another_sound(pipeline, make_clip):
     assert not np.array_equal(pipeline.generate(dark).codes, pipeline.generate(bright).codes)
 
 
-def test_the_name_of_the_video_does_not_matter(pipeline, video):
+def test_codes_ignore_the_file_name(pipeline, video):
     copy = video.rename(video.with_name("other.mp4"))
     codes = pipeline.generate(copy).codes
     assert np.array_equal(codes, pipeline.generate(copy.rename(video)).codes)
 
 
-def test_a_take_is_the_same_however_many_there_are(pipeline, video):
+def test_take_does_not_depend_on_the_number_of_takes(pipeline, video):
     alone, three = pipeline.generate(video, seed=3), pipeline.takes(video, 3, seed=3)
     assert np.array_equal(alone.codes, three[0].codes)
     assert [one.take for one in three] == [0, 1, 2]
@@ -83,13 +83,13 @@ def test_a_take_is_the_same_however_many_there_are(pipeline, video):
     assert np.array_equal(three[1].codes, pipeline.takes(video, 2, seed=3)[1].codes)
 
 
-def test_videos_do_not_influence_each_other(pipeline, video, make_clip):
+def test_generations_are_independent(pipeline, video, make_clip):
     before = pipeline.generate(video).codes
     pipeline.generate(make_clip("between.mp4", n_frames=30))
     assert np.array_equal(before, pipeline.generate(video).codes)
 
 
-def test_one_thread_or_several_give_the_same_codes(pipeline, video):
+def test_codes_do_not_depend_on_the_thread_count(pipeline, video):
     n_threads, made = torch.get_num_threads(), []
     try:
         for count in (1, 3):  # of which one reads, so that two look
@@ -102,7 +102,7 @@ def test_one_thread_or_several_give_the_same_codes(pipeline, video):
 
 
 @pytest.mark.parametrize("seconds", ["0.2", "0.5", "9.845", "12", "25"])
-def test_the_sound_is_as_long_as_the_video_to_the_sample(pipeline, make_clip, seconds):
+def test_sound_length_equals_video_length_to_the_sample(pipeline, make_clip, seconds):
     """Ten seconds are the model's unit, not the user's."""
     fps = Fraction(max(10, Fraction(seconds).denominator))  # so that whole pictures make up this length
     n_frames = int(Fraction(seconds) * fps)
@@ -114,7 +114,7 @@ def test_the_sound_is_as_long_as_the_video_to_the_sample(pipeline, make_clip, se
 
 
 @pytest.mark.parametrize("fps", [Fraction(1), Fraction(24000, 1001), Fraction(60)])
-def test_any_frame_rate_will_do(pipeline, make_clip, fps):
+def test_any_frame_rate_is_accepted(pipeline, make_clip, fps):
     made = pipeline.generate(make_clip("video.mp4", n_frames=round(3 * fps), fps=fps))
     assert len(made.waveform) == round(float(round(3 * fps) / fps) * 22050)
 
@@ -126,7 +126,7 @@ def test_sounds_are_audible_and_do_not_clip(pipeline, video):
     assert np.abs(waveform).max() <= 10 ** (-1 / 20)
 
 
-def test_each_window_sees_its_own_part(pipeline, long_video, make_clip):
+def test_each_window_is_conditioned_on_its_own_frames(pipeline, long_video, make_clip):
     """Windows begin at columns 0, 26, 52, 78 and show 53 columns each, so what happens after 10 s first shows in the window at 26."""
     other = make_clip(
         "other.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), (index if index < 250 else 3 * index) % 256, np.uint8)
@@ -138,7 +138,7 @@ def test_each_window_sees_its_own_part(pipeline, long_video, make_clip):
     assert differ.min() < pipeline.clip.columns + pipeline.clip.hop_columns
 
 
-def test_the_end_of_a_video_is_looked_at(pipeline, long_video, make_clip):
+def test_last_frames_condition_the_last_codes(pipeline, long_video, make_clip):
     other = make_clip(
         "other.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), (index if index < 475 else 255 - index) % 256, np.uint8)
     )
@@ -151,13 +151,13 @@ def test_a_longer_video_with_the_same_first_windows_begins_with_the_same_codes(p
     assert np.array_equal(short, long[:, : short.shape[1]])
 
 
-def test_features_are_those_of_the_pictures_in_time(pipeline, long_video):
+def test_frames_shared_by_windows_are_embedded_once(pipeline, long_video):
     made = pipeline.generate(long_video)
     assert made.features.shape[1] == 1280
     assert 2 * 53 < len(made.features) < 3 * 53  # four windows that overlap by half
 
 
-def test_pictures_stay_with_the_sound_for_an_hour(pipeline):
+def test_frames_stay_aligned_with_the_sound_for_an_hour(pipeline):
     """A column lasts 3.994 features. Counting four for each let the pictures run ahead of the sound by 5.6 s in an hour."""
     scene = Scene(Path("long.mp4"), 3600.0)
     clip = pipeline.clip
@@ -168,7 +168,7 @@ def test_pictures_stay_with_the_sound_for_an_hour(pipeline):
         assert seen == pytest.approx(heard, abs=0.2)
 
 
-def test_more_columns_are_reported_as_work_goes_on(pipeline, video):
+def test_progress_is_monotonic_through_all_stages(pipeline, video):
     seen = []
     pipeline.takes(video, 2, progress=lambda step, share: seen.append((step, share)))
     shares = [share for _, share in seen]
@@ -177,17 +177,17 @@ def test_more_columns_are_reported_as_work_goes_on(pipeline, video):
     assert [step for index, (step, _) in enumerate(seen) if not index or step != seen[index - 1][0]] == ["reading", "sampling", "decoding"]
 
 
-def test_timings_name_every_step(pipeline, video):
+def test_timings_name_every_stage(pipeline, video):
     made = pipeline.generate(video)
     assert list(made.timings) == ["probe", "features", "codes", "decode", "vocode", "loudness"]
     assert made.real_time_factor == pytest.approx(sum(made.timings.values()) / 4, rel=1e-3)
 
 
-def test_temperature_zero_does_not_look_at_the_seed(pipeline, video):
+def test_temperature_zero_ignores_the_seed(pipeline, video):
     assert np.array_equal(pipeline.generate(video, seed=1, temperature=0.0).codes, pipeline.generate(video, seed=2, temperature=0.0).codes)
 
 
-def test_the_likeliest_code_alone_is_temperature_zero(pipeline, video):
+def test_top_k_one_equals_temperature_zero(pipeline, video):
     assert np.array_equal(pipeline.generate(video, top_k=1).codes, pipeline.generate(video, temperature=0.0).codes)
 
 
@@ -212,7 +212,7 @@ def test_values_out_of_range_are_refused(pipeline, video, asked, message):
         pipeline.generate(video, **asked)
 
 
-def test_what_is_not_asked_for_is_the_models_own(parts, pipeline, video):
+def test_open_fields_take_the_model_defaults(parts, pipeline, video):
     chosen = {"top_k": 5, "temperature": 3.0, "guidance": 0.5}
     own = Pipeline(dataclasses.replace(parts, **chosen), torch.device("cpu")).generate(video).codes
     assert np.array_equal(own, pipeline.generate(video, **chosen).codes)
@@ -220,7 +220,7 @@ def test_what_is_not_asked_for_is_the_models_own(parts, pipeline, video):
         assert not np.array_equal(own, pipeline.generate(video, **chosen | more).codes)
 
 
-def test_no_takes_are_refused(pipeline, video):
+def test_zero_takes_are_refused(pipeline, video):
     with pytest.raises(ParameterError, match="takes: Input should be greater than or equal to 1"):
         pipeline.takes(video, 0)
 
@@ -231,7 +231,7 @@ def test_a_missing_video_is_named(pipeline, tmp_path):
 
 
 class TestOtherConditions:
-    """Models that are told a class, or nothing, or beside each code what is seen and moves."""
+    """Models conditioned on a class, on nothing, or on frames and motion of each column."""
 
     @pytest.fixture
     def with_condition(self, parts):
@@ -256,7 +256,7 @@ class TestOtherConditions:
     @pytest.mark.parametrize(
         ("label", "words"), [(None, "needs one of its 2 classes as label, such as 'cat', 'dog'"), ("cow", "no class is named 'cow'")]
     )
-    def test_a_class_is_wanted_by_name(self, with_condition, video, label, words):
+    def test_label_is_required_and_must_be_known(self, with_condition, video, label, words):
         pipeline = with_condition(("cat", "dog"), kind="class", n_classes=2)
         with pytest.raises(ParameterError, match=words):
             pipeline.generate(video, label=label)
@@ -280,7 +280,7 @@ class TestOtherConditions:
 
         return make
 
-    def test_motion_is_heard_from_its_moment_on(self, moved, flashing):
+    def test_motion_changes_codes_from_its_time_on(self, moved, flashing):
         """A flash that no picture looked at shows changes no code of columns before the two that lead up to it."""
         clip, scene = moved.clip, Scene(Path("a.mp4"), 20.0)
         picked, at = {number / clip.feature_fps for number in moved.plan(scene, clip.columns).frames[0].embedded}, 6.0
@@ -291,18 +291,18 @@ class TestOtherConditions:
         differ = np.flatnonzero((still != flashed).any(0))
         assert column - 2 <= differ[0] <= column + 1
 
-    def test_windows_half_a_clip_apart_look_at_the_same_pictures(self, moved):
+    def test_windows_half_a_clip_apart_share_frames(self, moved):
         """And at none again where the scene ends: the second window of ten seconds, which adds one column, adds no picture."""
         picked = [set(frames.embedded) for frames in moved.plan(Scene(Path("a.mp4"), 10.0), 54).frames]
         assert len(picked[0]) == 27
         assert len(picked[1] - picked[0]) <= 1
 
-    def test_motion_may_be_left_out(self, moved, flashing):
+    def test_no_motion_ignores_motion(self, moved, flashing):
         still, flashed = (moved.generate(flashing(moment), guidance=1.0, motion=False).codes for moment in (30.0, 6.0))
         assert np.array_equal(still[:, :25], flashed[:, :25])
         assert not np.array_equal(flashed, moved.generate(flashing(6.0), guidance=1.0).codes)
 
-    def test_windows_are_told_of_their_own_motion(self, moved, flashing):
+    def test_each_window_is_conditioned_on_its_own_motion(self, moved, flashing):
         clip, scene = moved.clip, Scene(flashing(12.0), 20.0)
         plan = moved.plan(scene, 52 + clip.columns)
         windows, seen = plan.windows, moved.observe(scene, plan, Request())
@@ -313,7 +313,7 @@ class TestOtherConditions:
             assert abs(at - 12.0 / clip.column_seconds) < 1.5
         assert motion.max() == 2
 
-    def test_a_still_picture_does_not_move(self, moved, tmp_path):
+    def test_still_image_has_no_motion(self, moved, tmp_path):
         Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
         scene = Scene(tmp_path / "a.png", 0.0)
         plan = moved.plan(scene, moved.clip.columns)
@@ -321,7 +321,7 @@ class TestOtherConditions:
         assert not seen.motion_of(plan.frames[0].measured, moved.clip).any()
         assert len(moved.sample_mels(scene, Request(takes=2))) == 2
 
-    def test_a_damaged_tail_does_not_move(self, moved, make_clip):
+    def test_damaged_tail_has_no_motion(self, moved, make_clip):
         path = make_clip("a.mkv", n_frames=4 * FPS, pictures=changing)
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
         scene = Scene(path, 4.0)
@@ -330,7 +330,7 @@ class TestOtherConditions:
         assert motion[2:10].any()
         assert not motion[18:21].any()
 
-    def test_nothing_depends_on_the_seed_only(self, with_condition, video, make_clip):
+    def test_model_without_features_depends_on_the_seed_only(self, with_condition, video, make_clip):
         pipeline = with_condition(kind="none", n_features=1, feature_dim=1280)
         other = make_clip("other.mp4", n_frames=4 * FPS, pictures=changing)
         assert np.array_equal(pipeline.generate(video, seed=1).codes, pipeline.generate(other, seed=1).codes)
@@ -340,7 +340,7 @@ class TestOtherConditions:
 class TestOtherWays:
     """Griffin-Lim in the vocoder's place, and lower precision."""
 
-    def test_griffin_lim_speaks_the_same_codes(self, parts, pipeline, video):
+    def test_griffin_lim_keeps_the_codes(self, parts, pipeline, video):
         made = Pipeline(parts, torch.device("cpu"), vocoder="griffin-lim").generate(video)
         neural = pipeline.generate(video)
         assert np.array_equal(made.codes, neural.codes)
@@ -357,7 +357,7 @@ class TestOtherWays:
         again = lower.reconstruct(made.waveform)
         assert len(again) == len(made.waveform)
 
-    def test_the_precision_is_at_work(self, parts, pipeline, video):
+    def test_bfloat16_changes_the_waveform(self, parts, pipeline, video):
         lower = Pipeline(parts, torch.device("cpu"), "bfloat16").generate(video)
         assert not np.array_equal(lower.waveform, pipeline.generate(video).waveform)
 
@@ -366,11 +366,11 @@ class TestReconstruct:
     """Sound through the codes and back."""
 
     @pytest.mark.parametrize("n_samples", [1, 300, 4096, 4097, 217_088, 300_001])
-    def test_keeps_the_length(self, pipeline, n_samples):
+    def test_reconstruct_keeps_the_length(self, pipeline, n_samples):
         waveform = np.random.default_rng(0).normal(0, 0.1, n_samples).astype(np.float32)
         assert pipeline.reconstruct(waveform).shape == (n_samples,)
 
-    def test_any_float_will_do(self, pipeline):
+    def test_reconstruct_accepts_any_float_dtype(self, pipeline):
         waveform = np.random.default_rng(0).normal(0, 0.1, 30_000)
         assert np.array_equal(pipeline.reconstruct(waveform), pipeline.reconstruct(waveform.astype(np.float32)))
 
@@ -386,12 +386,12 @@ class TestReconstruct:
         with pytest.raises(ParameterError, match=message):
             pipeline.reconstruct(waveform)
 
-    def test_what_comes_back_depends_on_what_went_in(self, pipeline):
+    def test_reconstruct_depends_on_its_input(self, pipeline):
         noise = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
         tone = (0.5 * np.sin(2 * np.pi * 440 / 22050 * np.arange(50_000))).astype(np.float32)
         assert not np.allclose(pipeline.reconstruct(noise), pipeline.reconstruct(tone), atol=1e-4)
 
-    def test_the_weight_of_the_codes(self, pipeline):
+    def test_bitrate_counts_codes_times_bits(self, pipeline):
         assert pipeline.bitrate_kbps == pytest.approx(265 * 5 / 9.845 / 1000, rel=1e-3)
 
 

@@ -17,7 +17,7 @@ from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts, sampler_
 from unsilent.choices import AnyPrecision, Device, Precision, VocoderChoice, check_choice
 from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
-from unsilent.generation.conditions import Plan, make_blind_conditions, make_conditions, plan_frames
+from unsilent.generation.conditions import Plan, make_conditions, plan_frames
 from unsilent.generation.progress import Clock, Report, stage
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
@@ -112,14 +112,10 @@ class Pipeline:
         progress: Report = lambda step, share: None,
         **fields: Any,
     ) -> list[Generation]:
-        """Make several different sounds for one video; take 0 equals what `generate` gives. Errors as there.
+        """Make several different sounds for one video; take 0 equals what `generate` gives.
 
-        Args:
-            video: file.
-            n_takes: number of sounds; None takes the request's.
-            request: as of `generate`.
-            progress: called with the name of a stage and the share of the whole work that is done, 0 to 1.
-            fields: as of `generate`.
+        `n_takes` None takes the request's number. `progress` is called with the name of a stage and the share of the whole work that is
+        done, 0 to 1. Other arguments and errors are those of `generate`.
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
         with _GENERATING:
@@ -136,16 +132,10 @@ class Pipeline:
             with Rendering(self.codec, n_columns, request.takes) as rendering:
                 grids = self.sample(plan, conditions, request, rendering.feed, stage(progress, "sampling"))
                 finished = rendering.finish(grids, n_samples, clock, stage(progress, "decoding"))
-        common = {
-            "video": info.path,
-            "sample_rate": self.clip.sample_rate,
-            "features": None if observation is None else observation.features.cpu().numpy(),
-            "clip": self.clip,
-            "request": request,
-            "model": self.name,
-            "precision": self.precision,
-            "timings": {step: seconds / request.takes for step, seconds in clock.laps.items()},
-        }
+        features = None if observation is None else observation.features.cpu().numpy()
+        timings = {step: seconds / request.takes for step, seconds in clock.laps.items()}
+        made_by = {"clip": self.clip, "request": request, "model": self.name, "precision": self.precision, "timings": timings}
+        common = {"video": info.path, "sample_rate": self.clip.sample_rate, "features": features, **made_by}
         return [Generation(**common, take=take, **arrays._asdict()) for take, arrays in enumerate(finished)]
 
     @torch.inference_mode()
@@ -190,11 +180,8 @@ class Pipeline:
     @torch.inference_mode()
     def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> list[Float[Tensor, "1 condition width"]]:
         """Embed the condition of each window."""
-        number = None if request.label is None else self.parts.classes.index(request.label)
-        labels = None if number is None else torch.tensor([number], device=self.device)
-        if observation is None:
-            return make_blind_conditions(self.parts.sampler, len(plan.windows), request.seed, labels)
-        return make_conditions(self.parts.sampler, plan.frames, observation, labels)
+        class_number = None if request.label is None else self.parts.classes.index(request.label)
+        return make_conditions(self.parts.sampler, plan, observation, request.seed, class_number)
 
     @torch.inference_mode()
     def sample(

@@ -1,4 +1,4 @@
-"""Long sounds in pieces: the pieces must be the whole."""
+"""Stitching: windows and chunks must equal the whole."""
 
 import weakref
 
@@ -28,12 +28,12 @@ def test_any_length_gives_whole_columns(codebook, columns):
 
 
 @pytest.mark.parametrize("columns", [12, 13])
-def test_a_clip_or_a_little_more_is_decoded_as_the_codebook_does(codebook, columns):
+def test_up_to_an_eighth_more_than_a_clip_is_one_window(codebook, columns):
     grid = torch.randint(16, (4, columns), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(decode_grid(codebook, grid), codebook.decode_codes(grid[None])[0])
 
 
-def test_window_ends_do_not_jump(codebook):
+def test_cross_fade_has_no_jump(codebook):
     """A steady code decodes to a steady texture, so no frame may differ from the next much more where windows meet than elsewhere."""
     grid = torch.full((4, 30), 3)
     steps = decode_grid(codebook, grid).diff(dim=1).abs().mean(0)
@@ -45,7 +45,7 @@ def test_overlap_fits_into_a_clip():
     assert Clip().columns > OVERLAP_COLUMNS
 
 
-def test_chunks_sound_like_the_whole():
+def test_chunked_vocoding_equals_one_pass():
     torch.manual_seed(0)
     vocoder = Vocos(VocosConfig(width=16, hidden=32, n_blocks=3)).eval()
     frames = chunk_frames(vocoder.context_frames, torch.device("cpu")) + 300
@@ -57,7 +57,7 @@ def test_chunks_sound_like_the_whole():
     torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
 
 
-def test_too_little_context_is_heard():
+def test_chunks_without_context_differ():
     """The promise above rests on `context_frames`: with none, chunks must differ, or the test above could not fail."""
     torch.manual_seed(0)
     vocoder = Vocos(VocosConfig(width=16, hidden=32, n_blocks=3)).eval()
@@ -67,7 +67,7 @@ def test_too_little_context_is_heard():
     assert (vocode(vocoder, mel01, 0, 256) - whole).abs().max() > 1e-3
 
 
-def test_no_more_than_a_window_is_kept_however_long_the_sound(codebook, monkeypatch):
+def test_memory_is_one_window_for_any_length(codebook, monkeypatch):
     made, decode = [], codebook.decode_codes
 
     def watched(grid):
@@ -82,7 +82,7 @@ def test_no_more_than_a_window_is_kept_however_long_the_sound(codebook, monkeypa
     assert not any(kept() is not None for _, kept in made)
 
 
-def test_no_more_than_a_chunk_is_kept_however_long_the_sound():
+def test_memory_is_one_chunk_for_any_length():
     made = []
 
     def vocoder(mel01):

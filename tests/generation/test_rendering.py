@@ -1,4 +1,4 @@
-"""Sound that is made while codes are still to come: the same as afterwards, nothing too early, and nothing left running."""
+"""Streaming decoding: equal to decoding at the end, nothing too early, no thread left."""
 
 import threading
 import time
@@ -64,7 +64,7 @@ def feed_all(rendering, grids):
 
 @pytest.mark.parametrize("n_columns", [3, 12, 13, N_COLUMNS])
 @pytest.mark.parametrize("takes", [1, 2])
-def test_made_beside_is_made_afterwards_to_the_bit(codec, grids, n_columns, takes):
+def test_streaming_equals_decoding_at_the_end_to_the_bit(codec, grids, n_columns, takes):
     grids = grids[:takes, :, :n_columns]
     with Rendering(codec, n_columns, takes) as rendering:
         feed_all(rendering, grids)
@@ -75,7 +75,7 @@ def test_made_beside_is_made_afterwards_to_the_bit(codec, grids, n_columns, take
             assert torch.equal(rendering.vocode(take), codec.vocode(mel))
 
 
-def test_griffin_lim_waits_for_the_whole(codec, grids):
+def test_griffin_lim_waits_for_the_whole_mel(codec, grids):
     codec.vocoder = None
     with Rendering(codec, 20, 1) as rendering:
         feed_all(rendering, grids[:1, :, :20])
@@ -104,7 +104,7 @@ def test_one_clip_needs_no_thread(codec, grids, decoded):
         assert not decoded
 
 
-def test_no_more_than_a_window_is_kept_however_long_the_sound(codec, grids, decoded, monkeypatch):
+def test_memory_is_one_window_for_any_length(codec, grids, decoded, monkeypatch):
     heard, vocoder, context = [], codec.vocoder.forward, codec.vocoder.context_frames
     monkeypatch.setattr(codec.vocoder, "forward", lambda mel01: (heard.append(mel01.shape[2]), vocoder(mel01))[1])
     mel = codec.decode(grids[0])
@@ -121,7 +121,7 @@ def feed_until_error(rendering, grids):
 
 
 @pytest.mark.parametrize("told_by", [feed_until_error, lambda rendering, _: rendering.wait()], ids=["feed", "wait"])
-def test_what_goes_wrong_beside_is_told(codec, grids, monkeypatch, told_by):
+def test_background_errors_are_raised(codec, grids, monkeypatch, told_by):
     monkeypatch.setattr(codec.codebook, "decode_codes", lambda grid: 1 / 0)
     first = grids[:1, :, : CLIP.columns]
     with Rendering(codec, 30, 1) as rendering:
@@ -130,7 +130,7 @@ def test_what_goes_wrong_beside_is_told(codec, grids, monkeypatch, told_by):
             told_by(rendering, first)
 
 
-def test_an_interruption_waits_for_no_more_than_is_being_done(codec, grids, decoded, monkeypatch):
+def test_interrupt_cancels_pending_windows(codec, grids, decoded, monkeypatch):
     decode = codec.codebook.decode_codes
     monkeypatch.setattr(codec.codebook, "decode_codes", lambda grid: (time.sleep(0.1), decode(grid))[1])
 

@@ -1,4 +1,4 @@
-"""Sampling: a code is a function of seed, take and position; windows cover any length; what is known stays."""
+"""Sampling: each code is a function of seed, take and position; windows cover any length; primes are kept."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def sample(sampler, n_columns, condition_of=None, **more):
 
 @pytest.mark.parametrize("n_columns", [1, 3, 10, 11, 15, 16, 47])
 @pytest.mark.parametrize("hop", [1, 4, 5, 10])
-def test_windows_make_every_column_once_and_in_order(n_columns, hop):
+def test_windows_cover_every_column_once_in_order(n_columns, hop):
     windows = plan_windows(n_columns, 10, hop)
     made = [column for window in windows for column in range(window.start + window.primed, window.start + window.columns)]
     assert made == list(range(n_columns))
@@ -67,7 +67,7 @@ def test_impossible_windows_are_refused(n_columns, hop, words):
 
 
 @pytest.mark.parametrize("n_columns", [1, 4, 10, 11, 27])
-def test_any_length_is_exact(sampler, n_columns):
+def test_sequence_length_is_exact(sampler, n_columns):
     assert sample(sampler, n_columns).shape == (1, n_columns * CLIP.rows)
 
 
@@ -82,7 +82,7 @@ def test_a_take_does_not_depend_on_the_others(sampler):
     assert not torch.equal(three[0], three[1])
 
 
-def test_guidance_of_one_is_none(sampler, monkeypatch):
+def test_guidance_one_computes_no_unconditional_rows(sampler, monkeypatch):
     """Also in how much the sampler is asked: sequences that are told nothing are read only where they count."""
     expected, rows, step = sample(sampler, 12, takes=2), [], sampler.step
     monkeypatch.setattr(sampler, "step", lambda code, reading: (rows.append(len(code)), step(code, reading))[1])
@@ -90,7 +90,7 @@ def test_guidance_of_one_is_none(sampler, monkeypatch):
     assert set(rows) == {2}
 
 
-def test_guidance_of_nothing_does_not_look(sampler):
+def test_guidance_zero_ignores_the_condition(sampler):
     untold = torch.zeros_like(steady(sampler)(None))
     assert torch.equal(sample(sampler, 12, guidance=0.0), sample(sampler, 12, lambda window: untold))
 
@@ -104,7 +104,7 @@ def test_guided_takes_do_not_depend_on_the_others(sampler, prime):
     assert not torch.equal(three, sample(sampler, 15, takes=3, prime=prime))
 
 
-def test_guidance_goes_on_from_nothing_through_what_is_told():
+def test_guide_extrapolates_from_unconditional_to_conditional():
     told, untold = torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([[0.5, 0.5, 0.5]])
     logits = torch.cat([told, untold])
     torch.testing.assert_close(guide(logits, 3.0), torch.tensor([[2.0, -1.0, -7.0]]))
@@ -115,7 +115,7 @@ def test_a_longer_sound_begins_like_a_shorter_one(sampler):
     assert torch.equal(sample(sampler, 40)[:, : 20 * CLIP.rows], sample(sampler, 20))
 
 
-def test_each_window_is_told_of_its_own_time(sampler):
+def test_each_window_gets_its_own_condition(sampler):
     """Another picture from column 15 on may change nothing before the first window that reaches it, and must change something after."""
 
     def changed(window):
@@ -128,34 +128,34 @@ def test_each_window_is_told_of_its_own_time(sampler):
 
 
 @pytest.mark.parametrize("known", [1, 5, 10, 13])
-def test_known_codes_stay_and_are_continued(sampler, known):
+def test_prime_is_kept_and_continued(sampler, known):
     prime = torch.randint(32, (CLIP.rows, known), generator=torch.Generator().manual_seed(9))
     grid = to_grid(sample(sampler, 20, prime=prime), CLIP.rows)[0]
     assert torch.equal(grid[:, :known], prime)
     assert not torch.equal(grid[:, known:], to_grid(sample(sampler, 20), CLIP.rows)[0][:, known:])
 
 
-def test_what_was_sampled_primes_to_itself(sampler):
+def test_own_codes_as_prime_give_the_same_continuation(sampler):
     """Giving the first half of a result as known must give the same second half: position, cache and random numbers agree."""
     whole = to_grid(sample(sampler, 25), CLIP.rows)[0]
     again = to_grid(sample(sampler, 25, prime=whole[:, :12]), CLIP.rows)[0]
     assert torch.equal(whole, again)
 
 
-def test_every_column_is_told_when_it_is_known(sampler):
+def test_on_column_gets_every_column_in_order(sampler):
     told = []
     whole = sample(sampler, 17, takes=2, on_column=lambda known: told.append(known.clone()))
     assert [known.shape[1] for known in told] == [(i + 1) * CLIP.rows for i in range(17)]
     assert all(torch.equal(known, whole[:, : known.shape[1]]) for known in told)
 
 
-def test_uniforms_are_a_stream_per_take():
+def test_each_take_has_its_own_random_stream():
     assert np.array_equal(draw_uniforms(1, 0, 50)[:20], draw_uniforms(1, 0, 20))
     assert not np.array_equal(draw_uniforms(1, 0, 20), draw_uniforms(1, 1, 20))
     assert not np.array_equal(draw_uniforms(1, 0, 20), draw_uniforms(2, 0, 20))
 
 
-def test_choices_follow_the_softmax():
+def test_next_code_follows_the_softmax():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
     uniforms = torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1]
     chosen = next_code(logits.expand(len(uniforms), -1), uniforms, 1.0, 4)
@@ -172,7 +172,7 @@ def test_temperature_sharpens_and_top_k_cuts():
     assert (next_code(many, uniforms, 0.5, 4) == 2).float().mean() > (next_code(many, uniforms, 1.0, 4) == 2).float().mean()
 
 
-def test_only_the_likeliest_is_greedy(sampler):
+def test_top_k_one_is_greedy(sampler):
     assert torch.equal(sample(sampler, 12, top_k=1), sample(sampler, 12, temperature=0.0))
 
 
@@ -190,7 +190,7 @@ def test_requests_that_do_not_fit_the_sampler_are_refused(sampler, more, words):
         sample(sampler, 2, **more)
 
 
-def test_seeds_beyond_32_bits_are_seeds_of_their_own():
+def test_seeds_beyond_32_bits_are_distinct():
     """Regression: seed and take were two words of one list, so take 1 of seed 5 was take 0 of seed 2**32 + 5."""
     assert not np.array_equal(draw_uniforms(5, 1, 20), draw_uniforms(2**32 + 5, 0, 20))
 
@@ -201,13 +201,13 @@ def test_a_temperature_near_zero_is_nearly_greedy(temperature):
     assert next_code(torch.tensor([[5.0, 9.0, 1.0]]), torch.tensor([0.9]), temperature, 3).tolist() == [1]
 
 
-def test_ties_with_the_kth_stay():
+def test_top_k_keeps_ties():
     logits = torch.tensor([[1.0, 3.0, 1.0, 0.0]]).expand(400, -1)
     uniforms = torch.arange(400, dtype=torch.float64) / 400
     assert set(next_code(logits, uniforms, 1.0, 2).tolist()) == {0, 1, 2}
 
 
-def test_a_choice_depends_on_its_own_row():
+def test_next_code_depends_on_its_own_row_only():
     generator = torch.Generator().manual_seed(0)
     logits, uniforms = torch.randn(64, 32, generator=generator), torch.rand(64, dtype=torch.float64, generator=generator)
     together = next_code(logits, uniforms, 0.9, 7)
@@ -216,13 +216,13 @@ def test_a_choice_depends_on_its_own_row():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
-def test_the_ends_of_the_unit_interval_choose_what_is_allowed(uniform):
+def test_extreme_uniforms_respect_top_k(uniform):
     """A code that top-k rules out is never chosen, also when it is the first or the last."""
     logits = torch.tensor([[-9.0, 1.0, 1.0, -9.0]])
     assert next_code(logits, torch.tensor([uniform], dtype=torch.float64), 1.0, 2).item() in (1, 2)
 
 
-def test_choices_fit_the_softmax_by_chi_square():
+def test_next_code_passes_a_chi_square_test():
     """Random numbers as sampling draws them; 15 degrees of freedom, and 37.7 is exceeded once in a thousand."""
     logits = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     uniforms = torch.from_numpy(draw_uniforms(11, 0, 20000))
@@ -232,7 +232,7 @@ def test_choices_fit_the_softmax_by_chi_square():
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "words"), [(-1.0, 3, "a temperature of -1"), (0.0, 0, "top_k 0"), (1.0, 4, "top_k 4")])
-def test_an_impossible_choice_is_refused(temperature, top_k, words):
+def test_next_code_refuses_values_out_of_range(temperature, top_k, words):
     with pytest.raises(ParameterError, match=words):
         next_code(torch.zeros(1, 3), torch.zeros(1), temperature, top_k)
 
@@ -244,12 +244,12 @@ def test_an_impossible_choice_is_refused(temperature, top_k, words):
         (torch.full((5, 2), 32), "known codes from 32 to 32 were given, this sampler has 0 to 31"),
     ],
 )
-def test_known_codes_must_fit(sampler, prime, words):
+def test_prime_that_does_not_fit_is_refused(sampler, prime, words):
     with pytest.raises(ParameterError, match=words):
         sample(sampler, 6, prime=prime)
 
 
 @pytest.mark.parametrize("n_columns", [0, -3])
-def test_a_sound_of_no_length_is_refused(sampler, n_columns):
+def test_no_columns_are_refused(sampler, n_columns):
     with pytest.raises(ParameterError, match=f"{n_columns} columns asked for"):
         sample(sampler, n_columns)

@@ -1,4 +1,4 @@
-"""A folder of samples: what lies where, that it is the same however it came about, and what is said of clips that give none."""
+"""A folder of samples: its files, independence of workers and interruptions, clips without samples."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
-def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp_path, parts):
+def test_every_clip_has_its_samples_and_seeds_are_recorded(material, tiny, tmp_path, parts):
     names = ["long-0", "long-1", "other", "still/a", "still/b"]
     assert made(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2, seed=3))) == [(name, "") for name in names]
     assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
@@ -119,7 +119,7 @@ def test_every_clip_has_its_samples_and_their_seeds_are_told(material, tiny, tmp
     assert [sound.name for sound in found.sounds] == [f"{name}/{i}" for name in names for i in (0, 1)]
 
 
-def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_path):
+def test_sample_equals_generate_with_the_recorded_seed(material, tiny, tmp_path):
     """The codes of a video shorter than a clip are the first of its sample's, so what they decode to is the same but near the end."""
     made(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2)))
     pipeline = load(tiny)
@@ -137,7 +137,7 @@ def test_a_sample_is_what_generate_makes_with_the_seed_told(material, tiny, tmp_
         assert (drawn[take][:, :columns] == takes[take].codes).all()
 
 
-def test_a_sample_does_not_depend_on_what_else_is_sampled(material, tiny, tmp_path):
+def test_sample_does_not_depend_on_other_clips(material, tiny, tmp_path):
     recipe = Recipe(tiny, Request())
     made(material / "m.parquet", tmp_path / "all", recipe)
     write_manifest(material, [row("still/b.png", "image"), row("long.mp4", start=1.0, name="long-1")], tmp_path / "few.parquet")
@@ -155,7 +155,7 @@ SPREADS = [
 
 
 @pytest.mark.parametrize(("spread", "precision"), SPREADS)
-def test_however_it_is_spread_the_bytes_are_the_same(material, blind, tmp_path, spread, precision):
+def test_bytes_do_not_depend_on_the_number_of_workers(material, blind, tmp_path, spread, precision):
     rows = [row(f"long-{i}.mp4", label="dog" if i % 2 else "cat") for i in range(3)] + [row("strange.mp4", label="owl")]
     write_manifest(material, rows, tmp_path / "m.parquet")
     recipe = Recipe(blind, Request(takes=2), precision, "wav")
@@ -167,7 +167,7 @@ def test_however_it_is_spread_the_bytes_are_the_same(material, blind, tmp_path, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
-def test_a_killed_job_goes_on_and_becomes_the_same(material, blind, tmp_path, capsys):
+def test_killed_job_resumes_to_the_same_bytes(material, blind, tmp_path, capsys):
     rows = [row(f"clip{i}.mp4", label="cat") for i in range(4)]
     write_manifest(material, rows, tmp_path / "m.parquet")
 
@@ -184,7 +184,7 @@ def test_a_killed_job_goes_on_and_becomes_the_same(material, blind, tmp_path, ca
     assert contents(tmp_path / "killed") == contents(tmp_path / "once")
 
 
-def test_bad_clips_are_named_and_the_others_are_done(material, tiny, tmp_path, capsys):
+def test_unreadable_clips_are_named_and_others_sampled(material, tiny, tmp_path, capsys):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "noise.png").write_bytes(b"no picture")
     (tmp_path / "good.mp4").write_bytes((material / "other.mp4").read_bytes())
@@ -202,7 +202,7 @@ def test_bad_clips_are_named_and_the_others_are_done(material, tiny, tmp_path, c
     assert (list(about["clips"]), list(about["failed"])) == (["good"], ["empty", "noise", "late"])
 
 
-def test_samples_made_otherwise_are_not_mixed(material, tiny, tmp_path):
+def test_folder_of_another_recipe_is_refused(material, tiny, tmp_path):
     made(material / "m.parquet", tmp_path, Recipe(tiny, Request(), "float32"))
     with (
         pytest.raises(
@@ -237,7 +237,7 @@ def test_wrong_requests_are_refused_before_any_work(material, tiny, tmp_path, re
     assert not (tmp_path / "out").exists()
 
 
-def test_a_split_with_nothing_to_look_at_is_refused(material, tiny, tmp_path):
+def test_split_without_clips_or_images_is_refused(material, tiny, tmp_path):
     with pytest.raises(DataError, match="no clips or pictures of the split 'test' to make sounds for"):
         Sampling(material / "m.parquet", tmp_path, Recipe(tiny), "test")
 

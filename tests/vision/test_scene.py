@@ -1,4 +1,4 @@
-"""What is looked at: pictures repeat where a scene ends, a still picture is all of them, and a later stretch has its own."""
+"""Scenes: frames after the end, still images, stretches of a video."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def see(pipeline):
     return lambda scene, numbers: observe(scene, pipeline.clip, pipeline.parts.backbone, pipeline.parts.backbone_row, numbers)
 
 
-def test_a_still_picture_is_every_picture_of_its_scene(picked, see, tmp_path):
+def test_still_image_stands_for_every_frame(picked, see, tmp_path):
     Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
     scene = Scene(tmp_path / "a.png", 0.0)
     assert picked(scene) == [0] * 53
@@ -32,7 +32,7 @@ def test_a_still_picture_is_every_picture_of_its_scene(picked, see, tmp_path):
     assert (seen.features.shape, seen.rows, seen.levels) == ((1, 1280), {0: 0}, {})
 
 
-def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip):
+def test_later_stretch_has_its_own_frames(picked, see, make_clip):
     """The second second of a video is seen as a video of that second alone is."""
 
     def grey(first):
@@ -46,7 +46,7 @@ def test_a_later_stretch_of_a_video_has_its_own_pictures(picked, see, make_clip)
     assert abs(ours - theirs).max() < 0.1 * abs(ours - see(Scene(whole, 1.0), first).features).max()
 
 
-def test_where_a_scene_ends_pictures_repeat_or_the_last_one_stays(pipeline):
+def test_frames_repeat_or_hold_after_the_end_of_a_scene(pipeline):
     clip, scene = pipeline.clip, Scene(Path("a.mp4"), 10.0)  # 215 pictures, the window's first is number 104
     rows = [0, 110, 111, 112]
     assert scene.frame_numbers(26, clip, rows, repeat=True) == [104, 214, 104, 105]

@@ -1,7 +1,6 @@
-"""Long sounds from networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
+"""Streaming through networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
 
-The networks' memory stays that of one window, or an eighth more, whatever the length, and they can begin before the last codes are known.
-Not here: choosing the codes (`sampling`), when something is begun (`rendering`).
+Peak memory is that of one window, or an eighth more, whatever the length, and work can start before the last codes are known.
 """
 
 from collections import deque
@@ -14,18 +13,18 @@ from torch import Tensor
 from unsilent.clip import Clip
 from unsilent.models.codebook import Codebook
 
-OVERLAP_COLUMNS = 8  # code columns that neighbouring windows share and blend over
-# What is hardly longer than a clip, such as a video of ten seconds, is decoded as one; two windows would take twice as long.
+OVERLAP_COLUMNS = 8  # code columns over which neighbouring windows cross-fade
+# Up to this many clips are decoded as one window, because two windows for a video of ten seconds would take twice as long.
 WHOLE_CLIPS = 1.125
-# Mel frames that are vocoded at once: in contexts, of which it needs one on each side, which is a sixth more work on a CPU; but no fewer
-# than vocoders with short contexts are fast at. A GPU has the memory, and waits for every call.
+# Mel frames vocoded at once, in multiples of the context, but no fewer than `_CHUNK_FRAMES`. Context on both sides of 12 contexts costs a
+# sixth more work on a CPU. A GPU has the memory for more, and each call has latency.
 _CHUNK_CONTEXTS, _CHUNK_FRAMES = {"cpu": 12, "cuda": 160}, {"cpu": 240, "cuda": 960}
 
 
 def decoded_windows(n_columns: int, clip: Clip) -> list[range]:
-    """Code columns of each window that is decoded: all up to an eighth more than one clip, else a clip at a time.
+    """Code columns of each window that is decoded: all of them up to `WHOLE_CLIPS`, else a clip at a time.
 
-    The decoder's normalisation and attention look at all they are given, so a window is what it was trained on.
+    The decoder's GroupNorm and attention depend on all columns given, so a window is as long as in training.
     """
     if n_columns <= WHOLE_CLIPS * clip.columns:
         return [range(n_columns)]
@@ -33,91 +32,91 @@ def decoded_windows(n_columns: int, clip: Clip) -> list[range]:
     return [range(start, start + clip.columns) for start in starts]
 
 
-class GrowingMel:
-    """A mel in [-1, 1] (unbounded around it) of codes that become known column by column.
+class StreamingMel:
+    """A mel, unbounded around [-1, 1], decoded window by window as codes become known.
 
-    Neighbouring windows share 8 columns or more; over 8, one fades linearly into the next.
+    Neighbouring windows overlap by 8 columns or more and cross-fade linearly over 8.
 
     Args:
         codebook: in evaluation mode.
-        n_columns: of the whole.
-        device: that the codebook is on.
+        n_columns: of the whole sound.
+        device: of the codebook.
 
     Attributes:
-        mel: the whole; from `done` on it is zero or still to be blended.
-        done: frames that will not change any more.
+        mel: the whole; from frame `done` on it is zero or not yet cross-faded.
+        done: number of final frames.
     """
 
     def __init__(self, codebook: Codebook, n_columns: int, device: torch.device) -> None:
         self._codebook, clip = codebook, codebook.config.clip
-        self._ahead = deque(decoded_windows(n_columns, clip))
+        self._windows = deque(decoded_windows(n_columns, clip))
         self.mel, self.done = torch.zeros(clip.mels, n_columns * clip.downsampling, device=device), 0
 
     @torch.inference_mode()
-    def grow(self, known: Int[Tensor, "rows known"]) -> None:
-        """Decode all windows that have not been and whose columns are known, given all columns that are."""
+    def feed(self, known: Int[Tensor, "rows known"]) -> None:
+        """Decode every further window whose codes are complete, given all codes known so far."""
         frames = self._codebook.config.clip.downsampling
-        while self._ahead and self._ahead[0].stop <= known.shape[1]:
-            columns = self._ahead.popleft()
+        while self._windows and self._windows[0].stop <= known.shape[1]:
+            columns = self._windows.popleft()
             window = self._codebook.decode_codes(known[None, :, columns.start : columns.stop])[0]
             first = columns.start * frames
             if first:
                 overlap = OVERLAP_COLUMNS * frames
                 rise = (torch.arange(overlap, device=self.mel.device) + 0.5) / overlap
-                faded = self.mel[:, first : first + overlap]
-                window = torch.cat([faded * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
+                before = self.mel[:, first : first + overlap]
+                window = torch.cat([before * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
             self.mel[:, first : first + window.shape[1]] = window
-            self.done = self._ahead[0].start * frames if self._ahead else self.mel.shape[1]
+            self.done = self._windows[0].start * frames if self._windows else self.mel.shape[1]
 
 
 def decode_grid(codebook: Codebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
-    """Decode codes of any length to a mel in [-1, 1] (unbounded around it), as `GrowingMel` does."""
-    growing = GrowingMel(codebook, grid.shape[1], grid.device)
-    growing.grow(grid)
-    return growing.mel
+    """Mel, unbounded around [-1, 1], of codes of any length; see `StreamingMel`."""
+    streaming = StreamingMel(codebook, grid.shape[1], grid.device)
+    streaming.feed(grid)
+    return streaming.mel
 
 
 def chunk_frames(context_frames: int, device: torch.device) -> int:
-    """Mel frames that are vocoded at once, beside their context."""
+    """Mel frames vocoded at once, without their context."""
     return max(_CHUNK_CONTEXTS[device.type] * context_frames, _CHUNK_FRAMES[device.type])
 
 
-class GrowingSound:
-    """The waveform of a mel that becomes known from left to right, vocoded in chunks.
+class StreamingWaveform:
+    """A waveform, vocoded chunk by chunk as its mel becomes final.
 
     Args:
         vocoder: mel `[batch, mels, frames]` to waveform `[batch, frames * hop]`.
         frames: of the whole mel.
-        context_frames: how far a sample can depend on the mel; every chunk is given this much on each side, which is cut away afterwards,
-            so that the result equals that of one whole pass (to floating-point rounding).
+        context_frames: receptive field on each side. Every chunk is given this much, which is cut away afterwards, so the result equals one
+            pass over the whole mel to floating-point rounding.
         hop: samples per mel frame.
-        device: that the mel is on.
+        device: of the mel.
 
     Attributes:
-        waveform: the whole, zeros where it has not been vocoded.
+        waveform: the whole, zero where it has not been vocoded.
     """
 
     def __init__(self, vocoder: Callable[[Tensor], Tensor], frames: int, context_frames: int, hop: int, device: torch.device) -> None:
         self._vocoder, self._context, self._hop, self._frames = vocoder, context_frames, hop, frames
         chunk = chunk_frames(context_frames, device)
-        self._ahead = deque(range(start, min(frames, start + chunk)) for start in range(0, frames, chunk))
+        self._chunks = deque(range(start, min(frames, start + chunk)) for start in range(0, frames, chunk))
         self.waveform = torch.zeros(frames * hop, device=device)
 
     @torch.inference_mode()
-    def grow(self, mel: Float[Tensor, "mels frames"], done: int) -> None:
-        """Vocode all chunks that have not been and whose context is known, given a mel of which that many frames are."""
-        while self._ahead and (last := min(self._frames, self._ahead[0].stop + self._context)) <= done:
-            chunk = self._ahead.popleft()
+    def feed(self, mel: Float[Tensor, "mels frames"], done: int) -> None:
+        """Vocode every further chunk whose context is final, given the mel and its number of final frames."""
+        while self._chunks and (last := min(self._frames, self._chunks[0].stop + self._context)) <= done:
+            chunk = self._chunks.popleft()
             first = max(0, chunk.start - self._context)
-            heard = self._vocoder(mel[None, :, first:last])[0]
-            start, stop = ((place - first) * self._hop for place in (chunk.start, chunk.stop))
-            self.waveform[chunk.start * self._hop : chunk.stop * self._hop] = heard[start:stop]
+            samples = self._vocoder(mel[None, :, first:last])[0]
+            start, stop = ((frame - first) * self._hop for frame in (chunk.start, chunk.stop))
+            self.waveform[chunk.start * self._hop : chunk.stop * self._hop] = samples[start:stop]
 
 
 def vocode(
     vocoder: Callable[[Tensor], Tensor], mel: Float[Tensor, "mels frames"], context_frames: int, hop: int
 ) -> Float[Tensor, "samples"]:
-    """Vocode a mel of any length in chunks; arguments as of `GrowingSound`."""
-    growing = GrowingSound(vocoder, mel.shape[1], context_frames, hop, mel.device)
-    growing.grow(mel, mel.shape[1])
-    return growing.waveform
+    """Waveform of a mel of any length, vocoded in chunks; arguments as of `StreamingWaveform`."""
+    streaming = StreamingWaveform(vocoder, mel.shape[1], context_frames, hop, mel.device)
+    streaming.feed(mel, mel.shape[1])
+    return streaming.waveform

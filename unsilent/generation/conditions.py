@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from unsilent.clip import Clip
@@ -70,34 +70,25 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
 
 
 def make_conditions(
-    sampler: Sampler, frames: Sequence[WindowFrames], observation: Observation, labels: Int[Tensor, "1"] | None
+    sampler: Sampler, plan: Plan, observation: Observation | None, seed: int, class_number: int | None
 ) -> list[Float[Tensor, "1 condition width"]]:
-    """Embed the condition of each window of a model with features.
+    """Embed the condition of each window.
 
     Args:
         sampler: on any device.
-        frames: as of `plan_frames`.
-        observation: of all these frames.
-        labels: class number, for samplers with classes.
+        plan: windows, and their frames for a sampler with features.
+        observation: of all these frames; None for a sampler without features. In place of a feature, the published "no features" samplers
+            then get one random vector, the same in every window.
+        seed: of the random vector; reduced to 63 bits, the range of torch's generators.
+        class_number: for samplers with classes.
     """
-    device, clip, conditions = sampler.pos_emb.device, sampler.config.clip, []
-    for window in frames:
+    device, clip = sampler.pos_emb.device, sampler.config.clip
+    labels = None if class_number is None else torch.tensor([class_number], device=device)
+    if observation is None:
+        return [sampler.condition(labels=labels, generator=torch.Generator().manual_seed(seed % 2**63))] * len(plan.windows)
+    conditions = []
+    for window in plan.frames:
         features = observation.features_of(window.embedded)[None].to(device)
         motion = torch.from_numpy(observation.motion_of(window.measured, clip))[None].to(device) if window.measured else None
         conditions.append(sampler.condition(features, labels, motion))
     return conditions
-
-
-def make_blind_conditions(
-    sampler: Sampler, n_windows: int, seed: int, labels: Int[Tensor, "1"] | None
-) -> list[Float[Tensor, "1 condition width"]]:
-    """Conditions of a model without features; in place of a feature stands one random vector, the same in every window.
-
-    Args:
-        sampler: on any device.
-        n_windows: number of conditions.
-        seed: of the random vector; reduced to 63 bits, the range of torch's generators.
-        labels: class number, for samplers with classes.
-    """
-    condition = sampler.condition(labels=labels, generator=torch.Generator().manual_seed(seed % 2**63))
-    return [condition] * n_windows

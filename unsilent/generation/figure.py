@@ -1,4 +1,4 @@
-"""A picture of a generation: the video's frames above, the mel spectrogram below, on one time axis."""
+"""The figure of a generation: frames of the video above, mel spectrogram below, on one time axis."""
 
 import importlib.util
 import warnings
@@ -21,12 +21,12 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
     """Draw frames and mel of a whole video into a PNG.
 
     Args:
-        video: where the frames come from.
+        video: file of the frames.
         mel: in [-1, 1].
         seconds: length of the time axis, that of the video.
         clip: the grid of the mel.
         title: one line above.
-        out: file to write, in one step.
+        out: PNG to write.
 
     Raises:
         ParameterError: if matplotlib is not installed.
@@ -40,15 +40,15 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
     _draw_frames(above, video, seconds)
     image = draw_mel(below, mel, seconds, clip)
     figure.colorbar(image, ax=below, label="level (dB)", pad=0.01)
-    # a title may hold the name of a file, which need not be valid text and may hold signs of formulas
+    # file names in a title need not be valid text, and may contain TeX
     above.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
     with warnings.catch_warnings(), atomic_write(out) as temporary:
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks become boxes
         figure.savefig(temporary, dpi=110, format="png")
 
 
 def require_matplotlib() -> None:
-    """Refuse, before any work is done, to draw without what draws.
+    """Refuse to draw without matplotlib, before any other work.
 
     Raises:
         ParameterError: if matplotlib is not installed.
@@ -58,7 +58,7 @@ def require_matplotlib() -> None:
 
 
 def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):
-    """Draw a mel in [-1, 1] on matplotlib's axes, over a time axis of some seconds; gives the image, which a colour bar wants."""
+    """Draw a mel in [-1, 1] on matplotlib axes of `seconds`; returns the image, for a colour bar."""
     decibels = (np.clip(mel, -1, 1) + 1) / 2 * RANGE_DB + FLOOR_DB
     shown_seconds = mel.shape[1] * clip.hop / clip.sample_rate
     extent = (0, shown_seconds, -0.5, clip.mels - 0.5)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.codec.codec import Codec
-from unsilent.codec.stitching import GrowingMel, GrowingSound, decoded_windows
+from unsilent.codec.stitching import StreamingMel, StreamingWaveform, decoded_windows
 from unsilent.generation.progress import Clock
 from unsilent.models.code_order import to_grid
 from unsilent.signal.loudness import level
@@ -54,10 +54,10 @@ class Rendering:
         self._codec, clip, vocoder, device = codec, codec.clip, codec.vocoder, codec.device
         *early, _ = decoded_windows(n_columns, clip)
         self._windows = deque(window.stop for window in early)
-        self._mels = [GrowingMel(codec.codebook, n_columns, device) for _ in range(takes)]
+        self._mels = [StreamingMel(codec.codebook, n_columns, device) for _ in range(takes)]
         frames, context = n_columns * clip.downsampling, 0 if vocoder is None else vocoder.context_frames
-        n_sounds = 0 if vocoder is None else takes
-        self._sounds = {take: GrowingSound(codec.vocode_chunk, frames, context, clip.hop, device) for take in range(n_sounds)}
+        n_streams = 0 if vocoder is None else takes
+        self._waveforms = {take: StreamingWaveform(codec.vocode_chunk, frames, context, clip.hop, device) for take in range(n_streams)}
         # the pool sets its thread count once; resetting it per call would race with the sampler's own setting
         self._background = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
         self._pending = deque[Future]()
@@ -103,7 +103,7 @@ class Rendering:
     def decode(self, take: int, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
         """Mel of one take, around [-1, 1], as far as its known codes `grid` reach."""
         with self._codec.autocast():
-            self._mels[take].grow(grid)
+            self._mels[take].feed(grid)
         return self._mels[take].mel
 
     def vocode(self, take: int) -> Float[Tensor, "samples"]:
@@ -111,13 +111,13 @@ class Rendering:
 
         A complete waveform can be fetched once; its buffer is released.
         """
-        growing = self._mels[take]
+        streaming = self._mels[take]
         if self._codec.vocoder is None:
-            return self._codec.vocode(growing.mel)
+            return self._codec.vocode(streaming.mel)
         with self._codec.autocast():
-            self._sounds[take].grow(growing.mel, growing.done)
-        is_whole = growing.done == growing.mel.shape[1]
-        return (self._sounds.pop(take) if is_whole else self._sounds[take]).waveform
+            self._waveforms[take].feed(streaming.mel, streaming.done)
+        is_whole = streaming.done == streaming.mel.shape[1]
+        return (self._waveforms.pop(take) if is_whole else self._waveforms[take]).waveform
 
     def finish(
         self, grids: Int[Tensor, "takes rows columns"], n_samples: int, clock: Clock, progress: Callable[[float], None]

@@ -1,4 +1,4 @@
-"""What a video was given: its sound, all that led to it, and the files it can become."""
+"""The result of a generation: a sound with everything that led to it, and the files that it can be written to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,21 @@ from unsilent.request import Request
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """Sound made for a video, with all that led to it.
+    """One sound for a video, with everything that led to it.
 
     Attributes:
-        video: the file it was made for.
+        video: file that it was made for.
         waveform: mono in [-1, 1], as long as the video to the sample.
         sample_rate: Hz.
-        mel: what was decoded, `[mels, frames]` around [-1, 1]; whole code columns, so it may go on a little after the video.
-        codes: what was sampled, `[rows, columns]`.
-        features: what was seen, `[features, dim]` in the order of time; None for a model that sees nothing.
+        mel: decoded, `[mels, frames]` around [-1, 1]; whole code columns, so it may be a little longer than the video.
+        codes: sampled, `[rows, columns]`.
+        features: of the frames, `[features, dim]` in the order of time; None for a model without features.
         clip: the grid of mel and codes.
         request: what was asked, resolved against the model's defaults.
         take: number of this sound, from 0.
         model: name of the model.
-        precision: that it was computed in, see `runtime.choose_precision`.
-        timings: seconds spent on each step; of a long sound, what was decoded and vocoded beside its codes counts as theirs.
+        precision: that it was computed in, see `speed.choice.choose_precision`.
+        timings: seconds of each stage. Decoding and vocoding concurrent with sampling count as sampling (`codes`).
     """
 
     video: Path
@@ -71,7 +71,7 @@ class Generation:
 
     @property
     def spent_seconds(self) -> float:
-        """Time it took, without loading the model and without writing files."""
+        """Seconds of all stages, without loading the model and without writing files."""
         return sum(self.timings.values())
 
     @property
@@ -80,15 +80,15 @@ class Generation:
         return self.spent_seconds / self.seconds
 
     def save_video(self, out: str | Path, original: Original | None = None, comment: str = "") -> None:
-        """Write the video with this sound; its pictures are copied packet by packet.
+        """Write the video with this sound; its video packets are copied.
 
         Args:
             out: file to write; its suffix chooses the container.
             original: the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter); None is as requested.
-            comment: words to keep inside the file.
+            comment: metadata field of the file.
 
         Raises:
-            MediaError: if the video cannot be read again, or `out` cannot be written or hold such pictures.
+            MediaError: if the video cannot be read again, or `out` cannot be written or hold such video.
         """
         original = self.request.original if original is None else original
         check_choice("original", original, Original)
