@@ -33,6 +33,8 @@ OWNERS = {
     "safetensors": "checkpoints", "triton": "speed",
 }  # fmt: skip
 
+CALLED_BY_FRAMEWORKS = {"model_post_init", "root", "forward"}  # pydantic, typer, torch
+
 SOFT_LINES, HARD_LINES, HARD_FUNCTION_LINES = 400, 600, 100
 
 
@@ -115,6 +117,32 @@ def test_nothing_dangerous_is_called(path):
             assert safe, f"{path}:{node.lineno}: torch.load without weights_only=True"
         if name in ("np.load", "numpy.load"):
             assert not any(k.arg == "allow_pickle" for k in node.keywords), f"{path}:{node.lineno}: allow_pickle"
+
+
+def test_every_exception_is_used():
+    """A pair in BESIDE or an owned library that no import needs any more must go."""
+    found = {(room_of_file(path), module) for path in FILES for _, module in imports(path)}
+    rooms = {(here, room_of(module)) for here, module in found if module.startswith("unsilent.")}
+    assert rooms >= BESIDE
+    assert {(owner, library) for library, owner in OWNERS.items()} <= {(here, module.split(".")[0]) for here, module in found}
+
+
+def test_every_public_function_has_a_caller():
+    """Outside tests, by name; commands and validators are called by their frameworks."""
+    folders = [PACKAGE, *(PACKAGE.parent / name for name in ("benchmarks", "runs", "demo"))]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for folder in folders for path in folder.rglob("*.py")]
+    used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used |= {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used |= {word for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+             for word in node.value.split(".")}  # fmt: skip
+    alone = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        if node.name not in used | CALLED_BY_FRAMEWORKS and not any("command" in ast.unparse(mark) for mark in node.decorator_list)
+    ]
+    assert not alone
 
 
 def test_importing_the_package_is_light():
