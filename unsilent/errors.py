@@ -4,11 +4,15 @@ from collections.abc import Iterable
 
 
 class UnsilentError(Exception):
-    """Root of all errors that are the request's fault rather than a defect of this package."""
+    """Root of all errors that a user can act on: the request's fault or the machine's, not a defect of this package."""
 
 
 class ParameterError(UnsilentError, ValueError):
     """An argument is out of range or does not fit the others; says what was asked, what was found, and what to do."""
+
+
+class ResourceError(UnsilentError):
+    """The machine lacks what a valid request needs, such as memory; the same request may succeed later or with less."""
 
 
 class MediaError(UnsilentError):

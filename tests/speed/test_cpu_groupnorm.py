@@ -30,26 +30,26 @@ def exactly(x, groups, weight, bias):
 def test_it_is_the_nearest_whole_number(dtype, channels, groups, size):
     """Half a step away at most, and what the exponential (6e-5) and the reciprocal (2 ** -14) leave of 255 steps."""
     x, weight, bias = picture(channels, *size, dtype)
-    whole, step, zero = cpu_groupnorm.norm_swish_quantise(x, groups, weight, bias, 1e-6)
+    values, scale, zero_point = cpu_groupnorm.norm_swish_quantise(x, groups, weight, bias, 1e-6)
     expected = exactly(x, groups, weight, bias)
-    assert (step * (whole.double() - zero) - expected).abs().max() < MOST * step
-    assert step == pytest.approx((max(0, float(expected.max())) - SWISH_LEAST) / 255, rel=1e-5)
+    assert (scale * (values.double() - zero_point) - expected).abs().max() < MOST * scale
+    assert scale == pytest.approx((max(0, float(expected.max())) - SWISH_LEAST) / 255, rel=1e-5)
 
 
 def test_a_large_mean_costs_no_digits():
     """The variance is a small difference of large sums, unless they are of differences themselves."""
     x, weight, bias = picture(32, 40, 100, mean=1000.0)
-    whole, step, zero = cpu_groupnorm.norm_swish_quantise(x, 8, weight, bias, 1e-6)
-    assert (step * (whole.double() - zero) - exactly(x, 8, weight, bias)).abs().max() < MOST * step
+    values, scale, zero_point = cpu_groupnorm.norm_swish_quantise(x, 8, weight, bias, 1e-6)
+    assert (scale * (values.double() - zero_point) - exactly(x, 8, weight, bias)).abs().max() < MOST * scale
 
 
 @pytest.mark.parametrize(("shift", "largest"), [(-30.0, 0.0), (30.0, 33.0)])
 def test_all_below_or_all_above_zero_is_no_overflow(shift, largest):
     x, weight, _ = picture(16, 20, 20)
     weight.fill_(1)
-    whole, step, zero = cpu_groupnorm.norm_swish_quantise(x, 4, weight, torch.full((16,), shift), 1e-6)
-    swished = step * (whole.double() - zero)
-    assert (swished - exactly(x, 4, weight, torch.full((16,), shift))).abs().max() < MOST * step
+    values, scale, zero_point = cpu_groupnorm.norm_swish_quantise(x, 4, weight, torch.full((16,), shift), 1e-6)
+    swished = scale * (values.double() - zero_point)
+    assert (swished - exactly(x, 4, weight, torch.full((16,), shift))).abs().max() < MOST * scale
     assert swished.max() == pytest.approx(largest, abs=1.5)
 
 
@@ -62,25 +62,25 @@ def test_threads_change_nothing():
         torch.set_num_threads(threads)
         found.append(cpu_groupnorm.norm_swish_quantise(x, 32, weight, bias, 1e-6))
     torch.set_num_threads(before)
-    assert all(torch.equal(one.whole, found[0].whole) and one[1:] == found[0][1:] for one in found)
+    assert all(torch.equal(one.values, found[0].values) and one[1:] == found[0][1:] for one in found)
 
 
 def test_any_order_in_memory_will_do():
     x, weight, bias = picture(16, 8, 9)
     expected = cpu_groupnorm.norm_swish_quantise(x, 4, weight, bias, 1e-6)
-    assert torch.equal(cpu_groupnorm.norm_swish_quantise(x.contiguous(), 4, weight, bias, 1e-6).whole, expected.whole)
+    assert torch.equal(cpu_groupnorm.norm_swish_quantise(x.contiguous(), 4, weight, bias, 1e-6).values, expected.values)
 
 
 def test_what_is_no_number_stays_none():
     """Weights that are broken shall not sound as if they were not."""
     x, weight, bias = picture(16, 8, 9)
     x[0, 3, 2, 1] = torch.nan
-    assert math.isnan(cpu_groupnorm.norm_swish_quantise(x, 4, weight, bias, 1e-6).step)
+    assert math.isnan(cpu_groupnorm.norm_swish_quantise(x, 4, weight, bias, 1e-6).scale)
 
 
 def test_what_cannot_be_rounded_is_said():
     x, weight, bias = picture(16, 8, 9)
-    with pytest.raises(ParameterError, match=r"a picture of torch\.float64 given; those of float32 and bfloat16 can be rounded\."):
+    with pytest.raises(ParameterError, match=r"an image of torch\.float64 given; float32 and bfloat16 can be quantised\."):
         cpu_groupnorm.norm_swish_quantise(x.double(), 4, weight, bias, 1e-6)
-    with pytest.raises(ParameterError, match=r"2 pictures given; one is rounded at a time\."):
+    with pytest.raises(ParameterError, match=r"2 images given; one is quantised at a time\."):
         cpu_groupnorm.norm_swish_quantise(x.repeat(2, 1, 1, 1), 4, weight, bias, 1e-6)

@@ -6,7 +6,7 @@ import multiprocessing
 import pytest
 import torch
 
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, ResourceError
 from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
 from unsilent.speed import cpu_transformer
 from unsilent.speed.cpu_transformer import PackedBlock, PackedHead, PackedMatrix, PackedTransformer
@@ -138,6 +138,19 @@ def test_what_does_not_fit_is_said(transformer):
         module(X, module.cache(2, 24, X))
     with pytest.raises(ParameterError, match=r"for 3 sequences, 36 numbers a head, found .* for 3 sequences, 32 numbers a head"):
         packed(transformer, "int8")(X, KeyValueCache(CONFIG, 3, 24, X.to(torch.int8)))
+
+
+def test_no_memory_is_a_resource_error(transformer, monkeypatch):
+    class Exhausted:
+        unsilent_read = unsilent_score = staticmethod(lambda *arguments: 1)
+
+    module = packed(transformer, "int8")
+    head, cache = PackedHead(torch.nn.Linear(128, 192, bias=False).requires_grad_(False), module, "float32"), module.cache(3, 24, X)
+    monkeypatch.setattr(cpu_transformer, "_library", Exhausted)
+    with pytest.raises(ResourceError, match="no memory to compute 3 x 24 positions at once; ask for fewer takes"):
+        module(X, cache)
+    with pytest.raises(ResourceError, match="no memory for the logits of 3 sequences at once; ask for fewer takes"):
+        head(X[:, 0])
 
 
 def test_whole_numbers_of_any_size(transformer):

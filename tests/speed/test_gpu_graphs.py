@@ -3,17 +3,18 @@
 import copy
 import gc
 import weakref
+from subprocess import CalledProcessError
 
 import pytest
 import torch
 
 from unsilent.clip import Clip
-from unsilent.errors import ParameterError
+from unsilent.errors import ResourceError
 from unsilent.generation.sampling import NextCode
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
-from unsilent.speed.gpu_graphs import GraphedAdvance
+from unsilent.speed.gpu_graphs import GraphedAdvance, is_compile_error
 
 CLIP = Clip(frames=64)  # four columns
 CONDITIONS = {
@@ -123,7 +124,7 @@ def test_a_window_that_lost_its_place_is_refused(sampler):
     first, second = (sampler.start(torch.zeros(1, 0, dtype=torch.long, device=uniforms.device), told(sampler)) for _ in range(2))
     for logits, state in (first, second):
         sampler.advance(as_told, logits, uniforms, state)
-    with pytest.raises(ParameterError, match="another window"):
+    with pytest.raises(ResourceError, match="one window at a time"):
         sampler.advance(as_told, first[0], uniforms, first[1])
 
 
@@ -141,6 +142,15 @@ def test_a_sampler_is_let_go_without_a_search_for_cycles(sample_with):
         assert kept() is None
     finally:
         gc.enable()
+
+
+def test_only_what_cannot_be_compiled_falls_back_to_torch():
+    """A bug of our kernels, or a fault of the GPU, must not merely be slower."""
+    of_triton = type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})
+    for error in (of_triton(), ImportError(), CalledProcessError(1, "gcc"), RuntimeError("Failed to find C compiler. Please ...")):
+        assert is_compile_error(error)
+    for error in (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), TypeError(), AssertionError()):
+        assert not is_compile_error(error)
 
 
 @pytest.mark.gpu

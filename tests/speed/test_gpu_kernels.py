@@ -43,7 +43,7 @@ def scores(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor) -> to
 
 def step_by_step(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     config, (batch, n) = sampler.config.transformer, codes.shape
-    steps, found = gpu_kernels.Steps(sampler.tok_emb, sampler.transformer, sampler.head, batch), []
+    steps, found = gpu_kernels.StepKernels(sampler.tok_emb, sampler.transformer, sampler.head, batch), []
     memory = torch.full((2, 2, batch, config.heads, n, config.width // config.heads), torch.nan, dtype=dtype)
     for i in range(n):
         found.append(torch.full((batch, 24), torch.nan))

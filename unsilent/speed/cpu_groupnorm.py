@@ -1,6 +1,6 @@
-"""What a convolution of whole numbers is given: a picture that has been normalised, swished and rounded, whole in `_rounding.c`.
+"""The uint8 input of an int8 convolution: GroupNorm, swish and quantisation in two passes, by `_groupnorm.c`.
 
-In torch these are seven passes through a picture, which take as long as whole numbers save in the convolution behind them.
+torch needs seven passes for the same, which cost as much time as int8 saves in the convolution that follows.
 """
 
 import ctypes
@@ -9,20 +9,20 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, ResourceError
 
-_BLOCK = 16  # channels that are taken together
+_BLOCK = 16  # channels in one AVX-512 register
 
 
 class Quantised(NamedTuple):
-    """Numbers that stand for `step * (whole - zero)`."""
+    """A tensor quantised with one scale: `scale * (values - zero_point)`."""
 
-    whole: Tensor  # uint8, as large as what was rounded, channels last
-    step: float
-    zero: int
+    values: UInt8[Tensor, "1 dim height width"]  # channels last
+    scale: float
+    zero_point: int
 
 
 @lru_cache(maxsize=1)
@@ -42,49 +42,52 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _team() -> ctypes.c_void_p | None:
-    """What lets torch's own threads take part, which look for work for a while after each operation and would be in the way of others."""
-    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)  # of the OpenMP that torch has brought, or was linked with
+    """`GOMP_parallel` of the OpenMP runtime that torch has loaded; None if it is another runtime, and then one thread computes.
+
+    torch's own threads spin for a while after each operation, so threads beside them would compete for the processors.
+    """
+    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     return None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p)
 
 
 def is_available() -> bool:
-    """Whether the C part is there, and this processor has its instructions (AVX-512)."""
+    """Whether the C extension is built and this processor has AVX-512."""
     return _library() is not None
 
 
 def fits(channels: int) -> bool:
-    """Whether pictures of so many channels can be rounded."""
+    """Whether tensors of so many channels can be quantised."""
     return channels % _BLOCK == 0
 
 
 def norm_swish_quantise(
     x: Float[Tensor, "batch dim height width"], groups: int, weight: Float[Tensor, "dim"], bias: Float[Tensor, "dim"], epsilon: float
 ) -> Quantised:
-    """`swish(group_norm(x))`, rounded to the nearest of 256 numbers that reach from the least of swish to the largest here.
+    """`swish(group_norm(x))`, quantised to the nearest of 256 levels from the minimum of swish (-0.278) to the largest value.
 
     Args:
-        x: in float32 or bfloat16, channels last.
+        x: float32 or bfloat16; batch 1, because the scale of a batch would depend on all its members.
         groups: of channels that are normalised together.
         weight: of the norm, float32.
         bias: of the norm, float32.
         epsilon: added to the variance.
 
     Raises:
-        ParameterError: for more than one picture, whose numbers would not be those that each has alone; for other numbers; for no memory
-            to work in.
+        ParameterError: for another batch or dtype.
+        ResourceError: if there is no memory to work in.
     """
     batch, channels, height, width = x.shape
     if batch != 1:
-        raise ParameterError(f"{batch} pictures given; one is rounded at a time.")
+        raise ParameterError(f"{batch} images given; one is quantised at a time.")
     if x.dtype not in (torch.float32, torch.bfloat16):
-        raise ParameterError(f"a picture of {x.dtype} given; those of float32 and bfloat16 can be rounded.")
+        raise ParameterError(f"an image of {x.dtype} given; float32 and bfloat16 can be quantised.")
     x = x.contiguous(memory_format=torch.channels_last)
-    whole = torch.empty_like(x, dtype=torch.uint8)
-    step, zero = ctypes.c_float(), ctypes.c_int32()
-    numbers = (x.dtype == torch.bfloat16, height * width, channels, groups)
-    given = (weight.data_ptr(), bias.data_ptr(), epsilon)
-    results = (whole.data_ptr(), ctypes.byref(step), ctypes.byref(zero))
+    values = torch.empty_like(x, dtype=torch.uint8)
+    scale, zero_point = ctypes.c_float(), ctypes.c_int32()
+    sizes = (x.dtype == torch.bfloat16, height * width, channels, groups)
+    norm = (weight.data_ptr(), bias.data_ptr(), epsilon)
+    results = (values.data_ptr(), ctypes.byref(scale), ctypes.byref(zero_point))
     library = _library()
-    if library.unsilent_round(x.data_ptr(), *numbers, *given, *results, library.team, torch.get_num_threads()):
-        raise ParameterError(f"there is no memory to round a picture of {height} x {width}.")
-    return Quantised(whole, step.value, zero.value)
+    if library.unsilent_round(x.data_ptr(), *sizes, *norm, *results, library.team, torch.get_num_threads()):
+        raise ResourceError(f"there is no memory to quantise an image of {height} x {width} with {channels} channels.")
+    return Quantised(values, scale.value, zero_point.value)

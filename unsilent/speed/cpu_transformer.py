@@ -1,7 +1,7 @@
-"""The sampler's transformer on a CPU, whole in `_stepper.c`: weights packed for it, and a module that stands for the one they are from.
+"""The sampler's transformer on a CPU, computed by `_transformer.c`: packed weights, and the modules that replace torch's.
 
-A step of a large sampler lasts as long as its weights take to come from memory, a step of a small one as long as Python takes between its
-operations. So weights are packed into as few bytes as asked for, in the order in which they are read, and nothing but C runs in between.
+A step of a large sampler is bound by reading its weights from memory, a step of a small one by Python between its operations. So weights
+are packed into few bytes in the order of their use, and one call into C computes all layers.
 """
 
 import ctypes
@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unsilent.errors import ParameterError
+from unsilent.errors import ParameterError, ResourceError
 from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
 
 Kind = Literal["float32", "bfloat16", "int8"]
 
-_KINDS = ("float32", "bfloat16", "int8")  # in the order of their numbers in C
-_KEPT = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # what keys and values are kept as
-_STEP_BYTES = 4  # behind whole numbers: what they are multiplied by
+_KINDS = ("float32", "bfloat16", "int8")  # in the order of the enum in C
+_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # of keys and values
+_SCALE_BYTES = 4  # the float32 scale behind each int8 key or value
 LANES = 64  # outputs in a block of a packed matrix
-_PAGE = 1 << 21  # bytes of a large page, if the system has such
-_LEVELS = 127  # whole numbers on each side of zero
-_MIDDLE = 128  # what is added to whole inputs, which have no sign
+_HUGE_PAGE = 1 << 21  # bytes
+_LEVELS = 127  # int8 weights are from -127 to 127
+_ZERO_POINT = 128  # of the uint8 activations that int8 weights multiply
 
 
 class _Matrix(ctypes.Structure):
@@ -61,29 +61,29 @@ def _library() -> ctypes.CDLL | None:
 
 
 def is_built() -> bool:
-    """Whether the C part is there; it is left out where the package was installed without a C compiler."""
+    """Whether the C extension is there; an installation without a C compiler leaves it out."""
     return _library() is not None
 
 
 def has_vnni() -> bool:
-    """Whether this processor has the instructions for whole numbers that the C part knows (AVX-512 VNNI)."""
+    """Whether this processor has AVX-512 VNNI, which multiplies int8 fast."""
     return is_built() and _library().has_vnni
 
 
 def fits(config: TransformerConfig) -> bool:
-    """Whether a transformer has sizes that can be packed."""
+    """Whether a transformer's width can be packed."""
     return config.width % LANES == 0
 
 
 class PackedMatrix:
-    """One matrix with its bias, ready for C.
+    """One matrix with its bias, in the layout of `_transformer.c`.
 
-    Whole numbers are from -127 to 127, scaled for each output.
+    int8 weights are symmetric, from -127 to 127, with one scale for each output.
 
     Args:
         weight: `[outputs, inputs]`, outputs a multiple of 64, inputs of 4.
         bias: `[outputs]`.
-        kind: of the numbers it is kept in.
+        kind: dtype of the packed weights.
     """
 
     def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"], kind: Kind) -> None:
@@ -92,34 +92,41 @@ class PackedMatrix:
         blocks = weight.detach().float().unflatten(0, (-1, LANES))
         if kind == "int8":
             largest = blocks.abs().amax(2).clamp(min=torch.finfo(torch.float32).tiny)
-            whole = (blocks * (_LEVELS / largest[..., None])).round().to(torch.int8)
+            quantised = (blocks * (_LEVELS / largest[..., None])).round().to(torch.int8)
             self.scale = (largest / _LEVELS).flatten()
-            self.offset = _MIDDLE * whole.sum(2, dtype=torch.int32).flatten()
-            self.weight = whole.unflatten(2, (-1, 4)).transpose(1, 2).contiguous()
+            self.offset = _ZERO_POINT * quantised.sum(2, dtype=torch.int32).flatten()
+            self.weight = quantised.unflatten(2, (-1, 4)).transpose(1, 2).contiguous()
         else:
             self.weight = blocks.transpose(1, 2).to(getattr(torch, kind)).contiguous()
 
     def move(self, memory: Iterator[Tensor]) -> None:
-        """Let the weights lie in the next piece of memory, which is theirs."""
+        """Copy the weights into the next piece of `memory`."""
         self.weight = next(memory).view(self.weight.dtype).view(self.weight.shape).copy_(self.weight)
 
     def pointers(self) -> _Matrix:
-        """Where everything lies, for as long as this object lives."""
+        """The addresses for C, valid while this object lives."""
         return _Matrix(*(None if part is None else part.data_ptr() for part in (self.weight, self.scale, self.offset, self.bias)))
 
 
-def _large_pages(sizes: list[int]) -> Iterator[Tensor]:
-    """Pieces of memory of so many bytes each, one after another in large pages: a quarter more of it can be read in a second so."""
-    whole = mmap.mmap(-1, sum(sizes) + _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def _huge_pages(sizes: list[int]) -> Iterator[Tensor]:
+    """Adjacent pieces of memory of these sizes in bytes, in huge pages: a quarter more can be read in a second.
+
+    Raises:
+        ResourceError: if there is no memory.
+    """
+    try:
+        mapped = mmap.mmap(-1, sum(sizes) + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:
+        raise ResourceError(f"there is no memory for {sum(sizes) / 1e6:.0f} MB of weights.") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        whole.madvise(mmap.MADV_HUGEPAGE)
-    memory = torch.frombuffer(whole, dtype=torch.uint8)
-    first = -memory.data_ptr() % _PAGE
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    memory = torch.frombuffer(mapped, dtype=torch.uint8)
+    first = -memory.data_ptr() % _HUGE_PAGE
     yield from memory[first : first + sum(sizes)].split(sizes)
 
 
 class PackedBlock(nn.Module):
-    """All weights of a transformer's block, packed; it cannot be called, `PackedTransformer` reads it."""
+    """The packed weights of a transformer's block; not callable, because `PackedTransformer` computes all blocks in one call."""
 
     def __init__(self, block: Block, kind: Kind) -> None:
         super().__init__()
@@ -128,28 +135,28 @@ class PackedBlock(nn.Module):
         joined = [torch.cat([getattr(one, name) for one in projections]) for name in ("weight", "bias")]
         others = [PackedMatrix(layer.weight, layer.bias, kind) for layer in (attention.proj, up, down)]
         self.matrices = [PackedMatrix(*joined, kind), *others]
-        pieces = _large_pages([matrix.weight.nbytes for matrix in self.matrices])
+        pieces = _huge_pages([matrix.weight.nbytes for matrix in self.matrices])
         for matrix in self.matrices:
             matrix.move(pieces)
         self.norms = [value.detach().float() for norm in (block.ln1, block.ln2) for value in (norm.weight, norm.bias)]
 
     def pointers(self) -> _Block:
-        """Where everything lies, for as long as this module lives."""
+        """The addresses for C, valid while this module lives."""
         return _Block(*(matrix.pointers() for matrix in self.matrices), *(value.data_ptr() for value in self.norms))
 
 
 class PackedTransformer(nn.Module):
-    """Stands for a `Transformer` whose blocks have been packed: the same numbers to rounding, on a CPU, for inference only.
+    """Replaces a `Transformer` whose blocks are packed: the same results to rounding, on a CPU, for inference only.
 
-    Each row is rounded by its own largest number and every output is summed by one thread, so what becomes of a sequence depends neither on
-    those beside it nor on the number of threads.
+    Each row is quantised by its own maximum and every output is summed by one thread. So the result of a sequence depends neither on the
+    other sequences of the batch nor on the number of threads, to the bit.
 
     Args:
         transformer: all its blocks are `PackedBlock`s.
-        kind: that they were packed as.
+        kind: dtype that they were packed in.
 
     Attributes:
-        threads: to compute with; 0 takes as many as torch has when called.
+        threads: to compute with; 0 takes torch's count at each call.
     """
 
     def __init__(self, transformer: Transformer, kind: Kind) -> None:
@@ -157,7 +164,7 @@ class PackedTransformer(nn.Module):
         config = self.config = transformer.config
         self.threads = 0
         dim = config.width // config.heads
-        self._cached, self._kept = _KEPT[kind], dim + _STEP_BYTES if kind == "int8" else dim
+        self._cache_dtype, self._cache_dim = _CACHE_DTYPES[kind], dim + _SCALE_BYTES if kind == "int8" else dim
         self.blocks = transformer.blocks
         self._norm = [value.detach().float() for value in (transformer.ln_f.weight, transformer.ln_f.bias)]
         self._blocks = (_Block * config.layers)(*(block.pointers() for block in self.blocks))
@@ -165,23 +172,25 @@ class PackedTransformer(nn.Module):
         self._stack = _Stack(config.layers, config.heads, config.width, _KINDS.index(kind), self._blocks, *pointers)
 
     def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
-        """An empty cache that `forward` can be given, in the numbers that it reads; arguments as of `KeyValueCache`."""
-        return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cached), self._kept)
+        """An empty KV cache of the dtype that `forward` wants; arguments as of `KeyValueCache`."""
+        return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cache_dtype), self._cache_dim)
 
     @property
     def n_threads(self) -> int:
-        """How many threads compute."""
+        """The number of threads that compute."""
         return self.threads or torch.get_num_threads()
 
     def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
         """Causal; `x` continues what the cache holds, and is added to it.
 
         Raises:
-            ParameterError: if the cache is of another kind or batch, there is no room in it, or no memory to work in.
+            ParameterError: if the cache has another dtype or batch, or no room.
+            ResourceError: if there is no memory to work in.
         """
         batch, fresh, _ = x.shape
         memory = cache.memory
-        wanted, found = (self._cached, "cpu", batch, self._kept), (memory.dtype, memory.device.type, memory.shape[2], memory.shape[5])
+        wanted = (self._cache_dtype, "cpu", batch, self._cache_dim)
+        found = (memory.dtype, memory.device.type, memory.shape[2], memory.shape[5])
         if found != wanted:
             kinds = ("{} on {}, for {} sequences, {} numbers a head".format(*kind) for kind in (wanted, found))
             raise ParameterError("this packed transformer wants a cache of {}, found {}.".format(*kinds))
@@ -190,17 +199,17 @@ class PackedTransformer(nn.Module):
         known, capacity = cache.grow(fresh), cache.memory.shape[4]
         places = (x.data_ptr(), output.data_ptr(), cache.memory.data_ptr())
         if _library().unsilent_read(self._stack, *places, batch, fresh, known, capacity, self.n_threads):
-            raise ParameterError(f"there is no memory to read {batch} x {fresh} positions at once; give fewer takes.")
+            raise ResourceError(f"there is no memory to compute {batch} x {fresh} positions at once; ask for fewer takes.")
         return output
 
 
 class PackedHead(nn.Module):
-    """Stands for the linear layer that scores codes, with a PackedTransformer's threads: its matrix comes from memory anew for each code.
+    """Replaces the linear layer that gives logits, computed in C because its matrix is read from memory for each code.
 
     Args:
-        head: the layer, without biases; as many outputs as `fits` wants of a width.
+        head: the layer, without biases; its outputs are a multiple of 64.
         transformer: whose threads it uses.
-        kind: of the numbers that its weights are kept in; whole ones are too few for scores.
+        kind: dtype of its packed weights; int8 is too coarse for logits.
     """
 
     def __init__(self, head: nn.Linear, transformer: PackedTransformer, kind: Literal["float32", "bfloat16"]) -> None:
@@ -214,11 +223,11 @@ class PackedHead(nn.Module):
         """As the layer.
 
         Raises:
-            ParameterError: if there is no memory to work in.
+            ResourceError: if there is no memory to work in.
         """
         hidden = hidden.float().contiguous()
         logits = hidden.new_empty(len(hidden), self._sizes[1])
         places = (hidden.data_ptr(), logits.data_ptr())
         if _library().unsilent_score(self._pointers, self._kind, *places, len(hidden), *self._sizes, self._transformer[0].n_threads):
-            raise ParameterError(f"there is no memory to score {len(hidden)} codes at once; give fewer takes.")
+            raise ResourceError(f"there is no memory for the logits of {len(hidden)} sequences at once; ask for fewer takes.")
         return logits

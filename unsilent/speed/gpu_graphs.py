@@ -1,137 +1,152 @@
-"""Sampling on a GPU: one turn, from scores to a code to the scores of the next, is recorded as a CUDA graph and replayed for every code.
+"""Sampling on a GPU: one step, from logits to a code to the next logits, captured as a CUDA graph and replayed for every code.
 
-A turn is hundreds of kernels that last microseconds each; launching them one by one takes longer than they do. Where Triton is there, the
-transformer is five of them a block (`kernels`).
+A step is hundreds of kernels of microseconds each, and launching them one by one takes longer than they run. Where Triton is installed, the
+transformer is five kernels a block (`gpu_kernels`).
 """
 
 import importlib.util
 import logging
+import subprocess
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unsilent.errors import ParameterError
+from unsilent.errors import ResourceError
 from unsilent.models.sampler import ChooseCodes, Sampler, WindowState
 from unsilent.models.transformer import KeyValueCache
 
 log = logging.getLogger(__name__)
 
-_WARM_UPS = 3  # turns before recording, in which libraries choose their kernels and take their memory
+_WARM_UPS = 3  # steps before the capture, in which libraries choose their kernels and allocate their workspaces
 
 
 class GraphedAdvance:
-    """Does what `Sampler.advance` says, by a recorded graph.
+    """`Sampler.advance` as a captured CUDA graph.
 
-    A graph knows places in memory, so what was read of a window before its first turn is copied to where the graph looks for it. One graph
-    is kept, with a cache of its own; another number of sequences, or another way to choose, is recorded anew, which takes 0.03 s for the
-    paper's model.
+    A graph reads fixed addresses, so the KV cache of a new window is copied to where the graph expects it. One graph is kept, with one
+    cache. Another batch or another `choose` is captured anew, which takes 0.03 s for the paper's model.
 
     Args:
-        sampler: on any device; where that is no GPU, what would be recorded is computed instead.
+        sampler: on any device; without a GPU the same step is computed, not captured.
     """
 
     def __init__(self, sampler: Sampler) -> None:
-        self._parts = _Parts(sampler)
+        self._networks = _Networks(sampler)
         self.captured: _CapturedStep | None = None
 
     def __call__(
         self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: WindowState
     ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
-        """As `Sampler.advance`, with the scores of the call before in all turns of a window but its first.
+        """As `Sampler.advance`; in every step of a window but its first, `logits` are those of the call before.
 
         Raises:
-            ParameterError: if another window was begun since this one's last turn.
+            ResourceError: if another window was begun since this one's last step.
         """
         memory = state.cache.memory
         key = (choose, memory.shape, memory.dtype, state.positions.shape, uniforms.shape)
         if self.captured is None or self.captured.key != key:
-            self.captured = None  # its memory is free for the next
-            self.captured = _CapturedStep(self._parts, key, choose, logits, uniforms, state)
+            self.captured = None  # frees its memory before the next one allocates
+            self.captured = _CapturedStep(self._networks, key, choose, logits, uniforms, state)
         return self.captured(logits, uniforms, state)
 
 
-class _Parts:
-    """What a step goes through; not the sampler itself, which holds its recorder."""
+class _Networks:
+    """What a step runs; not the sampler itself, because that would be a reference cycle."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.tokens, self.transformer, self.head = sampler.tok_emb, sampler.transformer, sampler.head
 
 
 class _CapturedStep:
-    """A turn of so many sequences, always at the same places in memory."""
+    """A step of a fixed batch at fixed addresses."""
 
-    def __init__(self, parts: _Parts, key: tuple, choose: ChooseCodes, logits: Tensor, uniforms: Tensor, state: WindowState) -> None:
-        self.key, self._choose, self._parts = key, choose, parts
+    def __init__(
+        self, networks: _Networks, key: tuple, choose: ChooseCodes, logits: Tensor, uniforms: Tensor, state: WindowState
+    ) -> None:
+        self.key, self._choose, self._networks = key, choose, networks
         self.memory, self.positions = torch.zeros_like(state.cache.memory), torch.zeros_like(state.positions)
         self.logits, self.uniforms = torch.zeros_like(logits, dtype=torch.float32), torch.zeros_like(uniforms)
         self.known = torch.zeros(1, dtype=torch.long, device=logits.device)
         self.codes = choose(self.logits, self.uniforms)
         self._window: KeyValueCache | None = None
         on_gpu = logits.device.type == "cuda"
-        self.kernels = self._kernels() if on_gpu else None
-        self.replay = self._record() if on_gpu else self._compute
+        self.kernels = self._compile_kernels() if on_gpu else None
+        self.replay = self._capture() if on_gpu else self._compute
 
     def __call__(self, logits: Tensor, uniforms: Tensor, state: WindowState) -> tuple[Tensor, Tensor]:
         cache = state.cache
         known = cache.grow(1)
-        if cache.memory is not self.memory:  # a window that has just begun
-            self.memory[..., :known, :] = cache.memory[..., :known, :]  # of what is behind, masks do not hide what is no number
+        if cache.memory is not self.memory:  # the first step of a window
+            # only the valid prefix: masked attention still multiplies what is behind it, and 0 x NaN is NaN
+            self.memory[..., :known, :] = cache.memory[..., :known, :]
             cache.memory = self.memory
             self.positions.copy_(state.positions)
             self.logits.copy_(logits)
             self._window = cache
         elif cache is not self._window:
-            raise ParameterError("another window was begun before this one ended; a sampler on a GPU samples one at a time.")
+            raise ResourceError("the GPU graph holds one window at a time; finish this window before another one begins.")
         self.known.fill_(known)
         self.uniforms.copy_(uniforms)
         self.replay()
         return self.codes, self.logits
 
-    def _kernels(self) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
-        """Our own kernels, if they can take this step and be compiled, which is tried."""
+    def _compile_kernels(self) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
+        """Our Triton kernels; None if they do not fit this step or Triton cannot compile here, which is tried once."""
         if importlib.util.find_spec("triton") is None or torch.version.cuda is None:
             return None
-        parts, batch = self._parts, len(self.logits)
+        networks, batch = self._networks, len(self.logits)
         try:
             from unsilent.speed import gpu_kernels
 
-            if not gpu_kernels.fits(parts.transformer, batch):
+            if not gpu_kernels.fits(networks.transformer, batch):
                 return None
-            steps = gpu_kernels.Steps(parts.tokens, parts.transformer, parts.head, batch)
-            steps(self._read(), self.positions, self.memory, self.known, self.logits)
-        except Exception as error:  # of many kinds: Triton wants to be new enough, a C compiler and Python's headers where it runs
-            log.warning("Triton cannot compile here, so torch's own kernels take the sampler's steps, more slowly: %s", error)
+            steps = gpu_kernels.StepKernels(networks.tokens, networks.transformer, networks.head, batch)
+            steps(self._rows(), self.positions, self.memory, self.known, self.logits)
+        except Exception as error:
+            if not is_compile_error(error):
+                raise
+            log.warning("Triton cannot compile here, so torch's kernels compute the sampler's steps, more slowly: %s", error)
             return None
         return steps
 
-    def _read(self) -> Int[Tensor, "rows"]:
-        """What is chosen, for all sequences of each take."""
+    def _rows(self) -> Int[Tensor, "rows"]:
+        """The chosen codes, repeated for the conditional and unconditional rows of each take."""
         return self.codes.repeat(len(self.logits) // len(self.codes))
 
     def _compute(self) -> None:
         self.codes.copy_(self._choose(self.logits, self.uniforms))
         if self.kernels is not None:
-            self.kernels(self._read(), self.positions, self.memory, self.known, self.logits)
+            self.kernels(self._rows(), self.positions, self.memory, self.known, self.logits)
             return
-        parts = self._parts
-        x = parts.tokens(self._read()[:, None]) + self.positions.index_select(1, self.known)
-        for layer, block in enumerate(parts.transformer.blocks):
+        networks = self._networks
+        x = networks.tokens(self._rows()[:, None]) + self.positions.index_select(1, self.known)
+        for layer, block in enumerate(networks.transformer.blocks):
             x = block(x, self.memory[layer], self.known)
-        self.logits.copy_(parts.head(parts.transformer.ln_f(x))[:, 0])
+        self.logits.copy_(networks.head(networks.transformer.ln_f(x))[:, 0])
 
-    def _record(self) -> Callable[[], None]:
-        # weights rounded by autocast must be rounded inside the graph: its cache is emptied between the calls
+    def _capture(self) -> Callable[[], None]:
+        # no cache of autocast: weights that it rounded outside the graph would be freed between replays
         kind = self.logits.device.type
-        halves = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with halves, torch.cuda.stream(beside):
+        autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with autocast, torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
                 self._compute()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with halves, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may compute beside
+        with autocast, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the decoder may run in another thread
             self._compute()
         return graph.replay
+
+
+def is_compile_error(error: Exception) -> bool:
+    """Whether an error says that Triton cannot compile on this machine: too old a version, no C compiler, no headers of Python.
+
+    All else is a bug or a fault of the GPU, which a fallback would hide.
+    """
+    is_of_triton = any(kind.__module__.split(".")[0] == "triton" for kind in type(error).__mro__)
+    has_no_compiler = isinstance(error, RuntimeError) and "Failed to find C compiler" in str(error)
+    return is_of_triton or has_no_compiler or isinstance(error, ImportError | subprocess.CalledProcessError)

@@ -47,7 +47,7 @@ def _outputs(transformer: Transformer) -> int:
     return 0
 
 
-class Steps:
+class StepKernels:
     """Sends single codes of `batch` sequences through the parts of a sampler.
 
     All but the products, whose numbers are the weights', is in float32.
