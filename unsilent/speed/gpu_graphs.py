@@ -62,9 +62,7 @@ class _Networks:
 class _CapturedStep:
     """A step of a fixed batch at fixed addresses."""
 
-    def __init__(
-        self, networks: _Networks, key: tuple, choose: ChooseCodes, logits: Tensor, uniforms: Tensor, state: WindowState
-    ) -> None:
+    def __init__(self, networks: _Networks, key: tuple, choose: ChooseCodes, logits: Tensor, uniforms: Tensor, state: WindowState) -> None:
         self.key, self._choose, self._networks = key, choose, networks
         self.memory, self.positions = torch.zeros_like(state.cache.memory), torch.zeros_like(state.positions)
         self.logits, self.uniforms = torch.zeros_like(logits, dtype=torch.float32), torch.zeros_like(uniforms)
