@@ -32,10 +32,10 @@ from unsilent.media.files import VIDEO_SUFFIXES
 from unsilent.media.video import stream_frames
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, from_mel01, log_mel01
-from unsilent.vision.features import RELEASED_SECONDS, extract
+from unsilent.vision.features import extract
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-AUTHORS_FRAMES = 860  # mel frames in a file of the authors'
+RELEASED_SECONDS, RELEASED_FRAMES = 10, 860  # length and mel frames of the authors' files
 
 
 class Costs:
@@ -110,7 +110,7 @@ def obvious(path: Path, preset: presets.Preset, network, costs: Costs, folder: P
     with costs.timed("obvious: sound and mel"):
         samples = RELEASED_SECONDS * clip.sample_rate
         waveform = read_audio(path, clip.sample_rate)[:samples]
-        mel01 = log_mel01(torch.from_numpy(np.pad(waveform, (0, samples - len(waveform))))[None], clip)[0].numpy()[:, :AUTHORS_FRAMES]
+        mel01 = log_mel01(torch.from_numpy(np.pad(waveform, (0, samples - len(waveform))))[None], clip)[0].numpy()[:, :RELEASED_FRAMES]
     np.save(folder / "mel.npy", mel01)
     (folder / "features.pkl").write_bytes(pickle.dumps(np.resize(features, (int(RELEASED_SECONDS * clip.feature_fps), expects.dim))))
     costs.bytes["obvious: pictures on disk meanwhile"] += sum(name.stat().st_size for name in names)

@@ -15,7 +15,7 @@ from unsilent.media.probe import probe
 from unsilent.media.video import stream_frames
 from unsilent.models.condition import pick_rows
 from unsilent.vision import flow
-from unsilent.vision.features import find_backbone, needed, views
+from unsilent.vision.features import find_backbone, needed_frames, network_inputs
 
 
 def main() -> None:
@@ -28,11 +28,11 @@ def main() -> None:
     medians, every = [], []
     for path in options.videos:
         rows = pick_rows(options.pairs, int(probe(path).seconds * fps) - 1)
-        stream = ((round(seconds * fps), frame) for seconds, frame in stream_frames(path, fps, wanted=needed(rows, backbone)))
+        stream = ((round(seconds * fps), frame) for seconds, frame in stream_frames(path, fps, wanted=needed_frames(rows, backbone)))
         spent = []
-        for _row, pair in views(stream, rows, backbone):
+        for _row, pair in network_inputs(stream, rows, backbone):
             start = time.perf_counter()
-            flow.look(pair)
+            flow.two_stream_input(pair)
             spent.append(time.perf_counter() - start)
         every += spent
         medians.append(median(spent))

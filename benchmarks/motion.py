@@ -28,7 +28,7 @@ from unsilent.vision.motion import normalise
 
 MOMENTS, LEAST_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
 WIDTH_SECONDS = 0.04  # of the rise of motion at a moment
-LIVELY, NOISE = 2.0, 0.05  # logarithms of brightness, as of `motion.Watch`
+LIVELY, NOISE = 2.0, 0.05  # logarithms of brightness, as of `motion.MotionMeter`
 SHIFTS = 20  # of each sound, for chance
 
 

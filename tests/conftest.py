@@ -1,4 +1,4 @@
-"""Shared by all rooms: a tiny model with random weights, a small picture network, and small videos whose pictures carry their number."""
+"""Fixtures of all rooms: a tiny model with random weights, a small image network, small videos with numbered frames."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -25,25 +25,25 @@ from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 
-torch.set_num_threads(1)  # the networks of tests are so small that threads only wait for each other
+torch.set_num_threads(1)  # networks of tests are so small that threads cost more than they save
 
 BITS = 8
-CELL = 8  # pixels of the square that stands for a bit
+CELL = 8  # side of the square of one bit, in pixels
 
 
 def draw(number: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """An RGB picture with its number as black and white squares along the top; the rest is red at the left and blue at the right."""
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
-    picture[:, : width // 2, 0] = 200
-    picture[:, width // 2 :, 2] = 200
+    """An RGB image with its number as black and white squares along the top; the rest is red at the left and blue at the right."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[:, : width // 2, 0] = 200
+    image[:, width // 2 :, 2] = 200
     for bit in range(BITS):
-        picture[:CELL, bit * CELL : (bit + 1) * CELL] = 255 if number >> bit & 1 else 0
-    return picture
+        image[:CELL, bit * CELL : (bit + 1) * CELL] = 255 if number >> bit & 1 else 0
+    return image
 
 
-def read_number(picture: np.ndarray) -> int:
-    """The number that `draw` has put into a picture of the same size."""
-    middles = picture[CELL // 2, CELL // 2 : BITS * CELL : CELL].mean(axis=1)
+def read_number(image: np.ndarray) -> int:
+    """The number in an image by `draw`, of the same size."""
+    middles = image[CELL // 2, CELL // 2 : BITS * CELL : CELL].mean(axis=1)
     assert np.all((middles < 80) | (middles > 175)), f"not a number: {middles}"
     return int(np.dot(middles > 127, 1 << np.arange(BITS)))
 
@@ -68,10 +68,10 @@ def write_clip(
     sound_codec: str = "aac",
     sound_at: float = 0.0,
 ) -> Path:
-    """Write a clip of numbered pictures.
+    """Write a clip of numbered frames.
 
-    `times` are time stamps in units of `time_base` (None spaces the pictures evenly); `first` is how many pictures' worth of time goes
-    before the first; `rotation` is in counter-clockwise degrees; `sound` is `[channels, samples]`, heard from `sound_at` seconds on.
+    `times` are time stamps in units of `time_base` (None: evenly spaced); `first` delays the first frame, in frames; `rotation` is in
+    counter-clockwise degrees; `sound` is `[channels, samples]` and starts at `sound_at` seconds.
     """
     width, height = size
     time_base = time_base or 1 / Fraction(fps)
@@ -86,8 +86,8 @@ def write_clip(
             audio = container.add_stream(sound_codec, rate=sound_rate)
             audio.layout = "stereo" if len(sound) == 2 else "mono"
         for index in range(n_frames if times is None else len(times)):
-            picture = pictures(index) if pictures else draw(index, height, width)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            image = pictures(index) if pictures else draw(index, height, width)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.time_base = time_base
             frame.pts = first + index if times is None else times[index]
             container.mux(video.encode(frame))
@@ -102,7 +102,7 @@ def write_clip(
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path_factory) -> Path:
-    """No test sees what its user has fetched, nor leaves anything there."""
+    """A cache of the test session's own."""
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("UNSILENT_CACHE", str(cache))
     return cache
@@ -110,7 +110,7 @@ def own_cache(monkeypatch, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make_clip(tmp_path: Path) -> Callable[..., Path]:
-    """`make_clip("name.mp4", **as_write_clip)` in a folder of the test's own."""
+    """`make_clip("name.mp4", **options of write_clip)` in the test's own folder."""
     return lambda name, **options: write_clip(tmp_path / name, **options)
 
 
@@ -135,7 +135,7 @@ def read_number_fixture() -> Callable[[np.ndarray], int]:
 
 
 class TinyBackbone(nn.Module):
-    """Stands for the picture network where a test does not care which: the colours of a coarse grid, mixed at random to 1280 numbers."""
+    """A small image network: the colours of a coarse grid, randomly projected to 1280 values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,10 +146,10 @@ class TinyBackbone(nn.Module):
 
 
 def write_part(folder: Path, role: str, config: CodebookConfig | SamplerConfig | VocosConfig, seed: int = 0) -> Path:
-    """A checkpoint with random weights, large enough that what a network is given shows in what it says."""
+    """A checkpoint with random weights, large enough that outputs depend clearly on inputs."""
     kind, network = {"codebook": ("codebook", Codebook), "sampler": ("sampler", Sampler), "vocoder": ("vocos", Vocos)}[role]
     with torch.random.fork_rng():
-        torch.manual_seed(seed)  # of biases, which stay as they begin
+        torch.manual_seed(seed)  # of biases, which keep their default initialisation
         module, generator = network(config), torch.Generator().manual_seed(seed)
     for name, value in module.named_parameters():
         if value.ndim > 1:
@@ -161,7 +161,7 @@ def write_part(folder: Path, role: str, config: CodebookConfig | SamplerConfig |
 
 @pytest.fixture(scope="session")
 def tiny_configs() -> dict[str, CodebookConfig | SamplerConfig | VocosConfig]:
-    """Sizes of the tiny model: the clip of the paper, everything else as small as it goes."""
+    """Sizes of the tiny model: the paper's clip, everything else as small as possible."""
     return {
         "codebook": CodebookConfig(n_codes=32, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1),
         "sampler": SamplerConfig(
@@ -190,13 +190,13 @@ def tiny_bundle(tmp_path_factory, tiny_parts) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_classifier(tmp_path_factory) -> Path:
-    """A classifier of `high`, `low` and `noise` that looks at 64 frames, with random weights; a checkpoint folder."""
-    folder = tmp_path_factory.mktemp("judge")
+    """Checkpoint folder of a classifier of `high`, `low` and `noise` for 64 frames, with random weights."""
+    folder = tmp_path_factory.mktemp("classifier")
     config = VGGishishConfig(labels=3, width=2, grid=(2, 2), hidden=12)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weights = VGGishish(config).state_dict()
-    weights["classifier.4.weight"] *= 100  # so that it has opinions
+    weights["classifier.4.weight"] *= 100  # so that its probabilities differ
     record = {"run": {"crop_frames": 64}, "classes": ["high", "low", "noise"]}
     save_checkpoint(folder, "vggishish", "everyday", config, weights, record)
     return folder
@@ -204,7 +204,7 @@ def tiny_classifier(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_sounds(tmp_path_factory) -> Path:
-    """`real` with four sounds in each of the folders `high` and `low`; `made` and `worse` with two samples of each, the worse of noise."""
+    """`real` with four sounds in each of the folders `high` and `low`; `made` and `worse` with two samples of each, worse ones noisier."""
     root = tmp_path_factory.mktemp("sounds")
     rng, times = np.random.default_rng(0), np.arange(11025) / 22050
     for label, hz in (("low", 300), ("high", 2500)):
@@ -219,7 +219,7 @@ def tiny_sounds(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def parts(tiny_bundle) -> Parts:
-    """The networks of the tiny model, which look at pictures through `TinyBackbone`."""
+    """The networks of the tiny model, with `TinyBackbone` as image network."""
     return dataclasses.replace(load_parts(tiny_bundle), backbone=TinyBackbone().eval())
 
 

@@ -240,7 +240,7 @@ class TestRun:
         def full(self, *_args):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("unsilent.media.mux._interleave", full)
+        monkeypatch.setattr("unsilent.media.mux.interleave", full)
         results = do(plan([folder], folder / "out"))
         assert statuses(results) == ["failed"] * 3
         assert re.search(r"out/a\.mp4 cannot be written: No space left on device", results[0].why)
@@ -266,7 +266,7 @@ class TestRun:
         with pytest.raises(ZeroDivisionError):
             do(plan([folder / "a.mp4"], None))
 
-    @pytest.mark.parametrize("place", ["unsilent.pipeline.sample_codes", "unsilent.media.mux._interleave"])
+    @pytest.mark.parametrize("place", ["unsilent.pipeline.sample_codes", "unsilent.media.mux.interleave"])
     def test_an_interrupted_run_leaves_no_half_written_file(self, do, folder, monkeypatch, place):
         def interrupt(*_args, **_named):
             raise KeyboardInterrupt
@@ -288,7 +288,7 @@ class TestRun:
         def fail(*_args):
             raise MediaError("no.")
 
-        monkeypatch.setattr("unsilent.media.mux._interleave", fail)
+        monkeypatch.setattr("unsilent.media.mux.interleave", fail)
         assert statuses(do(jobs, seed=1)) == ["failed"]
         assert (folder / "x.mp4").read_bytes() == before
 

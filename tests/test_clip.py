@@ -1,4 +1,4 @@
-"""Every length derives from the clip, so its arithmetic is pinned to the paper's numbers here and nowhere else."""
+"""The clip: its lengths equal the paper's, validation, serialisation."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 
 
-def test_the_papers_numbers():
+def test_default_lengths_are_the_papers():
     clip = Clip()
     assert (clip.rows, clip.columns, clip.n_codes) == (5, 53, 265)
     assert (clip.n_samples, clip.n_features, clip.column_samples) == (217088, 212, 4096)
@@ -14,12 +14,12 @@ def test_the_papers_numbers():
 
 
 @pytest.mark.parametrize(("n_samples", "columns"), [(1, 1), (4096, 1), (4097, 2), (217088, 53), (217089, 54)])
-def test_columns_cover_the_sound(n_samples, columns):
+def test_columns_for_rounds_up(n_samples, columns):
     assert Clip().columns_for(n_samples) == columns
 
 
-def test_frames_that_do_not_divide_are_refused_with_both_numbers():
-    with pytest.raises(ParameterError, match="860 frames is not a whole multiple of the downsampling 16"):
+def test_frames_that_are_not_a_multiple_of_the_downsampling_are_refused():
+    with pytest.raises(ParameterError, match="860 frames is not a multiple of the downsampling 16"):
         Clip(frames=860)
 
 
@@ -28,11 +28,11 @@ def test_unknown_keys_are_refused():
         Clip(hops=256)
 
 
-def test_a_clip_is_frozen():
+def test_clip_is_frozen():
     with pytest.raises(Exception, match="frozen"):
         Clip().hop = 128
 
 
-def test_json_round_trip():
+def test_clip_survives_json():
     clip = Clip(frames=160)
     assert Clip(**clip.model_dump(mode="json")) == clip

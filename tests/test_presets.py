@@ -1,9 +1,11 @@
-"""The table of models against the paper's numbers."""
+"""The table of models: consistency, and the paper's sizes and scores."""
 
 import pytest
 import torch
 
 from unsilent import presets
+from unsilent.checkpoints.store import KINDS
+from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.models.codebook import Codebook
 from unsilent.models.sampler import Sampler
@@ -16,7 +18,7 @@ def millions(network):
 
 
 @pytest.mark.parametrize("name", presets.all_names())
-def test_every_row_is_one_model(name):
+def test_networks_of_a_row_fit_each_other(name):
     row = presets.get(name)
     assert row.name == name
     assert row.sampler.codes == row.codebook.n_codes
@@ -26,15 +28,20 @@ def test_every_row_is_one_model(name):
     assert row.sampler.condition.n_features <= row.clip.n_features
 
 
-def test_the_default_comes_first():
+@pytest.mark.parametrize("config", [Clip, *(config for config, _ in KINDS.values())])
+def test_every_field_of_a_configuration_has_a_description(config):
+    assert [name for name, field in config.model_fields.items() if not field.description] == []
+
+
+def test_default_is_first():
     assert presets.names()[0] == "everyday"
 
 
-def test_the_row_for_trials_is_not_offered():
+def test_row_for_trials_is_not_offered():
     assert presets.all_names() == [*presets.names(), "smoke"]
 
 
-def test_the_tables_of_the_paper_are_complete():
+def test_tables_of_the_paper_are_complete():
     """Table 3 has eight conditions in three settings; table 4 adds features and a class in the two settings on VAS."""
     assert len(PAPER) == 3 * 8 + 2
 
@@ -44,13 +51,13 @@ def test_the_tables_of_the_paper_are_complete():
     [("nofeats", 266), ("1-resnet50", 266), ("5-resnet50", 270), ("212-resnet50", 477), ("212-bninception", 477), ("class", 266)],
 )
 @pytest.mark.parametrize("setting", ["vggsound-{}", "vas-{}", "vas-{}-vggsound-codebook"])
-def test_lengths_of_the_sequence(setting, condition, length):
-    """The condition and 265 codes, as the released configurations add them up."""
+def test_sequence_lengths_are_the_released_ones(setting, condition, length):
+    """Condition positions and 265 codes, as in the released configurations."""
     row = presets.get(setting.format(condition))
     assert row.sampler.condition.n_tokens(row.clip) + row.clip.n_codes == length
 
 
-def test_features_and_a_class_make_the_longest_sequence():
+def test_features_with_a_class_have_one_more_position():
     row = presets.get("vas-212-bninception-class")
     assert row.sampler.condition.n_tokens(row.clip) + row.clip.n_codes == 478
 
@@ -59,20 +66,20 @@ def test_features_and_a_class_make_the_longest_sequence():
     ("name", "total"),
     [("vggsound-5-resnet50", 306.8), ("vggsound-212-resnet50", 307.0), ("vas-212-resnet50", 305.2), ("vggsound-class", 305.0)],
 )
-def test_sizes_of_the_samplers(name, total):
+def test_samplers_have_the_papers_size(name, total):
     with torch.device("meta"):
         sampler = Sampler(presets.get(name).sampler)
     assert millions(sampler) == pytest.approx(total, abs=0.1)
 
 
 @pytest.mark.parametrize(("name", "total"), [("vggsound-class", 72.1), ("vas-class", 71.9)])
-def test_sizes_of_the_codebooks(name, total):
+def test_codebooks_have_the_papers_size(name, total):
     with torch.device("meta"):
         codebook = Codebook(presets.get(name).codebook)
     assert millions(codebook) == pytest.approx(total, abs=0.1)
 
 
-def test_transformers_are_of_the_paper():
+def test_transformers_have_the_papers_sizes():
     for name in PAPER:
         transformer = presets.get(name).sampler.transformer
         assert (transformer.layers, transformer.heads, transformer.width, transformer.dropout) == (24, 16, 1024, 0.0)
@@ -93,22 +100,22 @@ def test_transformers_are_of_the_paper():
         ("vas-class", 23.9, 5.5),
     ],
 )
-def test_scores_are_those_of_the_tables(name, fid, mkl):
+def test_scores_are_the_papers(name, fid, mkl):
     assert (presets.get(name).fid, presets.get(name).mkl) == (fid, mkl)
 
 
-def test_the_codebook_of_a_row_is_that_of_its_name():
+def test_codebook_of_a_row_matches_its_name():
     for name in PAPER:
         own_data = name.startswith("vggsound") or name.endswith("-vggsound-codebook")
         assert presets.get(name).codebook.n_codes == (1024 if own_data else 128)
 
 
-def test_rows_cannot_be_edited():
+def test_rows_are_frozen():
     with pytest.raises(AttributeError):
         presets.get("everyday").top_k = 3
 
 
 @pytest.mark.parametrize(("typed", "near"), [("everyda", "everyday"), ("vggsound-5-resnet", "vggsound-5-resnet50"), ("qqq", "everyday")])
-def test_an_unknown_name_suggests_near_ones(typed, near):
+def test_unknown_name_is_refused_with_suggestions(typed, near):
     with pytest.raises(ParameterError, match=f"there is no model '{typed}'; did you mean .*{near}"):
         presets.get(typed)

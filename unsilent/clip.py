@@ -1,6 +1,6 @@
-"""The one object from which every length of the system derives: samples, mel frames, code columns, visual features, seconds.
+"""The time and frequency grid, from which all lengths derive: samples, mel frames, code columns, visual features, seconds.
 
-A clip is what a network sees at once (9.845 s in the paper). Longer videos are covered by windows of one clip each.
+A clip is the input of one network pass (9.845 s in the paper). Longer videos are covered by windows of one clip each.
 """
 
 from pydantic import Field, model_validator
@@ -10,57 +10,57 @@ from unsilent.errors import ParameterError
 
 
 class Clip(Config):
-    """The time and frequency grid shared by mels, codes, features and waveforms.
+    """The time and frequency grid of mels, codes, features and waveforms.
 
     The defaults are the paper's: 80 x 848 mels from 22 050 Hz sound, a 5 x 53 grid of codes, 212 visual features.
 
     Raises:
-        ParameterError: if bands or frames are not whole multiples of the downsampling, naming both numbers.
+        ParameterError: if bands or frames are not multiples of the downsampling; names both numbers.
 
     Source:
         Paper section 4 "Details"; exact constants from the released extract_mel_spectrogram.py and configs.
     """
 
-    sample_rate: int = Field(default=22050, gt=0)  # Hz
-    n_fft: int = Field(default=1024, gt=0)  # samples in one analysis window
-    hop: int = Field(default=256, gt=0)  # samples between mel frames
-    mels: int = Field(default=80, gt=0)  # frequency bands
-    lowest_hz: float = Field(default=125.0, ge=0)  # lower edge of the first band
-    highest_hz: float = Field(default=7600.0, gt=0)  # upper edge of the last band
-    frames: int = Field(default=848, gt=0)  # mel frames in one clip
-    downsampling: int = Field(default=16, gt=0)  # mel frames per code column, and bands per code row
-    feature_fps: float = Field(default=21.5, gt=0)  # visual features per second
+    sample_rate: int = Field(default=22050, gt=0, description="Sample rate, in Hz.")
+    n_fft: int = Field(default=1024, gt=0, description="Samples of one STFT window.")
+    hop: int = Field(default=256, gt=0, description="Samples between mel frames.")
+    mels: int = Field(default=80, gt=0, description="Mel bands.")
+    lowest_hz: float = Field(default=125.0, ge=0, description="Lower edge of the first mel band, in Hz.")
+    highest_hz: float = Field(default=7600.0, gt=0, description="Upper edge of the last mel band, in Hz.")
+    frames: int = Field(default=848, gt=0, description="Mel frames of one clip.")
+    downsampling: int = Field(default=16, gt=0, description="Mel frames per code column, and mel bands per code row.")
+    feature_fps: float = Field(default=21.5, gt=0, description="Visual features per second.")
 
     @model_validator(mode="after")
     def _divides(self) -> "Clip":
         for name, length in (("mels", self.mels), ("frames", self.frames)):
             if length % self.downsampling:
-                raise ParameterError(f"a clip of {length} {name} is not a whole multiple of the downsampling {self.downsampling}.")
+                raise ParameterError(f"a clip of {length} {name} is not a multiple of the downsampling {self.downsampling}.")
         return self
 
     @property
     def rows(self) -> int:
-        """Code rows: bands of frequency, 5 in the paper."""
+        """Code rows (frequency): 5 in the paper."""
         return self.mels // self.downsampling
 
     @property
     def columns(self) -> int:
-        """Code columns: steps in time, 53 in the paper."""
+        """Code columns (time): 53 in the paper."""
         return self.frames // self.downsampling
 
     @property
     def n_codes(self) -> int:
-        """Length of the sequence the sampler writes: rows x columns, 265 in the paper."""
+        """Codes of one clip, the length of the sampler's sequence: rows x columns, 265 in the paper."""
         return self.rows * self.columns
 
     @property
     def n_samples(self) -> int:
-        """Samples of sound in one clip: 217 088 in the paper."""
+        """Samples of one clip: 217 088 in the paper."""
         return self.frames * self.hop
 
     @property
     def column_samples(self) -> int:
-        """Samples of sound that one code column stands for: 4096 in the paper."""
+        """Samples of one code column: 4096 in the paper."""
         return self.downsampling * self.hop
 
     @property
@@ -75,12 +75,12 @@ class Clip(Config):
 
     @property
     def column_features(self) -> int:
-        """Visual features that accompany one code column: 4 in the paper."""
+        """Visual features of one code column: 4 in the paper."""
         return max(1, round(self.column_seconds * self.feature_fps))
 
     @property
     def n_features(self) -> int:
-        """Visual features that accompany one clip: 212 in the paper."""
+        """Visual features of one clip: 212 in the paper."""
         return self.column_features * self.columns
 
     @property
@@ -89,5 +89,5 @@ class Clip(Config):
         return max(1, self.columns // 2)
 
     def columns_for(self, n_samples: int) -> int:
-        """How many code columns cover `n_samples` of sound, rounded up; at least 1."""
+        """Code columns that cover `n_samples`, rounded up; at least 1."""
         return max(1, -(-n_samples // self.column_samples))

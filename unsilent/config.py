@@ -1,4 +1,4 @@
-"""The base of every configuration: plain frozen fields, unknown keys refused, mistakes said in one sentence."""
+"""Base class of configurations: frozen fields, unknown keys refused, errors in one sentence."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from unsilent.errors import ParameterError
 
 
 class Config(BaseModel):
-    """A frozen record of numbers and words that can be written to JSON or TOML and read back.
+    """A frozen model that can be written to JSON or TOML and read back. Units and ranges are in the fields' descriptions.
 
     Raises:
         ParameterError: for an unknown key, a value out of range, or values that do not fit each other; names the field.

@@ -1,4 +1,4 @@
-"""Every error a user can meet, so that the command line can say it in one sentence and callers can catch it by kind."""
+"""All errors meant for users: the command line prints them in one sentence, callers catch them by class."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ class UnsilentError(Exception):
 
 
 class ParameterError(UnsilentError, ValueError):
-    """An argument is out of range or does not fit the others; says what was asked, what was found, and what to do."""
+    """An argument is out of range or does not fit the others; the message says what was given, what is allowed and what to do."""
 
 
 class ResourceError(UnsilentError):
@@ -20,7 +20,7 @@ class MediaError(UnsilentError):
 
 
 class CheckpointError(UnsilentError):
-    """Weights are missing, damaged, or do not fit the network; names the culprit."""
+    """Weights are missing, damaged, or do not fit the network; names the file or weight."""
 
 
 class DataError(UnsilentError):
@@ -28,8 +28,8 @@ class DataError(UnsilentError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean a or b`: up to three of the known names, those spelt like `name` if there are any."""
-    import difflib  # only a mistake needs it
+    """`did you mean a or b`: up to three of the known names, similar to `name` if there are any."""
+    import difflib  # only errors need it
 
     known = list(known)
     return f"did you mean {' or '.join(difflib.get_close_matches(name, known, n=3) or known[:3])}"

@@ -1,6 +1,6 @@
-"""The table of models: one frozen row each, with all sizes as numbers and where they come from.
+"""The table of models: one frozen row each, with all sizes and their source.
 
-Names are `<data>-<n features>-<backbone>`. Paper rows are never edited; a change is a new row.
+Names are `<data>-<n features>-<backbone>`. The paper's rows are never edited; a change is a new row.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,12 @@ class Preset:
     """One model.
 
     Attributes:
-        name: what users type.
-        summary: one line for people.
+        name: as given to `--model`.
+        summary: one line.
         codebook, sampler, vocoder: sizes of the networks.
-        backbone: picture network behind the condition; None where pictures are not looked at.
-        top_k: how many of the likeliest codes are sampled among by default (the paper's top-X).
-        temperature, guidance: how they are sampled by default; see `sampling.sample_codes`.
-        fid, mkl: fidelity and relevance as the paper reports them (table 3 or 4); None where there is no such number.
+        backbone: image network of the condition; None for conditions without features.
+        top_k, temperature, guidance: defaults of sampling; see `request.Request`. The paper calls top-k top-X.
+        fid, mkl: fidelity and relevance in the paper (table 3 or 4); None where it reports none.
         source: where the sizes are from.
     """
 
@@ -53,10 +52,11 @@ VGGSOUND_CODEBOOK = CodebookConfig()
 VAS_CODEBOOK = CodebookConfig(n_codes=128)
 PAPER_TRANSFORMER = TransformerConfig(layers=24, heads=16, width=1024)
 N_CLASSES = {"vggsound": 309, "vas": 8}
-# BN-Inception gives 1024 numbers from the picture and 1024 from its optical flow; ResNet-50 gives 2048 from the picture.
+# BN-Inception: 1024 values from the frame and 1024 from its optical flow; ResNet-50: 2048 from the frame
 PAPER_FEATURE_DIM = 2048
 
-# (codebook's data, condition) → FID and MKL on the data that is sampled. Table 3, settings (a), (b), (c); the last two rows of table 4.
+# (sampler's data, codebook's data) → condition → FID and MKL on the sampler's data.
+# Table 3, settings (a), (b), (c); the last two rows of table 4.
 _PAPER_SCORES = {
     ("vggsound", "vggsound"): {
         "nofeats": (13.5, 9.7), "1-resnet50": (11.5, 7.3), "5-resnet50": (11.3, 7.0), "212-resnet50": (10.5, 6.9),
@@ -78,12 +78,12 @@ _PAPER_SCORES = {
 def _paper_row(data: str, codebook_data: str, condition: str, fid: float, mkl: float) -> Preset:
     suffix = "" if data == codebook_data else f"-{codebook_data}-codebook"
     codebook = VGGSOUND_CODEBOOK if codebook_data == "vggsound" else VAS_CODEBOOK
-    n_features, _, looked_at = condition.replace("-class", " and a class name").partition("-")
-    spelt = f"{n_features} feature{'' if n_features == '1' else 's'} of {looked_at}"
-    seen = {"nofeats": "nothing", "class": "a class name"}.get(condition, spelt)
+    n_features, _, network = condition.replace("-class", " and a class").partition("-")
+    features = f"{n_features} feature{'' if n_features == '1' else 's'} of {network}"
+    given = {"nofeats": "nothing", "class": "a class"}.get(condition, features)
     return Preset(
         name=f"{data}-{condition}{suffix}",
-        summary=f"sampler for {data}, codebook of {codebook_data}, sees {seen}",
+        summary=f"sampler of {data}, codebook of {codebook_data}, conditioned on {given}",
         codebook=codebook,
         sampler=SamplerConfig(
             clip=codebook.clip, codes=codebook.n_codes, transformer=PAPER_TRANSFORMER, condition=_paper_condition(data, condition)
@@ -113,7 +113,7 @@ def _paper_condition(data: str, condition: str) -> ConditionConfig:
 _EVERYDAY_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))
 EVERYDAY = Preset(
     name="everyday",
-    summary="small default that comes with the package; sees a picture per 0.37 s, and all motion",
+    summary="small default, part of the package; conditioned on a frame every 0.37 s and on motion",
     codebook=_EVERYDAY_CODEBOOK,
     sampler=SamplerConfig(
         clip=_EVERYDAY_CODEBOOK.clip,
@@ -127,14 +127,14 @@ EVERYDAY = Preset(
     fid=None,
     mkl=None,
     source="runs/everyday",
-    guidance=3.0,  # these by measuring, see LOG.md
+    guidance=3.0,  # both measured, see LOG.md
     temperature=0.8,
 )
 
 _SMOKE_CODEBOOK = CodebookConfig(clip=Clip(frames=192), n_codes=64, dim=32, channels=8, multipliers=(1, 1, 2, 2, 4), n_blocks=1)
 SMOKE = Preset(
     name="smoke",
-    summary="tiny, to try the trainings on made-up clips of two seconds",
+    summary="tiny, for trial trainings on synthetic clips of two seconds",
     codebook=_SMOKE_CODEBOOK,
     sampler=SamplerConfig(
         clip=_SMOKE_CODEBOOK.clip,
@@ -147,7 +147,7 @@ SMOKE = Preset(
     top_k=8,
     fid=None,
     mkl=None,
-    source="made for runs/smoke",
+    source="runs/smoke",
     guidance=2.0,
 )
 
@@ -159,20 +159,20 @@ _ROWS = {row.name: row for row in [
 
 
 def names() -> list[str]:
-    """Names of the models that people are offered, the default first: all rows but the one for trials."""
+    """Names of the models offered to users, the default first: all rows except the one for trials."""
     return [name for name in _ROWS if name != SMOKE.name]
 
 
 def all_names() -> list[str]:
-    """Names of all rows, also of the one for trials."""
+    """Names of all rows, including the one for trials."""
     return list(_ROWS)
 
 
 def get(name: str) -> Preset:
-    """The row of that name.
+    """The row of a name.
 
     Raises:
-        ParameterError: if there is none; names near ones.
+        ParameterError: if there is none; suggests similar names.
     """
     if name not in _ROWS:
         raise ParameterError(f"there is no model {name!r}; {did_you_mean(name, _ROWS)}? `unsilent models` lists all.")

@@ -12,7 +12,7 @@ from skimage import data
 from unsilent.checkpoints import imagenet
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.errors import CheckpointError
-from unsilent.vision.features import find_backbone, preprocess
+from unsilent.vision.features import extract, find_backbone
 
 EVERYDAY = Path(__file__).parents[3] / "shared/data/everyday"
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
@@ -26,7 +26,8 @@ def network():
 
 @torch.inference_mode()
 def best(network, picture: np.ndarray, n_best: int) -> list[int]:
-    return network.logits(preprocess(picture[None], find_backbone("efficientnet-lite0"))).topk(n_best).indices[0].tolist()
+    features = extract(picture[None], network, find_backbone("efficientnet-lite0"))
+    return network.classifier(features).topk(n_best).indices[0].tolist()
 
 
 def test_a_cat_is_a_cat(network):

@@ -172,8 +172,8 @@ class TestBadInput:
         [
             ("empty.mp4", r"empty\.mp4 is empty \(0 bytes\)"),
             ("text.mp4", r"text\.mp4 is not a media file"),
-            ("song.mp4", r"song\.mp4 has sound but no video"),
-            ("cut.mp4", r"cut\.mp4 is cut off or damaged"),
+            ("song.mp4", r"song\.mp4 has audio but no video"),
+            ("cut.mp4", r"cut\.mp4 is truncated or damaged"),
             ("missing.mp4", r"missing\.mp4 does not exist"),
             ("http://127.0.0.1:9/x.mp4", "does not exist"),
             ("folder.mp4", r"no videos in folder\.mp4"),
@@ -208,7 +208,7 @@ class TestBadInput:
 
     def test_a_container_that_cannot_hold_the_pictures(self, unsilent, make_clip, tmp_path):
         make_clip("a.mp4")
-        assert_refused(unsilent("generate", "a.mp4", "-o", "x.webm"), r"cannot hold h264 pictures; write \.mkv")
+        assert_refused(unsilent("generate", "a.mp4", "-o", "x.webm"), r"cannot hold h264 video; write \.mkv")
         assert names(tmp_path) == ["a.mp4"]
 
     def test_a_full_disk(self, unsilent, make_clip, tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ class TestBadInput:
             raise OSError(28, "No space left on device")
 
         make_clip("a.mp4")
-        monkeypatch.setattr("unsilent.media.mux._interleave", full)
+        monkeypatch.setattr("unsilent.media.mux.interleave", full)
         assert_refused(unsilent("generate", "a.mp4"), r"a\.sound\.mp4 cannot be written: No space left on device")
         assert names(tmp_path) == ["a.mp4"]
 
@@ -268,7 +268,7 @@ class TestBadInput:
         assert_refused(unsilent(*verb), "No such command|Missing command|No such option")
 
 
-@pytest.mark.parametrize("place", ["unsilent.pipeline.sample_codes", "unsilent.media.mux._interleave", "unsilent.pipeline.load_parts"])
+@pytest.mark.parametrize("place", ["unsilent.pipeline.sample_codes", "unsilent.media.mux.interleave", "unsilent.pipeline.load_parts"])
 def test_an_interrupted_command_says_so_and_leaves_nothing(unsilent, make_clip, tmp_path, monkeypatch, place):
     def interrupt(*_args, **_named):
         raise KeyboardInterrupt
@@ -291,7 +291,7 @@ class TestReconstruct:
 
     def test_a_video_without_sound_is_refused(self, unsilent, make_clip):
         make_clip("a.mp4")
-        assert_refused(unsilent("reconstruct", "a.mp4", "-o", "b.wav"), r"a\.mp4 has no sound")
+        assert_refused(unsilent("reconstruct", "a.mp4", "-o", "b.wav"), r"a\.mp4 has no audio")
 
     def test_an_unwritable_output(self, unsilent, tmp_path):
         soundfile.write(tmp_path / "a.wav", np.zeros(22050), 22050)

@@ -45,7 +45,7 @@ def test_what_is_no_clip_is_named(make_clip, tmp_path):
     soundfile.write(tmp_path / "short.wav", noise(0.1)[0], 22050)
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     look = Check(tmp_path, CLIP)()
-    for name, why in (("mute.mp4", "has no sound"), ("noise.mp4", "not a media file"), ("none.mp4", "does not exist")):
+    for name, why in (("mute.mp4", "has no audio"), ("noise.mp4", "not a media file"), ("none.mp4", "does not exist")):
         with pytest.raises(MediaError, match=why):
             look(Candidate(name, "clip", ""))
     assert look(Candidate("short.wav", "sound", "")).left_out == [(0.0, "short.wav has 0.10 s of sound, too little for anything.")]

@@ -109,7 +109,7 @@ def test_bad_files_are_named_and_left_out(run, sounds):
     found = run(sounds / "real", sounds / "made")
     system = found.systems[0]
     assert [(sample.sound.name, sample.clip) for sample in system.bad] == [(f"low0/{n}", "low/low0") for n in (7, 8, 9)]
-    for sample, said in zip(system.bad, ("is cut off or damaged", "is silent", "has 0.00 s of sound"), strict=True):
+    for sample, said in zip(system.bad, ("is truncated or damaged", "is silent", "has 0.00 s of sound"), strict=True):
         assert said in sample.why
     assert [sample.sound.name for sample in found.real.bad] == ["low/low9"]
     assert system.warnings == ["3 of 19 files could not be judged and are left out, which flatters a system that fails"]

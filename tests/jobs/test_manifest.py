@@ -38,7 +38,7 @@ def test_command_writes_usable_clips_and_names_the_others(videos, tmp_path, caps
     out, err = capsys.readouterr()
     assert "label dog" in out
     assert "4 rows, 3 files, 3 left out" in out
-    for words in ("dog/copy.mp4 has the same content as dog/b.mp4", "cat/mute.mkv is silent", "cat/truncated.mp4 is cut off or damaged"):
+    for words in ("dog/copy.mp4 has the same content as dog/b.mp4", "cat/mute.mkv is silent", "cat/truncated.mp4 is truncated or damaged"):
         assert words in err
 
 

@@ -195,8 +195,8 @@ def test_unreadable_clips_are_named_and_others_sampled(material, tiny, tmp_path,
     assert "1 samples of each of 1 clips" in out
     assert [line.partition(": ")[2] for line in err.splitlines()] == [
         f"left out empty: {tmp_path}/empty.mp4 is empty (0 bytes).",
-        f"left out noise: {tmp_path}/noise.png cannot be read as a picture: it is no picture, or damaged.",
-        f"left out late: {tmp_path}/good.mp4 has no picture from 7.00 s on.",
+        f"left out noise: {tmp_path}/noise.png cannot be read as an image: it is not an image, or damaged.",
+        f"left out late: {tmp_path}/good.mp4 has no frame from 7.00 s on.",
     ]
     about = json.loads((tmp_path / "out/samples.json").read_text())
     assert (list(about["clips"]), list(about["failed"])) == (["good"], ["empty", "noise", "late"])

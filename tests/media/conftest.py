@@ -1,4 +1,4 @@
-"""Sounds that a test can find again, and a disk that is full; the videos are built in the `conftest.py` above."""
+"""Fixtures for audio with known clicks and for a full disk; videos are made in the `conftest.py` above."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def clicks() -> Callable[..., np.ndarray]:
-    """`clicks(n_samples, *positions)`: silence with a single loud sample at each position."""
+    """`clicks(n_samples, *positions)`: silence with one loud sample at each position."""
 
     def build(n_samples: int, *positions: int) -> np.ndarray:
         waveform = np.zeros(n_samples, dtype=np.float32)
@@ -20,7 +20,7 @@ def clicks() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def small_files_only():
-    """Writing more than 16 kB to a file fails, as on a full disk."""
+    """Limit file sizes to 16 kB, as if the disk were full."""
     resource = pytest.importorskip("resource", reason="limits on file sizes exist on Unix only")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, before[1]))

@@ -1,3 +1,5 @@
+"""Muxing: unchanged video packets, aligned audio, the video's own audio, containers, errors, atomic writes."""
+
 import os
 import threading
 from fractions import Fraction
@@ -10,9 +12,9 @@ import pytest
 from unsilent.errors import MediaError, ParameterError
 from unsilent.media import mux as mux_module
 from unsilent.media.audio import read_audio
-from unsilent.media.mux import refuse_mistakes
+from unsilent.media.mux import check_mux_arguments, mux
 from unsilent.media.probe import probe, read_comment
-from unsilent.media.video import mux, stream_frames
+from unsilent.media.video import stream_frames
 
 RATE = 22050
 AAC_PACKET = 1024  # samples
@@ -20,7 +22,7 @@ OPUS_PACKET = 441  # samples in 20 ms at RATE
 
 
 def packets(path, kind="video"):
-    """Everything that must stay: bytes, time stamps in seconds, durations, key frame flags."""
+    """Data, time stamps in seconds, durations and key frame flags of a track."""
     with av.open(str(path)) as container:
         return [
             (bytes(p), p.pts * p.time_base, p.dts * p.time_base, p.duration * p.time_base, p.is_keyframe)
@@ -31,7 +33,7 @@ def packets(path, kind="video"):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".m4v", ".mov"])
 @pytest.mark.parametrize("options", [{}, {"bf": "0"}, {"bf": "3", "b-pyramid": "normal"}])
-def test_pictures_stay_bit_for_bit(make_clip, clicks, tmp_path, suffix, options):
+def test_mux_copies_video_packets_unchanged(make_clip, clicks, tmp_path, suffix, options):
     video, out = make_clip("a.mp4", n_frames=30, options=options), tmp_path / f"out{suffix}"
     mux(video, clicks(26460, 5000), RATE, out)
     assert packets(out) == packets(video)
@@ -45,8 +47,8 @@ def test_pictures_stay_bit_for_bit(make_clip, clicks, tmp_path, suffix, options)
     ("source", "codec", "suffix"),
     [("a.mkv", "libx264", ".mkv"), ("a.mp4", "libx264", ".mkv"), ("a.mkv", "libx264", ".mp4"), ("a.webm", "libvpx-vp9", ".webm")],
 )
-def test_pictures_stay_the_same_between_containers(make_clip, clicks, tmp_path, source, codec, suffix):
-    """Matroska counts time in milliseconds, so time stamps move by up to half of one."""
+def test_mux_copies_video_packets_between_containers(make_clip, clicks, tmp_path, source, codec, suffix):
+    """Matroska rounds time stamps to milliseconds."""
     video, out = make_clip(source, codec=codec, n_frames=30, fps=Fraction(30000, 1001)), tmp_path / f"out{suffix}"
     mux(video, clicks(22000, 5000), RATE, out)
     with av.open(str(video)) as old, av.open(str(out)) as new:
@@ -56,7 +58,7 @@ def test_pictures_stay_the_same_between_containers(make_clip, clicks, tmp_path, 
     assert np.allclose([time for _, time, _ in before], [time for _, time, _ in after], atol=0.00051)
 
 
-def test_variable_rate_stays_variable(make_clip, clicks, tmp_path):
+def test_mux_keeps_variable_frame_rates(make_clip, clicks, tmp_path):
     video = make_clip("a.mp4", times=[0, 40, 80, 500, 1000], time_base=Fraction(1, 1000))
     mux(video, clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
     assert packets(tmp_path / "out.mp4") == packets(video)
@@ -64,37 +66,37 @@ def test_variable_rate_stays_variable(make_clip, clicks, tmp_path):
 
 @pytest.mark.parametrize(("suffix", "end"), [(".mp4", AAC_PACKET), (".mov", AAC_PACKET), (".mkv", AAC_PACKET), (".webm", OPUS_PACKET)])
 @pytest.mark.parametrize("n_samples", [17640, 17000, 30001, 100])
-def test_sound_starts_on_the_sample_and_is_as_long(make_clip, clicks, tmp_path, suffix, end, n_samples):
-    """The codec's delay (1024 samples of AAC, 6.5 ms of Opus) must not reach the listener: it would be 46 ms of lip-sync error."""
+def test_audio_has_the_waveforms_position_and_length(make_clip, clicks, tmp_path, suffix, end, n_samples):
+    """To the sample: the codec's delay (1024 samples of AAC, 6.5 ms of Opus) would be a lip-sync error of 46 ms."""
     video = make_clip("a.webm", codec="libvpx-vp9") if suffix == ".webm" else make_clip("a.mp4")
     at = sorted({40, n_samples // 2, n_samples - 40})
     mux(video, clicks(n_samples, *at), RATE, tmp_path / f"out{suffix}")
-    heard = np.abs(read_audio(tmp_path / f"out{suffix}", RATE))
-    assert 0 <= len(heard) - n_samples <= end
-    found = np.flatnonzero(heard > 0.4)
+    decoded = np.abs(read_audio(tmp_path / f"out{suffix}", RATE))
+    assert 0 <= len(decoded) - n_samples <= end
+    found = np.flatnonzero(decoded > 0.4)
     assert all(np.abs(found - position).min() <= 1 for position in at)
     assert all(np.abs(np.array(at) - position).min() <= 3 for position in found)
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 20000, 22050, 44100, 48000])
-def test_any_sample_rate(make_clip, clicks, tmp_path, sample_rate):
+def test_mux_accepts_any_sample_rate(make_clip, clicks, tmp_path, sample_rate):
     mux(make_clip("a.mp4"), clicks(sample_rate, sample_rate // 2), sample_rate, tmp_path / "out.mp4")
-    heard = np.abs(read_audio(tmp_path / "out.mp4", sample_rate))
-    assert abs(int(heard.argmax()) - sample_rate // 2) <= 2
-    assert abs(len(heard) - sample_rate) <= AAC_PACKET
+    decoded = np.abs(read_audio(tmp_path / "out.mp4", sample_rate))
+    assert abs(int(decoded.argmax()) - sample_rate // 2) <= 2
+    assert abs(len(decoded) - sample_rate) <= AAC_PACKET
 
 
-def test_decoded_sound_is_the_waveform(make_clip, tmp_path):
+def test_decoded_audio_equals_the_waveform(make_clip, tmp_path):
     time = np.arange(2 * RATE) / RATE
     waveform = (0.4 * np.sin(2 * np.pi * (200 + 300 * time) * time)).astype(np.float32)
     mux(make_clip("a.mp4", n_frames=50), waveform, RATE, tmp_path / "out.mp4")
-    heard = read_audio(tmp_path / "out.mp4", RATE)[: len(waveform)]
-    assert np.sqrt(np.mean((heard - waveform) ** 2)) < 0.01 * np.sqrt(np.mean(waveform**2))
+    decoded = read_audio(tmp_path / "out.mp4", RATE)[: len(waveform)]
+    assert np.sqrt(np.mean((decoded - waveform) ** 2)) < 0.01 * np.sqrt(np.mean(waveform**2))
 
 
 @pytest.mark.parametrize("source", ["a.mp4", "a.mkv", "a.ts"])
-def test_sound_starts_with_the_first_picture(make_clip, clicks, read_number, tmp_path, source):
-    """A recording whose clock starts at 2 s: in the result both start at 0 and together."""
+def test_audio_starts_with_the_first_frame(make_clip, clicks, read_number, tmp_path, source):
+    """For a video whose time stamps start at 2 s, both tracks of the result start at 0."""
     video, out = make_clip(source, first=50, n_frames=25), tmp_path / "out.mp4"
     mux(video, clicks(RATE, 5000), RATE, out)
     assert packets(out)[0][1] == 0
@@ -104,13 +106,13 @@ def test_sound_starts_with_the_first_picture(make_clip, clicks, read_number, tmp
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_rotation_stays(make_clip, clicks, tmp_path, rotation, suffix):
+def test_mux_keeps_the_rotation(make_clip, clicks, tmp_path, rotation, suffix):
     video, out = make_clip("a.mp4", rotation=rotation), tmp_path / f"out{suffix}"
     mux(video, clicks(RATE, 5000), RATE, out)
     assert (probe(out).rotation, probe(out).width) == (probe(video).rotation, probe(video).width)
 
 
-def test_colour_and_pixel_shape_stay(make_clip, clicks, tmp_path):
+def test_mux_keeps_colour_and_sample_aspect_ratio(make_clip, clicks, tmp_path):
     options = {"x264-params": "colorprim=bt709:transfer=bt709:colormatrix=bt709:range=pc:sar=4/3"}
     video, out = make_clip("a.mp4", options=options), tmp_path / "out.mp4"
     mux(video, clicks(RATE, 5000), RATE, out)
@@ -132,14 +134,14 @@ def test_colour_and_pixel_shape_stay(make_clip, clicks, tmp_path):
     assert facts(out)[0] == Fraction(4, 3)
 
 
-def test_hevc_is_marked_so_that_apple_plays_it(make_clip, clicks, tmp_path):
+def test_hevc_in_mp4_has_the_tag_hvc1(make_clip, clicks, tmp_path):
     video = make_clip("a.mkv", codec="libx265", options={"x265-params": "log-level=none"})
     mux(video, clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].codec_context.codec_tag == "hvc1"
 
 
-def test_comment_and_other_metadata(make_clip, clicks, tmp_path):
+def test_mux_writes_the_comment_and_keeps_metadata(make_clip, clicks, tmp_path):
     video = make_clip("a.mkv")
     for name in ("one.mp4", "one.mkv", "one.mov"):
         mux(video, clicks(RATE, 5000), RATE, tmp_path / name, comment="made by hand: naïve = 1")
@@ -148,7 +150,7 @@ def test_comment_and_other_metadata(make_clip, clicks, tmp_path):
     assert read_comment(tmp_path / "two.mp4") == "made by hand: naïve = 1"
 
 
-def test_subtitles_are_copied_where_they_fit(make_clip, clicks, tmp_path):
+def test_mux_copies_subtitles_that_the_container_supports(make_clip, clicks, tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:00,200 --> 00:00:00,600\nHello\n\n")
     with av.open(str(make_clip("a.mp4"))) as video, av.open(str(tmp_path / "a.srt")) as text, av.open(str(tmp_path / "b.mkv"), "w") as both:
         copies = [both.add_stream_from_template(source.streams[0], opaque=True) for source in (video, text)]
@@ -168,8 +170,8 @@ def test_subtitles_are_copied_where_they_fit(make_clip, clicks, tmp_path):
 
 
 @pytest.mark.parametrize(("original", "gain"), [("drop", 0.0), ("keep", 1.0), ("duck", 10 ** (-12 / 20))])
-def test_own_sound(make_clip, clicks, tmp_path, original, gain):
-    """Own sound at its own place, at its own or a lowered level, beside the new."""
+def test_original_audio_is_mixed_with_its_gain(make_clip, clicks, tmp_path, original, gain):
+    """Channel by channel, next to the new audio at an unchanged level."""
     time = np.arange(35280) / 44100
     own = np.stack([0.3 * np.sin(2 * np.pi * 1000 * time), np.zeros_like(time)])
     video = make_clip("a.mp4", sound=own, sound_rate=44100)
@@ -190,24 +192,24 @@ def test_own_sound(make_clip, clicks, tmp_path, original, gain):
 
 
 @pytest.mark.parametrize("own_seconds", [0.2, 3.0])
-def test_the_mix_is_as_long_as_the_waveform(make_clip, tmp_path, own_seconds):
+def test_mix_has_the_length_of_the_waveform(make_clip, tmp_path, own_seconds):
     video = make_clip("a.mp4", sound=np.full((1, int(own_seconds * RATE)), 0.1))
     mux(video, np.zeros(17640, dtype=np.float32), RATE, tmp_path / "out.mp4", "keep")
     assert abs(len(read_audio(tmp_path / "out.mp4", RATE)) - 17640) <= AAC_PACKET
 
 
-def test_a_mix_that_would_clip_is_made_quieter(make_clip, tmp_path):
-    """0.8 + 0.8 would be cut off at 1. Decoded in floats, for the encoder tames clipping by itself, but only after a few packets."""
+def test_mix_beyond_full_scale_is_scaled_down(make_clip, tmp_path):
+    """0.8 + 0.8 would clip at 1. Decoded as floats, because the encoder reduces clipping itself after a few packets."""
     sine = (0.8 * np.sin(2 * np.pi * 440 * np.arange(17640) / RATE)).astype(np.float32)
     mux(make_clip("a.mp4", sound=sine[None]), sine, RATE, tmp_path / "out.mp4", "keep")
     with av.open(str(tmp_path / "out.mp4")) as container:
-        heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
-    assert np.abs(heard).max() < 1.1
+        decoded = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert np.abs(decoded).max() < 1.1
     inner = slice(2048, 15000)
-    assert np.abs(heard[inner] - sine[inner] / 0.8 * np.abs(heard[inner]).max()).max() < 0.03
+    assert np.abs(decoded[inner] - sine[inner] / 0.8 * np.abs(decoded[inner]).max()).max() < 0.03
 
 
-def test_a_silent_video_is_the_same_in_all_three(make_clip, clicks, tmp_path):
+def test_video_without_audio_gives_the_same_result_for_any_original(make_clip, clicks, tmp_path):
     video, waveform = make_clip("a.mp4"), clicks(17640, 5000)
     for original in ("drop", "keep", "duck"):
         mux(video, waveform, RATE, tmp_path / f"{original}.mp4", original)
@@ -215,15 +217,15 @@ def test_a_silent_video_is_the_same_in_all_three(make_clip, clicks, tmp_path):
 
 
 @pytest.mark.parametrize("n_samples", [2000, 66150])
-def test_pictures_survive_sound_of_another_length(make_clip, clicks, tmp_path, n_samples):
+def test_video_is_unchanged_by_audio_of_another_length(make_clip, clicks, tmp_path, n_samples):
     video = make_clip("a.mp4")
     mux(video, clicks(n_samples, 1000), RATE, tmp_path / "out.mp4")
     assert packets(tmp_path / "out.mp4") == packets(video)
 
 
-def test_sound_is_encoded_while_pictures_are_copied(make_clip, clicks, tmp_path, monkeypatch):
-    """Encoding all of one before or after the other would keep hours of packets in memory until they can be interleaved."""
-    video, n_samples, n_encoded, seen = make_clip("a.mp4", n_frames=200), 8 * RATE, 0, []
+def test_audio_is_encoded_while_video_is_copied(make_clip, clicks, tmp_path, monkeypatch):
+    """Encoding all audio before or after the video would buffer hours of packets in memory."""
+    video, n_samples, n_encoded, progress = make_clip("a.mp4", n_frames=200), 8 * RATE, 0, []
     ndarray_to_frame, demux = av.AudioFrame.from_ndarray, mux_module.demux
 
     class Counting:
@@ -233,57 +235,57 @@ def test_sound_is_encoded_while_pictures_are_copied(make_clip, clicks, tmp_path,
             n_encoded += block.shape[1]
             return ndarray_to_frame(block, **options)
 
-    def watched(*args):
+    def recording(*args):
         for packet in demux(*args):
             if packet.size:
-                seen.append((float(packet.dts * packet.time_base), n_encoded / RATE))
+                progress.append((float(packet.dts * packet.time_base), n_encoded / RATE))
             yield packet
 
     monkeypatch.setattr(av, "AudioFrame", Counting)
-    monkeypatch.setattr(mux_module, "demux", watched)
+    monkeypatch.setattr(mux_module, "demux", recording)
     mux(video, clicks(n_samples, 5000), RATE, tmp_path / "out.mp4")
-    assert len(seen) == 200
-    assert max(abs(pictures - sound) for pictures, sound in seen) < 1
+    assert len(progress) == 200
+    assert max(abs(video_seconds - audio_seconds) for video_seconds, audio_seconds in progress) < 1
 
 
-def test_what_is_left_of_a_damaged_file_is_used(make_clip, clicks, tmp_path):
+def test_mux_uses_the_readable_part_of_a_truncated_file(make_clip, clicks, tmp_path):
     video = make_clip("a.mkv", n_frames=100)
     video.write_bytes(video.read_bytes()[: video.stat().st_size * 6 // 10])
     mux(video, clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
     assert probe(tmp_path / "out.mp4").seconds == pytest.approx(probe(video).seconds, abs=0.05)
 
 
-def test_pictures_behind_an_edit_list_stay_hidden(clicks, tmp_path):
-    """A real clip, cut by an edit list 2.2 s after a key frame; in Matroska the hidden pictures would be seen."""
+def test_frames_hidden_by_an_edit_list_stay_hidden(clicks, tmp_path):
+    """A real clip whose edit list starts 2.2 s after a key frame; Matroska would display the hidden frames."""
     video = Path(__file__).parents[3] / "shared/data/everyday/clips/064-mmaudio-ex-F8Zt3mYlOqU_000094.mp4"
     if not video.exists():
-        pytest.skip("the real clip is not at hand")
+        pytest.skip("needs a clip that is not part of this repository")
     mux(video, clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
     assert probe(tmp_path / "out.mp4").seconds == pytest.approx(probe(video).seconds, abs=1e-6)
     _, old = next(stream_frames(video, 25))
     assert np.array_equal(next(stream_frames(tmp_path / "out.mp4", 25))[1], old)
     assert abs(int(np.abs(read_audio(tmp_path / "out.mp4", RATE)).argmax()) - 5000) <= 1
-    with pytest.raises(MediaError, match=r"hides its first pictures by an edit list, which only \.mp4 and \.mov have"):
+    with pytest.raises(MediaError, match=r"hides its first frames by an edit list, which only \.mp4 and \.mov have"):
         mux(video, clicks(RATE, 5000), RATE, tmp_path / "out.mkv")
 
 
 @pytest.mark.parametrize(
     ("source", "codec", "out"), [("a.mp4", "libx264", "out.webm"), ("a.webm", "libvpx", "out.mp4"), ("a.webm", "libvpx-vp9", "out.mov")]
 )
-def test_container_that_cannot_hold_the_pictures(make_clip, clicks, tmp_path, source, codec, out):
+def test_container_that_does_not_support_the_codec_is_refused(make_clip, clicks, tmp_path, source, codec, out):
     video = make_clip(source, codec=codec)
-    with pytest.raises(MediaError, match=r"cannot hold (h264|vp8|vp9) pictures; write \.mkv, which holds any"):
+    with pytest.raises(MediaError, match=r"cannot hold (h264|vp8|vp9) video; write \.mkv, which supports all codecs"):
         mux(video, clicks(RATE, 5000), RATE, tmp_path / out)
     assert [path.name for path in tmp_path.iterdir()] == [source]
 
 
 @pytest.mark.parametrize("name", ["out.avi", "out.gif", "out"])
-def test_unknown_container(make_clip, clicks, tmp_path, name):
+def test_unknown_suffix_is_refused(make_clip, clicks, tmp_path, name):
     with pytest.raises(MediaError, match=r"is not among \.mp4, \.m4v, \.mov, \.mkv, \.webm; choose one of them"):
         mux(make_clip("a.mp4"), clicks(RATE, 5000), RATE, tmp_path / name)
 
 
-def test_the_video_is_not_overwritten(make_clip, clicks, tmp_path):
+def test_mux_refuses_to_overwrite_the_video(make_clip, clicks, tmp_path):
     video = make_clip("a.mp4")
     before = video.read_bytes()
     (tmp_path / "link.mp4").symlink_to(video)
@@ -293,23 +295,23 @@ def test_the_video_is_not_overwritten(make_clip, clicks, tmp_path):
     assert video.read_bytes() == before
 
 
-def test_missing_video(clicks, tmp_path):
+def test_missing_video_is_refused(clicks, tmp_path):
     with pytest.raises(MediaError, match=r"a\.mp4 does not exist"):
         mux(tmp_path / "a.mp4", clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
 
 
-def test_video_without_pictures(make_clip, clicks, tmp_path):
+def test_raw_stream_without_time_stamps_is_refused(make_clip, clicks, tmp_path):
     path = make_clip("a.h264")
-    with pytest.raises(MediaError, match="is a bare stream without time stamps; put it into a container"):
+    with pytest.raises(MediaError, match="is a raw stream without time stamps; put it into a container"):
         mux(path, clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
 
 
-def test_missing_folder(make_clip, clicks, tmp_path):
+def test_missing_folder_is_refused(make_clip, clicks, tmp_path):
     with pytest.raises(MediaError, match=r"out\.mp4 cannot be written: No such file or directory"):
         mux(make_clip("a.mp4"), clicks(RATE, 5000), RATE, tmp_path / "missing" / "out.mp4")
 
 
-def test_full_disk_leaves_the_old_file_and_nothing_else(make_clip, tmp_path, small_files_only):
+def test_mux_on_a_full_disk_leaves_the_old_file_only(make_clip, tmp_path, small_files_only):
     video = make_clip("a.mp4", n_frames=3)
     (tmp_path / "out.mp4").write_text("old")
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 10 * RATE).astype(np.float32)
@@ -320,7 +322,7 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(make_clip, tmp_path, sma
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_interruption_leaves_nothing(make_clip, clicks, tmp_path, monkeypatch, error):
+def test_interrupted_mux_leaves_nothing(make_clip, clicks, tmp_path, monkeypatch, error):
     video, n_calls = make_clip("a.mp4"), 0
     ndarray_to_frame = av.AudioFrame.from_ndarray
 
@@ -339,7 +341,7 @@ def test_interruption_leaves_nothing(make_clip, clicks, tmp_path, monkeypatch, e
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_two_at_once_do_not_disturb_each_other(make_clip, clicks, tmp_path):
+def test_concurrent_calls_for_one_output_give_a_complete_file(make_clip, clicks, tmp_path):
     video, out = make_clip("a.mp4", n_frames=50), tmp_path / "out.mp4"
     threads = [threading.Thread(target=mux, args=(video, clicks(2 * RATE, 5000), RATE, out)) for _ in range(4)]
     for thread in threads:
@@ -350,11 +352,11 @@ def test_two_at_once_do_not_disturb_each_other(make_clip, clicks, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a.mp4", "out.mp4"]
 
 
-def test_no_sound_to_write(make_clip, tmp_path):
-    with pytest.raises(ParameterError, match="sound of 0 samples at 22050 Hz was given; both must be positive"):
+def test_empty_waveform_is_refused(make_clip, tmp_path):
+    with pytest.raises(ParameterError, match="audio of 0 samples at 22050 Hz was given; both must be positive"):
         mux(make_clip("a.mp4"), np.zeros(0, dtype=np.float32), RATE, tmp_path / "out.mp4")
 
 
-def test_unknown_word_for_the_original(tmp_path):
+def test_unknown_value_of_original_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="original must be drop, keep or duck, found 'mute'"):
-        refuse_mistakes(tmp_path / "a.mp4", np.zeros(5), RATE, tmp_path / "out.mp4", "mute")
+        check_mux_arguments(tmp_path / "a.mp4", np.zeros(5), RATE, tmp_path / "out.mp4", "mute")

@@ -1,4 +1,4 @@
-"""Conditions: positions of each kind, order of the embeddings, validation, time coordinates."""
+"""Conditions: positions of each kind, order of the embeddings, validation, time coordinates, feature rows."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.models.condition import Condition, ConditionConfig, coordinates
+from unsilent.models.condition import Condition, ConditionConfig, condition_rows, coordinates, pick_rows
 
 BOTH = ConditionConfig(kind="features+class", n_features=3, feature_dim=6, n_classes=4)
 
@@ -79,3 +79,36 @@ def test_coordinates_equal_the_released_formula():
     tokens = coordinates(Clip(), 1024)[0]
     assert tokens[0] == round((7.5 + 7.5 * 80) / 67840 * 1024) == 9
     assert tokens[-1] == round((64 + 7.5 + (832 + 7.5) * 80) / 67840 * 1024) == 1015
+
+
+@pytest.mark.parametrize(
+    ("n_wanted", "rows"),
+    [(1, [106]), (5, [35, 77, 119, 162, 204]), (53, list(range(3, 212, 4))), (212, list(range(212)))],
+)
+def test_pick_rows_equals_the_published_models(n_wanted, rows):
+    assert pick_rows(n_wanted, 212) == rows
+
+
+def test_pick_rows_are_distinct_increasing_and_in_range():
+    for n_total in (1, 2, 7, 212):
+        for n_wanted in range(1, n_total + 1):
+            rows = pick_rows(n_wanted, n_total)
+            assert len(set(rows)) == n_wanted
+            assert rows == sorted(rows)
+            assert 0 <= rows[0] <= rows[-1] < n_total
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("features", pick_rows(27, 212)), ("columns", list(range(3, 212, 8)))])
+def test_condition_rows(kind, rows):
+    """For kind `columns`, every second column has a feature of its own: the last of its four."""
+    condition = ConditionConfig(kind=kind, n_features=27, feature_dim=8)
+    assert condition_rows(condition, 212, 53) == rows
+    if kind == "columns":
+        assert condition_rows(condition, 53, 53) == list(range(0, 53, 2))
+        assert condition_rows(ConditionConfig(kind=kind, n_features=5, feature_dim=8), 12, 12) == [0, 3, 5, 8, 10]
+
+
+@pytest.mark.parametrize(("n_wanted", "n_total"), [(53, 20), (0, 20), (1, 0)])
+def test_pick_rows_refuses_more_rows_than_there_are(n_wanted, n_total):
+    with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_total}"):
+        pick_rows(n_wanted, n_total)

@@ -28,7 +28,7 @@ def images(batch: int, size: int = 64) -> torch.Tensor:
 def test_size_and_shapes(network):
     assert sum(parameter.numel() for parameter in network.parameters()) == 4_652_008
     assert network(images(2)).shape == (2, network.dim)
-    assert network.logits(images(2)).shape == (2, 1000)
+    assert network.classifier(network(images(2))).shape == (2, 1000)
 
 
 def test_batch_items_are_independent(network):

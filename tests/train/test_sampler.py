@@ -81,7 +81,7 @@ def test_codes_are_read_wrongly_but_told_rightly(shards, tmp_path, monkeypatch):
 def test_a_codebook_is_of_the_same_codes_and_not_beside_weights(shards, tmp_path):
     config = CodebookConfig(clip=Clip(frames=64), n_codes=16, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
     save_checkpoint(tmp_path / "codebook", "codebook", "everyday", config, Codebook(config).state_dict(), {})
-    with pytest.raises(ParameterError, match="the codebook has 16 codes, the sampler 8; they must be of one preset"):
+    with pytest.raises(ParameterError, match="the codebook has 16 codes, the sampler 8; take both from one preset"):
         build("class", shards, tmp_path, codebook=tmp_path / "codebook")
     with pytest.raises(ParameterError, match="codebook has no effect on a training that begins with the weights of initial"):
         build("class", shards, tmp_path, codebook=tmp_path / "codebook", initial=tmp_path)

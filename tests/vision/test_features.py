@@ -1,4 +1,4 @@
-"""Frames to features: against Pillow, whatever the batch, and the authors' choice of rows."""
+"""Visual features: preprocessing equal to Pillow, frame pairs, streaming in batches, errors."""
 
 import itertools
 import threading
@@ -9,31 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from unsilent.clip import Clip
 from unsilent.errors import MediaError, ParameterError
 from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
-from unsilent.models.condition import ConditionConfig
-from unsilent.vision.features import (
-    BACKBONES,
-    condition_rows,
-    extract,
-    find_backbone,
-    fit_released,
-    needed,
-    pick,
-    pick_rows,
-    preprocess,
-    tile,
-    tile_rows,
-    views,
-)
+from unsilent.vision.features import BACKBONES, Backbone, extract, find_backbone, needed_frames, network_inputs
 
 LITE0 = find_backbone("efficientnet-lite0")
 TWO_STREAM = find_backbone("bninception")
 
 
 class Shrink(nn.Module):
-    """A backbone small enough to count with: the pictures at 8 x 8 pixels."""
+    """A tiny backbone: the images at 8 x 8 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +28,19 @@ class Shrink(nn.Module):
         return (nn.functional.adaptive_avg_pool2d(images, 8) * self.scale).flatten(1)
 
 
-def pictures(n: int, height: int = 40, width: int = 50) -> np.ndarray:
+class Identity(Shrink):
+    """A backbone whose features are its input."""
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+def preprocessed(frames: np.ndarray, backbone: Backbone) -> torch.Tensor:
+    """The input of a network, `[frames, channels, 224, 224]`."""
+    return extract(frames, Identity().eval(), backbone).unflatten(1, (-1, 224, 224))
+
+
+def random_frames(n: int, height: int = 40, width: int = 50) -> np.ndarray:
     return np.random.default_rng(n).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
 
 
@@ -57,71 +54,73 @@ def by_pillow(frame: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(360, 641), (641, 360), (64, 64), (256, 340), (255, 255), (1080, 300)])
-def test_preprocess_equals_pillow(height, width):
-    frame = pictures(1, height, width)[0]
-    ours = preprocess(frame[None], LITE0)[0] * 0.5 + 0.5
-    np.testing.assert_allclose(ours.numpy() * 255, by_pillow(frame), atol=1.01)  # one grey level: the two round differently
+def test_preprocessing_equals_pillow(height, width):
+    frame = random_frames(1, height, width)[0]
+    ours = preprocessed(frame[None], LITE0)[0] * 0.5 + 0.5
+    # one level, because rounding differs
+    np.testing.assert_allclose(ours.numpy() * 255, by_pillow(frame), atol=1.01)
 
 
-def test_preprocess_for_resnet_equals_pillow_and_torchvisions_numbers():
-    frame = pictures(1, 360, 641)[0]
+def test_preprocessing_for_resnet_equals_pillow_with_imagenet_statistics():
+    frame = random_frames(1, 360, 641)[0]
     expected = (by_pillow(frame) / 255 - np.reshape([0.485, 0.456, 0.406], (3, 1, 1))) / np.reshape([0.229, 0.224, 0.225], (3, 1, 1))
-    ours = preprocess(frame[None], find_backbone("resnet50"))[0]
-    np.testing.assert_allclose(ours.numpy(), expected, atol=1.01 / 255 / 0.224)  # one grey level of the narrowest channel
+    ours = preprocessed(frame[None], find_backbone("resnet50"))[0]
+    # one level of the channel with the smallest deviation
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1.01 / 255 / 0.224)
 
 
-def test_pairs_are_pressed_into_a_square():
-    """As Pillow does, not cut; in grey levels, blue first, less their middle; no motion is 0."""
+def test_pairs_are_resized_without_crop():
+    """As with Pillow; in levels minus their centre, blue first; zero flow is 0."""
     flow = pytest.importorskip("unsilent.vision.flow")
     pytest.importorskip("cv2", reason="optical flow needs the extra unsilent[flow]")
-    frame = np.repeat(np.repeat(pictures(1, 9, 16)[0], 40, axis=0), 40, axis=1)
-    ours = preprocess(np.stack([frame, frame])[None], TWO_STREAM)
+    frame = np.repeat(np.repeat(random_frames(1, 9, 16)[0], 40, axis=0), 40, axis=1)
+    ours = preprocessed(np.stack([frame, frame])[None], TWO_STREAM)
     assert ours.shape == (1, 5, 224, 224)
-    whole = Image.fromarray(np.ascontiguousarray(flow.look(np.stack([frame, frame]))[..., :3]))
+    whole = Image.fromarray(np.ascontiguousarray(flow.two_stream_input(np.stack([frame, frame]))[..., :3]))
     expected = np.asarray(whole.resize((224, 224), Image.Resampling.BILINEAR)).transpose(2, 0, 1) - np.reshape([104, 117, 128], (3, 1, 1))
     np.testing.assert_allclose(ours[0, :3].numpy(), expected, atol=1.01)
     np.testing.assert_allclose(ours[0, 3:].numpy(), 0, atol=1e-4)
 
 
-def test_features_of_pairs():
+def test_extract_takes_pairs():
     pytest.importorskip("cv2", reason="optical flow needs the extra unsilent[flow]")
-    frames = np.repeat(pictures(1), 3, axis=0)
-    pairs = (view for _, view in views(enumerate(frames), [0, 1], TWO_STREAM))
+    frames = np.repeat(random_frames(1), 3, axis=0)
+    pairs = (pair for _, pair in network_inputs(enumerate(frames), [0, 1], TWO_STREAM))
     assert extract(pairs, Shrink().eval(), TWO_STREAM).shape == (2, 5 * 8 * 8)
 
 
-def test_pictures_needed():
-    assert needed([9, 3, 4], LITE0) == [3, 4, 9]
-    assert needed([9, 3, 4], TWO_STREAM) == [3, 4, 5, 9, 10]
-    assert needed(range(3, 12, 4), TWO_STREAM) == [3, 4, 7, 8, 11, 12]
+def test_needed_frames_of_pairs_include_the_next():
+    assert needed_frames([9, 3, 4], LITE0) == [3, 4, 9]
+    assert needed_frames([9, 3, 4], TWO_STREAM) == [3, 4, 5, 9, 10]
+    assert needed_frames(range(3, 12, 4), TWO_STREAM) == [3, 4, 7, 8, 11, 12]
 
 
-def seen(numbers, rows, backbone=TWO_STREAM):
-    """Which features come of the pictures `numbers`, and of which pictures each is made."""
+def inputs(numbers, rows, backbone=TWO_STREAM):
+    """Frames that each feature is computed from, given frames `numbers`."""
     stream = ((number, np.full((2, 2, 3), number, np.uint8)) for number in numbers)
-    return {number: np.unique(view).tolist() for number, view in views(stream, rows, backbone)}
+    return {number: np.unique(frames).tolist() for number, frames in network_inputs(stream, rows, backbone)}
 
 
-def test_views_of_single_pictures_are_the_pictures():
-    assert seen([3, 9], [3, 9], LITE0) == {3: [3], 9: [9]}
+def test_network_inputs_of_single_frames_are_the_frames():
+    assert inputs([3, 9], [3, 9], LITE0) == {3: [3], 9: [9]}
 
 
-def test_views_of_pairs_hold_the_next_picture():
-    assert seen([3, 4, 5, 9, 10], [3, 4, 9]) == {3: [3, 4], 4: [4, 5], 9: [9, 10]}
+def test_network_inputs_of_pairs_include_the_next_frame():
+    assert inputs([3, 4, 5, 9, 10], [3, 4, 9]) == {3: [3, 4], 4: [4, 5], 9: [9, 10]}
 
 
 def test_incomplete_pairs_are_left_out():
-    """Whether the video ends or is damaged: pictures that do not follow each other must not become a jump."""
-    assert seen([3, 4, 9], [3, 9]) == {3: [3, 4]}
-    assert seen([3, 5, 9, 10], [3, 9]) == {9: [9, 10]}
+    """At the end of a video or in a damaged one, frames that are not consecutive are not a pair."""
+    assert inputs([3, 4, 9], [3, 9]) == {3: [3, 4]}
+    assert inputs([3, 5, 9, 10], [3, 9]) == {9: [9, 10]}
 
 
-def test_a_video_of_one_picture_stands_still():
-    assert seen([0], [0]) == {0: [0]}
-    assert seen([0, 7], [0, 7]) == {7: [7]}
+def test_last_frame_is_paired_with_itself_where_no_pair_is_complete():
+    assert inputs([0], [0]) == {0: [0]}
+    assert inputs([0, 7], [0, 7]) == {7: [7]}
 
 
-def test_pairs_survive_a_decoder_that_reuses_its_frame():
+def test_pairs_are_copied_from_a_decoder_that_reuses_its_buffer():
     frame = np.empty((2, 2, 3), np.uint8)
 
     def decoder():
@@ -129,43 +128,43 @@ def test_pairs_survive_a_decoder_that_reuses_its_frame():
             frame[:] = number
             yield number, frame
 
-    assert [np.unique(view).tolist() for _, view in views(decoder(), [0, 1], TWO_STREAM)] == [[0, 1], [1, 2]]
+    assert [np.unique(pair).tolist() for _, pair in network_inputs(decoder(), [0, 1], TWO_STREAM)] == [[0, 1], [1, 2]]
 
 
-def test_white_is_one_and_black_is_minus_one():
-    grey = preprocess(np.stack([np.zeros((30, 20, 3), np.uint8), np.full((30, 20, 3), 255, np.uint8)]), LITE0)
+def test_preprocessing_maps_black_and_white_to_minus_one_and_one():
+    grey = preprocessed(np.stack([np.zeros((30, 20, 3), np.uint8), np.full((30, 20, 3), 255, np.uint8)]), LITE0)
     torch.testing.assert_close(grey, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 224, 224))
 
 
-def test_colours_stay_in_order():
+def test_preprocessing_keeps_the_order_of_colours():
     red = np.zeros((20, 20, 3), np.uint8)
     red[..., 0] = 255
-    assert preprocess(red[None], LITE0).mean(dim=(0, 2, 3)).tolist() == pytest.approx([1, -1, -1])
+    assert preprocessed(red[None], LITE0).mean(dim=(0, 2, 3)).tolist() == pytest.approx([1, -1, -1])
 
 
-def test_frames_that_may_not_be_written_are_read():
-    """Views of a decoder's memory are read-only, which torch announces with a warning."""
-    frames = pictures(1)
+def test_read_only_frames_give_no_warning():
+    """Views of a decoder's memory are read-only."""
+    frames = random_frames(1)
     frames.flags.writeable = False
-    preprocess(frames, LITE0)
+    extract(frames, Shrink().eval(), LITE0)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 7, 100])
-def test_batches_do_not_change_features(batch):
-    frames = pictures(7)
-    whole = Shrink()(preprocess(frames, LITE0)).detach()
+def test_batch_size_does_not_change_features(batch):
+    frames = random_frames(7)
+    whole = Shrink()(preprocessed(frames, LITE0)).detach()
     torch.testing.assert_close(extract(iter(frames), Shrink().eval(), LITE0, batch), whole, atol=1e-5, rtol=0)
 
 
-def test_batches_do_not_change_features_of_a_real_network():
+def test_batch_size_does_not_change_features_of_a_real_network():
     torch.manual_seed(0)
-    network, frames = EfficientNetLite0().eval(), pictures(4)
+    network, frames = EfficientNetLite0().eval(), random_frames(4)
     one, three = (extract(frames, network, LITE0, batch) for batch in (1, 3))
     assert one.shape == (4, LITE0.dim)
     torch.testing.assert_close(one, three, atol=1e-5, rtol=0)
 
 
-def test_a_decoder_may_reuse_its_frame():
+def test_frames_are_copied_from_a_decoder_that_reuses_its_buffer():
     def decoder():
         frame = np.empty((256, 256, 3), np.uint8)
         for level in (10, 200):
@@ -176,12 +175,12 @@ def test_a_decoder_may_reuse_its_frame():
     assert dark.mean() < 0 < bright.mean()
 
 
-def test_a_long_video_is_never_held_whole():
-    """At most three batches are asked of the stream ahead of the features that are done."""
+def test_extract_reads_at_most_three_batches_ahead():
+    """So that a long video is never in memory as a whole."""
     asked, done = [0], [0]
 
     def stream():
-        for frame in pictures(40):
+        for frame in random_frames(40):
             asked[0] += 1
             assert asked[0] - done[0] <= 12
             yield frame
@@ -190,121 +189,62 @@ def test_a_long_video_is_never_held_whole():
     assert done == [40]
 
 
-def test_frames_are_read_while_others_are_looked_at():
-    """The network waits for a frame that comes two batches later, which it could not get otherwise."""
+def test_frames_are_read_while_earlier_ones_are_embedded():
+    """The network waits for a frame of two batches later."""
     asked = [threading.Event() for _ in range(12)]
 
     def stream():
-        for event, frame in zip(asked, pictures(12), strict=True):
+        for event, frame in zip(asked, random_frames(12), strict=True):
             event.set()
             yield frame
 
-    class Patient(Shrink):
+    class Waiting(Shrink):
         def forward(self, x):
             assert asked[5].wait(timeout=60)
             return super().forward(x)
 
-    assert len(extract(stream(), Patient().eval(), LITE0, batch=2)) == 12
+    assert len(extract(stream(), Waiting().eval(), LITE0, batch=2)) == 12
 
 
-def test_what_goes_wrong_in_reading_or_looking_is_told_and_ends_both():
+def test_errors_in_the_stream_or_the_network_end_both():
     before = threading.active_count()
 
-    def torn():
-        yield from pictures(5)
-        raise MediaError("the tape is torn.")
+    def damaged():
+        yield from random_frames(5)
+        raise MediaError("the stream is damaged.")
 
-    class Blind(Shrink):
+    class Failing(Shrink):
         def forward(self, x):
-            raise ParameterError("nothing to be seen.")
+            raise ParameterError("the network fails.")
 
-    with pytest.raises(MediaError, match="the tape is torn"):
-        extract(torn(), Shrink().eval(), LITE0)
-    with pytest.raises(ParameterError, match="nothing to be seen"):
-        extract(itertools.cycle(pictures(1)), Blind().eval(), LITE0)
+    with pytest.raises(MediaError, match="the stream is damaged"):
+        extract(damaged(), Shrink().eval(), LITE0)
+    with pytest.raises(ParameterError, match="the network fails"):
+        extract(itertools.cycle(random_frames(1)), Failing().eval(), LITE0)
     assert threading.active_count() == before
 
 
-def test_features_can_be_trained_on():
-    """Features made under inference mode would be refused by autograd."""
-    features = extract(pictures(2), Shrink().eval(), LITE0)
+def test_features_can_be_used_in_training():
+    """Autograd refuses tensors of inference mode."""
+    features = extract(random_frames(2), Shrink().eval(), LITE0)
     nn.Linear(features.shape[1], 1)(features).sum().backward()
 
 
-def test_requests_that_make_no_sense_are_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(ParameterError, match="0 frames were given"):
         extract([], Shrink().eval(), LITE0)
-    with pytest.raises(ParameterError, match="a batch of 0 frames"):
-        extract(pictures(1), Shrink().eval(), LITE0, batch=0)
-    with pytest.raises(ParameterError, match="evaluation mode"):
-        extract(pictures(1), Shrink().train(), LITE0)
-    with pytest.raises(ParameterError, match=r"looks at pairs of pictures \[2, height, width, 3\], found \[40, 50, 3\]"):
-        extract(pictures(1), Shrink().eval(), TWO_STREAM)
-    with pytest.raises(ParameterError, match=r"looks at single pictures \[height, width, 3\], found \[2, 40, 50, 3\]"):
-        preprocess(pictures(2)[None], LITE0)
+    with pytest.raises(ParameterError, match="a batch has 1 frame or more, found 0"):
+        extract(random_frames(1), Shrink().eval(), LITE0, batch=0)
+    with pytest.raises(ParameterError, match="the backbone is in training mode"):
+        extract(random_frames(1), Shrink().train(), LITE0)
+    with pytest.raises(ParameterError, match=r"takes pairs of frames \[2, height, width, 3\], found \[40, 50, 3\]"):
+        extract(random_frames(1), Shrink().eval(), TWO_STREAM)
+    with pytest.raises(ParameterError, match=r"takes single frames \[height, width, 3\], found \[2, 40, 50, 3\]"):
+        extract(random_frames(2)[None], Shrink().eval(), LITE0)
     with pytest.raises(ParameterError, match=r"no backbone 'resnet51'; known are .*efficientnet-lite0"):
         find_backbone("resnet51")
 
 
-@pytest.mark.parametrize(
-    ("n_wanted", "rows"),
-    [(1, [106]), (5, [35, 77, 119, 162, 204]), (53, list(range(3, 212, 4))), (212, list(range(212)))],
-)
-def test_rows_of_the_published_models(n_wanted, rows):
-    assert pick_rows(n_wanted, 212) == rows
-
-
-def test_picked_rows_are_distinct_and_within():
-    for n_total in (1, 2, 7, 212):
-        for n_wanted in range(1, n_total + 1):
-            rows = pick_rows(n_wanted, n_total)
-            assert len(set(rows)) == n_wanted
-            assert rows == sorted(rows)
-            assert 0 <= rows[0] <= rows[-1] < n_total
-
-
-@pytest.mark.parametrize(("kind", "rows"), [("features", pick_rows(27, 212)), ("columns", list(range(3, 212, 8)))])
-def test_features_beside_codes_are_of_their_time(kind, rows):
-    """Every second column is told a feature of its own: the last of its four."""
-    condition = ConditionConfig(kind=kind, n_features=27, feature_dim=8)
-    assert condition_rows(condition, 212, 53) == rows
-    if kind == "columns":
-        assert condition_rows(condition, 53, 53) == list(range(0, 53, 2))
-        assert condition_rows(ConditionConfig(kind=kind, n_features=5, feature_dim=8), 12, 12) == [0, 3, 5, 8, 10]
-
-
-def test_pick_and_tile_take_rows():
-    features = torch.arange(212.0)[:, None]
-    assert pick(features, 5).flatten().tolist() == [35, 77, 119, 162, 204]
-    assert tile(features[:3], 7).flatten().tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert tile_rows(5, 3) == [0, 1, 2]
-
-
-@pytest.mark.parametrize(("n_wanted", "n_total"), [(53, 20), (0, 20), (1, 0)])
-def test_more_rows_than_there_are_cannot_be_picked(n_wanted, n_total):
-    with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_total}"):
-        pick_rows(n_wanted, n_total)
-
-
-@pytest.mark.parametrize(("n_available", "n_wanted"), [(0, 5), (5, 0)])
-def test_nothing_cannot_be_tiled(n_available, n_wanted):
-    with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_available}; both must be 1 or more"):
-        tile_rows(n_available, n_wanted)
-
-
-def test_rows_of_the_released_files():
-    """215 rows, of which the middle 212 belong to the clip; longer files are cut first, shorter ones go on from their start."""
-    for n_rows in (215, 216):
-        assert fit_released(torch.arange(float(n_rows))[:, None], Clip()).flatten().tolist() == list(range(1, 213))
-    assert fit_released(torch.arange(214.0)[:, None], Clip()).flatten().tolist() == list(range(1, 213))
-    assert fit_released(torch.arange(100.0)[:, None], Clip()).flatten().tolist() == [*range(1, 100), *range(100), *range(13)]
-
-
-def test_clips_longer_than_the_released_files_are_refused():
-    with pytest.raises(ParameterError, match="a clip of 424 features was asked of the authors' 215"):
-        fit_released(torch.zeros(215, 3), Clip(frames=1696))
-
-
-def test_every_backbone_normalises_the_channels_it_is_shown():
+def test_every_backbone_has_statistics_of_all_channels():
     for name, row in BACKBONES.items():
         assert len(row.mean) == len(row.std) == (5 if row.pairs else 3), name

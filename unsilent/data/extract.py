@@ -24,14 +24,14 @@ from unsilent.data.datasets import at_speed
 from unsilent.data.manifest import Row
 from unsilent.data.shards import Shard, as_mel01, coarse, sounds_in
 from unsilent.media.audio import read_audio
-from unsilent.media.video import stream_frames, stream_pictures
+from unsilent.media.video import stream_frames, stream_lazy_frames
 from unsilent.models.codebook import Codebook
 from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
 from unsilent.speed.threads import one_thread
-from unsilent.vision.features import Backbone, extract, find_backbone, needed, views
-from unsilent.vision.motion import CHANNELS, Watch
+from unsilent.vision.features import Backbone, extract, find_backbone, needed_frames, network_inputs
+from unsilent.vision.motion import CHANNELS, MotionMeter
 
 PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
 CODE_VARIANTS = 2  # encodings of one sound
@@ -206,11 +206,13 @@ class Features:
             first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
             spans.append(range(first + every - 1, first + n_columns * clip.column_features, every))
         wanted = sorted({number for span in spans for number in span})
-        stream = stream_frames(self.root / str(file), clip.feature_fps, wanted=needed(wanted, expects), short_side=expects.short_side)
+        stream = stream_frames(
+            self.root / str(file), clip.feature_fps, wanted=needed_frames(wanted, expects), short_side=expects.short_side
+        )
         numbers: list[int] = []
 
         def seen() -> Iterator[np.ndarray]:
-            for number, view in views(((round(seconds * clip.feature_fps), frame) for seconds, frame in stream), wanted, expects):
+            for number, view in network_inputs(((round(seconds * clip.feature_fps), frame) for seconds, frame in stream), wanted, expects):
                 numbers.append(number)
                 yield view
 
@@ -220,13 +222,13 @@ class Features:
             if mine.any():
                 piece.entries.append(self._stored(features[mine], row))
             else:
-                piece.left_out.append((row.clip_id, f"{file} has no picture from {row.start_seconds:.2f} s on."))
+                piece.left_out.append((row.clip_id, f"{file} has no frame from {row.start_seconds:.2f} s on."))
         return piece
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Makes of `File`s the shard `motion`, float16 `[columns, numbers]`: the levels of `motion.Watch` at each feature of a column.
+    """Makes of `File`s the shard `motion`, float16 `[columns, numbers]`: the levels of `motion.MotionMeter` at each feature of a column.
 
     Attributes:
         root: folder that paths start from.
@@ -247,15 +249,15 @@ class Motion:
 
     def watch(self, file: File) -> Piece:
         """All clips of one file; where its pictures end before a clip does, nothing moves any more."""
-        clip, watch, piece = self.clip, Watch(), Piece([], [])
+        clip, meter, piece = self.clip, MotionMeter(), Piece([], [])
         spans = []  # of numbers of pictures, at the rate of features from the file's first on
         for row in file.rows:
             first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
             spans.append(range(first, first + n_columns * clip.column_features))
-        for picture in stream_pictures(self.root / str(file), clip.feature_fps, wanted=set[int]().union(*spans)):
-            watch.see(picture.number, picture.grey())
+        for frame in stream_lazy_frames(self.root / str(file), clip.feature_fps, wanted=set[int]().union(*spans)):
+            meter.add(frame.number, frame.grey())
         for row, span in zip(file.rows, spans, strict=True):
-            levels = np.stack([watch.levels.get(number, np.zeros(CHANNELS)) for number in span])
+            levels = np.stack([meter.levels.get(number, np.zeros(CHANNELS)) for number in span])
             piece.entries.append((levels.astype(np.float16).reshape(-1, clip.column_features * CHANNELS), _about(row)))
         return piece
 

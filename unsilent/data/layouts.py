@@ -8,10 +8,10 @@ from pathlib import Path
 
 from unsilent.data.manifest import Kind
 from unsilent.errors import DataError
-from unsilent.media.files import PICTURE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.media.files import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 _TABLES: dict[str, Kind] = {"sounds.csv": "sound", "images.csv": "image", "clips.csv": "clip"}
-_SUFFIXES: dict[Kind, tuple[str, ...]] = {"sound": SOUND_SUFFIXES, "image": PICTURE_SUFFIXES, "clip": VIDEO_SUFFIXES}
+_SUFFIXES: dict[Kind, tuple[str, ...]] = {"sound": SOUND_SUFFIXES, "image": IMAGE_SUFFIXES, "clip": VIDEO_SUFFIXES}
 _VGGSOUND = "vggsound.csv"
 _VGGSOUND_SECONDS = 10  # of every clip
 _EXCERPT = re.compile(r"(?P<source>[\w-]{11})_(\d+)(_\d+)?")  # of a video on the web, by its name there and the time

@@ -18,7 +18,7 @@ from unsilent.data.shards import Shard, as_mel01, fine, sounds_in
 from unsilent.errors import DataError
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.onsets import onset_strength
-from unsilent.vision.motion import CHANNELS, normalise, pretend
+from unsilent.vision.motion import CHANNELS, normalise, synthetic_motion
 
 
 class Pairs(NamedTuple):
@@ -146,7 +146,7 @@ class PairedCodes:
         views = rng.integers(len(picture), size=columns)
         held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
         features = picture[views[held]].repeat(self.rows_per_column, axis=0)
-        levels = np.empty((0, CHANNELS)) if self.motion is None else pretend(np.concatenate(strengths), rng)
+        levels = np.empty((0, CHANNELS)) if self.motion is None else synthetic_motion(np.concatenate(strengths), rng)
         return _Scene(np.concatenate(parts), features, levels, number, names[0])
 
     def _strength(self, item: int, start: int, columns: int) -> np.ndarray:

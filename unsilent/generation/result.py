@@ -11,7 +11,7 @@ from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.generation.figure import draw
 from unsilent.media.audio import write_wav
-from unsilent.media.video import mux
+from unsilent.media.mux import mux
 from unsilent.request import Request
 
 

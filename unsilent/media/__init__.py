@@ -1,1 +1,1 @@
-"""Media files as arrays and back. The only room that knows PyAV."""
+"""Media files: decoding to arrays, encoding, muxing. The only room that imports PyAV."""

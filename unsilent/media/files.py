@@ -1,4 +1,4 @@
-"""What reading and writing have in common: opening with clear errors, choosing streams, and files that appear whole or not at all."""
+"""Opening media files with clear errors, choosing streams, demuxing and decoding despite damage."""
 
 import logging
 from collections.abc import Iterator
@@ -13,23 +13,23 @@ log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
-# First bytes of containers that we would know if they were whole: (offset, bytes)
+# first bytes of container formats, which tell damaged media files from other files: (offset, bytes)
 SIGNATURES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"FLV"), (0, b"\x47"), (0, b"fLaC"))
-NOT_MEDIA = {"tty"}  # a demuxer that draws plain text as pictures
-ERRORS_IN_A_ROW = 8  # after which a damaged file is given up
-REORDERED_PACKETS = 32  # pictures are stored at most this far from where they are shown
+NOT_MEDIA = {"tty"}  # a demuxer that renders plain text as video
+MAX_CONSECUTIVE_ERRORS = 8  # then a damaged file is given up
+MAX_REORDERING = 32  # packets between the stored and the displayed position of a frame
 
 
 def open_media(path: Path) -> av.container.InputContainer:
     """Open a file for demuxing.
 
     Args:
-        path: a media file; never taken for an address or a pattern, whatever characters it has.
+        path: a media file; never interpreted as a URL or a pattern.
 
     Raises:
-        MediaError: if it is missing, a folder, empty, unreadable, cut off, or not a media file.
+        MediaError: if it is missing, a folder, empty, unreadable, truncated, or not a media file.
     """
     if not path.exists():
         raise MediaError(f"{path} does not exist.")
@@ -40,7 +40,7 @@ def open_media(path: Path) -> av.container.InputContainer:
             head = file.read(16)
         if not head:
             raise MediaError(f"{path} is empty (0 bytes).")
-        # an absolute path cannot be mistaken for an address such as `take:1.mp4`; missing time stamps are filled in
+        # absolute, because FFmpeg would take `take:1.mp4` for a URL; +genpts fills in missing time stamps
         container = av.open(str(path.absolute()), options={"fflags": "+genpts"})
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}.") from None
@@ -58,59 +58,59 @@ def open_media(path: Path) -> av.container.InputContainer:
 
 
 def _damaged(path: Path) -> MediaError:
-    return MediaError(f"{path} is cut off or damaged: nothing in it can be read.")
+    return MediaError(f"{path} is truncated or damaged: nothing in it can be read.")
 
 
 def find_video(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The main video stream; the pictures on the cover of a song do not count.
+    """The main video stream; cover art does not count.
 
     Raises:
         MediaError: if there is none.
     """
-    streams = moving_pictures(container)
+    streams = video_streams(container)
     if not streams:
-        raise MediaError(f"{path} has sound but no video." if container.streams.audio else f"{path} has no video.")
+        raise MediaError(f"{path} has audio but no video." if container.streams.audio else f"{path} has no video.")
     best = container.streams.best("video")
     return best if best in streams else streams[0]
 
 
-def moving_pictures(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """All video streams but cover art, and but those of a codec that this FFmpeg does not know."""
+def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """All video streams except cover art and those whose codec this FFmpeg does not know."""
     cover = av.stream.Disposition.attached_pic
     return [stream for stream in container.streams.video if stream.codec_context is not None and not stream.disposition & cover]
 
 
-def find_sound(container: av.container.InputContainer, path: Path) -> av.AudioStream:
-    """The main sound track.
+def find_audio(container: av.container.InputContainer, path: Path) -> av.AudioStream:
+    """The main audio track.
 
     Raises:
         MediaError: if there is none.
     """
     best = container.streams.best("audio")
     if best is None or best.codec_context is None:
-        raise MediaError(f"{path} has no sound.")
+        raise MediaError(f"{path} has no audio.")
     return best
 
 
-def first_picture_time(path: Path) -> Fraction | None:
-    """Time stamp in seconds of the first picture that a player shows, which other tracks must be aligned with; None without video."""
+def first_frame_time(path: Path) -> Fraction | None:
+    """Presentation time, in seconds, of the first displayed frame, with which audio must be aligned; None without video."""
     with open_media(path) as container:
-        streams = moving_pictures(container)
+        streams = video_streams(container)
         if not streams:
             return None
         stream = find_video(container, path)
         timeline = Timeline(stream)
         for packet in demux(container, stream):
             timeline.add(packet)
-            if timeline.n_packets > REORDERED_PACKETS:
+            if timeline.n_packets > MAX_REORDERING:
                 break
         return None if timeline.start is None else timeline.start * stream.time_base
 
 
 def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
-    """Packets in file order, then one empty packet for each stream to flush its decoder; unreadable places are passed over."""
+    """Packets in file order, then one empty packet for each stream to flush its decoder; unreadable parts are skipped."""
     errors = 0
-    while errors < ERRORS_IN_A_ROW:
+    while errors < MAX_CONSECUTIVE_ERRORS:
         try:
             for packet in container.demux(*streams):
                 errors = 0 if packet.size else errors
@@ -126,7 +126,7 @@ def demux(container: av.container.InputContainer, *streams: av.stream.Stream) ->
 
 
 def decode(packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
-    """Frames that a packet completes; none where it is damaged."""
+    """Frames completed by a packet; none where it is damaged."""
     try:
         return packet.decode()
     except av.FFmpegError as error:
@@ -135,32 +135,36 @@ def decode(packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
 
 
 class Timeline:
-    """Follows the packets of one stream, to tell when its pictures really begin and end.
+    """Start and end of a video stream, measured from its packets, because headers may be wrong (truncated files, variable rates).
 
-    Headers lie (cut files, wrong durations, variable rates); packets do not. Packets that an edit list hides do not count, and neither do
-    pictures shown before the first key frame, which a decoder cannot draw.
+    Packets hidden by an edit list do not count, nor frames displayed before the first key frame, which cannot be decoded.
+
+    Attributes:
+        n_packets: packets counted.
+        start, end: in units of the stream's time base; None without packets.
+        longest_gap: from the end of one frame to the start of the next, in the same units.
     """
 
     def __init__(self, stream: av.VideoStream) -> None:
         self.time_base = stream.time_base
         rate = stream.average_rate or stream.guessed_rate or 25
-        self._usual = round(1 / (rate * self.time_base))
+        self._default_duration = round(1 / (rate * self.time_base))
         self._key: int | None = None
         self.n_packets = 0
-        self.start: int | None = None  # in units of the stream's time base, like the end
+        self.start: int | None = None
         self.end: int | None = None
-        self.longest_gap = 0  # from the end of what came before to a picture, in the same units
+        self.longest_gap = 0
 
     def add(self, packet: av.Packet) -> None:
-        """Take note of a packet."""
+        """Count a packet."""
         if not packet.size or (self._key is None and not packet.is_keyframe):
             return
-        # packets without any time stamp, as in a bare stream, follow each other
+        # packets without time stamps, as in a raw stream, follow each other
         pts = next((time for time in (packet.pts, packet.dts, self.end) if time is not None), 0)
         self._key = pts if self._key is None else self._key
         if packet.is_discard or pts < self._key:
             return
-        end = pts + (packet.duration or self._usual)
+        end = pts + (packet.duration or self._default_duration)
         self.n_packets += 1
         self.longest_gap = max(self.longest_gap, pts - (pts if self.end is None else self.end))
         self.start = pts if self.start is None else min(self.start, pts)

@@ -1,4 +1,4 @@
-"""What a video file really holds, from its packets rather than its headers."""
+"""Facts of a video file, measured from its packets rather than read from its headers."""
 
 import math
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from jaxtyping import UInt8
 
 from unsilent.errors import MediaError
 from unsilent.media.files import Timeline, decode, demux, find_video, open_media
 
-LONGEST_GAP_SECONDS = 3600  # between two pictures; time stamps that jump or wrap around claim a day of nothing
+MAX_GAP_SECONDS = 3600  # between two frames; longer gaps come from time stamps that wrap around
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class VideoInfo:
 
     Attributes:
         path: the file.
-        seconds: from the start of the first picture to the end of the last, > 0.
-        fps: pictures per second on average.
-        n_video_frames: how many pictures are stored.
-        width, height: pixels as displayed, after rotation; the shape of a pixel is not taken into account.
-        rotation: degrees clockwise by which stored pictures are turned for display: 0, 90, 180 or 270.
-        has_audio: whether there is sound, too.
+        seconds: from the start of the first frame to the end of the last, > 0.
+        fps: average frames per second.
+        n_video_frames: stored frames.
+        width, height: pixels as displayed, after rotation; the sample aspect ratio is ignored.
+        rotation: clockwise, from stored to displayed frames: 0, 90, 180 or 270 degrees.
+        has_audio: whether there is an audio track.
     """
 
     path: Path
@@ -38,14 +39,14 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """Look at a video: its packets are read through and one picture is decoded.
+    """Read all packets of a video and decode one frame.
 
     Args:
-        path: file in any format that FFmpeg reads; a file that is cut off counts as far as it can be read.
+        path: file in any format that FFmpeg reads; a truncated file counts as far as it can be read.
 
     Raises:
-        MediaError: if it is missing, a folder, empty, no media file, damaged beyond reading, has no picture that can be decoded, or has
-            time stamps that cannot be true.
+        MediaError: if it is missing, a folder, empty, not a media file, unreadable, has no frame that can be decoded, or has a gap of more
+            than an hour between two frames.
     """
     with open_media(path) as container:
         stream = find_video(container, path)
@@ -55,20 +56,22 @@ def probe(path: Path) -> VideoInfo:
             if first is None:
                 first = next(iter(decode(packet)), None)
         if first is None or timeline.start is None:
-            raise MediaError(f"{path} has no picture that can be decoded.")
+            raise MediaError(f"{path} has no frame that can be decoded.")
         gap = timeline.longest_gap * timeline.time_base
-        if gap > LONGEST_GAP_SECONDS:
-            raise MediaError(f"{path} lets {float(gap) / 3600:.1f} hours pass between two pictures: its time stamps are damaged; remux it.")
+        if gap > MAX_GAP_SECONDS:
+            raise MediaError(
+                f"{path} has a gap of {float(gap) / 3600:.1f} hours between two frames: its time stamps are damaged; remux it."
+            )
         seconds = max(timeline.end - timeline.start, 1) * timeline.time_base
-        turn = orientation(first)
-        width, height = (first.height, first.width) if turn.swaps else (first.width, first.height)
+        turned = orientation(first)
+        width, height = (first.height, first.width) if turned.swaps else (first.width, first.height)
         n_video_frames = timeline.n_packets
         fps = float(n_video_frames / seconds)
-        return VideoInfo(path, float(seconds), fps, n_video_frames, width, height, turn.degrees, bool(container.streams.audio))
+        return VideoInfo(path, float(seconds), fps, n_video_frames, width, height, turned.degrees, bool(container.streams.audio))
 
 
 def read_comment(path: Path) -> str:
-    """The comment in a file's metadata; empty where there is none.
+    """The comment in a file's metadata; empty if there is none.
 
     Raises:
         MediaError: if the file cannot be opened.
@@ -80,7 +83,7 @@ def read_comment(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored pictures are turned for display: rows and columns swapped, then mirrored left to right, then upside down."""
+    """Transformation from stored to displayed frames: transpose, then mirror left to right, then flip upside down."""
 
     swaps: bool
     mirrors: bool
@@ -88,23 +91,23 @@ class Orientation:
 
     @property
     def degrees(self) -> int:
-        """The rotation in it, clockwise; a mirror image that is not rotated has 0."""
+        """Clockwise rotation; 0 for a mirror image without rotation."""
         if self.swaps:
             return 90 if self.mirrors else 270
         return 180 if self.mirrors and self.flips else 0
 
-    def apply(self, picture: np.ndarray) -> np.ndarray:
-        """Turn an array `[height, width, 3]`."""
-        picture = picture.swapaxes(0, 1) if self.swaps else picture
-        picture = picture[:, ::-1] if self.mirrors else picture
-        return np.ascontiguousarray(picture[::-1] if self.flips else picture)
+    def apply(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "new_height new_width 3"]:
+        """A contiguous array of the image as displayed."""
+        image = image.swapaxes(0, 1) if self.swaps else image
+        image = image[:, ::-1] if self.mirrors else image
+        return np.ascontiguousarray(image[::-1] if self.flips else image)
 
 
 def orientation(frame: av.VideoFrame) -> Orientation:
-    """What the display matrix of a decoded picture asks for, to the nearest quarter turn.
+    """Orientation in the display matrix of a decoded frame, to the nearest quarter turn.
 
     Source:
-        FFmpeg's libavutil/display.h: a point (x, y) goes to (a x + c y, b x + d y), the matrix being stored as a, b, u, c, d, v, x, y, w.
+        FFmpeg's libavutil/display.h: (x, y) is mapped to (a x + c y, b x + d y); the matrix is stored as a, b, u, c, d, v, x, y, w.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:

@@ -170,7 +170,7 @@ def pick_rows(n_wanted: int, n_total: int) -> list[int]:
         212, but none of the published 1, 5, 53 and 212).
     """
     if not 1 <= n_wanted <= n_total:
-        raise ParameterError(f"{n_wanted} features were asked of {n_total}; ask for 1 to {n_total}, or tile a short video first.")
+        raise ParameterError(f"{n_wanted} features were asked of {n_total}; ask for 1 to {n_total}.")
     return [index * n_total // n_wanted + n_total // (n_wanted + 1) for index in range(n_wanted)]
 
 

@@ -48,14 +48,15 @@ class WindowState(NamedTuple):
 
     Attributes:
         cache: KV cache of the positions read so far.
-        positions: what is added to the code at each position of the window, of all sequences or of each, `[batch, sequence, width]`.
+        positions: result of `Sampler.position_embeddings`, shared by all sequences or one for each.
     """
 
     cache: KeyValueCache
-    positions: Tensor
+    positions: Float[Tensor, "#batch sequence width"]
 
 
-ChooseCodes = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Tensor, "takes"]]  # logits and random numbers → codes
+# logits and random numbers → codes
+ChooseCodes = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Tensor, "takes"]]
 
 
 class Advance(Protocol):

@@ -1,1 +1,1 @@
-"""From pictures to what a sampler is conditioned on: features, optical flow, motion."""
+"""Visual input of the sampler's condition: features, optical flow, motion."""

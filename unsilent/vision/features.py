@@ -1,4 +1,4 @@
-"""Frames to visual features: what a picture network says about each frame, and which of those rows a model is given."""
+"""Visual features of frames: preprocessing, and embedding by an image classifier."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,34 +13,38 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.vision import flow
-
-RELEASED_SECONDS = 10  # of video behind each feature file of the authors'
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a picture network expects of its pictures and what it gives.
+    """Preprocessing and output of an image network.
 
-    Frames are resized to a short side of `short_side` pixels, cut to the central `size` x `size`, scaled to [0, 1] and normalised. A
-    network that looks at `pairs` is shown what `flow.look` makes of each picture and the next, pressed into `size` x `size`.
+    Frames are resized to `short_side`, cropped to the central `size` x `size`, scaled to [0, 1] and standardised. With `pairs`,
+    `flow.two_stream_input` of each frame and the next is resized to `size` x `size` instead.
+
+    Attributes:
+        dim: width of one feature.
+        size: height and width of the network's input, in pixels.
+        short_side: shorter side before the crop, in pixels; None for pairs, which take frames of any size.
+        mean, std: of each channel in [0, 1].
+        pairs: whether inputs are pairs of consecutive frames `[2, height, width, 3]`, see `network_inputs`.
     """
 
-    dim: int  # numbers in one feature
-    size: int  # pixels, height and width of what the network sees
-    short_side: int | None  # pixels, before the cut; None for pairs, which want pictures as large as they come
-    mean: tuple[float, ...]  # of each channel in [0, 1], subtracted
-    std: tuple[float, ...]  # divided by after that
-    pairs: bool = False  # frames are pairs [2, height, width, 3] of pictures that follow each other, see `views`
+    dim: int
+    size: int
+    short_side: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pairs: bool = False
 
 
 BACKBONES = {
-    # The published weights were trained with (pixel - 127) / 128; half and half is the closest to it that keeps [-1, 1].
+    # the published weights were trained with (pixel - 127) / 128; 0.5 is the closest standardisation that keeps [-1, 1]
     "efficientnet-lite0": Backbone(dim=1280, size=224, short_side=256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     "resnet50": Backbone(dim=2048, size=224, short_side=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    # Grey levels of blue, green, red and two of flow, less their middle, not scaled.
+    # levels of 0..255 of blue, green, red and two of flow, minus their centre, not scaled
     "bninception": Backbone(
         dim=2048,
         size=224,
@@ -53,77 +57,61 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """The row of a picture network.
+    """The preprocessing of an image network.
 
     Raises:
-        ParameterError: if there is no such row, naming those that exist.
+        ParameterError: for an unknown name; lists the known ones.
     """
     if name not in BACKBONES:
         raise ParameterError(f"there is no backbone {name!r}; known are {', '.join(sorted(BACKBONES))}.")
     return BACKBONES[name]
 
 
-def needed(rows: Sequence[int], backbone: Backbone) -> list[int]:
-    """Numbers of the pictures behind the features `rows`, increasing: of the same number, and for pairs also of the next."""
+def needed_frames(rows: Sequence[int], backbone: Backbone) -> list[int]:
+    """Numbers of the frames that the features `rows` are computed from, increasing; for pairs, the next frames too."""
     return sorted({row + further for row in rows for further in range(1 + backbone.pairs)})
 
 
-def views(pictures: Iterable[tuple[int, np.ndarray]], rows: Sequence[int], backbone: Backbone) -> Iterator[tuple[int, np.ndarray]]:
-    """What `extract` wants to be given for the features `rows`, out of a stream of the pictures `needed` for them.
+def network_inputs(
+    frames: Iterable[tuple[int, UInt8[np.ndarray, "height width 3"]]], rows: Sequence[int], backbone: Backbone
+) -> Iterator[tuple[int, UInt8[np.ndarray, "*pair height width 3"]]]:
+    """Inputs of `extract` for the features `rows`, from a stream of their `needed_frames`.
 
     Args:
-        pictures: number and RGB `[height, width, 3]` of each, in the order of time; some may be missing.
-        rows: numbers of the features; where pairs are looked at, feature i is of the pictures i and i + 1, so that a video has one
-            feature fewer than pictures.
-        backbone: the network's expectations.
+        frames: number and RGB of each frame, in order; some may be missing.
+        rows: numbers of the features. For pairs, feature `i` is computed from the frames `i` and `i + 1`, so that a video has one feature
+            fewer than frames.
+        backbone: the network's preprocessing.
 
     Yields:
-        Number of the feature, and the picture itself, or the pair `[2, height, width, 3]`. A pair that is not complete is left out; if
-        none is, the last picture is paired with itself, which shows no motion.
+        Number of the feature, and the frame or pair. Incomplete pairs are left out; if none is complete, the last frame is paired with
+        itself.
     """
     if not backbone.pairs:
-        yield from pictures
+        yield from frames
         return
-    wanted, last, any_given = set(rows), None, False
-    for number, picture in pictures:
+    wanted, last, is_empty = set(rows), None, True
+    for number, frame in frames:
         if last is not None and last[0] in wanted and last[0] == number - 1:
-            yield last[0], np.stack([last[1], picture])
-            any_given = True
-        last = number, picture.copy()  # the decoder may reuse its frame
-    if last is not None and not any_given:
+            yield last[0], np.stack([last[1], frame])
+            is_empty = False
+        last = number, frame.copy()  # the decoder may reuse its buffer
+    if last is not None and is_empty:
         yield last[0], np.stack([last[1], last[1]])
 
 
-def preprocess(
-    frames: UInt8[np.ndarray, "video_frames *pair height width 3"], backbone: Backbone
-) -> Float[Tensor, "video_frames channels size size"]:
-    """Turn RGB frames of any size, or pairs of them, into the normalised squares that a network reads.
-
-    Args:
-        frames: red, green, blue in 0..255; smaller ones are enlarged.
-        backbone: the network's expectations.
-
-    Raises:
-        ParameterError: for single frames where the network looks at pairs, and the reverse.
-
-    Source:
-        torchvision's Resize, CenterCrop, ToTensor, Normalize, as the released ResNet-50 extractor uses them; antialiased bilinear, rounded
-        to whole grey levels after resizing as Pillow does. Pairs: RegNet's extract_feature.py.
-    """
-    return _normalise(torch.stack([_square(frame, backbone) for frame in frames]), backbone)
-
-
-def _square(frame: UInt8[np.ndarray, "*pair height width 3"], backbone: Backbone) -> UInt8[Tensor, "channels size size"]:
+def _resize_and_crop(frame: UInt8[np.ndarray, "*pair height width 3"], backbone: Backbone) -> UInt8[Tensor, "channels size size"]:
     if frame.ndim != 3 + backbone.pairs:
-        wanted = "pairs of pictures [2, height, width, 3]" if backbone.pairs else "single pictures [height, width, 3]"
-        raise ParameterError(f"this backbone looks at {wanted}, found {list(frame.shape)}; see features.views.")
+        wanted = "pairs of frames [2, height, width, 3]" if backbone.pairs else "single frames [height, width, 3]"
+        raise ParameterError(f"this backbone takes {wanted}, found {list(frame.shape)}; see features.network_inputs.")
     if backbone.pairs:
-        return _resize(flow.look(frame), (backbone.size, backbone.size))
+        return _resize(flow.two_stream_input(frame), (backbone.size, backbone.size))
     height, width, _ = frame.shape
     resized = tuple(backbone.short_side * side // min(height, width) for side in (height, width))
     image = _resize(frame, resized)
     top, left = (round((side - backbone.size) / 2) for side in resized)
-    return image[:, top : top + backbone.size, left : left + backbone.size].clone()  # the caller may reuse its frame, and we let it go
+    # a copy, because the caller may reuse its buffer, and so that the full frame is released
+    return image[:, top : top + backbone.size, left : left + backbone.size].clone()
 
 
 def _resize(frame: UInt8[np.ndarray, "height width channels"], size: tuple[int, int]) -> UInt8[Tensor, "channels new_height new_width"]:
@@ -131,12 +119,12 @@ def _resize(frame: UInt8[np.ndarray, "height width channels"], size: tuple[int, 
     return F.interpolate(image, size=size, mode="bilinear", antialias=True)[0]
 
 
-def _normalise(
-    squares: UInt8[Tensor, "video_frames channels size size"], backbone: Backbone
+def _standardise(
+    images: UInt8[Tensor, "video_frames channels size size"], backbone: Backbone
 ) -> Float[Tensor, "video_frames channels size size"]:
-    mean, std = (torch.tensor(values, device=squares.device).view(-1, 1, 1) for values in (backbone.mean, backbone.std))
-    # One multiplication and one addition a pixel, in the layout that convolutions on a CPU are twice as fast with.
-    return (squares.to(memory_format=torch.channels_last) * (1 / (255 * std))).sub_(mean / std)
+    """`(pixel / 255 - mean) / std`, in channels-last layout, with which CPU convolutions are twice as fast."""
+    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (backbone.mean, backbone.std))
+    return (images.to(memory_format=torch.channels_last) * (1 / (255 * std))).sub_(mean / std)
 
 
 @torch.no_grad()
@@ -147,43 +135,47 @@ def extract(
     batch: int = 4,
     on_batch: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "video_frames dim"]:
-    """Look at a stream of frames and keep one feature each; never more than a few batches in memory, of the size that the network sees.
+    """Embed a stream of frames; at most a few batches are in memory.
 
     Args:
-        frames: uint8 RGB `[height, width, 3]` each, for example from `media.video.read_frames`; or pairs `[2, height, width, 3]` for a
-            backbone that looks at pairs, for example from `views`. They are asked for in a thread, while those before are looked at.
-        module: the network itself, in evaluation mode, on any device.
-        backbone: what the network expects, from `find_backbone`.
-        batch: frames looked at together; changes speed, not results.
+        frames: uint8 RGB `[height, width, 3]`, or pairs `[2, height, width, 3]` as of `network_inputs`. A thread reads and preprocesses
+            them while earlier ones are embedded.
+        module: the network, in evaluation mode, on any device.
+        backbone: its preprocessing, from `find_backbone`.
+        batch: frames per forward pass; changes speed, not results.
         on_batch: called after each batch with the number of frames done so far.
 
     Returns:
-        float32 on the CPU, in the order of the frames.
+        float32 features on the CPU, in the order of the frames.
 
     Raises:
-        ParameterError: if there are no frames, they are single where pairs are wanted or the reverse, the batch is below 1, or the
-            network is in training mode.
+        ParameterError: if there are no frames, they are single instead of pairs or the reverse, the batch is below 1, or the network is in
+            training mode.
+
+    Source:
+        torchvision's Resize, CenterCrop, ToTensor, Normalize, as in the released ResNet-50 extractor; antialiased bilinear, rounded to
+        integer levels after resizing, as in Pillow. Pairs: RegNet's extract_feature.py.
     """
     if batch < 1:
-        raise ParameterError(f"a batch of {batch} frames was asked for; it must be 1 or more.")
+        raise ParameterError(f"a batch has 1 frame or more, found {batch}.")
     if module.training:
-        raise ParameterError("features need the backbone in evaluation mode, where a frame's result depends on no other; call eval().")
+        raise ParameterError("the backbone is in training mode, where features depend on the batch; call eval().")
     weights = next(module.parameters())
-    squares = (_square(frame, backbone) for frame in frames)
+    preprocessed = (_resize_and_crop(frame, backbone) for frame in frames)
     parts: list[Tensor] = []
-    with closing(_ahead(squares, 2 * batch)) as ready:
+    with closing(_prefetch(preprocessed, 2 * batch)) as ready:
         while waiting := list(islice(ready, batch)):
-            images = _normalise(torch.stack(waiting).to(weights.device), backbone)
+            images = _standardise(torch.stack(waiting).to(weights.device), backbone)
             parts.append(module(images.to(weights.dtype)).float().cpu())
             if on_batch:
                 on_batch(sum(map(len, parts)))
     if not parts:
-        raise ParameterError("0 frames were given; features need 1 or more.")
+        raise ParameterError("0 frames were given; give 1 or more.")
     return torch.cat(parts)
 
 
-def _ahead(items: Iterator[Tensor], n: int) -> Iterator[Tensor]:
-    """The items, made in a thread of their own, at most `n` of them before they are asked for."""
+def _prefetch(items: Iterator[Tensor], n: int) -> Iterator[Tensor]:
+    """The items, computed in a thread, at most `n` ahead."""
     thread = ThreadPoolExecutor(1, "read")
     try:
         waiting = deque(thread.submit(next, items, None) for _ in range(n))
@@ -192,44 +184,3 @@ def _ahead(items: Iterator[Tensor], n: int) -> Iterator[Tensor]:
             yield item
     finally:
         thread.shutdown(cancel_futures=True)
-
-
-def tile(features: Float[Tensor, "video_frames dim"], n_wanted: int) -> Float[Tensor, "features dim"]:
-    """Repeat a short video's features from its start, or cut a long one's, to `n_wanted` rows; see `tile_rows`."""
-    return features[tile_rows(len(features), n_wanted)]
-
-
-def tile_rows(n_available: int, n_wanted: int) -> list[int]:
-    """Rows 0 to `n_available - 1`, again from the start when they run out, `n_wanted` in all.
-
-    Raises:
-        ParameterError: if there is nothing to repeat, or less than one row is wanted.
-
-    Source:
-        The released demo's rule for videos shorter than a clip.
-    """
-    if n_available < 1 or n_wanted < 1:
-        raise ParameterError(f"{n_wanted} features were asked of {n_available}; both must be 1 or more.")
-    return [index % n_available for index in range(n_wanted)]
-
-
-def fit_released(features: Float[Tensor, "video_frames dim"], clip: Clip) -> Float[Tensor, "features dim"]:
-    """The rows of a feature file of the authors' that belong to a clip: of 215, the central 212, numbers 1 to 212.
-
-    Args:
-        features: of `RELEASED_SECONDS` of video at the clip's feature rate, 215 rows or a few more or less; those of a shorter video are
-            repeated from its start.
-        clip: the grid, which is shorter than the files.
-
-    Raises:
-        ParameterError: if there are no rows, or the clip is longer than the files.
-
-    Source:
-        The released data set: 215 rows, then a central crop; tiling is the demo's. Differs: the data set fills short files with zeros,
-        which with the published files (214 rows and more) never reaches the crop.
-    """
-    n_rows = int(RELEASED_SECONDS * clip.feature_fps)
-    if clip.n_features > n_rows:
-        raise ParameterError(f"a clip of {clip.n_features} features was asked of the authors' {n_rows}; only shorter clips fit.")
-    first = (n_rows - clip.n_features) // 2
-    return tile(features, n_rows)[first : first + clip.n_features]

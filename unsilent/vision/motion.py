@@ -1,24 +1,35 @@
-"""How much happens in pictures, moment by moment: what tells a sampler when something is to be heard.
+"""Motion: how much a video changes from frame to frame, which tells the sampler when something makes a sound.
 
-Levels are measured, one picture after the other, or made up for a sound that has no pictures of its own; `normalise` makes curves of both.
+Levels are measured in a video (`MotionMeter`), or synthesised for training sounds without one (`synthetic_motion`); `normalise` makes the
+sampler's curves of either.
+
+    frames    at the clip's feature rate
+    channels  2: the whole frame, and the cell of it with most change
 """
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-CHANNELS = 2  # of levels and curves: the whole picture, and the place in it where most happens
-_CELLS = 4  # places along each side of a picture
-_LEAST = 0.5  # steps of brightness of 255 below which a change is hardly one: noise of cameras and codecs
-_HELD = 2  # pictures that may repeat one, as they do where a video has fewer a second than are asked for, before they count as still
-_USUAL, _FEWEST, _HIGHEST = 98, 0.7, 2.0  # per cent of levels that 1 is above; level above the middle that 1 is at least; end of curves
-_RISE_DB = 2.5  # above the usual that what begins is an event
+CHANNELS = 2
+_CELLS = 4  # cells along each side of a frame
+_NOISE_LEVEL = 0.5  # grey levels of 255; changes below it are mostly noise of camera and codec
+_MAX_REPEATS = 2  # repeated frames, as in a video of fewer frames per second, before they count as still
+_PEAK_PERCENTILE = 98  # of what exceeds the median; it becomes 1 in a curve
+_MIN_PEAK = 0.7  # smallest level above the median that becomes 1
+_MAX_CURVE = 2.0  # largest value of a curve
+_MIN_PEAK_DB = 2.5  # smallest onset strength above the median that counts as an event
+_STILL_SHARE = 0.3  # probability of a still scene in synthetic motion
 
 
-class Watch:
-    """Measures how much each picture of a stream differs from the one before.
+class MotionMeter:
+    """Measures how much each frame of a stream differs from the one before:
+
+        level = log(1 + d / 0.5),    d = mean |grey[t] - grey[t-1]|
+
+    for `d` of the whole frame, and for the largest `d` among 4 x 4 cells.
 
     Attributes:
-        levels: of the pictures seen, by number, `[CHANNELS]`: logarithms of the mean change of brightness, 0 where nothing changes.
+        levels: of each frame, by its number; 0 where nothing changes.
     """
 
     def __init__(self) -> None:
@@ -26,73 +37,75 @@ class Watch:
         self._last: tuple[int, np.ndarray] | None = None
         self._repeats = 0
 
-    def see(self, number: int, grey: UInt8[np.ndarray, "height width"]) -> None:
-        """Look at the next picture; one whose number does not follow on the last has nothing to differ from.
+    def add(self, number: int, grey: UInt8[np.ndarray, "height width"]) -> None:
+        """Measure the next frame; its level is 0 unless it directly follows the one before.
 
         Args:
-            number: of the picture, greater than that of the last.
-            grey: its brightness; small, with sides that are multiples of 4.
+            number: of the frame, greater than that of the one before.
+            grey: small luminance image, with sides that are multiples of 4.
         """
         last, self._last = self._last, (number, grey.astype(np.int16))
         if last is None or last[0] != number - 1:
             self.levels[number] = np.zeros(CHANNELS)
             return
         height, width = (side // _CELLS for side in grey.shape)
-        changed = np.abs(self._last[1] - last[1]).reshape(_CELLS, height, _CELLS * width)
-        cells = changed.sum(1).reshape(_CELLS, _CELLS, width).mean(2) / height
+        change = np.abs(self._last[1] - last[1]).reshape(_CELLS, height, _CELLS * width)
+        cells = change.sum(1).reshape(_CELLS, _CELLS, width).mean(2) / height
         self._repeats = 0 if cells.any() else self._repeats + 1
-        if 0 < self._repeats <= _HELD:
+        if 0 < self._repeats <= _MAX_REPEATS:
             self.levels[number] = self.levels[number - 1]
         else:
-            self.levels[number] = np.log1p(np.array([cells.mean(), cells.max()]) / _LEAST)
+            self.levels[number] = np.log1p(np.array([cells.mean(), cells.max()]) / _NOISE_LEVEL)
 
 
-def normalise(levels: Float[np.ndarray, "moments channels"]) -> Float[np.ndarray, "moments channels"]:
-    """Curves from 0 to 2 that are alike for lively and quiet scenes: what is above the usual, as a share of its peaks.
+def normalise(levels: Float[np.ndarray, "frames channels"]) -> Float[np.ndarray, "frames channels"]:
+    """Motion curves in [0, 2], comparable between lively and quiet scenes:
+
+        a = max(0, levels - median(levels)),    curve = min(2, a / max(percentile_98(a), 0.7))
+
+    The minimum of 0.7 keeps noise small where levels hardly vary; the limit of 2 keeps cuts between scenes from flattening the rest.
 
     Args:
         levels: of one clip.
-
-    Returns:
-        0 up to the median level, 1 where all but a few moments stay below. Where levels hardly vary, they stay small, so noise does; a few
-        extreme moments, such as cuts from one scene to another, end at 2 and leave the others as they are.
     """
     above = np.maximum(levels - np.median(levels, axis=0), 0)
-    return np.minimum(above / np.maximum(np.percentile(above, _USUAL, axis=0), _FEWEST), _HIGHEST)
+    return np.minimum(above / np.maximum(np.percentile(above, _PEAK_PERCENTILE, axis=0), _MIN_PEAK), _MAX_CURVE)
 
 
-def pretend(strength: Float[np.ndarray, "moments"], rng: np.random.Generator) -> Float[np.ndarray, "moments channels"]:
-    """Levels that pictures of a sound might have had: most of what begins to sound is seen to, more or less, and other things are seen.
+def synthetic_motion(strength: Float[np.ndarray, "frames"], rng: np.random.Generator) -> Float[np.ndarray, "frames channels"]:
+    """Random motion levels that a video of a sound might have, for training sounds without video.
+
+    Most onsets come with an event of random gain, smoothed over a few frames and shifted by at most one. A few events have no onset. Noise
+    and a slow random baseline are added. Three scenes of ten are still.
 
     Args:
-        strength: how much begins to sound at each moment, in dB; see `signal.onsets`.
-        rng: of how the two go apart.
+        strength: onset strength at each frame, in dB; see `signal.onsets`.
+        rng: decides all of the above.
 
     Returns:
-        Levels as of `Watch`: events at most moments of onset, with gains of their own, spread over a few moments and at most one too early
-        or too late; a few without a sound; noise around a level that sways. Three scenes of ten are still.
+        Levels as of `MotionMeter`.
     """
     n = len(strength)
-    if rng.random() < 0.3:
+    if rng.random() < _STILL_SHARE:
         return np.zeros((n, CHANNELS))
     above = np.maximum(strength - np.median(strength), 0)
-    seen = np.minimum(above / max(float(np.percentile(above, _USUAL)), _RISE_DB), _HIGHEST)
-    # gains change every four moments or so, about as often as events follow on each other
-    seen = seen * _between(np.exp(rng.normal(0, 0.6, n // 4 + 2)) * (rng.random(n // 4 + 2) > 0.2), n)
-    seen = seen + (rng.random(n) < rng.uniform(0, 0.04)) * rng.exponential(1.0, n)
-    moved = np.roll(seen, rng.choice([-1, -1, 0, 0, 1]))  # light arrives first, and a blow is seen to fall
-    width, lively, noise = rng.uniform(0.3, 1.6), rng.uniform(0.7, 2.5), rng.uniform(0.02, 0.3)
-    channels = np.stack([rng.uniform(0.4, 1.0) * _spread(moved, width * rng.uniform(1.0, 1.5)), _spread(moved, width)], axis=1)
-    sway = rng.uniform(0, 1.5) + _between(rng.normal(0, rng.uniform(0, 0.8), n // 16 + 2), n)
-    return np.maximum(sway[:, None] + lively * channels + rng.normal(0, noise, channels.shape), 0)
+    events = np.minimum(above / max(float(np.percentile(above, _PEAK_PERCENTILE)), _MIN_PEAK_DB), _MAX_CURVE)
+    # gains change about every four frames, the usual distance of events
+    events = events * _interpolate(np.exp(rng.normal(0, 0.6, n // 4 + 2)) * (rng.random(n // 4 + 2) > 0.2), n)
+    events = events + (rng.random(n) < rng.uniform(0, 0.04)) * rng.exponential(1.0, n)
+    moved = np.roll(events, rng.choice([-1, -1, 0, 0, 1]))  # motion tends to precede its sound
+    width, liveliness, noise = rng.uniform(0.3, 1.6), rng.uniform(0.7, 2.5), rng.uniform(0.02, 0.3)
+    channels = np.stack([rng.uniform(0.4, 1.0) * _smooth(moved, width * rng.uniform(1.0, 1.5)), _smooth(moved, width)], axis=1)
+    baseline = rng.uniform(0, 1.5) + _interpolate(rng.normal(0, rng.uniform(0, 0.8), n // 16 + 2), n)
+    return np.maximum(baseline[:, None] + liveliness * channels + rng.normal(0, noise, channels.shape), 0)
 
 
-def _between(knots: Float[np.ndarray, "knots"], n: int) -> Float[np.ndarray, "n"]:
-    """A value for each of `n` moments from evenly spaced ones."""
+def _interpolate(knots: Float[np.ndarray, "knots"], n: int) -> Float[np.ndarray, "n"]:
+    """Linear interpolation of evenly spaced values to `n` values."""
     return np.interp(np.linspace(0, len(knots) - 1, n), np.arange(len(knots)), knots)
 
 
-def _spread(events: Float[np.ndarray, "moments"], width: float) -> Float[np.ndarray, "moments"]:
-    """Events as bumps that rise to their height within `width` moments or so, and fall likewise."""
+def _smooth(events: Float[np.ndarray, "frames"], width: float) -> Float[np.ndarray, "frames"]:
+    """Convolution with a Gaussian of height 1 and standard deviation `width` frames."""
     kernel = np.exp(-0.5 * (np.arange(-4, 5) / width) ** 2)
     return np.convolve(np.pad(events, 4), kernel, "valid")

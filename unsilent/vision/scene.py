@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from unsilent.clip import Clip
 from unsilent.errors import MediaError
-from unsilent.media.still import read_still
-from unsilent.media.video import stream_pictures
-from unsilent.vision.features import Backbone, extract, needed, views
-from unsilent.vision.motion import CHANNELS, Watch, normalise
+from unsilent.media.image import read_image
+from unsilent.media.video import stream_lazy_frames
+from unsilent.vision.features import Backbone, extract, needed_frames, network_inputs
+from unsilent.vision.motion import CHANNELS, MotionMeter, normalise
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Observation(NamedTuple):
     Attributes:
         features: one row for each frame that was embedded, in the order of time.
         rows: row in `features` of each frame, by its number.
-        levels: motion level of each measured frame, by its number; see `motion.Watch`.
+        levels: motion level of each measured frame, by its number; see `motion.MotionMeter`.
     """
 
     features: Float[Tensor, "features dim"]
@@ -101,28 +101,28 @@ def observe(
     """
     # the first frame is always read: it stands in where damage leaves none of the others
     wanted = sorted({scene.first_frame(clip), *embedded})
-    to_embed, to_measure = set(needed(wanted, expects)), set(measured)
-    arrived, watch = list[int](), Watch()
+    to_embed, to_measure = set(needed_frames(wanted, expects)), set(measured)
+    arrived, meter = list[int](), MotionMeter()
 
     def frames() -> Iterator[tuple[int, np.ndarray]]:
         if not scene.seconds:
-            yield 0, read_still(scene.path)
+            yield 0, read_image(scene.path)
             return
         # smaller frames are scaled once, inside the decoder's graph
-        for picture in stream_pictures(scene.path, clip.feature_fps, wanted=to_embed | to_measure, short_side=expects.short_side):
-            if picture.number in to_measure:
-                watch.see(picture.number, picture.grey())
-            if picture.number in to_embed:
-                yield picture.number, picture.rgb()
+        for frame in stream_lazy_frames(scene.path, clip.feature_fps, wanted=to_embed | to_measure, short_side=expects.short_side):
+            if frame.number in to_measure:
+                meter.add(frame.number, frame.grey())
+            if frame.number in to_embed:
+                yield frame.number, frame.rgb()
 
     def inputs() -> Iterator[np.ndarray]:
-        for number, view in views(frames(), wanted, expects):
+        for number, view in network_inputs(frames(), wanted, expects):
             arrived.append(number)
             yield view
         if not arrived:
-            raise MediaError(f"{scene.path} has no picture from {scene.start_seconds:.2f} s on.")
+            raise MediaError(f"{scene.path} has no frame from {scene.start_seconds:.2f} s on.")
 
     features = extract(inputs(), module, expects, on_batch=lambda done: progress(done / len(wanted)))
     # a damaged tail may hold fewer frames than promised: the last one that arrived stands for the missing
     found = np.searchsorted(arrived, wanted, side="right") - 1
-    return Observation(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), watch.levels)
+    return Observation(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), meter.levels)

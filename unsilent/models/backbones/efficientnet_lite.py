@@ -90,12 +90,11 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(_HEAD, _CLASSES)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Features in [0, 6], the spatial mean of the last layer, of RGB images in [-1, 1], trained at 224 x 224."""
-        return self.head(self.blocks(self.stem(images))).mean(dim=(2, 3))
+        """Features in [0, 6], the spatial mean of the last layer, of RGB images in [-1, 1], trained at 224 x 224.
 
-    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch labels"]:
-        """Logits of the 1000 ImageNet classes, in the usual order."""
-        return self.classifier(self(images))
+        `classifier` maps them to logits of the 1000 ImageNet classes.
+        """
+        return self.head(self.blocks(self.stem(images))).mean(dim=(2, 3))
 
     def fuse(self) -> None:
         """Fold BatchNorm into the convolutions, for inference; changes state-dict names.
