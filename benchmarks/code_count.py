@@ -78,8 +78,7 @@ def report(name: str, codebook: Codebook, centres: Tensor | None, held_out: list
         made = codebook.decode(latents)
         errors.append((made - mel).abs().mean().item() / 2 * RANGE_DB)
         if judge is not None:
-            shown = (torch.arange(judge.frames) + max(0, made.shape[2] - judge.frames) // 2) % made.shape[2]  # as `Classifier.read` does
-            right.append(judge.classes[judge.classify(to_mel01(made)[0][:, shown])[1].argmax()] == label)
+            right.append(judge.classes[judge.classify(judge.fit(to_mel01(made)[0]))[1].argmax()] == label)
     shares = torch.cat(used).bincount().float() if used else torch.ones(1)
     bits = torch.special.entr(shares / shares.sum()).sum().item() / np.log(2)
     print(f"{name:>12} {np.mean(errors):12.2f} {bits:12.2f} {100 * np.mean(right) if right else np.nan:8.1f}", flush=True)

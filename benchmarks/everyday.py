@@ -35,10 +35,7 @@ from sheet import draw_sheet
 import unsilent
 from unsilent.clip import Clip
 from unsilent.data.manifest import Row, read_manifest, write_manifest
-from unsilent.evaluation.cache import ResultCache
-from unsilent.evaluation.classifier import load_classifier
-from unsilent.evaluation.classify import classify_all
-from unsilent.evaluation.evaluate import evaluate, find
+from unsilent.evaluation import evaluate
 from unsilent.evaluation.tables import as_json
 from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
@@ -157,10 +154,12 @@ def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", opti
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
         systems[system] = folder / system
-    study = find(systems.pop("real"), list(systems.values()), labels="folders")
-    hearing = ResultCache(options.out / "heard", load_classifier(options.judge, "cpu"))
-    bad = classify_all(hearing, study.keys, Parallel(options.workers))
-    return as_json(evaluate(study, hearing, bad, options.seed))
+    reference, parallel = systems.pop("real"), Parallel(options.workers)
+    return as_json(
+        evaluate(
+            reference, list(systems.values()), options.out, options.judge, "folders", seed=options.seed, device="cpu", parallel=parallel
+        )
+    )
 
 
 def reconstruct(material: Material, pipeline: "unsilent.Pipeline", out: Path) -> Path:

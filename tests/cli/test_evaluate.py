@@ -1,4 +1,4 @@
-"""`unsilent evaluate`: exit codes, what is printed, what lies on the disk, and going on after a stop."""
+"""`unsilent evaluate`: exit codes, output, files, resuming."""
 
 import json
 import re
@@ -26,9 +26,9 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_systems_against_real_sounds(ask, tmp_path):
+def test_evaluate_compares_systems_with_real_sounds(ask, tmp_path):
     code, out, err = ask("--generated", "sounds/made", "--generated", "sounds/worse", "--labels", "folders")
-    assert (code, err) == (0, ["unsilent: 40 sounds judged, 40 of them now; counting figures."])
+    assert (code, err) == (0, ["unsilent: 40 sounds, 40 of them classified now."])
     assert re.search(r"sounds +FID +MKL +KID +inception score +top-1 % +top-5 % +mAP % +mAUC %", out)
     assert re.search(r"^made +16 +[\d.]+ ", out, re.MULTILINE)
     assert out.splitlines()[-1] == "out/report.html"
@@ -36,48 +36,52 @@ def test_systems_against_real_sounds(ask, tmp_path):
     assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 0
 
 
-def test_a_classifier_against_labels(ask, tmp_path):
+def test_evaluate_tests_a_classifier_with_labels(ask, tmp_path):
     code, out, _ = ask("--labels", "folders")
     assert code == 0
     assert re.search(r"^reference +8 ", out, re.MULTILINE)
-    figures = json.loads((tmp_path / "out/report.json").read_text())["reference"]["figures"]
-    assert set(figures) == {"top1", "top5", "map", "mauc"}
+    scores = json.loads((tmp_path / "out/report.json").read_text())["reference"]["figures"]
+    assert set(scores) == {"top1", "top5", "map", "mauc"}
     assert "Report of a sound classifier" in (tmp_path / "out/report.html").read_text()
 
 
-def test_a_bad_file_is_named_and_the_rest_is_done(ask, folders):
+def test_evaluate_names_unreadable_files_and_does_the_rest(ask, folders):
     (folders / "made/low0/2.wav").write_bytes(b"")
     soundfile.write(folders / "made/low0/3.wav", np.zeros(9000), 22050)
     code, out, err = ask("--generated", "sounds/made")
     assert code == 3
-    assert err[1:] == ["unsilent: sounds/made/low0/2.wav is empty (0 bytes).", "unsilent: sounds/made/low0/3.wav is silent."]
+    assert err[:2] == ["unsilent: sounds/made/low0/2.wav is empty (0 bytes).", "unsilent: sounds/made/low0/3.wav is silent."]
     assert re.search(r"^made +16 ", out, re.MULTILINE)
 
 
-def test_a_stopped_evaluation_goes_on(ask, tmp_path, monkeypatch):
-    """Stopped at the eleventh sound, the second run judges the other fourteen, and nothing differs from a run that never stopped."""
-    hear, heard = Classifier.classify, []
+def test_an_interrupted_evaluation_resumes(ask, tmp_path, monkeypatch):
+    """Interrupted at the eleventh sound, the second run classifies the other fourteen, with the results of an uninterrupted run."""
+    classify, inputs = Classifier.classify, []
 
-    def stopping(judge, mel01):
-        heard.append(mel01)
-        if len(heard) == 11:
+    def stopping(classifier, mel01):
+        inputs.append(mel01)
+        if len(inputs) == 11:
             raise KeyboardInterrupt
-        return hear(judge, mel01)
+        return classify(classifier, mel01)
+
+    def report():
+        files = {name: (tmp_path / "out" / name).read_text() for name in ("report.json", "report.csv", "report.html")}
+        return files | {"report.html": re.sub("<time>.*</time>", "", files["report.html"])}
 
     monkeypatch.setattr(Classifier, "classify", stopping)
     code, _, err = ask("--generated", "sounds/made")
     assert (code, err) == (130, ["unsilent: interrupted; what was finished is kept."])
     assert names(tmp_path / "out") == ["heard"]
     code, _, err = ask("--generated", "sounds/made")
-    assert (code, err) == (0, ["unsilent: 24 sounds judged, 14 of them now; counting figures."])
-    resumed = {name: (tmp_path / "out" / name).read_bytes() for name in ("report.json", "report.csv", "report.html")}
+    assert (code, err) == (0, ["unsilent: 24 sounds, 14 of them classified now."])
+    resumed = report()
     shutil.rmtree(tmp_path / "out")
     ask("--generated", "sounds/made")
-    assert resumed == {name: (tmp_path / "out" / name).read_bytes() for name in resumed}
+    assert resumed == report()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "there is nothing to evaluate"),
         (("--generated", "sounds/none"), "sounds/none is not a folder"),
@@ -86,14 +90,14 @@ def test_a_stopped_evaluation_goes_on(ask, tmp_path, monkeypatch):
         (("--generated", "sounds/made", "--workers", "0"), "Invalid value for '--workers'"),
     ],
 )
-def test_wrong_requests(ask, tmp_path, arguments, said):
+def test_evaluate_refuses_wrong_requests(ask, tmp_path, arguments, message):
     code, out, err = ask(*arguments)
     assert (code, out, len(err)) == (2, "", 1)
-    assert said in err[0]
+    assert message in err[0]
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_classifier(unsilent, folders):
+def test_evaluate_needs_a_classifier(unsilent, folders):
     code, out, err = unsilent("evaluate", "--reference", "sounds/real", "--generated", "sounds/made", "-o", "out")
     assert (code, out, len(err)) == (2, "", 1)
     assert "give --classifier with the checkpoint folder of a VGGish-ish or Melception" in err[0]

@@ -1,4 +1,4 @@
-"""What of a sound a classifier is shown, where classifiers are found, and files that cannot be judged."""
+"""Classifier inputs, lookup of classifiers, unreadable files, and the cache of results."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.evaluation.cache import ResultCache, digest
+from unsilent.evaluation.cache import ResultCache, content_key
 from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.sounds import find_sounds
@@ -22,7 +22,7 @@ from unsilent.signal.mel import log_mel01
 
 
 @pytest.fixture
-def judge(tiny_classifier):
+def classifier(tiny_classifier):
     return load_classifier(str(tiny_classifier), "cpu")
 
 
@@ -38,43 +38,41 @@ def chirp(samples):
     return 0.3 * np.sin(np.linspace(0, 60, samples) ** 2)
 
 
-class TestReading:
-    """Cut, repeated, prepared."""
-
-    def test_the_middle_of_the_mel_of_the_whole(self, judge, tmp_path):
-        """As the published ones hear it, without any preparation."""
-        judge = dataclasses.replace(judge, prepares=False)
+class TestInput:
+    def test_read_mel01_without_preprocessing_is_the_middle_of_the_mel(self, classifier, tmp_path):
+        """The input of published classifiers."""
+        classifier = dataclasses.replace(classifier, preprocesses=False)
         waveform = np.round(chirp(256 * 200) * 32768) / 32768
-        shown = judge.read(sound(tmp_path, "a.wav", waveform))
-        whole = log_mel01(torch.from_numpy(waveform.astype(np.float32))[None], Clip())[0]
-        assert shown.shape == (80, 64)
-        torch.testing.assert_close(shown, whole[:, 68:132])
+        mel01 = classifier.read_mel01(sound(tmp_path, "a.wav", waveform))
+        full = log_mel01(torch.from_numpy(waveform.astype(np.float32))[None], Clip())[0]
+        assert mel01.shape == (80, 64)
+        torch.testing.assert_close(mel01, full[:, 68:132])
 
-    def test_a_short_sound_is_repeated(self, judge, tmp_path):
-        shown = judge.read(sound(tmp_path, "a.wav", chirp(256 * 20)))
-        torch.testing.assert_close(shown[:, 25:35], shown[:, 45:55], atol=0.05, rtol=0)
+    def test_read_mel01_repeats_a_short_sound(self, classifier, tmp_path):
+        mel01 = classifier.read_mel01(sound(tmp_path, "a.wav", chirp(256 * 20)))
+        torch.testing.assert_close(mel01[:, 25:35], mel01[:, 45:55], atol=0.05, rtol=0)
 
-    def test_level_and_silent_ends_do_not_count_for_one_trained_here(self, judge, tmp_path):
+    def test_read_mel01_with_preprocessing_ignores_level_and_silent_ends(self, classifier, tmp_path):
         noise = 0.2 * np.random.default_rng(0).standard_normal(20000)
         sounds = (("a.wav", noise), ("b.wav", np.pad(0.1 * noise, (7000, 3000))))
-        shown = [judge.read(sound(tmp_path, name, waveform)) for name, waveform in sounds]
-        assert (shown[0] - shown[1]).abs().mean() < 0.01
+        one, other = (classifier.read_mel01(sound(tmp_path, name, waveform)) for name, waveform in sounds)
+        assert (one - other).abs().mean() < 0.01
 
-    def test_a_click_keeps_its_silence(self, judge, tmp_path):
+    def test_read_mel01_keeps_the_silence_around_a_click(self, classifier, tmp_path):
         click = np.zeros(30000)
         click[9000:9005] = 0.5
-        shown = judge.read(sound(tmp_path, "a.wav", click))
-        assert (shown.amax(0) > shown.max() / 2).float().mean() < 0.2
+        mel01 = classifier.read_mel01(sound(tmp_path, "a.wav", click))
+        assert (mel01.amax(0) > mel01.max() / 2).float().mean() < 0.2
 
-    def test_mels_are_cut_and_repeated_and_keep_their_level(self, judge, tmp_path):
+    def test_read_mel01_cuts_and_repeats_mels_at_their_level(self, classifier, tmp_path):
         mel = np.linspace(-1.2, 1, 80 * 100).reshape(80, 100).astype(np.float16)
-        shown = judge.read(sound(tmp_path, "a.mel.npy", mel))
-        np.testing.assert_allclose(shown, (mel[:, 18:82].astype(np.float32).clip(-1) + 1) / 2, atol=1e-6)
-        short = judge.read(sound(tmp_path, "b.mel.npy", mel[:, :40]))
+        mel01 = classifier.read_mel01(sound(tmp_path, "a.mel.npy", mel))
+        np.testing.assert_allclose(mel01, (mel[:, 18:82].astype(np.float32).clip(-1) + 1) / 2, atol=1e-6)
+        short = classifier.read_mel01(sound(tmp_path, "b.mel.npy", mel[:, :40]))
         assert torch.equal(short[:, :24], short[:, 40:])
 
     @pytest.mark.parametrize(
-        ("name", "content", "said"),
+        ("name", "content", "message"),
         [
             ("a.wav", np.zeros(30000), "a.wav is silent"),
             ("a.wav", chirp(2000), "has 0.09 s of sound, 0.19 s are needed"),
@@ -82,38 +80,37 @@ class TestReading:
             ("a.mel.npy", np.zeros((79, 90), np.float32), r"holds float32 of shape \[79, 90\]; a mel has shape \[80, frames\]"),
             ("a.mel.npy", np.zeros((80, 90), int), r"holds int64 of shape \[80, 90\]"),
             ("a.mel.npy", np.full((80, 90), np.nan, np.float16), "holds NaN or infinity"),
-            ("a.mel.npy", np.array([{}]), "is no array that can be read"),
+            ("a.mel.npy", np.array([{}]), "cannot be read as an array"),
         ],
     )
-    def test_what_cannot_be_judged_is_named(self, judge, tmp_path, name, content, said):
-        with pytest.raises(MediaError, match=said):
-            judge.read(sound(tmp_path, name, content))
+    def test_read_mel01_refuses_unusable_files(self, classifier, tmp_path, name, content, message):
+        with pytest.raises(MediaError, match=message):
+            classifier.read_mel01(sound(tmp_path, name, content))
 
-    def test_damaged_mels_are_named(self, judge, tmp_path):
+    def test_read_mel01_refuses_damaged_mels(self, classifier, tmp_path):
         (tmp_path / "a.mel.npy").write_bytes(b"\x93NUMPY")
-        with pytest.raises(MediaError, match=r"a.mel.npy is no array that can be read"):
-            judge.read(find_sounds(tmp_path)[0])
+        with pytest.raises(MediaError, match=r"a.mel.npy cannot be read as an array"):
+            classifier.read_mel01(find_sounds(tmp_path)[0])
 
 
-class TestFinding:
-    """By folder, by published name, by model."""
+class TestLoading:
+    def test_load_classifier_reads_kind_classes_and_sizes(self, classifier):
+        assert (classifier.kind, classifier.classes) == ("vggishish", ("high", "low", "noise"))
+        assert (classifier.feature_dim, classifier.frames, classifier.preprocesses) == (12, 64, True)
+        assert len(classifier.digest) == 16
 
-    def test_what_a_report_says_of_it(self, judge):
-        assert (judge.kind, judge.classes, judge.dim, judge.frames, judge.prepares) == ("vggishish", ("high", "low", "noise"), 12, 64, True)
-        assert len(judge.digest) == 16
-
-    def test_weights_and_settings_decide_the_digest(self, judge, tiny_classifier, tmp_path):
+    def test_digest_depends_on_weights_and_settings(self, classifier, tiny_classifier, tmp_path):
         changed = shutil.copytree(tiny_classifier, tmp_path / "changed")
-        assert load_classifier(str(changed)).digest == judge.digest
+        assert load_classifier(str(changed)).digest == classifier.digest
         about = json.loads((changed / "config.json").read_text())
         about["record"]["run"]["crop_frames"] = 96
         (changed / "config.json").write_text(json.dumps(about))
-        assert load_classifier(str(changed)).digest != judge.digest
-        other = dict(judge.module.state_dict(), **{"classifier.4.bias": torch.ones(3)})
-        save_checkpoint(tmp_path / "other", "vggishish", "everyday", judge.module.config, other, {**about["record"]})
+        assert load_classifier(str(changed)).digest != classifier.digest
+        other = dict(classifier.module.state_dict(), **{"classifier.4.bias": torch.ones(3)})
+        save_checkpoint(tmp_path / "other", "vggishish", "everyday", classifier.module.config, other, {**about["record"]})
         assert load_classifier(str(tmp_path / "other")).digest != load_classifier(str(changed)).digest
 
-    def test_a_model_may_bring_its_own(self, tiny_classifier, tiny_bundle, tmp_path, monkeypatch):
+    def test_load_classifier_finds_the_one_of_a_bundle(self, tiny_classifier, tiny_bundle, tmp_path, monkeypatch):
         monkeypatch.setattr(bundle, "SHIPPED", tmp_path)
         monkeypatch.setattr("unsilent.evaluation.classifier.SHIPPED", tmp_path)
         model = shutil.copytree(tiny_bundle, tmp_path / "tiny")
@@ -123,26 +120,28 @@ class TestFinding:
         assert load_classifier("tiny").folder == load_classifier(str(model)).folder == model / "classifier"
 
     @pytest.mark.slow
-    def test_a_published_one_knows_the_classes_of_vggsound(self, tmp_path):
+    def test_load_classifier_gives_a_published_one_the_classes_of_vggsound(self, tmp_path):
         torch.manual_seed(0)
         network = Melception(MelceptionConfig()).eval()
         save_checkpoint(tmp_path / "m", "melception", "", network.config, network.state_dict(), {"converted_from": "melception"})
-        judge = load_classifier(str(tmp_path / "m"))
-        assert (len(judge.classes), judge.dim, judge.frames, judge.prepares) == (309, 2048, 848, False)
+        classifier = load_classifier(str(tmp_path / "m"))
+        assert (len(classifier.classes), classifier.feature_dim, classifier.frames, classifier.preprocesses) == (309, 2048, 848, False)
         mel01 = torch.rand(80, 848, generator=torch.Generator().manual_seed(0))
-        features, logits = judge.classify(mel01)
+        features, logits = classifier.classify(mel01)
         np.testing.assert_allclose(logits, network(mel01[None])[0].detach(), rtol=1e-4, atol=1e-5)
-        unbiased = features @ network.fc.weight.detach().numpy().T
-        np.testing.assert_allclose(judge.unbiased(logits[None])[0], unbiased, rtol=1e-4, atol=1e-5)
+        without_bias = features @ network.fc.weight.detach().numpy().T
+        np.testing.assert_allclose(classifier.without_bias(logits[None])[0], without_bias, rtol=1e-4, atol=1e-5)
 
-    def test_none_and_wrong_ones_are_refused(self, tiny_parts, tiny_classifier, tmp_path, monkeypatch):
-        with pytest.raises(ParameterError, match="none is named: give --classifier with the checkpoint folder of a VGGish-ish"):
+    def test_load_classifier_refuses_missing_and_unsuitable_ones(self, tiny_parts, tiny_classifier, tmp_path, monkeypatch):
+        with pytest.raises(
+            ParameterError, match="the metrics need a classifier: give --classifier with the checkpoint folder"
+        ):
             load_classifier(None)
         with pytest.raises(CheckpointError, match="'melception' is not here; fetch it with: unsilent models fetch melception"):
             load_classifier("melception")
         with pytest.raises(CheckpointError, match="there is no classifier 'nowhere'"):
             load_classifier("nowhere")
-        with pytest.raises(CheckpointError, match="holds a codebook; sounds are judged by a vggishish or a melception"):
+        with pytest.raises(CheckpointError, match="holds a codebook; a classifier is a vggishish or a melception"):
             load_classifier(str(tiny_parts["codebook"]))
         if not torch.cuda.is_available():
             with pytest.raises(ParameterError, match="device cuda was asked for, but no CUDA device is here"):
@@ -151,43 +150,41 @@ class TestFinding:
         about = json.loads((nameless / "config.json").read_text())
         del about["record"]["classes"]
         (nameless / "config.json").write_text(json.dumps(about))
-        with pytest.raises(CheckpointError, match="has 3 classes and names 0 of them; a judge must name all"):
+        with pytest.raises(CheckpointError, match="has 3 classes and names for 0; it must name all"):
             load_classifier(str(nameless))
 
 
-class TestHearing:
-    """What was judged stays judged, whatever happens in between."""
-
+class TestCache:
     @pytest.fixture
     def keys(self, tiny_sounds):
-        return {sound: digest(sound) for sound in find_sounds(tiny_sounds / "made")}
+        return {sound: content_key(sound) for sound in find_sounds(tiny_sounds / "made")}
 
-    def test_each_content_is_judged_once(self, judge, keys, tmp_path):
-        first = ResultCache(tmp_path, judge)
+    def test_classify_all_reuses_cached_results(self, classifier, keys, tmp_path):
+        first = ResultCache(tmp_path, classifier)
         assert classify_all(first, keys) == {}
-        again = ResultCache(tmp_path, judge)
+        again = ResultCache(tmp_path, classifier)
         assert again.missing(keys) == []
-        assert classify_all(again, keys, progress=lambda *_: pytest.fail("judged twice")) == {}
-        for one, other in zip(first.of(list(keys.values())), again.of(list(keys.values())), strict=True):
+        assert classify_all(again, keys, progress=lambda *_: pytest.fail("classified twice")) == {}
+        for one, other in zip(first.get(list(keys.values())), again.get(list(keys.values())), strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_a_copy_is_not_judged_again(self, judge, keys, tmp_path):
+    def test_missing_lists_equal_contents_once(self, classifier, keys, tmp_path):
         copy = dict.fromkeys(keys, b"same content....."[:16])
-        assert ResultCache(tmp_path, judge).missing(copy) == list(copy)[:1]
+        assert ResultCache(tmp_path, classifier).missing(copy) == list(copy)[:1]
 
-    def test_a_row_that_was_cut_off_is_judged_again(self, judge, keys, tmp_path):
-        whole = ResultCache(tmp_path / "whole", judge)
-        classify_all(whole, keys)
-        cut = ResultCache(tmp_path / "cut", judge)
+    def test_cache_drops_an_incomplete_last_row(self, classifier, keys, tmp_path):
+        full = ResultCache(tmp_path / "full", classifier)
+        classify_all(full, keys)
+        cut = ResultCache(tmp_path / "cut", classifier)
         classify_all(cut, dict(list(keys.items())[:3]))
         with cut.path.open("r+b") as file:
             file.truncate(cut.path.stat().st_size - 5)
-        resumed = ResultCache(tmp_path / "cut", judge)
+        resumed = ResultCache(tmp_path / "cut", classifier)
         assert len(resumed.missing(keys)) == len(keys) - 2
         classify_all(resumed, keys)
-        assert resumed.path.read_bytes() == whole.path.read_bytes()
+        assert resumed.path.read_bytes() == full.path.read_bytes()
 
-    def test_another_classifier_does_not_see_its_rows(self, judge, keys, tmp_path):
-        first = ResultCache(tmp_path, judge)
+    def test_cache_is_separate_for_each_classifier(self, classifier, keys, tmp_path):
+        first = ResultCache(tmp_path, classifier)
         classify_all(first, keys)
-        assert len(ResultCache(tmp_path, dataclasses.replace(judge, digest="0" * 16)).missing(keys)) == len(keys)
+        assert len(ResultCache(tmp_path, dataclasses.replace(classifier, digest="0" * 16)).missing(keys)) == len(keys)

@@ -8,34 +8,34 @@ import pytest
 from unsilent import labels
 from unsilent.data.manifest import Row, write_manifest
 from unsilent.errors import DataError, ParameterError
-from unsilent.evaluation.ground_truth import read_manifest_truth, read_truth
+from unsilent.evaluation.ground_truth import read_labels, read_manifest_labels
 
 CLIPS = ["cat/y", "dog/x", "z"]
 
 
-def test_folders_are_labels():
-    assert read_truth("folders", CLIPS) == {"cat/y": {"cat"}, "dog/x": {"dog"}}
+def test_read_labels_takes_folder_names():
+    assert read_labels("folders", CLIPS) == {"cat/y": {"cat"}, "dog/x": {"dog"}}
 
 
-def test_a_table_names_clips_by_any_end_of_their_path(tmp_path):
+def test_read_labels_matches_table_rows_by_the_end_of_their_path(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("path,label,more\nsounds/dog/x.ogg,dog,1\nz.v2,hum,\ny,cat\ny,purr\nother,dog\nz,\n")
-    assert read_truth(str(table), [*CLIPS, "z.v2"]) == {"cat/y": {"cat", "purr"}, "dog/x": {"dog"}, "z.v2": {"hum"}}
+    assert read_labels(str(table), [*CLIPS, "z.v2"]) == {"cat/y": {"cat", "purr"}, "dog/x": {"dog"}, "z.v2": {"hum"}}
 
 
-def test_tables_that_say_nothing_are_refused(tmp_path):
+def test_read_labels_refuses_tables_without_labels(tmp_path):
     table = tmp_path / "labels.csv"
     with pytest.raises(DataError, match=r"there is no table of labels .*labels.csv; give a CSV file, 'folders' or 'vggsounder'"):
-        read_truth(str(table), CLIPS)
+        read_labels(str(table), CLIPS)
     table.write_text("path,class\nx,dog\n")
     with pytest.raises(DataError, match="lacks the column label; it needs path and label"):
-        read_truth(str(table), CLIPS)
+        read_labels(str(table), CLIPS)
     table.write_text("path,label\nelse,dog\n")
-    with pytest.raises(DataError, match=r"none of the 3 reference sounds has a label by .*labels\.csv"):
-        read_truth(str(table), CLIPS)
+    with pytest.raises(DataError, match=r"none of the 3 reference sounds has a label in .*labels\.csv"):
+        read_labels(str(table), CLIPS)
 
 
-def test_a_manifest_tells_labels_and_splits(tmp_path):
+def test_read_manifest_labels_selects_a_split(tmp_path):
     about = {"licence": "", "start_seconds": 0.0, "duration_seconds": 1.0, "sample_rate": 22050, "checksum": ""}
     rows = [
         Row("sounds/dog/x", "sounds/dog/x.ogg", "sound", "dog", "valid", **about),
@@ -43,13 +43,13 @@ def test_a_manifest_tells_labels_and_splits(tmp_path):
         Row("images/z", "images/z.jpg", "image", "hum", "valid", **about),
     ]
     write_manifest(tmp_path, rows, tmp_path / "m.parquet")
-    assert read_manifest_truth(tmp_path / "m.parquet", CLIPS, None) == ({"dog/x": {"dog"}, "cat/y": {"cat"}}, CLIPS)
-    assert read_manifest_truth(tmp_path / "m.parquet", CLIPS, "valid") == ({"dog/x": {"dog"}}, ["dog/x"])
+    assert read_manifest_labels(tmp_path / "m.parquet", CLIPS, None) == ({"dog/x": {"dog"}, "cat/y": {"cat"}}, CLIPS)
+    assert read_manifest_labels(tmp_path / "m.parquet", CLIPS, "valid") == ({"dog/x": {"dog"}}, ["dog/x"])
     with pytest.raises(DataError, match="has 0 sounds of the split 'test', none of which is among the 3 reference sounds"):
-        read_manifest_truth(tmp_path / "m.parquet", CLIPS, "test")
+        read_manifest_labels(tmp_path / "m.parquet", CLIPS, "test")
 
 
-def test_vggsounders_names_are_videos_and_seconds(monkeypatch):
+def test_vggsounder_labels_match_videos_and_seconds(monkeypatch):
     asked = []
 
     def annotated(modality):
@@ -58,17 +58,17 @@ def test_vggsounders_names_are_videos_and_seconds(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "vggsounder", SimpleNamespace(VGGSounder=annotated))
     clips = ["abcdefghijk_34000_44000", "test/abcdefghijk_000034", "abcdefghijk_35000_45000"]
-    found = read_truth("vggsounder", clips)
+    found = read_labels("vggsounder", clips)
     assert found == dict.fromkeys(clips[:2], frozenset({"dog barking", "wind noise"}))
     assert asked == ["A"]
 
 
-def test_vggsounders_labels_are_classes_of_vggsound():
+def test_vggsounder_labels_are_classes_of_vggsound():
     annotated = pytest.importorskip("vggsounder", reason="needs the extra vggsounder").VGGSounder(modality="A")
     assert {label for one in annotated.values() for label in one.labels} <= set(labels.classes("vggsound"))
 
 
-def test_vggsounder_must_be_installed(monkeypatch):
+def test_vggsounder_labels_need_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "vggsounder", None)
     with pytest.raises(ParameterError, match=r"need the package vggsounder; run in .*: pip install '\.\[vggsounder\]'"):
-        read_truth("vggsounder", CLIPS)
+        read_labels("vggsounder", CLIPS)

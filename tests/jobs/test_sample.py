@@ -15,7 +15,7 @@ from unsilent.checkpoints import bundle
 from unsilent.cli.main import run
 from unsilent.data.manifest import Row, write_manifest
 from unsilent.errors import CheckpointError, DataError, ParameterError
-from unsilent.evaluation.evaluate import find
+from unsilent.evaluation.inputs import find_inputs
 from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
 from unsilent.models.condition import ConditionConfig
@@ -114,7 +114,7 @@ def test_every_clip_has_its_samples_and_seeds_are_recorded(material, tiny, tmp_p
     mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
     assert {(mel.shape, str(mel.dtype)) for mel in mels} == {((80, 848), "float16")}
     assert len({mel.tobytes() for mel in mels}) == len(mels)
-    found = find(tmp_path, [tmp_path], labels="folders").folders[1]  # as `unsilent evaluate` sees it
+    found = find_inputs(tmp_path, [tmp_path], labels="folders").folders[1]  # as `unsilent evaluate` sees it
     assert found.settings == {"model": "everyday", "seed": 3, "top_k": 32, "temperature": EVERYDAY.temperature}
     assert [sound.name for sound in found.sounds] == [f"{name}/{i}" for name in names for i in (0, 1)]
 

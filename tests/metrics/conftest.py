@@ -1,4 +1,4 @@
-"""Features and logits with the numbers that the released implementation gives for them."""
+"""Features and logits with the metrics of the released implementation."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ import pytest
 
 @pytest.fixture(scope="session")
 def published() -> dict[str, np.ndarray]:
-    """300 real rows and 600 generated ones, two for each real clip; the numbers were computed with subsets of 100 rows for KID."""
+    """300 real rows and 600 generated ones, two per real clip; KID of the released code is over subsets of 100 rows."""
     with np.load(Path(__file__).parents[1] / "fixtures" / "metrics.npz") as file:
         return dict(file)

@@ -1,4 +1,4 @@
-"""Accuracy, average precision and area under the curve: those of scikit-learn, also with ties and with several labels."""
+"""Accuracy, average precision and area under the curve equal those of scikit-learn, also with ties and several labels."""
 
 import numpy as np
 import pytest
@@ -15,21 +15,21 @@ def logits(request):
     return logits if request.param == "plain" else np.round(logits / 3)
 
 
-def test_top_k_is_sklearns():
+def test_hits_equal_sklearns_top_k():
     logits, labels = np.random.default_rng(0).standard_normal((200, 7)), np.random.default_rng(1).integers(7, size=200)
     for k in (1, 2, 5):
         assert hits(logits, np.eye(7, dtype=bool)[labels], k).mean() == top_k_accuracy_score(labels, logits, k=k)
 
 
-def test_any_of_several_labels_is_a_hit():
+def test_hits_count_any_of_several_labels():
     truth = np.array([[True, False, True], [False, True, False]])
     assert hits(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]), truth, 1).tolist() == [True, False]
-    assert hits(np.zeros((2, 3)), truth, 1).tolist() == [True, False]  # of equals the first counts
+    assert hits(np.zeros((2, 3)), truth, 1).tolist() == [True, False]  # of equal scores the first ranks higher
     assert hits(np.zeros((2, 3)), truth, 9).all()
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_means_over_labels_are_sklearns(logits, several):
+def test_means_over_labels_equal_sklearns(logits, several):
     rng = np.random.default_rng(1)
     truth = rng.random((200, 7)) < 0.2 if several else np.eye(7, dtype=bool)[rng.integers(7, size=200)]
     scores = softmax(logits, axis=1)
@@ -37,7 +37,7 @@ def test_means_over_labels_are_sklearns(logits, several):
     assert mean_area_under_curve(logits, truth) == pytest.approx(roc_auc_score(truth, scores, average="macro"), rel=1e-12)
 
 
-def test_labels_that_tell_nothing_apart_do_not_count(logits):
+def test_labels_without_variation_do_not_count(logits):
     truth = np.eye(7, dtype=bool)[np.random.default_rng(1).integers(7, size=200)]
     truth[:, 2], truth[:, 5] = False, True
     kept = [0, 1, 3, 4, 6]
@@ -46,18 +46,18 @@ def test_labels_that_tell_nothing_apart_do_not_count(logits):
     assert mean_area_under_curve(logits, truth) == pytest.approx(roc_auc_score(truth[:, kept], scores, average="macro"))
 
 
-def test_perfect_and_by_chance():
+def test_means_over_labels_of_perfect_and_random_scores():
     truth = np.eye(4, dtype=bool)[np.arange(40) % 4]
     assert mean_average_precision(truth * 5.0, truth) == mean_area_under_curve(truth * 5.0, truth) == 1
     assert mean_area_under_curve(np.zeros((40, 4)), truth) == 0.5
     assert mean_average_precision(np.zeros((40, 4)), truth) == 0.25
 
 
-def test_unfit_rows_are_refused():
+def test_wrong_arguments_are_refused():
     truth = np.eye(3, dtype=bool)
-    with pytest.raises(ParameterError, match=r"logits of shape \[3, 4\] and truth of shape \[3, 3\] do not fit"):
+    with pytest.raises(ParameterError, match=r"logits of shape \[3, 4\] and truth of shape \[3, 3\] differ"):
         hits(np.zeros((3, 4)), truth, 1)
-    with pytest.raises(ParameterError, match="among the 0 likeliest was asked for; ask for 1 or more"):
+    with pytest.raises(ParameterError, match="top-0 accuracy was asked for; k is 1 or more"):
         hits(np.zeros((3, 3)), truth, 0)
-    with pytest.raises(ParameterError, match="no label is true of some sounds and not of others; give sounds of two labels"):
+    with pytest.raises(ParameterError, match="no label is true of some sounds and false of others; give sounds of two labels"):
         mean_average_precision(np.zeros((3, 3)), np.ones((3, 3), dtype=bool))

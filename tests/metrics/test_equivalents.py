@@ -1,4 +1,4 @@
-"""The same figures by torchmetrics and scipy, where random draws play no part."""
+"""Equality with torchmetrics and scipy, without random draws."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchmetrics")
 
 
 class Rows(nn.Module):
-    """Features are what is given."""
+    """The inputs are the features."""
 
     num_features = 16
 
@@ -22,13 +22,13 @@ class Rows(nn.Module):
 
 @pytest.fixture(scope="module")
 def rows():
-    """Real and generated ones, far more than columns."""
+    """Real and generated rows, many more than columns."""
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((16, 16))
     return [torch.from_numpy(rng.standard_normal((200, 16)) @ mix + shift) for shift in (0.0, 0.5)]
 
 
-def test_fid_is_torchmetrics(rows):
+def test_fid_equals_torchmetrics(rows):
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     theirs = FrechetInceptionDistance(feature=Rows()).set_dtype(torch.float64)
@@ -37,7 +37,7 @@ def test_fid_is_torchmetrics(rows):
     assert metrics.fid(*rows) == pytest.approx(theirs.compute().item(), rel=1e-4)
 
 
-def test_kid_is_torchmetrics(rows):
+def test_kid_equals_torchmetrics(rows):
     from torchmetrics.image.kid import KernelInceptionDistance
 
     theirs = KernelInceptionDistance(feature=Rows(), subsets=2, subset_size=200)
@@ -46,7 +46,7 @@ def test_kid_is_torchmetrics(rows):
     assert metrics.kid(*rows, subsets=2, subset_size=200).value == pytest.approx(theirs.compute()[0].item(), rel=1e-4)
 
 
-def test_inception_score_is_torchmetrics(rows):
+def test_inception_score_equals_torchmetrics(rows):
     from torchmetrics.image.inception import InceptionScore
 
     theirs = InceptionScore(feature=Rows(), splits=1)
@@ -54,7 +54,7 @@ def test_inception_score_is_torchmetrics(rows):
     assert metrics.inception_score(rows[0], splits=1).value == pytest.approx(theirs.compute()[0].item(), rel=1e-4)
 
 
-def test_mkl_is_scipys_relative_entropy(rows):
+def test_mkl_equals_scipys_relative_entropy(rows):
     real, generated = (softmax(one.numpy() / 4, axis=1) for one in rows)
     expected = rel_entr(real, generated + 1e-6).sum(1).mean()
     assert metrics.mkl(*(log_softmax(one.numpy() / 4, axis=1) for one in rows)) == pytest.approx(expected, rel=1e-9)

@@ -1,1 +1,6 @@
-"""From folders of sounds to a report: files, labels, classifier, scores, page."""
+"""Folders of sounds → classifier features and logits → metrics with intervals → a report."""
+
+from unsilent.evaluation.results import Evaluation
+from unsilent.evaluation.run import evaluate
+
+__all__ = ["Evaluation", "evaluate"]

@@ -1,4 +1,4 @@
-"""What a classifier says of many files, kept on disk as it comes, so that an interrupted evaluation goes on where it was."""
+"""Classifier results on disk, appended one by one, so that an interrupted evaluation resumes."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,74 +8,75 @@ import numpy as np
 from jaxtyping import Float
 
 from unsilent.errors import DataError
-from unsilent.evaluation.classifier import Classifier
+from unsilent.evaluation.classifier import Classifier, Result
 from unsilent.evaluation.sounds import Sound
 from unsilent.version import __version__
 
-Result = tuple[np.ndarray, np.ndarray]  # features and logits of one sound
-
-_KEY_BYTES = 16  # of the digest of a file's content
+_KEY_BYTES = 16
 
 
 class ResultCache:
-    """Features and logits by the content of files, in one file that only ever grows.
+    """Features and logits by file content, in one append-only file.
 
     Args:
-        folder: made if absent; the file in it is named by the classifier's digest and by our version,
-            since another may prepare sounds otherwise.
-        judge: whose results are kept.
+        folder: made if absent. The file is named by the classifier's digest and the package version, because another version may
+            preprocess sounds differently.
+        classifier: of the results.
+
+    Attributes:
+        n_added: results added by this process.
 
     Raises:
         DataError: if the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, judge: Classifier) -> None:
-        self.judge, self.path = judge, folder / f"{judge.digest}-{__version__}.rows"
-        self._row = np.dtype([("key", f"V{_KEY_BYTES}"), ("features", "<f4", judge.dim), ("logits", "<f4", len(judge.classes))])
+    def __init__(self, folder: Path, classifier: Classifier) -> None:
+        self.classifier, self.path, self.n_added = classifier, folder / f"{classifier.digest}-{__version__}.rows", 0
+        n_classes = len(classifier.classes)
+        self._dtype = np.dtype([("key", f"V{_KEY_BYTES}"), ("features", "<f4", classifier.feature_dim), ("logits", "<f4", n_classes)])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:  # a row that was cut off by a kill goes
-                file.truncate(file.tell() // self._row.itemsize * self._row.itemsize)
+            with self.path.open("ab") as file:  # a process that was killed may leave an incomplete last row
+                file.truncate(file.tell() // self._dtype.itemsize * self._dtype.itemsize)
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror}.") from None
-        self._places = {bytes(key): place for place, key in enumerate(self._rows()["key"])}
+        self._row_of = {bytes(key): row for row, key in enumerate(self._rows()["key"])}
 
     def _rows(self) -> np.ndarray:
         if not self.path.stat().st_size:
-            return np.zeros(0, self._row)  # nothing cannot be mapped
-        return np.memmap(self.path, self._row, mode="r")
+            return np.zeros(0, self._dtype)  # an empty file cannot be mapped
+        return np.memmap(self.path, self._dtype, mode="r")
 
     def missing(self, keys: dict[Sound, bytes]) -> list[Sound]:
-        """The first sound of each content that was not judged yet."""
-        waiting = {key: sound for sound, key in reversed(keys.items()) if key not in self._places}
+        """Sounds without a result; of equal contents only the first."""
+        waiting = {key: sound for sound, key in reversed(keys.items()) if key not in self._row_of}
         return [sound for sound, key in keys.items() if waiting.get(key) is sound]
 
-    def keep(self, heard: Iterable[tuple[bytes, "Result"]]) -> Iterator[bytes]:
-        """Write results as they come.
+    def add(self, results: Iterable[tuple[bytes, Result]]) -> Iterator[bytes]:
+        """Append results as they come.
 
         Args:
-            heard: contents with what the classifier said of them.
+            results: content keys with features and logits.
 
         Yields:
-            Each content, once its result is on disk.
+            Each content key, once its result is on disk.
         """
-        place = len(self._places)
         with self.path.open("ab", buffering=0) as file:
-            for key, (features, logits) in heard:
-                row = np.zeros((), self._row)
+            for key, (features, logits) in results:
+                row = np.zeros((), self._dtype)
                 row["key"], row["features"], row["logits"] = np.void(key), features, logits
                 file.write(row.tobytes())
-                self._places[key] = place
-                place += 1
+                self._row_of[key] = len(self._row_of)
+                self.n_added += 1
                 yield key
 
-    def of(self, keys: Sequence[bytes]) -> tuple[Float[np.ndarray, "samples dim"], Float[np.ndarray, "samples labels"]]:
-        """Features and logits of contents that were judged, in their order."""
-        rows = self._rows()[[self._places[key] for key in keys]]
+    def get(self, keys: Sequence[bytes]) -> tuple[Float[np.ndarray, "samples dim"], Float[np.ndarray, "samples labels"]]:
+        """Features and logits of contents, in the order of `keys`; all must be in the cache."""
+        rows = self._rows()[[self._row_of[key] for key in keys]]
         return rows["features"], rows["logits"]
 
 
-def digest(sound: Sound) -> bytes:
-    """What a file's content is known by; mels and sounds of one content differ."""
+def content_key(sound: Sound) -> bytes:
+    """Digest of a file's content, different for a mel and a sound of equal bytes."""
     with sound.path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.sha256(b"mel" if sound.is_mel else b"")).digest()[:_KEY_BYTES]

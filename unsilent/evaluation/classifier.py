@@ -1,27 +1,26 @@
-"""A classifier that sounds are judged by: how it is found, what of a sound it is shown, and what it says.
+"""The classifier behind FID, MKL and accuracy: finding it, its input, and its features and logits.
 
-What it is shown is the middle of a sound, as many mel frames as it was trained on; a shorter sound is repeated until it fills them. A
-classifier trained here hears sounds as it did in training: their silent ends cut (unless less than 0.19 s would be left) and brought to
--23 LUFS; a published one hears them as they are. Mels in place of sounds are cut or repeated likewise, at the level they have.
+Its input is the middle of a sound, as many mel frames as in training; a shorter sound is repeated. A classifier trained by this project
+gets sounds as in its training: silent ends cut (unless less than 0.19 s would remain), normalised to -23 LUFS. A published one gets them
+unchanged. Mels in place of sounds are cut or repeated alike, at their own level.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unsilent import labels, presets
 from unsilent.checkpoints import catalog
 from unsilent.checkpoints.bundle import SHIPPED, models_folder
 from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
+from unsilent.choices import Device
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError
 from unsilent.evaluation.sounds import Sound
@@ -31,23 +30,27 @@ from unsilent.models.vggishish import VGGishish
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import log_mel01, to_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
+from unsilent.speed.choice import choose_device
+from unsilent.speed.threads import one_thread
 
 KINDS = ("vggishish", "melception")
+
+Result = tuple[np.ndarray, np.ndarray]  # features [dim] and logits [labels] of one sound
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded classifier and what a report says of it.
+    """A loaded classifier.
 
     Attributes:
-        folder: of its checkpoint.
+        folder: its checkpoint.
         kind: `vggishish` or `melception`.
-        module: on the device it computes on.
-        classes: names in the order of their numbers.
-        clip: the grid of mels.
-        frames: mel frames that it is shown.
-        prepares: whether silent ends are cut and loudness is set, as in its training.
-        digest: 16 hexadecimal digits that stand for its weights and configuration.
+        module: the network, on the device it computes on.
+        classes: names by class number.
+        clip: grid of its mels.
+        frames: mel frames of its input.
+        preprocesses: whether silent ends are cut and loudness is normalised, as in its training.
+        digest: 16 hexadecimal digits that identify weights and configuration.
     """
 
     folder: Path
@@ -56,30 +59,33 @@ class Classifier:
     classes: tuple[str, ...]
     clip: Clip
     frames: int
-    prepares: bool
+    preprocesses: bool
     digest: str
 
     @property
-    def last(self) -> nn.Linear:
-        """The layer that makes logits of features."""
+    def output_layer(self) -> nn.Linear:
+        """The last layer, features → logits."""
         return self.module.fc if isinstance(self.module, Melception) else self.module.classifier[-1]
 
     @property
-    def dim(self) -> int:
-        """Numbers in one feature vector: 2048 in the paper's Melception, or the width of VGGish-ish's last hidden layer."""
-        return self.last.in_features
+    def feature_dim(self) -> int:
+        """Length of a feature vector: 2048 in the paper's Melception, or the width of VGGish-ish's last hidden layer."""
+        return self.output_layer.in_features
 
-    def read(self, sound: Sound) -> Float[Tensor, "mels frames"]:
-        """The mel in [0, 1] that the classifier is shown of a sound.
+    def read_mel01(self, sound: Sound) -> Float[Tensor, "mels frames"]:
+        """The classifier's input for a sound: a mel in [0, 1].
 
         Raises:
-            MediaError: if the file cannot be read, is silent, or shorter than one code column (0.19 s).
+            MediaError: if the file cannot be read, is silent, or is shorter than one code column (0.19 s).
         """
-        mel01 = self._read_mel(sound.path) if sound.is_mel else self._read_sound(sound.path)
+        return self.fit(self._mel01_of_array(sound.path) if sound.is_mel else self._mel01_of_audio(sound.path))
+
+    def fit(self, mel01: Float[Tensor, "mels length"]) -> Float[Tensor, "mels frames"]:
+        """The middle `frames` of a mel; a shorter one is repeated."""
         start = max(0, mel01.shape[1] - self.frames) // 2
         return mel01[:, (torch.arange(self.frames) + start) % mel01.shape[1]]
 
-    def _read_sound(self, path: Path) -> Tensor:
+    def _mel01_of_audio(self, path: Path) -> Tensor:
         waveform = read_audio(path, self.clip.sample_rate)
         if not np.abs(waveform).max(initial=0) > SILENT_PEAK:
             raise MediaError(f"{path} is silent.")
@@ -87,19 +93,19 @@ class Classifier:
             raise MediaError(
                 f"{path} has {len(waveform) / self.clip.sample_rate:.2f} s of sound, {self.clip.column_seconds:.2f} s are needed."
             )
-        if self.prepares:
+        if self.preprocesses:
             trimmed = trim_silent_ends(waveform)
-            # a single click, repeated, would be a tone
+            # a trimmed single click, repeated, would become a tone
             waveform = normalise_loudness(trimmed if len(trimmed) >= self.clip.column_samples else waveform, self.clip.sample_rate)
         if len(waveform) < self.frames * self.clip.hop:
             waveform = np.resize(waveform, self.frames * self.clip.hop)
         return log_mel01(torch.from_numpy(waveform)[None], self.clip)[0]
 
-    def _read_mel(self, path: Path) -> Tensor:
+    def _mel01_of_array(self, path: Path) -> Tensor:
         try:
             mel = np.load(path)
         except (OSError, ValueError, EOFError) as error:
-            raise MediaError(f"{path} is no array that can be read: {' '.join(str(error).split()) or 'damaged'}.") from None
+            raise MediaError(f"{path} cannot be read as an array: {' '.join(str(error).split()) or 'it is damaged'}.") from None
         wanted = f"a mel has shape [{self.clip.mels}, frames], {self.clip.downsampling} frames or more, of floats"
         if mel.ndim != 2 or len(mel) != self.clip.mels or mel.shape[1] < self.clip.downsampling or mel.dtype.kind != "f":
             raise MediaError(f"{path} holds {mel.dtype} of shape {list(mel.shape)}; {wanted}.")
@@ -112,62 +118,50 @@ class Classifier:
 
     @torch.inference_mode()
     def classify(self, mel01: Float[Tensor, "mels frames"]) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "labels"]]:
-        """Features and logits of what `read` gives: one sound at a time in full precision, since sums in other shapes round differently."""
-        with _exact():
-            batch = mel01[None].to(self.last.weight.device)
+        """Features and logits of one input of `read_mel01`.
+
+        One input at a time, on one thread and without TF32, because other batches, threads or precisions round differently.
+        """
+        with one_thread(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            batch = mel01[None].to(self.output_layer.weight.device)
             features = self.module.features(batch) if isinstance(self.module, Melception) else self.module.embed(batch)
-            logits = self.last(features)
+            logits = self.output_layer(features)
         return features[0].cpu().numpy(), logits[0].cpu().numpy()
 
-    def unbiased(self, logits: Float[np.ndarray, "samples labels"]) -> Float[np.ndarray, "samples labels"]:
-        """Logits without the last layer's bias, as the inception score wants them."""
-        return logits - self.last.bias.detach().cpu().numpy()
+    def without_bias(self, logits: Float[np.ndarray, "samples labels"]) -> Float[np.ndarray, "samples labels"]:
+        """Logits minus the output layer's bias, for the inception score."""
+        return logits - self.output_layer.bias.detach().cpu().numpy()
 
-    def truth(self, names: list[frozenset[str]]) -> np.ndarray:
-        """Bool `[samples, labels]`: which classes are true of each sound; labels that the classifier does not know are left out."""
-        return np.array([[name in one for name in self.classes] for one in names], dtype=bool).reshape(len(names), len(self.classes))
-
-
-@contextmanager
-def _exact() -> Iterator[None]:
-    """One thread on a CPU, no shortened numbers on a GPU: the same result whatever else is going on."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    def targets(self, labels: list[frozenset[str]]) -> Bool[np.ndarray, "samples labels"]:
+        """Multi-hot targets of the labels of each sound; labels that are not among the classes are ignored."""
+        return np.array([[name in one for name in self.classes] for one in labels], dtype=bool).reshape(len(labels), len(self.classes))
 
 
-def load_classifier(name: str | None, device: str = "auto") -> Classifier:
+def load_classifier(name: str | None, device: Device = "auto") -> Classifier:
     """Load a classifier.
 
     Args:
-        name: checkpoint folder of a VGGish-ish or Melception, name of a published one that was fetched, or a model, shipped, fetched or by
-            path, whose bundle has a folder `classifier`.
-        device: `cpu`, `cuda`, or `auto`, which takes a GPU if there is one.
+        name: checkpoint folder of a VGGish-ish or Melception, name of a published one that was fetched, or a model (shipped, fetched, or a
+            path) whose bundle has a folder `classifier`.
+        device: `auto` is a GPU if there is one.
 
     Raises:
-        CheckpointError: if there is no such classifier here, it is damaged, or it does not tell its classes.
-        ParameterError: if none is named, or for a device that is not there.
+        CheckpointError: if there is no such classifier here, it is damaged, or it has no class names.
+        ParameterError: if none is named, or the device is not present.
     """
     if name is None:
         raise ParameterError(
-            "sounds are judged by a classifier, and none is named: give --classifier with the checkpoint folder of a VGGish-ish or "
-            "Melception that was trained on such sounds, or melception, the published one for VGGSound."
+            "the metrics need a classifier: give --classifier with the checkpoint folder of a VGGish-ish or Melception that was trained on "
+            "such sounds, or melception, the published one for VGGSound."
         )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
-    chosen = "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu"
-    folder = _find(name)
+    chosen, folder = choose_device(device), _find(name)
     about = read_config(folder)
     if about["kind"] not in KINDS:
-        raise CheckpointError(f"{folder} holds a {about['kind']}; sounds are judged by a {' or a '.join(KINDS)}.")
+        raise CheckpointError(f"{folder} holds a {about['kind']}; a classifier is a {' or a '.join(KINDS)}.")
     module, record = load_checkpoint(folder, about["kind"]), about["record"]
     classes = tuple(record.get("classes", ()) or (labels.classes("vggsound") if "converted_from" in record else ()))
     if len(classes) != module.config.labels:
-        raise CheckpointError(f"{folder} has {module.config.labels} classes and names {len(classes)} of them; a judge must name all.")
+        raise CheckpointError(f"{folder} has {module.config.labels} classes and names for {len(classes)}; it must name all.")
     clip = presets.get(about["preset"]).clip if about["preset"] else Clip()
     if module.config.bands.mels != clip.mels:
         raise CheckpointError(f"{folder} reads {module.config.bands.mels} mel bands, its preset {about['preset']} has {clip.mels}.")

@@ -1,78 +1,71 @@
-"""A classifier's judgement of many sounds, spread over processes or machines; what was judged before stays."""
+"""Classification of many sounds, distributed over processes or machines; results in the cache are reused."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from operator import attrgetter
 
-from unsilent.evaluation.cache import Result, ResultCache
-from unsilent.evaluation.classifier import Classifier, load_classifier
+from unsilent.choices import Device
+from unsilent.evaluation.cache import ResultCache
+from unsilent.evaluation.classifier import Classifier, Result, load_classifier
 from unsilent.evaluation.sounds import Sound
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.speed.threads import one_thread
 
+Failures = dict[bytes, str]  # content key → why the file cannot be classified
+
 
 @dataclass(frozen=True)
-class Listener:
-    """Judges sounds; a worker calls it once for the loaded classifier.
-
-    Attributes:
-        classifier: as `load_classifier` wants it.
-        device: likewise.
-    """
+class _LoadInWorker:
+    """Picklable; a worker calls it once to load the classifier."""
 
     classifier: str
-    device: str
+    device: Device
 
     def __call__(self) -> Callable[[Sound], Result]:
-        """Loads the classifier."""
-        return _hearing_by(load_classifier(self.classifier, self.device))
+        return _classify_by(load_classifier(self.classifier, self.device))
 
 
-def _hearing_by(judge: Classifier) -> Callable[[Sound], Result]:
-    def hear(sound: Sound) -> Result:
+def _classify_by(classifier: Classifier) -> Callable[[Sound], Result]:
+    def classify(sound: Sound) -> Result:
         with one_thread():
-            return judge.classify(judge.read(sound))
+            return classifier.classify(classifier.read_mel01(sound))
 
-    return hear
+    return classify
 
 
 def classify_all(
-    hearing: ResultCache,
+    cache: ResultCache,
     keys: dict[Sound, bytes],
     parallel: Parallel = Parallel(),
     progress: Callable[[int, int, Sound], None] = lambda done, total, sound: None,
-) -> dict[bytes, str]:
-    """Classifier the sounds that were not judged before, and keep the results.
+) -> Failures:
+    """Classify the sounds that are not in the cache, and add their results.
 
     Args:
-        hearing: where results are kept, with the classifier.
-        keys: all sounds, with what their contents are known by.
+        cache: with the classifier.
+        keys: all sounds, with the keys of their contents.
         parallel: where to run.
-        progress: told how many are done, of how many, and which one was the last.
-
-    Returns:
-        Why files cannot be judged, by content.
+        progress: called with the number of sounds done, their total, and the last sound.
     """
-    waiting, judge, bad = hearing.missing(keys), hearing.judge, dict[bytes, str]()
+    waiting, classifier, failures = cache.missing(keys), cache.classifier, Failures()
     if not waiting:
-        return bad
+        return failures
 
     def here() -> Callable[[Sound], Result]:
-        return _hearing_by(judge)
+        return _classify_by(classifier)
 
-    build = here if parallel == Parallel() else Listener(str(judge.folder), judge.last.weight.device.type)
+    build = here if parallel == Parallel() else _LoadInWorker(str(classifier.folder), classifier.output_layer.weight.device.type)
 
     def good() -> Iterator[tuple[bytes, Result]]:
-        results = map_ordered(build, waiting, parallel, attrgetter("name"))
-        with closing(results):
-            for done, (sound, heard) in enumerate(results, start=1):
-                if isinstance(heard, Failed):
-                    bad[keys[sound]] = heard.reason
+        with closing(map_ordered(build, waiting, parallel, attrgetter("name"))) as results:
+            for done, (sound, result) in enumerate(results, start=1):
+                if isinstance(result, Failed):
+                    failures[keys[sound]] = result.reason
                 else:
-                    yield keys[sound], heard
+                    yield keys[sound], result
                 progress(done, len(waiting), sound)
 
-    for _ in hearing.keep(good()):
+    for _ in cache.add(good()):
         pass
-    return bad
+    return failures

@@ -1,4 +1,4 @@
-"""What clips are said to sound of, which accuracy is counted against: from a table, from a manifest, from folders, or from VGGSounder."""
+"""Ground-truth labels of reference clips: from a table, a manifest, folder names, or VGGSounder."""
 
 import csv
 import re
@@ -8,65 +8,65 @@ from pathlib import Path
 
 from unsilent.data.manifest import read_manifest
 from unsilent.errors import DataError, ParameterError, how_to_install
-from unsilent.evaluation.sounds import Names
+from unsilent.evaluation.sounds import ClipNames
 
 FOLDERS, VGGSOUNDER = "folders", "vggsounder"
-Truth = dict[str, frozenset[str]]  # labels of each clip; clips without any are not in it
+Labels = dict[str, frozenset[str]]  # of each clip that has any
 _VGGSOUND_NAME = re.compile(r"(.{11})_(\d+)_(\d+)")  # video, start and end in milliseconds
 
 
-def read_truth(source: str, clips: Sequence[str]) -> Truth:
+def read_labels(source: str, clips: Sequence[str]) -> Labels:
     """Labels of clips.
 
     Args:
-        source: `folders` (each clip's label is the folder that it lies in), `vggsounder` (see `vggsounder_truth`), or a CSV file with the
-            columns `path` and `label`, in which a clip with several labels has several rows. Paths match as in `Names.find`.
-        clips: names, as of `find_sounds`.
+        source: `folders` (the label of a clip is the name of its folder), `vggsounder` (see `vggsounder_labels`), or a CSV file with the
+            columns `path` and `label`, with one row per label of a clip. Paths match as in `ClipNames.find`.
+        clips: names, from `find_sounds`.
 
     Raises:
         DataError: if the table is missing, lacks a column, or no clip has a label.
-        ParameterError: if the package that VGGSounder comes in is not installed.
+        ParameterError: if the package with VGGSounder's annotations is not installed.
     """
     if source == FOLDERS:
         pairs = [(clip, clip.rpartition("/")[0].rpartition("/")[2]) for clip in clips]
     elif source == VGGSOUNDER:
-        pairs = vggsounder_truth(clips)
+        pairs = vggsounder_labels(clips)
     else:
         pairs = _read_table(Path(source))
-    return _gather(pairs, clips, source)
+    return _by_clip(pairs, clips, source)
 
 
-def read_manifest_truth(path: Path, clips: Sequence[str], split: str | None) -> tuple[Truth, list[str]]:
-    """Labels of clips that a manifest names, and which of the clips are in a split.
+def read_manifest_labels(path: Path, clips: Sequence[str], split: str | None) -> tuple[Labels, list[str]]:
+    """Labels of clips from a manifest, and the clips of a split.
 
     Args:
-        path: as `unsilent data manifest` writes it.
-        clips: names, as of `find_sounds`; they match `clip_id` as in `Names.find`.
-        split: that is asked for; None for all clips, also those that the manifest does not name.
+        path: manifest of `unsilent data manifest`.
+        clips: names, from `find_sounds`; they match `clip_id` as in `ClipNames.find`.
+        split: to keep; None keeps all clips, also those that are not in the manifest.
 
     Raises:
         DataError: if the manifest cannot be read, no clip is in the split, or none has a label.
     """
     rows = [row for row in read_manifest(path)[1] if row.kind != "image" and split in (None, row.split)]
-    names = Names(clips)
-    inside = {names.find(row.clip_id) for row in rows}
-    kept = [clip for clip in clips if split is None or clip in inside]
+    names = ClipNames(clips)
+    in_split = {names.find(row.clip_id) for row in rows}
+    kept = [clip for clip in clips if split is None or clip in in_split]
     if not kept:
         raise DataError(f"{path} has {len(rows)} sounds of the split {split!r}, none of which is among the {len(clips)} reference sounds.")
-    return _gather([(row.clip_id, row.label) for row in rows], kept, str(path)), kept
+    return _by_clip([(row.clip_id, row.label) for row in rows], kept, str(path)), kept
 
 
-def vggsounder_truth(clips: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of a clip and a label that is heard in it, by VGGSounder's annotators.
+def vggsounder_labels(clips: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of a clip and one of its audible labels in VGGSounder.
 
     Args:
-        clips: names as VGGSound has them, `VIDEO_START_END` in milliseconds or `VIDEO_START` in seconds.
+        clips: names as in VGGSound, `VIDEO_START_END` in milliseconds or `VIDEO_START` in seconds.
 
     Raises:
         ParameterError: if the package is not installed.
 
     Source:
-        Zverev et al. 2025, PyPI package `vggsounder`: its audible labels (modality A or AV) of clips without background music, its default.
+        Zverev et al. 2025, PyPI package `vggsounder`: labels of modality A or AV of clips without background music, its default.
     """
     try:
         from vggsounder import VGGSounder
@@ -94,13 +94,13 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
         return [(row["path"].replace("\\", "/"), row["label"] or "") for row in table]
 
 
-def _gather(pairs: Iterable[tuple[str, str]], clips: Sequence[str], source: str) -> Truth:
-    """Labels by clip; rows of other clips are left out."""
-    names, found = Names(clips), defaultdict(set)
+def _by_clip(pairs: Iterable[tuple[str, str]], clips: Sequence[str], source: str) -> Labels:
+    """Labels by clip, without rows of other clips."""
+    names, found = ClipNames(clips), defaultdict(set)
     for path, label in pairs:
         clip = names.find(path) or names.find(str(Path(path).with_suffix("")))
         if clip is not None and label:
             found[clip].add(label)
     if not found:
-        raise DataError(f"none of the {len(clips)} reference sounds has a label by {source}; it must name them as they lie in the folder.")
+        raise DataError(f"none of the {len(clips)} reference sounds has a label in {source}; it must name them by their paths.")
     return {clip: frozenset(labels) for clip, labels in found.items()}

@@ -1,49 +1,54 @@
-"""An evaluation as one page that needs nothing but the sounds beside it, written with the same figures as JSON and CSV."""
+"""An evaluation as one HTML page that needs no other files but the sounds it plays, and the same results as JSON and CSV."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from unsilent.errors import DataError
-from unsilent.evaluation.evaluate import Evaluation, Sample, System, sweeps
 from unsilent.evaluation.plots import classes_plot, sweep_plot, thumbnail
-from unsilent.evaluation.scores import Figure
-from unsilent.evaluation.tables import METHODS, NAMES, as_csv, as_json, preparation, relative, shown
+from unsilent.evaluation.results import Evaluation, Sample, System, sweeps
+from unsilent.evaluation.scores import Estimate
+from unsilent.evaluation.tables import METHODS, STYLES, as_csv, as_json, format_value, preprocessing, relative
 from unsilent.files import atomic_write
 from unsilent.generation.figure import require_matplotlib
+from unsilent.version import __version__
 
 CLIPS_SHOWN, TAKES_SHOWN, NAMES_SHOWN = 24, 3, 50
 
+# A first column is never narrower than 8rem: names may break anywhere, so a phone would otherwise break them after every letter.
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1b1b; background: #fff }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2.2rem } code { overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 8rem }
 small { display: block; color: #666; font-size: .76rem } sup { color: #b3261e }
 .wide { overflow-x: auto } .notes { font-size: .85rem } .bad { color: #b3261e }
-.figures th, .figures small { white-space: nowrap }
+.scores th, .scores small { white-space: nowrap }
 .sounds th, .sounds td { text-align: left; min-width: 15rem } .sounds td:first-child { min-width: 8rem }
 audio { width: 240px; height: 32px; display: block } img { display: block; width: 240px; height: 60px }
-svg { max-width: 100%; height: auto }
+svg { max-width: 100%; min-width: 40rem; height: auto }
 """
 
 
-def write_report(evaluation: Evaluation, out: Path) -> Path:
-    """Write `report.html`, `report.json` and `report.csv`, each beside its old version first and renamed when whole.
+def write_report(evaluation: Evaluation, out: Path, command: str, date: datetime) -> Path:
+    """Write `report.html`, `report.json` and `report.csv`, each atomically.
 
     Args:
-        evaluation: what to tell.
-        out: folder, made if absent. The page finds the sounds from there, so the two move together or not at all.
+        evaluation: results.
+        out: folder, made if absent. The page links to sounds relative to it, so move them together.
+        command: that repeats the evaluation; shown on the page.
+        date: of the evaluation; shown on the page.
 
     Returns:
         The page.
 
     Raises:
         DataError: if the folder cannot be made.
-        MediaError: if a file cannot be written, or a sound that is shown is no longer there.
+        MediaError: if a file cannot be written, or a sound on the page is missing by now.
         ParameterError: if matplotlib is not installed.
     """
     require_matplotlib()
@@ -54,89 +59,85 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
     texts = {
         "report.json": json.dumps(as_json(evaluation), indent=2) + "\n",
         "report.csv": as_csv(evaluation, out),
-        "report.html": page(evaluation, out),
+        "report.html": _page(evaluation, out, command, date),
     }
     for name, text in texts.items():
         with atomic_write(out / name) as temporary:
-            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of files need not be valid text
+            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # file names need not be valid text
     return out / "report.html"
 
 
-def page(evaluation: Evaluation, out: Path) -> str:
-    """The whole page as text.
-
-    Args:
-        evaluation: what to tell.
-        out: folder that links to sounds start from.
-    """
-    judge, real, systems = evaluation.judge, evaluation.real, evaluation.systems
-    title = "Evaluation of generated sounds" if systems else "Report of a sound classifier"
+def _page(evaluation: Evaluation, out: Path, command: str, date: datetime) -> str:
+    classifier, real, systems = evaluation.classifier, evaluation.real, evaluation.systems
+    title = (
+        f"Evaluation of {', '.join(system.name for system in systems)}" if systems else f"Report of a sound classifier: {classifier.kind}"
+    )
     facts = (
-        f"Judged by a {judge.kind} of {len(judge.classes)} classes, digest <code>{judge.digest}</code>, features of {judge.dim} numbers. "
-        f"{escape(preparation(evaluation))} Seed of intervals: {evaluation.seed}."
+        f"Classifier: a {classifier.kind} of {len(classifier.classes)} classes, digest <code>{classifier.digest}</code>, with "
+        f"{classifier.feature_dim} features. {escape(preprocessing(evaluation))} Seed of intervals: {evaluation.seed}."
     )
-    parts = [f"<h1>{title}</h1><p>{facts}</p>", "<h2>Figures</h2>", _figures(evaluation)]
+    made = f"<time>{date:%Y-%m-%d %H:%M}</time>, unsilent {__version__}: <code>{escape(command)}</code>"
+    parts = [f"<h1>{escape(title)}</h1><p class=notes>{made}</p><p>{facts}</p>", "<h2>Metrics</h2>", _scores(evaluation)]
     for setting, lines in sweeps(systems).items():
-        parts.append(f"<h2>By {escape(setting.replace('_', '-'))}</h2>{sweep_plot(setting, lines)}")
-    if any(row.figures for system in (real, *systems) for row in system.classes):
-        parts.append(f"<h2>By class</h2>{classes_plot(real, systems)}")
-    parts += [f"<h2>Sounds</h2>{_sounds(evaluation, out)}", "<h2>Files</h2>", *(_files(system) for system in (real, *systems))]
+        parts.append(f"<h2>By {escape(setting.replace('_', '-'))}</h2><div class=wide>{sweep_plot(setting, lines)}</div>")
+    if any(row.scores for system in evaluation.folders for row in system.classes):
+        parts.append(f"<h2>By class</h2><div class=wide>{classes_plot(real, systems)}</div>")
+    parts += [f"<h2>Sounds</h2>{_sounds(evaluation, out)}", "<h2>Files</h2>", *map(_files, evaluation.folders)]
     methods = "".join(
-        f"<dt>{escape(NAMES[name][0] if name in NAMES else name)}</dt><dd>{escape(text)}</dd>" for name, text in METHODS.items()
+        f"<dt>{escape(STYLES[name].heading if name in STYLES else name)}</dt><dd>{escape(text)}</dd>" for name, text in METHODS.items()
     )
-    parts.append(f"<h2>How figures are counted</h2><dl class=notes>{methods}</dl>")
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    return f"{head}<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
+    parts.append(f"<h2>How metrics are computed</h2><dl class=notes>{methods}</dl>")
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    return f"{head}<title>{escape(title)}</title><style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
 
 
-def _figures(evaluation: Evaluation) -> str:
-    """A row for each system, the reference on top; what speaks against a figure is a note with a number."""
-    rows = [(system.name, system.figures, system.warnings) for system in (evaluation.real, *evaluation.systems)]
+def _scores(evaluation: Evaluation) -> str:
+    """Table with a row for each folder, the reference first; warnings are numbered notes below."""
+    rows = [(system.name, system.scores, system.warnings) for system in evaluation.folders]
     if evaluation.systems and evaluation.halves:
         rows.insert(1, ("reference, one half against the other", evaluation.halves, []))
-    names = [name for name in NAMES if any(name in figures for _, figures, _ in rows)]
+    names = [name for name in STYLES if any(name in scores for _, scores, _ in rows)]
     notes: dict[str, int] = {}
 
     def marks(warnings: Sequence[str]) -> str:
         numbers = [str(notes.setdefault(warning, len(notes) + 1)) for warning in warnings]
         return f"<sup>{','.join(numbers)}</sup>" if numbers else ""
 
-    head = "".join(f"<th>{escape(NAMES[name][0])} {NAMES[name][1]}</th>" for name in names)
+    head = "".join(f"<th>{escape(STYLES[name].heading)} {STYLES[name].arrow}</th>" for name in names)
     body = "".join(
         f"<tr><td>{escape(name)}{marks(warnings)}</td>"
-        + "".join(f"<td>{_figure(one, figures[one], marks)}</td>" if one in figures else "<td>–</td>" for one in names)
+        + "".join(f"<td>{_score(one, scores[one], marks)}</td>" if one in scores else "<td>–</td>" for one in names)
         + "</tr>"
-        for name, figures, warnings in rows
+        for name, scores, warnings in rows
     )
-    said = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    table = f"<div class=wide><table class=figures><tr><th></th>{head}</tr>{body}</table></div>"
-    return f"{table}<p class=notes>In brackets: 95 % intervals. n: sounds (of clips, against real sounds).</p><ol class=notes>{said}</ol>"
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    table = f"<div class=wide><table class=scores><tr><th></th>{head}</tr>{body}</table></div>"
+    return f"{table}<p class=notes>In brackets: 95 % intervals. n: sounds (of clips, against real sounds).</p><ol class=notes>{items}</ol>"
 
 
-def _figure(name: str, figure: Figure, marks) -> str:
-    spread = "" if figure.spread is None else f" ± {shown(name, figure.spread)}"
-    interval = "" if figure.interval is None else f"[{', '.join(shown(name, end) for end in figure.interval)}]"
-    real = f", real {figure.real}" if figure.real else ""
-    clips = "" if figure.clips == figure.samples else f" of {figure.clips}"
-    value = f"{shown(name, figure.value)}{spread}{marks(figure.warnings)}"
-    return f"{value}<small>{interval}</small><small>n {figure.samples}{clips}{real}</small>"
+def _score(name: str, score: Estimate, marks: Callable[[Sequence[str]], str]) -> str:
+    spread = "" if score.spread is None else f" ± {format_value(name, score.spread)}"
+    interval = "" if score.interval is None else f"[{', '.join(format_value(name, end) for end in score.interval)}]"
+    real = f", real {score.real}" if score.real else ""
+    clips = "" if score.clips == score.samples else f" of {score.clips}"
+    value = f"{format_value(name, score.value)}{spread}{marks(score.warnings)}"
+    return f"{value}<small>{interval}</small><small>n {score.samples}{clips}{real}</small>"
 
 
 def _sounds(evaluation: Evaluation, out: Path) -> str:
-    """Clips evenly spaced by name, what was made for each, and what the classifier hears in it."""
-    columns = [evaluation.real, *evaluation.systems]
-    by_clip = [_samples_by_clip(system) for system in columns]
-    made = {clip for found in by_clip[1:] for clip in found} if evaluation.systems else set(by_clip[0])
-    clips = sorted(made & set(by_clip[0]))
+    """Table of clips, evenly spaced by name, with their samples of each system and the predicted classes."""
+    by_clip = [_samples_by_clip(system) for system in evaluation.folders]
+    covered = {clip for found in by_clip[1:] for clip in found} if evaluation.systems else set(by_clip[0])
+    clips = sorted(covered & set(by_clip[0]))
     chosen = clips[:: -(-len(clips) // CLIPS_SHOWN)] if clips else []
-    head = "".join(f"<th>{escape(system.name)}</th>" for system in columns)
+    head = "".join(f"<th>{escape(system.name)}</th>" for system in evaluation.folders)
     rows = []
     for clip in chosen:
-        label = f"<small>{escape(', '.join(sorted(evaluation.truth.get(clip, ()))))}</small>"
+        labels = f"<small>{escape(', '.join(sorted(evaluation.labels.get(clip, ()))))}</small>"
         cells = ("".join(_sound(sample, evaluation, out) for sample in found.get(clip, [])[:TAKES_SHOWN]) for found in by_clip)
-        rows.append(f"<tr><td>{escape(clip)}{label}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    said = f"<p class=notes>{len(chosen)} of {len(clips)} clips, evenly spaced by name; at most {TAKES_SHOWN} samples of each.</p>"
-    return f"{said}<div class=wide><table class=sounds><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+        rows.append(f"<tr><td>{escape(clip)}{labels}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    note = f"<p class=notes>{len(chosen)} of {len(clips)} clips, evenly spaced by name; at most {TAKES_SHOWN} samples of each.</p>"
+    return f"{note}<div class=wide><table class=sounds><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
 
 
 def _samples_by_clip(system: System) -> dict[str, list[Sample]]:
@@ -148,32 +149,31 @@ def _samples_by_clip(system: System) -> dict[str, list[Sample]]:
 
 
 def _sound(sample: Sample, evaluation: Evaluation, out: Path) -> str:
-    picture = thumbnail(evaluation.judge.read(sample.sound).numpy())
-    sound = ""
-    if sample.sound.heard is not None:
-        link = quote(relative(sample.sound.heard, out).encode("utf-8", "surrogateescape"))
-        sound = f'<audio controls preload="none" src="./{link}"></audio>'
-    apart = "" if sample.mkl is None else f", MKL {sample.mkl:.2f}"
-    said = f"<small>heard as {escape(sample.heard_as)}, {sample.probability:.0%}{apart}</small>"
-    return f'<img src="{picture}" alt="mel of {escape(sample.sound.name)}">{sound}{said}'
+    image = thumbnail(evaluation.classifier.read_mel01(sample.sound).numpy())
+    player = ""
+    if sample.sound.playable is not None:
+        link = quote(relative(sample.sound.playable, out).encode("utf-8", "surrogateescape"))
+        player = f'<audio controls preload="none" src="./{link}"></audio>'
+    mkl = "" if sample.mkl is None else f", MKL {sample.mkl:.2f}"
+    prediction = f"<small>classified as {escape(sample.predicted)}, {sample.probability:.0%}{mkl}</small>"
+    return f'<img src="{image}" alt="mel of {escape(sample.sound.name)}">{player}{prediction}'
 
 
 def _files(system: System) -> str:
-    """Counts, and the names of what could not be judged or has no pair."""
-    judged = len(system.samples) - len(system.bad)
-    counts = [f"{judged} of {len(system.samples)} files judged"]
+    """Counts, and the names of files that could not be classified or have no pair."""
+    counts = [f"{len(system.samples) - len(system.failed)} of {len(system.samples)} files classified"]
     lists = [
-        ("unpaired sounds, in all figures but MKL and accuracy", system.unpaired),
+        ("unpaired sounds, which count for all metrics but MKL and accuracy", system.unpaired),
         ("clips of the reference without a sample", system.missing),
     ]
     counts += [f"{len(names)} {what}" for what, names in lists if names]
     parts = [f"<h3>{escape(system.name)}</h3><p>{'; '.join(counts)}.</p>"]
-    if system.bad:
-        rows = "".join(f"<tr><td>{escape(sample.sound.name)}</td><td class=bad>{escape(sample.why)}</td></tr>" for sample in system.bad)
+    if system.failed:
+        rows = "".join(f"<tr><td>{escape(sample.sound.name)}</td><td class=bad>{escape(sample.why)}</td></tr>" for sample in system.failed)
         parts.append(f"<div class=wide><table><tr><th>left out</th><th>why</th></tr>{rows}</table></div>")
     for what, names in lists:
         if names:
             more = f" and {len(names) - NAMES_SHOWN} more, see report.json" if len(names) > NAMES_SHOWN else ""
-            said = escape(", ".join(names[:NAMES_SHOWN]) + more)
-            parts.append(f"<details><summary>{len(names)} {what}</summary><p class=notes>{said}</p></details>")
+            text = escape(", ".join(names[:NAMES_SHOWN]) + more)
+            parts.append(f"<details><summary>{len(names)} {what}</summary><p class=notes>{text}</p></details>")
     return "".join(parts)

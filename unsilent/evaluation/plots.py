@@ -1,4 +1,4 @@
-"""Plots of an evaluation as SVG for a page, the same bytes for the same figures; and small pictures of mels."""
+"""Plots of an evaluation as SVG, byte-identical for identical results, and thumbnails of mels."""
 
 import base64
 import io
@@ -10,36 +10,36 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from unsilent.evaluation.evaluate import System
-from unsilent.evaluation.scores import Figure
-from unsilent.evaluation.tables import NAMES
+from unsilent.evaluation.results import System
+from unsilent.evaluation.scores import Estimate
+from unsilent.evaluation.tables import STYLES
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#000000")  # told apart by all eyes
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#000000")  # distinguishable with colour blindness
 _REAL = "#8a8a8a"
 _LABEL_INCHES, _WIDTH_INCHES = 0.24, 10.0
 _THUMBNAIL = (240, 60)  # pixels
 
 
 def classes_plot(real: System, systems: Sequence[System]) -> str:
-    """Relevance and accuracy by label, a row each, the first system's best label on top; behind a label its clips. Paper figure 18."""
-    rows = [row for system in (*systems, real) for row in system.classes if row.figures]
-    shown = [name for name in ("mkl", "top1") if any(name in row.figures for row in rows)]
-    sign = 1 if shown[0] == "mkl" else -1  # more accurate is better, more divergent is not
+    """MKL and accuracy by label, the first system's best label on top, with the number of clips. Paper figure 18."""
+    rows = [row for system in (*systems, real) for row in system.classes if row.scores]
+    shown = [name for name in ("mkl", "top1") if any(name in row.scores for row in rows)]
+    sign = 1 if shown[0] == "mkl" else -1  # higher accuracy is better, higher divergence is worse
     first, clips = {}, {}
     for row in rows:
-        first.setdefault(row.label, sign * row.figures[shown[0]].value if shown[0] in row.figures else np.inf)
-        clips[row.label] = max(clips.get(row.label, 0), *(figure.clips for figure in row.figures.values()))
+        first.setdefault(row.label, sign * row.scores[shown[0]].value if shown[0] in row.scores else np.inf)
+        clips[row.label] = max(clips.get(row.label, 0), *(score.clips for score in row.scores.values()))
     labels = sorted(first, key=lambda label: (first[label], label))
     height = 1.1 + _LABEL_INCHES * len(labels) + 0.2 * len(systems)
     with _figure(1, len(shown), (_WIDTH_INCHES, height), sharey=True) as (drawn, axes):
-        crowd = [(real, _REAL), *zip(systems, _cycle(len(systems)), strict=True)]
+        coloured = [(real, _REAL), *zip(systems, _cycle(len(systems)), strict=True)]
         for axis, name in zip(axes, shown, strict=True):
-            for place, (system, colour) in enumerate(crowd):
-                told = {row.label: row.figures[name] for row in system.classes if name in row.figures}
-                if told:
-                    shift = 0.5 * (place + 0.5) / len(crowd) - 0.25  # side by side within the row of a label
-                    heights = [labels.index(label) + shift for label in told]
-                    _points(axis, list(told.values()), heights, name, colour, system.name, upright=False)
+            for place, (system, colour) in enumerate(coloured):
+                values = {row.label: row.scores[name] for row in system.classes if name in row.scores}
+                if values:
+                    shift = 0.5 * (place + 0.5) / len(coloured) - 0.25  # side by side within the row of a label
+                    heights = [labels.index(label) + shift for label in values]
+                    _points(axis, list(values.values()), heights, name, colour, system.name, upright=False)
             axis.set_xlabel(_heading(name))
             axis.set_ylim(len(labels) - 0.4, -0.6)
             axis.grid(axis="x", alpha=0.3)
@@ -51,14 +51,14 @@ def classes_plot(real: System, systems: Sequence[System]) -> str:
 
 
 def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> str:
-    """Figures over a setting, a line for each model. Paper figure 17."""
-    shown = [name for name in ("fid", "mkl", "top1") if any(name in system.figures for points in lines.values() for _, system in points)]
+    """Metrics over a setting, a line for each model. Paper figure 17."""
+    shown = [name for name in ("fid", "mkl", "top1") if any(name in system.scores for points in lines.values() for _, system in points)]
     values = sorted({value for points in lines.values() for value, _ in points})
     with _figure(1, len(shown), (_WIDTH_INCHES, 3.4)) as (drawn, axes):
         for axis, name in zip(axes, shown, strict=True):
             for (line, points), colour in zip(sorted(lines.items()), _cycle(len(lines)), strict=True):
-                told = [(value, system.figures[name]) for value, system in points if name in system.figures]
-                _points(axis, [figure for _, figure in told], [value for value, _ in told], name, colour, line, upright=True)
+                scored = [(value, system.scores[name]) for value, system in points if name in system.scores]
+                _points(axis, [score for _, score in scored], [value for value, _ in scored], name, colour, line, upright=True)
             if values[0] > 0 and values[-1] >= 8 * values[0]:
                 axis.set_xscale("log", base=2)
             axis.minorticks_off()
@@ -70,7 +70,7 @@ def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> st
 
 
 def thumbnail(mel01: Float[np.ndarray, "mels frames"]) -> str:
-    """A small picture of a mel as the source of an `img`; low bands below, loud ones bright."""
+    """Thumbnail of a mel as the `src` of an `img`: low bands at the bottom, loud ones bright."""
     from matplotlib import colormaps
 
     colours = (colormaps["magma"](mel01[::-1])[..., :3] * 255).round().astype(np.uint8)
@@ -79,11 +79,11 @@ def thumbnail(mel01: Float[np.ndarray, "mels frames"]) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _points(axis, figures: list[Figure], places: list[float], name: str, colour: str, label: str, upright: bool) -> None:
-    """Values with their intervals, upright over a setting, lying beside a label."""
-    factor = NAMES[name][3]
-    values = np.array([figure.value for figure in figures]) * factor
-    reach = np.array([figure.interval or (figure.value, figure.value) for figure in figures]).T * factor
+def _points(axis, scores: list[Estimate], places: list[float], name: str, colour: str, label: str, upright: bool) -> None:
+    """Values with their intervals: vertical over a setting, horizontal in the row of a label."""
+    factor = STYLES[name].factor
+    values = np.array([score.value for score in scores]) * factor
+    reach = np.array([score.interval or (score.value, score.value) for score in scores]).T * factor
     reach = np.abs(reach - values)
     style = {"color": colour, "label": label, "capsize": 2, "elinewidth": 1, "markersize": 4}
     if upright:
@@ -93,8 +93,7 @@ def _points(axis, figures: list[Figure], places: list[float], name: str, colour:
 
 
 def _heading(name: str) -> str:
-    heading, arrow, _, _ = NAMES[name]
-    return f"{heading} {arrow}"
+    return f"{STYLES[name].heading} {STYLES[name].arrow}"
 
 
 def _cycle(n: int) -> list[str]:
@@ -102,7 +101,7 @@ def _cycle(n: int) -> list[str]:
 
 
 def _legend(drawn, axes) -> None:
-    """One for all panels: each name once."""
+    """One legend for all panels."""
     named = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     legend = drawn.legend(named.values(), named.keys(), loc="outside upper center", ncols=min(4, len(named)), frameon=False)
     for text in legend.get_texts():
@@ -112,12 +111,12 @@ def _legend(drawn, axes) -> None:
 @contextmanager
 def _figure(rows: int, columns: int, size: tuple[float, float], **options):
     import matplotlib
-    from matplotlib.figure import Figure as Drawing
+    from matplotlib.figure import Figure
 
     settings = {"svg.hashsalt": "unsilent", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks is drawn as boxes
-        drawn = Drawing(figsize=size, layout="constrained")
+        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
+        drawn = Figure(figsize=size, layout="constrained")
         yield drawn, drawn.subplots(rows, columns, squeeze=False, **options)[0]
 
 

@@ -1,4 +1,4 @@
-"""Figures of one folder of judged sounds, each with its 95 % interval, what it was counted over, and what speaks against it."""
+"""Metrics of the sounds of one folder, each with its 95 % interval, sample counts and warnings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,38 +7,38 @@ import numpy as np
 from jaxtyping import Float
 
 from unsilent.evaluation.classifier import Classifier
-from unsilent.evaluation.ground_truth import Truth
+from unsilent.evaluation.ground_truth import Labels
 from unsilent.evaluation.sounds import Sound
-from unsilent.metrics.classification import Measure, hits, mean_area_under_curve, mean_average_precision, tells_apart
+from unsilent.metrics.classification import Measure, hits, mean_area_under_curve, mean_average_precision, varies
 from unsilent.metrics.fid import fid
 from unsilent.metrics.inception_score import inception_score
 from unsilent.metrics.kid import kid
 from unsilent.metrics.mkl import divergences
-from unsilent.metrics.resampling import LEAST_CLIPS, interval_of_mean, interval_of_sets
+from unsilent.metrics.resampling import MIN_CLIPS, Interval, interval_of_mean, interval_of_sets
 
 TOP = {"top1": 1, "top5": 5}
 PARTS = 10  # of an inception score
-_STUDENT_95 = 2.262  # deviations of a mean over ten parts
+_STUDENT_95 = 2.262  # two-sided 95 % quantile of Student's t with 9 degrees of freedom
 KID_SUBSET = 1000
-_KID_SUBSETS = 10  # of a resample; the figure itself takes the authors' hundred
+_KID_SUBSETS = 10  # for intervals; the value itself takes the authors' hundred
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One number.
+class Estimate:
+    """One metric. The field names are keys of `report.json`.
 
     Attributes:
-        value: the number.
-        interval: its 95 %; None where there are too few clips to draw from.
-        spread: population standard deviation over KID's subsets, or the inception score's parts; None for the others.
-        samples, clips: generated (or, of the reference, real) sounds it is of, and the clips they are of.
-        real: sounds of the reference it is of; 0 where none take part.
-        seed: of the draws behind the interval.
-        warnings: what speaks against it.
+        value: of the metric.
+        interval: 95 %; None with too few clips.
+        spread: population standard deviation over KID's subsets or the inception score's parts; None for other metrics.
+        samples, clips: number of sounds, and of the clips they belong to.
+        real: number of reference sounds compared with; 0 for metrics that compare with none.
+        seed: of the resamples behind the interval.
+        warnings: limits of the value.
     """
 
     value: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     samples: int
     clips: int
     real: int
@@ -48,20 +48,20 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """Relevance and accuracy of the clips with one label; a figure is missing where nothing can be counted."""
+class ClassScores:
+    """MKL and accuracy of the clips with one label; without the metrics that have no samples."""
 
     label: str
-    figures: dict[str, Figure]
+    scores: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the classifier said of the good sounds of one folder, in the order of their names.
+class Classified:
+    """Classifier results of the readable sounds of one folder, in the order of their names.
 
     Attributes:
-        sounds: that were judged.
-        clips: of the reference that each is a sample of; None where there is none.
+        sounds: that were classified.
+        clips: reference clip of each; None where there is none.
         features, logits: one row each.
     """
 
@@ -71,139 +71,143 @@ class Judged:
     logits: Float[np.ndarray, "samples labels"]
 
     def groups(self) -> list[np.ndarray]:
-        """Numbers of the rows of each clip; a sound without one stands alone."""
+        """Row numbers of each clip; a sound without a clip is a group of its own."""
         rows: dict[tuple[bool, str], list[int]] = {}
         for row, (sound, clip) in enumerate(zip(self.sounds, self.clips, strict=True)):
             rows.setdefault((clip is None, sound.name if clip is None else clip), []).append(row)
         return [np.array(one) for one in rows.values()]
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> "Judged":
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Classified":
         """Some of the rows."""
-        return Judged([self.sounds[row] for row in rows], [self.clips[row] for row in rows], self.features[rows], self.logits[rows])
+        return Classified([self.sounds[row] for row in rows], [self.clips[row] for row in rows], self.features[rows], self.logits[rows])
 
 
-def fidelity(real: Judged, made: Judged, seed: int) -> dict[str, Figure]:
-    """FID and KID of all sounds, paired or not; none where a set has less than 2."""
-    sizes = (len(real.sounds), len(made.sounds))
+def fidelity(real: Classified, generated: Classified, seed: int) -> dict[str, Estimate]:
+    """FID and KID of all sounds, paired or not; empty if a set has fewer than 2."""
+    sizes = (len(real.sounds), len(generated.sounds))
     if min(sizes) < 2:
         return {}
-    dim, groups = real.features.shape[1], (real.groups(), made.groups())
+    dim, groups = real.features.shape[1], (real.groups(), generated.groups())
     counts = {"samples": sizes[1], "clips": len(groups[1]), "real": sizes[0], "seed": seed}
     unequal = (
-        [f"the sets differ in size ({sizes[0]} real, {sizes[1]} generated), and few rows make FID large"] if sizes[0] != sizes[1] else []
+        [f"the sets differ in size ({sizes[0]} real, {sizes[1]} generated), and FID is larger for few rows"] if sizes[0] != sizes[1] else []
     )
-    few = [f"{min(sizes)} rows for {dim} numbers in a feature: much of this FID is the small sample's"] if min(sizes) <= dim else []
-    whole = min(sizes) <= KID_SUBSET
-    same = [f"every subset holds all {min(sizes)} rows of a set: their deviation is too small"] if whole else []
+    few = [f"{min(sizes)} rows for {dim} feature dimensions: much of this FID is the bias of a small sample"] if min(sizes) <= dim else []
+    all_rows = min(sizes) <= KID_SUBSET
+    same = [f"every subset holds all {min(sizes)} rows of a set: the deviation over subsets is too small"] if all_rows else []
 
-    def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-        return fid(real.features[ours], made.features[theirs])
+    def distance(real_rows: np.ndarray, generated_rows: np.ndarray) -> float:
+        return fid(real.features[real_rows], generated.features[generated_rows])
 
-    def discrepancy(ours: np.ndarray, theirs: np.ndarray) -> float:
-        return kid(real.features[ours], made.features[theirs], 1 if whole else _KID_SUBSETS, KID_SUBSET).value
+    def discrepancy(real_rows: np.ndarray, generated_rows: np.ndarray) -> float:
+        subsets = 1 if all_rows else _KID_SUBSETS
+        return kid(real.features[real_rows], generated.features[generated_rows], subsets, KID_SUBSET).value
 
-    value, score = fid(real.features, made.features), kid(real.features, made.features, subset_size=KID_SUBSET)
+    value, score = fid(real.features, generated.features), kid(real.features, generated.features, subset_size=KID_SUBSET)
     return {
-        "fid": Figure(value, _around(distance, value, groups, seed, least=0.0), **counts, warnings=(*few, *unequal)),
-        "kid": Figure(score.value, _around(discrepancy, score.value, groups, seed), **counts, spread=score.std, warnings=tuple(same)),
+        "fid": Estimate(value, _set_interval(distance, value, groups, seed, minimum=0.0), **counts, warnings=(*few, *unequal)),
+        "kid": Estimate(
+            score.value, _set_interval(discrepancy, score.value, groups, seed), **counts, spread=score.std, warnings=tuple(same)
+        ),
     }
 
 
-def variety(made: Judged, judge: Classifier, seed: int) -> dict[str, Figure]:
-    """Inception score; none of less than ten sounds."""
-    size, groups = len(made.sounds), made.groups()
+def inception(generated: Classified, classifier: Classifier, seed: int) -> dict[str, Estimate]:
+    """Inception score; empty with fewer than ten sounds."""
+    size, groups = len(generated.sounds), generated.groups()
     if size < PARTS:
         return {}
-    logits = judge.unbiased(made.logits)
-    score = inception_score(logits, PARTS)
+    score = inception_score(classifier.without_bias(generated.logits), PARTS)
     part = size // PARTS
-    few = (f"parts of {part} sounds cannot score more than {part}",) if part < len(judge.classes) else ()
-    reach = _STUDENT_95 * score.std / (PARTS - 1) ** 0.5  # smaller parts would have another score, so nothing is drawn again
+    few = (f"parts of {part} sounds cannot score more than {part}",) if part < len(classifier.classes) else ()
+    reach = _STUDENT_95 * score.std / (PARTS - 1) ** 0.5  # no resampling, because smaller parts have lower scores
     interval = (score.value - reach, score.value + reach)
-    return {"inception_score": Figure(score.value, interval, size, len(groups), 0, seed, score.std, few)}
+    return {"inception_score": Estimate(score.value, interval, size, len(groups), 0, seed, score.std, few)}
 
 
-def relevance(real: Judged, made: Judged, seed: int) -> tuple[dict[str, Figure], Float[np.ndarray, "samples"]]:
-    """MKL of the paired sounds, and what each of all sounds adds to it; NaN for those without a pair."""
-    places = {clip: row for row, clip in enumerate(real.clips)}
-    rows = np.array([places.get(clip, -1) for clip in made.clips])
-    apart, paired = np.full(len(rows), np.nan), rows >= 0
+def relevance(real: Classified, generated: Classified, seed: int) -> tuple[dict[str, Estimate], Float[np.ndarray, "samples"]]:
+    """MKL of the paired sounds, and the divergence of each sound; NaN without a pair."""
+    row_of = {clip: row for row, clip in enumerate(real.clips)}
+    rows = np.array([row_of.get(clip, -1) for clip in generated.clips])
+    divergence, paired = np.full(len(rows), np.nan), rows >= 0
     if paired.any():
-        apart[paired] = divergences(real.logits[rows[paired]], made.logits[paired])
-    return _means({"mkl": apart}, made.clips, seed, "a pair", paired=True), apart
+        divergence[paired] = divergences(real.logits[rows[paired]], generated.logits[paired])
+    return _means({"mkl": divergence}, generated.clips, seed, "a pair", paired=True), divergence
 
 
-def accuracy(made: Judged, judge: Classifier, truth: Truth, seed: int) -> tuple[dict[str, Figure], dict[str, np.ndarray]]:
-    """Top-1, top-5, mean average precision and area under the curve of the sounds with a label that the classifier knows.
+def accuracy(
+    generated: Classified, classifier: Classifier, labels: Labels, seed: int
+) -> tuple[dict[str, Estimate], dict[str, Float[np.ndarray, "samples"]]]:
+    """Top-1, top-5, mean average precision and area under the curve of the sounds with a label among the classes.
 
     Returns:
-        The figures, and for each of `TOP` whether each of all sounds was hit: 1, 0, or NaN where it has no such label.
+        The metrics, and for each of `TOP` whether each sound is a hit: 1, 0, or NaN without such a label.
     """
-    targets = judge.truth([truth.get(clip or "", frozenset()) for clip in made.clips])
+    targets = classifier.targets([labels.get(clip or "", frozenset()) for clip in generated.clips])
     known = np.flatnonzero(targets.any(1))
-    found = {name: np.full(len(targets), np.nan) for name in TOP}
+    per_sample = {name: np.full(len(targets), np.nan) for name in TOP}
     if not len(known):
-        return {}, found
-    logits, targets = made.logits[known], targets[known]
+        return {}, per_sample
+    logits, targets = generated.logits[known], targets[known]
     for name, k in TOP.items():
-        found[name][known] = hits(logits, targets, k)
-    figures = _means(found, made.clips, seed, "a label that the classifier knows")
-    if tells_apart(targets):
-        groups, warnings = made.take(known).groups(), figures["top1"].warnings
+        per_sample[name][known] = hits(logits, targets, k)
+    scores = _means(per_sample, generated.clips, seed, "a label among the classifier's classes")
+    if varies(targets):
+        groups, warnings = generated.take(known).groups(), scores["top1"].warnings
         for name, measure in (("map", mean_average_precision), ("mauc", mean_area_under_curve)):
 
             def of_rows(rows: np.ndarray, measure: Measure = measure) -> float:
-                return measure(logits[rows], targets[rows]) if tells_apart(targets[rows]) else np.nan
+                return measure(logits[rows], targets[rows]) if varies(targets[rows]) else np.nan
 
             value = measure(logits, targets)
-            interval = _around(of_rows, value, (groups,), seed, least=0.0, most=1.0)
-            figures[name] = Figure(value, interval, len(known), len(groups), 0, seed, warnings=warnings)
-    return figures, found
+            interval = _set_interval(of_rows, value, (groups,), seed, minimum=0.0, maximum=1.0)
+            scores[name] = Estimate(value, interval, len(known), len(groups), 0, seed, warnings=warnings)
+    return scores, per_sample
 
 
-def by_class(made: Judged, truth: Truth, per_sample: dict[str, Float[np.ndarray, "samples"]], seed: int) -> list[ClassFigures]:
-    """Means of what each sample adds, by the labels of its clip; a clip with several labels counts for each."""
+def by_class(generated: Classified, labels: Labels, per_sample: dict[str, Float[np.ndarray, "samples"]], seed: int) -> list[ClassScores]:
+    """Means of per-sample metrics by the labels of the clips; a clip with several labels counts for each."""
     rows: dict[str, list[int]] = {}
-    for row, clip in enumerate(made.clips):
-        for label in truth.get(clip or "", ()):
+    for row, clip in enumerate(generated.clips):
+        for label in labels.get(clip or "", ()):
             rows.setdefault(label, []).append(row)
     return [
-        ClassFigures(
+        ClassScores(
             label,
-            _means({name: values[rows[label]] for name, values in per_sample.items()}, [made.clips[row] for row in rows[label]], seed),
+            _means({name: values[rows[label]] for name, values in per_sample.items()}, [generated.clips[row] for row in rows[label]], seed),
         )
         for label in sorted(rows)
     ]
 
 
 def _means(
-    per_sample: dict[str, Float[np.ndarray, "samples"]], clips: Sequence[str | None], seed: int, wanted: str = "", paired: bool = False
-) -> dict[str, Figure]:
-    """Means of what is a number; figures of which nothing is are left out, and `wanted` says what the others lack."""
-    figures = {}
+    per_sample: dict[str, Float[np.ndarray, "samples"]], clips: Sequence[str | None], seed: int, required: str = "", paired: bool = False
+) -> dict[str, Estimate]:
+    """Means over the values that are not NaN, without metrics that are all NaN; a warning counts the sounds without `required`."""
+    scores = {}
     for name, values in per_sample.items():
         counted = np.flatnonzero(~np.isnan(values))
         if len(counted):
             _, clip_of = np.unique([clips[row] for row in counted], return_inverse=True)
             sums, counts = np.bincount(clip_of, values[counted]), np.bincount(clip_of)
             interval = interval_of_mean(sums, counts, seed) if len(sums) > 1 else None
-            left = len(values) - len(counted)
-            warnings = (f"{left} sounds without {wanted} are left out",) if left and wanted else ()
+            left_out = len(values) - len(counted)
+            warnings = (f"{left_out} sounds without {required} are left out",) if left_out and required else ()
             real = len(sums) if paired else 0
-            figures[name] = Figure(float(values[counted].mean()), interval, len(counted), len(sums), real, seed, warnings=warnings)
-    return figures
+            scores[name] = Estimate(float(values[counted].mean()), interval, len(counted), len(sums), real, seed, warnings=warnings)
+    return scores
 
 
-def _around(
+def _set_interval(
     statistic: Callable[..., float],
     value: float,
     groups: Sequence[Sequence[np.ndarray]],
     seed: int,
-    least: float = -np.inf,
-    most: float = np.inf,
-) -> tuple[float, float] | None:
-    """The interval of what is counted of whole sets, within what is possible; None where halves would be too small."""
-    if min(map(len, groups)) < LEAST_CLIPS:
+    minimum: float = -np.inf,
+    maximum: float = np.inf,
+) -> Interval | None:
+    """Interval of a metric of whole sets, clipped to its range; None if there are too few clips to halve."""
+    if min(map(len, groups)) < MIN_CLIPS:
         return None
     low, high = interval_of_sets(statistic, value, groups, seed)
-    return max(least, low), min(most, high)
+    return max(minimum, low), min(maximum, high)

@@ -1,4 +1,4 @@
-"""Which files of a folder are sounds to judge, and which clip of a reference folder each is a sample of."""
+"""Sound files of a folder, and the pairing of samples with the clips of a reference folder."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ from unsilent.errors import ParameterError
 from unsilent.media.files import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 MEL_SUFFIX = ".mel.npy"  # a mel as a codebook decodes it: float16 [mels, frames] around [-1, 1]
-_SUFFIXES = (MEL_SUFFIX, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)  # the first that is there is judged
+_SUFFIXES = (MEL_SUFFIX, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)  # in order of preference
 _TAKE = re.compile(r"(?:\.take|_|/)(\d+)$")
 
 
@@ -21,28 +21,28 @@ class Sound:
 
     Attributes:
         name: path below the folder without its suffix, with `/` between folders.
-        path: file that is judged: a mel where one lies beside the sound, a sound rather than a video.
-        heard: file to play; None where there is but a mel.
+        path: file to classify; a mel is preferred to a sound, a sound to a video.
+        playable: sound or video to play; None if there is only a mel.
     """
 
     name: str
     path: Path
-    heard: Path | None
+    playable: Path | None
 
     @property
     def is_mel(self) -> bool:
-        """Whether a mel is judged rather than a sound."""
+        """Whether `path` is a mel."""
         return self.path.name.lower().endswith(MEL_SUFFIX)
 
 
 def find_sounds(folder: Path) -> list[Sound]:
-    """All sounds in and below a folder, sorted by name; what begins with a dot is left out.
+    """All sounds in and below a folder, sorted by name, without hidden files.
 
     Raises:
-        ParameterError: if it is no folder, or holds no sounds.
+        ParameterError: if it is not a folder, or has no sounds.
     """
     if not folder.is_dir():
-        raise ParameterError(f"{folder} is not a folder; name one that holds sounds.")
+        raise ParameterError(f"{folder} is not a folder; name one with sounds.")
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
@@ -50,7 +50,7 @@ def find_sounds(folder: Path) -> list[Sound]:
         if suffix and path.is_file() and not any(part.startswith(".") for part in below.parts):
             files[below.as_posix()[: -len(suffix)]].setdefault(suffix, path)
     if not files:
-        raise ParameterError(f"{folder} holds no sounds; wanted are files that end in {', '.join(_SUFFIXES)}.")
+        raise ParameterError(f"{folder} has no sounds; supported are files that end in {', '.join(_SUFFIXES)}.")
     return [_sound(name, found) for name, found in sorted(files.items())]
 
 
@@ -59,40 +59,40 @@ def _sound(name: str, found: dict[str, Path]) -> Sound:
     return Sound(name, ranked[0], next((found[suffix] for suffix in _SUFFIXES[1:] if suffix in found), None))
 
 
-class Names:
-    """Finds clips by name: by the whole, or by the end of a path where only one clip has it.
+class ClipNames:
+    """Finds clips by their whole name, or by the end of a path if only one clip has it.
 
     Args:
         names: of the clips, with `/` between folders.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._whole = set(names)
-        self._ends: dict[str, set[str]] = defaultdict(set)
-        for name in self._whole:
+        self._names = set(names)
+        self._by_end: dict[str, set[str]] = defaultdict(set)
+        for name in self._names:
             for end in _ends(name):
-                self._ends[end].add(name)
+                self._by_end[end].add(name)
 
     def find(self, name: str) -> str | None:
-        """The clip that a path without suffix means, however many folders stand before it here or there; None if none or several."""
+        """Clip of a path without suffix, whatever folders precede it on either side; None if none or several match."""
         return self._first([name])
 
     def clip_of(self, sample: str) -> str | None:
-        """The clip of which `CLIP`, `CLIP/3`, `CLIP_3`, `CLIP.take3`, or any of these with `.sound` after `CLIP`, is a sample."""
+        """Clip of a sample named `CLIP`, `CLIP/3`, `CLIP_3` or `CLIP.take3`, also with `.sound` after `CLIP`; None if none matches."""
         return self._first([sample, sample.removesuffix(".sound"), _TAKE.sub("", sample).removesuffix(".sound")])
 
     def _first(self, names: list[str]) -> str | None:
-        for ends in zip_longest(*map(_ends, names), fillvalue=""):  # longer ends of any name go before shorter ends of another
+        for ends in zip_longest(*map(_ends, names), fillvalue=""):  # longer ends of any name precede shorter ends of another
             for end in ends:
-                if end in self._whole:
+                if end in self._names:
                     return end
-                if len(self._ends.get(end, ())) == 1:
-                    return next(iter(self._ends[end]))
+                if len(self._by_end.get(end, ())) == 1:
+                    return next(iter(self._by_end[end]))
         return None
 
 
 def take_number(sample: str) -> int:
-    """The number at the end of a sample's name, by which samples of a clip are ordered; 0 without one."""
+    """The number at the end of a sample's name, which orders the samples of a clip; 0 without one."""
     found = _TAKE.search(sample)
     return int(found[1]) if found else 0
 

@@ -5,88 +5,96 @@ import io
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from unsilent.evaluation import scores as figures
-from unsilent.evaluation.evaluate import Evaluation, System
+from unsilent.evaluation import scores
+from unsilent.evaluation.results import Evaluation, System
 from unsilent.metrics import resampling
 from unsilent.version import __version__
 
-NAMES = {  # of figures, in the order of tables: heading, whether lower is better, digits after the point, factor
-    "fid": ("FID", "↓", 2, 1),
-    "mkl": ("MKL", "↓", 3, 1),
-    "kid": ("KID", "↓", 4, 1),
-    "inception_score": ("inception score", "↑", 2, 1),
-    "top1": ("top-1 %", "↑", 1, 100),
-    "top5": ("top-5 %", "↑", 1, 100),
-    "map": ("mAP %", "↑", 1, 100),
-    "mauc": ("mAUC %", "↑", 1, 100),
+
+class Style(NamedTuple):
+    """How a metric is written: heading, arrow to better values, digits after the point, factor."""
+
+    heading: str
+    arrow: str
+    digits: int
+    factor: int
+
+
+STYLES = {  # by metric, in the order of tables
+    "fid": Style("FID", "↓", 2, 1),
+    "mkl": Style("MKL", "↓", 3, 1),
+    "kid": Style("KID", "↓", 4, 1),
+    "inception_score": Style("inception score", "↑", 2, 1),
+    "top1": Style("top-1 %", "↑", 1, 100),
+    "top5": Style("top-5 %", "↑", 1, 100),
+    "map": Style("mAP %", "↑", 1, 100),
+    "mauc": Style("mAUC %", "↑", 1, 100),
 }
 METHODS = {
-    "fid": "Fréchet distance of features, of all sounds. It falls with the number of rows: only figures of equal counts compare.",
+    "fid": "Fréchet distance of features, over all sounds. It falls with the number of rows, so compare only equal counts.",
     "mkl": "mean over paired sounds of Σ p(real) (log p(real) − log(p(generated) + 1e-6)), in nats.",
     "kid": "squared maximum mean discrepancy with a cubic kernel, mean ± deviation over 100 subsets of at most "
-    f"{figures.KID_SUBSET} rows, seed 2020.",
-    "inception_score": f"mean ± deviation over {figures.PARTS} parts of the sounds shuffled by seed 2020, of logits without bias.",
-    "top1": "share of sounds whose likeliest class is a label of their clip.",
-    "top5": "share of sounds with a label of their clip among the five likeliest classes.",
-    "map": "mean over labels of the average precision of its probability.",
-    "mauc": "mean over labels of the area under the ROC curve of its probability.",
+    f"{scores.KID_SUBSET} rows, seed 2020.",
+    "inception_score": f"mean ± deviation over {scores.PARTS} parts of the sounds shuffled with seed 2020, of logits without bias.",
+    "top1": "share of sounds whose most probable class is a label of their clip.",
+    "top5": "share of sounds with a label of their clip among the five most probable classes.",
+    "map": "mean over labels of the average precision of the label's probability.",
+    "mauc": "mean over labels of the area under the ROC curve of the label's probability.",
     "intervals": f"95 %. MKL, top-1, top-5: percentiles over {resampling.MEAN_RESAMPLES} resamples of clips. Inception score: from the "
     f"deviation over its parts. The others: value ± 1.96 deviations over {resampling.SET_RESAMPLES} random halves of the clips, real and "
-    "generated drawn apart; they do not heal the bias of FID in small sets.",
+    "generated drawn separately; they do not correct the bias of FID for small sets.",
 }
 _COLUMNS = ("system", "clip", "sample", "file", "judged as", "why not", "labels", "heard as", "probability", "mkl", "top1", "top5")
 
 
-def preparation(evaluation: Evaluation) -> str:
-    """What the classifier is shown of a sound, in words."""
-    judge = evaluation.judge
-    seconds = judge.frames * judge.clip.hop / judge.clip.sample_rate
-    level = "cut of silent ends and brought to -23 LUFS (mels as they are)" if judge.prepares else "as it is"
-    shown = f"the middle {judge.frames} mel frames ({seconds:.2f} s)"
-    return f"Of every sound, {level}, it is shown {shown}; a shorter one is repeated until it fills them."
+def preprocessing(evaluation: Evaluation) -> str:
+    """A sentence about the classifier's input."""
+    classifier = evaluation.classifier
+    seconds = classifier.frames * classifier.clip.hop / classifier.clip.sample_rate
+    level = "with silent ends cut and normalised to -23 LUFS (mels unchanged)" if classifier.preprocesses else "unchanged"
+    middle = f"the middle {classifier.frames} mel frames ({seconds:.2f} s)"
+    return f"Its input is each sound, {level}: {middle}; a shorter sound is repeated."
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """All facts and figures as plain values, in a fixed order."""
-    judge = evaluation.judge
+    """All facts and metrics as plain values, in a fixed order."""
+    classifier = evaluation.classifier
     return {
         "version": __version__,
         "classifier": {
-            "kind": judge.kind,
-            "digest": judge.digest,
-            "classes": len(judge.classes),
-            "feature_dim": judge.dim,
-            "frames": judge.frames,
-            "preparation": preparation(evaluation),
+            "kind": classifier.kind,
+            "digest": classifier.digest,
+            "classes": len(classifier.classes),
+            "feature_dim": classifier.feature_dim,
+            "frames": classifier.frames,
+            "preparation": preprocessing(evaluation),
         },
         "seed": evaluation.seed,
         "methods": METHODS,
         "reference": _system(evaluation.real),
-        "reference_halves": {name: asdict(figure) for name, figure in evaluation.halves.items()},
+        "reference_halves": {name: asdict(score) for name, score in evaluation.halves.items()},
         "systems": [_system(system) for system in evaluation.systems],
     }
 
 
-def shown(name: str, value: float) -> str:
-    """A figure as people read it: fewer digits after the point where there are more before it."""
-    _, _, digits, factor = NAMES[name]
-    value *= factor
+def format_value(name: str, value: float) -> str:
+    """A metric's value as text, with fewer digits after the point where there are more before it."""
+    style = STYLES[name]
+    value *= style.factor
     before = len(str(int(abs(value)))) - 1
-    return f"{value:.{max(0, digits - before) if before > 1 else digits}f}"
+    return f"{value:.{max(0, style.digits - before) if before > 1 else style.digits}f}"
 
 
-def cells(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a short table: the figures that any folder has, and how many sounds were judged."""
-    systems = [evaluation.real, *evaluation.systems]
-    names = [name for name in NAMES if any(name in system.figures for system in systems)]
+def summary_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a short table: sounds and metrics of each folder."""
+    names = [name for name in STYLES if any(name in system.scores for system in evaluation.folders)]
     rows = []
-    for system in systems:
-        judged = str(len(system.samples) - len(system.bad))
-        told = [shown(name, system.figures[name].value) if name in system.figures else "" for name in names]
-        rows.append([system.name, judged, *told])
-    return ["sounds", *(NAMES[name][0] for name in names)], rows
+    for system in evaluation.folders:
+        values = [format_value(name, system.scores[name].value) if name in system.scores else "" for name in names]
+        rows.append([system.name, str(len(system.samples) - len(system.failed)), *values])
+    return ["sounds", *(STYLES[name].heading for name in names)], rows
 
 
 def _system(system: System) -> dict[str, Any]:
@@ -96,39 +104,41 @@ def _system(system: System) -> dict[str, Any]:
         "settings": system.settings,
         "counts": {
             "files": len(system.samples),
-            "judged": len(system.samples) - len(system.bad),
+            "judged": len(system.samples) - len(system.failed),
             "judged_by_mel": mels,
             "unpaired": len(system.unpaired),
             "clips_without_sample": len(system.missing),
         },
-        "figures": {name: asdict(system.figures[name]) for name in NAMES if name in system.figures},
-        "classes": {row.label: {name: asdict(figure) for name, figure in row.figures.items()} for row in system.classes},
+        "figures": {name: asdict(system.scores[name]) for name in STYLES if name in system.scores},
+        "classes": {row.label: {name: asdict(score) for name, score in row.scores.items()} for row in system.classes},
         "warnings": system.warnings,
-        "bad": {sample.sound.name: sample.why for sample in system.bad},
+        "bad": {sample.sound.name: sample.why for sample in system.failed},
         "unpaired": system.unpaired,
         "clips_without_sample": system.missing,
     }
 
 
 def as_csv(evaluation: Evaluation, relative_to: Path) -> str:
-    """A row for each file, those of the reference first; paths are relative to a folder."""
+    """A row for each file, the reference first; paths are relative to a folder."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_COLUMNS)
-    for system in (evaluation.real, *evaluation.systems):
+    for system in evaluation.folders:
         for sample in system.samples:
-            labels = "; ".join(sorted(evaluation.truth.get(sample.clip or "", ())))
-            told = (sample.heard_as, sample.probability, sample.mkl, sample.top1, sample.top5)
+            labels = "; ".join(sorted(evaluation.labels.get(sample.clip or "", ())))
             kind = "mel" if sample.sound.is_mel else "sound"
             path = relative(sample.sound.path, relative_to)
-            numbers = (
-                f"{one:.6g}" if isinstance(one, float) else "" if one is None else int(one) if isinstance(one, bool) else one
-                for one in told
-            )
-            table.writerow((system.name, sample.clip or "", sample.sound.name, path, kind, sample.why, labels, *numbers))
+            values = (_cell(value) for value in (sample.predicted, sample.probability, sample.mkl, sample.top1, sample.top5))
+            table.writerow((system.name, sample.clip or "", sample.sound.name, path, kind, sample.why, labels, *values))
     return text.getvalue()
 
 
+def _cell(value: str | float | bool | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(int(value)) if isinstance(value, bool) else value
+
+
 def relative(path: Path, folder: Path) -> str:
-    """A path as it is reached from a folder, with `/`."""
+    """A path relative to a folder, with `/`."""
     return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()

@@ -1,4 +1,4 @@
-"""How well a classifier names sounds: accuracy among the likeliest, average precision and area under the curve. Paper table 5."""
+"""Multi-label classification: top-k accuracy, mean average precision and area under the ROC curve. Paper table 5."""
 
 from collections.abc import Callable
 
@@ -15,35 +15,35 @@ Measure = Callable[[np.ndarray, np.ndarray], float]
 def hits(
     logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"], k: int
 ) -> Bool[np.ndarray, "samples"]:
-    """Which rows have a true label among their `k` likeliest; of labels that are as likely, the first counts as the likelier.
+    """Rows with a true label among the top `k`; of equal scores, the first label ranks higher.
 
     Args:
-        logits: or probabilities, one row a sound.
-        truth: which labels are true; several may be.
-        k: 1 or more; more than there are labels finds all.
+        logits: or probabilities, one row per sound.
+        truth: multi-hot labels.
+        k: 1 or more; more than the number of labels includes all.
 
     Raises:
-        ParameterError: if there are no rows, they do not fit `truth`, some are not finite, or `k` is below 1.
+        ParameterError: if there are no rows, the shapes differ, some values are not finite, or `k` is below 1.
     """
     scores = _scores(logits, truth)
     if k < 1:
-        raise ParameterError(f"accuracy among the {k} likeliest was asked for; ask for 1 or more.")
-    likeliest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(truth, likeliest, axis=1).any(1)
+        raise ParameterError(f"top-{k} accuracy was asked for; k is 1 or more.")
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(truth, top, axis=1).any(1)
 
 
 def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"]) -> float:
-    """Mean over labels of the precision averaged over recall, sounds ranked by the probability of the label.
+    """Mean over labels of the average precision, with sounds ranked by the probability of the label.
 
     Args:
-        logits: one row a sound. What is ranked are probabilities: unlike logits, they compare between sounds.
-        truth: which labels are true; several may be.
+        logits: one row per sound. Ranks are of their softmax, because logits of different sounds are not comparable.
+        truth: multi-hot labels.
 
     Returns:
-        0 to 1, higher is better. Labels that no sound has, or all have, do not count.
+        0 to 1, higher is better. Labels of no sound or of all sounds do not count.
 
     Raises:
-        ParameterError: as of `hits`, or if no label tells sounds apart.
+        ParameterError: see `hits`; or if no label varies between sounds.
 
     Source:
         Paper table 5 "mAP"; scikit-learn's `average_precision_score`: sum over thresholds of the step in recall times the precision there.
@@ -52,12 +52,12 @@ def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"],
 
 
 def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"]) -> float:
-    """Mean over labels of the chance that a sound with the label is given a higher probability of it than one without.
+    """Mean over labels of the area under the ROC curve: how often a sound with the label has a higher probability of it than one without.
 
-    Arguments, errors and which labels count as of `mean_average_precision`.
+    Arguments, errors and labels that count are those of `mean_average_precision`.
 
     Returns:
-        0 to 1, 0.5 by chance; equal probabilities count half.
+        0 to 1, chance is 0.5; equal probabilities count half.
 
     Source:
         Paper table 5 "mAUC"; scikit-learn's `roc_auc_score`.
@@ -65,8 +65,8 @@ def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], 
     return _mean_over_labels(logits, truth, _area_under_curve)
 
 
-def tells_apart(truth: Bool[np.ndarray, "sounds classes"]) -> bool:
-    """Whether some label is true of some sounds and not of others, as means over labels need it."""
+def varies(truth: Bool[np.ndarray, "sounds classes"]) -> bool:
+    """Whether some label is true of some sounds and false of others."""
     return bool((truth.any(0) & ~truth.all(0)).any())
 
 
@@ -74,10 +74,10 @@ def _mean_over_labels(logits: np.ndarray | Tensor, truth: np.ndarray, measure: M
     scores = _scores(logits, truth).astype(np.float64)
     exponentials = np.exp(scores - scores.max(1, keepdims=True))
     probabilities = exponentials / exponentials.sum(1, keepdims=True)
-    if not tells_apart(truth):
-        raise ParameterError("no label is true of some sounds and not of others; give sounds of two labels or more.")
-    telling = np.flatnonzero(truth.any(0) & ~truth.all(0))
-    return float(np.mean([measure(probabilities[:, label], truth[:, label]) for label in telling]))
+    if not varies(truth):
+        raise ParameterError("no label is true of some sounds and false of others; give sounds of two labels or more.")
+    varying = np.flatnonzero(truth.any(0) & ~truth.all(0))
+    return float(np.mean([measure(probabilities[:, label], truth[:, label]) for label in varying]))
 
 
 def _average_precision(scores: Float[np.ndarray, "samples"], truth: Bool[np.ndarray, "samples"]) -> float:
@@ -89,13 +89,13 @@ def _average_precision(scores: Float[np.ndarray, "samples"], truth: Bool[np.ndar
 
 
 def _area_under_curve(scores: Float[np.ndarray, "samples"], truth: Bool[np.ndarray, "samples"]) -> float:
-    without = np.sort(scores[~truth])
-    below, upto = (np.searchsorted(without, scores[truth], side=side) for side in ("left", "right"))
-    return float((below + upto).mean() / (2 * len(without)))
+    negatives = np.sort(scores[~truth])
+    below, up_to = (np.searchsorted(negatives, scores[truth], side=side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(negatives)))
 
 
 def _scores(logits: np.ndarray | Tensor, truth: np.ndarray) -> np.ndarray:
     scores = as_rows(logits, "logits", at_least=1)
     if scores.shape != truth.shape:
-        raise ParameterError(f"logits of shape {list(scores.shape)} and truth of shape {list(truth.shape)} do not fit each other.")
+        raise ParameterError(f"logits of shape {list(scores.shape)} and truth of shape {list(truth.shape)} differ.")
     return scores

@@ -1,4 +1,4 @@
-"""Fréchet distance of features: how far the crowd of generated sounds is from the crowd of real ones."""
+"""FID: Fréchet distance between the distributions of real and generated features."""
 
 from typing import NamedTuple
 
@@ -10,64 +10,43 @@ from unsilent.metrics.statistics import Moments, as_rows, refuse_different_width
 
 
 def fid(real: Float[np.ndarray | Tensor, "real dim"], generated: Float[np.ndarray | Tensor, "generated width"]) -> float:
-    """Fréchet distance of two sets of features, each taken for a Gaussian.
+    """Fréchet distance of two sets of features, each modelled as a Gaussian.
 
     Args:
         real: 2 or more rows, in any order.
-        generated: 2 or more rows of the same width; the sets need not be of one size. Numbers of sets of different sizes do not compare,
-            since few rows make the distance larger.
+        generated: 2 or more rows of the same width. The distance is larger for few rows, so compare only sets of equal sizes.
 
     Returns:
         0 or more, lower is better.
 
     Raises:
-        ParameterError: if the widths differ, a set has less than 2 rows, or holds NaN or infinity.
+        ParameterError: if the widths differ, a set has fewer than 2 rows, or holds NaN or infinity.
 
     Source:
-        Heusel et al. 2017; released evaluate.py with Melception's 2048 features. Agrees with the matrix root that it takes, see
-        `frechet_distance`.
+        Heusel et al. 2017; released evaluate.py with Melception's 2048 features: |mean - mean'|² + trace(C + C' - 2 (C C')^½). Differs: the
+        trace of the root is the sum of the singular values of Hᵀ H' with H Hᵀ = C and H' H'ᵀ = C', which is real for any rank. The released
+        code has to add a small diagonal to singular covariances when its matrix square root fails.
     """
     real, generated = as_rows(real, "real features", at_least=2), as_rows(generated, "generated features", at_least=2)
     refuse_different_widths("real", real.shape[1], "generated", generated.shape[1])
-    return _distance(_Crowd.of_rows(real), _Crowd.of_rows(generated))
+    one, other = _Gaussian.fit(real), _Gaussian.fit(generated)
+    root = np.linalg.svd(one.factor.T @ other.factor, compute_uv=False).sum()
+    traces = np.square(one.factor).sum() + np.square(other.factor).sum()
+    distance = np.square(one.mean - other.mean).sum() + traces - 2 * root
+    return max(0.0, float(distance))  # rounding may give a small negative distance for equal sets
 
 
-def frechet_distance(real: Moments, generated: Moments) -> float:
-    """The distance from moments alone, for features that were never in memory together.
-
-    Raises:
-        ParameterError: if the widths differ, or one is of less than 2 rows.
-
-    Source:
-        |mean - mean'|² + trace(C + C' - 2 (C C')^½). The trace of the root is the sum of the singular values of Hᵀ H' with H Hᵀ = C and
-        H' H'ᵀ = C', which is real whatever the rank, so nothing has to be added to a singular covariance as the released code does when its
-        root fails.
-    """
-    refuse_different_widths("real", len(real.mean), "generated", len(generated.mean))
-    return _distance(_Crowd.of_moments(real), _Crowd.of_moments(generated))
-
-
-class _Crowd(NamedTuple):
-    """A Gaussian: its mean, and a factor H of its covariance H Hᵀ; any will do, as singular values do not change when it is turned."""
+class _Gaussian(NamedTuple):
+    """A mean, and any factor H of the covariance H Hᵀ; rotations of H do not change the singular values."""
 
     mean: Float[np.ndarray, "dim"]
-    half: Float[np.ndarray, "dim rank"]
+    factor: Float[np.ndarray, "dim rank"]
 
     @classmethod
-    def of_moments(cls, moments: Moments) -> "_Crowd":
-        values, vectors = np.linalg.eigh(moments.covariance)
-        return cls(moments.mean, vectors * np.sqrt(values.clip(min=0)))
-
-    @classmethod
-    def of_rows(cls, rows: Float[np.ndarray, "samples dim"]) -> "_Crowd":
+    def fit(cls, rows: Float[np.ndarray, "samples dim"]) -> "_Gaussian":
         if len(rows) > rows.shape[1]:
-            return cls.of_moments(Moments.of(rows))
-        mean = rows.mean(0, dtype=np.float64)  # few rows are themselves a thinner factor, which takes no eigenvectors
+            moments = Moments.of(rows)
+            values, vectors = np.linalg.eigh(moments.covariance)
+            return cls(moments.mean, vectors * np.sqrt(values.clip(min=0)))
+        mean = rows.mean(0, dtype=np.float64)  # few centred rows are themselves a factor of lower rank, without eigenvectors
         return cls(mean, (rows - mean).T / np.sqrt(len(rows) - 1))
-
-
-def _distance(real: _Crowd, generated: _Crowd) -> float:
-    root = np.linalg.svd(real.half.T @ generated.half, compute_uv=False).sum()
-    traces = np.square(real.half).sum() + np.square(generated.half).sum()
-    distance = np.square(real.mean - generated.mean).sum() + traces - 2 * root
-    return max(0.0, float(distance))  # equal sets may come out at minus a rounding error

@@ -1,4 +1,4 @@
-"""Inception score: whether a classifier is sure of each generated sound, and names many different ones."""
+"""Inception score: confidence of the classifier's predictions, and their variety."""
 
 from itertools import pairwise
 
@@ -11,11 +11,11 @@ from unsilent.metrics.statistics import Score, as_rows, log_softmax
 
 
 def inception_score(logits: Float[np.ndarray | Tensor, "generated labels"], splits: int = 10, seed: int = 2020) -> Score:
-    """Exponential of the mean divergence between what is said of each sound and of all together.
+    """Exponential of the mean KL divergence between the class probabilities of each sound and their average.
 
     Args:
-        logits: of generated sounds, one row each. The published numbers leave out the classifier's last bias.
-        splits: parts that the shuffled rows are cut into, 1 or more; each gives a score of its own.
+        logits: of generated sounds, one row each. The published numbers are of logits without the output layer's bias.
+        splits: number of parts of the shuffled rows, 1 or more; each part has a score.
         seed: of the shuffle.
 
     Returns:
@@ -29,13 +29,14 @@ def inception_score(logits: Float[np.ndarray | Tensor, "generated labels"], spli
     """
     if splits < 1:
         raise ParameterError(f"an inception score over {splits} parts was asked for; ask for 1 or more.")
-    certain = log_softmax(as_rows(logits, "generated logits", at_least=splits))
-    certain = certain[np.random.RandomState(seed).permutation(len(certain))]  # the old generator: published numbers used it
-    edges = [part * len(certain) // splits for part in range(splits + 1)]
-    return Score.over([_score(certain[start:stop]) for start, stop in pairwise(edges)])
+    log_probabilities = log_softmax(as_rows(logits, "generated logits", at_least=splits))
+    n = len(log_probabilities)
+    log_probabilities = log_probabilities[np.random.RandomState(seed).permutation(n)]  # the generator of the published numbers
+    edges = [part * n // splits for part in range(splits + 1)]
+    return Score.over([_score(log_probabilities[start:stop]) for start, stop in pairwise(edges)])
 
 
-def _score(certain: Float[np.ndarray, "samples labels"]) -> float:
-    """Of one part, from logarithms of probabilities; the average is taken as logarithms too, so that a label of no chance is no 0/0."""
-    overall = np.logaddexp.reduce(certain, axis=0) - np.log(len(certain))
-    return float(np.exp((np.exp(certain) * (certain - overall)).sum(1).mean()))
+def _score(log_probabilities: Float[np.ndarray, "samples labels"]) -> float:
+    """Score of one part. The average is computed in logarithms, because a label of probability 0 would give 0/0."""
+    average = np.logaddexp.reduce(log_probabilities, axis=0) - np.log(len(log_probabilities))
+    return float(np.exp((np.exp(log_probabilities) * (log_probabilities - average)).sum(1).mean()))

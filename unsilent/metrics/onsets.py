@@ -1,4 +1,4 @@
-"""Timing: whether sounds begin when they should."""
+"""F1 of onsets: whether sounds begin at the right time."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from jaxtyping import Float, Int
 
 from unsilent.errors import ParameterError
 
-TOLERANCE_SECONDS = 0.1  # about as late as a sound may be before people notice
+TOLERANCE_SECONDS = 0.1  # about the delay that people notice
 
 
 @dataclass(frozen=True)
 class OnsetScore:
-    """How found onsets fit true ones; scores add up to that of all onsets together.
+    """Counts of matched onsets. The sum of scores is the score of all onsets together.
 
     Attributes:
-        hits: found onsets that have a true one of their own.
-        found, true: how many there are.
+        hits: pairs of a found and a true onset.
+        found, true: number of onsets.
     """
 
     hits: int
@@ -25,17 +25,17 @@ class OnsetScore:
 
     @property
     def precision(self) -> float:
-        """Share of the found that are true; 0 if none were found."""
+        """Share of the found onsets that are true; 0 without any."""
         return self.hits / max(1, self.found)
 
     @property
     def recall(self) -> float:
-        """Share of the true that were found; 0 if there are none."""
+        """Share of the true onsets that were found; 0 without any."""
         return self.hits / max(1, self.true)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of both, 0 to 1; 0 if there are no onsets."""
+        """Harmonic mean of precision and recall, 0 to 1; 0 without any onsets."""
         return 2 * self.hits / max(1, self.found + self.true)
 
     def __add__(self, other: "OnsetScore") -> "OnsetScore":
@@ -45,22 +45,22 @@ class OnsetScore:
 def onset_f1(
     found_seconds: Float[np.ndarray, "found"], true_seconds: Float[np.ndarray, "true"], tolerance_seconds: float = TOLERANCE_SECONDS
 ) -> OnsetScore:
-    """Pair found onsets with true ones, each with one at most, so that as many as possible have a partner.
+    """Largest one-to-one matching of found and true onsets within a tolerance.
 
     Args:
         found_seconds: in any order.
         true_seconds: in any order.
-        tolerance_seconds: how far apart partners may be, 0 or more.
+        tolerance_seconds: largest distance of a pair, 0 or more.
 
     Raises:
         ParameterError: if the tolerance is negative, or some onsets are not finite.
 
     Source:
-        `mir_eval.onset.f_measure`. Differs: two sorted lists are walked side by side, which pairs as many as its matching of a graph does
-        where all tolerances are the same; the tolerance is twice its 50 ms, as pictures are less exact than ears.
+        `mir_eval.onset.f_measure`. Differs: a greedy merge of the two sorted lists, which matches as many as its bipartite matching
+        because the tolerance is constant; the tolerance is twice its 50 ms, because video frames are less exact in time than audio.
     """
     if not tolerance_seconds >= 0:
-        raise ParameterError(f"a tolerance of {tolerance_seconds} s was asked for; give 0 or more.")
+        raise ParameterError(f"the tolerance is {tolerance_seconds} s; give 0 or more.")
     if bad := int((~np.isfinite(np.concatenate([found_seconds, true_seconds]))).sum()):
         raise ParameterError(f"{bad} of {len(found_seconds)} found and {len(true_seconds)} true onsets are NaN or infinite.")
     found, true = np.sort(found_seconds), np.sort(true_seconds)
@@ -68,7 +68,7 @@ def onset_f1(
 
 
 def interval_rows(scores: list[OnsetScore]) -> tuple[Float[np.ndarray, "clips"], Int[np.ndarray, "clips"]]:
-    """What `resampling.interval_of_mean` takes for the F1 of all onsets of some clips: it is twice the hits over all onsets."""
+    """Sums and counts for `resampling.interval_of_mean`: F1 is twice the hits over all onsets."""
     return np.array([2.0 * score.hits for score in scores]), np.array([score.found + score.true for score in scores])
 
 

@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals from drawing the clips again (bootstrap), whole clips with all their samples."""
+"""95 % intervals by resampling clips, each with all its samples."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,20 +6,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Interval = tuple[float, float]
-MEAN_RESAMPLES = 1000  # of what is a mean over samples
-SET_RESAMPLES = 50  # halves, for what has to be computed anew from all rows; the deviation found is itself uncertain by a tenth
+MEAN_RESAMPLES = 1000  # for means over samples
+SET_RESAMPLES = 50  # halves, for metrics of whole sets; they estimate the deviation to a tenth
 _NORMAL_95 = 1.96
-_BLOCK = 100  # resamples at a time
-LEAST_CLIPS = 4  # whose halves are two clips
+_BLOCK = 100  # resamples at once
+MIN_CLIPS = 4  # because a half needs two
 
 
 def interval_of_mean(sums: Float[np.ndarray, "clips"], counts: Int[np.ndarray, "clips"], seed: int) -> Interval:
-    """The middle 95 % of the means of resamples: as many clips, drawn with replacement.
+    """Bootstrap interval of a mean: percentiles over resamples of clips with replacement.
 
     Args:
         sums: over the samples of each clip.
-        counts: samples of each clip; those of one clip are alike, so they are drawn together.
-        seed: of the draws.
+        counts: number of samples of each clip; they are drawn together, because they are correlated.
+        seed: of the resamples.
     """
     rng, means = np.random.default_rng(seed), []
     for _ in range(MEAN_RESAMPLES // _BLOCK):
@@ -30,17 +30,16 @@ def interval_of_mean(sums: Float[np.ndarray, "clips"], counts: Int[np.ndarray, "
 
 
 def interval_of_sets(statistic: Callable[..., float], value: float, sets: Sequence[Sequence[np.ndarray]], seed: int) -> Interval:
-    """The value plus and minus 1.96 standard deviations of it over random halves of the clips.
+    """The value ± 1.96 of its standard deviations over random halves of the clips.
 
-    A half drawn without replacement moves a mean as much as a resample with replacement does, but repeats no rows: repeated ones make FID
-    and KID larger than those of the sets, and a kernel of a row with itself drowns the others. Halves have a larger FID as well, so only
-    the spread is taken, and centred on the value itself. The interval tells how much the value would move with other clips; it does not
-    heal the bias of FID in small sets, and holds for this number of clips only.
+    A half drawn without replacement varies a mean as much as a bootstrap resample does, but repeats no rows. Repeated rows would increase
+    FID and KID, whose kernel is largest for a row with itself. Halves have a larger FID too, so only their deviation is used. The interval
+    shows the variation with other clips; it does not correct the bias of FID for small sets, and holds for this number of clips only.
 
     Args:
-        statistic: of one array of row numbers for each set; NaN for a draw that it cannot be counted of, which is then left out.
-        value: of the sets as they are.
-        sets: for each set, the row numbers of each clip, 4 or more clips; each set is drawn from apart.
+        statistic: function of one array of row numbers for each set; NaN for a draw without a value, which is left out.
+        value: of the whole sets.
+        sets: for each set, the row numbers of each of its clips, 4 clips or more; sets are drawn independently.
         seed: of the draws.
 
     Source:

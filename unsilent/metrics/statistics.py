@@ -1,4 +1,4 @@
-"""What all metrics share: rows checked before they are counted, moments that add up, probabilities that stay finite."""
+"""Shared by the metrics: validation of rows, moments, log-softmax."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from unsilent.errors import ParameterError
 
-_BLOCK = 8192  # rows widened to float64 together, so that a test set of 145 000 clips needs no second copy in memory
+_BLOCK = 8192  # rows converted to float64 at once; a test set of 145 000 clips would not fit twice in memory
 
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over parts of the data, and how much the parts differ.
+    """Mean and deviation over parts of the data.
 
     Attributes:
         value: mean over the parts.
@@ -28,21 +28,21 @@ class Score:
 
     @classmethod
     def over(cls, parts: list[float]) -> "Score":
-        """Of one number a part."""
+        """From one value per part."""
         return cls(value=float(np.mean(parts)), std=float(np.std(parts)))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and scatter of rows; those of two sets add to those of both together.
+    """Mean and scatter of rows; the sum of two is that of both sets of rows together.
 
     Attributes:
-        count: rows seen.
+        count: number of rows.
         mean: of each column, float64.
-        scatter: sum over rows of the outer product of their distance to the mean, float64.
+        scatter: sum over rows of the outer product of their deviation from the mean, float64.
 
     Source:
-        Chan, Golub and LeVeque 1979, which stays exact where sums of squares lose the digits of a small spread around a large mean.
+        Chan, Golub and LeVeque 1979, which stays exact where sums of squares cancel for a small deviation from a large mean.
     """
 
     count: int
@@ -50,16 +50,8 @@ class Moments:
     scatter: Float[np.ndarray, "dim dim"]
 
     @classmethod
-    def of(cls, rows: Float[np.ndarray | Tensor, "samples dim"]) -> "Moments":
-        """Moments of some rows; add them up when the rows come in batches.
-
-        Args:
-            rows: one or more, finite.
-
-        Raises:
-            ParameterError: if there are no rows, or some are not finite.
-        """
-        rows = as_rows(rows, "features", at_least=1)
+    def of(cls, rows: Float[np.ndarray, "samples dim"]) -> "Moments":
+        """Moments of finite rows, one or more."""
         return reduce(add, (cls._of_block(rows[start : start + _BLOCK].astype(np.float64)) for start in range(0, len(rows), _BLOCK)))
 
     @classmethod
@@ -68,7 +60,6 @@ class Moments:
         return cls(len(rows), mean, (rows - mean).T @ (rows - mean))
 
     def __add__(self, other: "Moments") -> "Moments":
-        refuse_different_widths("real", len(self.mean), "generated", len(other.mean))
         count = self.count + other.count
         step = other.mean - self.mean
         scatter = self.scatter + other.scatter + np.outer(step, step) * (self.count * other.count / count)
@@ -76,33 +67,26 @@ class Moments:
 
     @property
     def covariance(self) -> Float[np.ndarray, "dim dim"]:
-        """Unbiased: the scatter over one less than the rows.
-
-        Raises:
-            ParameterError: if it is of less than 2 rows.
-        """
-        if self.count < 2:
-            raise ParameterError(f"a covariance of {self.count} row was asked for; it takes 2 or more.")
+        """Unbiased estimate, of 2 rows or more."""
         return self.scatter / (self.count - 1)
 
 
 def as_rows(values: np.ndarray | Tensor, what: str, at_least: int) -> Float[np.ndarray, "samples dim"]:
-    """Values of any float type on any device as an array on the CPU.
+    """Values of any float dtype on any device as an array, validated.
 
     Args:
-        values: one row a clip.
-        what: they are called in errors.
-        at_least: rows that the metric takes.
+        values: one row per clip.
+        what: name of the values in errors.
+        at_least: minimum number of rows.
 
     Raises:
-        ParameterError: if they are no table, are too few, or hold NaN or infinity.
+        ParameterError: if they are not a matrix, are too few, or hold NaN or infinity.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-        # numpy has no bfloat16
-        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
     if values.ndim != 2:
-        raise ParameterError(f"the {what} have {values.ndim} dimensions; give 2, one row a clip.")
+        raise ParameterError(f"the {what} have {values.ndim} dimensions; give 2, one row per clip.")
     if len(values) < at_least:
         raise ParameterError(f"the {what} have {len(values)} rows; this metric takes {at_least} or more.")
     if bad := int((~np.isfinite(values).all(1)).sum()):
@@ -111,10 +95,10 @@ def as_rows(values: np.ndarray | Tensor, what: str, at_least: int) -> Float[np.n
 
 
 def refuse_different_widths(one: str, width: int, other: str, other_width: int) -> None:
-    """Two sets of rows must be of one classifier.
+    """Check that two sets of rows can be of one classifier.
 
     Raises:
-        ParameterError: with both widths.
+        ParameterError: if the widths differ.
     """
     if width != other_width:
         raise ParameterError(
@@ -123,6 +107,6 @@ def refuse_different_widths(one: str, width: int, other: str, other_width: int) 
 
 
 def log_softmax(logits: Float[np.ndarray, "samples labels"]) -> Float[np.ndarray, "samples labels"]:
-    """Logarithms of probabilities in float64; finite for all finite logits."""
+    """Log-probabilities in float64; finite for all finite logits."""
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

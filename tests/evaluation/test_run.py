@@ -1,0 +1,27 @@
+"""The one call of an evaluation."""
+
+import json
+
+from unsilent.evaluation import evaluate
+
+
+def test_evaluate_writes_the_report_of_its_result(tiny_sounds, tiny_classifier, tmp_path):
+    steps = []
+    evaluation = evaluate(
+        tiny_sounds / "real",
+        [tiny_sounds / "made"],
+        tmp_path / "out",
+        str(tiny_classifier),
+        labels="folders",
+        device="cpu",
+        progress=lambda step, share: steps.append((step, share)),
+    )
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["systems"][0]["figures"]["fid"]["value"] == evaluation.systems[0].scores["fid"].value
+    assert (evaluation.n_classified, len(evaluation.real.samples)) == (24, 8)
+    shares = [share for _, share in steps]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] < 1
+    assert steps[-1][0] == "metrics of made"
+    command = f"--reference {tiny_sounds}/real --generated {tiny_sounds}/made --classifier {tiny_classifier} --labels folders --out"
+    assert command in (tmp_path / "out/report.html").read_text()

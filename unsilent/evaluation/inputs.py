@@ -1,0 +1,117 @@
+"""The files of an evaluation: folders, pairs of samples and clips, labels, settings, content keys."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unsilent.errors import DataError, ParameterError
+from unsilent.evaluation.cache import content_key
+from unsilent.evaluation.ground_truth import Labels, read_labels, read_manifest_labels
+from unsilent.evaluation.sounds import ClipNames, Sound, find_sounds, take_number
+
+ABOUT = "samples.json"  # settings of a generated folder
+ABOUT_KEYS = ("model", "seed", "top_k", "temperature")
+SETTING = re.compile(r"[\W_]*(top[-_]k|[A-Za-z]+)=(\d+(?:\.\d+)?)")  # in the name of a folder
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Sounds of one system, or the real ones.
+
+    Attributes:
+        name: in reports.
+        path: of the folder.
+        sounds: sorted by clip and sample number.
+        clips: reference clip of each sound, None where there is none; in the reference folder, the sounds' own names.
+        settings: from `samples.json` or the folder's name.
+    """
+
+    name: str
+    path: Path
+    sounds: list[Sound]
+    clips: list[str | None]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files to evaluate.
+
+    Attributes:
+        folders: the reference first.
+        labels: of the reference clips.
+        keys: content key of each sound.
+    """
+
+    folders: list[Folder]
+    labels: Labels
+    keys: dict[Sound, bytes]
+
+
+def find_inputs(
+    reference: Path, generated: Sequence[Path], labels: str | None = None, manifest: Path | None = None, split: str | None = None
+) -> Inputs:
+    """Find sounds, pairs and labels.
+
+    Args:
+        reference: folder of real sounds; the name of a clip is its path without suffix.
+        generated: folders of any systems; see `ClipNames.clip_of` for how their files pair with clips.
+        labels: see `read_labels`.
+        manifest: instead of `labels`, see `read_manifest_labels`.
+        split: of the manifest; real sounds of other splits are left out.
+
+    Raises:
+        ParameterError: if a folder has no sounds, two are the same, both `labels` and `manifest` are given, a split is given without a
+            manifest, or there is nothing to evaluate.
+        DataError: if labels or `samples.json` cannot be read.
+    """
+    if labels and manifest:
+        raise ParameterError(f"labels are given twice, by {labels} and by {manifest}; leave out one.")
+    if split and not manifest:
+        raise ParameterError(f"the split {split!r} was asked for without a manifest; give one with --manifest.")
+    if not generated and not labels and not manifest:
+        raise ParameterError("there is nothing to evaluate: give folders with --generated, or labels to test the classifier with.")
+    real = find_sounds(reference)
+    names, truth = [sound.name for sound in real], {}
+    if manifest:
+        truth, names = read_manifest_labels(manifest, names, split)
+    elif labels:
+        truth = read_labels(labels, names)
+    kept = set(names)
+    folders = [Folder("reference", reference, [sound for sound in real if sound.name in kept], list(names), {})]
+    clip_names = ClipNames(names)
+    for path, name in zip(generated, _distinct_names(generated), strict=True):
+        pairs = [(clip_names.clip_of(sound.name), sound) for sound in find_sounds(path)]
+        pairs.sort(key=lambda pair: (pair[0] or pair[1].name, take_number(pair[1].name), pair[1].name))
+        folders.append(Folder(name, path, [sound for _, sound in pairs], [clip for clip, _ in pairs], _settings(path)))
+    return Inputs(folders, truth, {sound: content_key(sound) for folder in folders for sound in folder.sounds})
+
+
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, with as many parts before it as all need to differ."""
+    parts = [Path(os.path.abspath(path)).parts for path in folders]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len({*names, "reference"}) == len(names) + 1:
+            return names
+    if folders:
+        raise ParameterError(f"the folder {folders[0]} is given more than once; name each of the generated folders once.")
+    return []
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Settings from `samples.json`, else from the folder's name, such as `top-k=64`."""
+    path = folder / ABOUT
+    if not path.exists():
+        return {name.replace("-", "_"): float(value) for name, value in SETTING.findall(os.path.basename(os.path.abspath(folder)))}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(about, dict):
+        raise DataError(f"{path} must hold an object with {', '.join(ABOUT_KEYS)}.")
+    return {key: about[key] for key in ABOUT_KEYS if isinstance(about.get(key), str | int | float)}
