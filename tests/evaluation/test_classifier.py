@@ -133,9 +133,7 @@ class TestLoading:
         np.testing.assert_allclose(classifier.without_bias(logits[None])[0], without_bias, rtol=1e-4, atol=1e-5)
 
     def test_load_classifier_refuses_missing_and_unsuitable_ones(self, tiny_parts, tiny_classifier, tmp_path, monkeypatch):
-        with pytest.raises(
-            ParameterError, match="the metrics need a classifier: give --classifier with the checkpoint folder"
-        ):
+        with pytest.raises(ParameterError, match="the metrics need a classifier: give --classifier with the checkpoint folder"):
             load_classifier(None)
         with pytest.raises(CheckpointError, match="'melception' is not here; fetch it with: unsilent models fetch melception"):
             load_classifier("melception")
