@@ -47,7 +47,7 @@ from unsilent.published.convert import convert
 from unsilent.request import Request
 from unsilent.signal.mel import to_mel01
 from unsilent.speed.choice import convolution_dtype
-from unsilent.speed.cpu_convolutions import can_round, prepare
+from unsilent.speed.cpu_convolutions import can_quantise, prepare_convolutions
 from unsilent.speed.memory import retain_memory, trim_memory
 from unsilent.speed.prepare import sampling_mode
 
@@ -75,8 +75,8 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     started = time.perf_counter()
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     vocoder.remove_weight_norm()
-    prepare(codebook, precision, device)
-    prepare(vocoder, precision, device)
+    prepare_convolutions(codebook, precision, device)
+    prepare_convolutions(vocoder, precision, device)
     sampler = load_sampler(sampler_folder, precision, device)
     for network in (codebook, vocoder, sampler):
         network.to(device)
@@ -215,7 +215,7 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> l
         rates[dtype] = 2 * len(one) ** 3 / min(_seconds(lambda one=one: one @ one, device) for _ in range(5))
     fastest = max(rates.values())
     # instructions multiply four whole numbers, or two of bfloat16, in the place of one of float32
-    in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_round(device) else fastest
+    in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_quantise(device) else fastest
     config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
     shape, clip = config.transformer, config.clip

@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path for pattern in ("*.md", "docs/*.md", "runs/*/README.md", "unsilent/weights/*/MODEL_CARD.md") for path in ROOT.glob(pattern)
 )
+SCRIPTS = sorted(
+    path
+    for folder in ("benchmarks", "demo", "runs/everyday", "runs/paper", "runs/smoke")
+    for path in (ROOT / folder).glob("*.py")
+    if "ArgumentParser(" in path.read_text(encoding="utf-8")
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # A new host is added here after its address has been opened in a browser.
 HOSTS = {"arxiv.org", "creativecommons.org", "github.com", "keepachangelog.com", "semver.org"}
@@ -143,6 +149,16 @@ def test_shown_commands_parse(words, inline, monkeypatch):
         check_pip(rest)
     else:
         assert program in ("git", "source", "pytest", "cp", "mkdir"), f"the test does not know the program {program!r}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_scripts_say_how_they_are_called(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+    monkeypatch.syspath_prepend(path.parent)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="shown")["main"]()
+    assert not ended.value.code
+    assert "usage: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
