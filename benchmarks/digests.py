@@ -327,7 +327,8 @@ class Runner:
         found = {}
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.name.startswith("."):
-                found |= {f"{path.relative_to(folder)} {part}": value for part, value in self.file(path).items()}
+                name = self.text(str(path.relative_to(folder)))  # reports name the version
+                found |= {f"{name} {part}": value for part, value in self.file(path).items()}
         return found
 
     def command(self, *arguments: object, before: tuple[tuple[object, ...], ...] = ()) -> Parts:
