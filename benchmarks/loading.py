@@ -27,7 +27,7 @@ from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.published.containers import read_weights
 from unsilent.published.convert import convert
 
-PRESET = "vggsound-nofeats"  # of the paper's models the one that needs no picture network
+PRESET = "vggsound-nofeats"  # of the paper's models the one that needs no image network
 WAYS = {
     "published checkpoint": ("published", "float32"),
     "ours, float32 on disk": ("ours-float32", "float32"),

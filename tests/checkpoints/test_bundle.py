@@ -1,4 +1,4 @@
-"""Bundles: three checkpoints that make one model, and how a user is told what is wrong with one."""
+"""Bundles: three checkpoints that form one model, and errors about them."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def nothing_shipped(monkeypatch, tmp_path):
     monkeypatch.setattr(bundle, "SHIPPED", tmp_path / "weights")
 
 
-def test_all_parts_come_back_as_float16_rounds_them(tiny_bundle, tiny_parts):
+def test_load_parts_returns_the_weights_rounded_to_float16(tiny_bundle, tiny_parts):
     loaded = load_parts(tiny_bundle)
     assert loaded.name == "everyday"
     assert loaded.backbone_row is not None
@@ -35,52 +35,52 @@ def test_all_parts_come_back_as_float16_rounds_them(tiny_bundle, tiny_parts):
         assert all(torch.equal(back[name], value.half().float()) for name, value in original.items())
 
 
-def test_no_part_is_in_training_mode_or_asks_for_gradients(parts):
+def test_load_parts_returns_networks_for_inference(parts):
     for module in (parts.codebook, parts.sampler, parts.vocoder):
         assert not any(inner.training for inner in module.modules())
         assert not any(weight.requires_grad for weight in module.parameters())
 
 
-def test_a_shipped_bundle_is_found_by_name_and_any_by_path(copy, monkeypatch):
+def test_find_bundle_finds_a_shipped_one_by_name_and_any_by_path(copy, monkeypatch):
     monkeypatch.setattr(bundle, "SHIPPED", copy.parent)
     assert find_bundle("copy") == copy
     assert find_bundle(str(copy)) == copy
-    assert present() == []  # no row of the table is called so
+    assert present() == []  # not the name of a preset
 
 
-def test_a_fetched_bundle_is_found_by_name(copy, monkeypatch, tmp_path):
+def test_find_bundle_finds_a_fetched_one_by_name(copy, monkeypatch, tmp_path):
     monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path))
     shutil.copytree(copy, tmp_path / "models/vggsound-class")
     assert find_bundle("vggsound-class") == tmp_path / "models/vggsound-class"
     assert present() == ["everyday", "vggsound-class"]
 
 
-def test_a_misspelt_model_suggests_the_near_ones():
+def test_find_bundle_suggests_similar_names():
     with pytest.raises(ParameterError, match=r"there is no model 'everday'; did you mean everyday.*`unsilent models` lists all"):
         find_bundle("everday")
 
 
-def test_a_model_without_weights_says_how_to_get_them():
+def test_find_bundle_names_the_command_that_fetches_weights():
     with pytest.raises(CheckpointError, match=r"'vggsound-class' are not here; fetch them with: unsilent models fetch vggsound-class"):
         find_bundle("vggsound-class")
 
 
 @pytest.mark.usefixtures("nothing_shipped")
-def test_a_model_that_nobody_published_says_which_are_here():
+def test_find_bundle_lists_installed_models_for_an_unpublished_one():
     with pytest.raises(CheckpointError, match="of 'vas-212-bninception-class' were never published; models with weights here: none"):
         find_bundle("vas-212-bninception-class")
 
 
 @pytest.mark.parametrize("make", [False, True], ids=["missing folder", "folder of something else"])
-def test_a_path_that_is_no_bundle_is_named(tmp_path, make):
+def test_find_bundle_refuses_other_paths(tmp_path, make):
     if make:
         (tmp_path / "mine").mkdir()
-    with pytest.raises(CheckpointError, match=r"mine' is not a bundle folder: there is no bundle\.json"):
+    with pytest.raises(CheckpointError, match=r"mine' is not a bundle folder: it has no bundle\.json"):
         find_bundle(str(tmp_path / "mine"))
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_missing_part_is_named(copy, role):
+def test_load_parts_names_a_missing_part(copy, role):
     shutil.rmtree(copy / role)
     with pytest.raises(CheckpointError, match=rf"cannot read .*{role}/config\.json: No such file"):
         load_parts(copy)
@@ -90,7 +90,7 @@ def test_a_missing_part_is_named(copy, role):
     "about",
     [{}, {"preset": "everyday"}, {"preset": "everyday", "parts": list(ROLES)}, {"preset": "nothing", "parts": dict.fromkeys(ROLES, ".")}],
 )
-def test_a_bundle_that_says_too_little_is_refused(copy, about):
+def test_read_bundle_refuses_incomplete_ones(copy, about):
     (copy / "bundle.json").write_text(json.dumps(about))
     with pytest.raises(
         CheckpointError, match=r"is not a bundle of this project: it must name a known preset and codebook, sampler, vocoder"
@@ -98,17 +98,17 @@ def test_a_bundle_that_says_too_little_is_refused(copy, about):
         read_bundle(copy)
 
 
-def test_swapped_parts_are_refused(copy):
+def test_load_parts_refuses_swapped_parts(copy):
     (copy / "codebook").rename(copy / "was")
     (copy / "sampler").rename(copy / "codebook")
-    with pytest.raises(CheckpointError, match="codebook holds a sampler, a codebook is wanted here"):
+    with pytest.raises(CheckpointError, match="codebook holds a sampler instead of a codebook"):
         load_parts(copy)
     (copy / "was").rename(copy / "sampler")
-    with pytest.raises(CheckpointError, match="sampler holds a codebook, a sampler is wanted here"):
+    with pytest.raises(CheckpointError, match="sampler holds a codebook instead of a sampler"):
         sampler_config(copy)
 
 
-def test_what_a_sampler_is_can_be_told_without_its_weights(copy, tiny_configs):
+def test_sampler_config_needs_no_weights(copy, tiny_configs):
     (copy / "sampler/model.safetensors").unlink()
     assert sampler_config(copy) == tiny_configs["sampler"]
 
@@ -120,10 +120,10 @@ def test_what_a_sampler_is_can_be_told_without_its_weights(copy, tiny_configs):
         ({"clip": {"frames": 320}}, "the sampler has 53 code columns in a clip, the codebook 20"),
     ],
 )
-def test_a_codebook_that_does_not_fit_the_sampler_is_refused(copy, tiny_configs, change, message):
+def test_load_parts_refuses_a_codebook_that_does_not_fit_the_sampler(copy, tiny_configs, change, message):
     config = type(tiny_configs["codebook"])(**(tiny_configs["codebook"].model_dump() | change))
     save_checkpoint(copy / "codebook", "codebook", "everyday", config, Codebook(config).state_dict(), {})
-    with pytest.raises(CheckpointError, match=f"copy do not fit each other: {message}"):
+    with pytest.raises(CheckpointError, match=f"copy do not fit together: {message}"):
         load_parts(copy)
 
 
@@ -132,19 +132,19 @@ def test_a_codebook_that_does_not_fit_the_sampler_is_refused(copy, tiny_configs,
     [
         (
             {"kind": "features", "n_features": 53, "feature_dim": 2048},
-            "the sampler has 2048 numbers in a feature, the picture network 1280",
+            "the sampler has 2048 feature dimensions, the image network 1280",
         ),
         ({"kind": "features+class", "n_features": 53, "feature_dim": 1280, "n_classes": 8}, "the sampler has 8 classes, the bundle 0"),
     ],
 )
-def test_a_sampler_that_is_told_other_things_is_refused(copy, tiny_configs, condition, message):
+def test_load_parts_refuses_a_sampler_with_another_condition(copy, tiny_configs, condition, message):
     config = type(tiny_configs["sampler"])(**(tiny_configs["sampler"].model_dump() | {"condition": condition}))
     save_checkpoint(copy / "sampler", "sampler", "everyday", config, Sampler(config).state_dict(), {})
     with pytest.raises(CheckpointError, match=message):
         load_parts(copy)
 
 
-def test_an_unwritable_bundle_is_named(tiny_parts, tmp_path):
+def test_save_bundle_names_an_unwritable_file(tiny_parts, tmp_path):
     (tmp_path / "out" / "bundle.json").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"cannot write the bundle .*out"):
+    with pytest.raises(CheckpointError, match=r"out/bundle\.json cannot be written: Is a directory"):
         save_bundle(tmp_path / "out", "everyday", tiny_parts, {})

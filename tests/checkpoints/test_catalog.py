@@ -1,4 +1,4 @@
-"""The list of published files: complete, and every number of it as its source has it."""
+"""The catalog of published files: complete, and consistent with its sources."""
 
 import re
 import subprocess
@@ -20,12 +20,12 @@ PAPER = [name for name in presets.names() if name != "everyday"]
 @pytest.fixture(scope="module")
 def facts() -> str:
     if not FACTS.exists():
-        pytest.skip("the collected facts of the released system (shared/original.md) live outside this project and are not here")
+        pytest.skip("needs the collected facts of the released system (shared/original.md)")
     return FACTS.read_text(encoding="utf-8")
 
 
-def test_every_checkpoint_of_the_released_system_is_there(facts):
-    """Read anew from the collected facts: all date-times and MD5s of their section on checkpoints, in the pairs that they stand in."""
+def test_catalog_has_every_checkpoint_of_the_released_system(facts):
+    """Pairs of date and MD5 in the facts' section on checkpoints."""
     section = facts[facts.index("## A8") : facts.index("## A9")]
     settings = dict(re.findall(r"\((a|b|c)\) (.*)", section))
     wanted = {"nofeat": "nofeats", "1BN": "1-bninception", "1RN": "1-resnet50", "5BN": "5-bninception", "5RN": "5-resnet50",
@@ -46,14 +46,14 @@ def test_every_checkpoint_of_the_released_system_is_there(facts):
     assert (catalog.find("melgan").md5, catalog.find("melgan-discriminator").md5) == (generator, discriminator)
 
 
-def test_every_sampler_that_was_released_has_its_row():
-    """Those of table 4 that see features and a class name were not."""
+def test_catalog_has_every_released_sampler():
+    """Those of table 4 with features and a class were not released."""
     assert sorted(row.name for row in SAMPLERS) == sorted(name for name in PAPER if not name.endswith("n-class") and "n-class-" not in name)
     assert all(row.presets == (row.name,) for row in SAMPLERS)
     assert len(SAMPLERS) == 24
 
 
-def test_names_and_kinds_of_the_others():
+def test_catalog_has_the_other_networks():
     others = {row.name: row.kind for row in ROWS if row.kind != "sampler"}
     assert others == {
         "vggsound-codebook": "codebook",
@@ -67,8 +67,8 @@ def test_names_and_kinds_of_the_others():
     }
 
 
-def test_each_preset_gets_the_networks_that_it_is_made_of():
-    """Read from the table of presets, which the catalog must not import."""
+def test_presets_of_rows_agree_with_the_table_of_presets():
+    """The catalog does not import the table."""
     for name in PAPER:
         row = presets.get(name)
         serving = {other.name for other in ROWS if name in other.presets} - {name}
@@ -78,7 +78,7 @@ def test_each_preset_gets_the_networks_that_it_is_made_of():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_row_is_sane(row):
+def test_row_is_valid(row):
     assert row.url.startswith("https://")
     assert re.fullmatch(r"[\w.-]+", row.file_name)
     assert row.file_name.removeprefix(row.stem) in (".tar.gz", ".pt", ".pth")
@@ -87,28 +87,28 @@ def test_a_row_is_sane(row):
     assert re.fullmatch(r"[0-9a-f]{8,64}", row.sha256 or "0" * 64)
     assert row.licence
     assert row.source
-    assert row.size is None or row.about_bytes is None
+    assert row.size is None or row.approximate_size is None
 
 
-def test_digests_files_and_stems_are_each_of_one_row():
+def test_digests_files_and_stems_are_unique():
     for values in ([row.digest for row in ROWS], [row.file_name for row in ROWS], [row.stem for row in ROWS]):
         assert len(set(values)) == len(ROWS)
 
 
-def test_imagenet_files_carry_their_digest_in_their_name():
-    """The known digest must go on as the file's name begins it, which is all that others check."""
+def test_digests_of_imagenet_files_begin_with_the_digits_in_their_names():
+    """Other programs check only these digits."""
     for name in ("resnet50", "bninception"):
         row = catalog.find(name)
         assert row.sha256.startswith(row.stem.split("-")[1])
 
 
-def test_find_by_stem():
+def test_find_by_stem_ignores_suffixes():
     assert catalog.find_by_stem("2021-07-30T21-34-25_vggsound_transformer").name == "vggsound-5-resnet50"
     assert catalog.find_by_stem("resnet50-0676ba61").name == "resnet50"
     assert catalog.find_by_stem("2021-07-30T21-34-25") is None
 
 
-def test_a_wrong_name_gets_near_ones():
+def test_find_suggests_similar_names():
     with pytest.raises(
         ParameterError,
         match=r"no published file is called 'vas-5-resnet5'; did you mean vas-5-resnet50 or .*\? `unsilent models` lists all\.$",
@@ -118,6 +118,6 @@ def test_a_wrong_name_gets_near_ones():
         catalog.find("!")
 
 
-def test_neither_catalog_nor_downloads_need_torch():
+def test_catalog_and_downloads_do_not_import_torch():
     code = "import sys, unsilent.published.fetch; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -311,9 +311,9 @@ class TestModels:
         code, out, err = unsilent("models")
         assert (code, err) == (0, [])
         assert out.splitlines()[1].startswith("everyday")
-        assert re.search(r"vggsound-class .* 7\.8 +5\.0 +to fetch", out)
+        assert re.search(r"vggsound-class +7\.8 +5\.0 +to fetch", out)
         assert re.search(r"vas-212-bninception-class .* never published", out)
-        assert re.search(r"melception +classifier of sounds.* to fetch", out)
+        assert re.search(r"melception +to fetch +sound classifier", out)
 
     def test_one(self, unsilent):
         code, out, _ = unsilent("models", "show", "vggsound-5-resnet50")
@@ -389,7 +389,7 @@ class TestTerminal:
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
         assert run(["models"]) == 0
         table = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
-        assert max(map(len, table)) == 80
+        assert max(map(len, table)) <= 80
         assert len(table) == 1 + len(entries()) + 1
 
     def test_a_file_gets_one_line_per_row(self, monkeypatch, capsys):

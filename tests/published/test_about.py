@@ -1,4 +1,4 @@
-"""What people are told of models and networks."""
+"""Descriptions of models and networks."""
 
 import pytest
 
@@ -9,13 +9,13 @@ from unsilent.errors import ParameterError
 from unsilent.published.about import describe, entries
 
 
-def test_the_list_has_every_model_and_network_once():
+def test_entries_have_every_model_and_network_once():
     names = [entry.name for entry in entries()]
     assert names[0] == "everyday"
     assert len(names) == len(set(names)) == len(presets.names()) + 8
 
 
-def test_the_list_says_where_weights_are(monkeypatch, tmp_path):
+def test_entries_say_where_weights_are(monkeypatch, tmp_path):
     monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path))
     (tmp_path / "models/melception").mkdir(parents=True)
     (tmp_path / "models/melception/config.json").touch()
@@ -26,23 +26,23 @@ def test_the_list_says_where_weights_are(monkeypatch, tmp_path):
     assert weights["vas-212-bninception-class"] == "never published"
 
 
-def test_a_bundle_describes_itself(tiny_bundle):
+def test_describe_reads_a_bundle(tiny_bundle):
     text = describe(str(tiny_bundle))
     assert "licence of weights: none needed" in text
     assert f"weights: {tiny_bundle}" in text
 
 
-def test_a_paper_row_describes_its_scores_its_file_and_its_licence():
+def test_describe_has_scores_file_and_licence_of_a_published_model():
     text = describe("vggsound-5-resnet50")
     assert "paper: FID 11.3, MKL 7.0" in text
-    assert "picture network: resnet50" in text
+    assert "image network: resnet50" in text
     assert "2021-07-30T21-34-25_vggsound_transformer.tar.gz" in text
     assert "digest: MD5 f4d7105811589d441b69f00d7d0b8dc8" in text
     assert "licence: MIT" in text
     assert "weights: to fetch" in text
 
 
-def test_a_model_with_classes_names_them_all(monkeypatch, tmp_path, tiny_parts):
+def test_describe_names_all_classes(monkeypatch, tmp_path, tiny_parts):
     monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path))
     save_bundle(tmp_path / "models/vas-class", "vas-class", tiny_parts, {"classes": list(labels.classes("vas"))})
     text = describe("vas-class")
@@ -50,13 +50,13 @@ def test_a_model_with_classes_names_them_all(monkeypatch, tmp_path, tiny_parts):
     assert f"weights: {tmp_path / 'models/vas-class'}" in text
 
 
-def test_a_checkpoint_folder_describes_itself(tiny_parts):
+def test_describe_reads_a_checkpoint_folder(tiny_parts):
     text = describe(str(tiny_parts["codebook"]))
     assert text.startswith(f"{tiny_parts['codebook']}: codebook")
     assert "made: seed 0" in text
 
 
-def test_classes_are_named_before_the_weights_are_here():
+def test_describe_names_classes_without_weights():
     assert "classes: air conditioning noise; air horn; " in describe("vggsound-class")
 
 
@@ -66,21 +66,23 @@ def test_classes_are_named_before_the_weights_are_here():
         ("melception", "paper table 5: top-1 44.49 %"),
         ("vggishish", "MD5 197040c524a07ccacf7715d7080a80bd"),
         ("resnet50", "(103 MB)"),
-        ("bninception", "serves: vggsound-1-bninception"),
+        ("bninception", "used by: vggsound-1-bninception"),
         ("melgan", "vocoder"),
     ],
 )
-def test_networks_describe_themselves(name, words):
+def test_describe_has_the_facts_of_networks(name, words):
     text = describe(name)
     assert words in text
     assert "licence: " in text
 
 
-@pytest.mark.parametrize(("name", "near"), [("melceptoin", "melception"), ("vggsound-5-resnet", "vggsound-5-resnet50"), ("x", "everyday")])
-def test_a_misspelt_name_suggests_models_and_networks(name, near):
-    with pytest.raises(ParameterError, match=f"there is no model '{name}'; did you mean .*{near}"):
+@pytest.mark.parametrize(
+    ("name", "similar"), [("melceptoin", "melception"), ("vggsound-5-resnet", "vggsound-5-resnet50"), ("x", "everyday")]
+)
+def test_describe_suggests_models_and_networks(name, similar):
+    with pytest.raises(ParameterError, match=f"there is no model '{name}'; did you mean .*{similar}"):
         describe(name)
 
 
-def test_the_default_model_says_that_it_is_shipped():
+def test_describe_says_that_the_default_model_is_shipped():
     assert f"weights: {bundle.SHIPPED / 'everyday'}" in describe("everyday")

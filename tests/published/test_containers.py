@@ -1,4 +1,4 @@
-"""Containers: what the authors' files look like is read, what else a file may hold is not executed."""
+"""Weight files of the authors are read; nothing in a file is executed."""
 
 import argparse
 import io
@@ -22,7 +22,7 @@ PROJECT = "model:\n  target: specvqgan.models.vqgan.VQModel\n  params:\n    n_em
 
 @pytest.fixture
 def lightning(monkeypatch):
-    """What Lightning 1.2 wrote: weights among the trainer's bookkeeping, with the callback's class as a key."""
+    """A checkpoint of Lightning 1.2: weights and the trainer's bookkeeping, with a callback class as a key."""
     name = "pytorch_lightning.callbacks.model_checkpoint"
     callback = type("ModelCheckpoint", (), {"__module__": name})
     packages = ("pytorch_lightning", "pytorch_lightning.callbacks", name)
@@ -77,26 +77,26 @@ def assert_weights(found):
     ids=["bare", "classifier's", "Lightning's"],
 )
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
-def test_weights_come_out_of_their_wrapping(tmp_path, wrap, zipped):
+def test_read_weights_unwraps_them(tmp_path, wrap, zipped):
     torch.save(wrap(WEIGHTS), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     assert_weights(read_weights(tmp_path / "a.pt"))
 
 
-def test_metrics_of_numpy_are_passed_over(tmp_path):
-    """The classifiers' files keep metrics beside the weights, which are numbers of NumPy."""
+def test_read_weights_ignores_numpy_metrics(tmp_path):
+    """The classifiers' files have NumPy metrics beside the weights."""
     import numpy as np
 
     path = saved({"model": WEIGHTS, "metrics": {"mAP": np.float64(0.47), "per_class": np.arange(3)}}, tmp_path / "a.pt")
     assert_weights(read_weights(path))
 
 
-def test_a_callback_s_class_is_passed_over(tmp_path, lightning, monkeypatch):
+def test_read_weights_ignores_callback_classes(tmp_path, lightning, monkeypatch):
     path = saved(lightning, tmp_path / "last.ckpt")
-    monkeypatch.undo()  # the class is not there when it is read
+    monkeypatch.undo()  # the class does not exist when it is read
     assert_weights(read_weights(path))
 
 
-def test_an_archive_gives_its_last_checkpoint_and_its_settings(tmp_path, lightning):
+def test_read_container_takes_the_last_checkpoint_and_the_settings(tmp_path, lightning):
     older = {**lightning, "state_dict": {"wrong": torch.zeros(1)}}
     path = archive(
         tmp_path / "2021-07-30T21-34-25_vggsound_transformer.tar.gz",
@@ -115,13 +115,13 @@ def test_an_archive_gives_its_last_checkpoint_and_its_settings(tmp_path, lightni
     assert sorted(file.name for file in (tmp_path / "scratch").iterdir()) == ["2021-07-30T21-34-25-project.yaml", "last.ckpt"]
 
 
-def test_the_last_by_name_stands_in_for_last(tmp_path):
+def test_read_container_takes_the_last_name_without_a_last_checkpoint(tmp_path):
     members = {f"run/checkpoints/epoch_{n:03}.ckpt": as_bytes({"state_dict": {"n": torch.tensor(n)}}) for n in (9, 39, 12)}
     path = archive(tmp_path / "run.tar.gz", members)
     assert read_container(path, tmp_path).weights["n"] == 39
 
 
-def test_an_unpacked_folder_is_read_too(tmp_path):
+def test_read_container_reads_an_unpacked_folder(tmp_path):
     folder = tmp_path / "2021-05-19T22-16-54_vggsound_codebook"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "configs").mkdir()
@@ -135,18 +135,18 @@ def test_an_unpacked_folder_is_read_too(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../outside.ckpt", "a/../../outside.ckpt", "/tmp/outside.ckpt", "a\\..\\outside.ckpt"])
-def test_an_archive_that_reaches_outside_is_refused(tmp_path, name):
+def test_read_container_refuses_members_outside_the_folder(tmp_path, name):
     path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS), name: b"x"})
     (tmp_path / "scratch").mkdir()
-    with pytest.raises(CheckpointError, match=r"a\.tar\.gz wants to write outside its folder \('.*outside\.ckpt'\); it was not unpacked"):
+    with pytest.raises(CheckpointError, match=r"a\.tar\.gz has a member outside its folder \('.*outside\.ckpt'\); it was not unpacked"):
         read_container(path, tmp_path / "scratch")
     assert not list(tmp_path.parent.glob("outside.ckpt"))
     assert not Path("/tmp/outside.ckpt").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_in_an_archive_are_passed_over(tmp_path, kind):
-    """The trainer may have left `last.ckpt` as a link to the checkpoint that it repeats."""
+def test_read_container_ignores_links_and_devices(tmp_path, kind):
+    """`last.ckpt` may be a link to another checkpoint."""
     info = tarfile.TarInfo("run/checkpoints/last.ckpt")
     info.type, info.linkname = kind, "run/checkpoints/epoch_39.ckpt"
     path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/epoch_39.ckpt": as_bytes({"state_dict": WEIGHTS}), info.name: info})
@@ -155,7 +155,7 @@ def test_links_and_devices_in_an_archive_are_passed_over(tmp_path, kind):
     assert [one.name for one in (tmp_path / "scratch").iterdir()] == ["epoch_39.ckpt"]
 
 
-def test_what_a_mac_adds_is_passed_over(tmp_path):
+def test_read_container_ignores_files_of_macos(tmp_path):
     members = {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS), "run/configs/1-project.yaml": PROJECT.encode()}
     hidden = {f"{Path(name).parent}/._{Path(name).name}": b"\0\5\x16\7" for name in members}
     container = read_container(archive(tmp_path / "a.tar.gz", members | hidden), tmp_path)
@@ -164,8 +164,8 @@ def test_what_a_mac_adds_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("where", [-3, 0.5])
-def test_damage_inside_an_archive_is_seen(tmp_path, where):
-    """Cut by the last bytes of its checksum, or one byte changed in the middle, of which the archive's own structure says nothing."""
+def test_read_container_verifies_the_checksum_of_an_archive(tmp_path, where):
+    """Without the last bytes, or with one byte changed in the middle, which tar does not notice."""
     weights = {"noise": torch.randn(200_000, generator=torch.Generator().manual_seed(0))}
     path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(weights)})
     content = bytearray(path.read_bytes())
@@ -176,12 +176,12 @@ def test_damage_inside_an_archive_is_seen(tmp_path, where):
         read_container(path, tmp_path)
 
 
-def test_damage_inside_a_checkpoint_is_seen(tmp_path):
+def test_read_container_verifies_the_checksums_of_a_checkpoint(tmp_path):
     path = saved({"noise": torch.randn(200_000, generator=torch.Generator().manual_seed(0))}, tmp_path / "a.pt")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"a\.pt is damaged: its part '.*data/0' does not fit its checksum"):
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged: its part '.*data/0' does not match its checksum"):
         read_container(path, tmp_path / "scratch")
 
 
@@ -190,12 +190,12 @@ def test_damage_inside_a_checkpoint_is_seen(tmp_path):
     [torch.zeros(2, device="meta"), torch.zeros(2, 2).to_sparse(), torch.zeros(2, dtype=torch.complex64)],
     ids=["without numbers", "sparse", "complex"],
 )
-def test_what_is_no_plain_array_is_named(tmp_path, value):
-    with pytest.raises(CheckpointError, match=r"(holds 'odd', which is no plain array of numbers|is cut off, damaged or no file)"):
+def test_read_weights_refuses_other_tensors(tmp_path, value):
+    with pytest.raises(CheckpointError, match=r"(holds 'odd', which is not a dense array of real numbers|is damaged or not a file)"):
         read_weights(saved({"odd": value}, tmp_path / "a.pt"))
 
 
-def test_a_relative_path_knows_its_folder(tmp_path, monkeypatch):
+def test_read_container_accepts_relative_paths(tmp_path, monkeypatch):
     folder = tmp_path / "2021-05-19T22-16-54_vggsound_codebook"
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "configs").mkdir()
@@ -208,7 +208,7 @@ def test_a_relative_path_knows_its_folder(tmp_path, monkeypatch):
         assert container.settings["model"]["params"]["n_embed"] == 1024
 
 
-def test_settings_that_nobody_asks_for_may_be_broken(tmp_path):
+def test_read_container_reads_settings_lazily(tmp_path):
     (tmp_path / "args.yml").write_text("a: [1")
     container = read_container(saved(WEIGHTS, tmp_path / "a.pt"), tmp_path)
     assert_weights(container.weights)
@@ -217,7 +217,7 @@ def test_settings_that_nobody_asks_for_may_be_broken(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
-def test_a_truncated_archive_is_named(tmp_path, share):
+def test_read_container_names_a_truncated_archive(tmp_path, share):
     weights = {"noise": torch.randn(50_000, generator=torch.Generator().manual_seed(0))}
     path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(weights)})
     content = path.read_bytes()
@@ -228,36 +228,36 @@ def test_a_truncated_archive_is_named(tmp_path, share):
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.99])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
-def test_a_truncated_checkpoint_is_named(tmp_path, share, zipped):
+def test_read_weights_names_a_truncated_checkpoint(tmp_path, share, zipped):
     torch.save(WEIGHTS, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     content = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=r"a\.pt is cut off, damaged or no file of weights"):
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged or not a file of weights"):
         read_weights(tmp_path / "a.pt")
 
 
-def test_an_archive_of_something_else_says_so(tmp_path):
+def test_read_container_refuses_an_archive_without_a_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match=r"a\.tar\.gz is an archive without a checkpoint"):
         read_container(archive(tmp_path / "a.tar.gz", {"readme.txt": b"hello"}), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [([1, 2], "holds no dictionary of weights"), ({"a": "b"}, "holds 'a', which is a str where a weight is expected")]
+    ("value", "words"), [([1, 2], "has no dictionary of weights"), ({"a": "b"}, "holds 'a', which is a str where a weight is expected")]
 )
-def test_a_file_of_something_else_says_so(tmp_path, value, words):
+def test_read_weights_refuses_other_content(tmp_path, value, words):
     with pytest.raises(CheckpointError, match=words):
         read_weights(saved(value, tmp_path / "a.pt"))
 
 
-def test_missing_files_and_folders_without_checkpoints_are_named(tmp_path):
+def test_read_container_names_missing_files_and_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.pt does not exist"):
         read_container(tmp_path / "nowhere.pt", tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"empty has no checkpoints/\*\.ckpt in it"):
+    with pytest.raises(CheckpointError, match=r"empty has no checkpoints/\*\.ckpt"):
         read_container(tmp_path / "empty", tmp_path)
 
 
-def test_no_room_is_said_before_writing(tmp_path, monkeypatch):
+def test_read_container_checks_free_space_first(tmp_path, monkeypatch):
     path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS)})
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5})())
     with pytest.raises(CheckpointError, match=r"last\.ckpt of .*a\.tar\.gz needs 0\.00 GB in .*, 0\.00 GB are free"):
@@ -265,7 +265,7 @@ def test_no_room_is_said_before_writing(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full (/dev/full of Linux)")
-def test_no_room_on_the_way_is_said(tmp_path):
+def test_read_container_names_a_full_disk(tmp_path):
     path = archive(tmp_path / "a.tar.gz", {"run/checkpoints/last.ckpt": as_bytes(WEIGHTS)})
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch/last.ckpt").symlink_to("/dev/full")
@@ -274,7 +274,7 @@ def test_no_room_on_the_way_is_said(tmp_path):
 
 
 class Harmful:
-    """Touches a file when it is unpickled by the usual means."""
+    """Unpickles to a command that touches a file."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -284,7 +284,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old pickle"])
-def test_nothing_is_executed(tmp_path, zipped):
+def test_read_weights_executes_nothing(tmp_path, zipped):
     torch.save({"state_dict": WEIGHTS, "x": Harmful(tmp_path / "touched")}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"holds '(posix|nt)\.system', neither a weight"):
         read_weights(tmp_path / "a.ckpt")
@@ -294,14 +294,14 @@ def test_nothing_is_executed(tmp_path, zipped):
     assert not (tmp_path / "touched").exists()
 
 
-def test_bookkeeping_that_does_harm_is_not_executed_either(tmp_path):
-    """A name under a known package may still be a function; it is replaced all the same."""
-    saved({"state_dict": WEIGHTS, "x": Loud()}, tmp_path / "a.ckpt")
+def test_read_weights_executes_no_functions_of_known_packages(tmp_path):
+    """A name of a known package may be a function; it is replaced too."""
+    saved({"state_dict": WEIGHTS, "x": ReadsFile()}, tmp_path / "a.ckpt")
     assert_weights(read_weights(tmp_path / "a.ckpt"))
 
 
-class Loud:
-    """Unpickles to a call of `numpy.fromfile`, which reads a file of its maker's choice."""
+class ReadsFile:
+    """Unpickles to a call of `numpy.fromfile`, which reads any file."""
 
     def __reduce__(self):
         import numpy as np
@@ -309,7 +309,7 @@ class Loud:
         return (np.fromfile, ("/etc/hostname",))
 
 
-def test_the_vocoder_s_arguments_are_read_without_executing_them(tmp_path):
+def test_read_settings_executes_nothing(tmp_path):
     text = (
         "!!python/object:argparse.Namespace\n"
         "batch_size: 64\n"
@@ -334,10 +334,10 @@ def test_the_vocoder_s_arguments_are_read_without_executing_them(tmp_path):
         ("a: 2021-13-45", r"the settings a\.yaml cannot be read: month must be"),
         ("a: !!int x", r"the settings a\.yaml cannot be read"),
         ("[" * 5000, r"the settings a\.yaml cannot be read"),
-        ("- 1\n", "does not hold settings"),
+        ("- 1\n", "is not a YAML mapping of settings"),
     ],
 )
-def test_settings_that_are_none_are_named(tmp_path, text, words):
+def test_read_settings_refuses_other_content(tmp_path, text, words):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(CheckpointError, match=words):
         read_settings(tmp_path / "a.yaml")

@@ -1,4 +1,4 @@
-"""From the authors' containers to a model that gives a video its sound, over a server on this machine, through the command line."""
+"""From published files on a local server to a model that generates sound, through the command line."""
 
 import dataclasses
 import hashlib
@@ -17,16 +17,16 @@ from unsilent.checkpoints.bundle import find_bundle, load_backbone, load_parts, 
 from unsilent.checkpoints.store import load_checkpoint, read_config
 from unsilent.cli.main import run
 from unsilent.errors import CheckpointError, ParameterError
-from unsilent.pipeline import Pipeline
 from unsilent.published import install
 from unsilent.published.install import convert_file, needed, preset_of
+from unsilent.request import Request
 
 ORDER = torch.arange(265).reshape(5, 53).T.flatten()
 STEM = "2021-07-30T21-34-25_vggsound_transformer"
 
 
 def project(data="vggsound", codes=1024, pictures="feature_resnet50_dim2048_21.5fps", n=5, key="feature", random=False):
-    """The settings that the released trainer left beside a sampler, as far as they matter."""
+    """Settings of the released trainer, as far as they are read."""
     flow = f"    flow_feats_dir_path: ./data/{data}/feature_flow_bninception_dim1024_21.5fps\n" if "bninception" in pictures else ""
     return (
         "model:\n  target: specvqgan.models.cond_transformer.Net2NetTransformer\n  params:\n"
@@ -38,7 +38,7 @@ def project(data="vggsound", codes=1024, pictures="feature_resnet50_dim2048_21.5
 
 
 def flat(name, shape):
-    """One number, seen as a tensor of that shape: a whole model is a few kilobytes."""
+    """One number expanded to the shape, so that a whole model has a few kilobytes."""
     if name.endswith("shuffle_idx"):
         return ORDER if name.endswith("forward_shuffle_idx") else ORDER.argsort()
     if name.endswith("mask"):
@@ -47,7 +47,7 @@ def flat(name, shape):
 
 
 def grown(name, shape):
-    """As many numbers as the shape says, of a size at which networks work, and quick to make and to compress."""
+    """Periodic noise of a usable scale, quick to make and to compress."""
     value = flat(name, shape)
     if value.dtype != torch.float32 or name.endswith("mask"):
         return value
@@ -72,7 +72,7 @@ def state_of(kind, make=flat):
 
 
 def pack(folder, name, state, settings):
-    """The authors' archive: a Lightning checkpoint and its settings."""
+    """An archive as published: a Lightning checkpoint and its settings."""
     stem = name.removesuffix(".tar.gz")
     torch.save({"epoch": 9, "global_step": 1, "optimizer_states": [], "state_dict": state}, folder / "last.ckpt")
     (folder / "project.yaml").write_text(settings)
@@ -85,7 +85,7 @@ def pack(folder, name, state, settings):
 
 @pytest.fixture
 def serve(hostile, monkeypatch):
-    """Let the server have a file under its published name, and the catalog know its digest."""
+    """Serve a file under its published name, with its digest in the catalog."""
 
     def put(name, content):
         row = catalog.find(name)
@@ -102,8 +102,8 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-def test_published_files_of_full_size_give_a_video_its_sound(serve, hostile, cache, tmp_path, make_clip, capsys):
-    """All 379 M weights of a sampler, the vocoder and the picture network, fetched, converted, loaded, heard."""
+def test_published_files_of_full_size_generate_a_sound(serve, hostile, cache, tmp_path, make_clip, capsys):
+    """All 379 M weights of a sampler, the vocoder and the image network: fetched, converted, loaded, sampled."""
     folder = tmp_path / "published"
     folder.mkdir()
     serve("vggsound-5-resnet50", pack(folder, f"{STEM}.tar.gz", sampler_state(grown), project()).read_bytes())
@@ -113,7 +113,7 @@ def test_published_files_of_full_size_give_a_video_its_sound(serve, hostile, cac
 
     assert run(["models", "fetch", "vggsound-5-resnet50", "--mirror", hostile.url]) == 0
     assert str(cache / "models/vggsound-5-resnet50") in capsys.readouterr().out
-    assert not [path for path in (cache / "downloads").iterdir() if path.is_file()]  # converted, so no longer needed
+    assert not [path for path in (cache / "downloads").iterdir() if path.is_file()]  # removed after the conversion
     assert find_bundle("vggsound-5-resnet50") == cache / "models/vggsound-5-resnet50"
     asked = len(hostile.requests)
     assert run(["models", "fetch", "vggsound-5-resnet50", "--mirror", hostile.url]) == 0
@@ -145,7 +145,7 @@ def test_published_files_of_full_size_give_a_video_its_sound(serve, hostile, cac
     ],
     ids=["renamed", "misshapen", "missing", "of another length"],
 )
-def test_a_spoilt_checkpoint_is_refused_and_leaves_nothing(cache, tmp_path, capsys, spoil, words):
+def test_convert_refuses_a_damaged_checkpoint_and_leaves_nothing(cache, tmp_path, capsys, spoil, words):
     state = sampler_state()
     spoil(state)
     path = pack(tmp_path, f"{STEM}.tar.gz", state, project())
@@ -157,7 +157,7 @@ def test_a_spoilt_checkpoint_is_refused_and_leaves_nothing(cache, tmp_path, caps
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([path.name, "project.yaml"])
 
 
-def test_a_truncated_archive_and_one_that_reaches_outside_are_refused_by_the_command(tmp_path, capsys):
+def test_convert_refuses_truncated_and_unsafe_archives(tmp_path, capsys):
     path = pack(tmp_path, f"{STEM}.tar.gz", sampler_state(), project())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -166,11 +166,11 @@ def test_a_truncated_archive_and_one_that_reaches_outside_are_refused_by_the_com
     with tarfile.open(path, "w:gz") as tar:
         tar.add(tmp_path / "project.yaml", "../evil.ckpt")
     assert run(["models", "convert", str(path), "-o", str(tmp_path / "out")]) == 2
-    assert "wants to write outside its folder ('../evil.ckpt')" in capsys.readouterr().err
+    assert "has a member outside its folder ('../evil.ckpt')" in capsys.readouterr().err
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([path.name, "project.yaml"])
 
 
-def test_wrong_bytes_are_refused_before_they_are_read(serve, hostile, cache, capsys):
+def test_fetch_refuses_wrong_bytes(serve, hostile, cache, capsys):
     serve("melgan", b"what was published")
     hostile.files["/netG.pt"] = b"what somebody put there"
     assert run(["models", "fetch", "melgan", "--mirror", hostile.url]) == 2
@@ -180,7 +180,7 @@ def test_wrong_bytes_are_refused_before_they_are_read(serve, hostile, cache, cap
     assert not (cache / "models/melgan").exists()
 
 
-def test_parts_are_fetched_alone(serve, hostile, cache, tmp_path, capsys):
+def test_fetch_installs_a_single_network(serve, hostile, cache, tmp_path, capsys):
     torch.save({"model": state_of("melception"), "optimizer": {}, "epoch": 3, "loss": 1.0, "metrics": {}}, tmp_path / "a.pt")
     serve("melception", (tmp_path / "a.pt").read_bytes())
     assert run(["models", "fetch", "melception", "--mirror", hostile.url, "--numbers", "float16"]) == 0
@@ -191,7 +191,7 @@ def test_parts_are_fetched_alone(serve, hostile, cache, tmp_path, capsys):
     assert "fetched" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("melception"))
 
 
-def test_the_two_streams_come_from_one_file(serve, hostile, cache, tmp_path):
+def test_load_backbone_makes_two_streams_of_one_file(serve, hostile, cache, tmp_path):
     state = {name: value for name, value in state_of("bninception", grown).items() if not name.endswith("num_batches_tracked")}
     state = {name: value[None] if value.ndim == 1 else value for name, value in state.items()} | {"fc.weight": torch.zeros(1000, 1024)}
     torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
@@ -203,12 +203,12 @@ def test_the_two_streams_come_from_one_file(serve, hostile, cache, tmp_path):
     assert module.flow.get_submodule("conv1_7x7_s2").weight.shape == (64, 2, 7, 7)
 
 
-def test_a_picture_network_that_is_not_here_says_how_to_get_it(cache):
+def test_load_backbone_names_the_command_that_fetches_it(cache):
     with pytest.raises(CheckpointError, match="'resnet50' is not here; fetch it with: unsilent models fetch resnet50"):
         load_backbone("resnet50")
 
 
-def test_what_is_needed_comes_in_the_order_in_which_it_is_wanted(cache):
+def test_needed_lists_files_in_the_order_of_installation(cache):
     assert [row.name for row in needed("vggsound-5-resnet50")] == ["melgan", "resnet50", "vggsound-5-resnet50"]
     assert [row.name for row in needed("vas-class")] == ["melgan", "vas-class"]
     assert [row.name for row in needed("vggishish")] == ["vggishish"]
@@ -225,25 +225,25 @@ def test_what_is_needed_comes_in_the_order_in_which_it_is_wanted(cache):
         ("vgishish", "no published file is called 'vgishish'; did you mean vggishish"),
     ],
 )
-def test_what_cannot_be_fetched_says_why(name, words):
+def test_needed_says_why_nothing_can_be_fetched(name, words):
     with pytest.raises(ParameterError, match=words):
         needed(name)
 
 
-def test_a_sampler_becomes_a_whole_model_offline(cache, tmp_path, capsys):
-    """With the default model's vocoder where no other is at hand; its classes have names."""
+def test_convert_makes_a_bundle_of_a_sampler(cache, tmp_path, capsys):
+    """With the default model's vocoder if no published one is installed, and with class names."""
     path = pack(tmp_path, "renamed.tar.gz", sampler_state(n_features=0, n_classes=309), project(key="target"))
     assert run(["models", "convert", str(path), "-o", str(tmp_path / "out"), "--numbers", "float16"]) == 0
     assert "the model vggsound-class" in capsys.readouterr().err
     parts = load_parts(tmp_path / "out")
     assert len(parts.classes) == 309
-    assert Pipeline(parts, torch.device("cpu")).class_number("Dog Barking") == parts.classes.index("dog barking")
+    assert Request(label="Dog Barking").resolve(parts.defaults).label == "dog barking"
     assert read_config(tmp_path / "out/vocoder")["kind"] == "vocos"
     size = (tmp_path / "out/sampler/model.safetensors").stat().st_size
     assert size == pytest.approx(304_997_376 * 2, rel=1e-3)
 
 
-def test_a_published_vocoder_is_taken_along(cache, tmp_path):
+def test_convert_uses_a_given_vocoder(cache, tmp_path):
     path = pack(tmp_path, f"{STEM}.tar.gz", sampler_state(), project())
     torch.save(state_of("melgan"), tmp_path / "best_netG.pt")
     (tmp_path / "args.yml").write_text("!!python/object:argparse.Namespace\nngf: 32\n")
@@ -255,41 +255,41 @@ def test_a_published_vocoder_is_taken_along(cache, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "made"), [(None, "codebook"), ("perceptual", "perceptual"), ("discriminator", "discriminator"), ("codebook", "codebook")]
 )
-def test_a_codebook_s_file_gives_its_networks(tmp_path, kind, made):
+def test_convert_takes_each_network_of_a_codebook_file(tmp_path, kind, made):
     loss = {f"loss.{name}": flat(name, shape) for name, shape in published_shapes("codebook_loss").items()}
     loss |= {f"loss.perceptual_loss.scaling_layer.{name}": torch.ones(1, 1, 80, 1) for name in ("shift", "scale")}
     path = pack(tmp_path, "2021-05-19T22-16-54_vggsound_codebook.tar.gz", state_of("codebook") | loss, project())
-    said = convert_file(path, tmp_path / "out", kind=kind, dtype=torch.float16)
-    assert said.startswith(made)
+    summary = convert_file(path, tmp_path / "out", kind=kind, dtype=torch.float16)
+    assert summary.startswith(made)
     assert load_checkpoint(tmp_path / "out", made).config is not None
 
 
-def test_a_bare_transformer_becomes_a_sampler_alone(tmp_path):
+def test_convert_makes_a_checkpoint_of_a_bare_transformer(tmp_path):
     torch.save({name: flat(name, shape) for name, shape in sampler_shapes(5, 309).items()}, tmp_path / "t.pt")
-    with pytest.raises(CheckpointError, match=r"t\.pt: its sizes are those of no published sampler"):
+    with pytest.raises(CheckpointError, match=r"t\.pt: no published sampler has its sizes"):
         convert_file(tmp_path / "t.pt", tmp_path / "out")
     torch.save({name: flat(name, shape) for name, shape in sampler_shapes(5, 0).items()}, tmp_path / "t.pt")
-    said = convert_file(tmp_path / "t.pt", tmp_path / "out", preset="vggsound-5-bninception", dtype=torch.float16)
-    assert said == "sampler of 306.8 M parameters for vggsound-5-bninception, without a codebook"
+    summary = convert_file(tmp_path / "t.pt", tmp_path / "out", preset="vggsound-5-bninception", dtype=torch.float16)
+    assert summary == "sampler of 306.8 M parameters for vggsound-5-bninception, without a codebook"
     assert load_checkpoint(tmp_path / "out", "sampler").config.condition.n_features == 5
 
 
-def test_a_sampler_of_unknown_origin_asks_which_it_is(tmp_path):
+def test_convert_needs_the_preset_of_an_ambiguous_sampler(tmp_path):
     torch.save({name: flat(name, shape) for name, shape in sampler_shapes(1, 0).items()}, tmp_path / "t.pt")
-    with pytest.raises(ParameterError, match=r"t could be any of vggsound-nofeats, vggsound-1-resnet50, .*; say which with --preset"):
+    with pytest.raises(ParameterError, match=r"t could be any of vggsound-nofeats, vggsound-1-resnet50, .*; choose one with --preset"):
         convert_file(tmp_path / "t.pt", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"preset": "vas-class"}, "the preset 'vas-class' was given, but this is a melgan"),
-        ({"vocoder": "v.pt"}, "a vocoder belongs to a sampler with its codebook, but this is a melgan alone"),
-        ({"kind": "melception"}, "no melception as published"),
-        ({"kind": "hat"}, "there is no kind 'hat'"),
+        ({"preset": "vas-class"}, "the preset 'vas-class' was given, but a melgan has none"),
+        ({"vocoder": "v.pt"}, "a vocoder is for a sampler with its codebook, but this is a melgan alone"),
+        ({"kind": "melception"}, "not a published melception"),
+        ({"kind": "hat"}, "there is no published kind 'hat'"),
     ],
 )
-def test_options_that_do_not_fit_the_file(tmp_path, options, words):
+def test_convert_refuses_options_that_do_not_fit_the_file(tmp_path, options, words):
     torch.save(state_of("melgan"), tmp_path / "netG.pt")
     options = {name: tmp_path / value if name == "vocoder" else value for name, value in options.items()}
     with pytest.raises((CheckpointError, ParameterError), match=words):
@@ -297,10 +297,10 @@ def test_options_that_do_not_fit_the_file(tmp_path, options, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_convert_does_not_overwrite(tmp_path):
     torch.save(state_of("melgan"), tmp_path / "netG.pt")
     (tmp_path / "out").mkdir()
-    convert_file(tmp_path / "netG.pt", tmp_path / "out")  # an empty folder is as good as none
+    convert_file(tmp_path / "netG.pt", tmp_path / "out")  # an empty folder is used
     with pytest.raises(CheckpointError, match="out exists already; name a new folder"):
         convert_file(tmp_path / "netG.pt", tmp_path / "out")
 
@@ -318,7 +318,7 @@ def test_nothing_is_overwritten(tmp_path):
          "vas-212-bninception-class"),
     ],
 )  # fmt: skip
-def test_settings_tell_the_preset(tmp_path, settings, name):
+def test_preset_of_reads_settings(tmp_path, settings, name):
     from unsilent import presets
     from unsilent.published.containers import read_settings
 
@@ -327,7 +327,7 @@ def test_settings_tell_the_preset(tmp_path, settings, name):
     assert name in presets.names()
 
 
-def test_settings_that_say_nothing_tell_no_preset():
+def test_preset_of_incomplete_settings_is_empty():
     assert preset_of({}) == ""
     assert preset_of({"model": 3, "data": {"params": None}}) == ""
 
@@ -343,7 +343,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["netG.pt"]
 
 
-def test_two_that_fetch_the_same_at_once_both_have_it(serve, hostile, cache, tmp_path):
+def test_install_in_two_threads_downloads_once(serve, hostile, cache, tmp_path):
     torch.save(state_of("melgan", grown), tmp_path / "a.pt")
     serve("melgan", (tmp_path / "a.pt").read_bytes())
     row, problems = catalog.find("melgan"), []
@@ -364,7 +364,7 @@ def test_two_that_fetch_the_same_at_once_both_have_it(serve, hostile, cache, tmp
     assert sorted(path.name for path in (cache / "models").iterdir()) == ["melgan"]
 
 
-def test_what_a_killed_conversion_left_is_cleared_away(serve, hostile, cache, tmp_path):
+def test_install_removes_remains_of_a_killed_conversion(serve, hostile, cache, tmp_path):
     torch.save(state_of("melgan"), tmp_path / "a.pt")
     serve("melgan", (tmp_path / "a.pt").read_bytes())
     (cache / "models/.melgan.abc/part").mkdir(parents=True)
@@ -372,28 +372,28 @@ def test_what_a_killed_conversion_left_is_cleared_away(serve, hostile, cache, tm
     assert sorted(path.name for path in (cache / "models").iterdir()) == ["melgan"]
 
 
-def test_half_a_model_counts_as_none(cache):
+def test_needed_ignores_an_incomplete_folder(cache):
     (cache / "models/melgan").mkdir(parents=True)
     assert [row.name for row in needed("melgan")] == ["melgan"]
 
 
-def test_a_network_is_no_model(cache):
-    with pytest.raises(CheckpointError, match="'melgan' is no whole model, but a part: vocoder; `unsilent models` lists both"):
+def test_find_bundle_refuses_a_single_network(cache):
+    with pytest.raises(CheckpointError, match="'melgan' is not a model but one network: vocoder; `unsilent models` lists both"):
         find_bundle("melgan")
 
 
-def test_the_vocoder_s_arguments_tell_its_sizes(tmp_path):
+def test_convert_reads_sizes_in_the_vocoder_s_arguments(tmp_path):
     torch.save(state_of("melgan"), tmp_path / "netG.pt")
     (tmp_path / "args.yml").write_text("!!python/object:argparse.Namespace\nn_mel_channels: 80\nngf: 32\nn_residual_layers: 3\n")
     convert_file(tmp_path / "netG.pt", tmp_path / "out")
     assert read_config(tmp_path / "out")["config"]["residual_blocks"] == 3
     (tmp_path / "args.yml").write_text("!!python/object:argparse.Namespace\nn_mel_channels: 80\nngf: 32\nn_residual_layers: 4\n")
-    with pytest.raises(CheckpointError, match=r"netG\.pt: these weights are no melgan as published"):
+    with pytest.raises(CheckpointError, match=r"netG\.pt: these weights are not a published melgan"):
         convert_file(tmp_path / "netG.pt", tmp_path / "other")
 
 
 @pytest.mark.parametrize("folder", [".", "sub/folder"])
-def test_folders_may_be_named_from_where_one_is(tmp_path, monkeypatch, folder):
+def test_convert_accepts_relative_folders(tmp_path, monkeypatch, folder):
     torch.save(state_of("melgan"), tmp_path / "netG.pt")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -401,21 +401,21 @@ def test_folders_may_be_named_from_where_one_is(tmp_path, monkeypatch, folder):
     assert read_config(tmp_path / "here" / folder)["kind"] == "melgan"
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_convert_names_an_unwritable_folder(tmp_path):
     torch.save(state_of("melgan"), tmp_path / "netG.pt")
     with pytest.raises(CheckpointError, match=r"cannot write .*netG\.pt/out"):
         convert_file(tmp_path / "netG.pt", tmp_path / "netG.pt" / "out")
 
 
 @pytest.mark.parametrize("key", ["5", "{a: b}", "[[1], feature]"])
-def test_settings_of_any_shape_are_read(tmp_path, key):
+def test_preset_of_accepts_settings_of_any_shape(tmp_path, key):
     from unsilent.published.containers import read_settings
 
     (tmp_path / "p.yaml").write_text(project(key=key))
     assert preset_of(read_settings(tmp_path / "p.yaml")).startswith("vggsound")
 
 
-def test_settings_that_would_never_end_as_text_do_no_harm(tmp_path):
+def test_preset_of_is_safe_against_exponential_settings(tmp_path):
     from unsilent.published.containers import read_settings
 
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))

@@ -1,1 +1,1 @@
-"""The only room that reads and writes weights."""
+"""Reading and writing of weights."""

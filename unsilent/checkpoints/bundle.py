@@ -1,4 +1,4 @@
-"""Bundles: folders of checkpoints that make one whole model, and the networks loaded from them."""
+"""Bundles: folders of checkpoints that form one model, and the networks loaded from them."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
 from unsilent.choices import Precision
 from unsilent.errors import CheckpointError
-from unsilent.files import cache_folder
+from unsilent.files import atomic_write, cache_folder
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
@@ -30,8 +30,8 @@ from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare_convolutions
 from unsilent.speed.prepare import accelerate, prepare_block
 from unsilent.vision.features import Backbone, find_backbone
 
-SHIPPED = Path(__file__).parents[1] / "weights"  # bundles that come with the package, one folder each
-_STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # what a fingerprint reads of a file: trainings differ everywhere
+SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
+_STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # a fingerprint samples large files, because two trainings differ in every weight
 ROLES = ("codebook", "sampler", "vocoder")
 
 
@@ -41,11 +41,11 @@ class Parts:
 
     Attributes:
         name: of the preset.
-        codebook, sampler, vocoder: filled, in evaluation mode.
-        backbone: image network that gives the condition, and `backbone_row` what it expects; None for a model that sees nothing.
-        classes: names in the order of the sampler's class numbers; empty for a model without classes.
-        top_k, temperature, guidance: how to sample by default; see `sampling.sample_codes`.
-        fingerprint: short digest of the weights, which tells two bundles of one preset apart.
+        codebook, sampler, vocoder: with their weights, in evaluation mode.
+        backbone: image network of the condition, and `backbone_row` its input; None for a model without visual features.
+        classes: names by class number; empty for a model without classes.
+        top_k, temperature, guidance: defaults of sampling; see `sampling.sample_codes`.
+        fingerprint: short digest of the weights, different for two bundles of one preset.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Parts:
 
     @property
     def defaults(self) -> Defaults:
-        """What the model brings to a request."""
+        """Defaults of a request to this model."""
         return Defaults(self.name, self.codebook.config.n_codes, self.top_k, self.temperature, self.guidance, self.classes)
 
     def modules(self) -> list[nn.Module]:
@@ -71,21 +71,21 @@ class Parts:
 
 
 def find_bundle(name: str) -> Path:
-    """The folder of a model: a shipped one by name, or any by path.
+    """Folder of a model, by name or path.
 
     Raises:
-        CheckpointError: if its weights are not here, or the path is no bundle.
-        ParameterError: if there is no model of that name; names near ones.
+        CheckpointError: if its weights are not installed, or the path is not a bundle.
+        ParameterError: if there is no model of that name; suggests similar ones.
     """
     for folder in (SHIPPED / name, models_folder() / name, Path(name)):
         if os.path.exists(folder / "bundle.json"):
             return folder
     if name in catalog.names() and name not in presets.names():
         raise CheckpointError(
-            f"{name!r} is no whole model, but a part: {catalog.WHAT[catalog.find(name).kind]}; `unsilent models` lists both."
+            f"{name!r} is not a model but one network: {catalog.DESCRIPTIONS[catalog.find(name).kind]}; `unsilent models` lists both."
         )
     if os.path.exists(name) or Path(name).name != name:
-        raise CheckpointError(f"{name!r} is not a bundle folder: there is no bundle.json in it.")
+        raise CheckpointError(f"{name!r} is not a bundle folder: it has no bundle.json.")
     presets.get(name)
     if name in catalog.names():
         raise CheckpointError(f"the weights of {name!r} are not here; fetch them with: unsilent models fetch {name}.")
@@ -93,23 +93,23 @@ def find_bundle(name: str) -> Path:
 
 
 def models_folder() -> Path:
-    """Where fetched and converted models and networks lie, one folder each."""
+    """Folder of installed models and networks, one folder each."""
     return cache_folder() / "models"
 
 
 def is_here(name: str) -> bool:
-    """Whether the weights of a model, or of a network that was published beside them, can be loaded by that name."""
-    said = "bundle.json" if name in presets.names() else "config.json"
-    return any(os.path.exists(root / name / said) for root in (SHIPPED, models_folder()))  # false too where we may not look
+    """Whether the weights of a model or a single network are installed."""
+    marker = "bundle.json" if name in presets.names() else "config.json"
+    return any(os.path.exists(root / name / marker) for root in (SHIPPED, models_folder()))  # false also for unreadable folders
 
 
 def present() -> list[str]:
-    """Names of the models whose weights are here: those that come with the package, and fetched ones."""
+    """Names of the models whose weights are installed, shipped or fetched."""
     return [name for name in presets.names() if is_here(name)]
 
 
 def sampler_config(folder: Path) -> SamplerConfig:
-    """What a bundle's sampler is, without loading it.
+    """Configuration of a bundle's sampler, without loading it.
 
     Raises:
         CheckpointError: if the bundle or its sampler is missing or damaged.
@@ -118,7 +118,7 @@ def sampler_config(folder: Path) -> SamplerConfig:
 
 
 def read_defaults(folder: Path) -> Defaults:
-    """What a bundle brings to a request, without loading it.
+    """Defaults of a request to a bundle's model, without loading it.
 
     Raises:
         CheckpointError: if the bundle or its sampler is missing or damaged.
@@ -134,12 +134,12 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
 
     Args:
         folder: of the bundle.
-        precision: to make them ready for, one after another and the sampler block by block, so that little is in memory as float32 at a
-            time; None leaves them as trained.
-        device: that they will be on, which settles how; they are still on the CPU.
+        precision: to prepare the networks for, one by one and the sampler block by block, which bounds the float32 weights in memory;
+            None leaves them as trained.
+        device: that they will run on; they are returned on the CPU.
 
     Raises:
-        CheckpointError: if the bundle or one of its parts is missing, damaged, or does not fit the others.
+        CheckpointError: if the bundle or a part of it is missing or damaged, or parts do not fit together.
     """
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
@@ -149,18 +149,18 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     if precision and backbone is not None and can_fuse(device):
         fuse(backbone, convolution_dtype(precision))
     classes = tuple(about.get("classes", ()))
-    chosen = (preset.top_k, preset.temperature, preset.guidance)
-    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, *chosen, fingerprint(folder, about))
+    defaults = (preset.top_k, preset.temperature, preset.guidance)
+    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, *defaults, fingerprint(folder, about))
     problem = _misfit(parts)
     if problem:
-        raise CheckpointError(f"the parts of {folder} do not fit each other: {problem}.")
+        raise CheckpointError(f"the parts of {folder} do not fit together: {problem}.")
     return parts
 
 
 def load_codec_networks(
     folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")
 ) -> tuple[Codebook, Vocos | MelGAN]:
-    """Load codebook and vocoder of a bundle; arguments and errors as of `load_parts`."""
+    """Load codebook and vocoder of a bundle. Arguments and errors: see `load_parts`."""
     parts = read_bundle(folder)["parts"]
     codebook = load_checkpoint(folder / parts["codebook"], "codebook")
     vocoder_folder = folder / parts["vocoder"]
@@ -174,11 +174,11 @@ def load_codec_networks(
 
 
 def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> Sampler:
-    """Load a sampler's checkpoint and make it ready; arguments and errors as of `load_parts`."""
+    """Load a sampler's checkpoint and prepare it. Arguments and errors: see `load_parts`."""
     if precision is None:
         return load_checkpoint(folder, "sampler")
     packs = can_pack(network_config(folder, "sampler"), device)
-    # autocast would round the matrices anew at every step
+    # bfloat16 in memory, because autocast would convert the matrices at every step
     dtype = torch.bfloat16 if precision == "bfloat16" and not packs else torch.float32
     sampler = load_checkpoint(folder, "sampler", dtype, partial(prepare_block, precision=precision, packs=packs))
     accelerate(sampler, precision, device)
@@ -186,17 +186,17 @@ def load_sampler(folder: Path, precision: Precision | None, device: torch.device
 
 
 def _misfit(parts: Parts) -> str:
-    """The first thing in which parts disagree, in words; empty if they fit."""
+    """The first mismatch between parts; empty if they fit."""
     codebook, sampler = parts.codebook.config, parts.sampler.config
-    # a sampler of kind `none` has a random vector in the place of what nobody sees
-    seen = parts.backbone_row.dim if parts.backbone_row else sampler.condition.feature_dim
+    # a sampler of kind `none` has a random vector in place of features
+    feature_dim = parts.backbone_row.dim if parts.backbone_row else sampler.condition.feature_dim
     for what, sampler_has, other, other_has in (
         ("codes", sampler.codes, "codebook", codebook.n_codes),
         ("code rows in a clip", sampler.clip.rows, "codebook", codebook.clip.rows),
         ("code columns in a clip", sampler.clip.columns, "codebook", codebook.clip.columns),
         ("samples in a code column", sampler.clip.column_samples, "codebook", codebook.clip.column_samples),
         ("samples in a second", sampler.clip.sample_rate, "codebook", codebook.clip.sample_rate),
-        ("numbers in a feature", sampler.condition.feature_dim, "picture network", seen),
+        ("feature dimensions", sampler.condition.feature_dim, "image network", feature_dim),
         ("classes", sampler.condition.n_classes, "bundle", len(parts.classes)),
     ):
         if sampler_has != other_has:
@@ -208,7 +208,7 @@ def _misfit(parts: Parts) -> str:
 
 
 def fingerprint(folder: Path, about: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for the weights of a bundle, from evenly spaced stretches of large files."""
+    """Digest of a bundle's weights, twelve hexadecimal digits; of large files only evenly spaced stretches are read."""
     digest = hashlib.sha256()
     for role in ROLES:
         path = folder / about["parts"][role] / "model.safetensors"
@@ -222,10 +222,10 @@ def fingerprint(folder: Path, about: dict[str, Any]) -> str:
 
 
 def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
-    """A picture network, ready for inference, and what it expects of its pictures.
+    """An image network, prepared for inference, and the description of its input.
 
     Raises:
-        CheckpointError: if its weights are not here.
+        CheckpointError: if its weights are not installed.
     """
     row = find_backbone(name)
     if name == "efficientnet-lite0":
@@ -233,26 +233,26 @@ def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
     elif is_here(name):
         module = load_checkpoint(models_folder() / name, name)
     else:
-        raise CheckpointError(f"the picture network {name!r} is not here; fetch it with: unsilent models fetch {name}.")
+        raise CheckpointError(f"the image network {name!r} is not here; fetch it with: unsilent models fetch {name}.")
     if isinstance(module, BNInception):
         module = _two_streams(module.state_dict())
     module.fuse()
     return module, row
 
 
-def _two_streams(pictures: dict[str, Tensor]) -> TwoStream:
-    """The published features' networks for pictures and for flow, both from the one that knows pictures."""
+def _two_streams(weights: dict[str, Tensor]) -> TwoStream:
+    """RGB and flow networks of the published features, both from the weights of the RGB network."""
     module = TwoStream()
-    module.rgb.load_state_dict(pictures)
-    module.flow.load_state_dict(flow_weights(pictures))
+    module.rgb.load_state_dict(weights)
+    module.flow.load_state_dict(flow_weights(weights))
     return module.eval().requires_grad_(False)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """What a bundle folder says of itself: `preset`, `parts` (role to sub-folder), `classes` of a model that has them, and more.
+    """Content of `bundle.json`: `preset`, `parts` (role → sub-folder), `classes` of a model with classes, and more.
 
     Raises:
-        CheckpointError: if there is no readable bundle, or it does not say what it consists of.
+        CheckpointError: if it cannot be read, or lacks the preset or the parts.
     """
     about = read_json(folder / "bundle.json")
     parts = about.get("parts")
@@ -268,9 +268,9 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
 
     Args:
         folder: made if absent.
-        preset: that they serve.
-        parts: each of `ROLES` to a checkpoint folder.
-        about: more to say in `bundle.json` (summary, licences).
+        preset: of the model.
+        parts: checkpoint folder of each of `ROLES`.
+        about: more entries of `bundle.json` (summary, licences).
 
     Raises:
         CheckpointError: if a part cannot be read or the folder cannot be written.
@@ -284,15 +284,12 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
 
 
 def class_names(row: Preset) -> tuple[str, ...]:
-    """Names of the classes that a model of the paper's knows, in the order of their numbers; none for one without."""
+    """Class names of a model of the paper, by class number; empty for a model without classes."""
     return labels.classes(row.name.split("-")[0]) if row.sampler.condition.n_classes else ()
 
 
 def write_about(folder: Path, preset: str, about: dict[str, Any]) -> None:
-    """Say what a folder with a checkpoint for each of `ROLES` is, which makes it a bundle; arguments and errors as of `save_bundle`."""
+    """Write `bundle.json` to a folder with a checkpoint for each of `ROLES`. Arguments and errors: see `save_bundle`."""
     text = json.dumps({"preset": preset, "parts": {role: role for role in ROLES}, **about}, indent=2)
-    try:
-        (folder / "bundle.json.part").write_text(text + "\n")
-        os.replace(folder / "bundle.json.part", folder / "bundle.json")
-    except OSError as error:
-        raise CheckpointError(f"cannot write the bundle {folder}: {error.strerror}.") from None
+    with atomic_write(folder / "bundle.json", CheckpointError) as temporary:
+        temporary.write_text(text + "\n")

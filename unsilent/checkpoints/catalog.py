@@ -1,4 +1,4 @@
-"""Every file of weights that others have published and that we can read: where it lies, how to know it, whose it is, what it serves."""
+"""Catalog of published weight files: URL, digest, licence, and the models that use them."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,17 +11,17 @@ class Published:
     """One published file. Exactly one of `md5` and `sha256` is given.
 
     Attributes:
-        name: what users type.
+        name: on the command line.
         kind: "sampler", "codebook", "vggishish", "melception", "melgan", "melgan_discriminator", "resnet50" or "bninception".
-        url: where its authors put it.
-        md5: 32 hex digits. Guards against damage, which is what its publishers meant it for, not against a forger.
-        sha256: 64 hex digits, or their beginning (8 at least) where no more is known than what the publisher wrote into the file's name;
-            PyTorch's own download checks no more than that either.
-        size: bytes, exactly; None where nobody states it.
-        about_bytes: roughly, to tell people what they are in for; None where not even that is known.
-        licence: in words, also where nothing is stated.
-        presets: rows of `unsilent.presets` that it serves; empty for networks that judge sounds rather than make them.
-        source: where these numbers come from.
+        url: of its authors.
+        md5: 32 hex digits, against damage as its publishers intended; it does not protect against forgery.
+        sha256: 64 hex digits, or their first 8 or more where only the digits in the file's name are known; PyTorch's own download checks
+            only these too.
+        size: in bytes; None where it is not published.
+        approximate_size: in bytes, for progress; None where it is unknown.
+        licence: as a sentence, also where none is stated.
+        presets: rows of `unsilent.presets` that use it; empty for networks that classify sounds.
+        source: of these facts.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Published:
     md5: str | None = None
     sha256: str | None = None
     size: int | None = None
-    about_bytes: int | None = None
+    approximate_size: int | None = None
 
     def __post_init__(self) -> None:
         assert (self.md5 is None) != (self.sha256 is None), f"{self.name} needs one digest"
 
     @property
     def digest(self) -> tuple[str, str]:
-        """Name of the algorithm, and the hex digits with which its result begins."""
+        """Algorithm, and the first hex digits of its result."""
         return ("md5", self.md5) if self.md5 is not None else ("sha256", self.sha256)
 
     @property
@@ -50,25 +50,25 @@ class Published:
 
     @property
     def stem(self) -> str:
-        """The file's name without what tells its format, such as `2021-07-30T21-34-25_vggsound_transformer`."""
+        """File name without the suffixes, such as `2021-07-30T21-34-25_vggsound_transformer`."""
         return self.file_name.removesuffix(".tar.gz").removesuffix(".pth").removesuffix(".pt")
 
 
-WHAT = {  # kinds in words
+DESCRIPTIONS = {  # of kinds
     "sampler": "sampler",
-    "codebook": "codebook of mel spectrograms, with its encoder and decoder",
-    "vggishish": "classifier of sounds, behind the perceptual distance",
-    "melception": "classifier of sounds, behind FID and MKL",
+    "codebook": "codebook of mels, with encoder and decoder",
+    "vggishish": "sound classifier of the perceptual distance",
+    "melception": "sound classifier of FID and MKL",
     "melgan": "vocoder",
-    "melgan_discriminator": "judge of waveforms in the vocoder's training",
-    "resnet50": "picture network",
-    "bninception": "picture and flow network",
+    "melgan_discriminator": "discriminator of the vocoder's training",
+    "resnet50": "image network",
+    "bninception": "image and optical flow network",
 }
 _A3S = "https://a3s.fi/swift/v1/AUTH_a235c0f452d648828f745589cde1219a/specvqgan_public"
 _LICENCE = "MIT is the licence of the SpecVQGAN repository, which links this file; nothing is stated for the weights themselves"
 _README = "README of the released SpecVQGAN repository"
 
-# Preset → when its training began in 2021 (month-dayThour-minute-second), which names the archive, and the archive's MD5.
+# preset → start of its training in 2021 (month-dayThour-minute-second), which is in the archive's name, and the archive's MD5
 _SAMPLERS = {
     "vggsound-nofeats": ("06-20T16-35-20", "b1f9bb63d831611479249031a1203371"),
     "vggsound-1-bninception": ("06-03T11-18-51", "f2fe41dab17e232bd94c6d119a807fee"),
@@ -95,15 +95,15 @@ _SAMPLERS = {
     "vas-212-resnet50": ("07-29T13-34-39", "dc2b5cbd28ad98d2f9ca4329e8aa0f64"),
     "vas-class": ("06-09T09-42-07", "412b01be179c2b8b02dfa0c0b49b9a0f"),
 }
-# Rows of the paper's table 4 whose samplers were never released; a sampler trained anew for them needs the same other networks.
+# rows of the paper's table 4 whose samplers were never released; retrained samplers use the same other networks
 _UNRELEASED = ("vas-212-bninception-class-vggsound-codebook", "vas-212-bninception-class")
-# The presets' own names spelt out rather than read from the table of presets, since that one has to import torch.
+# names of presets are repeated here, because the table of presets imports torch
 _PAPER = (*_SAMPLERS, *_UNRELEASED)
 _OF_VGGSOUND_CODEBOOK = tuple(name for name in _PAPER if name.startswith("vggsound-") or name.endswith("-vggsound-codebook"))
 
 
-def _sampler(preset: str, began: str, md5: str) -> Published:
-    url = f"{_A3S}/models/2021-{began}_{preset.split('-')[0]}_transformer.tar.gz"
+def _sampler(preset: str, started: str, md5: str) -> Published:
+    url = f"{_A3S}/models/2021-{started}_{preset.split('-')[0]}_transformer.tar.gz"
     return Published(preset, "sampler", url, _LICENCE, (preset,), _README, md5=md5)
 
 
@@ -112,7 +112,7 @@ _ROWS = {row.name: row for row in [
     Published(
         "vggsound-codebook", "codebook", f"{_A3S}/models/2021-05-19T22-16-54_vggsound_codebook.tar.gz", _LICENCE,
         _OF_VGGSOUND_CODEBOOK, f"{_README}; size from its issue 38",
-        md5="7ea229427297b5d220fb1c80db32dbc5", about_bytes=881_000_000,
+        md5="7ea229427297b5d220fb1c80db32dbc5", approximate_size=881_000_000,
     ),
     Published(
         "vas-codebook", "codebook", f"{_A3S}/models/2021-06-06T19-42-53_vas_codebook.tar.gz", _LICENCE,
@@ -121,21 +121,21 @@ _ROWS = {row.name: row for row in [
     ),
     Published(
         "vggishish", "vggishish", f"{_A3S}/vggishish16.pt", _LICENCE, (), _README,
-        md5="197040c524a07ccacf7715d7080a80bd", about_bytes=1_540_000_000,
+        md5="197040c524a07ccacf7715d7080a80bd", approximate_size=1_540_000_000,
     ),
     Published(
         "melception", "melception", f"{_A3S}/melception-21-05-10T09-28-40.pt", _LICENCE, (), _README,
-        md5="a71a41041e945b457c7d3d814bbcf72d", about_bytes=270_000_000,
+        md5="a71a41041e945b457c7d3d814bbcf72d", approximate_size=270_000_000,
     ),
-    # The state at the end of the training. The authors' own scripts use best_netG.pt, which lies in their repository only.
+    # the end of the training; the authors' scripts use best_netG.pt, which is only in their repository
     Published(
         "melgan", "melgan", f"{_A3S}/melgan_ckpt/netG.pt", _LICENCE, _PAPER, f"{_README}; MD5 from its issue 27; size of its tensors",
-        md5="e9e3ea89122d31e3dec25f585d215335", about_bytes=17_100_000,
+        md5="e9e3ea89122d31e3dec25f585d215335", approximate_size=17_100_000,
     ),
     Published(
         "melgan-discriminator", "melgan_discriminator", f"{_A3S}/melgan_ckpt/netD.pt", _LICENCE, (),
         f"{_README}; MD5 from its issue 27; size of its tensors",
-        md5="e61cd6da221d1d3b423c70c20660361c", about_bytes=67_700_000,
+        md5="e61cd6da221d1d3b423c70c20660361c", approximate_size=67_700_000,
     ),
     Published(
         "resnet50", "resnet50", "https://download.pytorch.org/models/resnet50-0676ba61.pth",
@@ -149,7 +149,7 @@ _ROWS = {row.name: row for row in [
         "nothing is stated for the file; tsn-pytorch, by its author, which loads it, is BSD-2-Clause",
         tuple(name for name in _PAPER if "bninception" in name),
         "tsn-pytorch; the digest is the part that stands in the file's name; size of its tensors",
-        sha256="9f5701afb96c8044", about_bytes=45_300_000,
+        sha256="9f5701afb96c8044", approximate_size=45_300_000,
     ),
 ]}  # fmt: skip
 _BY_STEM = {row.stem: row for row in _ROWS.values()}
@@ -161,10 +161,10 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Published:
-    """The row of that name.
+    """Row of a name.
 
     Raises:
-        ParameterError: if there is none; names near ones.
+        ParameterError: if there is none; suggests similar ones.
     """
     if name not in _ROWS:
         raise ParameterError(f"no published file is called {name!r}; {did_you_mean(name, _ROWS)}? `unsilent models` lists all.")
@@ -172,5 +172,5 @@ def find(name: str) -> Published:
 
 
 def find_by_stem(stem: str) -> Published | None:
-    """The row whose file has that name without its endings, as unpacked archives have; None if there is none."""
+    """Row of a file name without suffixes, which is also the name of an unpacked archive; None if there is none."""
     return _BY_STEM.get(stem)

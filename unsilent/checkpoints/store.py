@@ -1,11 +1,7 @@
-"""Our own checkpoint format: a folder with `config.json` (what it is) and `model.safetensors` (its weights).
-
-Nothing is ever unpickled here.
-"""
+"""Checkpoint format of this project: a folder with `config.json` and `model.safetensors`. Nothing is unpickled."""
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -20,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception
 from unsilent.models.backbones.resnet50 import ResNet50
 from unsilent.models.codebook import Codebook, CodebookConfig
@@ -32,7 +29,7 @@ from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.models.vocos import Vocos, VocosConfig
 from unsilent.version import __version__
 
-# What describes a network, and what builds it from that; picture networks come in one size.
+# configuration and constructor of each kind of network; image networks have no configuration
 KINDS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "codebook": (CodebookConfig, Codebook),
     "sampler": (SamplerConfig, Sampler),
@@ -57,19 +54,19 @@ def save_checkpoint(
     record: dict[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a checkpoint folder, each file beside its old version first and renamed when whole.
+    """Write a checkpoint folder, each file atomically.
 
     Args:
         folder: made if absent.
         kind: a key of `KINDS`.
-        preset: row of `unsilent.presets` that it serves; empty for a network that serves several or none.
+        preset: row of `unsilent.presets`; empty for a network of several or none.
         config: of the network.
         weights: its state dict.
-        record: how it was made: settings, data, licences, losses. Any JSON.
+        record: provenance as JSON: settings, data, licences, losses.
         dtype: of floating-point weights on disk; `torch.float16` halves the size.
 
     Raises:
-        CheckpointError: if the folder cannot be written, or a weight is not finite, or would not be in `dtype`.
+        CheckpointError: if the folder cannot be written, or a weight is not finite in `dtype`.
     """
     about = {"kind": kind, "preset": preset, "config": config.model_dump(mode="json"), "version": __version__, "record": record}
     tensors: dict[str, Tensor] = {}
@@ -80,14 +77,14 @@ def save_checkpoint(
             raise CheckpointError(
                 f"the weight {name} of the {kind} is not finite as {str(dtype).removeprefix('torch.')}; nothing was written."
             )
-        tensors[name] = value.clone() if value.data_ptr() in seen else value  # the format knows no two names for one place
+        tensors[name] = value.clone() if value.data_ptr() in seen else value  # safetensors refuses shared memory
         seen.add(value.data_ptr())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "model.safetensors.part")
-        os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
-        (folder / "config.json.part").write_text(json.dumps(about, indent=2) + "\n")
-        os.replace(folder / "config.json.part", folder / "config.json")
+        with atomic_write(folder / "model.safetensors", CheckpointError) as temporary:
+            save_file(tensors, temporary)
+        with atomic_write(folder / "config.json", CheckpointError) as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write the checkpoint {folder}: {error}.") from None
 
@@ -96,7 +93,7 @@ def weights_digest(folder: Path) -> str:
     """SHA-256 of a checkpoint folder's weights.
 
     Raises:
-        CheckpointError: if they are not there.
+        CheckpointError: if they cannot be read.
     """
     try:
         with (folder / "model.safetensors").open("rb") as file:
@@ -108,15 +105,16 @@ def weights_digest(folder: Path) -> str:
 def load_checkpoint(
     folder: Path, kind: str, dtype: torch.dtype = torch.float32, finish: Callable[[nn.Module], nn.Module] | None = None
 ) -> nn.Module:
-    """Build the network a checkpoint folder describes and fill it, in evaluation mode.
+    """Load the network of a checkpoint folder, in evaluation mode.
 
-    Memory holds the filled network and little more (measured by benchmarks/loading.py).
+    Peak memory is little more than the network (measured by benchmarks/loading.py).
 
     Args:
-        folder: as `save_checkpoint` writes it.
-        kind: what is expected to be in it.
-        dtype: in memory of matrices, which are nearly all of a transformer; all other weights are float32.
-        finish: given each numbered part of the network, such as a transformer's block, as soon as it is filled; gives what takes its place.
+        folder: written by `save_checkpoint`.
+        kind: expected.
+        dtype: of matrices in memory, which are nearly all weights of a transformer; other weights are float32.
+        finish: called with each numbered part of the network, such as a transformer block, once it has its weights; returns its
+            replacement.
 
     Raises:
         CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
@@ -128,7 +126,7 @@ def load_checkpoint(
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         problem = _mismatch({name: tuple(value.shape) for name, value in module.state_dict().items()}, found)
         if problem:
-            raise CheckpointError(f"{folder} does not fit its own config: {problem}.")
+            raise CheckpointError(f"{folder} does not match its own config: {problem}.")
         for part, names in groupby(sorted(found, key=lambda name: (_part(name), name)), _part):
             module.load_state_dict(_read_weights(path, names, dtype), strict=False, assign=True)
             module.requires_grad_(False)
@@ -142,46 +140,46 @@ def load_checkpoint(
 
 
 def network_config(folder: Path, kind: str) -> Config:
-    """What network a checkpoint folder describes; no weights are read.
+    """Configuration of a checkpoint folder's network, without reading weights.
 
     Raises:
-        CheckpointError: if that is missing or damaged, of another kind, or nothing that can be built.
+        CheckpointError: if it is missing, damaged, of another kind, or invalid.
     """
     about = read_config(folder)
     if about["kind"] != kind:
-        raise CheckpointError(f"{folder} holds a {about['kind']}, a {kind} is wanted here.")
+        raise CheckpointError(f"{folder} holds a {about['kind']} instead of a {kind}.")
     try:
         return KINDS[kind][0](**about["config"])
     except (ParameterError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} describes no {kind} that this version can build: {error}") from None
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a {kind} of this version: {error}") from None
 
 
 def blank(build: Callable[..., nn.Module], *config: Config) -> nn.Module:
-    """A network without weights, in no time and no memory; fill it by `load_state_dict(..., assign=True)`."""
+    """A network on the meta device, without weights; load them by `load_state_dict(..., assign=True)`."""
     with torch.device("meta"), _Uninitialised():
         return build(*config)
 
 
 def _part(name: str) -> str:
-    """The first numbered part of a network that a weight belongs to, such as `transformer.blocks.7`; empty for the rest."""
+    """First numbered part in a weight's name, such as `transformer.blocks.7`; empty without one."""
     found = re.match(r".*?\.\d+(?=\.)", name)
     return found[0] if found else ""
 
 
 def _read_weights(path: Path, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Copies of some weights. The file is mapped for them alone: what was read leaves memory with its map."""
+    """Copies of some weights. The file is mapped for these only, because pages that were read stay in memory until it is unmapped."""
     weights: dict[str, Tensor] = {}
     with safe_open(path, "pt") as file:
         for name in names:
             value = file.get_tensor(name)
-            kept = value.dtype if not value.is_floating_point() else dtype if value.ndim == 2 else torch.float32
-            weights[name] = value.to(kept, copy=True)
+            target = value.dtype if not value.is_floating_point() else dtype if value.ndim == 2 else torch.float32
+            weights[name] = value.to(target, copy=True)
             del value
     return weights
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out all of `torch.nn.init`, whose random numbers without memory would make torch import its compiler, which takes seconds."""
+    """Skips `torch.nn.init`, because random numbers on the meta device make torch import its compiler, which takes seconds."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -190,20 +188,20 @@ class _Uninitialised(TorchFunctionMode):
 
 
 def _mismatch(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
-    """The first shape that does not fit, in words; empty if all fit."""
+    """The first name or shape that differs; empty if none does."""
     for name in sorted(wanted.keys() ^ found.keys()):
         return f"weight {name} is {'missing' if name in wanted else 'not expected'}"
     for name, shape in wanted.items():
         if shape != found[name]:
-            return f"weight {name} has shape {list(found[name])}, {list(shape)} is wanted"
+            return f"weight {name} has shape {list(found[name])} instead of {list(shape)}"
     return ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a checkpoint folder says of itself.
+    """Content of a checkpoint folder's `config.json`.
 
     Raises:
-        CheckpointError: if `config.json` is missing, not JSON, or of an unknown kind.
+        CheckpointError: if it is missing, not JSON, or of an unknown kind.
     """
     about = read_json(folder / "config.json")
     missing = {"kind", "preset", "config", "record"} - about.keys()
@@ -225,5 +223,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object.")
+        raise CheckpointError(f"{path} is not a JSON object.")
     return value

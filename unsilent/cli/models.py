@@ -1,50 +1,53 @@
-"""`unsilent models`: what there is to load, and how it gets here."""
+"""`unsilent models`: list, describe, fetch and convert models."""
 
-from enum import StrEnum
+import shutil
+import sys
 from pathlib import Path
+from typing import Literal
 
 import typer
 from rich.table import Column
 
 from unsilent.cli.terminal import Bar, print_table, say
 
+MIN_DESCRIPTION = 30  # characters, below which descriptions are left out
 
-class _ListUnlessTold(typer.core.TyperGroup):
+
+class _ListByDefault(typer.core.TyperGroup):
     """`unsilent models` alone is `unsilent models list`."""
 
     def parse_args(self, ctx, args):
         return super().parse_args(ctx, args or ["list"])
 
 
-class Numbers(StrEnum):
-    """How weights are kept on disk."""
-
-    float32 = "float32"
-    float16 = "float16"
-
-
-app = typer.Typer(help="List the models, show one, fetch one, convert published files.", cls=_ListUnlessTold)
-NUMBERS = typer.Option(Numbers.float32, "--numbers", help="Of the weights on disk: float32 as published, or float16, half the size.")
+app = typer.Typer(help="List the models, describe one, fetch one, convert published files.", cls=_ListByDefault)
+WeightDtype = Literal["float32", "float16"]
+NUMBERS = typer.Option("float32", "--numbers", help="Dtype of the weights on disk: float32 as published, or float16 of half the size.")
 
 
 @app.command("list")
 def list_models() -> None:
-    """List the models and the networks published beside them."""
+    """List the models and single networks."""
     from unsilent.published.about import entries
 
+    rows = entries()
     columns = [
-        Column("model", no_wrap=True),
-        Column("what it is", no_wrap=True, overflow="ellipsis"),
-        Column("FID", justify="right"),
-        Column("MKL", justify="right"),
+        Column(name, no_wrap=True, justify="right" if name in ("FID", "MKL") else "left") for name in ("model", "FID", "MKL", "weights")
     ]
-    print_table([*columns, Column("weights", no_wrap=True)], entries())
-    typer.echo("FID, MKL: the paper's; lower is better. To get one: unsilent models fetch NAME")
+    cells = [(row.name, row.fid, row.mkl, row.weights) for row in rows]
+    used = sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True))
+    room = shutil.get_terminal_size().columns - used if sys.stdout.isatty() else max(len(row.summary) for row in rows)
+    if room >= MIN_DESCRIPTION:  # names and scores are never cut; descriptions repeat what the names say
+        columns.append(Column("description", no_wrap=True))
+        summaries = [row.summary if len(row.summary) <= room else f"{row.summary[: room - 1]}…" for row in rows]
+        cells = [(*cell, summary) for cell, summary in zip(cells, summaries, strict=True)]
+    print_table(columns, cells)
+    typer.echo("FID, MKL: of the paper; lower is better. Get one: unsilent models fetch NAME")
 
 
 @app.command()
 def show(name: str = typer.Argument(..., metavar="NAME|PATH", show_default=False)) -> None:
-    """Say what a model or network is: sizes, scores, licences, classes, where its weights are."""
+    """Describe a model or network: sizes, scores, licences, classes, folder of its weights."""
     from unsilent.published.about import describe
 
     typer.echo(describe(name))
@@ -53,10 +56,10 @@ def show(name: str = typer.Argument(..., metavar="NAME|PATH", show_default=False
 @app.command()
 def fetch(
     name: str = typer.Argument(..., help="From `unsilent models`.", show_default=False),
-    mirror: str | None = typer.Option(None, metavar="URL", help="Folder to ask instead of the authors' servers; checksums stay the same."),
-    numbers: Numbers = NUMBERS,
+    mirror: str | None = typer.Option(None, metavar="URL", help="Folder to download from instead; digests stay the same."),
+    numbers: WeightDtype = NUMBERS,
 ) -> None:
-    """Fetch published weights with all that they need, check them, and convert them to our format. An interrupted download goes on."""
+    """Download a published model with all networks it needs, verify and convert it. An interrupted download resumes."""
     import torch
 
     from unsilent.checkpoints.bundle import models_folder
@@ -65,7 +68,7 @@ def fetch(
     rows = needed(name)
     with Bar(max(1, len(rows))) as bar:
         for done, row in enumerate(rows):
-            install(row, mirror, getattr(torch, numbers.value), bar.watch(row.name))
+            install(row, mirror, getattr(torch, numbers), bar.watch(row.name), rows[done:])
             bar.finish(done + 1)
     typer.echo(f"{name}: {models_folder() / name}" + ("" if rows else " (was here already)"))
 
@@ -74,16 +77,17 @@ def fetch(
 def convert(
     file: Path = typer.Argument(..., help="Archive, checkpoint or unpacked folder, as its authors published it.", show_default=False),
     out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder to make.", show_default=False),
-    kind: str | None = typer.Option(None, help="Which network to take from a file with several. [default: the one it was published as]"),
-    preset: str | None = typer.Option(None, help="What a sampler was trained as. [default: what its name or its settings say]"),
-    vocoder: Path | None = typer.Option(None, help="Published MelGAN for the model. [default: the fetched one, else the default model's]"),
-    numbers: Numbers = NUMBERS,
+    kind: str | None = typer.Option(None, help="Network to take from a file with several. [default: the one it was published as]"),
+    preset: str | None = typer.Option(None, help="Preset of a sampler. [default: by its file name, settings or sizes]"),
+    vocoder: Path | None = typer.Option(
+        None, help="Published MelGAN for the model. [default: the installed one, else the default model's]"
+    ),
+    numbers: WeightDtype = NUMBERS,
 ) -> None:
-    """Convert a published file to our format: a sampler with its codebook to a whole model, anything else to one network."""
+    """Convert a published file to our format: a sampler with its codebook to a model, anything else to one network."""
     import torch
 
     from unsilent.published.install import convert_file
 
-    said = convert_file(file, out, kind=kind, preset=preset, vocoder=vocoder, dtype=getattr(torch, numbers.value))
-    say(said)
+    say(convert_file(file, out, kind=kind, preset=preset, vocoder=vocoder, dtype=getattr(torch, numbers)))
     typer.echo(str(out))

@@ -1,4 +1,4 @@
-"""What people are told of models and networks: what each is, how good, whose, and whether its weights are here."""
+"""Descriptions of models and networks: sizes, scores, licences, and whether their weights are installed."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,14 +11,14 @@ from unsilent.checkpoints.store import read_config
 from unsilent.errors import ParameterError, did_you_mean
 from unsilent.presets import Preset
 
-_SCORES = {  # by the authors, on VGGSound's test set
+_SCORES = {  # by the authors, on the test set of VGGSound
     "vggishish": "paper table 5: top-1 34.70 %, top-5 63.71 %, mAP 36.63, mAUC 95.70",
     "melception": "paper table 5: top-1 44.49 %, top-5 73.79 %, mAP 47.58, mAUC 96.66",
 }
 
 
 class Entry(NamedTuple):
-    """One line of the list: FID and MKL are empty where the paper has none."""
+    """Row of the list; FID and MKL are empty where the paper has none."""
 
     name: str
     summary: str
@@ -28,12 +28,12 @@ class Entry(NamedTuple):
 
 
 def entries() -> list[Entry]:
-    """All models, the default first, then the networks that were published beside them."""
+    """All models, the default first, then single networks."""
     models = [presets.get(name) for name in presets.names()]
     parts = [row for row in map(catalog.find, catalog.names()) if row.kind != "sampler"]
     return [
         *(Entry(row.name, row.summary, _score(row.fid), _score(row.mkl), _where(row.name)) for row in models),
-        *(Entry(row.name, catalog.WHAT[row.kind], "", "", _where(row.name)) for row in parts),
+        *(Entry(row.name, catalog.DESCRIPTIONS[row.kind], "", "", _where(row.name)) for row in parts),
     ]
 
 
@@ -48,13 +48,13 @@ def _where(name: str) -> str:
 
 
 def describe(name: str) -> str:
-    """What a model or network is, in lines for people: sizes, scores, source, licences, classes, and where its weights are.
+    """Description of a model or network as text: sizes, scores, source, licences, classes, and the folder of its weights.
 
     Args:
-        name: of a row of the list, or the path of a bundle or checkpoint folder.
+        name: in the list, or the path of a bundle or checkpoint folder.
 
     Raises:
-        ParameterError: for a name that is none of those; names near ones.
+        ParameterError: for another name; suggests similar ones.
         CheckpointError: if the folder is damaged.
     """
     if (Path(name) / "bundle.json").exists():
@@ -64,8 +64,8 @@ def describe(name: str) -> str:
     if name in catalog.names() and name not in presets.names():
         return "\n".join(_network(catalog.find(name)))
     if name not in presets.names():
-        near = did_you_mean(name, [entry.name for entry in entries()])
-        raise ParameterError(f"there is no model {name!r}; {near}? `unsilent models` lists all.")
+        similar = did_you_mean(name, [entry.name for entry in entries()])
+        raise ParameterError(f"there is no model {name!r}; {similar}? `unsilent models` lists all.")
     row = presets.get(name)
     return "\n".join(_model(row, find_bundle(name) if name in present() else None))
 
@@ -80,7 +80,7 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
     lines += [f"{role}: { {key: value for key, value in size.items() if key != 'clip'} }" for role, size in sizes.items()]
     lines.append(f"clip: {sizes['codebook']['clip']}")
     if row.backbone:
-        lines.append(f"picture network: {row.backbone}")
+        lines.append(f"image network: {row.backbone}")
     classes = about.get("classes") or class_names(row)
     if classes:
         lines.append(f"classes: {'; '.join(classes)}")
@@ -91,9 +91,9 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
 
 
 def _network(row: Published) -> list[str]:
-    lines = [f"{row.name}: {catalog.WHAT[row.kind]}", *([_SCORES[row.name]] if row.name in _SCORES else []), *_published(row)]
+    lines = [f"{row.name}: {catalog.DESCRIPTIONS[row.kind]}", *([_SCORES[row.name]] if row.name in _SCORES else []), *_published(row)]
     if row.presets:
-        lines.append(f"serves: {', '.join(row.presets)}")
+        lines.append(f"used by: {', '.join(row.presets)}")
     return [*lines, f"weights: {models_folder() / row.name if is_here(row.name) else _where(row.name)}"]
 
 
@@ -104,7 +104,7 @@ def _checkpoint(folder: Path) -> list[str]:
 
 
 def _published(row: Published) -> list[str]:
-    size = row.size or row.about_bytes
+    size = row.size or row.approximate_size
     digest = f"MD5 {row.md5}" if row.md5 else f"SHA-256 {row.sha256}"
     return [
         f"file: {row.url}" + (f" ({size / 1e6:.0f} MB)" if size else ""),

@@ -1,6 +1,6 @@
-"""Reads the containers in which the authors published their weights, and executes nothing of what they hold.
+"""Reads the authors' weight files without executing anything in them.
 
-Lightning checkpoints inside `.tar.gz` archives with their YAML, training wrappers with an optimizer, bare state dicts, pickled YAML.
+Lightning checkpoints inside `.tar.gz` archives with their YAML, state dicts wrapped with an optimizer, bare state dicts, pickled YAML.
 """
 
 import gzip
@@ -22,21 +22,21 @@ from torch import Tensor
 
 from unsilent.errors import CheckpointError
 
-# Packages whose objects the authors' trainer left beside the weights: bookkeeping, replaced by something that does nothing.
+# Packages of objects that the authors' trainer stored beside the weights; they are replaced by `_Inert`.
 _BOOKKEEPING = re.compile(r"(pytorch_lightning|numpy|omegaconf|argparse|pathlib|collections|datetime|typing|train)\.")
-_LARGEST_SETTINGS = 1 << 20  # bytes; the released ones have a few thousand
-_WRAPPERS = ("state_dict", "model")  # what trainers call the weights: Lightning's, and the classifiers' own
+_LARGEST_SETTINGS = 1 << 20  # bytes; released files have a few thousand
+_WRAPPERS = ("state_dict", "model")  # keys of the weights: Lightning's, and the classifiers' trainer's
 
 
 @dataclass(frozen=True)
 class Container:
-    """What a published file holds.
+    """Content of a published file.
 
     Attributes:
-        path: where it was read from.
-        stem: name of the file, or of the training's folder that it lies in, without suffixes; the catalog may know it.
-        weights: as published, names and all; read from disk when touched where the format allows it.
-        settings_path: YAML that lies beside them; None if there is none.
+        path: of the file.
+        stem: name of the file, or of the training's folder, without suffixes; see `catalog.find_by_stem`.
+        weights: as published, with their names; mapped from disk where the format allows it.
+        settings_path: YAML beside the weights; None if there is none.
     """
 
     path: Path
@@ -46,19 +46,19 @@ class Container:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What the YAML says; empty if there is none. Errors as of `read_settings`."""
+        """Content of the YAML; empty if there is none. Errors: see `read_settings`."""
         return read_settings(self.settings_path) if self.settings_path else {}
 
 
 def read_container(path: Path, scratch: Path) -> Container:
-    """Read weights from any published container.
+    """Read weights from any published file.
 
     Args:
-        path: archive, checkpoint file, or the folder that an archive was unpacked to.
-        scratch: an empty folder for what comes out of an archive; it must live as long as the weights are used.
+        path: archive, checkpoint file, or the folder of an unpacked archive.
+        scratch: empty folder for extracted files; it must exist as long as the weights are used.
 
     Raises:
-        CheckpointError: if the file is missing, cut off, no container of weights, reaches outside its folder, or holds more than weights.
+        CheckpointError: if the file is missing, damaged, has no weights, extracts outside its folder, or holds unknown objects.
     """
     path = path.resolve()
     try:
@@ -70,7 +70,7 @@ def read_container(path: Path, scratch: Path) -> Container:
             checkpoint, settings = _unpack(path, scratch)
         else:
             checkpoint, settings = path, _beside(path)
-        if not checkpoint.is_relative_to(scratch):  # an archive has a checksum over all of it
+        if not checkpoint.is_relative_to(scratch):  # an archive has a checksum of its own
             _check_sums(checkpoint)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from None
@@ -86,14 +86,14 @@ def _stem(path: Path) -> str:
 
 
 def _check_sums(path: Path) -> None:
-    """Hold every part of a checkpoint to its checksum, which mapping it from disk would not."""
+    """Verify the checksum of every part of a zip file, because mapping it from disk does not."""
     try:
         with zipfile.ZipFile(path) as parts:
             damaged = parts.testzip()
     except (zipfile.BadZipFile, EOFError, zlib.error):
-        return  # no zip file, or one so damaged that reading it says so
+        return  # not a zip file, or so damaged that reading it fails
     if damaged:
-        raise CheckpointError(f"{path} is damaged: its part {damaged[:80]!r} does not fit its checksum.")
+        raise CheckpointError(f"{path} is damaged: its part {damaged[:80]!r} does not match its checksum.")
 
 
 def _is_archive(path: Path) -> bool:
@@ -108,17 +108,17 @@ def _is_compressed(path: Path) -> bool:
 def _find_unpacked(folder: Path) -> tuple[Path, Path | None]:
     checkpoints = sorted(folder.glob("checkpoints/*.ckpt"), key=_preference)
     if not checkpoints:
-        raise CheckpointError(f"{folder} has no checkpoints/*.ckpt in it.")
+        raise CheckpointError(f"{folder} has no checkpoints/*.ckpt.")
     return checkpoints[-1], max(filter(_is_settings, folder.glob("configs/*")), default=None)
 
 
 def _is_settings(path: PurePath) -> bool:
-    """Whether a name is that of the trainer's settings; what a Mac adds to archives begins with a dot."""
+    """Whether a file is the trainer's settings; macOS adds files that begin with a dot to archives."""
     return path.name.endswith("-project.yaml") and not path.name.startswith(".")
 
 
 def _beside(path: Path) -> Path | None:
-    """Settings of a lone file: those of the released folder that it lies in, or the vocoder's arguments."""
+    """Settings of a single file: those of its training's folder, or the vocoder's arguments."""
     if path.suffix == ".ckpt":
         return max(filter(_is_settings, path.parent.parent.glob("configs/*")), default=None)
     arguments = path.parent / "args.yml"
@@ -126,12 +126,12 @@ def _beside(path: Path) -> Path | None:
 
 
 def _preference(path: PurePath) -> tuple[bool, str]:
-    """The released scripts take `last.ckpt`, else the last by name."""
+    """Sort key: the released scripts take `last.ckpt`, else the last name."""
     return path.name == "last.ckpt", path.name
 
 
 def _unpack(path: Path, scratch: Path) -> tuple[Path, Path | None]:
-    """Take the preferred checkpoint and its settings out of an archive, in one pass and into `scratch` only."""
+    """Extract the preferred checkpoint and its settings into `scratch`, in one pass."""
     checkpoint = settings = None
     try:
         with gzip.open(path) if _is_compressed(path) else path.open("rb") as content:
@@ -139,26 +139,26 @@ def _unpack(path: Path, scratch: Path) -> tuple[Path, Path | None]:
                 for member in archive:
                     name = _safe_name(path, member)
                     if not member.isfile() or name.name.startswith("."):
-                        continue  # a link's target is a member itself; nothing else is wanted, and nothing is ever made
+                        continue  # the target of a link is a member itself; devices and hidden files are ignored
                     if name.suffix == ".ckpt" and (checkpoint is None or _preference(name) > _preference(checkpoint)):
                         if checkpoint:
                             checkpoint.unlink()
                         checkpoint = _extract(path, archive, member, scratch / name.name)
                     elif _is_settings(name) and member.size <= _LARGEST_SETTINGS:
                         settings = max(filter(None, [settings, _extract(path, archive, member, scratch / name.name)]))
-            while content.read(1 << 20):  # to the end, where the checksum is
+            while content.read(1 << 20):  # read to the end, because gzip verifies its checksum there
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CheckpointError(f"{path} is cut off or damaged: {error}.") from None
     if checkpoint is None:
-        raise CheckpointError(f"{path} is an archive without a checkpoint (*.ckpt) in it.")
+        raise CheckpointError(f"{path} is an archive without a checkpoint (*.ckpt).")
     return checkpoint, settings
 
 
 def _safe_name(path: Path, member: tarfile.TarInfo) -> PurePosixPath:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name:
-        raise CheckpointError(f"{path} wants to write outside its folder ({member.name[:80]!r}); it was not unpacked.")
+        raise CheckpointError(f"{path} has a member outside its folder ({member.name[:80]!r}); it was not unpacked.")
     return name
 
 
@@ -172,14 +172,14 @@ def _extract(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, targ
         with target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
     except OSError as error:
-        if error.errno is None:  # damage of what is read, which is named elsewhere
+        if error.errno is None:  # damage of the archive, reported by the caller
             raise
         raise CheckpointError(f"cannot unpack {target.name} of {path} into {target.parent}: {error.strerror}.") from None
     return target
 
 
 class _Inert(dict):
-    """Stands for an object of the authors' trainer: takes anything, does nothing."""
+    """Replacement for objects of the authors' trainer: accepts any arguments and state, and ignores them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -189,17 +189,17 @@ class _Inert(dict):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `torch.save` wrote, without whatever a trainer wrapped around them.
+    """Tensors of a file written by `torch.save`, without a trainer's wrapping.
 
     Raises:
-        CheckpointError: if the file is cut off, is no such file, or holds anything but weights and a trainer's bookkeeping.
+        CheckpointError: if the file is damaged, is not such a file, or holds objects other than weights and a trainer's bookkeeping.
     """
     names: list[str] = []
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # damaged bytes fail in as many ways as there are
+    except Exception:  # damaged bytes raise errors of any class
         raise _unreadable(path) from None
     while True:
         for name in names:
@@ -207,12 +207,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 raise CheckpointError(f"{path} holds {name[:80]!r}, neither a weight nor a trainer's bookkeeping; it was not loaded.")
         try:
             with torch.serialization.safe_globals([(_Inert, name) for name in names]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about the age of the file
+                warnings.simplefilter("ignore")  # about old formats
                 return _unwrap(torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip), path)
         except CheckpointError:
             raise
         except Exception as error:
-            name = _foreign_name(error)  # files of before 2020 name them one at a time
+            name = _foreign_name(error)  # files from before 2020 reveal one name per attempt
             if name is None or name in names:
                 raise _unreadable(path) from None
             names = [*names, name]
@@ -224,7 +224,7 @@ def _foreign_name(error: Exception) -> str | None:
 
 
 def _unreadable(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} is cut off, damaged or no file of weights; read are .tar.gz, .tar, .ckpt, .pt and .pth of PyTorch.")
+    return CheckpointError(f"{path} is damaged or not a file of weights; supported are .tar.gz, .tar, .ckpt, .pt and .pth of PyTorch.")
 
 
 def _first_line(error: Exception) -> str:
@@ -236,17 +236,17 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not loaded:
-        raise CheckpointError(f"{path} holds no dictionary of weights.")
+        raise CheckpointError(f"{path} has no dictionary of weights.")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path} holds {str(name)[:80]!r}, which is a {type(value).__name__} where a weight is expected.")
         if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
-            raise CheckpointError(f"{path} holds {name[:80]!r}, which is no plain array of numbers.")
+            raise CheckpointError(f"{path} holds {name[:80]!r}, which is not a dense array of real numbers.")
     return dict(loaded)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML in which tags that would make Python objects give the plain data they wrap."""
+    """Safe YAML loader that reads tags of Python objects as the plain data in them."""
 
 
 def _plain(loader: _PlainLoader, suffix: str, node: yaml.Node) -> Any:
@@ -261,17 +261,16 @@ _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What a project's YAML or the vocoder's `args.yml` (a pickled argparse namespace) says, as plain data; nothing is executed.
+    """Content of a project's YAML or of the vocoder's `args.yml` (a pickled argparse namespace) as plain data; nothing is executed.
 
     Raises:
         CheckpointError: if the file is not YAML, or does not hold a mapping.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            # the base loader is SafeLoader: tags only ever give plain data
-            settings = yaml.load(file.read(_LARGEST_SETTINGS), Loader=_PlainLoader)
+            settings = yaml.load(file.read(_LARGEST_SETTINGS), Loader=_PlainLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"the settings {path.name} cannot be read: {_first_line(error)}.") from None
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{path.name} does not hold settings, which are a YAML mapping.")
+        raise CheckpointError(f"{path.name} is not a YAML mapping of settings.")
     return settings

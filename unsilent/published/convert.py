@@ -1,7 +1,7 @@
-"""The authors' networks as ours: every published weight gets its place or is dropped for a stated reason.
+"""Converts the authors' state dicts to our networks: every published weight is used, or dropped for a stated reason.
 
-The names are literal: each network's file tells its released names, this one where they stand in the published files, what else those hold,
-and how shapes tell the sizes. Anything that is left over, missing or of another shape is an error that names the culprit.
+`released_names` in each network's file maps weight names. This file has, for each kind of network, the prefix of its names in published
+files, the names to drop, and how shapes give the sizes. Unknown, missing or misshapen weights are errors that name the weight.
 """
 
 import re
@@ -32,8 +32,8 @@ from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vggishish import VGGishishConfig
 
 Weights = dict[str, Tensor]
-_MISREAD = (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError)  # a weight that tells a size is missing or misshapen
-HEAD_WIDTH = 64  # of the paper's transformers; weights do not tell how many heads share their width
+_UNREADABLE = (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError)  # a weight that gives a size is missing or misshapen
+HEAD_WIDTH = 64  # of the paper's transformers; the number of heads does not show in the shapes
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Converter:
     """How one kind of network was published.
 
     Attributes:
-        mark: one of its names that no other kind has.
-        sizes: reads the network's configuration from names and shapes.
-        names: gives the released name of each weight of our network, with ours.
-        prefixes: what stands before its names in the files that hold it.
-        dropped: patterns of whole names that become nothing here, each with the reason.
-        papers: the published configurations; a damaged file differs from one of them by its culprit only.
-        thin: whether a published shape may have axes of length 1 that ours lacks.
+        mark: a weight name of this kind only.
+        sizes: infers the network's configuration from names and shapes.
+        names: maps released weight names to ours, for a network of ours.
+        prefixes: of its names in the files that contain it.
+        dropped: patterns of full names that are not used, each with the reason.
+        papers: published configurations; a damaged file differs from one of them only in the damaged weight.
+        squeeze: whether a published shape may have extra axes of length 1.
     """
 
     mark: str
@@ -56,11 +56,11 @@ class Converter:
     prefixes: tuple[str, ...] = ("",)
     dropped: tuple[tuple[str, str], ...] = ()
     papers: tuple[Config, ...] = ()
-    thin: bool = False
+    squeeze: bool = False
 
 
 def _count(weights: Weights, pattern: str) -> int:
-    """How many different numbers stand at the group of `pattern` at the beginning of names."""
+    """Number of different values of the group of `pattern` among the names that match it."""
     return len({match.group(1) for match in map(re.compile(pattern).match, weights) if match})
 
 
@@ -68,15 +68,15 @@ def _sampler_sizes(weights: Weights) -> SamplerConfig:
     codes, width = weights["tok_emb.weight"].shape
     transformer = TransformerConfig(layers=_count(weights, r"blocks\.(\d+)\."), heads=max(1, width // HEAD_WIDTH), width=width)
     bare = SamplerConfig(codes=codes, transformer=transformer, condition=ConditionConfig(kind="coordinates"))
-    n_told = weights["pos_emb"].shape[1] - bare.clip.n_codes
+    n_condition = weights["pos_emb"].shape[1] - bare.clip.n_codes
     features = weights.get("feat_embedder.weight", weights.get("embedder.weight"))
     classes = weights.get("cls_embedder.weight")
     if features is None:
         return bare
     if classes is not None:
-        fields = {"kind": "features+class", "n_features": n_told - 1, "feature_dim": features.shape[1], "n_classes": len(classes)}
+        fields = {"kind": "features+class", "n_features": n_condition - 1, "feature_dim": features.shape[1], "n_classes": len(classes)}
     elif "embedder.bias" in weights:
-        fields = {"kind": "features", "n_features": n_told, "feature_dim": features.shape[1]}
+        fields = {"kind": "features", "n_features": n_condition, "feature_dim": features.shape[1]}
     else:
         fields = {"kind": "class", "n_classes": len(features)}
     return bare.model_copy(update={"condition": ConditionConfig(**fields)})
@@ -100,7 +100,7 @@ def _perceptual_sizes(weights: Weights) -> PerceptualConfig:
         return PerceptualConfig(width=width)
     shift, scale = (weights[f"scaling_layer.{name}"].flatten().double() for name in ("shift", "scale"))
     if not (shift.isfinite().all() and scale.isfinite().all() and scale.min() > 0):
-        raise CheckpointError("scaling_layer.shift and .scale are no statistics: they must be finite, and the scale above 0")
+        raise CheckpointError("scaling_layer.shift and .scale are not statistics: they must be finite, and the scale positive")
     return PerceptualConfig(bands=BandStatistics(mean=tuple(((shift + 1) / 2).tolist()), std=tuple((scale / 2).tolist())), width=width)
 
 
@@ -109,22 +109,22 @@ def _melgan_sizes(weights: Weights) -> MelGANConfig:
     return MelGANConfig(mels=mels, width=widest // 2 ** len(MelGANConfig().ratios))
 
 
-_LOSSES = (r"loss\..*", "losses of the codebook's training, which are networks of their own")
-_ORDER = (r"first_stage_permuter\.(forward|backward)_shuffle_idx", "the order of codes, which is built in and was compared")
+_LOSSES = (r"loss\..*", "losses of the codebook's training, networks of their own")
+_ORDER = (r"first_stage_permuter\.(forward|backward)_shuffle_idx", "the code order, which is built in and was compared")
 _MASK = (r"(transformer\.)?blocks\.\d+\.attn\.mask", "the causal mask, which is built in and was compared")
 _FIRST_STAGE = (r"first_stage_model\..*", "the codebook, a network of its own")
-_TRANSFORMER = (r"transformer\..*|first_stage_permuter\..*", "the sampler that this codebook was published with")
-_CODEBOOK = (r"(encoder|decoder|quantize|quant_conv|post_quant_conv)\..*", "the codebook that this network trained")
-_SCALING = (r"(loss\.)?(perceptual_loss\.)?scaling_layer\.(shift|scale)", "statistics of the bands, which are part of the configuration")
-_JUDGES = (r"(loss\.)?discriminator\..*", "the discriminator, a network of its own")
+_TRANSFORMER = (r"transformer\..*|first_stage_permuter\..*", "the sampler published with this codebook")
+_CODEBOOK = (r"(encoder|decoder|quantize|quant_conv|post_quant_conv)\..*", "the codebook trained with this network")
+_SCALING = (r"(loss\.)?(perceptual_loss\.)?scaling_layer\.(shift|scale)", "band statistics, which are part of the configuration")
+_DISCRIMINATOR = (r"(loss\.)?discriminator\..*", "the discriminator, a network of its own")
 _DISTANCE = (r"(loss\.)?perceptual_loss\..*", "the perceptual distance, a network of its own")
-_IMAGENET = (r"(fc|last_linear)\..*", "classes of ImageNet, which are not asked for")
+_IMAGENET = (r"(fc|last_linear)\..*", "the ImageNet classifier, which is not used")
 
-# In the order in which a file is recognised: what holds others comes before them.
+# In the order of `recognise`: a kind whose files contain others precedes them.
 CONVERTERS: dict[str, Converter] = {
     "sampler": Converter(
         "tok_emb.weight", _sampler_sizes, sampler.released_names, ("transformer.", ""), (_FIRST_STAGE, _ORDER, _MASK),
-        tuple(dict.fromkeys(presets.get(name).sampler for name in presets.names() if name in catalog.names())), thin=True,
+        tuple(dict.fromkeys(presets.get(name).sampler for name in presets.names() if name in catalog.names())), squeeze=True,
     ),
     "codebook": Converter(
         "quantize.embedding.weight", _codebook_sizes, codebook.released_names, ("first_stage_model.", ""), (_LOSSES, _TRANSFORMER),
@@ -132,7 +132,7 @@ CONVERTERS: dict[str, Converter] = {
     ),
     "perceptual": Converter(
         "net.slice1.0.weight", _perceptual_sizes, perceptual.released_names, ("loss.perceptual_loss.", "perceptual_loss.", ""),
-        (_SCALING, _CODEBOOK, _JUDGES), (PerceptualConfig(),),
+        (_SCALING, _CODEBOOK, _DISCRIMINATOR), (PerceptualConfig(),),
     ),
     "discriminator": Converter(
         "main.11.weight", lambda weights: PatchDiscriminatorConfig(width=len(weights["main.0.weight"])),
@@ -150,105 +150,93 @@ CONVERTERS: dict[str, Converter] = {
         "Conv2d_1a_3x3.conv.weight", lambda weights: MelceptionConfig(labels=len(weights["fc.weight"])), papers=(MelceptionConfig(),)
     ),
     "resnet50": Converter("layer1.0.conv1.weight", lambda _: Config(), dropped=(_IMAGENET,)),
-    "bninception": Converter("conv1_7x7_s2.weight", lambda _: Config(), dropped=(_IMAGENET,), thin=True),
+    "bninception": Converter("conv1_7x7_s2.weight", lambda _: Config(), dropped=(_IMAGENET,), squeeze=True),
 }  # fmt: skip
 
 
 def convert(kind: str, state_dict: Mapping[str, Any], config: Config | None = None) -> nn.Module:
-    """Build the network of a published state dict and fill it, in evaluation mode.
+    """Network with the weights of a published state dict, in evaluation mode.
 
     Args:
-        kind: what to take from it: a key of `CONVERTERS`.
-        state_dict: as published. One that holds several networks (a sampler with its codebook, a codebook with its losses) gives any of
-            them. Tensors are taken over, not copied; arrays of NumPy will do as well.
-        config: sizes, where they are known from elsewhere; None reads them from names and shapes.
+        kind: of the network to take from it, a key of `CONVERTERS`.
+        state_dict: as published, with one or several networks (a sampler and its codebook, a codebook and its losses). Tensors are used
+            without a copy; NumPy arrays are accepted.
+        config: of the network; None infers it from names and shapes.
 
     Raises:
         ParameterError: for an unknown kind.
-        CheckpointError: if a weight is missing, unknown, or of another shape, or codes were in an order that is not ours; names it.
+        CheckpointError: if a weight is missing, unknown, or of another shape, or the code order is not ours; names the weight.
     """
     row, state_dict = _find(kind), _plain(state_dict)
     prefix = _prefix(row, state_dict)
     kept = [name for name in state_dict if not why_dropped(kind, name)]
     own = {name.removeprefix(prefix): state_dict[name] for name in kept if name.startswith(prefix)}
-    strangers = [f"{name[:80]} is not known" for name in kept if not name.startswith(prefix)]
+    unknown_names = [f"{name[:80]} is not known" for name in kept if not name.startswith(prefix)]
     tried: list[tuple[list[str], nn.Module, Config]] = []
     for size in [config] if config else _likely_configs(row, {name.removeprefix(prefix): value for name, value in state_dict.items()}):
         module = blank(KINDS[kind][1], size)
-        tried.append((strangers + _problems(row, module, own, prefix), module, size))
+        tried.append((unknown_names + _problems(row, module, own, prefix), module, size))
         if not tried[-1][0]:
             break
     problems, module, config = min(tried, key=lambda one: len(one[0]))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         looks = _looks_like(kind, state_dict)
-        raise CheckpointError(f"these weights are no {kind} as published: {problems[0]}{more}{looks}.")
+        raise CheckpointError(f"these weights are not a published {kind}: {problems[0]}{more}{looks}.")
     if isinstance(config, SamplerConfig):
         _check_order(state_dict, config)
     released = {ours: theirs for theirs, ours in row.names(module).items()}
-    weights = {ours: _fitted(own, released[ours], value) for ours, value in module.state_dict().items()}
+    weights = {ours: _reshaped(own, released[ours], value) for ours, value in module.state_dict().items()}
     module.load_state_dict(weights, assign=True)
     return module.eval().requires_grad_(False)
 
 
-def account(kind: str, state_dict: Mapping[str, Any]) -> dict[str, str | None]:
-    """What becomes of every weight of a published file: its name in our network, or None if it is dropped (`why_dropped` says why).
-
-    Raises:
-        ParameterError, CheckpointError: as `convert`.
-    """
-    row, plain = _find(kind), _plain(state_dict)
-    prefix, names = _prefix(row, plain), row.names(convert(kind, state_dict))
-    ours = [names.get(name.removeprefix(prefix)) if name.startswith(prefix) else None for name in plain]
-    return dict(zip(state_dict, ours, strict=True))
-
-
 def why_dropped(kind: str, name: str) -> str:
-    """The reason why a published weight has no place in a network of this kind; empty if it has one, or is unknown."""
+    """Why a network of this kind does not use a published weight; empty if it uses it, or the name is unknown."""
     return next((reason for pattern, reason in _find(kind).dropped if re.fullmatch(pattern, name)), "")
 
 
 def recognise(state_dict: Mapping[str, Any]) -> str:
-    """The kind of a published file; of a file that holds several networks, the one that it was published as.
+    """Kind of a published file; for a file with several networks, the kind it was published as.
 
     Raises:
-        CheckpointError: if it is none that was published.
+        CheckpointError: if it was not published.
     """
     plain = _plain(state_dict)
     for kind, row in CONVERTERS.items():
         if any(prefix + row.mark in plain for prefix in row.prefixes):
             return kind
     some = ", ".join(repr(name[:80]) for name in list(plain)[:3])
-    raise CheckpointError(f"these weights are of no published kind ({', '.join(CONVERTERS)}); their names begin with {some}.")
+    raise CheckpointError(f"these weights are of no published kind ({', '.join(CONVERTERS)}); their first names are {some}.")
 
 
 def _find(kind: str) -> Converter:
     if kind not in CONVERTERS:
-        raise ParameterError(f"there is no kind {kind!r} of published network; known are {', '.join(CONVERTERS)}.")
+        raise ParameterError(f"there is no published kind {kind!r}; choose one of {', '.join(CONVERTERS)}.")
     return CONVERTERS[kind]
 
 
 def _plain(state_dict: Mapping[str, Any]) -> Weights:
-    """Names and tensors, without the `module.` that training on several devices puts before all names."""
+    """Names and tensors, without the prefix `module.` of training on several devices."""
     for name, value in state_dict.items():
         if not isinstance(value, Tensor | np.ndarray):
             what = f"{name!r} is a {type(value).__name__} where a weight is expected"
-            raise CheckpointError(f"{what}; `containers.read_weights` takes files out of their wrapping.")
+            raise CheckpointError(f"{what}; `containers.read_weights` unwraps files.")
     extra = "module." if all(name.startswith("module.") for name in state_dict) else ""
     return {name.removeprefix(extra): torch.as_tensor(value) for name, value in state_dict.items()}
 
 
 def _looks_like(kind: str, state_dict: Weights) -> str:
-    """A hint at what a file is, if it is something else that was published."""
+    """Clause for an error that names the kind of the file, if it is another published one."""
     try:
         other = recognise(state_dict)
     except CheckpointError:
         return ""
-    return "" if other == kind else f"; they look like those of a {other}"
+    return "" if other == kind else f"; they are those of a {other}"
 
 
 def _prefix(row: Converter, state_dict: Weights) -> str:
-    """What stands before the names: told by the mark; if that very weight is the one that is missing, by whatever begins so."""
+    """Prefix of the network's names: that of the mark, or, if the mark is the missing weight, one that some name has."""
     for prefix in row.prefixes:
         if prefix + row.mark in state_dict:
             return prefix
@@ -256,15 +244,15 @@ def _prefix(row: Converter, state_dict: Weights) -> str:
 
 
 def _likely_configs(row: Converter, weights: Weights) -> list[Config]:
-    """What the shapes say, and what was published: with a damaged file one of them differs by the culprit only."""
+    """The configuration inferred from the shapes, and the published ones, which serve to name the damaged weight."""
     try:
         return [row.sizes(weights), *row.papers]
-    except _MISREAD:
+    except _UNREADABLE:
         return list(row.papers)
 
 
 def _problems(row: Converter, module: nn.Module, own: Weights, prefix: str) -> list[str]:
-    """All that keeps published weights from filling the network, with the names as published."""
+    """Differences between published weights and the network's, with the names as published."""
     ours = module.state_dict()
     wanted = {theirs: ours[name] for theirs, name in row.names(module).items()}
     missing = [name for name in wanted if name not in own and not _is_count(name)]
@@ -275,34 +263,34 @@ def _problems(row: Converter, module: nn.Module, own: Weights, prefix: str) -> l
         problems = [f"{prefix}{name} is not known" for name in unknown] + [f"{prefix}{name} is missing" for name in missing]
     for name in (name for name in wanted if name in own):
         found, expected = list(own[name].shape), list(wanted[name].shape)
-        if found != expected and not (row.thin and [n for n in found if n != 1] == [n for n in expected if n != 1]):
+        if found != expected and not (row.squeeze and [n for n in found if n != 1] == [n for n in expected if n != 1]):
             problems.append(f"{prefix}{name} has shape {found}, {expected} is wanted")
         elif wanted[name].is_floating_point() != own[name].is_floating_point() and not _is_count(name):
-            problems.append(f"{prefix}{name} holds numbers of type {str(own[name].dtype).removeprefix('torch.')}")
+            problems.append(f"{prefix}{name} has the dtype {str(own[name].dtype).removeprefix('torch.')}")
     return problems
 
 
 def _is_count(name: str) -> bool:
-    """How many batches a norm was trained on: unused here, and not in files that are older than it."""
+    """Whether a weight counts the batches of a norm: it is not used, and old files lack it."""
     return name.endswith("num_batches_tracked")
 
 
-def _fitted(own: Weights, name: str, wanted: Tensor) -> Tensor:
+def _reshaped(own: Weights, name: str, wanted: Tensor) -> Tensor:
     if name not in own:
         return torch.zeros(wanted.shape, dtype=wanted.dtype)
     return own[name].reshape(wanted.shape).to(wanted.dtype)
 
 
 def _check_order(state_dict: Weights, config: SamplerConfig) -> None:
-    """Hold the order of codes and the mask that a sampler was trained with to those that ours has built in."""
+    """Compare the code order and the mask of a published sampler with the built-in ones."""
     ours = to_sequence(torch.arange(config.clip.n_codes).reshape(1, config.clip.rows, config.clip.columns))[0]
     for name, value in state_dict.items():
         if name.endswith("permuter.forward_shuffle_idx"):
             is_order = torch.equal(value.sort().values, ours.sort().values)
             if is_order and not torch.equal(value, ours):
-                raise CheckpointError(f"{name} orders the codes otherwise than column after column, low to high, which is read here.")
+                raise CheckpointError(f"{name} is not the code order column by column, low to high, which is supported.")
         if re.fullmatch(_MASK[0], name):
             mask = value.reshape(value.shape[-2:])
             is_mask = ((mask == 0) | (mask == 1)).all() and mask.any()
             if is_mask and not torch.equal(mask, torch.ones_like(mask).tril()):
-                raise CheckpointError(f"{name} lets positions see later ones; only causal samplers are read here.")
+                raise CheckpointError(f"{name} attends to later positions; only causal samplers are supported.")

@@ -1,9 +1,9 @@
-"""Published files become models of ours: fetched or given, converted, and put where they are found by name."""
+"""Installs published models: fetch, convert, and save where they are found by name."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,18 @@ from unsilent.models.sampler import SamplerConfig
 from unsilent.presets import Preset
 from unsilent.published.containers import Container, read_container
 from unsilent.published.convert import convert, recognise
-from unsilent.published.fetch import alone, fetch
+from unsilent.published.fetch import fetch, lock
 
-Progress = Callable[[str, float], None]  # what is being done, share of it that is done in [0, 1]
-_VOCODER_SIZES = {"mels": "n_mel_channels", "width": "ngf", "residual_blocks": "n_residual_layers"}  # our names, those of args.yml
-DEFAULT = "everyday"  # the shipped model, whose vocoder serves where no other is at hand
+Progress = Callable[[str, float], None]  # current step, share of it done in [0, 1]
+_VOCODER_SIZES = {"mels": "n_mel_channels", "width": "ngf", "residual_blocks": "n_residual_layers"}  # our names → those of args.yml
+DEFAULT = "everyday"  # the shipped model, whose vocoder is used without a published one
 
 
 def needed(name: str) -> list[Published]:
-    """The published files that a model or network still lacks here, in the order in which they are wanted.
+    """Published files that a model or network needs and that are not installed, in the order of installation.
 
     Raises:
-        ParameterError: if nothing of that name was published; names near ones.
+        ParameterError: if there is no published file of that name; suggests similar ones.
     """
     if name in presets.names() and name not in catalog.names():
         why = "comes with the package" if (SHIPPED / name).exists() else "was never published"
@@ -45,38 +45,43 @@ def needed(name: str) -> list[Published]:
 
 
 def install(
-    row: Published, mirror: str | None = None, dtype: torch.dtype = torch.float32, progress: Progress = lambda what, share: None
+    row: Published,
+    mirror: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress = lambda step, share: None,
+    wanted: Sequence[Published] = (),
 ) -> Path:
-    """Fetch a published file, convert it, and put it where models are found by name; the download is then removed.
+    """Fetch a published file, convert it to the folder where it is found by name, and remove the download.
 
     Args:
-        row: one of `needed`, in whose order a sampler finds its vocoder.
-        mirror: URL of a folder to ask instead of the authors' server.
-        dtype: of the weights on disk; `torch.float16` halves them.
-        progress: told how far the download is, then that it is being converted.
+        row: one of `needed`; install in their order, because a sampler uses the installed vocoder.
+        mirror: URL of a folder instead of the authors' server.
+        dtype: of the weights on disk; `torch.float16` halves their size.
+        progress: called with the step and its share.
+        wanted: all files of the same request, which errors list.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: if the file cannot be had, is damaged, or there is no room.
-        ParameterError: if the mirror is no URL.
+        CheckpointError: if the file cannot be downloaded, is damaged, or the disk is full.
+        ParameterError: if the mirror is not a URL.
     """
     folder = models_folder() / row.name
 
-    def say(done: int, total: int | None) -> None:
-        expected = total or row.size or row.about_bytes or 0
+    def report(done: int, total: int | None) -> None:
+        expected = total or row.size or row.approximate_size or 0
         of_all = f" of {expected / 1e6:.0f}" if expected else ""
         progress(f"downloading {done / 1e6:.0f}{of_all} MB", done / expected if expected else 0.0)
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder, lambda done, total: progress("waiting for another process", 0.0)):
-            if is_here(row.name):  # the other process has brought it
+        with lock(folder, lambda done, total: progress("waiting for another process", 0.0)):
+            if is_here(row.name):  # another process has installed it
                 return folder
             for left in folder.parent.glob(f".{row.name}.*"):
-                shutil.rmtree(left)  # of a conversion that was killed
-            path = fetch(row, mirror=mirror, progress=say)
+                shutil.rmtree(left)  # of a conversion whose process was killed
+            path = fetch(row, mirror=mirror, progress=report, wanted=wanted)
             progress("converting", 1.0)
             convert_file(path, folder, kind=row.kind, preset=row.name if row.kind == "sampler" else None, dtype=dtype)
             path.unlink()
@@ -94,43 +99,41 @@ def convert_file(
     vocoder: Path | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Convert a published file to our format.
-
-    A sampler with its codebook becomes a whole model, a bundle folder; any other network a checkpoint folder.
+    """Convert a published file to our format: a sampler with its codebook to a bundle folder, another network to a checkpoint folder.
 
     Args:
         path: archive, checkpoint, or unpacked folder.
-        out: folder to make; it appears whole or not at all.
-        kind: which network to take from a file that holds several; None takes the one it was published as.
-        preset: row of `unsilent.presets` that a sampler was trained as; None asks its name, then its settings.
-        vocoder: published vocoder of the bundle; None takes the fetched one, or, if there is none, that of the default model.
-        dtype: of the weights on disk; `torch.float16` halves them.
+        out: folder to make, atomically.
+        kind: of the network to take from a file with several; None takes the one it was published as.
+        preset: of a sampler, a row of `unsilent.presets`; None infers it from the file's name, its settings or its sizes.
+        vocoder: published vocoder for the bundle; None takes the installed one, or else that of the default model.
+        dtype: of the weights on disk; `torch.float16` halves their size.
 
     Returns:
-        What was written, in words.
+        A sentence about what was written.
 
     Raises:
-        CheckpointError: if the file cannot be read or holds something else, or `out` is there already or cannot be written.
-        ParameterError: for an unknown kind or preset, or a sampler that could be several of them.
+        CheckpointError: if the file cannot be read or is not of the kind, or `out` exists or cannot be written.
+        ParameterError: for an unknown kind or preset, or a sampler that fits several presets.
     """
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists already; name a new folder, or remove it first.")
-    with _whole_or_nothing(out) as (part, scratch):
+    with _atomic_folder(out) as (part, scratch):
         container = read_container(path, scratch)
         return _convert(container, part, kind, preset, vocoder, dtype)
 
 
 def _convert(container: Container, part: Path, kind: str | None, preset: str | None, vocoder: Path | None, dtype: torch.dtype) -> str:
     if kind is None:
-        with _naming(container):
+        with _name_file(container):
             kind = recognise(container.weights)
     is_model = kind == "sampler" and any(name.startswith("first_stage_model.") for name in container.weights)
     if vocoder and not is_model:
-        raise ParameterError(f"a vocoder belongs to a sampler with its codebook, but this is a {kind} alone.")
+        raise ParameterError(f"a vocoder is for a sampler with its codebook, but this is a {kind} alone.")
     if kind != "sampler":
         if preset:
-            raise ParameterError(f"the preset {preset!r} was given, but this is a {kind} and serves several.")
+            raise ParameterError(f"the preset {preset!r} was given, but a {kind} has none.")
         sizes = _vocoder_sizes(container) if kind == "melgan" else None
         return _save(part, kind, "", _network(container, kind, sizes), container.stem, dtype)
     row = presets.get(preset or _find_preset(container))
@@ -138,21 +141,21 @@ def _convert(container: Container, part: Path, kind: str | None, preset: str | N
     if not is_model:
         return f"{_save(part, kind, row.name, sampler, container.stem, dtype)} for {row.name}, without a codebook"
     codebook = _network(container, "codebook", row.codebook)
-    said = _save(part / "sampler", kind, row.name, sampler, container.stem, dtype)
+    summary = _save(part / "sampler", kind, row.name, sampler, container.stem, dtype)
     _save(part / "codebook", "codebook", row.name, codebook, container.stem, dtype)
     _save_vocoder(part / "vocoder", row.name, vocoder, dtype)
     write_about(part, row.name, {"summary": row.summary, "classes": class_names(row), "licences": _licences(row)})
-    return f"{said}, with its codebook and a vocoder: the model {row.name}"
+    return f"{summary}, with its codebook and a vocoder: the model {row.name}"
 
 
 def _network(container: Container, kind: str, config: Config | None = None) -> nn.Module:
-    with _naming(container):
+    with _name_file(container):
         return convert(kind, container.weights, config)
 
 
 @contextmanager
-def _naming(container: Container) -> Iterator[None]:
-    """Put the file in front of what is wrong with its weights."""
+def _name_file(container: Container) -> Iterator[None]:
+    """Prefix errors about weights with the file."""
     try:
         yield
     except CheckpointError as error:
@@ -160,7 +163,7 @@ def _naming(container: Container) -> Iterator[None]:
 
 
 def _save(folder: Path, kind: str, preset: str, module: nn.Module, stem: str, dtype: torch.dtype) -> str:
-    config = getattr(module, "config", Config())  # picture networks come in one size
+    config = getattr(module, "config", Config())  # image networks have no configuration
     save_checkpoint(folder, kind, preset, config, module.state_dict(), {"converted_from": stem}, dtype)
     return f"{kind} of {sum(value.numel() for value in module.parameters()) / 1e6:.1f} M parameters"
 
@@ -179,9 +182,9 @@ def _save_vocoder(folder: Path, preset: str, published: Path | None, dtype: torc
 
 
 def _vocoder_sizes(container: Container) -> MelGANConfig | None:
-    """What the vocoder's `args.yml` says, which its weights do not tell whole; None where it does not lie beside them."""
-    said = {ours: container.settings.get(theirs) for ours, theirs in _VOCODER_SIZES.items()}
-    return MelGANConfig(**said) if all(isinstance(value, int) for value in said.values()) else None
+    """Configuration in the vocoder's `args.yml`, because shapes do not give all of it; None without that file."""
+    sizes = {ours: container.settings.get(theirs) for ours, theirs in _VOCODER_SIZES.items()}
+    return MelGANConfig(**sizes) if all(isinstance(value, int) for value in sizes.values()) else None
 
 
 def _licences(row: Preset) -> dict[str, list[str]]:
@@ -189,47 +192,47 @@ def _licences(row: Preset) -> dict[str, list[str]]:
 
 
 def _find_preset(container: Container) -> str:
-    """Which row of the table a sampler is: its file's name says so, or its settings, or its sizes leave only one."""
+    """Preset of a sampler: by its file's name, its settings, or its sizes if only one fits."""
     listed = catalog.find_by_stem(container.stem)
     if listed:
         return listed.name
-    told = preset_of(container.settings)
-    if told in presets.names():
-        return told
+    described = preset_of(container.settings)
+    if described in presets.names():
+        return described
     sizes = _network(container, "sampler").config
     fits = [name for name in presets.names() if _could_be(presets.get(name).sampler, sizes)]
     if len(fits) == 1:
         return fits[0]
     if not fits:
-        raise CheckpointError(f"{container.path}: its sizes are those of no published sampler.")
-    raise ParameterError(f"{container.stem} could be any of {', '.join(fits)}; say which with --preset.")
+        raise CheckpointError(f"{container.path}: no published sampler has its sizes.")
+    raise ParameterError(f"{container.stem} could be any of {', '.join(fits)}; choose one with --preset.")
 
 
 def _could_be(published: SamplerConfig, found: SamplerConfig) -> bool:
-    """Same shapes; one random vector in the place of a feature cannot be told from a feature."""
+    """Whether the shapes are equal; a random vector in place of a feature does not show in them."""
     theirs, ours = (config.condition.model_copy(update={"kind": "features"}) for config in (published, found))
     return theirs == ours and (published.codes, published.transformer) == (found.codes, found.transformer)
 
 
 def preset_of(settings: dict[str, Any]) -> str:
-    """The name of the preset that a released project's YAML describes; empty if it does not say enough.
+    """Name of the preset that a released project's YAML describes; empty if it is incomplete.
 
     Source:
-        Released configs/vggsound_transformer.yaml and vas_transformer.yaml, with the changes that the README names for each row.
+        Released configs/vggsound_transformer.yaml and vas_transformer.yaml, with the changes in the README for each row.
     """
     data, model = (_params(settings.get(part)) for part in ("data", "model"))
     corpus = next((name for name in ("vggsound", "vas") if f"/{name}/" in _text(data.get("spec_dir_path"))), "")
     codes = _params(model.get("first_stage_config")).get("n_embed")
-    told = model.get("cond_stage_key")
-    told = told if isinstance(told, list) else [told]
-    pictures = "resnet50" if "resnet50" in _text(data.get("rgb_feats_dir_path")) else "bninception"
+    keys = model.get("cond_stage_key")
+    keys = keys if isinstance(keys, list) else [keys]
+    backbone = "resnet50" if "resnet50" in _text(data.get("rgb_feats_dir_path")) else "bninception"
     n_features = _params(data.get("feat_sampler_cfg")).get("feat_sample_size", data.get("feat_crop_len"))
     parts = [corpus]
     if data.get("replace_feats_with_random"):
         parts.append("nofeats")
-    elif "feature" in told:
-        parts += [str(n_features) if isinstance(n_features, int) else "", pictures]
-    if "target" in told:
+    elif "feature" in keys:
+        parts += [str(n_features) if isinstance(n_features, int) else "", backbone]
+    if "target" in keys:
         parts.append("class")
     if corpus == "vas" and codes == presets.VGGSOUND_CODEBOOK.n_codes:
         parts.append("vggsound-codebook")
@@ -237,7 +240,7 @@ def preset_of(settings: dict[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""  # anything else may be made to be endless as text
+    return value if isinstance(value, str) else ""  # the text of other values may be exponentially large
 
 
 def _params(section: Any) -> dict[str, Any]:
@@ -246,8 +249,8 @@ def _params(section: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder that becomes `out` if all goes well, and one for what is unpacked on the way; nothing is left of them otherwise."""
+def _atomic_folder(out: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder that is renamed to `out` at the end of the block, and one for extracted files; both are removed after an error."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))

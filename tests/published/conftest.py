@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves on demand, for all that downloads."""
+"""A local web server with faults on demand."""
 
 import hashlib
 import http.server
@@ -14,8 +14,8 @@ from unsilent.checkpoints.catalog import Published
 from unsilent.published.fetch import fetch
 
 
-class Asked(http.server.BaseHTTPRequestHandler):
-    """One request. A test's own behaviour gets it as its only argument, and may use these methods to answer."""
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request; the argument of a behaviour in `HostileServer.script`, with methods to answer."""
 
     server: "HostileServer"
     protocol_version = "HTTP/1.1"
@@ -25,10 +25,10 @@ class Asked(http.server.BaseHTTPRequestHandler):
         self.content = self.server.files.get(self.path)
         self.close_connection = True
         script = self.server.script
-        (script.pop(0) if script else Asked.serve)(self)
+        (script.pop(0) if script else Handler.serve)(self)
 
     def begin(self, status: int, length: int | None, **headers: str) -> None:
-        """Status and headers; `Content_Range="…"` becomes `Content-Range: …`."""
+        """Send status and headers; `Content_Range="…"` becomes `Content-Range: …`."""
         self.send_response(status)
         if length is not None:
             self.send_header("Content-Length", str(length))
@@ -39,21 +39,21 @@ class Asked(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def give(self, content: bytes) -> None:
-        """Body, counted in `sent`."""
-        self.server.sent += len(content)  # before, since who asked may look as soon as the last byte is there
+        """Send a body, counted in `sent`."""
+        self.server.sent += len(content)  # first, because the client may check it once the last byte is there
         self.wfile.write(content)
         self.wfile.flush()
 
     @property
     def wanted(self) -> int:
-        """First byte that is asked for; 0 where the version asked for is no longer there."""
+        """First requested byte; 0 if the requested version is no longer served."""
         if self.headers.get("If-Range") not in (None, self.server.etag):
             return 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         return int(asked[1]) if asked else 0
 
     def serve(self, until: int | None = None) -> None:
-        """What a good server does, but for breaking off before byte `until`."""
+        """Answer correctly, but stop before byte `until`."""
         if self.content is None:
             return self.begin(404, 0)
         start, total = self.wanted, len(self.content)
@@ -71,7 +71,7 @@ class Asked(http.server.BaseHTTPRequestHandler):
 
 
 class HostileServer(http.server.ThreadingHTTPServer):
-    """Serves `files` by path, and tells what it was asked.
+    """Serves `files` by path, and tells what it was handler.
 
     Attributes:
         files: path, with its slash → content.
@@ -84,9 +84,9 @@ class HostileServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Asked)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
-        self.script: list[Callable[[Asked], None]] = []
+        self.script: list[Callable[[Handler], None]] = []
         self.etag = '"1"'
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.sent = 0
@@ -102,53 +102,53 @@ class HostileServer(http.server.ThreadingHTTPServer):
         return [headers.get("Range") for _, headers in self.requests]
 
     def handle_error(self, request, client_address) -> None:
-        """Clients that hang up are what some tests are about."""
+        """Ignore clients that close the connection."""
 
-    # Behaviours for `script`, besides `Asked.serve`.
+    # behaviours for `script`, besides `Handler.serve`
 
-    def break_after(self, until: int) -> Callable[[Asked], None]:
-        """Send the file's bytes before `until` and hang up."""
-        return lambda asked: asked.serve(until)
+    def break_after(self, until: int) -> Callable[[Handler], None]:
+        """Send the bytes before `until` and close the connection."""
+        return lambda handler: handler.serve(until)
 
-    def announce(self, length: int | None) -> Callable[[Asked], None]:
-        """Send the whole file from its beginning, but say that it is so long."""
+    def announce(self, length: int | None) -> Callable[[Handler], None]:
+        """Send the file from its beginning, with this length in the header."""
 
-        def behave(asked: Asked) -> None:
-            asked.begin(200, length)
-            asked.give(asked.content)
-
-        return behave
-
-    def answer(self, status: int, content: bytes = b"", **headers: str) -> Callable[[Asked], None]:
-        """Say so and nothing else."""
-
-        def behave(asked: Asked) -> None:
-            asked.begin(status, len(content), **headers)
-            asked.give(content)
+        def behave(handler: Handler) -> None:
+            handler.begin(200, length)
+            handler.give(handler.content)
 
         return behave
 
-    def redirect(self, url: str) -> Callable[[Asked], None]:
+    def answer(self, status: int, content: bytes = b"", **headers: str) -> Callable[[Handler], None]:
+        """Send this answer."""
+
+        def behave(handler: Handler) -> None:
+            handler.begin(status, len(content), **headers)
+            handler.give(content)
+
+        return behave
+
+    def redirect(self, url: str) -> Callable[[Handler], None]:
         return self.answer(302, Location=url)
 
-    def stall_after(self, until: int | None) -> Callable[[Asked], None]:
-        """Send the bytes before `until`, or not even an answer, and then nothing for as long as the test lasts."""
+    def stall_after(self, until: int | None) -> Callable[[Handler], None]:
+        """Send the bytes before `until`, or with None not even headers, and then nothing until the test ends."""
 
-        def behave(asked: Asked) -> None:
+        def behave(handler: Handler) -> None:
             if until is not None:
-                asked.serve(until)
+                handler.serve(until)
             self.released.wait(30)
 
         return behave
 
-    def hang_up(self) -> Callable[[Asked], None]:
-        """Close the connection without a word."""
-        return lambda asked: None
+    def hang_up(self) -> Callable[[Handler], None]:
+        """Close the connection without an answer."""
+        return lambda handler: None
 
 
 @pytest.fixture
 def hostile(monkeypatch) -> Iterator[HostileServer]:
-    """A `HostileServer` of this test's own, asked without proxies."""
+    """A `HostileServer`, reached without proxies."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -164,9 +164,9 @@ def hostile(monkeypatch) -> Iterator[HostileServer]:
 
 @pytest.fixture
 def bring(hostile, tmp_path):
-    """`bring(**options)` fetches a file from the hostile server without real pauses, which it notes in `bring.pauses`.
+    """`bring(**options)` fetches a file from the hostile server, and records pauses in `bring.pauses` instead of sleeping.
 
-    The file is `bring.content`, 3 MB called `bring.name`; a whole download has the digest `bring.md5`.
+    The file has the name `bring.name`, the content `bring.content` of 3 MB and the digest `bring.md5`.
     """
     content, name = random.Random(0).randbytes(3_000_000), "weights-1.pt"
     hostile.files[f"/a/{name}"] = content
@@ -182,5 +182,5 @@ def bring(hostile, tmp_path):
 
 @pytest.fixture
 def part(bring, tmp_path) -> Path:
-    """Where what has come of the file lies."""
+    """Path of the part of the file."""
     return tmp_path / f"{bring.name}.part"
