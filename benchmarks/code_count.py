@@ -1,11 +1,10 @@
-"""What more or fewer codes would cost or give: latents of a trained codebook, quantised again to k-means centres.
+"""Effect of the codebook size: latents of a trained codebook, requantised to k-means centres.
 
     python benchmarks/code_count.py SHARDS [--model everyday] [--classifier FOLDER] [--sounds 300] [--seed 0]
 
-SHARDS is a folder of `unsilent data extract` with waveforms. Centres are found on latents of training sounds; the table is of held-out
-ones: mean absolute difference of mels in dB, bits that the codes of a position carry (of their frequencies alone, so what a sampler has to
-choose), and, with a classifier, how often it finds the right label. Encoder and decoder stay as they were trained, with as many codes as
-the row `as trained` has, so other counts are judged a little too hard.
+SHARDS is a folder of `unsilent data extract` with waveforms. Centres are computed from latents of training sounds; the table is of held-out
+ones: mean absolute difference of mels in dB, entropy of a code in bits, and, with a classifier, top-1 accuracy. Encoder and decoder are not
+retrained for the other codebook sizes, which is a slight disadvantage for them.
 """
 
 import argparse
@@ -38,17 +37,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     codebook = unsilent.load(options.model, device="cpu", precision="float32").parts.codebook
-    judge = load_classifier(options.classifier, "cpu") if options.classifier else None
+    classifier = load_classifier(options.classifier, "cpu") if options.classifier else None
     rng = np.random.default_rng(options.seed)
     known = torch.cat([as_rows(codebook.latents(mel)) for _, mel in mels(options, codebook, "train", rng)])
     vectors = known[torch.from_numpy(rng.permutation(len(known))[:MOST_VECTORS])]
     held_out = list(mels(options, codebook, "valid", rng))
     print(f"{options.model}: {len(held_out)} held-out sounds, centres of {len(vectors)} latents")
     print(f"{'codes':>12} {'mel L1 (dB)':>12} {'bits a code':>12} {'top-1 %':>8}")
-    report("as trained", codebook, codebook.quantize.embedding.weight, held_out, judge)
+    report("as trained", codebook, codebook.quantize.embedding.weight, held_out, classifier)
     for count in COUNTS:
-        report(str(count), codebook, k_means(vectors, vectors[:count].clone(), ROUNDS), held_out, judge)
-    report("none", codebook, None, held_out, judge)
+        report(str(count), codebook, k_means(vectors, vectors[:count].clone(), ROUNDS), held_out, classifier)
+    report("none", codebook, None, held_out, classifier)
 
 
 def mels(options: argparse.Namespace, codebook: Codebook, split: str, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
@@ -66,7 +65,9 @@ def as_rows(latents: Tensor) -> Tensor:
     return latents.movedim(1, -1).flatten(0, -2)
 
 
-def report(name: str, codebook: Codebook, centres: Tensor | None, held_out: list[tuple[str, Tensor]], judge: Classifier | None) -> None:
+def report(
+    name: str, codebook: Codebook, centres: Tensor | None, held_out: list[tuple[str, Tensor]], classifier: Classifier | None
+) -> None:
     """One line of the table."""
     errors, right, used = [], [], []
     for label, mel in held_out:
@@ -77,8 +78,8 @@ def report(name: str, codebook: Codebook, centres: Tensor | None, held_out: list
             latents = centres[numbers].reshape(latents.movedim(1, -1).shape).movedim(-1, 1)
         made = codebook.decode(latents)
         errors.append((made - mel).abs().mean().item() / 2 * RANGE_DB)
-        if judge is not None:
-            right.append(judge.classes[judge.classify(judge.fit(to_mel01(made)[0]))[1].argmax()] == label)
+        if classifier is not None:
+            right.append(classifier.classes[classifier.classify(classifier.fit(to_mel01(made)[0]))[1].argmax()] == label)
     shares = torch.cat(used).bincount().float() if used else torch.ones(1)
     bits = torch.special.entr(shares / shares.sum()).sum().item() / np.log(2)
     print(f"{name:>12} {np.mean(errors):12.2f} {bits:12.2f} {100 * np.mean(right) if right else np.nan:8.1f}", flush=True)

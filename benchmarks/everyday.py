@@ -1,21 +1,21 @@
-"""Is what a model makes worth hearing? Tables from pictures, videos and sounds that no training has seen.
+"""Quality of a model on pictures, videos and sounds that no training has used.
 
-    python benchmarks/everyday.py M.parquet --judge CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--videos N]
+    python benchmarks/everyday.py M.parquet --classifier CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--videos N]
         [--seed 0] [--top-k K] [--temperature T] [--guidance G] [--workers N] [--parts labels signal timing sheet]
 
-M.parquet is from `unsilent data manifest`, CHECKPOINT a classifier as `unsilent evaluate` wants it. Judged are the labels that have
-training sounds, held-out sounds and held-out pictures or videos. `--most` limits how many of each are taken of a label, `--videos` how
-many are taken for timing, to choose settings by. What is made stays in DIR, where a second call goes on with it and adds other parts to
-what it tells. DIR/everyday.json has all numbers, DIR/everyday.md, which is printed too, the tables:
+M.parquet is from `unsilent data manifest`, CHECKPOINT a classifier for `unsilent evaluate`. Used are labels with training sounds, held-out
+sounds and held-out images or videos. `--most` limits how many of each are taken per label, `--videos` how many for timing. Generated sounds
+stay in DIR, where a second call continues and adds other parts. DIR/everyday.json has all numbers, DIR/everyday.md, which is printed too,
+the tables:
 
-- `labels`: FID, MKL, top-1 and top-5 as `unsilent evaluate` counts them. Samples are paired with held-out sounds of their label.
-    - `generated`: sounds made for pictures and videos; of `one each` there are as many as of real sounds, so that its FID compares
-    - `codebook`: the real sounds through codebook and vocoder, the best that codes can express
-    - `real`: held-out sounds, the ceiling; its FID and MKL are those of training sounds drawn at random, one of the same label for each
-    - `floor`: a training sound drawn at random, of any label
-- `signal`: see `benchmarks/signals.py`. Real sounds are cut of silent ends and brought to the loudness that is asked for.
+- `labels`: FID, MKL, top-1 and top-5 of `unsilent evaluate`. Samples are paired with held-out sounds of their label.
+    - `generated`: sounds for images and videos; `one each` has as many as there are real sounds, so that its FID is comparable
+    - `codebook`: the real sounds through codebook and vocoder, the upper limit of any sampler
+    - `real`: held-out sounds; their FID and MKL are those of random training sounds, one of the same label for each
+    - `floor`: random training sounds of any label
+- `signal`: see `benchmarks/signals.py`. Real sounds have their silent ends cut and are normalised to the target loudness.
 - `timing`: see `benchmarks/timing.py`
-- `sheet`: DIR/everyday.png, made sounds and real ones of three labels
+- `sheet`: DIR/everyday.png, generated sounds and real ones
 """
 
 import argparse
@@ -50,11 +50,11 @@ SHEET = 3  # pairs
 
 @dataclass(frozen=True)
 class Material:
-    """What is judged, by label.
+    """Material, by label.
 
     Attributes:
-        root: folder that paths start from.
-        seen: held-out pictures and videos.
+        root: folder of relative paths.
+        seen: held-out images and videos.
         real: held-out sounds.
         train: training sounds, of all these labels.
     """
@@ -66,30 +66,30 @@ class Material:
 
 
 def main() -> None:
-    """Make, measure, write, print."""
+    """Generate, measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--judge", required=True, help="checkpoint folder of a classifier")
+    parser.add_argument("--classifier", required=True, help="checkpoint folder")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--model", default="everyday")
-    parser.add_argument("--samples", type=int, default=10, help="of each picture or video")
-    parser.add_argument("--most", type=int, help="pictures, and sounds, of a label; without it all")
-    parser.add_argument("--videos", type=int, help="with clear impacts, the held-out ones first; without it all")
+    parser.add_argument("--samples", type=int, default=10, help="of each image or video")
+    parser.add_argument("--most", type=int, help="images, and sounds, of a label; all by default")
+    parser.add_argument("--videos", type=int, help="with clear impacts, held-out ones first; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--guidance", type=float)
-    parser.add_argument("--workers", type=int, help="processes that make and judge sounds; the numbers do not depend on it")
+    parser.add_argument("--workers", type=int, help="processes; results do not depend on it")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     root, rows = read_manifest(options.manifest)
     pipeline = unsilent.load(options.model, device="cpu", precision="float32")
     material = choose(root, rows, options.most, options.seed)
     videos = timing.find_impacts(rows, root, pipeline.clip)[: options.videos] if "timing" in options.parts else []
-    looked_at = [video.row for video in videos] + (flat(material.seen) if set(options.parts) - {"timing"} else [])
-    made = make({row.clip_id: row for row in looked_at}.values(), root, options)
-    told = options.out / "everyday.json"
-    results: dict[str, Any] = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    visible = [video.row for video in videos] + (flat(material.seen) if set(options.parts) - {"timing"} else [])
+    made = make({row.clip_id: row for row in visible}.values(), root, options)
+    path = options.out / "everyday.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about = json.loads((made / ABOUT).read_text(encoding="utf-8"))
     results["made"] = {key: about[key] for key in about if key not in ("clips", "failed")}
     for part in options.parts:
@@ -102,14 +102,14 @@ def main() -> None:
             results[part] = timing.score_all(videos, ways, pipeline.reconstruct, pipeline.clip, options.seed)
         else:
             draw_sheet(list(pairs_of(material, made, pipeline.clip)), pipeline.clip, options.out / "everyday.png")
-    told.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     page = "\n".join(as_markdown(results))
     (options.out / "everyday.md").write_text(page, encoding="utf-8")
     print(page)
 
 
 def choose(root: Path, rows: list[Row], most: int | None, seed: int) -> Material:
-    """Held-out material of the labels that have all of it, in an order drawn by the seed, so that a limit takes of all sources."""
+    """Held-out material of the labels that have all kinds of it, shuffled by the seed, so that a limit takes from all sources."""
     seen, real, train = (defaultdict[str, list[Row]](list) for _ in range(3))
     for number in np.random.default_rng(seed).permutation(len(rows)):
         row = rows[number]
@@ -127,12 +127,12 @@ def choose(root: Path, rows: list[Row], most: int | None, seed: int) -> Material
 
 
 def flat(rows: dict[str, list[Row]]) -> list[Row]:
-    """Of all labels, one after the other."""
+    """Rows of all labels in turn."""
     return [row for label in rows for row in rows[label]]
 
 
 def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str = "samples", **differing: Any) -> Path:
-    """A folder with samples for all rows, where what is there stays; `differing` are fields of the recipe that the options do not tell."""
+    """Folder with samples of all rows; existing ones are kept. `differing` are fields of the request that have no option."""
     table, folder = options.out / f"{name}.parquet", options.out / name
     write_manifest(root, list(rows), table)
     chosen = {"top_k": options.top_k, "temperature": options.temperature, "guidance": options.guidance}
@@ -145,11 +145,11 @@ def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str
 
 
 def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", options: argparse.Namespace) -> dict[str, Any]:
-    """What a classifier says, as `unsilent evaluate` counts it."""
+    """Metrics of `unsilent evaluate`."""
     folder = options.out / "judged"
-    shutil.rmtree(folder, ignore_errors=True)  # links only, of a call with other limits
+    shutil.rmtree(folder, ignore_errors=True)  # links of a call with other limits
     systems = {}
-    for system, name, path in judged(material, made, reconstruct(material, pipeline, options.out), options.samples, options.seed):
+    for system, name, path in evaluated(material, made, reconstruct(material, pipeline, options.out), options.samples, options.seed):
         link = folder / system / (name + path.suffix)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
@@ -157,13 +157,20 @@ def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", opti
     reference, parallel = systems.pop("real"), Parallel(options.workers)
     return as_json(
         evaluate(
-            reference, list(systems.values()), options.out, options.judge, "folders", seed=options.seed, device="cpu", parallel=parallel
+            reference,
+            list(systems.values()),
+            options.out,
+            options.classifier,
+            "folders",
+            seed=options.seed,
+            device="cpu",
+            parallel=parallel,
         )
     )
 
 
 def reconstruct(material: Material, pipeline: "unsilent.Pipeline", out: Path) -> Path:
-    """A folder with the held-out sounds as codebook and vocoder give them back."""
+    """Folder with the held-out sounds reconstructed by codebook and vocoder."""
     folder, rate = out / "codebook", pipeline.clip.sample_rate
     for row in flat(material.real):
         path = folder / f"{row.clip_id}.wav"
@@ -173,10 +180,10 @@ def reconstruct(material: Material, pipeline: "unsilent.Pipeline", out: Path) ->
     return folder
 
 
-def judged(material: Material, made: Path, codebook: Path, samples: int, seed: int) -> Iterator[tuple[str, str, Path]]:
-    """Every sound that is judged: its system, its name (that of the real sound it pairs with, and a number), and where it is.
+def evaluated(material: Material, made: Path, codebook: Path, samples: int, seed: int) -> Iterator[tuple[str, str, Path]]:
+    """Every sound to evaluate: its system, its name (that of its real sound, and a number), and its path.
 
-    All samples of a picture pair with one real sound of its label, so that intervals draw them together.
+    All samples of an image pair with one real sound of its label, so that intervals resample them together.
     """
     rng = np.random.default_rng(seed)
     for label, real in material.real.items():
@@ -199,11 +206,11 @@ def _sample(made: Path, row: Row, take: int) -> Path:
 
 
 def as_signals(material: Material, made: Path, clip: Clip) -> dict[str, Any]:
-    """Made sounds beside real ones by label, and the faults of all."""
+    """Measures of generated and real sounds by label, and faults of the generated ones."""
     ours = {label: [measured(path, clip) for row in rows for path in _samples(made, row)] for label, rows in material.seen.items()}
     theirs = {label: [signals.measure(real_sound(material, row, clip), clip) for row in rows] for label, rows in material.real.items()}
     everything = [one for sounds in ours.values() for one in sounds]
-    return {"labels": {label: signals.beside(ours[label], theirs[label]) for label in ours}, "faults": signals.faults(everything)}
+    return {"labels": {label: signals.compare(ours[label], theirs[label]) for label in ours}, "faults": signals.faults(everything)}
 
 
 def _samples(made: Path, row: Row) -> list[Path]:
@@ -211,19 +218,19 @@ def _samples(made: Path, row: Row) -> list[Path]:
 
 
 def measured(path: Path, clip: Clip) -> signals.Signal:
-    """Measures of a made sound."""
+    """Measures of a generated sound."""
     return signals.measure(read_audio(path, clip.sample_rate), clip)
 
 
 def real_sound(material: Material, row: Row, clip: Clip) -> np.ndarray:
-    """A real sound as trainings hear it."""
+    """A real sound, preprocessed as for training."""
     waveform = read_audio(material.root / row.path, clip.sample_rate)
     trimmed = trim_silent_ends(waveform)
     return normalise_loudness(trimmed if len(trimmed) >= clip.column_samples else waveform, clip.sample_rate)
 
 
 def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """For the sheet: label, made and real sound, the labels in turn."""
+    """For the sheet: label, generated and real sound, the labels in turn."""
     labels = list(material.seen)
     for number in range(SHEET):
         label, turn = labels[number % len(labels)], number // len(labels)
@@ -233,10 +240,10 @@ def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, 
 
 
 def as_markdown(results: dict[str, Any]) -> Iterator[str]:
-    """Tables of what was measured, line by line."""
+    """Tables of the results, line by line."""
     made = results["made"]
     settings = f"top-k {made['top_k']}, temperature {made['temperature']}, seed {made['seed']}"
-    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {made['samples']} sounds for each picture or video."
+    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {made['samples']} sounds for each image or video."
     yield ""
     if "labels" in results:
         yield from _labels_table(results["labels"])
@@ -248,11 +255,11 @@ def as_markdown(results: dict[str, Any]) -> Iterator[str]:
 
 def _labels_table(report: dict[str, Any]) -> Iterator[str]:
     systems = {system["name"]: system for system in (report["reference"], *report["systems"])}
-    real = systems["another"]["figures"] | systems["reference"]["figures"]  # the reference has no distance from itself
+    real = systems["another"]["figures"] | systems["reference"]["figures"]  # the reference has no distance to itself
     rows = {"generated": systems["generated"]["figures"], "one each": systems["one each"]["figures"]}
     rows |= {"codebook": systems["codebook"]["figures"], "real": real, "floor": systems["floor"]["figures"]}
-    judge = report["classifier"]
-    yield f"Judged by a {judge['kind']} of {judge['classes']} classes, digest {judge['digest']}. In brackets 95 %."
+    about = report["classifier"]
+    yield f"Classifier: a {about['kind']} of {about['classes']} classes, digest {about['digest']}. In brackets 95 %."
     yield ""
     yield from ("| | sounds | FID | MKL | top-1 % | top-5 % |", "| --- | --- | --- | --- | --- | --- |")
     for name, figures in rows.items():
@@ -273,7 +280,7 @@ def _interval(interval: tuple[float, float], factor: float) -> str:
 
 
 def _signal_tables(found: dict[str, Any]) -> Iterator[str]:
-    yield "| made / real | spectrum apart, dB | LUFS | RMS, dB | peak, dB | onsets a second |"
+    yield "| generated / real | spectrum apart, dB | LUFS | RMS, dB | peak, dB | onsets a second |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for label, row in found["labels"].items():
         sides = (f"{row[f'{name}_made']:.1f} / {row[f'{name}_real']:.1f}" for name in ("lufs", "rms_db", "peak_db", "onsets"))
@@ -281,9 +288,9 @@ def _signal_tables(found: dict[str, Any]) -> Iterator[str]:
     faults = found["faults"]
     yield ""
     yield (
-        f"Of {faults['sounds']} made sounds {faults['clipped_sounds']:.1%} are clipped ({faults['clipped_samples']:.2%} of samples) and "
-        f"{faults['silent_sounds']:.1%} silent; the largest offset is {faults['largest_offset']:.5f}; loudness is "
-        f"{faults['lufs_away']:.2f} LU from what was asked for, at most {faults['lufs_furthest']:.2f}."
+        f"Of {faults['sounds']} generated sounds {faults['clipped_sounds']:.1%} are clipped ({faults['clipped_samples']:.2%} of samples) "
+        f"and {faults['silent_sounds']:.1%} silent; the largest offset is {faults['largest_offset']:.5f}; loudness is "
+        f"{faults['lufs_away']:.2f} LU from the target, at most {faults['lufs_furthest']:.2f}."
     )
     yield ""
 

@@ -1,8 +1,8 @@
-"""How long the optical flow of the two-stream features takes for a pair of pictures, by video.
+"""Time of the optical flow of the two-stream features, per pair of frames, by video.
 
     python benchmarks/flow.py VIDEO... [--pairs 5]
 
-Pairs are spread evenly over each video; their pictures are 1/21.5 s apart, as in the published features. OpenCV uses all cores by itself.
+Pairs are spread evenly over each video; their frames are 1/21.5 s apart, as in the published features. OpenCV uses all cores.
 """
 
 import argparse

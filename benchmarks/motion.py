@@ -1,10 +1,10 @@
-"""Does a model begin its sounds when it is told that something moves? Onsets of sounds made to motion that is made up.
+"""Response to motion: onsets of sounds that are generated with synthetic motion.
 
     python benchmarks/motion.py SHARDS [--model everyday] [--clips 60] [--seed 0]
 
-SHARDS is a folder of `unsilent data extract` with codes, features and motion; its held-out pictures are looked at. Each clip is told of up
-to six moments, half a second apart or more, at which much moves, with a little noise. Prints F1 (in brackets 95 % over clips), precision
-and recall within 0.1 s of the onsets of what is made: told of that motion, told of none, and both moved on in a circle at random, which is
+SHARDS is a folder of `unsilent data extract` with codes, features and motion; the features are of its held-out images. The motion of a clip
+has up to six peaks, at least half a second apart, and a little noise. Prints F1 (in brackets 95 % over clips), precision and recall of the
+onsets of generated sounds within 0.1 s of the peaks: conditioned on that motion, on none, and both circularly shifted at random, which is
 chance.
 """
 
@@ -26,14 +26,14 @@ from unsilent.signal.mel import to_mel01
 from unsilent.signal.onsets import find_onsets
 from unsilent.vision.motion import normalise
 
-MOMENTS, LEAST_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
-WIDTH_SECONDS = 0.04  # of the rise of motion at a moment
-LIVELY, NOISE = 2.0, 0.05  # logarithms of brightness, as of `motion.MotionMeter`
-SHIFTS = 20  # of each sound, for chance
+MOMENTS, MIN_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
+WIDTH_SECONDS = 0.04  # of a peak of motion
+PEAK, NOISE = 2.0, 0.05  # logarithms of brightness, as of `motion.MotionMeter`
+SHIFTS = 20  # of each sound, for the chance level
 
 
 def main() -> None:
-    """Make, measure, print."""
+    """Generate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shards", type=Path)
     parser.add_argument("--model", default="everyday")
@@ -41,19 +41,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     pipeline = unsilent.load(options.model, device="cpu")
-    clip, told = pipeline.clip, pipeline.parts.sampler.config.condition
+    clip, condition = pipeline.clip, pipeline.parts.sampler.config.condition
     pairs = PairedCodes(options.shards, "valid", clip, real_share=0.0, cut_share=0.0, motion=True)
-    rows = condition_rows(told, clip.columns * pairs.rows_per_column, clip.columns)
+    rows = condition_rows(condition, clip.columns * pairs.rows_per_column, clip.columns)
     scores: dict[str, list[OnsetScore]] = {}
     for number in range(options.clips):
         rng = np.random.default_rng([options.seed, number])
         features = pairs.batch([rng]).features[:, rows]
         moments = draw_moments(clip, rng)
-        for way, motion in (("told of motion", motion_at(moments, clip, rng)), ("told of none", None)):
+        for way, motion in (("with motion", motion_at(moments, clip, rng)), ("without motion", None)):
             found = made_onsets(pipeline, features, motion, number)
-            moved = [(found + rng.uniform(0, clip.seconds)) % clip.seconds for _ in range(SHIFTS)]
+            shifted = [(found + rng.uniform(0, clip.seconds)) % clip.seconds for _ in range(SHIFTS)]
             scores.setdefault(way, []).append(onset_f1(found, moments))
-            scores.setdefault(f"{way}, moved on", []).append(sum((onset_f1(one, moments) for one in moved), OnsetScore(0, 0, 0)))
+            scores.setdefault(f"{way}, shifted", []).append(sum((onset_f1(one, moments) for one in shifted), OnsetScore(0, 0, 0)))
     print(f"{options.model}, {options.clips} clips")
     for way, ones in scores.items():
         whole = sum(ones, OnsetScore(0, 0, 0))
@@ -63,22 +63,22 @@ def main() -> None:
 
 
 def draw_moments(clip: Clip, rng: np.random.Generator) -> np.ndarray:
-    """Seconds, some of up to `MOMENTS` being left out where they are too close."""
+    """Times of peaks in seconds: `MOMENTS` random ones without those that are too close."""
     seconds = np.sort(rng.uniform(EDGE_SECONDS, clip.seconds - EDGE_SECONDS, MOMENTS))
-    return seconds[np.diff(seconds, prepend=-np.inf) >= LEAST_SECONDS_APART]
+    return seconds[np.diff(seconds, prepend=-np.inf) >= MIN_SECONDS_APART]
 
 
 def motion_at(moments: np.ndarray, clip: Clip, rng: np.random.Generator) -> torch.Tensor:
-    """What a sampler is told where much moves at these moments, `[1, columns, numbers]`."""
+    """Motion condition with peaks at these seconds, `[1, columns, values]`."""
     seconds = np.arange(clip.n_features) / clip.feature_fps
     bumps = np.exp(-0.5 * ((seconds[:, None] - moments) / WIDTH_SECONDS) ** 2).max(1)
-    levels = np.stack([0.7 * LIVELY * bumps, LIVELY * bumps], axis=1) + np.abs(rng.normal(0, NOISE, (len(seconds), 2)))
+    levels = np.stack([0.7 * PEAK * bumps, PEAK * bumps], axis=1) + np.abs(rng.normal(0, NOISE, (len(seconds), 2)))
     return torch.from_numpy(normalise(levels).astype(np.float32)).reshape(1, clip.columns, -1)
 
 
 @torch.inference_mode()
 def made_onsets(pipeline: unsilent.Pipeline, features: torch.Tensor, motion: torch.Tensor | None, seed: int) -> np.ndarray:
-    """Seconds at which what is made begins anew."""
+    """Onsets of a generated sound in seconds."""
     clip, request = pipeline.clip, pipeline.resolve(seed=seed)
     plan = Plan(plan_windows(clip.columns, clip.columns, clip.hop_columns), [])
     condition = pipeline.parts.sampler.condition(features=features, motion=motion)

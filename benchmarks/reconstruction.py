@@ -1,13 +1,13 @@
-"""How well codebook and vocoder give held-out sounds back, against two baselines.
+"""Reconstruction error of codebook and vocoder on held-out sounds, with two baselines.
 
     python benchmarks/reconstruction.py FOLDER [--model everyday] [--source ESC-10] [--split valid] [--json]
 
-FOLDER holds `sounds.csv` as `unsilent data manifest` reads it. Every sound is brought to -23 LUFS. Rows of the table:
+FOLDER has a `sounds.csv` for `unsilent data manifest`. Every sound is normalised to -23 LUFS. Rows of the table:
 
-- `codebook + vocoder`: the whole round, as `unsilent reconstruct` does it
-- `vocoder`: the vocoder from the true mel; what the codes cost is the difference to the row above
+- `codebook + vocoder`: `unsilent reconstruct`
+- `vocoder`: from the true mel; the difference to the row above is the cost of the codes
 - `griffin-lim`: 60 iterations of fast Griffin-Lim from the true mel
-- `mean spectrum`: noise whose spectrum is the sound's own average, through Griffin-Lim: knows what, not when
+- `mean spectrum`: the time average of the mel through Griffin-Lim, which has the spectrum but no timing
 
 Columns: mean absolute difference of mels in dB over bands and frames, and the multi-resolution STFT distance of training (spectral
 convergence plus log-magnitude difference); means over sounds with their standard error.
@@ -60,7 +60,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def reconstructions(pipeline: "unsilent.Pipeline", target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The sound as each method gives it back."""
+    """Waveform of each method."""
     clip, vocoder = pipeline.clip, pipeline.parts.vocoder
     mel01 = log_mel01(target[None], clip)
     average = mel01.mean(2, keepdim=True).expand_as(mel01).contiguous()

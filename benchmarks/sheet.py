@@ -1,4 +1,4 @@
-"""A sheet of mels, made ones beside real ones, small enough for a document."""
+"""Figure of pairs of mels, generated and real, small enough for a document."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -19,10 +19,10 @@ _DPI = 80
 
 
 def draw_sheet(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], clip: Clip, out: Path) -> None:
-    """Draw a row of two mels for each pair: made, and real; both as long as the real one, `SECONDS` at most.
+    """Draw a row of two mels for each pair, generated and real; both as long as the real one, `SECONDS` at most.
 
     Args:
-        pairs: label, made waveform, real waveform.
+        pairs: label, generated waveform, real waveform.
         clip: the grid.
         out: PNG to write.
     """
@@ -31,14 +31,14 @@ def draw_sheet(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], clip: Clip, 
     for row, (label, *sounds) in zip(axes, pairs, strict=True):
         seconds = min(SECONDS, len(sounds[1]) / clip.sample_rate)
         for ax, kind, waveform in zip(row, ("made", "real"), sounds, strict=True):
-            image = draw_mel(ax, _mel(waveform, clip), seconds, clip)
+            drawn_mel = draw_mel(ax, _mel(waveform, clip), seconds, clip)
             ax.set_title(f"{label}: {kind}", fontsize=9)
             ax.tick_params(labelsize=8)
-    figure.colorbar(image, ax=axes, label="level (dB)", pad=0.01, aspect=40)
+    figure.colorbar(drawn_mel, ax=axes, label="level (dB)", pad=0.01, aspect=40)
     drawn = BytesIO()
     figure.savefig(drawn, dpi=_DPI, format="png")
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(out, optimize=True)
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def _mel(waveform: np.ndarray, clip: Clip) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What sounds are like as signals: spectrum, level, peak, offset, clipping, how often something begins. Made ones beside real ones."""
+"""Signal measures of generated and real sounds: spectrum, level, peak, DC offset, clipping, onset rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from unsilent.signal.loudness import TARGET_LUFS, loudness_lufs
 from unsilent.signal.mel import RANGE_DB, log_mel01
 from unsilent.signal.onsets import find_onsets
 
-FULL_SCALE = 0.999  # what 16 bits cut is stored as this or more
+FULL_SCALE = 0.999  # clipped 16-bit samples are at this level or above
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Signal:
     """Measures of one sound.
 
     Attributes:
-        bands_db: mean over time of every mel band.
+        bands_db: mean over time of each mel band.
         lufs: loudness; minus infinity for silence.
         rms_db, peak_db: relative to full scale.
-        onsets: a second.
-        offset: mean of all samples, 0 to 1.
+        onsets: per second.
+        offset: absolute mean of the samples, 0 to 1.
         clipped: share of samples at full scale.
     """
 
@@ -37,7 +37,7 @@ class Signal:
 
 
 def measure(waveform: np.ndarray, clip: Clip) -> Signal:
-    """Measures of a sound of a code column or longer, mono in [-1, 1]."""
+    """Measures of a mono sound in [-1, 1], of one code column or longer."""
     mel01 = log_mel01(torch.from_numpy(waveform)[None].float(), clip)[0]
     size = np.abs(waveform)
     return Signal(
@@ -51,33 +51,33 @@ def measure(waveform: np.ndarray, clip: Clip) -> Signal:
     )
 
 
-def beside(made: Sequence[Signal], real: Sequence[Signal]) -> dict[str, float]:
-    """Means of made sounds and of real ones, and by how much their mean spectra differ.
+def compare(made: Sequence[Signal], real: Sequence[Signal]) -> dict[str, float]:
+    """Means over generated and over real sounds, and the distance of their mean spectra.
 
     Returns:
-        `spectrum_db` is the mean over bands of the absolute difference of what bands are on average; the others are means of both sides.
+        `spectrum_db` is the mean over bands of the absolute difference of the band means; the others are means of both sides.
     """
     bands = [np.mean([one.bands_db for one in side], axis=0) for side in (made, real)]
-    told = {"made": len(made), "real": len(real), "spectrum_db": float(np.abs(bands[0] - bands[1]).mean())}
+    means = {"made": len(made), "real": len(real), "spectrum_db": float(np.abs(bands[0] - bands[1]).mean())}
     for name in ("lufs", "rms_db", "peak_db", "onsets"):
         for which, side in (("made", made), ("real", real)):
             values = np.array([getattr(one, name) for one in side])
-            told[f"{name}_{which}"] = float(values[np.isfinite(values)].mean())
-    return told
+            means[f"{name}_{which}"] = float(values[np.isfinite(values)].mean())
+    return means
 
 
 def faults(made: Sequence[Signal]) -> dict[str, float]:
-    """What no sound should have: clipping, an offset, silence, another loudness than was asked for."""
+    """Faults: clipping, DC offset, silence, deviation from the target loudness."""
     away = np.abs([one.lufs - TARGET_LUFS for one in made])
-    heard = np.isfinite(away)
+    audible = np.isfinite(away)
     return {
         "sounds": len(made),
         "clipped_sounds": float(np.mean([one.clipped > 0 for one in made])),
         "clipped_samples": float(np.mean([one.clipped for one in made])),
         "largest_offset": max(one.offset for one in made),
-        "silent_sounds": float(1 - heard.mean()),
-        "lufs_away": float(away[heard].mean()),
-        "lufs_furthest": float(away[heard].max()),
+        "silent_sounds": float(1 - audible.mean()),
+        "lufs_away": float(away[audible].mean()),
+        "lufs_furthest": float(away[audible].max()),
     }
 
 

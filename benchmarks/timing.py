@@ -1,4 +1,4 @@
-"""Do sounds begin when something happens? F1 of the onsets of made sounds against those of the videos' own sounds."""
+"""Timing: F1 of the onsets of generated sounds against those of the videos' own sounds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from unsilent.metrics.resampling import interval_of_mean
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.onsets import find_onsets, onset_strength
 
-LEAST_ONSETS = 3
-ONSETS_A_SECOND = (0.5, 5.0)  # sparser ones tell little of timing, denser ones are hit by chance
-LEAST_RISE_DB = 10.0  # on average over bands and onsets: hits rise by 10 to 40, plucked strings and pouring water by 3 to 8
-SHIFTS = 20  # of each sound, for chance
+MIN_ONSETS = 3
+ONSETS_PER_SECOND = (0.5, 5.0)  # sparser onsets measure little, denser ones match by chance
+MIN_RISE_DB = 10.0  # mean over bands and onsets: impacts rise by 10 to 40, plucked strings and pouring water by 3 to 8
+SHIFTS = 20  # of each sound, for the chance level
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Impacts:
     Attributes:
         row: of the manifest.
         waveform: its own sound.
-        seconds: at which its own sound begins anew.
+        seconds: onsets of its own sound.
     """
 
     row: Row
@@ -43,7 +43,7 @@ class Impacts:
 def find_impacts(rows: Sequence[Row], root: Path, clip: Clip) -> list[Impacts]:
     """Videos whose own sound has clear impacts, held-out ones first.
 
-    The rule: `LEAST_ONSETS` or more, `ONSETS_A_SECOND`, and at the onsets the sound rises by `LEAST_RISE_DB` or more on average.
+    The rule: `MIN_ONSETS` onsets or more, `ONSETS_PER_SECOND`, and a mean rise at the onsets of `MIN_RISE_DB` or more.
     """
     found = []
     for row in sorted((row for row in rows if row.kind == "clip"), key=lambda row: (row.split == "train", row.clip_id)):
@@ -60,14 +60,14 @@ def find_impacts(rows: Sequence[Row], root: Path, clip: Clip) -> list[Impacts]:
 def is_clear(seconds: np.ndarray, mel01: torch.Tensor, clip: Clip) -> bool:
     """Whether a sound with these onsets has clear impacts; see `find_impacts`."""
     length = mel01.shape[1] * clip.hop / clip.sample_rate
-    if len(seconds) < LEAST_ONSETS or not ONSETS_A_SECOND[0] <= len(seconds) / length <= ONSETS_A_SECOND[1]:
+    if len(seconds) < MIN_ONSETS or not ONSETS_PER_SECOND[0] <= len(seconds) / length <= ONSETS_PER_SECOND[1]:
         return False
     rises = onset_strength(mel01, clip)[np.round(seconds * clip.sample_rate / clip.hop).astype(int)]
-    return rises.mean().item() >= LEAST_RISE_DB
+    return rises.mean().item() >= MIN_RISE_DB
 
 
 def onsets_of(waveform: np.ndarray, clip: Clip) -> np.ndarray:
-    """Seconds at which a sound begins anew."""
+    """Onsets of a sound in seconds."""
     return find_onsets(log_mel01(torch.from_numpy(waveform)[None].float(), clip)[0], clip)
 
 
@@ -78,19 +78,19 @@ def score_all(
     clip: Clip,
     seed: int,
 ) -> dict[str, Any]:
-    """F1 of each way to make sounds, of what stays of the videos' own sounds in codes, and of chance.
+    """F1 of each set of generated sounds, of the videos' own sounds after codebook and vocoder, and of chance.
 
     Args:
         videos: with clear impacts.
-        ways: name → folder of samples as `unsilent sample` writes them; the first is measured against chance.
-        reconstruct: sends a sound through codebook and vocoder.
+        ways: name → folder of samples of `unsilent sample`; the first is compared with chance.
+        reconstruct: codebook and vocoder.
         clip: the grid.
         seed: of shifts and intervals.
 
     Returns:
         For all videos, and for the held-out ones: F1 with its 95 % interval over videos, precision and recall of each way, of `own sound
-        through the codebook`, of the first way's sounds `shifted` in a circle at random, and made `for other videos`; and the mean over
-        videos by which the F1 of the first way exceeds that of its shifted sounds. For each video: those F1.
+        through the codebook`, of the first way's sounds circularly `shifted` at random, and generated `for other videos`; and the mean
+        over videos of the difference in F1 between the first way and its shifted sounds. For each video: its F1 values.
     """
     made = {
         way: [[onsets_of(read_audio(path, clip.sample_rate), clip) for path in sorted((folder / video.row.clip_id).glob("*.wav"))]
@@ -109,7 +109,7 @@ def score_all(
     held_out = [number for number, video in enumerate(videos) if video.row.split != "train"]
     over = next(iter(ways))
     return {
-        "rule": {"onsets": LEAST_ONSETS, "onsets_a_second": ONSETS_A_SECOND, "rise_db": LEAST_RISE_DB},
+        "rule": {"onsets": MIN_ONSETS, "onsets_a_second": ONSETS_PER_SECOND, "rise_db": MIN_RISE_DB},
         "all": _table(scores, range(len(videos)), over, seed),
         "held out": _table(scores, held_out, over, seed),
         "videos": {
@@ -121,7 +121,7 @@ def score_all(
 
 
 def shifted(sounds: Sequence[np.ndarray], length: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """The onsets of sounds within a length in seconds, moved on in a circle, each several times by random amounts."""
+    """Onsets below a length in seconds, circularly shifted by `SHIFTS` random amounts."""
     return [(sound[sound < length] + rng.uniform(0, length)) % length for sound in sounds for _ in range(SHIFTS)]
 
 
@@ -130,7 +130,7 @@ def _length(video: Impacts) -> float:
 
 
 def _score(video: Impacts, sounds: Sequence[np.ndarray]) -> OnsetScore:
-    """Of all onsets that some sounds have while the video plays; a made sound is a whole clip long."""
+    """Score over all onsets of sounds during the video; a generated sound is a whole clip long."""
     length = _length(video)
     return reduce(add, (onset_f1(sound[sound < length], video.seconds) for sound in sounds), OnsetScore(0, 0, 0))
 

@@ -1,4 +1,4 @@
-"""The tables of what a model makes: who is paired with whom, what is said of signals, what counts as an impact, and all of it in small."""
+"""Tables of the everyday benchmark: pairs, signal measures, impacts, and a small run of all."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def hits(seconds, length, level=0.5):
 
 
 class TestMaterial:
-    def test_only_labels_with_all_of_it_are_judged_and_nothing_of_a_training(self):
+    def test_choose_takes_labels_with_all_material_and_nothing_of_a_training(self):
         train = "train"
         rows = [
             *(row("dog1"), row("dog2", split="test"), row("dog3", split=train), row("dogs", "image"), row("dogs2", "image", train)),
@@ -54,7 +54,7 @@ class TestMaterial:
         assert [one.clip_id for one in everyday.flat(material.seen)] == ["dogs"]
         assert [one.clip_id for one in material.train] == ["dog3"]
 
-    def test_a_limit_takes_the_first_of_all(self):
+    def test_choose_with_a_limit_takes_the_first(self):
         rows = [row(f"{kind}{i}", kind) for kind in ("sound", "image") for i in range(9)] + [row("t", split="train")]
         few, all_of_them = (everyday.choose(Path(), rows, most, 3) for most in (2, None))
         assert few.seen["dog"] == all_of_them.seen["dog"][:2]
@@ -67,19 +67,19 @@ class TestPairs:
         n_real, n_seen = request.param
         real, seen = ([row(f"{kind}{i}", kind) for i in range(n)] for kind, n in (("sound", n_real), ("image", n_seen)))
         material = everyday.Material(Path("root"), {"dog": seen}, {"dog": real}, [row("t1"), row("t2", label="cat")])
-        return n_real, n_seen, list(everyday.judged(material, Path("made"), Path("codebook"), 2, 0))
+        return n_real, n_seen, list(everyday.evaluated(material, Path("made"), Path("codebook"), 2, 0))
 
-    def test_every_sample_is_judged_once_under_a_name_of_its_own(self, found):
+    def test_evaluated_has_every_sample_once_with_a_unique_name(self, found):
         _, n_seen, rows = found
         generated = [(name, path) for system, name, path in rows if system == "generated"]
         assert {path for _, path in generated} == {Path(f"made/image{i}/{take}.wav") for i in range(n_seen) for take in range(2)}
         assert len({name for name, _ in generated}) == len(generated) == 2 * n_seen
 
-    def test_samples_of_a_picture_stay_together(self, found):
+    def test_evaluated_pairs_samples_of_an_image_with_one_sound(self, found):
         partners = {(path.parent, name.rpartition("/")[0]) for system, name, path in found[2] if system == "generated"}
         assert len(partners) == found[1]
 
-    def test_the_others_have_one_for_each_real_sound(self, found):
+    def test_evaluated_has_one_sound_of_other_systems_for_each_real_one(self, found):
         n_real, _, rows = found
         counts = Counter(system for system, _, _ in rows)
         assert [counts[system] for system in ("real", "codebook", "another", "floor", "one each")] == [n_real] * 5
@@ -87,7 +87,7 @@ class TestPairs:
 
 
 class TestSignals:
-    def test_a_tone_is_measured(self):
+    def test_measure_of_a_tone(self):
         tone = (0.5 * np.sin(2 * np.pi * 997 * np.arange(2 * RATE) / RATE)).astype(np.float32)
         found = signals.measure(tone + np.float32(0.01), CLIP)
         assert found.rms_db == pytest.approx(-9.03, abs=0.02)
@@ -96,19 +96,19 @@ class TestSignals:
         assert (found.clipped, found.onsets) == (0, 0)
         assert signals.measure(np.clip(4 * tone, -1, 1), CLIP).clipped > 0.5
 
-    def test_ten_decibels_apart_are_ten_in_every_band(self):
+    def test_compare_measures_a_level_difference(self):
         sides = [[signals.measure(noise(2, level, seed), CLIP) for seed in range(3)] for level in (0.1, 0.1 * 10**0.5)]
-        told = signals.beside(*sides)
-        assert told["spectrum_db"] == pytest.approx(10, abs=0.1)
-        assert told["lufs_real"] - told["lufs_made"] == pytest.approx(10, abs=0.1)
+        means = signals.compare(*sides)
+        assert means["spectrum_db"] == pytest.approx(10, abs=0.1)
+        assert means["lufs_real"] - means["lufs_made"] == pytest.approx(10, abs=0.1)
 
-    def test_faults_are_told(self):
-        told = signals.faults(
+    def test_faults_counts_silent_and_clipped_sounds(self):
+        results = signals.faults(
             [signals.measure(waveform, CLIP) for waveform in (noise(1), np.zeros(RATE, np.float32), noise(1, 3).clip(-1, 1))]
         )
-        assert told["silent_sounds"] == pytest.approx(1 / 3)
-        assert told["clipped_sounds"] == pytest.approx(1 / 3)
-        assert told["lufs_furthest"] > 15
+        assert results["silent_sounds"] == pytest.approx(1 / 3)
+        assert results["clipped_sounds"] == pytest.approx(1 / 3)
+        assert results["lufs_furthest"] > 15
 
 
 class TestTiming:
@@ -124,11 +124,11 @@ class TestTiming:
         ],
         ids=["clear", "few", "dense", "sparse", "noise", "soft"],
     )
-    def test_impacts_are_chosen_by_their_sound(self, waveform, clear):
+    def test_is_clear_selects_impacts(self, waveform, clear):
         mel01 = log_mel01(torch.from_numpy(waveform)[None], CLIP)[0]
         assert timing.is_clear(find_onsets(mel01, CLIP), mel01, CLIP) is clear
 
-    def test_shifted_onsets_keep_their_number_and_their_gaps(self):
+    def test_shifted_keeps_number_and_gaps(self):
         sounds = [np.array([0.5, 1.0, 3.5, 9.0]), np.array([])]
         moved = timing.shifted(sounds, 4.0, np.random.default_rng(0))
         assert [len(one) for one in moved] == [3] * timing.SHIFTS + [0] * timing.SHIFTS
@@ -136,7 +136,7 @@ class TestTiming:
             assert np.all((one >= 0) & (one < 4))
             np.testing.assert_allclose(np.sort(np.diff(one) % 4), [0.5, 2.5])
 
-    def test_sounds_in_time_score_above_chance(self, tmp_path):
+    def test_score_all_ranks_sounds_in_time_above_chance(self, tmp_path):
         times = [[0.5, 1.2, 2.0, 3.1], [0.3, 1.7, 2.4], [0.8, 1.5, 2.9, 3.5], [0.4, 2.2, 3.3]]
         videos = []
         for number, seconds in enumerate(times):
@@ -146,16 +146,16 @@ class TestTiming:
                 (tmp_path / folder / f"v{number}").mkdir(parents=True)
                 soundfile.write(tmp_path / folder / f"v{number}/0.wav", hits([second + late for second in seconds], 9), RATE)
         ways = {"good": tmp_path / "good", "late": tmp_path / "late"}
-        told = timing.score_all(videos, ways, lambda waveform: waveform, CLIP, 0)
-        rows = told["all"]["rows"]
+        results = timing.score_all(videos, ways, lambda waveform: waveform, CLIP, 0)
+        rows = results["all"]["rows"]
         assert rows["good"]["f1"] == rows["own sound through the codebook"]["f1"] == 1
         assert rows["late"]["f1"] < 0.2
         assert max(rows["shifted"]["f1"], rows["for other videos"]["f1"]) < 0.6
-        assert told["all"]["above_chance"]["interval"][0] > 0.2
-        assert (told["held out"]["videos"], told["all"]["videos"]) == (1, 4)
+        assert results["all"]["above_chance"]["interval"][0] > 0.2
+        assert (results["held out"]["videos"], results["all"]["videos"]) == (1, 4)
 
 
-def test_the_whole_in_small(tmp_path, tiny_bundle, tiny_classifier, tiny_sounds, draw, monkeypatch, capsys):
+def test_main_writes_all_tables(tmp_path, tiny_bundle, tiny_classifier, tiny_sounds, draw, monkeypatch, capsys):
     rows = []
     for label in ("high", "low"):
         for number in range(4):
@@ -164,14 +164,23 @@ def test_the_whole_in_small(tmp_path, tiny_bundle, tiny_classifier, tiny_sounds,
         Image.fromarray(draw(len(label))).save(tmp_path / f"{label}.png")
         rows.append(Row(f"seen/{label}", str(tmp_path / f"{label}.png"), "image", label, "valid", "", 0.0, 0.0, 0, ""))
     write_manifest(tiny_sounds, rows, tmp_path / "m.parquet")
-    command = ["everyday.py", str(tmp_path / "m.parquet"), "--judge", str(tiny_classifier), "--model", str(tiny_bundle), "--samples", "2"]
+    command = [
+        "everyday.py",
+        str(tmp_path / "m.parquet"),
+        "--classifier",
+        str(tiny_classifier),
+        "--model",
+        str(tiny_bundle),
+        "--samples",
+        "2",
+    ]
     monkeypatch.setattr(everyday, "SHEET", 3)
     monkeypatch.setattr(sys, "argv", [*command, "-o", str(tmp_path / "out"), "--parts", "labels", "signal", "sheet"])
     everyday.main()
-    told = json.loads((tmp_path / "out/everyday.json").read_text())
-    assert {system["name"]: system["counts"]["judged"] for system in told["labels"]["systems"]} == {
+    results = json.loads((tmp_path / "out/everyday.json").read_text())
+    assert {system["name"]: system["counts"]["judged"] for system in results["labels"]["systems"]} == {
         "generated": 4, "one each": 6, "codebook": 6, "another": 6, "floor": 6
     }  # fmt: skip
-    assert told["signal"]["faults"]["sounds"] == 4
+    assert results["signal"]["faults"]["sounds"] == 4
     assert capsys.readouterr().out.strip() == (tmp_path / "out/everyday.md").read_text().strip()
     assert 5_000 < (tmp_path / "out/everyday.png").stat().st_size < 600_000

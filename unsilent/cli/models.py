@@ -31,13 +31,12 @@ def list_models() -> None:
     from unsilent.published.about import entries
 
     rows = entries()
-    columns = [
-        Column(name, no_wrap=True, justify="right" if name in ("FID", "MKL") else "left") for name in ("model", "FID", "MKL", "weights")
-    ]
+    scores = [Column(name, no_wrap=True, justify="right") for name in ("FID", "MKL")]
+    columns = [Column("model", no_wrap=True), *scores, Column("weights", no_wrap=True)]
     cells = [(row.name, row.fid, row.mkl, row.weights) for row in rows]
     used = sum(max(map(len, column)) + 2 for column in zip(*cells, strict=True))
     room = shutil.get_terminal_size().columns - used if sys.stdout.isatty() else max(len(row.summary) for row in rows)
-    if room >= MIN_DESCRIPTION:  # names and scores are never cut; descriptions repeat what the names say
+    if room >= MIN_DESCRIPTION:  # names and scores are never cut; descriptions repeat the names
         columns.append(Column("description", no_wrap=True))
         summaries = [row.summary if len(row.summary) <= room else f"{row.summary[: room - 1]}…" for row in rows]
         cells = [(*cell, summary) for cell, summary in zip(cells, summaries, strict=True)]
