@@ -100,6 +100,13 @@ def test_page_has_title_date_and_command(report):
     assert "<code>unsilent evaluate --reference &#x27;&lt;real&gt; sounds&#x27;</code>" in page
 
 
+def test_page_keeps_a_readable_first_column_on_a_phone(report):
+    page = (report / "report.html").read_text()
+    for selector in ("th:first-child, td:first-child", ".sounds th:first-child, .sounds td:first-child"):
+        assert re.search(rf"\n?{re.escape(selector)} {{[^}}]*min-width: 8rem", page), selector
+    assert page.count("<div class=wide><svg") == page.count("<svg")  # plots scroll instead of shrinking
+
+
 def test_plots_are_valid_svg(report):
     plots = re.findall(r"<svg.*?</svg>", (report / "report.html").read_text(), flags=re.DOTALL)
     assert len(plots) == 2  # over top-k, and by class

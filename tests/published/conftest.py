@@ -15,9 +15,9 @@ from unsilent.published.fetch import fetch
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One request; the argument of a behaviour in `HostileServer.script`, with methods to answer."""
+    """One request; the argument of a behaviour in `FaultyServer.script`, with methods to answer."""
 
-    server: "HostileServer"
+    server: "FaultyServer"
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -70,7 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class HostileServer(http.server.ThreadingHTTPServer):
+class FaultyServer(http.server.ThreadingHTTPServer):
     """Serves `files` by path, and tells what it was handler.
 
     Attributes:
@@ -147,12 +147,12 @@ class HostileServer(http.server.ThreadingHTTPServer):
 
 
 @pytest.fixture
-def hostile(monkeypatch) -> Iterator[HostileServer]:
-    """A `HostileServer`, reached without proxies."""
+def server(monkeypatch) -> Iterator[FaultyServer]:
+    """A `FaultyServer`, reached without proxies."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    server = HostileServer()
+    server = FaultyServer()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -163,17 +163,17 @@ def hostile(monkeypatch) -> Iterator[HostileServer]:
 
 
 @pytest.fixture
-def bring(hostile, tmp_path):
-    """`bring(**options)` fetches a file from the hostile server, and records pauses in `bring.pauses` instead of sleeping.
+def fetch_file(server, tmp_path):
+    """`fetch_file(**options)` fetches a file from the server server, and records pauses in `fetch_file.pauses` instead of sleeping.
 
-    The file has the name `bring.name`, the content `bring.content` of 3 MB and the digest `bring.md5`.
+    The file has the name `fetch_file.name`, the content `fetch_file.content` of 3 MB and the digest `fetch_file.md5`.
     """
     content, name = random.Random(0).randbytes(3_000_000), "weights-1.pt"
-    hostile.files[f"/a/{name}"] = content
+    server.files[f"/a/{name}"] = content
 
     def call(md5: str | None = "", sha256: str | None = None, size: int | None = None, url: str | None = None, **options) -> Path:
         md5 = call.md5 if md5 == "" else md5
-        row = Published("weights", "melgan", url or f"{hostile.url}/a/{name}", "none", (), "here", md5=md5, sha256=sha256, size=size)
+        row = Published("weights", "melgan", url or f"{server.url}/a/{name}", "none", (), "here", md5=md5, sha256=sha256, size=size)
         return fetch(row, **{"folder": tmp_path, "timeout_seconds": 5.0, "pause": call.pauses.append, **options})
 
     call.content, call.name, call.md5, call.pauses = content, name, hashlib.md5(content).hexdigest(), []
@@ -181,6 +181,6 @@ def bring(hostile, tmp_path):
 
 
 @pytest.fixture
-def part(bring, tmp_path) -> Path:
+def part(fetch_file, tmp_path) -> Path:
     """Path of the part of the file."""
-    return tmp_path / f"{bring.name}.part"
+    return tmp_path / f"{fetch_file.name}.part"

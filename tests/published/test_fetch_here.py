@@ -24,55 +24,55 @@ def here(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_fetch_checks_free_space_first(bring, monkeypatch, hostile, tmp_path, part):
-    part.write_bytes(bring.content[:500_000])
+def test_fetch_checks_free_space_first(fetch_file, monkeypatch, server, tmp_path, part):
+    part.write_bytes(fetch_file.content[:500_000])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 2_000_000, 2_000_000))
     free = rf"{re.escape(str(tmp_path))} has 2.00 MB free"
-    expected = rf"^{bring.name} needs another 2.50 MB, {free}; free some, or set UNSILENT_CACHE to another folder\.$"
+    expected = rf"^{fetch_file.name} needs another 2.50 MB, {free}; free some, or set UNSILENT_CACHE to another folder\.$"
     with pytest.raises(CheckpointError, match=expected):
-        bring()
+        fetch_file()
     assert part.stat().st_size == 500_000
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full (/dev/full of Linux)")
 @pytest.mark.parametrize(("length", "needed"), [(3_000_000, "another 3.00 MB"), (None, "more space")])
-def test_fetch_names_a_full_disk(bring, hostile, monkeypatch, part, length, needed):
+def test_fetch_names_a_full_disk(fetch_file, server, monkeypatch, part, length, needed):
     monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)  # keeps the link to /dev/full
     part.symlink_to("/dev/full")
-    hostile.script = [hostile.announce(length)]
-    with pytest.raises(CheckpointError, match=rf"^{bring.name} needs {needed}, .* has .* free; free some, or set UNSILENT_CACHE"):
-        bring()
+    server.script = [server.announce(length)]
+    with pytest.raises(CheckpointError, match=rf"^{fetch_file.name} needs {needed}, .* has .* free; free some, or set UNSILENT_CACHE"):
+        fetch_file()
 
 
-def test_fetch_names_an_invalid_folder(bring, tmp_path):
+def test_fetch_names_an_invalid_folder(fetch_file, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"cannot read or write .*file/below/weights-1.pt: Not a directory; set UNSILENT_CACHE"):
-        bring(folder=tmp_path / "file" / "below")
-    (tmp_path / bring.name).mkdir()
+        fetch_file(folder=tmp_path / "file" / "below")
+    (tmp_path / fetch_file.name).mkdir()
     with pytest.raises(CheckpointError, match=r"cannot read or write .*weights-1.pt: Is a directory; set UNSILENT_CACHE"):
-        bring()
+        fetch_file()
 
 
-def test_fetch_keeps_the_part_after_an_interrupt(bring, hostile, part, tmp_path):
+def test_fetch_keeps_the_part_after_an_interrupt(fetch_file, server, part, tmp_path):
     def interrupt(done, total):
         if done >= 1_000_000:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bring(progress=interrupt)
+        fetch_file(progress=interrupt)
     kept = part.stat().st_size
-    assert 1_000_000 <= kept < len(bring.content)
-    assert here(tmp_path) == {f"{bring.name}.part", f"{bring.name}.part.json"}
-    assert bring().read_bytes() == bring.content
-    assert hostile.ranges == [None, f"bytes={kept}-"]
+    assert 1_000_000 <= kept < len(fetch_file.content)
+    assert here(tmp_path) == {f"{fetch_file.name}.part", f"{fetch_file.name}.part.json"}
+    assert fetch_file().read_bytes() == fetch_file.content
+    assert server.ranges == [None, f"bytes={kept}-"]
 
 
 @pytest.mark.parametrize("note", ["", "[]", '{"url": 1}', "not JSON"])
-def test_fetch_ignores_a_damaged_version_file(bring, hostile, tmp_path, part, note):
-    part.write_bytes(bring.content[:1000])
-    (tmp_path / f"{bring.name}.part.json").write_text(note)
-    assert bring().read_bytes() == bring.content
-    assert "If-Range" not in hostile.requests[0][1]
+def test_fetch_ignores_a_damaged_version_file(fetch_file, server, tmp_path, part, note):
+    part.write_bytes(fetch_file.content[:1000])
+    (tmp_path / f"{fetch_file.name}.part.json").write_text(note)
+    assert fetch_file().read_bytes() == fetch_file.content
+    assert "If-Range" not in server.requests[0][1]
 
 
 FETCH = """
@@ -86,45 +86,45 @@ fetch(published, folder=Path(folder), progress=lambda *step: print(*step, flush=
 """
 
 
-def start(bring, hostile, tmp_path) -> subprocess.Popen:
-    code = [sys.executable, "-c", FETCH, f"{hostile.url}/a/{bring.name}", bring.md5, str(tmp_path)]
+def start(fetch_file, server, tmp_path) -> subprocess.Popen:
+    code = [sys.executable, "-c", FETCH, f"{server.url}/a/{fetch_file.name}", fetch_file.md5, str(tmp_path)]
     return subprocess.Popen(code, stdout=subprocess.PIPE, text=True)
 
 
-def test_fetch_in_two_processes_downloads_once(bring, hostile, tmp_path):
-    def halt_half_way(asked):
-        asked.begin(200, len(bring.content))
-        asked.give(bring.content[:1_500_000])
-        hostile.released.wait(30)
-        asked.give(bring.content[1_500_000:])
+def test_fetch_in_two_processes_downloads_once(fetch_file, server, tmp_path):
+    def halt_half_way(handler):
+        handler.begin(200, len(fetch_file.content))
+        handler.give(fetch_file.content[:1_500_000])
+        server.released.wait(30)
+        handler.give(fetch_file.content[1_500_000:])
 
-    hostile.script = [halt_half_way]
-    with start(bring, hostile, tmp_path) as first:
-        assert first.stdout.readline().endswith(f" {len(bring.content)}\n")
-        with start(bring, hostile, tmp_path) as second:
+    server.script = [halt_half_way]
+    with start(fetch_file, server, tmp_path) as first:
+        assert first.stdout.readline().endswith(f" {len(fetch_file.content)}\n")
+        with start(fetch_file, server, tmp_path) as second:
             assert second.stdout.readline().endswith(" None\n")  # it waits for the lock
-            hostile.released.set()
+            server.released.set()
             assert [process.wait(30) for process in (first, second)] == [0, 0]
-    assert (tmp_path / bring.name).read_bytes() == bring.content
-    assert hostile.sent == len(bring.content)
-    assert here(tmp_path) == {bring.name}
+    assert (tmp_path / fetch_file.name).read_bytes() == fetch_file.content
+    assert server.sent == len(fetch_file.content)
+    assert here(tmp_path) == {fetch_file.name}
 
 
-def test_lock_of_a_killed_process_is_released(bring, hostile, tmp_path, part):
-    hostile.script = [hostile.stall_after(1_000_000)]
-    with start(bring, hostile, tmp_path) as process:
+def test_lock_of_a_killed_process_is_released(fetch_file, server, tmp_path, part):
+    server.script = [server.stall_after(1_000_000)]
+    with start(fetch_file, server, tmp_path) as process:
         while not part.exists() or part.stat().st_size < 1_000_000:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert bring().read_bytes() == bring.content
-    assert hostile.sent == len(bring.content)
-    assert here(tmp_path) == {bring.name}
+    assert fetch_file().read_bytes() == fetch_file.content
+    assert server.sent == len(fetch_file.content)
+    assert here(tmp_path) == {fetch_file.name}
 
 
-def test_lock_notices_a_removed_lock_file(bring, tmp_path):
+def test_lock_notices_a_removed_lock_file(fetch_file, tmp_path):
     """A process that waits for a removed lock file must not mistake it for the new one, which another process may hold."""
-    lock = tmp_path / f"{bring.name}.lock"
+    lock = tmp_path / f"{fetch_file.name}.lock"
 
     def hold():
         file = os.open(lock, os.O_CREAT | os.O_WRONLY)
@@ -142,22 +142,22 @@ def test_lock_notices_a_removed_lock_file(bring, tmp_path):
                 held.append(hold())
             os.close(held.pop(0))
 
-    assert bring(progress=change_hands).read_bytes() == bring.content
+    assert fetch_file(progress=change_hands).read_bytes() == fetch_file.content
     assert n_waits == 2
 
 
-def test_fetch_works_on_file_systems_without_locks(bring, monkeypatch):
+def test_fetch_works_on_file_systems_without_locks(fetch_file, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(files.fcntl, "flock", refuse)
-    assert bring().read_bytes() == bring.content
+    assert fetch_file().read_bytes() == fetch_file.content
 
 
-def test_fetch_works_on_systems_without_locks(bring, monkeypatch, tmp_path):
+def test_fetch_works_on_systems_without_locks(fetch_file, monkeypatch, tmp_path):
     monkeypatch.setattr(files, "fcntl", None)
-    assert bring().read_bytes() == bring.content
-    assert here(tmp_path) == {bring.name}
+    assert fetch_file().read_bytes() == fetch_file.content
+    assert here(tmp_path) == {fetch_file.name}
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
@@ -174,15 +174,15 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "mine"
 
 
-def test_fetch_downloads_to_the_cache(bring, monkeypatch, tmp_path):
+def test_fetch_downloads_to_the_cache(fetch_file, monkeypatch, tmp_path):
     monkeypatch.setenv("UNSILENT_CACHE", str(tmp_path / "cache"))
-    assert bring(folder=None) == tmp_path / "cache/downloads" / bring.name
+    assert fetch_file(folder=None) == tmp_path / "cache/downloads" / fetch_file.name
 
 
-def test_checksum_equals_hashlib(bring, tmp_path):
+def test_checksum_equals_hashlib(fetch_file, tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(bring.content)
-    assert checksum(path, "sha256") == hashlib.sha256(bring.content).hexdigest()
-    assert checksum(path, "md5") == bring.md5
+    path.write_bytes(fetch_file.content)
+    assert checksum(path, "sha256") == hashlib.sha256(fetch_file.content).hexdigest()
+    assert checksum(path, "md5") == fetch_file.md5
     with pytest.raises(CheckpointError, match=r"^cannot read .*nowhere: No such file or directory\.$"):
         checksum(tmp_path / "nowhere", "md5")

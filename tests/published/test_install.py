@@ -84,14 +84,14 @@ def pack(folder, name, state, settings):
 
 
 @pytest.fixture
-def serve(hostile, monkeypatch):
+def serve(server, monkeypatch):
     """Serve a file under its published name, with its digest in the catalog."""
 
     def put(name, content):
         row = catalog.find(name)
         digest = {"md5": hashlib.md5(content).hexdigest(), "sha256": None, "size": len(content)}
         monkeypatch.setitem(catalog._ROWS, name, dataclasses.replace(row, **digest))
-        hostile.files[f"/{row.file_name}"] = content
+        server.files[f"/{row.file_name}"] = content
 
     return put
 
@@ -102,7 +102,7 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-def test_published_files_of_full_size_generate_a_sound(serve, hostile, cache, tmp_path, make_clip, capsys):
+def test_published_files_of_full_size_generate_a_sound(serve, server, cache, tmp_path, make_clip, capsys):
     """All 379 M weights of a sampler, the vocoder and the image network: fetched, converted, loaded, sampled."""
     folder = tmp_path / "published"
     folder.mkdir()
@@ -111,14 +111,14 @@ def test_published_files_of_full_size_generate_a_sound(serve, hostile, cache, tm
         torch.save(state_of(kind, grown), folder / "a.pt")
         serve(name, (folder / "a.pt").read_bytes())
 
-    assert run(["models", "fetch", "vggsound-5-resnet50", "--mirror", hostile.url]) == 0
+    assert run(["models", "fetch", "vggsound-5-resnet50", "--mirror", server.url]) == 0
     assert str(cache / "models/vggsound-5-resnet50") in capsys.readouterr().out
     assert not [path for path in (cache / "downloads").iterdir() if path.is_file()]  # removed after the conversion
     assert find_bundle("vggsound-5-resnet50") == cache / "models/vggsound-5-resnet50"
-    asked = len(hostile.requests)
-    assert run(["models", "fetch", "vggsound-5-resnet50", "--mirror", hostile.url]) == 0
+    asked = len(server.requests)
+    assert run(["models", "fetch", "vggsound-5-resnet50", "--mirror", server.url]) == 0
     assert "was here already" in capsys.readouterr().out
-    assert len(hostile.requests) == asked == 3
+    assert len(server.requests) == asked == 3
 
     assert run(["models", "show", "vggsound-5-resnet50"]) == 0
     shown = capsys.readouterr().out
@@ -170,20 +170,20 @@ def test_convert_refuses_truncated_and_unsafe_archives(tmp_path, capsys):
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([path.name, "project.yaml"])
 
 
-def test_fetch_refuses_wrong_bytes(serve, hostile, cache, capsys):
+def test_fetch_refuses_wrong_bytes(serve, server, cache, capsys):
     serve("melgan", b"what was published")
-    hostile.files["/netG.pt"] = b"what somebody put there"
-    assert run(["models", "fetch", "melgan", "--mirror", hostile.url]) == 2
+    server.files["/netG.pt"] = b"what somebody put there"
+    assert run(["models", "fetch", "melgan", "--mirror", server.url]) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert "netG.pt" in err
     assert not (cache / "models/melgan").exists()
 
 
-def test_fetch_installs_a_single_network(serve, hostile, cache, tmp_path, capsys):
+def test_fetch_installs_a_single_network(serve, server, cache, tmp_path, capsys):
     torch.save({"model": state_of("melception"), "optimizer": {}, "epoch": 3, "loss": 1.0, "metrics": {}}, tmp_path / "a.pt")
     serve("melception", (tmp_path / "a.pt").read_bytes())
-    assert run(["models", "fetch", "melception", "--mirror", hostile.url, "--numbers", "float16"]) == 0
+    assert run(["models", "fetch", "melception", "--mirror", server.url, "--numbers", "float16"]) == 0
     assert load_checkpoint(cache / "models/melception", "melception").config.labels == 309
     assert (cache / "models/melception/model.safetensors").stat().st_size < 1.01 * 2 * 25_250_000
     capsys.readouterr()
@@ -191,12 +191,12 @@ def test_fetch_installs_a_single_network(serve, hostile, cache, tmp_path, capsys
     assert "fetched" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("melception"))
 
 
-def test_load_backbone_makes_two_streams_of_one_file(serve, hostile, cache, tmp_path):
+def test_load_backbone_makes_two_streams_of_one_file(serve, server, cache, tmp_path):
     state = {name: value for name, value in state_of("bninception", grown).items() if not name.endswith("num_batches_tracked")}
     state = {name: value[None] if value.ndim == 1 else value for name, value in state.items()} | {"fc.weight": torch.zeros(1000, 1024)}
     torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     serve("bninception", (tmp_path / "a.pth").read_bytes())
-    assert run(["models", "fetch", "bninception", "--mirror", hostile.url]) == 0
+    assert run(["models", "fetch", "bninception", "--mirror", server.url]) == 0
     module, row = load_backbone("bninception")
     assert row.pairs
     assert module(torch.zeros(1, 5, 224, 224)).shape == (1, 2048)
@@ -343,14 +343,14 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["netG.pt"]
 
 
-def test_install_in_two_threads_downloads_once(serve, hostile, cache, tmp_path):
+def test_install_in_two_threads_downloads_once(serve, server, cache, tmp_path):
     torch.save(state_of("melgan", grown), tmp_path / "a.pt")
     serve("melgan", (tmp_path / "a.pt").read_bytes())
     row, problems = catalog.find("melgan"), []
 
     def one():
         try:
-            install.install(row, hostile.url)
+            install.install(row, server.url)
         except Exception as error:
             problems.append(error)
 
@@ -360,15 +360,15 @@ def test_install_in_two_threads_downloads_once(serve, hostile, cache, tmp_path):
     for thread in both:
         thread.join()
     assert not problems
-    assert len(hostile.requests) == 1
+    assert len(server.requests) == 1
     assert sorted(path.name for path in (cache / "models").iterdir()) == ["melgan"]
 
 
-def test_install_removes_remains_of_a_killed_conversion(serve, hostile, cache, tmp_path):
+def test_install_removes_remains_of_a_killed_conversion(serve, server, cache, tmp_path):
     torch.save(state_of("melgan"), tmp_path / "a.pt")
     serve("melgan", (tmp_path / "a.pt").read_bytes())
     (cache / "models/.melgan.abc/part").mkdir(parents=True)
-    install.install(catalog.find("melgan"), hostile.url)
+    install.install(catalog.find("melgan"), server.url)
     assert sorted(path.name for path in (cache / "models").iterdir()) == ["melgan"]
 
 

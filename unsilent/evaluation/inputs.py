@@ -76,11 +76,11 @@ def find_inputs(
     if not generated and not labels and not manifest:
         raise ParameterError("there is nothing to evaluate: give folders with --generated, or labels to test the classifier with.")
     real = find_sounds(reference)
-    names, truth = [sound.name for sound in real], {}
+    names, clip_labels = [sound.name for sound in real], {}
     if manifest:
-        truth, names = read_manifest_labels(manifest, names, split)
+        clip_labels, names = read_manifest_labels(manifest, names, split)
     elif labels:
-        truth = read_labels(labels, names)
+        clip_labels = read_labels(labels, names)
     kept = set(names)
     folders = [Folder("reference", reference, [sound for sound in real if sound.name in kept], list(names), {})]
     clip_names = ClipNames(names)
@@ -88,7 +88,7 @@ def find_inputs(
         pairs = [(clip_names.clip_of(sound.name), sound) for sound in find_sounds(path)]
         pairs.sort(key=lambda pair: (pair[0] or pair[1].name, take_number(pair[1].name), pair[1].name))
         folders.append(Folder(name, path, [sound for _, sound in pairs], [clip for clip, _ in pairs], _settings(path)))
-    return Inputs(folders, truth, {sound: content_key(sound) for folder in folders for sound in folder.sounds})
+    return Inputs(folders, clip_labels, {sound: content_key(sound) for folder in folders for sound in folder.sounds})
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:

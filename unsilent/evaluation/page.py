@@ -28,7 +28,7 @@ th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-
 small { display: block; color: #666; font-size: .76rem } sup { color: #b3261e }
 .wide { overflow-x: auto } .notes { font-size: .85rem } .bad { color: #b3261e }
 .scores th, .scores small { white-space: nowrap }
-.sounds th, .sounds td { text-align: left; min-width: 15rem } .sounds td:first-child { min-width: 8rem }
+.sounds th, .sounds td { text-align: left; min-width: 15rem } .sounds th:first-child, .sounds td:first-child { min-width: 8rem }
 audio { width: 240px; height: 32px; display: block } img { display: block; width: 240px; height: 60px }
 svg { max-width: 100%; min-width: 40rem; height: auto }
 """

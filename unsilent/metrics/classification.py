@@ -13,31 +13,31 @@ Measure = Callable[[np.ndarray, np.ndarray], float]
 
 
 def hits(
-    logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"], k: int
+    logits: Float[np.ndarray | Tensor, "samples labels"], targets: Bool[np.ndarray, "sounds classes"], k: int
 ) -> Bool[np.ndarray, "samples"]:
     """Rows with a true label among the top `k`; of equal scores, the first label ranks higher.
 
     Args:
         logits: or probabilities, one row per sound.
-        truth: multi-hot labels.
+        targets: multi-hot labels.
         k: 1 or more; more than the number of labels includes all.
 
     Raises:
         ParameterError: if there are no rows, the shapes differ, some values are not finite, or `k` is below 1.
     """
-    scores = _scores(logits, truth)
+    scores = _scores(logits, targets)
     if k < 1:
         raise ParameterError(f"top-{k} accuracy was asked for; k is 1 or more.")
     top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(truth, top, axis=1).any(1)
+    return np.take_along_axis(targets, top, axis=1).any(1)
 
 
-def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"]) -> float:
+def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"], targets: Bool[np.ndarray, "sounds classes"]) -> float:
     """Mean over labels of the average precision, with sounds ranked by the probability of the label.
 
     Args:
         logits: one row per sound. Ranks are of their softmax, because logits of different sounds are not comparable.
-        truth: multi-hot labels.
+        targets: multi-hot labels.
 
     Returns:
         0 to 1, higher is better. Labels of no sound or of all sounds do not count.
@@ -48,10 +48,10 @@ def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"],
     Source:
         Paper table 5 "mAP"; scikit-learn's `average_precision_score`: sum over thresholds of the step in recall times the precision there.
     """
-    return _mean_over_labels(logits, truth, _average_precision)
+    return _mean_over_labels(logits, targets, _average_precision)
 
 
-def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], truth: Bool[np.ndarray, "sounds classes"]) -> float:
+def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], targets: Bool[np.ndarray, "sounds classes"]) -> float:
     """Mean over labels of the area under the ROC curve: how often a sound with the label has a higher probability of it than one without.
 
     Arguments, errors and labels that count are those of `mean_average_precision`.
@@ -62,40 +62,40 @@ def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], 
     Source:
         Paper table 5 "mAUC"; scikit-learn's `roc_auc_score`.
     """
-    return _mean_over_labels(logits, truth, _area_under_curve)
+    return _mean_over_labels(logits, targets, _area_under_curve)
 
 
-def varies(truth: Bool[np.ndarray, "sounds classes"]) -> bool:
+def varies(targets: Bool[np.ndarray, "sounds classes"]) -> bool:
     """Whether some label is true of some sounds and false of others."""
-    return bool((truth.any(0) & ~truth.all(0)).any())
+    return bool((targets.any(0) & ~targets.all(0)).any())
 
 
-def _mean_over_labels(logits: np.ndarray | Tensor, truth: np.ndarray, measure: Measure) -> float:
-    scores = _scores(logits, truth).astype(np.float64)
+def _mean_over_labels(logits: np.ndarray | Tensor, targets: np.ndarray, measure: Measure) -> float:
+    scores = _scores(logits, targets).astype(np.float64)
     exponentials = np.exp(scores - scores.max(1, keepdims=True))
     probabilities = exponentials / exponentials.sum(1, keepdims=True)
-    if not varies(truth):
+    if not varies(targets):
         raise ParameterError("no label is true of some sounds and false of others; give sounds of two labels or more.")
-    varying = np.flatnonzero(truth.any(0) & ~truth.all(0))
-    return float(np.mean([measure(probabilities[:, label], truth[:, label]) for label in varying]))
+    varying = np.flatnonzero(targets.any(0) & ~targets.all(0))
+    return float(np.mean([measure(probabilities[:, label], targets[:, label]) for label in varying]))
 
 
-def _average_precision(scores: Float[np.ndarray, "samples"], truth: Bool[np.ndarray, "samples"]) -> float:
+def _average_precision(scores: Float[np.ndarray, "samples"], targets: Bool[np.ndarray, "samples"]) -> float:
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.append(np.diff(scores[order]) != 0, True)
-    found = np.cumsum(truth[order])[last_of_ties]
+    found = np.cumsum(targets[order])[last_of_ties]
     precision = found / (np.flatnonzero(last_of_ties) + 1)
-    return float((np.diff(found, prepend=0) * precision).sum() / truth.sum())
+    return float((np.diff(found, prepend=0) * precision).sum() / targets.sum())
 
 
-def _area_under_curve(scores: Float[np.ndarray, "samples"], truth: Bool[np.ndarray, "samples"]) -> float:
-    negatives = np.sort(scores[~truth])
-    below, up_to = (np.searchsorted(negatives, scores[truth], side=side) for side in ("left", "right"))
+def _area_under_curve(scores: Float[np.ndarray, "samples"], targets: Bool[np.ndarray, "samples"]) -> float:
+    negatives = np.sort(scores[~targets])
+    below, up_to = (np.searchsorted(negatives, scores[targets], side=side) for side in ("left", "right"))
     return float((below + up_to).mean() / (2 * len(negatives)))
 
 
-def _scores(logits: np.ndarray | Tensor, truth: np.ndarray) -> np.ndarray:
+def _scores(logits: np.ndarray | Tensor, targets: np.ndarray) -> np.ndarray:
     scores = as_rows(logits, "logits", at_least=1)
-    if scores.shape != truth.shape:
-        raise ParameterError(f"logits of shape {list(scores.shape)} and truth of shape {list(truth.shape)} differ.")
+    if scores.shape != targets.shape:
+        raise ParameterError(f"logits of shape {list(scores.shape)} and targets of shape {list(targets.shape)} differ.")
     return scores
