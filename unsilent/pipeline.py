@@ -3,7 +3,6 @@
 Frames, features, condition, codes, mel, waveform. Each stage is a public method whose result can be printed and given to the next.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,8 @@ from unsilent.request import Request
 from unsilent.speed.choice import choose_device, choose_precision, convolution_dtype
 from unsilent.speed.memory import trim_memory
 from unsilent.speed.prepare import sampling_mode
-from unsilent.speed.threads import SMALL_WEIGHTS, all_but_one_thread, one_thread
+from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, codec_threads, limit_threads, one_thread
 from unsilent.vision.scene import Observation, Scene, observe
-
-# one generation at a time, because the sampler's KV cache, torch's thread count and malloc's settings are shared
-_GENERATING = threading.RLock()
 
 
 def load(
@@ -62,7 +58,11 @@ def load(
 
 
 class Pipeline:
-    """A loaded model. Safe from several threads: generations queue for one another.
+    """A loaded model. Safe from several Python threads: generations queue for one another.
+
+    The same seed, video, model and machine give the same bytes. Sounds of small models, such as `everyday`, do not depend on the number of
+    torch's threads either. Large models decode with all threads: another number of them gives the same codes, and the sound to rounding.
+    The number is torch's when the pipeline is made.
 
     Args:
         parts: its networks; they are moved to `device`.
@@ -76,7 +76,9 @@ class Pipeline:
         self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
         for module in parts.modules():
             module.to(device)
-        self.codec = Codec(parts.codebook, parts.vocoder if vocoder == "neural" else None, device, convolution_dtype(precision))
+        self.threads = torch.get_num_threads()
+        network, threads = parts.vocoder if vocoder == "neural" else None, codec_threads(parts.sampler.config)
+        self.codec = Codec(parts.codebook, network, device, convolution_dtype(precision), threads)
 
     @property
     def clip(self) -> Clip:
@@ -112,13 +114,12 @@ class Pipeline:
         progress: Report = lambda step, share: None,
         **fields: Any,
     ) -> list[Generation]:
-        """Make several different sounds for one video; take 0 equals what `generate` gives.
+        """Make several different sounds for one video; take 0 equals what `generate` gives. Other arguments and errors as there.
 
-        `n_takes` None takes the request's number. `progress` is called with the name of a stage and the share of the whole work that is
-        done, 0 to 1. Other arguments and errors are those of `generate`.
+        `n_takes` None takes the request's number. `progress` is called with the name of a stage and the share of all work done, 0 to 1.
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
-        with _GENERATING:
+        with EXCLUSIVE, limit_threads(self.threads):
             clock = Clock()
             info = probe(Path(video))
             n_samples = max(1, round(info.seconds * self.clip.sample_rate))
@@ -142,7 +143,7 @@ class Pipeline:
     def sample_mels(self, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
         """Mels of exactly one clip for each take, around [-1, 1]. Their codes are those that `takes` begins with for this scene."""
         request, n_columns = self.resolve(request), self.clip.columns
-        with _GENERATING, Rendering(self.codec, n_columns, request.takes) as rendering:
+        with EXCLUSIVE, limit_threads(self.threads), Rendering(self.codec, n_columns, request.takes) as rendering:
             plan = self.plan(scene, n_columns)
             conditions = self.conditions(plan, self.observe(scene, plan, request), request)
             grids = self.sample(plan, conditions, request, rendering.feed)
@@ -151,10 +152,7 @@ class Pipeline:
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
         """Send a sound through codebook and vocoder; see `Codec.reconstruct`."""
-        with _GENERATING:
-            return self.codec.reconstruct(waveform)
-
-    # The stages, in order
+        return self.codec.reconstruct(waveform)
 
     def resolve(self, request: Request | None = None, **fields: Any) -> Request:
         """A request with every open value filled from the model's defaults; errors as of `Request.resolve`."""
@@ -174,7 +172,7 @@ class Pipeline:
         if self.parts.backbone is None:
             return None
         embedded, measured = plan.embedded(), plan.measured() if request.motion else set()
-        with self.codec.autocast(), all_but_one_thread():  # the other thread decodes frames
+        with self.codec.autocast(), one_thread():  # so that features do not depend on the thread count; a second thread decodes frames
             return observe(scene, self.clip, self.parts.backbone, self.parts.backbone_row, embedded, measured, progress)
 
     @torch.inference_mode()

@@ -144,12 +144,15 @@ def test_interrupt_cancels_pending_windows(codec, grids, decoded, monkeypatch):
     assert len(decoded) < 20  # of 68
 
 
-def test_other_threads_keep_their_count_of_threads(codec, grids):
-    """While a small sampler has one thread, what is beside it has its own, and neither stays with those that begin later."""
-    with limit_threads(2), Rendering(codec, 30, 1) as rendering:
-        with one_thread():
-            feed_all(rendering, grids[:1, :, :30])
-            assert rendering._background.submit(torch.get_num_threads).result() == 2
-        rendering.wait()
+def test_background_thread_has_the_threads_of_the_codec(codec, grids):
+    """It must not take over the single thread of a sampler, nor pass its own count on to threads that start later."""
+    codec.threads = 3
+    with limit_threads(2):
+        with Rendering(codec, 30, 1) as rendering:
+            with one_thread():
+                feed_all(rendering, grids[:1, :, :30])
+                assert rendering._background.submit(torch.get_num_threads).result() == 3
+            rendering.wait()
+        torch.set_num_threads(2)  # as `Pipeline` does when it ends
         with ThreadPoolExecutor(1) as other:
             assert other.submit(torch.get_num_threads).result() == 2

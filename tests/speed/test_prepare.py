@@ -13,10 +13,10 @@ from unsilent.errors import ParameterError
 from unsilent.models.condition import ConditionConfig
 from unsilent.models.sampler import Sampler, SamplerConfig
 from unsilent.models.transformer import TransformerConfig
-from unsilent.speed import cpu_transformer, memory, prepare
+from unsilent.speed import cpu_transformer, memory, prepare, threads
 from unsilent.speed.choice import can_pack, choose_precision
 from unsilent.speed.prepare import accelerate, prepare_block, sampling_mode
-from unsilent.speed.threads import all_but_one_thread
+from unsilent.speed.threads import codec_threads
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CONFIG = SamplerConfig(
@@ -89,12 +89,10 @@ class TestThreads:
             raise RuntimeError("stop")
         assert torch.get_num_threads() == 2
 
-    def test_who_reads_beside_is_left_one(self):
-        for before, expected in ((1, 1), (2, 1), (4, 3)):
-            torch.set_num_threads(before)
-            with all_but_one_thread():
-                assert torch.get_num_threads() == expected
-            assert torch.get_num_threads() == before
+    def test_codecs_of_small_models_get_one_thread(self, sampler, monkeypatch):
+        assert codec_threads(sampler.config) == 1
+        monkeypatch.setattr(threads, "SMALL_WEIGHTS", 1)
+        assert codec_threads(sampler.config) == 2
 
     @in_c
     def test_lower_precision_is_left_to_torch_where_nothing_is_packed(self, sampler):

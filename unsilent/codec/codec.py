@@ -1,6 +1,8 @@
 """The codec: sound to codes and codes to sound, of any length, without a sampler."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.loudness import level
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
 from unsilent.speed.choice import choose_device, choose_precision, convolution_dtype
+from unsilent.speed.threads import EXCLUSIVE, codec_threads, limit_threads
 
 
 class Codec:
@@ -25,11 +28,20 @@ class Codec:
         codebook: in evaluation mode.
         vocoder: mel in [0, 1] to waveform; None estimates phases by Griffin-Lim.
         device: that both are on.
-        dtype: that their convolution_dtype compute in: float32, or bfloat16 by autocast.
+        dtype: that their convolutions compute in: float32, or bfloat16 by autocast.
+        threads: of torch, to compute with; None is the current count.
     """
 
-    def __init__(self, codebook: Codebook, vocoder: nn.Module | None, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        codebook: Codebook,
+        vocoder: nn.Module | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+    ) -> None:
         self.codebook, self.vocoder, self.device, self.dtype, self.clip = codebook, vocoder, device, dtype, codebook.config.clip
+        self.threads = threads or torch.get_num_threads()
 
     @classmethod
     def load(
@@ -39,10 +51,11 @@ class Codec:
         check_choice("vocoder", vocoder, VocoderChoice)
         chosen = choose_device(device)
         folder = find_bundle(name)
-        settled = choose_precision(precision, chosen, sampler_config(folder))
+        config = sampler_config(folder)
+        settled = choose_precision(precision, chosen, config)
         codebook, network = load_codec_networks(folder, settled, chosen)
         networks = codebook.to(chosen), network.to(chosen) if vocoder == "neural" else None
-        return cls(*networks, chosen, convolution_dtype(settled))
+        return cls(*networks, chosen, convolution_dtype(settled), codec_threads(config))
 
     @property
     def bitrate_kbps(self) -> float:
@@ -50,8 +63,14 @@ class Codec:
         return self.clip.n_codes * math.log2(self.codebook.config.n_codes) / self.clip.seconds / 1000
 
     def autocast(self) -> torch.autocast:
-        """Context in which the networks compute."""
+        """Autocast to the codec's dtype."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Context in which the networks compute: dtype and thread count."""
+        with self.autocast(), limit_threads(self.threads):
+            yield
 
     @torch.inference_mode()
     def encode(self, waveform: np.ndarray) -> Int[Tensor, "rows columns"]:
@@ -67,21 +86,21 @@ class Codec:
         clip = self.clip
         missing = clip.columns_for(len(waveform)) * clip.column_samples - len(waveform)
         padded = torch.from_numpy(np.pad(waveform.astype(np.float32), (0, missing))).to(self.device)
-        with self.autocast():
+        with EXCLUSIVE, self.computing():
             # one mel of the whole sound, so that clips differ only in what the encoder sees of it
             mel = from_mel01(log_mel01(padded[None], clip))[0]
             return torch.cat([self.codebook.encode(piece[None])[0] for piece in mel.split(clip.frames, dim=1)], dim=1)
 
     def decode(self, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
         """Mel, unbounded around [-1, 1], of codes of any length."""
-        with self.autocast():
+        with self.computing():
             return decode_grid(self.codebook, grid)
 
     def vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
         """Waveform of a mel around [-1, 1] of any length."""
-        if self.vocoder is None:
-            return griffin_lim_vocode(to_mel01(mel)[None], self.clip)[0]
-        with self.autocast():
+        with self.computing():
+            if self.vocoder is None:
+                return griffin_lim_vocode(to_mel01(mel)[None], self.clip)[0]
             return vocode(self.vocode_chunk, mel, self.vocoder.context_frames, self.clip.hop)
 
     def vocode_chunk(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
@@ -106,7 +125,8 @@ class Codec:
         Raises:
             ParameterError: as of `encode`.
         """
-        return self.vocode(self.decode(self.encode(waveform)))[: len(waveform)].cpu().numpy()
+        with EXCLUSIVE:
+            return self.vocode(self.decode(self.encode(waveform)))[: len(waveform)].cpu().numpy()
 
 
 def check_waveform(waveform: np.ndarray) -> None:

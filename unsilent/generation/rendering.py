@@ -42,7 +42,7 @@ class Rendering:
     """Streaming decoder of several takes; a context manager that ends its thread.
 
     A background thread, on a GPU with its own stream, decodes each window but the last as soon as its codes are known, and vocodes the
-    finished mel in chunks. It has as many torch threads as its creator, so results equal decoding at the end to the bit.
+    finished mel in chunks. It has as many torch threads as the codec, so results equal decoding at the end to the bit.
 
     Args:
         codec: to decode and vocode with.
@@ -59,7 +59,7 @@ class Rendering:
         n_streams = 0 if vocoder is None else takes
         self._waveforms = {take: StreamingWaveform(codec.vocode_chunk, frames, context, clip.hop, device) for take in range(n_streams)}
         # the pool sets its thread count once; resetting it per call would race with the sampler's own setting
-        self._background = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
+        self._background = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(codec.threads,))
         self._pending = deque[Future]()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and early else None
 
@@ -102,7 +102,7 @@ class Rendering:
 
     def decode(self, take: int, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
         """Mel of one take, around [-1, 1], as far as its known codes `grid` reach."""
-        with self._codec.autocast():
+        with self._codec.computing():
             self._mels[take].feed(grid)
         return self._mels[take].mel
 
@@ -114,7 +114,7 @@ class Rendering:
         streaming = self._mels[take]
         if self._codec.vocoder is None:
             return self._codec.vocode(streaming.mel)
-        with self._codec.autocast():
+        with self._codec.computing():
             self._waveforms[take].feed(streaming.mel, streaming.done)
         is_whole = streaming.done == streaming.mel.shape[1]
         return (self._waveforms.pop(take) if is_whole else self._waveforms[take]).waveform

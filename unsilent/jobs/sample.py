@@ -66,7 +66,9 @@ class _Maker:
     recipe: Recipe
 
     def __call__(self) -> Callable[[Row], list[np.ndarray]]:
-        recipe, pipeline = self.recipe, load(self.recipe.model, precision=self.recipe.precision)
+        recipe = self.recipe
+        with one_thread():  # for life, because bytes must not depend on the number of threads
+            pipeline = load(recipe.model, precision=recipe.precision)
 
         def make(row: Row) -> list[np.ndarray]:
             scene = Scene(self.root / row.path, row.duration_seconds, row.start_seconds)

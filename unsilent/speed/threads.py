@@ -1,10 +1,15 @@
 """torch's thread count, which is process-wide: every change of it goes through this file."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from unsilent.models.sampler import SamplerConfig
+
+# One computation at a time, because torch's thread count, malloc's settings and a sampler's KV cache are shared by a process.
+EXCLUSIVE = threading.RLock()
 SMALL_WEIGHTS = 20_000_000  # a network of fewer weights runs faster on one thread, because its operations are too short to share
 
 
@@ -28,6 +33,10 @@ def one_thread(applies: bool = True) -> AbstractContextManager[None]:
     return limit_threads(1) if applies else nullcontext()
 
 
-def all_but_one_thread() -> AbstractContextManager[None]:
-    """Leave one thread to a reader in the background: more threads than processors would wait for one another."""
-    return limit_threads(torch.get_num_threads() - 1)
+def codec_threads(config: SamplerConfig) -> int:
+    """Threads for the decoder and vocoder of a model: 1 for a small one, else torch's current count.
+
+    Small convolutions gain little from a second thread. With one, bytes do not depend on the thread count, and no thread spins while it
+    waits for another that a busy machine has suspended.
+    """
+    return 1 if config.transformer.n_weights < SMALL_WEIGHTS else torch.get_num_threads()
