@@ -53,11 +53,11 @@ def main() -> None:
 def mels(options: argparse.Namespace, codebook: Codebook, split: str, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
     """Label and mel in [-1, 1] of sounds of a split, up to one clip of each, `[1, mels, frames]`."""
     clip, shard = codebook.config.clip, Shard(options.shards, "waveforms")
-    of_split = [i for i, entry in enumerate(shard.entries) if entry.about["split"] == split and entry.about["label"]]
+    of_split = [i for i, entry in enumerate(shard.entries) if entry.row.split == split and entry.row.label]
     for i in rng.permutation(of_split)[: options.sounds]:
         waveform = torch.from_numpy(np.array(shard[i][: clip.n_samples])).float() / 32768
         if whole := len(waveform) // clip.column_samples * clip.column_samples:
-            yield shard.entries[i].about["label"], from_mel01(log_mel01(waveform[None, :whole], clip))
+            yield shard.entries[i].row.label, from_mel01(log_mel01(waveform[None, :whole], clip))
 
 
 def as_rows(latents: Tensor) -> Tensor:

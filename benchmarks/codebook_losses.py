@@ -126,9 +126,9 @@ class ValidSounds:
         self.items = []
         self.labels = []  # numbers of the judge's classes; -1 where it knows none of that name
         for item, entry in enumerate(self.shard.entries):
-            if entry.about["split"] == "valid":
+            if entry.row.split == "valid":
                 self.items.append(item)
-                label = entry.about["label"]
+                label = entry.row.label
                 self.labels.append(classes.index(label) if label in classes else -1)
 
     @torch.inference_mode()

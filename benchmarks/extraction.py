@@ -25,7 +25,8 @@ from PIL import Image
 from unsilent import presets
 from unsilent.checkpoints.bundle import load_backbone
 from unsilent.checkpoints.store import load_checkpoint
-from unsilent.data.shards import Writer, as_mel01, coarse, fine
+from unsilent.data.rows import FeaturesRow
+from unsilent.data.shards import ShardWriter, dequantise, mel01_from_stored, quantise
 from unsilent.jobs.parallel import Parallel, map_ordered
 from unsilent.media.audio import read_audio
 from unsilent.media.files import VIDEO_SUFFIXES
@@ -71,9 +72,9 @@ def ours(path: Path, preset: presets.Preset, network, codebook, costs: Costs) ->
     with costs.timed("mel"):
         mel01 = log_mel01(torch.from_numpy(waveform)[None], clip)[0].T.numpy()
         whole = np.round(mel01 * 255).astype(np.uint8)
-    step = clip.column_features
+    every = clip.column_features
     with costs.timed("read the pictures"):
-        wanted = range(step - 1, clip.n_features, step)
+        wanted = range(every - 1, clip.n_features, every)
         stream = stream_frames(path, clip.feature_fps, wanted=wanted, short_side=expects.short_side)
         frames = [frame.copy() for _, frame in stream]
     with costs.timed("features", time.perf_counter if DEVICE == "cuda" else time.process_time):
@@ -88,10 +89,12 @@ def ours(path: Path, preset: presets.Preset, network, codebook, costs: Costs) ->
     costs.bytes["mels float16"] += 2 * whole.nbytes
     costs.bytes[f"features float16, {clip.columns} a clip"] += 2 * clip.columns * expects.dim
     costs.bytes[f"features float16, {clip.n_features} a clip"] += 2 * clip.n_features * expects.dim
-    costs.differ("mels uint8", mel01, as_mel01(whole))
-    costs.differ("mels float16", mel01, as_mel01(mel01.astype(np.float16)))
+    costs.differ("mels uint8", mel01, mel01_from_stored(whole))
+    costs.differ("mels float16", mel01, mel01_from_stored(mel01.astype(np.float16)))
     costs.bytes[f"features uint8, {clip.n_features} a clip"] += clip.n_features * expects.dim
-    for what, values in (("features float16", kept), ("features uint8", fine(*coarse(features)))):
+    quantised, lowest, step = quantise(features)
+    coarse = dequantise(quantised, FeaturesRow("", "clip", "", "", 0, lowest, step))
+    for what, values in (("features float16", kept), ("features uint8", coarse)):
         costs.differ(what, features / np.abs(features).mean(), values / np.abs(features).mean())
 
 
@@ -155,11 +158,10 @@ def bottleneck(preset: presets.Preset, dim: int, folder: Path) -> None:
         pass
     handed = len(numbers) / (time.perf_counter() - began)
     clip, began = preset.clip, time.perf_counter()
-    about = {"clip_id": "x" * 30, "kind": "clip", "label": "", "split": "train", "sample_rate": clip.sample_rate}
-    row = (np.zeros((clip.columns, dim), np.float16), about)
-    with Writer(folder, "features", {}) as writer:
+    item = np.zeros((clip.columns, dim), np.float16), FeaturesRow("x" * 30, "clip", "", "train", clip.sample_rate)
+    with ShardWriter(folder, "features", {}) as writer:
         for _ in numbers:
-            writer.add([row])
+            writer.add([item])
     written = len(numbers) / (time.perf_counter() - began)
     per_clip = (folder / "features.json").stat().st_size / len(numbers)
     print(f"\none process hands out {handed:,.0f} items a second to two workers that do nothing, and writes the features")

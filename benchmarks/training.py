@@ -29,6 +29,7 @@ import torch
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.cli.main import run as run_command
 from unsilent.clip import Clip
+from unsilent.data.rows import CodesRow, FeaturesRow, ItemRow
 from unsilent.data.shards import write_shard
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 
@@ -74,16 +75,16 @@ def main() -> None:
 def make(folder: Path) -> None:
     """Write data of the right sizes, and a checkpoint for the perceptual distance: only the convolutions of the classifier are used."""
     clip, rng = Clip(), np.random.default_rng(0)
-    about = [
-        {"clip_id": f"{i:04d}", "kind": "clip", "label": f"label {i:03d}", "split": "train", "sample_rate": 44100} for i in range(N_LABELS)
-    ]
+    clips = [(f"{i:04d}", "clip", f"label {i:03d}", "train", 44100) for i in range(N_LABELS)]
     noise = (rng.standard_normal(clip.n_samples + 4096) * 3000).astype(np.int16)
-    write_shard(folder / "shards", "waveforms", [(noise, row) for row in about], {})
+    write_shard(folder / "shards", "waveforms", [(noise, ItemRow(*columns)) for columns in clips], {})
     grids = [rng.integers(128, size=(clip.columns, clip.rows), dtype=np.int16) for _ in range(4)]
-    write_shard(folder / "shards", "codes", [(grid, row | {"start_column": 0}) for grid, row in zip(grids, about, strict=False)], {})
+    place = {"variant": 0, "speed": 1.0, "shift_samples": 0, "start_column": 0}
+    codes = [(grid, CodesRow(*clips[i], item=i, **place)) for i, grid in enumerate(grids)]
+    write_shard(folder / "shards", "codes", codes, {})
     features = [rng.standard_normal((clip.n_features, FEATURE_DIM)).astype(np.float16) for _ in range(4)]
     extractor = {"rows_per_column": clip.column_features}
-    write_shard(folder / "shards", "features", list(zip(features, about, strict=False)), extractor)
+    write_shard(folder / "shards", "features", [(array, FeaturesRow(*clips[i])) for i, array in enumerate(features)], extractor)
     torch.manual_seed(0)
     classifier = VGGishish(VGGishishConfig(labels=2, grid=(1, 1), hidden=2))
     record = {"untrained": "random weights, for measuring time and memory only"}

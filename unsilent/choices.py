@@ -11,6 +11,7 @@ VocoderChoice = Literal["neural", "griffin-lim"]
 Original = Literal["drop", "keep", "duck"]  # the video's own sound: left out, mixed in, mixed in quieter
 Keep = Literal["mel", "wav"]  # what is written of a sample
 FeatureDtype = Literal["float16", "uint8"]
+SoundShard = Literal["waveforms", "mels"]  # how sounds are stored for training
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

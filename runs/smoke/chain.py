@@ -88,11 +88,11 @@ def take_four(shards: Path, four: Path) -> list[str]:
     from unsilent.data.shards import Shard, write_shard
 
     features = Shard(shards, "features")
-    chosen = {entry.about["label"]: entry.about["clip_id"] for entry in features.entries if entry.about["split"] == "train"}
+    chosen = {entry.row.label: entry.row.clip_id for entry in features.entries if entry.row.split == "train"}
     names = sorted(chosen.values())
     for name in ("codes", "features", "motion"):
         shard = Shard(shards, name)
-        kept = [(shard[i], entry.about) for i, entry in enumerate(shard.entries) if entry.about["clip_id"] in names]
+        kept = [(shard[i], entry.row) for i, entry in enumerate(shard.entries) if entry.row.clip_id in names]
         write_shard(four, name, kept, shard.extractor)
     return names
 

@@ -339,7 +339,7 @@ class TestReleasedFeatures:
         code, out, err = unsilent("data", "import", "vggsound", "-o", "shards", "--list", "train=train.txt")
         assert (code, out, err) == (0, "shards: 1 features, 1 mels\n", [])
         entry = Shard(tmp_path / "shards", "features").entries[0]
-        assert (entry.length, entry.about["split"]) == (212, "train")
+        assert (entry.length, entry.row.split) == (212, "train")
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -359,7 +359,7 @@ class TestExtract:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ([], "the material to extract is not named; give a manifest, or --codebook"),
+            ([], "give a manifest to extract, or --codebook"),
             (["m.parquet", "--codebook", "c"], r"codes are made of the sounds in shards by the codebook; leave out m\.parquet"),
             (["--codebook", "c", "--preset", "everyday"], "by the codebook; leave out --preset"),
             (["--codebook", "c", "--sound", "mels"], "by the codebook; leave out --sound"),

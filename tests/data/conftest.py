@@ -1,4 +1,4 @@
-"""A small folder of sounds and pictures in two labels, and shards made by hand."""
+"""Fixtures: a small folder of sounds and images with two labels, and small shards."""
 
 import csv
 
@@ -7,12 +7,13 @@ import pytest
 import soundfile
 from PIL import Image
 
+from unsilent.data.rows import CodesRow, FeaturesRow, ItemRow
 from unsilent.data.shards import write_shard
 
 
 @pytest.fixture
 def material(tmp_path):
-    """Two labels: low and high tones, dark and bright pictures; one damaged sound and one silent one."""
+    """Two labels: low and high tones, dark and bright images; one damaged sound and one silent sound."""
     root = tmp_path / "material"
     root.mkdir()
     rng = np.random.default_rng(0)
@@ -24,9 +25,9 @@ def material(tmp_path):
             sounds.append(
                 {"path": name, "label": label, "split": "train" if i else "valid", "licence": "CC0", "seconds": 1.0, "sample_rate": 22050}
             )
-            picture = f"{label}{i}.png"
-            Image.fromarray((grey + rng.integers(0, 20, (40, 50, 3))).astype(np.uint8)).save(root / picture)
-            images.append({"path": picture, "label": label, "split": "train", "licence": "CC0"})
+            image = f"{label}{i}.png"
+            Image.fromarray((grey + rng.integers(0, 20, (40, 50, 3))).astype(np.uint8)).save(root / image)
+            images.append({"path": image, "label": label, "split": "train", "licence": "CC0"})
     (root / "damaged.wav").write_bytes(b"RIFF nothing here")
     soundfile.write(root / "silent.wav", np.zeros(22050), 22050)
     for name in ("damaged.wav", "silent.wav"):
@@ -41,20 +42,24 @@ def material(tmp_path):
 
 @pytest.fixture
 def shards(tmp_path):
-    """Waveforms, codes and features of two labels that a test can tell apart: label `a` has codes and features 1, `b` has 2."""
+    """Waveforms, codes and features of two labels: codes and features of the label `a` are all 1, those of `b` all 2."""
     folder = tmp_path / "shards"
     rng = np.random.default_rng(0)
 
-    def about(i, label, kind="sound"):
-        return {"clip_id": f"{label}{i}", "kind": kind, "label": label, "split": "train", "sample_rate": 22050 if label == "a" else 8000}
+    def columns(i, label, kind="sound"):
+        return f"{label}{i}", kind, label, "train", 22050 if label == "a" else 8000
+
+    def codes_row(item, *clip):
+        return CodesRow(*columns(*clip), item=item, variant=0, speed=1.0, shift_samples=0, start_column=0)
 
     labels = {"a": 1, "b": 2}
-    waves = [((rng.standard_normal(30000 + 9000 * i) * 3000).astype(np.int16), about(i, label)) for label in labels for i in range(2)]
+    sounds = [(i, label) for label in labels for i in range(2)]
+    waves = [((rng.standard_normal(30000 + 9000 * i) * 3000).astype(np.int16), ItemRow(*columns(i, label))) for i, label in sounds]
     write_shard(folder, "waveforms", waves, {})
-    codes = [(np.full((4 + i, 5), n, np.int16), {**about(i, label), "start_column": 0}) for label, n in labels.items() for i in range(2)]
-    codes.append((np.full((6, 5), 7, np.int16), {**about(0, "", "clip"), "start_column": 0}))
-    features = [(np.full((3, 6), n, np.float16), about(i, label, "image")) for label, n in labels.items() for i in range(2)]
-    features.append((np.arange(36, dtype=np.float16).reshape(6, 6), about(0, "", "clip")))
+    codes = [(np.full((4 + i, 5), labels[label], np.int16), codes_row(n, i, label)) for n, (i, label) in enumerate(sounds)]
+    codes.append((np.full((6, 5), 7, np.int16), codes_row(0, 0, "", "clip")))
+    features = [(np.full((3, 6), labels[label], np.float16), FeaturesRow(*columns(i, label, "image"))) for i, label in sounds]
+    features.append((np.arange(36, dtype=np.float16).reshape(6, 6), FeaturesRow(*columns(0, "", "clip"))))
     write_shard(folder, "codes", codes, {})
-    write_shard(folder, "features", features, {})
+    write_shard(folder, "features", features, {"rows_per_column": 1})
     return folder

@@ -1,4 +1,4 @@
-"""Files of others: arrays come through as numpy would read them, and nothing else does, whatever it is."""
+"""Untrusted files: arrays are read as numpy reads them, everything else is refused."""
 
 import codecs
 import collections
@@ -18,13 +18,13 @@ ARRAYS = {
     "float32": PLAIN,
     "float16": PLAIN.astype(np.float16),
     "float64": PLAIN.astype(np.float64),
-    "columns first": np.asfortranarray(PLAIN),
+    "Fortran order": np.asfortranarray(PLAIN),
     "a view": np.repeat(PLAIN, 2, axis=1)[::2, ::3],
     "big endian": PLAIN.astype(">f4"),
     "bytes": RNG.integers(0, 256, (3, 4), dtype=np.uint8),
-    "whole numbers": np.array([-1, 2**40]),
+    "int64": np.array([-1, 2**40]),
     "three axes": PLAIN.reshape(1, 5, 7),
-    "one number": np.array(3.5),
+    "scalar": np.array(3.5),
 }
 
 
@@ -35,7 +35,7 @@ def put(path, value, protocol=4):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("array", ARRAYS.values(), ids=ARRAYS)
-def test_arrays_come_through_each_protocol(tmp_path, array, protocol):
+def test_arrays_of_each_protocol(tmp_path, array, protocol):
     read = read_array(put(tmp_path / "a.pkl", array, protocol))
     np.testing.assert_array_equal(read, array)
     assert read.dtype == array.dtype.newbyteorder("=")
@@ -43,7 +43,7 @@ def test_arrays_come_through_each_protocol(tmp_path, array, protocol):
 
 
 @pytest.mark.parametrize("array", [array for array in ARRAYS.values() if array.ndim], ids=[key for key in ARRAYS if ARRAYS[key].ndim])
-def test_arrays_come_through_npy(tmp_path, array):
+def test_npy_arrays(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     read = read_array(tmp_path / "a.npy")
     np.testing.assert_array_equal(read, array)
@@ -66,16 +66,16 @@ def python2_pickle(array):
     )
 
 
-def test_what_python_2_wrote_comes_through(tmp_path):
+def test_pickles_of_python_2(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(python2_pickle(PLAIN))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy minds that old files say 0 for False
+        warnings.simplefilter("ignore")  # numpy deprecates 0 for False
         np.testing.assert_array_equal(pickle.loads(path.read_bytes(), encoding="bytes"), PLAIN)
     np.testing.assert_array_equal(read_array(path), PLAIN)
 
 
-def test_names_of_numpy_1_and_2_are_known(tmp_path):
+def test_names_of_numpy_1_and_2(tmp_path):
     new = pickle.dumps(PLAIN, 3)
     old = new.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     for data in (old, old.replace(b"numpy.core.multiarray", b"numpy._core.multiarray")):
@@ -84,7 +84,7 @@ def test_names_of_numpy_1_and_2_are_known(tmp_path):
 
 
 class Calls:
-    """Pickles to a call, as an attack does."""
+    """Pickles to a function call, as an attack does."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -94,16 +94,16 @@ class Calls:
 
 
 class Subarray(np.ndarray):
-    """Not bare."""
+    """Not a plain array."""
 
 
 def touch(path):
-    """What an attack would do; the test looks whether it did."""
+    """Side effect of an attack, which the test looks for."""
     open(path, "w").close()
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_attacks_are_named_and_never_run(tmp_path, protocol):
+def test_attacks_are_named_and_never_executed(tmp_path, protocol):
     import os
 
     mark = tmp_path / "was here"
@@ -120,8 +120,8 @@ def test_attacks_are_named_and_never_run(tmp_path, protocol):
     assert not mark.exists()
 
 
-def test_the_attacks_would_work_on_an_unpickler(tmp_path):
-    """Else the test above would prove nothing."""
+def test_attacks_work_on_the_real_unpickler(tmp_path):
+    """Otherwise the test above would prove nothing."""
     pickle.loads(pickle.dumps(Calls(open, str(tmp_path / "was here"), "w"))).close()
     assert (tmp_path / "was here").exists()
 
@@ -136,9 +136,9 @@ def test_the_attacks_would_work_on_an_unpickler(tmp_path):
         (PLAIN.astype(complex), "holds values of type 'c16'"),
         (PLAIN.view(Subarray), "names '.*Subarray'"),
         (np.float32(1), r"names 'numpy\.(_core|core)\.multiarray\.scalar'"),
-        ([PLAIN], "uses the pickle instruction EMPTY_LIST"),
-        ({"features": PLAIN}, "uses the pickle instruction EMPTY_DICT"),
-        (1.5, "uses the pickle instruction BINFLOAT"),
+        ([PLAIN], "uses the pickle opcode EMPTY_LIST"),
+        ({"features": PLAIN}, "uses the pickle opcode EMPTY_DICT"),
+        (1.5, "uses the pickle opcode BINFLOAT"),
         (collections.OrderedDict(), "names 'collections.OrderedDict'"),
         ((PLAIN, PLAIN), "holds something else than one array"),
         ("text", "holds something else than one array"),
@@ -150,13 +150,13 @@ def test_the_attacks_would_work_on_an_unpickler(tmp_path):
     ],
     ids=str,
 )
-def test_what_is_no_bare_array_is_refused(tmp_path, value, said):
+def test_values_other_than_one_array_are_refused(tmp_path, value, said):
     with pytest.raises(DataError, match=f"since it {said}; one bare array of numbers is expected"):
         read_array(put(tmp_path / "a.pkl", value))
 
 
 def test_other_protocols_are_refused(tmp_path):
-    with pytest.raises(DataError, match="uses the pickle instruction PUT"):
+    with pytest.raises(DataError, match="uses the pickle opcode PUT"):
         read_array(put(tmp_path / "a.pkl", PLAIN, 0))
     with pytest.raises(DataError, match=r"names 'numpy.*_frombuffer'"):
         read_array(put(tmp_path / "a.pkl", PLAIN, 5))

@@ -1,4 +1,4 @@
-"""Every layout that people have is understood, and what it lacks is named. Nobody looks into files yet."""
+"""`survey` reads every layout and names what is missing."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def touch(tmp_path):
     return touch
 
 
-def test_folders_named_after_classes(tmp_path, touch):
+def test_folders_of_classes(tmp_path, touch):
     touch(
         "playing piano/a.MP4", "dog/b.wav", "dog/deep/c.jpg", "d.mkv", "dog/notes.txt", "dog/.hidden.mp4", "dog/-abcdefghij_30000_40000.mp4"
     )
@@ -31,7 +31,7 @@ def test_folders_named_after_classes(tmp_path, touch):
     }
 
 
-def test_vggsound(tmp_path, touch):
+def test_vggsound_table(tmp_path, touch):
     rows = ['---g-f_I2yQ,1,"people marching",test', '--0PQM4-hqg,30,"waterfall, burbling",train', "abcdefghijk,7,dog,train"]
     (tmp_path / "vggsound.csv").write_text("\n".join(rows) + "\n")
     touch("video/---g-f_I2yQ_1000_11000.mp4", "video/--0PQM4-hqg_000030.mp4", "video/nobody-knows_1000_2000.mp4")
@@ -42,11 +42,11 @@ def test_vggsound(tmp_path, touch):
     ]
     assert missing == [("abcdefghijk_7000_17000", "there is no video abcdefghijk_7000_17000 or abcdefghijk_000007.")]
     (tmp_path / "vggsound.csv").write_text("id,start\n")
-    with pytest.raises(DataError, match=r"line 1 of vggsound\.csv is not name, second, label and split"):
+    with pytest.raises(DataError, match=r"line 1 of vggsound\.csv is not id, second, label and split"):
         survey(tmp_path)
 
 
-def test_lists_of_vas(tmp_path, touch):
+def test_lists_replace_splits(tmp_path, touch):
     touch("dog/videos/video_00000.mp4", "dog/videos/video_00001.mp4", "cough/videos/video_00000.mp4", "cough/videos/video_00009.mp4")
     (tmp_path / "train.txt").write_text("dog/video_00000\ncough/video_00000\n")
     (tmp_path / "valid.txt").write_text("dog/video_00001\ndog/video_00007\n")
@@ -64,23 +64,30 @@ def test_lists_of_vas(tmp_path, touch):
         survey(tmp_path, {"test": tmp_path / "none.txt"})
 
 
-def test_excerpts_of_one_scene_in_a_table_are_of_one_source(tmp_path):
-    """What a source's split is, where nobody says, is for the manifest to choose."""
-    names = [f"clips/{i:03d}-source-some-scene-number-{scene:02d}-and-more_{i}.mp4" for scene in range(40) for i in range(3)]
-    (tmp_path / "clips.csv").write_text("\n".join(["path,label,licence", *(f"{name},,x" for name in names)]) + "\n")
+def test_a_table_with_scenes_groups_by_scene(tmp_path):
+    lines = ["path,label,split,scene,visible_impacts,licence", "a_1.mp4,dog,valid,a,1,x", "a_2.mp4,dog,,a,0,x", "b.mp4,dog,train,b,,x"]
+    (tmp_path / "clips.csv").write_text("\n".join(lines) + "\n")
     found, _ = survey(tmp_path)
-    assert {one.split for one in found} == {""}
-    assert [len({one.source for one in found[start : start + 3]}) for start in range(0, len(found), 3)] == [1] * 40
-    assert len({one.source for one in found}) == 40
+    assert [(one.split, one.source, one.visible_impacts) for one in found] == [("valid", "a", True), ("", "a", False), ("train", "b", None)]
 
 
-def test_what_a_table_lacks_is_named(tmp_path):
+def test_a_table_without_scenes_groups_by_file(tmp_path):
+    """A number that two names share, as in dog-001 and cat-001, does not make them one scene."""
+    (tmp_path / "clips.csv").write_text("path,label,licence\ndog-001.mp4,dog,x\ncat-001.mp4,cat,x\n")
+    found, _ = survey(tmp_path)
+    assert [(one.split, one.source, one.visible_impacts) for one in found] == [("", "", None), ("", "", None)]
+
+
+def test_missing_columns_and_wrong_values_are_named(tmp_path):
+    (tmp_path / "clips.csv").write_text("path,label,licence,visible_impacts\na.mp4,dog,x,yes\n")
+    with pytest.raises(DataError, match=r"clips\.csv has visible_impacts 'yes' for a\.mp4; it is 1, 0 or empty"):
+        survey(tmp_path)
     (tmp_path / "sounds.csv").write_text("path,split\na.wav,train\n")
     with pytest.raises(DataError, match=r"sounds\.csv has no column 'label'"):
         survey(tmp_path)
 
 
-def test_a_folder_with_nothing_in_it_is_named(tmp_path):
+def test_an_empty_or_missing_folder_is_named(tmp_path):
     with pytest.raises(DataError, match="holds no sounds, pictures or videos"):
         survey(tmp_path)
     with pytest.raises(DataError, match="there is no folder"):

@@ -1,4 +1,4 @@
-"""The authors' files: their sizes and middles, both layouts, shards that pair by name, and damage that is named."""
+"""Released files: sizes, the middle part, both layouts, shards paired by clip, and errors."""
 
 import logging
 import pickle
@@ -9,6 +9,7 @@ import pytest
 
 from unsilent.clip import Clip
 from unsilent.data.released import ReleasedFolder, read_features, read_mel, write_shards
+from unsilent.data.rows import FeaturesRow, ItemRow
 from unsilent.data.shards import Shard
 from unsilent.errors import DataError, ParameterError
 
@@ -21,7 +22,7 @@ RESNET, RGB, FLOW = (f"feature_{name}_21.5fps" for name in ("resnet50_dim2048", 
 
 
 def put_mel(folder, stem, mel=None):
-    """A mel whose columns are numbered: column 430 holds 0.5."""
+    """A mel with increasing frames: frame 430 is 0.5."""
     path = folder / MELS / f"{stem}_mel.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, np.tile(np.arange(860) / 860, (80, 1)) if mel is None else mel)
@@ -29,7 +30,7 @@ def put_mel(folder, stem, mel=None):
 
 
 def put_features(folder, name, stem, rows=215, width=2048):
-    """Features whose rows are numbered from 1."""
+    """Features whose rows are 1, 2, 3, ..."""
     path = folder / name / f"{stem}.pkl"
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.tile(np.arange(1, rows + 1, dtype=np.float32)[:, None], (1, width))
@@ -54,12 +55,12 @@ def original(*parts):
     return path
 
 
-def test_the_authors_mel():
+def test_read_mel_of_a_released_file():
     path = original(f"{ORIGINAL_CLIP}_mel.npy")
     np.testing.assert_array_equal(read_mel(path, CLIP), np.load(path)[:, 6:854].astype(np.float32))
 
 
-def test_the_authors_features():
+def test_read_features_of_released_files():
     def numpys(name):
         with original(name, f"{ORIGINAL_CLIP}.pkl").open("rb") as file:
             return pickle.load(file, encoding="bytes")
@@ -71,21 +72,21 @@ def test_the_authors_features():
     np.testing.assert_array_equal(read_features(ORIGINAL, ORIGINAL_CLIP, "bninception", CLIP), both[1:213])
 
 
-def test_the_middle_of_a_mel(tmp_path):
+def test_read_mel_keeps_the_middle(tmp_path):
     path = put_mel(tmp_path, "a")
     np.testing.assert_allclose(read_mel(path, CLIP)[7] * 860, np.arange(6, 854), rtol=1e-6)
     np.testing.assert_allclose(read_mel(path, SHORT)[0] * 860, np.arange(350, 510), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 214, 215, 216, 400])
-def test_the_middle_of_features_cut_or_filled_to_215(tmp_path, rows):
+def test_read_features_keeps_the_middle_of_215_rows(tmp_path, rows):
     put_features(tmp_path, RESNET, "a", rows)
     expected = np.where(np.arange(1, 213) < rows, np.arange(2, 214), 0)
     np.testing.assert_array_equal(read_features(tmp_path, "a", "resnet50", CLIP)[:, 5], expected)
 
 
-def test_mels_and_features_of_a_shorter_clip_are_of_one_moment(tmp_path):
-    """The columns 350 to 509 and the rows 87 to 126 both start 4.06 s after the beginning, within half a picture."""
+def test_mels_and_features_of_a_shorter_clip_start_at_the_same_time(tmp_path):
+    """Frame 350 and row 87 both start at 4.06 s, within half a video frame."""
     put_features(tmp_path, RESNET, "a")
     first = read_features(tmp_path, "a", "resnet50", SHORT)[0, 0] - 1
     start = read_mel(put_mel(tmp_path, "a"), SHORT)[0, 0] * 860
@@ -93,7 +94,7 @@ def test_mels_and_features_of_a_shorter_clip_are_of_one_moment(tmp_path):
     assert abs(first / 21.5 - start * 256 / 22050) < 0.5 / 21.5
 
 
-def test_pictures_come_before_flow(tmp_path):
+def test_rgb_features_come_before_flow(tmp_path):
     put_features(tmp_path, RGB, "a", width=1024)
     path = put_features(tmp_path, FLOW, "a", width=1024)
     path.write_bytes(pickle.dumps(np.zeros((215, 1024), np.float32), 2))
@@ -114,12 +115,12 @@ def test_pictures_come_before_flow(tmp_path):
         (np.full((80, 860), np.nan), "reaches from nan to nan"),
     ],
 )
-def test_other_mels_are_refused(tmp_path, mel, said):
+def test_mels_of_other_sizes_or_ranges_are_refused(tmp_path, mel, said):
     with pytest.raises(DataError, match=rf"a_mel\.npy {said}"):
         read_mel(put_mel(tmp_path, "a", mel), CLIP)
 
 
-def test_other_features_are_refused(tmp_path):
+def test_unusable_features_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"a\.pkl cannot be read: No such file"):
         read_features(tmp_path, "a", "resnet50", CLIP)
     put_features(tmp_path, RESNET, "a", width=1024)
@@ -147,7 +148,7 @@ def test_other_features_are_refused(tmp_path):
         (Clip(frames=864), "a clip of 864 mel frames and 216 features was asked for; released files have 860 and 215"),
     ],
 )
-def test_clips_that_the_files_cannot_give_are_refused(tmp_path, vas, clip, said):
+def test_clips_of_other_settings_are_refused(tmp_path, vas, clip, said):
     for read in (
         lambda: read_mel(vas / "dog" / MELS / "video_00000_mel.npy", clip),
         lambda: read_features(vas / "dog", "video_00000", "resnet50", clip),
@@ -164,7 +165,7 @@ def test_other_backbones_are_refused(vas, tmp_path):
         write_shards(ReleasedFolder(vas), tmp_path / "shards", "clip", CLIP)
 
 
-def test_vas_has_a_folder_for_each_class(vas):
+def test_vas_folders_give_labels(vas):
     folder = ReleasedFolder(vas)
     assert [(clip.clip_id, clip.label) for clip in folder] == [
         ("baby/video_00000", "baby"),
@@ -175,7 +176,7 @@ def test_vas_has_a_folder_for_each_class(vas):
     assert all(clip.mel_path.exists() for clip in folder)
 
 
-def test_vggsound_has_none(tmp_path):
+def test_vggsound_has_no_labels(tmp_path):
     put_mel(tmp_path, "-Qowmc0P9ic_34000_44000")
     put_mel(tmp_path, "_mel-Abc1234_0_10000")
     assert [(clip.clip_id, clip.label) for clip in ReleasedFolder(tmp_path)] == [
@@ -184,7 +185,7 @@ def test_vggsound_has_none(tmp_path):
     ]
 
 
-def test_lists_give_the_split(vas, tmp_path):
+def test_lists_give_splits(vas, tmp_path):
     (tmp_path / "vas_train.txt").write_text("dog/video_00001\nbaby/video_00000\nsneeze/video_00009\n")
     (tmp_path / "vas_valid.txt").write_text("dog/video_00000\n")
     folder = ReleasedFolder(vas, {"train": tmp_path / "vas_train.txt", "valid": tmp_path / "vas_valid.txt"})
@@ -196,11 +197,11 @@ def test_lists_give_the_split(vas, tmp_path):
 
 def test_a_folder_without_mels_is_refused(tmp_path):
     put_features(tmp_path / "dog", RESNET, "video_00000")
-    with pytest.raises(DataError, match=r"there is no mel in .*; it must hold melspec_10s_22050hz"):
+    with pytest.raises(DataError, match=r"there is no mel in .*; it must contain melspec_10s_22050hz"):
         ReleasedFolder(tmp_path)
 
 
-def test_shards_hold_what_the_files_hold(vas, tmp_path):
+def test_shards_equal_the_files(vas, tmp_path):
     rng = np.random.default_rng(0)
     put_mel(vas / "dog", "video_00000", rng.random((80, 860)))
     folder = ReleasedFolder(vas)
@@ -214,37 +215,32 @@ def test_shards_hold_what_the_files_hold(vas, tmp_path):
         "rows_per_column": 4,
     }
     for i, item in enumerate(folder):
-        assert features.entries[i].about == mels.entries[i].about
-        assert features.entries[i].about == {
-            "clip_id": item.clip_id,
-            "kind": "clip",
-            "label": item.label,
-            "split": "",
-            "sample_rate": 22050,
-        }
+        row = ItemRow(item.clip_id, "clip", item.label, "", 22050)
+        assert mels.entries[i].row == row
+        assert features.entries[i].row == FeaturesRow(**vars(row))
         np.testing.assert_array_equal(features[i], read_features(item.folder, item.stem, "resnet50", CLIP))
         assert mels[i].shape == (848, 80)
-        assert np.abs(mels[i].T.astype(np.float32) - read_mel(item.mel_path, CLIP)).max() < 0.00025  # as the docstring promises
+        assert np.abs(mels[i].T.astype(np.float32) - read_mel(item.mel_path, CLIP)).max() < 0.00025
     assert np.abs(mels[1].T.astype(np.float32) - read_mel(folder.clips[1].mel_path, CLIP)).max() > 0.0002
 
 
-def test_damaged_files_are_left_out_and_named(vas, tmp_path, caplog):
+def test_damaged_files_are_left_out_and_logged(vas, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     (vas / "dog" / RESNET / "video_00000.pkl").write_bytes(b"\x80\x04cos\nsystem\n.")
     put_mel(vas / "dog", "video_00001").write_bytes(b"\x93NUMPY")
     (vas / "baby" / RESNET / "video_00000.pkl").write_bytes(pickle.dumps(np.full((215, 2048), 1e5, np.float32)))
     assert write_shards(ReleasedFolder(vas), tmp_path, "resnet50", CLIP) == {"features": 1, "mels": 2}
-    assert [entry.about["clip_id"] for entry in Shard(tmp_path, "features").entries] == ["dog/video_00001"]
-    assert [entry.about["clip_id"] for entry in Shard(tmp_path, "mels").entries] == ["baby/video_00000", "dog/video_00000"]
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 3
-    assert "left out: the resnet50 features of baby/video_00000 reach 100000, too much for float16." in said[0]
-    assert "left out: " in said[1]
-    assert "dog" in said[1]
-    assert "names 'os.system'" in said[1]
-    assert "video_00001_mel.npy was not read, since it is cut short" in said[2]
+    assert [entry.row.clip_id for entry in Shard(tmp_path, "features").entries] == ["dog/video_00001"]
+    assert [entry.row.clip_id for entry in Shard(tmp_path, "mels").entries] == ["baby/video_00000", "dog/video_00000"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3
+    assert "left out: the resnet50 features of baby/video_00000 reach 100000, too much for float16." in messages[0]
+    assert "left out: " in messages[1]
+    assert "dog" in messages[1]
+    assert "names 'os.system'" in messages[1]
+    assert "video_00001_mel.npy was not read, since it is cut short" in messages[2]
 
 
-def test_nothing_readable_is_an_error(vas, tmp_path):
+def test_a_shard_without_items_is_an_error(vas, tmp_path):
     with pytest.raises(DataError, match=r"none of 3 clips in .* gave features; the log says why"):
         write_shards(ReleasedFolder(vas), tmp_path, "bninception", CLIP)

@@ -1,24 +1,44 @@
-"""Shards come back as they went in, and a broken one is noticed."""
+"""Shards: round trip, damage, resuming, locking, quantisation."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from unsilent.data.shards import Shard, Writer, coarse, fine, write_shard
+from unsilent.data.rows import CodesRow, FeaturesRow, ItemRow
+from unsilent.data.shards import Shard, ShardWriter, dequantise, quantise, write_shard
 from unsilent.errors import DataError
 
 
+def row(clip_id="a"):
+    return CodesRow(clip_id, "sound", "dog", "train", 22050, item=0, variant=0, speed=1.0, shift_samples=0, start_column=0)
+
+
 def test_round_trip(tmp_path):
-    items = [(np.arange(6, dtype=np.int16).reshape(3, 2), {"clip_id": "a"}), (np.ones((1, 2), np.int16), {"clip_id": "b"})]
+    items = [(np.arange(6, dtype=np.int16).reshape(3, 2), row("a")), (np.ones((1, 2), np.int16), row("b"))]
     assert write_shard(tmp_path, "codes", items, {"how": 1}) == 2
     shard = Shard(tmp_path, "codes")
     assert len(shard) == 2
     assert shard.extractor == {"how": 1}
-    for i, (array, about) in enumerate(items):
+    for i, (array, expected) in enumerate(items):
         np.testing.assert_array_equal(shard[i], array)
-        assert shard.entries[i].about == about
+        assert shard.entries[i].row == expected
+
+
+def test_index_columns(tmp_path):
+    """The JSON is a file format: later versions must read it."""
+    write_shard(tmp_path, "codes", [(np.zeros((4, 2), np.int16), row())], {"version": 4})
+    write_shard(tmp_path, "features", [(np.zeros((4, 2), np.uint8), FeaturesRow("a", "clip", "", "", 0, 0.5, 0.1))], {})
+    write_shard(tmp_path, "motion", [(np.zeros((4, 2), np.float16), ItemRow("a", "clip", "", "", 0))], {})
+    codes, features, motion = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("codes", "features", "motion"))
+    common = {"clip_id": "a", "kind": "sound", "label": "dog", "split": "train", "sample_rate": 22050}
+    place = {"item": 0, "variant": 0, "speed": 1.0, "shift_samples": 0, "start_column": 0}
+    assert list(codes) == ["dtype", "row_shape", "extractor", "sha256", "entries", "left_out"]
+    assert codes["entries"] == [[0, 4, common | place]]
+    assert features["entries"][0][2].keys() == common.keys() | {"lowest", "step"}
+    assert motion["entries"][0][2].keys() == common.keys()
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -26,16 +46,53 @@ def test_a_missing_shard_is_named(tmp_path):
         Shard(tmp_path, "codes")
 
 
-def test_a_short_file_is_noticed(tmp_path):
-    write_shard(tmp_path, "codes", [(np.zeros((4, 2), np.int16), {})], {})
+def test_a_truncated_array_is_named(tmp_path):
+    write_shard(tmp_path, "codes", [(np.zeros((4, 2), np.int16), row())], {})
     (tmp_path / "codes.bin").write_bytes(b"123")
     with pytest.raises(DataError, match="has 3 bytes, its index promises 16"):
         Shard(tmp_path, "codes")
+    (tmp_path / "codes.bin").unlink()
+    with pytest.raises(DataError, match="has 0 bytes, its index promises 16"):
+        Shard(tmp_path, "codes")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda index: index["entries"][0][2].pop("speed"), r"entries\.0\.2\.speed: Field required"),
+        (lambda index: index["entries"][0][2].update(item="3"), r"entries\.0\.2\.item: Input should be a valid integer"),
+        (lambda index: index["entries"][0][2].update(kind="smell"), r"entries\.0\.2\.kind: Input should be 'sound', 'image' or 'clip'"),
+        (lambda index: index.pop("dtype"), "dtype: Field required"),
+    ],
+)
+def test_a_damaged_or_old_index_is_named(tmp_path, damage, problem):
+    write_shard(tmp_path, "codes", [(np.zeros((4, 2), np.int16), row())], {})
+    index = json.loads((tmp_path / "codes.json").read_text())
+    damage(index)
+    (tmp_path / "codes.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=rf"codes\.json is damaged or of another version \({problem}\); extract it again with --redo"):
+        Shard(tmp_path, "codes")
+
+
+def test_an_index_that_is_not_json_is_named(tmp_path):
+    write_shard(tmp_path, "codes", [], {})
+    (tmp_path / "codes.json").write_text('{"dtype')
+    with pytest.raises(DataError, match=r"is damaged or of another version \(Invalid JSON"):
+        Shard(tmp_path, "codes")
+    with pytest.raises(DataError, match=r"codes\.json is damaged; choose another folder, or replace it by --redo"):
+        ShardWriter(tmp_path, "codes", {})
+
+
+def test_a_missing_setting_is_named(tmp_path):
+    write_shard(tmp_path, "features", [], {"dim": 3})
+    assert Shard(tmp_path, "features").setting("dim") == 3
+    with pytest.raises(DataError, match=r"features\.json is damaged or of another version \(extractor\.rows_per_column: Field required"):
+        Shard(tmp_path, "features").setting("rows_per_column")
 
 
 def test_an_interrupted_write_leaves_no_index(tmp_path):
     def items():
-        yield np.zeros((4, 2), np.int16), {}
+        yield np.zeros((4, 2), np.int16), row()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -44,23 +101,23 @@ def test_an_interrupted_write_leaves_no_index(tmp_path):
         Shard(tmp_path, "codes")
 
 
-def piece(n):
-    """Up to two entries of `n` rows, or none but the reason."""
-    entries = [(np.full((n, 2), n, np.int16), {"clip_id": f"{n}{part}"}) for part in range(n % 3)]
-    return entries, [] if entries else [(f"{n}", "is bad.")]
+def batch(n):
+    """Up to two items of `n` rows, or only a reason."""
+    items = [(np.full((n, 2), n, np.int16), row(f"{n}{part}")) for part in range(n % 3)]
+    return items, [] if items else [(f"{n}", "is bad.")]
 
 
-PIECES = [piece(n) for n in range(1, 9)]
+BATCHES = [batch(n) for n in range(1, 9)]
 
 
 def write(folder, upto=None, **options):
-    """All pieces, or those up to a number, after which the writer is stopped; which it has written."""
+    """Write all batches, or stop before batch `upto`; the numbers of those written."""
     written = []
-    with suppress(KeyboardInterrupt), Writer(folder, "codes", {"how": 1}, **options) as writer:
-        for number in () if writer.is_whole else range(writer.n_pieces, len(PIECES)):
+    with suppress(KeyboardInterrupt), ShardWriter(folder, "codes", {"how": 1}, **options) as writer:
+        for number in () if writer.is_finished else range(writer.n_batches, len(BATCHES)):
             if number == upto:
                 raise KeyboardInterrupt
-            writer.add(*PIECES[number])
+            writer.add(*BATCHES[number])
             written.append(number)
     return written
 
@@ -69,7 +126,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_stopped_writer_is_gone_on_with(tmp_path):
+def test_a_stopped_writer_resumes(tmp_path):
     write(tmp_path / "once")
     assert write(tmp_path / "twice", upto=3) == [0, 1, 2]
     assert set(contents(tmp_path / "twice")) == {"codes.bin.part", "codes.journal"}
@@ -78,8 +135,8 @@ def test_a_stopped_writer_is_gone_on_with(tmp_path):
     assert Shard(tmp_path / "once", "codes").left_out == [("3", "is bad."), ("6", "is bad.")]
 
 
-def test_whatever_a_kill_leaves_behind_the_shard_becomes_the_same(tmp_path):
-    """Data and journal, each cut off at every length that it may have had."""
+def test_resuming_after_any_kill_gives_the_same_shard(tmp_path):
+    """Array and journal, each truncated at many lengths."""
     write(tmp_path / "once")
     write(tmp_path / "stopped", upto=6)
     data, journal = (contents(tmp_path / "stopped")[name] for name in ("codes.bin.part", "codes.journal"))
@@ -94,7 +151,7 @@ def test_whatever_a_kill_leaves_behind_the_shard_becomes_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(("method", "number"), [("replace", 0), ("replace", 1), ("unlink", 0), ("unlink", 1)])
-def test_a_kill_while_the_shard_appears(tmp_path, monkeypatch, method, number):
+def test_a_kill_while_the_shard_is_published(tmp_path, monkeypatch, method, number):
     write(tmp_path / "once")
     calls, original = [], getattr(Path, method)
 
@@ -108,47 +165,52 @@ def test_a_kill_while_the_shard_appears(tmp_path, monkeypatch, method, number):
         patch.setattr(Path, method, killed)
         write(tmp_path / "killed")
     assert len(calls) == number + 1
-    assert write(tmp_path / "killed") == []  # nothing is made again
+    assert write(tmp_path / "killed") == []  # no batch is written again
     found = contents(tmp_path / "killed")
-    found.pop("codes.journal", None)  # where only that was left to be done
+    found.pop("codes.journal", None)  # remains if the kill was just before its removal
     assert found == contents(tmp_path / "once")
 
 
-def test_a_whole_shard_is_kept_and_one_made_otherwise_refused(tmp_path):
+def test_a_finished_shard_is_kept_and_other_settings_refused(tmp_path):
     write(tmp_path)
     before = contents(tmp_path)
-    with Writer(tmp_path, "codes", {"how": 1}) as writer:
-        assert writer.is_whole
-    with pytest.raises(DataError, match=r"codes\.bin was made otherwise, with another how, what; .* --redo"):
-        Writer(tmp_path, "codes", {"how": 2, "what": 3})
+    with ShardWriter(tmp_path, "codes", {"how": 1}) as writer:
+        assert writer.is_finished
+    with pytest.raises(DataError, match=r"codes\.bin was made with other how, what; .* --redo"):
+        ShardWriter(tmp_path, "codes", {"how": 2, "what": 3})
     assert contents(tmp_path) == before
-    with Writer(tmp_path, "codes", {"how": 2}, redo=True) as writer:
-        assert not writer.is_whole
-        assert Shard(tmp_path, "codes").extractor == {"how": 1}  # the old one stays until the new one is whole
+    with ShardWriter(tmp_path, "codes", {"how": 2}, redo=True) as writer:
+        assert not writer.is_finished
+        assert Shard(tmp_path, "codes").extractor == {"how": 1}  # the old one stays until the new one is finished
     assert Shard(tmp_path, "codes").extractor == {"how": 2}
 
 
-def test_an_unfinished_shard_made_otherwise_is_refused(tmp_path):
+def test_an_unfinished_shard_of_other_settings_is_refused(tmp_path):
     write(tmp_path, upto=2)
-    with pytest.raises(DataError, match=r"codes\.bin\.part was made otherwise, with another how"):
-        Writer(tmp_path, "codes", {"how": 2})
+    with pytest.raises(DataError, match=r"codes\.bin\.part was made with other how"):
+        ShardWriter(tmp_path, "codes", {"how": 2})
     assert write(tmp_path, upto=0, redo=True) == []
     assert write(tmp_path) == list(range(8))
 
 
-def test_two_writers_of_one_shard_are_kept_apart(tmp_path):
-    with Writer(tmp_path, "codes", {}), pytest.raises(DataError, match=r"another process is writing .*codes\.bin"):
-        Writer(tmp_path, "codes", {})
+def test_a_second_writer_is_refused(tmp_path):
+    with ShardWriter(tmp_path, "codes", {}), pytest.raises(DataError, match=r"another process is writing .*codes\.bin"):
+        ShardWriter(tmp_path, "codes", {})
 
 
-def test_coarse_numbers_come_back_within_half_a_step():
+def features_row(lowest=None, step=None):
+    return FeaturesRow("", "clip", "", "", 0, lowest, step)
+
+
+def test_quantised_values_are_within_half_a_step():
     values = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32) * 3 + 1
-    stored, steps = coarse(values)
+    stored, lowest, step = quantise(values)
     assert stored.dtype == np.uint8
     assert (stored.min(), stored.max()) == (0, 255)
-    np.testing.assert_allclose(fine(stored, steps), values, atol=steps["step"] * 0.501)
-    assert np.array_equal(fine(*coarse(np.full((2, 3), 4.0, np.float32))), np.full((2, 3), 4.0))
+    np.testing.assert_allclose(dequantise(stored, features_row(lowest, step)), values, atol=step * 0.501)
+    constant, lowest, step = quantise(np.full((2, 3), 4.0, np.float32))
+    assert np.array_equal(dequantise(constant, features_row(lowest, step)), np.full((2, 3), 4.0))
 
 
-def test_floating_point_numbers_are_taken_as_they_are():
-    assert np.array_equal(fine(np.array([0.5, -2], np.float16), {}), np.array([0.5, -2], np.float32))
+def test_dequantise_keeps_floating_point_values():
+    assert np.array_equal(dequantise(np.array([0.5, -2], np.float16), features_row()), np.array([0.5, -2], np.float32))

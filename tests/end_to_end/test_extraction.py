@@ -1,4 +1,4 @@
-"""A folder of material to shards: killed, gone on with, spread in every way; nothing lost, nothing twice, the bad named."""
+"""`unsilent data extract`: resuming after a kill, workers, complete shards, damaged files named."""
 
 import csv
 import os
@@ -15,19 +15,19 @@ from PIL import Image
 from unsilent.cli.main import run
 from unsilent.data.shards import Shard
 
-# Ends itself with a kill -9 after some pieces, every one of which is on the disk, and in the middle of writing the next.
+# Kills itself after some batches, all of which are on disk, in the middle of writing the next.
 KILLED = """
 import os, signal
 from unsilent.data import shards
-shards._SAVE_SECONDS = 0.0
-add = shards.Writer.add
-def killed(writer, *piece):
-    if writer.n_pieces == 5 and writer._bin.stem == "features":
+shards.SAVE_SECONDS = 0.0
+add = shards.ShardWriter.add
+def killed(writer, *batch):
+    if writer.n_batches == 5 and writer._bin.stem == "features":
         writer._data.write(b"torn")
         writer._data.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-    add(writer, *piece)
-shards.Writer.add = killed
+    add(writer, *batch)
+shards.ShardWriter.add = killed
 from unsilent.cli.main import main
 if __name__ == "__main__":
     main()
@@ -38,7 +38,7 @@ CLIPS = ("clip0.mp4", BAD[0], "clip1.mp4", BAD[1], "clip2.mp4", BAD[2], "clip3.m
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, write_clip):
-    """Eight sounds, four pictures, four clips, and three that are damaged after they were listed."""
+    """Eight sounds, four images, four clips, and three clips that are damaged after the manifest was made."""
     root = tmp_path_factory.mktemp("material")
     rng = np.random.default_rng(0)
     common = {"label": "x", "split": "train", "licence": ""}
@@ -75,14 +75,14 @@ def contents(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
-def test_a_killed_extraction_goes_on_and_becomes_the_same(material, capfd, caplog):
+def test_a_killed_extraction_resumes_to_the_same_bytes(material, capfd, caplog):
     done = subprocess.run([sys.executable, "-c", KILLED, *extraction(material, "killed")], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert set(contents(material / "killed")) == {"waveforms.bin", "waveforms.json", "features.bin.part", "features.journal"}
     assert run(extraction(material, "killed")) == 3
-    said = " ".join(record.getMessage() for record in caplog.records)
-    assert "waveforms: made before" in said
-    assert "features: going on after 5 of 11 items" in said
+    messages = " ".join(record.getMessage() for record in caplog.records)
+    assert "waveforms: already extracted" in messages
+    assert "features: resuming after 5 of 11 items" in messages
     assert contents(material / "killed") == contents(material / "once")
     out, err = capfd.readouterr()
     assert "12 waveforms, 8 features" in out
@@ -90,30 +90,30 @@ def test_a_killed_extraction_goes_on_and_becomes_the_same(material, capfd, caplo
         assert f"left out {name.removesuffix('.mp4')}: " in err
 
 
-SPREADS = [("--workers", 2), pytest.param(("--workers", 2, "--ray", "local"), marks=pytest.mark.cluster)]
+PARALLEL = [("--workers", 2), pytest.param(("--workers", 2, "--ray", "local"), marks=pytest.mark.cluster)]
 
 
-@pytest.mark.parametrize("spread", SPREADS, ids=["processes", "ray"])
-def test_however_it_is_spread_the_bytes_are_the_same(material, spread):
-    out = f"spread {len(spread)}"
-    assert run(extraction(material, out, *spread)) == 3
+@pytest.mark.parametrize("options", PARALLEL, ids=["processes", "ray"])
+def test_workers_give_the_same_bytes(material, options):
+    out = f"parallel {len(options)}"
+    assert run(extraction(material, out, *options)) == 3
     assert contents(material / out) == contents(material / "once")
 
 
-def test_all_that_is_good_is_there_once(material):
+def test_all_usable_files_are_extracted_once(material):
     sounds, features = (Shard(material / "once", name) for name in ("waveforms", "features"))
     clips = [f"clip{i}" for i in range(4)]
-    assert [entry.about["clip_id"] for entry in sounds.entries] == [f"sound{i}" for i in range(8)] + clips
-    assert [entry.about["clip_id"] for entry in features.entries] == [f"image{i}" for i in range(4)] + clips
+    assert [entry.row.clip_id for entry in sounds.entries] == [f"sound{i}" for i in range(8)] + clips
+    assert [entry.row.clip_id for entry in features.entries] == [f"image{i}" for i in range(4)] + clips
     bad = {name.removesuffix(".mp4") for name in BAD}
     assert {name for name, _ in sounds.left_out} == {name for name, _ in features.left_out} == bad
 
 
-def test_other_settings_are_refused_and_replaced_when_asked(material, capsys):
+def test_other_settings_are_refused_without_redo(material, capsys):
     before = contents(material / "once")
     shutil.copytree(material / "once", material / "other")
     assert run(extraction(material, "other", "--seed", 1)) == 2
-    assert "features.bin was made otherwise, with another seed" in capsys.readouterr().err
+    assert "features.bin was made with other seed" in capsys.readouterr().err
     assert contents(material / "other") == before
     assert run(extraction(material, "other", "--seed", 1, "--redo")) == 3
     assert Shard(material / "other", "features").extractor["seed"] == 1

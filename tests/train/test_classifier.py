@@ -13,6 +13,7 @@ from torch import nn
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import generators
+from unsilent.data.rows import ItemRow
 from unsilent.data.shards import write_shard
 from unsilent.errors import DataError, ParameterError
 from unsilent.models.band_statistics import BandStatistics
@@ -36,10 +37,8 @@ def tone(hz, samples=12000, sample_rate=22050):
 
 
 def write_sounds(folder, sounds):
-    def about(i, label, split):
-        return {"clip_id": f"{label}{i}", "kind": "sound", "label": label, "split": split, "sample_rate": 22050}
-
-    write_shard(folder, "waveforms", [(wave, about(i, label, split)) for i, (wave, label, split) in enumerate(sounds)], {})
+    items = [(wave, ItemRow(f"{label}{i}", "sound", label, split, 22050)) for i, (wave, label, split) in enumerate(sounds)]
+    write_shard(folder, "waveforms", items, {})
     return folder
 
 

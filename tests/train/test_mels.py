@@ -21,7 +21,7 @@ SMALL = {"network": "vggishish", "crop_frames": 32, "width": 4, "grid": (2, 1), 
 def mels(make_shards, tmp_path):
     waveforms, clip = Shard(make_shards(tmp_path / "waves", ("train", "valid")), "waveforms"), presets.get("smoke").clip
     mels = [log_mel01(torch.from_numpy(waveforms[i] / np.float32(32768))[None], clip)[0].T.numpy() for i in range(len(waveforms))]
-    items = [((255 * mel).astype(np.uint8), entry.about) for mel, entry in zip(mels, waveforms.entries, strict=True)]
+    items = [((255 * mel).astype(np.uint8), entry.row) for mel, entry in zip(mels, waveforms.entries, strict=True)]
     write_shard(tmp_path / "mels", "mels", items, {"clip": clip.model_dump()})
     return tmp_path / "mels"
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import WaveformCrops, generators
+from unsilent.data.rows import ItemRow
 from unsilent.data.shards import write_shard
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.discriminators import MelGANDiscriminatorConfig
@@ -218,11 +219,11 @@ def test_wrong_options_are_named(more, words, tmp_path):
 
 
 def test_peaks_are_drawn_evenly_from_the_range(tmp_path):
-    about = {"clip_id": "", "label": "", "split": "train", "sample_rate": 22050}
+    row = ItemRow("", "sound", "", "train", 22050)
     loud, silent = np.zeros(600, np.int16), np.zeros(600, np.int16)
     loud[300] = -32768
-    write_shard(tmp_path / "loud", "waveforms", [(loud // 3, about)], {})
-    write_shard(tmp_path / "silent", "waveforms", [(silent, about)], {})
+    write_shard(tmp_path / "loud", "waveforms", [(loud // 3, row)], {})
+    write_shard(tmp_path / "silent", "waveforms", [(silent, row)], {})
     crops = WaveformCrops(tmp_path / "loud", "train", 600, peak=(0.285, 0.95))
     peaks = crops.batch(generators(0, 0, range(400))).sound.abs().amax(dim=1)
     assert 0.285 <= peaks.min() < 0.3
@@ -233,7 +234,7 @@ def test_peaks_are_drawn_evenly_from_the_range(tmp_path):
 
 def test_the_peak_is_that_of_the_whole_recording(tmp_path):
     ramp = np.linspace(0, 16000, 4000).astype(np.int16)
-    write_shard(tmp_path, "waveforms", [(ramp, {"clip_id": "", "label": "", "split": "train", "sample_rate": 22050})], {})
+    write_shard(tmp_path, "waveforms", [(ramp, ItemRow("", "sound", "", "train", 22050))], {})
     crops = WaveformCrops(tmp_path, "train", 100, peak=(0.5, 0.5)).batch(generators(0, 0, range(200))).sound.amax(dim=1)
     assert crops.min() < 0.1
     assert crops.max() == pytest.approx(0.5, abs=0.02)

@@ -1,11 +1,11 @@
 """`unsilent data`: from a folder of material to shards that trainers read."""
 
 import logging
-from enum import StrEnum
 from pathlib import Path
 
 import typer
 
+from unsilent.choices import FeatureDtype, SoundShard
 from unsilent.cli.terminal import say
 
 app = typer.Typer(help="Prepare training material.")
@@ -52,30 +52,16 @@ def _split_lists(lists: list[str]) -> dict[str, Path]:
     return splits
 
 
-class Sound(StrEnum):
-    """What is kept of sounds."""
-
-    waveforms = "waveforms"
-    mels = "mels"
-
-
-class FeatureNumbers(StrEnum):
-    """How features are kept."""
-
-    float16 = "float16"
-    uint8 = "uint8"
-
-
 @app.command()
 def extract(
     table: Path | None = typer.Argument(None, metavar="[M.parquet]", help="The material; not with --codebook.", show_default=False),
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
     codebook: Path | None = typer.Option(None, help="Checkpoint folder; writes the codes of the sounds that are in SHARDS already."),
     preset: str | None = typer.Option(None, help="Whose clip and backbone to extract for; not with --codebook. [default: everyday]"),
-    sound: Sound | None = typer.Option(
+    sound: SoundShard | None = typer.Option(
         None, help="What to keep; mels take a sixth of the space, but no vocoder learns from them. [default: waveforms]"
     ),
-    features: FeatureNumbers | None = typer.Option(None, help="How to keep them; uint8 is half as large. [default: float16]"),
+    features: FeatureDtype | None = typer.Option(None, help="How to keep them; uint8 is half as large. [default: float16]"),
     variants: int | None = typer.Option(
         None, min=1, help="Encodings of each waveform: as it is, then louder or softer, faster or slower. [default: 2]"
     ),
@@ -88,25 +74,22 @@ def extract(
 
     What was stopped goes on where it was; what is there already is kept. What cannot be read is left out and named.
     """
-    from unsilent.data.extract import CODE_VARIANTS
-    from unsilent.errors import ParameterError
-    from unsilent.jobs.extract import extract_codes, extract_material
+    from unsilent.jobs.extract import extract_shards
     from unsilent.jobs.parallel import Parallel
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
-    spread = Parallel(workers, ray)
-    if codebook:
-        if unheard := table or (preset and "--preset") or (sound and "--sound") or (features and "--features"):
-            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unheard}.")
-        shards = extract_codes(codebook, out, seed, variants or CODE_VARIANTS, spread, redo)
-    elif variants:
-        raise ParameterError("--variants are of codes; give --codebook, or leave it out.")
-    elif table is None:
-        raise ParameterError("the material to extract is not named; give a manifest, or --codebook for codes of sounds extracted before.")
-    else:
-        kept = sound.value if sound else "waveforms"
-        numbers = features.value if features else "float16"
-        shards = extract_material(table, out, preset or "everyday", kept, numbers, seed, spread, redo)
+    shards = extract_shards(
+        table,
+        out,
+        codebook,
+        preset_name=preset,
+        sound=sound,
+        dtype=features,
+        variants=variants,
+        seed=seed,
+        parallel=Parallel(workers, ray),
+        redo=redo,
+    )
     for shard in shards:
         for clip_id, why in shard.left_out:
             say(f"{shard.name}: left out {clip_id}: {why}")

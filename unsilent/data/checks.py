@@ -1,4 +1,4 @@
-"""Looks into every file of a survey: what it really holds, how long, whether anything is heard; and cuts videos into clips."""
+"""Inspection of every surveyed file: content, length, silence; and the rows of the manifest, with long videos cut into clips."""
 
 import hashlib
 import zlib
@@ -18,113 +18,118 @@ from unsilent.media.audio import read_audio, recorded_rate
 from unsilent.media.probe import probe
 from unsilent.signal.silence import SILENT_PEAK
 
-_SPLITS = ("test", "valid", "train")  # a source that a layout puts into several belongs to the first of these
+_SPLITS = ("test", "valid", "train")  # a source listed in several splits goes to the first of these
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What is in a file.
+class Content:
+    """What a file contains.
 
     Attributes:
-        checksum: SHA-256 of its content.
-        sample_rate: of its sound in Hz; 0 without.
-        stretches: start and length in seconds of every clip in it; of a picture 0 and 0.
-        left_out: start in seconds of every stretch that is no clip, and why.
+        checksum: SHA-256 of the file.
+        sample_rate: of its sound in Hz; 0 for images.
+        clips: start and length in seconds of every usable clip; 0 and 0 for images.
+        left_out: start in seconds of every clip that cannot be used, and why.
     """
 
     checksum: str
     sample_rate: int
-    stretches: list[tuple[float, float]]
+    clips: list[tuple[float, float]]
     left_out: list[tuple[float, str]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """Called, gives the work on a `Candidate`: a `Checked`.
+    """Work of `jobs.parallel`: `Candidate` → `Content`.
 
     Attributes:
-        root: folder that paths start from.
-        clip: whose length videos are cut to; what is left over at the end is kept if it has half of that.
+        root: folder of the material.
+        clip: length that videos are cut to; a remainder of at least half a clip is kept.
     """
 
     root: Path
     clip: Clip
 
-    def __call__(self) -> Callable[[Candidate], Checked]:
-        """Needs nothing but itself."""
-        return self.look
+    def __call__(self) -> Callable[[Candidate], Content]:
+        """`inspect`."""
+        return self.inspect
 
-    def look(self, candidate: Candidate) -> Checked:
-        """Read a file through."""
+    def inspect(self, candidate: Candidate) -> Content:
+        """Read a whole file.
+
+        Raises:
+            MediaError: if it is missing, damaged, or has no sound.
+        """
         path = self.root / candidate.path
         if not path.is_file():
             raise MediaError(f"{path} does not exist.")
         with path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if candidate.kind == "image":
-            with Image.open(path) as picture:
-                picture.load()
-            return Checked(checksum, 0, [(0.0, 0.0)], [])
+            with Image.open(path) as image:
+                image.load()
+            return Content(checksum, 0, [(0.0, 0.0)], [])
         rate = self.clip.sample_rate
         seconds = probe(path).seconds if candidate.kind == "clip" else None
         waveform, recorded = read_audio(path, rate), recorded_rate(path)
         seconds = len(waveform) / rate if seconds is None else seconds
-        stretches, left_out = [], []
+        clips, left_out = [], []
         for start, length in self.cut(seconds) if candidate.kind == "clip" else [(0.0, seconds)]:
-            heard = waveform[round(start * rate) : round((start + length) * rate)]
-            if length < self.clip.column_seconds or len(heard) < self.clip.column_samples:
-                left_out.append((start, f"{candidate.path} has {min(length, len(heard) / rate):.2f} s of sound, too little for anything."))
-            elif np.abs(heard).max() <= SILENT_PEAK:
+            sound = waveform[round(start * rate) : round((start + length) * rate)]
+            if length < self.clip.column_seconds or len(sound) < self.clip.column_samples:
+                shorter = min(length, len(sound) / rate)
+                left_out.append((start, f"{candidate.path} has {shorter:.2f} s of sound, less than {self.clip.column_seconds:.2f} s."))
+            elif np.abs(sound).max() <= SILENT_PEAK:
                 left_out.append((start, f"{candidate.path} is silent from {start:.2f} s to {start + length:.2f} s."))
             else:
-                stretches.append((start, length))
-        return Checked(checksum, recorded, stretches, left_out)
+                clips.append((start, length))
+        return Content(checksum, recorded, clips, left_out)
 
     def cut(self, seconds: float) -> list[tuple[float, float]]:
-        """Start and length of the clips of a video; a video shorter than a clip is one."""
-        whole = int(seconds / self.clip.seconds + 1e-6)
-        rest = seconds - whole * self.clip.seconds
-        clips = [(number * self.clip.seconds, self.clip.seconds) for number in range(whole)]
-        if not whole or rest >= self.clip.seconds / 2:
-            clips.append((whole * self.clip.seconds, rest))
+        """Start and length in seconds of the clips of a video; one shorter than a clip is a single clip."""
+        n_whole = int(seconds / self.clip.seconds + 1e-6)
+        rest = seconds - n_whole * self.clip.seconds
+        clips = [(number * self.clip.seconds, self.clip.seconds) for number in range(n_whole)]
+        if not n_whole or rest >= self.clip.seconds / 2:
+            clips.append((n_whole * self.clip.seconds, rest))
         return clips
 
 
-def as_rows(checked: Iterable[tuple[Candidate, Checked]], shares: dict[str, float]) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Rows of a manifest: every content once, and every source in one split.
+def as_rows(inspected: Iterable[tuple[Candidate, Content]], shares: dict[str, float]) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Rows of a manifest: each content once, each source in one split.
 
     Args:
-        checked: files and what is in them.
-        shares: how much of what no layout has put into a split goes to which, by the name of its source; the rest is `train`.
+        inspected: files with their contents.
+        shares: split → share of the sources without a split of their own, chosen by a hash of the source's name; the rest is `train`.
 
     Returns:
-        Rows, and names of what is left out, with reasons.
+        Rows, and the names of files or clips that were left out, with reasons.
     """
-    checked = list(checked)
+    inspected = list(inspected)
     splits: dict[str, str] = {}
-    for one, found in checked:
-        source = one.source or found.checksum
+    for one, content in inspected:
+        source = one.source or content.checksum
         splits[source] = min(splits.get(source, one.split), one.split, key=_rank)
-    stems = Counter(str(Path(one.path).with_suffix("")) for one, _ in checked)
+    stems = Counter(str(Path(one.path).with_suffix("")) for one, _ in inspected)
     first: dict[str, str] = {}
     rows, left_out = [], []
-    for one, found in checked:
-        twin = first.setdefault(found.checksum, one.path)
+    for one, content in inspected:
+        original = first.setdefault(content.checksum, one.path)
         name = str(Path(one.path).with_suffix(""))
         name = name if stems[name] == 1 else one.path
-        source = one.source or found.checksum
-        split = splits[source] or _chosen(source, shares)
-        if twin != one.path:
-            left_out.append((name, f"{one.path} has the same content as {twin}."))
+        source = one.source or content.checksum
+        split = splits[source] or _draw_split(source, shares)
+        if original != one.path:
+            left_out.append((name, f"{one.path} has the same content as {original}."))
         elif one.split not in ("", split):
-            left_out.append((name, f"{one.path} is to be {one.split}, but its source {source} is {split}."))
+            left_out.append((name, f"{one.path} is listed as {one.split}, but its source {source} is {split}."))
         else:
-            left_out += [(name, why) for _, why in found.left_out]
-            for start, seconds in found.stretches:
-                clip_id = f"{name}@{round(1000 * start)}" if len(found.stretches) + len(found.left_out) > 1 else name
-                rows.append(
-                    Row(clip_id, one.path, one.kind, one.label, split, one.licence, start, seconds, found.sample_rate, found.checksum)
-                )
+            left_out += [(name, why) for _, why in content.left_out]
+            is_cut = len(content.clips) + len(content.left_out) > 1
+            for start, seconds in content.clips:
+                clip_id = f"{name}@{round(1000 * start)}" if is_cut else name
+                about_file = one.path, one.kind, one.label, split, one.licence
+                rows.append(Row(clip_id, *about_file, start, seconds, content.sample_rate, content.checksum, one.visible_impacts))
     return rows, left_out
 
 
@@ -132,18 +137,18 @@ def _rank(split: str) -> int:
     return _SPLITS.index(split) if split in _SPLITS else len(_SPLITS)
 
 
-def _chosen(source: str, shares: dict[str, float]) -> str:
-    """A split by the name of a source alone, so that more material changes no choice."""
-    place, upto = zlib.crc32(source.encode()) / 2**32, 0.0
+def _draw_split(source: str, shares: dict[str, float]) -> str:
+    """A split by the name of a source alone, so that adding material changes no earlier choice."""
+    position, upto = zlib.crc32(source.encode()) / 2**32, 0.0
     for split, share in shares.items():
         upto += share
-        if place < upto:
+        if position < upto:
             return split
     return "train"
 
 
 def summarise(rows: list[Row], left_out: list[tuple[str, str]]) -> str:
-    """What a person wants to know of a manifest: how much there is of what, by split and label, and what is missing."""
+    """A table for people: number and hours of each kind and label by split, then the totals."""
     splits = [*sorted({row.split for row in rows}, key=_rank, reverse=True)]
     hours, counts = defaultdict(float), Counter[tuple[str, str]]()
     for row in rows:

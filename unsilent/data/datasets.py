@@ -1,7 +1,7 @@
-"""Batches of sounds for the trainers; those of codes with what is seen are in `pairs`.
+"""Batches of crops of sounds for trainers; `pairs` has those of codes with features and motion.
 
-Every item is drawn by a generator of its own, so a batch is the same however it is spread over processes, workers and parts, and resuming
-needs no memory of the past.
+Every item has a generator of its own (`generators`). So a batch does not depend on how it is split over processes, threads and parts, and
+resuming needs no state of the data.
 """
 
 from collections import defaultdict
@@ -11,65 +11,53 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.data.shards import Shard, as_mel01, sounds_in
+from unsilent.data.augmentation import Augmentation
+from unsilent.data.shards import Shard, mel01_from_stored, sound_shard
 from unsilent.errors import DataError, ParameterError
 from unsilent.signal.mel import RANGE_DB, log_mel01
 
-_SOFTER_DB = 12.0  # at most, of a sound that is heard along
+_MIXED_DB = 12.0  # largest attenuation of a sound that is mixed in
 
 
 class Crops(NamedTuple):
-    """A batch of pieces of sounds.
+    """A batch of crops.
 
     Attributes:
-        sound: float32 waveforms `[batch, samples]` in [-1, 1], or mels `[batch, mels, frames]` in [0, 1]; see `mel01_of`.
-        names: the clips they are from.
+        sound: float32 waveforms in [-1, 1], or mels in [0, 1]; see `mel01_of`.
+        names: clip of each crop.
     """
 
-    sound: Tensor
+    sound: Float[Tensor, "batch samples"] | Float[Tensor, "batch mels frames"]
     names: list[str]
 
 
 class LabelledBatch(NamedTuple):
-    """A batch of pieces of sounds as of `Crops`, with the numbers of their `labels`, `[batch]`."""
+    """A batch of crops as in `Crops`, with the class indices of their labels."""
 
-    sound: Tensor
-    labels: Tensor
+    sound: Float[Tensor, "batch samples"] | Float[Tensor, "batch mels frames"]
+    labels: Int64[Tensor, "batch"]
     names: list[str]
 
 
-class Augmentation(NamedTuple):
-    """How crops vary beyond where they are cut.
-
-    Attributes:
-        gain_db: lowest and highest gain.
-        speed: lowest and highest factor that a sound is played faster by, pitch and all.
-        mix_share: how often a crop of another sound of the same label is heard along, as loud or up to 12 dB softer.
-    """
-
-    gain_db: tuple[float, float] = (0.0, 0.0)
-    speed: tuple[float, float] = (1.0, 1.0)
-    mix_share: float = 0.0
-
-
-def mel01_of(sound: Tensor, clip: Clip) -> Tensor:
-    """Mels `[batch, mels, frames]` in [0, 1] of the sound of a batch, which may be mels already."""
+def mel01_of(sound: Float[Tensor, "batch samples"] | Float[Tensor, "batch mels frames"], clip: Clip) -> Float[Tensor, "batch mels frames"]:
+    """Mels in [0, 1] of the sound of a batch, which may be mels already."""
     return sound if sound.ndim == 3 else log_mel01(sound, clip)
 
 
 class WaveformCrops:
-    """Random crops of sounds.
+    """Random crops of waveforms. Sounds are drawn with weights proportional to the square root of their length.
 
     Args:
         shards: folder with the shard `waveforms`.
-        split: which rows to use.
+        split: split to use.
         samples: length of a crop.
-        min_sample_rate: leave out recordings made at a lower rate in Hz (they have no high frequencies to learn from).
-        augmentation: how crops vary.
-        peak: bring each whole recording to a peak drawn evenly from this range first, full scale being 1; None leaves it as it is.
+        min_sample_rate: in Hz; recordings made at lower rates are left out, because they have no high frequencies.
+        augmentation: random changes of crops.
+        peak: range from 0 to 1 (full scale) that the peak of each recording is scaled to, drawn evenly; None does not scale.
 
     Raises:
         DataError: if no sound is left.
@@ -89,106 +77,105 @@ class WaveformCrops:
         self.shard = Shard(shards, self.kind)
         self.samples = samples
         self.augmentation, self.peak = augmentation, peak
-        self.items = [
-            i for i, e in enumerate(self.shard.entries) if e.about["split"] == split and e.about["sample_rate"] >= min_sample_rate
-        ]
+        rows = [entry.row for entry in self.shard.entries]
+        self.items = [i for i, row in enumerate(rows) if row.split == split and row.sample_rate >= min_sample_rate]
         if not self.items:
             raise DataError(f"no {split!r} sound of at least {min_sample_rate} Hz in {shards}.")
-        # by the square root of duration: long recordings have more to say, but repeat themselves
-        self.draw = Chance(np.sqrt([self.shard.entries[i].length for i in self.items]))
-        self.alike: dict[str, list[int]] = defaultdict(list)  # sounds by label; one that nobody named is like none
+        # square root: long recordings have more to learn from, but repeat themselves
+        self.draw = WeightedChoice(np.sqrt([self.shard.entries[i].length for i in self.items]))
+        self.same_label: dict[str, list[int]] = defaultdict(list)  # an unlabelled sound is alone
         for i in self.items:
-            self.alike[self._label(i)].append(i)
+            self.same_label[self._label(i)].append(i)
 
     def _label(self, item: int) -> str:
-        return self.shard.entries[item].about["label"] or self.name(item)
+        return self.shard.entries[item].row.label or self.name(item)
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> Crops:
-        """One crop by each generator."""
+        """One crop for each generator."""
         chosen = [self.items[self.draw(rng)] for rng in rngs]
         sound = np.stack([self.crop(i, rng) for i, rng in zip(chosen, rngs, strict=True)])
         return Crops(torch.from_numpy(sound), [self.name(i) for i in chosen])
 
     def name(self, item: int) -> str:
-        """The clip behind a row of the shard."""
-        return self.shard.entries[item].about["clip_id"]
+        """Clip of an item of the shard."""
+        return self.shard.entries[item].row.clip_id
 
-    def crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
-        """`[samples]` float32 in [-1, 1] of one row of the shard, augmented."""
+    def crop(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "samples"]:
+        """A random crop of an item of the shard in [-1, 1], augmented."""
         gain_db, _, mix_share = self.augmentation
-        crop = self._piece(item, rng)
+        crop = self._cut(item, rng)
         if mix_share and rng.random() < mix_share:
-            alike = self.alike[self._label(item)]
-            crop = crop + self._piece(alike[rng.integers(len(alike))], rng) * np.float32(10 ** (rng.uniform(-_SOFTER_DB, 0) / 20))
+            others = self.same_label[self._label(item)]
+            crop = crop + self._cut(others[rng.integers(len(others))], rng) * np.float32(10 ** (rng.uniform(-_MIXED_DB, 0) / 20))
         crop = crop * np.float32(10 ** (rng.uniform(*gain_db) / 20))
-        return crop / max(np.float32(1), np.abs(crop).max())  # turned down rather than cut off
+        return crop / max(np.float32(1), np.abs(crop).max())  # scaled down instead of clipped
 
-    def _piece(self, item: int, rng: np.random.Generator) -> np.ndarray:
-        """A random piece of one sound at a random speed."""
+    def _cut(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "samples"]:
+        """A random crop at a random speed."""
         waveform, (slowest, fastest) = self.shard[item], self.augmentation.speed
         scale = 1 / 32768 if self.peak is None else rng.uniform(*self.peak) / _peak(waveform)
-        length = self.samples if slowest == fastest == 1 else _fast(round(self.samples * rng.uniform(slowest, fastest)))
-        piece = _cut(waveform, length, rng).astype(np.float32) * np.float32(scale)
-        return piece if length == self.samples else _resampled(piece, self.samples)
+        length = self.samples if slowest == fastest == 1 else _fft_length(round(self.samples * rng.uniform(slowest, fastest)))
+        crop = _random_cut(waveform, length, rng).astype(np.float32) * np.float32(scale)
+        return crop if length == self.samples else _resample(crop, self.samples)
 
-    def middle(self, item: int) -> np.ndarray:
-        """As `crop`, but the middle of the row, repeated if it is short, as it is stored."""
+    def middle(self, item: int) -> Float32[np.ndarray, "samples"]:
+        """The middle of an item of the shard in [-1, 1], not augmented; a shorter item is repeated."""
         return self._middle(item).astype(np.float32) / 32768
 
-    def _middle(self, item: int) -> np.ndarray:
+    def _middle(self, item: int) -> Shaped[np.ndarray, "length *row"]:
         sound = self.shard[item]
         start = max(0, len(sound) - self.samples) // 2
-        return _repeated(sound[start : start + self.samples], self.samples)
+        return _repeat(sound[start : start + self.samples], self.samples)
 
 
 class MelCrops(WaveformCrops):
-    """Random crops of stored mels, for data sets that come without waveforms; gain moves what is above the floor up or down.
+    """Random crops of mels, for data sets without waveforms. Gain shifts values above the floor.
 
     Args:
         shards: folder with the shard `mels`.
-        split: which rows to use.
-        samples: length of a crop, as of the waveform behind it.
-        augmentation: how crops vary; of mels the gain alone can.
+        split: split to use.
+        samples: length of a crop, in samples of the waveform.
+        augmentation: random changes of crops; only gain.
 
     Raises:
         DataError: if no sound is left.
-        ParameterError: if mels were to vary in speed, or to be mixed.
+        ParameterError: if `augmentation` changes the speed or mixes sounds.
     """
 
     kind = "mels"
 
     def __init__(self, shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation()) -> None:
         if augmentation != Augmentation(augmentation.gain_db):
-            raise ParameterError(f"speed and mix_share want waveforms, {shards} has mels only; leave them out.")
+            raise ParameterError(f"speed and mix_share need waveforms, {shards} has only mels; leave them out.")
         super().__init__(shards, split, samples, augmentation=augmentation)
-        self.samples = samples // Clip(**self.shard.extractor["clip"]).hop  # from here on of mels, which are frames
+        self.samples = samples // Clip(**self.shard.setting("clip")).hop  # the items of this shard are frames
 
-    def crop(self, item: int, rng: np.random.Generator) -> np.ndarray:
-        """`[mels, frames]` float32 in [0, 1] of one row of the shard."""
-        mel01 = as_mel01(_cut(self.shard[item], self.samples, rng)).T
+    def crop(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "mels frames"]:
+        """A random crop of an item of the shard in [0, 1], augmented."""
+        mel01 = mel01_from_stored(_random_cut(self.shard[item], self.samples, rng)).T
         return np.where(mel01 > 0, np.clip(mel01 + np.float32(rng.uniform(*self.augmentation.gain_db) / RANGE_DB), 0, 1), 0)
 
-    def middle(self, item: int) -> np.ndarray:
-        """As `crop`, but the middle of the row, repeated if it is short, as it is stored."""
-        return as_mel01(self._middle(item)).T
+    def middle(self, item: int) -> Float32[np.ndarray, "mels frames"]:
+        """The middle of an item of the shard in [0, 1], not augmented; a shorter item is repeated."""
+        return mel01_from_stored(self._middle(item)).T
 
 
 def open_crops(shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation()) -> WaveformCrops:
     """Crops of the waveforms of a folder of shards, or of its mels if there are no waveforms."""
-    kind = MelCrops if sounds_in(shards) == "mels" else WaveformCrops
+    kind = MelCrops if sound_shard(shards) == "mels" else WaveformCrops
     return kind(shards, split, samples, augmentation=augmentation)
 
 
 class LabelledCrops:
-    """Random crops of sounds with the numbers of their labels; labels with few sounds are shown more often than they come.
+    """Random crops of sounds with class indices. Rare labels are drawn more often than they occur.
 
     Args:
-        shards: folder with the shard `waveforms`, or `mels` in its place.
-        split: which rows to use.
-        samples: length of a crop.
-        classes: labels in the order of their numbers, rows of others are left out; without it those of the split, sorted.
-        balance: power of a label's number of sounds that it is drawn by, from 0 (all labels alike) to 1 (as they come).
-        augmentation: how random crops vary.
+        shards: folder with the shard `waveforms`, or `mels`.
+        split: split to use.
+        samples: length of a crop, in samples of the waveform.
+        classes: labels in the order of their indices; sounds of others are left out. None takes the labels of the split, sorted.
+        balance: a label is drawn with a weight of its number of sounds to this power: 0 draws all labels alike, 1 as they occur.
+        augmentation: random changes of crops.
 
     Raises:
         DataError: if the split has fewer than two labels, or no sound of `classes`.
@@ -204,98 +191,96 @@ class LabelledCrops:
         augmentation: Augmentation = Augmentation(),
     ) -> None:
         self.crops = open_crops(shards, split, samples, augmentation)
-        labels = {i: self.crops.shard.entries[i].about["label"] for i in self.crops.items}
+        labels = {i: self.crops.shard.entries[i].row.label for i in self.crops.items}
         self.classes = sorted(set(labels.values()) - {""}) if classes is None else classes
         if len(self.classes) < 2:
-            raise DataError(f"sounds of the split {split!r} in {shards} have {len(self.classes)} labels; telling apart takes two or more.")
-        numbers = {label: number for number, label in enumerate(self.classes)}
-        self.items = [(i, numbers[label]) for i, label in labels.items() if label in numbers]
+            raise DataError(f"the sounds of the split {split!r} in {shards} have {len(self.classes)} labels; a classifier needs 2 or more.")
+        indices = {label: index for index, label in enumerate(self.classes)}
+        self.items = [(i, indices[label]) for i, label in labels.items() if label in indices]
         if not self.items:
             raise DataError(f"no sound of the split {split!r} in {shards} has one of the {len(self.classes)} labels of the training.")
-        counts = np.bincount([number for _, number in self.items])
-        self.draw = Chance([counts[number] ** (balance - 1.0) for _, number in self.items])
+        counts = np.bincount([index for _, index in self.items])
+        self.draw = WeightedChoice([counts[index] ** (balance - 1.0) for _, index in self.items])
 
     def __len__(self) -> int:
         """Number of sounds."""
         return len(self.items)
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> LabelledBatch:
-        """One random crop by each generator."""
+        """One random crop for each generator."""
         chosen = [self.items[self.draw(rng)] for rng in rngs]
         return self._batch(chosen, [self.crops.crop(i, rng) for (i, _), rng in zip(chosen, rngs, strict=True)])
 
     def in_order(self, size: int) -> Iterator[LabelledBatch]:
-        """Every sound once, its middle or, where it is short, repeated; in batches of `size`, the last of which may be smaller."""
+        """The middle of every sound once, repeated if shorter than a crop, in batches of `size`; the last batch may be smaller."""
         for start in range(0, len(self.items), size):
             chosen = self.items[start : start + size]
             yield self._batch(chosen, [self.crops.middle(i) for i, _ in chosen])
 
     def _batch(self, chosen: list[tuple[int, int]], crops: list[np.ndarray]) -> LabelledBatch:
-        numbers = torch.tensor([number for _, number in chosen])
-        return LabelledBatch(torch.from_numpy(np.stack(crops)), numbers, [self.crops.name(i) for i, _ in chosen])
+        labels = torch.tensor([index for _, index in chosen])
+        return LabelledBatch(torch.from_numpy(np.stack(crops)), labels, [self.crops.name(i) for i, _ in chosen])
 
 
-def _peak(waveform: np.ndarray) -> int:
-    return max(int(waveform.max()), -int(waveform.min()), 1)  # silence stays silent
+def _peak(waveform: Shaped[np.ndarray, "samples"]) -> int:
+    return max(int(waveform.max()), -int(waveform.min()), 1)  # 1 for silence
 
 
-def _fast(length: int) -> int:
-    """The next length without prime factors above 5, whose Fourier transform takes a tenth of the time that others may."""
+def _fft_length(length: int) -> int:
+    """The next length without prime factors above 5, whose FFT is up to ten times as fast."""
     while True:
-        left = length
+        rest = length
         for prime in (2, 3, 5):
-            while left % prime == 0:
-                left //= prime
-        if left == 1:
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
             return length
         length += 1
 
 
-def at_speed(waveform: np.ndarray, speed: float) -> np.ndarray:
-    """The same sound, float32, played so many times as fast, pitch and all; to a sample, as what happens in it is looked up by time."""
-    padded = np.pad(waveform, (0, _fast(len(waveform)) - len(waveform)))
-    return _resampled(padded, round(len(padded) / speed))[: round(len(waveform) / speed)]
+def at_speed(waveform: Float32[np.ndarray, "samples"], speed: float) -> Float32[np.ndarray, "resampled"]:
+    """The same sound played `speed` times as fast, pitch included; `round(samples / speed)` samples, in time to one sample."""
+    padded = np.pad(waveform, (0, _fft_length(len(waveform)) - len(waveform)))
+    return _resample(padded, round(len(padded) / speed))[: round(len(waveform) / speed)]
 
 
-def _resampled(waveform: np.ndarray, samples: int) -> np.ndarray:
-    """The same sound in another number of samples; what the new rate cannot hold is cut off."""
-    return np.fft.irfft(np.fft.rfft(waveform), samples).astype(np.float32) * np.float32(samples / len(waveform))
+def _resample(waveform: Float32[np.ndarray, "samples"], n_samples: int) -> Float32[np.ndarray, "resampled"]:
+    """The same sound in another number of samples; frequencies above the new Nyquist frequency are removed."""
+    return np.fft.irfft(np.fft.rfft(waveform), n_samples).astype(np.float32) * np.float32(n_samples / len(waveform))
 
 
-def _cut(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """A random piece of the first axis."""
+def _random_cut(sound: Shaped[np.ndarray, "time *row"], length: int, rng: np.random.Generator) -> Shaped[np.ndarray, "length *row"]:
+    """A random stretch of the first axis; a shorter sound is repeated, or padded with silence on both sides, one as often as the other."""
     if len(sound) < length:
-        # a short sound is repeated or stands alone in silence: both happen in videos
-        tiled = rng.random() < 0.5
-        sound = _repeated(sound, length) if tiled else _placed(sound, length, rng)
+        sound = _repeat(sound, length) if rng.random() < 0.5 else _pad(sound, length, rng)
     start = rng.integers(len(sound) - length + 1)
     return sound[start : start + length]
 
 
-def _repeated(sound: np.ndarray, length: int) -> np.ndarray:
+def _repeat(sound: Shaped[np.ndarray, "time *row"], length: int) -> Shaped[np.ndarray, "length *row"]:
     return np.resize(sound, (length, *sound.shape[1:]))
 
 
-def _placed(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+def _pad(sound: Shaped[np.ndarray, "time *row"], length: int, rng: np.random.Generator) -> Shaped[np.ndarray, "length *row"]:
     before = int(rng.integers(length - len(sound) + 1))
     return np.pad(sound, [(before, length - len(sound) - before)] + [(0, 0)] * (sound.ndim - 1))
 
 
-class Chance:
-    """Draws numbers from 0 on by weights, with one random number each.
+class WeightedChoice:
+    """Draws indices with given weights, from one random number each.
 
     Args:
-        weights: not negative; they need not add up to 1.
+        weights: not negative; their sum is arbitrary.
     """
 
     def __init__(self, weights: Sequence[float] | np.ndarray) -> None:
-        self.upto = np.cumsum(np.asarray(weights, dtype=np.float64))
+        self.cumulative = np.cumsum(np.asarray(weights, dtype=np.float64))
 
     def __call__(self, rng: np.random.Generator) -> int:
-        """The next number."""
-        return int(np.searchsorted(self.upto, rng.random() * self.upto[-1], side="right"))
+        """The next index."""
+        return int(np.searchsorted(self.cumulative, rng.random() * self.cumulative[-1], side="right"))
 
 
 def generators(seed: int, step: int, items: range) -> list[np.random.Generator]:
-    """The generators of some items of a step's batch, which know nothing of processes and parts."""
+    """One generator for each item of a step's batch, numbered across processes and parts."""
     return [np.random.default_rng([seed, step, item]) for item in items]

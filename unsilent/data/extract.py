@@ -1,7 +1,7 @@
-"""From material to the pieces of shards: loudness-normalised waveforms or their mels, visual features, motion, and codes.
+"""Extractors: from files to items of the shards `waveforms` or `mels`, `features`, `motion` and `codes`.
 
-An extractor says which shard it makes and by what recipe; called, it gives the work on one item. `jobs.extract` does that work, here or
-spread over processes and machines, and writes the shard.
+An extractor names its shard and its settings. Called, it loads networks and returns the work on one file or sound, which `jobs.extract`
+runs in one or several processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,50 +12,52 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float16, Float32, Int16, Shaped, UInt8
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
-from unsilent.choices import FeatureDtype
+from unsilent.choices import FeatureDtype, SoundShard
 from unsilent.clip import Clip
 from unsilent.data.datasets import at_speed
 from unsilent.data.manifest import Row
-from unsilent.data.shards import Shard, as_mel01, coarse, sounds_in
+from unsilent.data.rows import CodesRow, FeaturesRow, ItemRow
+from unsilent.data.shards import Item, Shard, mel01_from_stored, quantise, sound_shard
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames, stream_lazy_frames
 from unsilent.models.codebook import Codebook
 from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
+from unsilent.speed.choice import choose_device
 from unsilent.speed.threads import one_thread
 from unsilent.vision.features import Backbone, extract, find_backbone, needed_frames, network_inputs
 from unsilent.vision.motion import CHANNELS, MotionMeter
 
-PSEUDO_FRAMES = 3  # moved and zoomed views of one picture
+PSEUDO_FRAMES = 3  # random crops of one image
 CODE_VARIANTS = 2  # encodings of one sound
-CODE_SPEEDS = (0.85, 1.18)  # that a sound without pictures of its own is played at: as many lower as higher
-VERSION = 1  # of the extractors; to be raised when the same material gives other bytes
-CODES_VERSION = 4  # of that of codes, whose entries say since then how far their sound was moved, and how fast it is played
+CODE_SPEEDS = (0.85, 1.18)  # range of playback speeds for sounds without a video, drawn evenly in the logarithm
+VERSION = 1  # of the extractors; raise it when the same material gives other bytes
+CODES_VERSION = 4  # likewise, of the extractor of codes
 
 
-class Piece(NamedTuple):
-    """What became of one item: `entries` of the shard, and names of what was left out, with the reasons."""
+class Extracted(NamedTuple):
+    """Result of one file or sound: items for the shard, and clips that were left out, with reasons."""
 
-    entries: list[tuple[np.ndarray, dict[str, Any]]]
+    items: list[Item]
     left_out: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class File:
-    """The rows of one file, which is read once for all of them."""
+    """The manifest's rows of one file, which is read once. Its `repr` is part of the digest of the material (`jobs.extract`)."""
 
     rows: tuple[Row, ...]
 
     @property
     def names(self) -> list[str]:
-        """Of its clips."""
+        """Ids of its clips."""
         return [row.clip_id for row in self.rows]
 
     def __str__(self) -> str:
@@ -64,82 +66,86 @@ class File:
 
 @dataclass(frozen=True)
 class Stored:
-    """An item of a shard that is the material of another."""
+    """A sound in a shard, to be encoded. Its `repr` is part of the digest of the material (`jobs.extract`)."""
 
     number: int
     name: str
 
     @property
     def names(self) -> list[str]:
-        """Of its clip."""
+        """Id of its clip."""
         return [self.name]
 
     def __str__(self) -> str:
         return self.name
 
 
-def files(rows: Sequence[Row], *kinds: str) -> list[File]:
-    """Rows of some kinds, those of one file together."""
+def group_by_file(rows: Sequence[Row], *kinds: str) -> list[File]:
+    """Rows of some kinds, grouped by file; rows of one file must be neighbours."""
     return [File(tuple(group)) for _, group in groupby((row for row in rows if row.kind in kinds), key=lambda row: row.path)]
 
 
-def stored(shards: Path) -> list[Stored]:
-    """Items that codes can be made of: those of the shard `waveforms`, or of `mels` where there are no waveforms."""
-    return [Stored(number, entry.about["clip_id"]) for number, entry in enumerate(Shard(shards, sounds_in(shards)).entries)]
+def stored_sounds(shards: Path) -> list[Stored]:
+    """Items of the shard `waveforms`, or of `mels` if there are no waveforms."""
+    return [Stored(number, entry.row.clip_id) for number, entry in enumerate(Shard(shards, sound_shard(shards)).entries)]
 
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Makes pieces of the shard of the name `shard`; picklable."""
+    """Makes items of the shard named `shard`; picklable."""
 
     shard: str
 
-    def recipe(self) -> dict[str, Any]:
-        """What the bytes depend on besides the items."""
+    def settings(self) -> dict[str, Any]:
+        """Everything besides the material that the bytes depend on; stored in the index of the shard."""
 
-    def __call__(self) -> Callable[[Any], Piece]:
-        """The work on an item; what it raises leaves the whole item out."""
+    def __call__(self) -> Callable[[Any], Extracted]:
+        """The work on one file or sound; an exception leaves all its clips out."""
 
 
 @dataclass(frozen=True)
-class Sounds:
-    """Makes of `File`s the shard `waveforms`, int16 mono at the clip's rate, or `mels`, uint8 `[frames, mels]`, all at one loudness.
+class SoundExtractor:
+    """`File` → items of `waveforms` (int16 `[samples]`) or `mels` (uint8 `[frames, mels]`), all at one loudness.
 
-    Recordings are trimmed of silent ends; a clip keeps its silence, which belongs to its pictures. Mels of [0, 1] are stored as 0 to 255,
-    in steps of 0.39 dB.
+    Silence at both ends is cut off recordings but not clips, whose sound must stay in time with the video. Mels in [0, 1] are stored as
+    0 to 255, in steps of 0.39 dB.
 
     Attributes:
-        root: folder that paths start from.
-        clip: the grid.
+        root: folder of the material.
+        clip: sample rate and mel settings.
         shard: `waveforms` or `mels`.
     """
 
     root: Path
     clip: Clip
-    shard: str = "waveforms"
+    shard: SoundShard = "waveforms"
 
-    def recipe(self) -> dict[str, Any]:
-        """Grid and loudness."""
+    def settings(self) -> dict[str, Any]:
+        """Clip and loudness."""
         return {"clip": self.clip.model_dump(), "loudness_lufs": TARGET_LUFS, "version": VERSION}
 
-    def __call__(self) -> Callable[[File], Piece]:
-        """Needs nothing but itself."""
+    def __call__(self) -> Callable[[File], Extracted]:
+        """`read`."""
         return self.read
 
-    def read(self, file: File) -> Piece:
-        """All sounds of one file."""
-        rate, piece = self.clip.sample_rate, Piece([], [])
+    def read(self, file: File) -> Extracted:
+        """All sounds of one file.
+
+        Raises:
+            MediaError: if the file cannot be read.
+        """
+        rate, extracted = self.clip.sample_rate, Extracted([], [])
         whole = read_audio(self.root / str(file), rate)
         for row in file.rows:
             first = round(row.start_seconds * rate)
             waveform = trim_silent_ends(whole) if row.kind == "sound" else whole[first : first + round(row.duration_seconds * rate)]
             if len(waveform) < self.clip.column_samples or not np.abs(waveform).max() > SILENT_PEAK:
-                piece.left_out.append((row.clip_id, f"{file} is silent or shorter than {self.clip.column_seconds:.2f} s."))
+                extracted.left_out.append((row.clip_id, f"{file} is silent or shorter than {self.clip.column_seconds:.2f} s."))
             else:
-                piece.entries.append((self._stored(normalise_loudness(waveform, rate)), _about(row)))
-        return piece
+                extracted.items.append((self._stored(normalise_loudness(waveform, rate)), _item_row(row)))
+        return extracted
 
-    def _stored(self, waveform: Float[np.ndarray, "samples"]) -> np.ndarray:
+    def _stored(self, waveform: Float[np.ndarray, "samples"]) -> Int16[np.ndarray, "samples"] | UInt8[np.ndarray, "frames mels"]:
         if self.shard == "waveforms":
             return np.round(waveform * 32767).astype(np.int16)
         with one_thread():
@@ -148,16 +154,16 @@ class Sounds:
 
 
 @dataclass(frozen=True)
-class Features:
-    """Makes of `File`s the shard `features`: some for each code column of a clip, or one per pseudo-frame of a picture.
+class FeatureExtractor:
+    """`File` → items of `features`, `[features, dim]`: `per_column` for each code column of a clip, or one for each crop of an image.
 
     Attributes:
-        root: folder that paths start from.
-        clip: the grid.
-        backbone: name of the picture network; it works on a GPU where there is one.
-        seed: of the random views of pictures.
-        per_column: how many for each code column: all that the grid has, or the last of them alone.
-        dtype: `float16`, or `uint8` for half of that, in 255 steps between the lowest and the highest number of an item.
+        root: folder of the material.
+        clip: feature rate and columns.
+        backbone: name of the image network; it runs on a GPU if there is one.
+        seed: of the random crops of images.
+        per_column: features for each code column: `clip.column_features` for all, 1 for the last of them.
+        dtype: `float16`, or `uint8` in 255 steps between the lowest and the highest value of an item.
     """
 
     root: Path
@@ -168,126 +174,135 @@ class Features:
     dtype: FeatureDtype = "float16"
     shard: ClassVar[str] = "features"
 
-    def recipe(self) -> dict[str, Any]:
-        """Network, views and grid."""
-        row = find_backbone(self.backbone)
-        looked = {"backbone": self.backbone, "dim": row.dim, "rows_per_column": self.per_column, "pseudo_frames": PSEUDO_FRAMES}
-        return {**looked, "dtype": self.dtype, "seed": self.seed, "clip": self.clip.model_dump(), "version": VERSION}
+    def settings(self) -> dict[str, Any]:
+        """Network, rate, dtype, crops and clip."""
+        dim = find_backbone(self.backbone).dim
+        network = {"backbone": self.backbone, "dim": dim, "rows_per_column": self.per_column, "pseudo_frames": PSEUDO_FRAMES}
+        return {**network, "dtype": self.dtype, "seed": self.seed, "clip": self.clip.model_dump(), "version": VERSION}
 
-    def __call__(self) -> Callable[[File], Piece]:
-        """Loads the picture network."""
+    def __call__(self) -> Callable[[File], Extracted]:
+        """Loads the image network."""
         module, expects = bundle.load_backbone(self.backbone)
-        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(choose_device("auto"))
 
-        def look(file: File) -> Piece:
+        def work(file: File) -> Extracted:
             with one_thread():
                 if file.rows[0].kind == "image":
-                    return self._of_picture(file, module, expects)
+                    return self._of_image(file, module, expects)
                 return self._of_clips(file, module, expects)
 
-        return look
+        return work
 
-    def _of_picture(self, file: File, module: nn.Module, expects: Backbone) -> Piece:
+    def _of_image(self, file: File, module: nn.Module, expects: Backbone) -> Extracted:
         rng = np.random.default_rng([self.seed, len(str(file)), *str(file).encode()])
-        features = extract(_pseudo_views(self.root / str(file), rng, expects), module, expects)
-        return Piece([self._stored(features.numpy(), row) for row in file.rows], [])
+        features = extract(_random_crops(self.root / str(file), rng, expects), module, expects)
+        return Extracted([self._stored(features.numpy(), row) for row in file.rows], [])
 
-    def _stored(self, features: Float[np.ndarray, "features dim"], row: Row) -> tuple[np.ndarray, dict[str, Any]]:
+    def _stored(
+        self, features: Float32[np.ndarray, "features dim"], row: Row
+    ) -> tuple[Float16[np.ndarray, "features dim"] | UInt8[np.ndarray, "features dim"], FeaturesRow]:
+        columns = vars(_item_row(row))
         if self.dtype == "float16":
-            return features.astype(np.float16), _about(row)
-        stored, steps = coarse(features)
-        return stored, {**_about(row), **steps}
+            return features.astype(np.float16), FeaturesRow(**columns)
+        stored, lowest, step = quantise(features)
+        return stored, FeaturesRow(**columns, lowest=lowest, step=step)
 
-    def _of_clips(self, file: File, module: nn.Module, expects: Backbone) -> Piece:
-        """What the network says of the last picture of each column, the rows 3, 7, 11… that 53 features of 212 pick; or of all rows."""
+    def _of_clips(self, file: File, module: nn.Module, expects: Backbone) -> Extracted:
+        """Features of the last frame of each column (rows 3, 7, 11, ... of 212), or of all frames."""
         clip, every = self.clip, self.clip.column_features // self.per_column
-        spans = []  # of numbers of pictures, at the rate of features from the file's first on
-        for row in file.rows:
-            first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
-            spans.append(range(first + every - 1, first + n_columns * clip.column_features, every))
+        spans = [span[every - 1 :: every] for span in _frame_spans(file, clip)]
         wanted = sorted({number for span in spans for number in span})
         stream = stream_frames(
             self.root / str(file), clip.feature_fps, wanted=needed_frames(wanted, expects), short_side=expects.short_side
         )
-        numbers: list[int] = []
+        numbers: list[int] = []  # of the frames that the video has
 
-        def seen() -> Iterator[np.ndarray]:
+        def inputs() -> Iterator[np.ndarray]:
             for number, view in network_inputs(((round(seconds * clip.feature_fps), frame) for seconds, frame in stream), wanted, expects):
                 numbers.append(number)
                 yield view
 
-        features, piece = extract(seen(), module, expects).numpy(), Piece([], [])
+        features, extracted = extract(inputs(), module, expects).numpy(), Extracted([], [])
         for row, span in zip(file.rows, spans, strict=True):
-            mine = np.isin(numbers, span)
-            if mine.any():
-                piece.entries.append(self._stored(features[mine], row))
+            in_clip = np.isin(numbers, span)
+            if in_clip.any():
+                extracted.items.append(self._stored(features[in_clip], row))
             else:
-                piece.left_out.append((row.clip_id, f"{file} has no frame from {row.start_seconds:.2f} s on."))
-        return piece
+                extracted.left_out.append((row.clip_id, f"{file} has no frame from {row.start_seconds:.2f} s on."))
+        return extracted
 
 
 @dataclass(frozen=True)
-class Motion:
-    """Makes of `File`s the shard `motion`, float16 `[columns, numbers]`: the levels of `motion.MotionMeter` at each feature of a column.
+class MotionExtractor:
+    """`File` → items of `motion`, float16 `[columns, column_features * CHANNELS]`: levels of `vision.motion` at each feature's time.
 
     Attributes:
-        root: folder that paths start from.
-        clip: the grid.
+        root: folder of the material.
+        clip: feature rate and columns.
     """
 
     root: Path
     clip: Clip
     shard: ClassVar[str] = "motion"
 
-    def recipe(self) -> dict[str, Any]:
-        """The grid."""
+    def settings(self) -> dict[str, Any]:
+        """The clip."""
         return {"clip": self.clip.model_dump(), "version": VERSION}
 
-    def __call__(self) -> Callable[[File], Piece]:
-        """Needs nothing but itself."""
-        return self.watch
+    def __call__(self) -> Callable[[File], Extracted]:
+        """`measure`."""
+        return self.measure
 
-    def watch(self, file: File) -> Piece:
-        """All clips of one file; where its pictures end before a clip does, nothing moves any more."""
-        clip, meter, piece = self.clip, MotionMeter(), Piece([], [])
-        spans = []  # of numbers of pictures, at the rate of features from the file's first on
-        for row in file.rows:
-            first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
-            spans.append(range(first, first + n_columns * clip.column_features))
+    def measure(self, file: File) -> Extracted:
+        """All clips of one file; after the last frame of the video, motion is 0.
+
+        Raises:
+            MediaError: if the file cannot be read.
+        """
+        clip, meter, extracted = self.clip, MotionMeter(), Extracted([], [])
+        spans = _frame_spans(file, clip)
         for frame in stream_lazy_frames(self.root / str(file), clip.feature_fps, wanted=set[int]().union(*spans)):
             meter.add(frame.number, frame.grey())
         for row, span in zip(file.rows, spans, strict=True):
             levels = np.stack([meter.levels.get(number, np.zeros(CHANNELS)) for number in span])
-            piece.entries.append((levels.astype(np.float16).reshape(-1, clip.column_features * CHANNELS), _about(row)))
-        return piece
+            extracted.items.append((levels.astype(np.float16).reshape(-1, clip.column_features * CHANNELS), _item_row(row)))
+        return extracted
 
 
-def _pseudo_views(path: Path, rng: np.random.Generator, expects: Backbone) -> Iterator[np.ndarray]:
-    """Views of one picture as a still camera would give them: cropped to 60-100 % of its area, shifted, half of them mirrored."""
-    with Image.open(path) as picture:
-        picture = picture.convert("RGB")
+def _frame_spans(file: File, clip: Clip) -> list[range]:
+    """Numbers of the frames of each row's clip, at the feature rate, counted from the first frame of the file."""
+    spans = []
+    for row in file.rows:
+        first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
+        spans.append(range(first, first + n_columns * clip.column_features))
+    return spans
+
+
+def _random_crops(path: Path, rng: np.random.Generator, expects: Backbone) -> Iterator[UInt8[np.ndarray, "*pair height width 3"]]:
+    """Crops of 60 to 100 % of the area of an image at random places, each mirrored with probability one half."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
         for _ in range(PSEUDO_FRAMES):
             side = np.sqrt(rng.uniform(0.6, 1.0))
-            width, height = (max(1, round(side * length)) for length in picture.size)
-            left, top = rng.integers(0, picture.width - width + 1), rng.integers(0, picture.height - height + 1)
-            view = picture.crop((left, top, left + width, top + height))
-            array = np.asarray(view)
+            width, height = (max(1, round(side * length)) for length in image.size)
+            left, top = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
+            array = np.asarray(image.crop((left, top, left + width, top + height)))
             array = np.ascontiguousarray(array[:, ::-1]) if rng.random() < 0.5 else array
             yield np.stack([array, array]) if expects.pairs else array
 
 
 @dataclass(frozen=True)
-class Codes:
-    """Makes of `Stored` sounds the shard `codes`, int16 `[columns, rows]`.
+class CodeExtractor:
+    """`Stored` → items of `codes`, int16 `[columns, rows]`.
 
-    Waveforms give several gently varied encodings, each saying how fast it is played, and by how many of its samples it begins later; one
-    longer than a clip gives several entries, each naming the column it starts at.
+    Waveforms are encoded several times, with changes of gain and, for sounds without a video, of speed and start. An encoding longer than a
+    clip is cut into several items.
 
     Attributes:
         shards: folder with the sounds.
         codebook: checkpoint folder.
-        seed: of the variations.
-        variants: encodings of each waveform, the first of which is as it is; mels give that alone.
+        seed: of the changes.
+        variants: encodings of each waveform, the first of which is unchanged; mels are encoded once.
     """
 
     shards: Path
@@ -296,60 +311,61 @@ class Codes:
     variants: int = CODE_VARIANTS
     shard: ClassVar[str] = "codes"
 
-    def recipe(self) -> dict[str, Any]:
-        """The codebook, the sounds, the seed, and how many variations."""
-        config, sounds = read_config(self.codebook)["config"], Shard(self.shards, sounds_in(self.shards))
-        made_of = {"codebook": config, "weights": weights_digest(self.codebook), "sounds": sounds.digest}
-        return {**made_of, "seed": self.seed, "variants": self.variants, "version": CODES_VERSION}
+    def settings(self) -> dict[str, Any]:
+        """Codebook, sounds, seed and number of variants."""
+        config, sounds = read_config(self.codebook)["config"], Shard(self.shards, sound_shard(self.shards))
+        sources = {"codebook": config, "weights": weights_digest(self.codebook), "sounds": sounds.digest}
+        return {**sources, "seed": self.seed, "variants": self.variants, "version": CODES_VERSION}
 
-    def __call__(self) -> Callable[[Stored], Piece]:
+    def __call__(self) -> Callable[[Stored], Extracted]:
         """Loads the codebook."""
-        codebook, sounds = load_checkpoint(self.codebook, "codebook"), Shard(self.shards, sounds_in(self.shards))
-        codebook.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        read = self._of_waveform if sounds.array.ndim == 1 else self._of_mel
+        codebook, sounds = load_checkpoint(self.codebook, "codebook"), Shard(self.shards, sound_shard(self.shards))
+        codebook.to(device := choose_device("auto"))
+        encode = self._encode_waveform if sounds.array.ndim == 1 else self._encode_mel
 
-        def encode(item: Stored) -> Piece:
+        def work(item: Stored) -> Extracted:
+            row, stored = sounds.entries[item.number].row, torch.from_numpy(np.array(sounds[item.number]))
             with one_thread(), torch.inference_mode():
-                about = sounds.entries[item.number].about
-                found = read(codebook, device, torch.from_numpy(np.array(sounds[item.number])), item.number, about["kind"] == "sound")
-                return Piece([(grid, {**about, "item": item.number, **where}) for where, grid in found], [])
+                found = encode(codebook, device, stored, item.number, row.kind == "sound")
+                return Extracted([(codes, CodesRow(**vars(row), item=item.number, **where)) for where, codes in found], [])
 
-        return encode
+        return work
 
-    def _of_waveform(
-        self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
-    ) -> Iterator[tuple[dict[str, float], np.ndarray]]:
+    def _encode_waveform(
+        self, codebook: Codebook, device: torch.device, stored: Shaped[Tensor, "samples"], number: int, may_move: bool
+    ) -> Iterator[tuple[dict[str, float], Int16[np.ndarray, "columns rows"]]]:
         clip, waveform, rng = codebook.config.clip, stored.float() / 32768, np.random.default_rng([self.seed, number])
         for variant in range(self.variants):
-            # only sounds without pictures of their own may move in time
+            # a clip must stay in time with its video
             speed = float(np.exp(rng.uniform(*np.log(CODE_SPEEDS)))) if may_move and variant else 1.0
             shift = int(rng.integers(clip.column_samples)) if may_move and variant else 0
             gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
             played = waveform if speed == 1 else torch.from_numpy(at_speed(waveform.numpy(), speed))
-            shift = min(shift, len(played) // 2)  # of a sound of one column something stays
-            for start, piece in _pieces(played[shift:] * gain, clip.column_samples, clip):
+            shift = min(shift, len(played) // 2)  # at least half of a short sound stays
+            for start, piece in _clips_of(played[shift:] * gain, clip.column_samples, clip):
                 where = {"variant": variant, "speed": speed, "shift_samples": shift, "start_column": start}
-                yield where, _grid(codebook, log_mel01(piece[None].to(device), clip))
+                yield where, _encode(codebook, log_mel01(piece[None].to(device), clip))
 
-    def _of_mel(
-        self, codebook: Codebook, device: torch.device, stored: torch.Tensor, number: int, may_move: bool
-    ) -> Iterator[tuple[dict[str, float], np.ndarray]]:
+    def _encode_mel(
+        self, codebook: Codebook, device: torch.device, stored: Shaped[Tensor, "frames mels"], number: int, may_move: bool
+    ) -> Iterator[tuple[dict[str, float], Int16[np.ndarray, "columns rows"]]]:
         clip = codebook.config.clip
-        for start, piece in _pieces(torch.from_numpy(as_mel01(stored.numpy())).T, clip.downsampling, clip):
-            yield {"variant": 0, "speed": 1.0, "shift_samples": 0, "start_column": start}, _grid(codebook, piece[None].to(device))
+        for start, piece in _clips_of(torch.from_numpy(mel01_from_stored(stored.numpy())).T, clip.downsampling, clip):
+            where = {"variant": 0, "speed": 1.0, "shift_samples": 0, "start_column": start}
+            yield where, _encode(codebook, piece[None].to(device))
 
 
-def _pieces(sound: torch.Tensor, column: int, clip: Clip) -> Iterator[tuple[int, torch.Tensor]]:
-    """Stretches of a clip's length along the last axis, where `column` values make a code column, filled with silence to whole columns."""
+def _clips_of(sound: Shaped[Tensor, "*mels time"], column: int, clip: Clip) -> Iterator[tuple[int, Shaped[Tensor, "*mels piece"]]]:
+    """Start columns and clips along the last axis, `column` values to a code column, zero-padded to whole columns."""
     n_columns = max(1, -(-sound.shape[-1] // column))
     padded = nn.functional.pad(sound, (0, n_columns * column - sound.shape[-1]))
     for start in range(0, n_columns, clip.columns):
         yield start, padded[..., start * column : (start + clip.columns) * column]
 
 
-def _grid(codebook: Codebook, mel01: torch.Tensor) -> np.ndarray:
+def _encode(codebook: Codebook, mel01: Float[Tensor, "1 mels frames"]) -> Int16[np.ndarray, "columns rows"]:
     return codebook.encode(from_mel01(mel01))[0].T.cpu().numpy().astype(np.int16)
 
 
-def _about(row: Row) -> dict[str, Any]:
-    return {"clip_id": row.clip_id, "kind": row.kind, "label": row.label, "split": row.split, "sample_rate": row.sample_rate}
+def _item_row(row: Row) -> ItemRow:
+    return ItemRow(row.clip_id, row.kind, row.label, row.split, row.sample_rate)

@@ -1,7 +1,7 @@
-"""Arrays from files of others, read without running anything that the files might hold.
+"""Arrays from untrusted files, read without executing anything in them.
 
-A pickle is a program. The released features are pickles of one bare array each, so a dozen of its instructions and five names are all
-that is followed here, on values that can do nothing; any other is refused by name.
+A pickle is a program. The released features are pickles of one array each, so a dozen opcodes and five names are interpreted here, on
+inert values; any other opcode or name is refused in the message.
 """
 
 import pickletools
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from unsilent.errors import DataError
 
-_NAMES = {  # what a pickled array may name → what it is called here
+_NAMES = {  # global in the pickle → name used here
     "numpy.core.multiarray _reconstruct": "reconstruct",
     "numpy._core.multiarray _reconstruct": "reconstruct",
     "numpy ndarray": "ndarray",
@@ -24,23 +25,23 @@ _NAMES = {  # what a pickled array may name → what it is called here
 _NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
 _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING"),  # the last two are Python 2's, as Latin-1 text
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING"),  # the last two are bytes of Python 2, decoded as Latin-1
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def read_array(path: Path) -> np.ndarray:
-    """Read a file that holds one array of numbers: `.npy`, or else a pickle of protocol 2 to 4, also one written by Python 2.
+def read_array(path: Path) -> Shaped[np.ndarray, "*shape"]:
+    """Read a file with one numeric array: `.npy`, or else a pickle of protocol 2 to 4, also one written by Python 2.
 
     Args:
-        path: a file from anyone; nothing of it is ever run.
+        path: untrusted file; nothing in it is executed.
 
     Returns:
-        A copy in this machine's byte order.
+        A writable integer or floating point array in native byte order.
 
     Raises:
-        DataError: if the file is missing, cut short, damaged, or holds anything else than whole numbers or floats; names the culprit.
+        DataError: if the file is missing, truncated, damaged, or contains anything but one integer or floating point array.
     """
     try:
         return _from_npy(path) if path.suffix == ".npy" else _from_pickle(path.read_bytes())
@@ -50,25 +51,25 @@ def read_array(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def times(shape: tuple[int, ...]) -> str:
-    """A shape in words: `80 x 848`."""
+def format_shape(shape: tuple[int, ...]) -> str:
+    """A shape for messages: `80 x 848`."""
     return " x ".join(map(str, shape)) or "one number"
 
 
 class _RefusedError(Exception):
-    """A file is not what it must be; says what it does instead, to follow the word `it`."""
+    """A file is not one array; the message continues a sentence that ends with `it`."""
 
 
 @dataclass(frozen=True)
 class _Named:
-    """Stands for one of the five names; only ever compared."""
+    """One of the five names; only compared, never called."""
 
     name: str
 
 
 @dataclass(eq=False)
 class _Dtype:
-    """Stands for a dtype that is being set up."""
+    """A dtype under construction."""
 
     code: str
     order: str = "="
@@ -76,18 +77,18 @@ class _Dtype:
 
 @dataclass(eq=False)
 class _Array:
-    """Stands for an array that is being set up."""
+    """An array under construction."""
 
     values: np.ndarray | None = None
 
 
-def _from_npy(path: Path) -> np.ndarray:
+def _from_npy(path: Path) -> Shaped[np.ndarray, "*shape"]:
     try:
-        # mapped, so that a header which promises too much is refused before memory is taken
+        # mapped, so that a header with an absurd shape fails before memory is allocated
         mapped = np.lib.format.open_memmap(path, mode="r")
     except OSError:
         raise
-    except Exception:  # a damaged header meets Python's own tokenizer, which has errors of many kinds
+    except Exception:  # a damaged header reaches Python's tokenizer, which raises many types
         raise _RefusedError("is cut short, damaged or no .npy file") from None
     if mapped.dtype.kind not in "fiu":
         raise _RefusedError(f"holds values of type {str(mapped.dtype)[:80]!r}")
@@ -96,15 +97,15 @@ def _from_npy(path: Path) -> np.ndarray:
     return np.array(mapped, dtype=mapped.dtype.newbyteorder("="))
 
 
-def _from_pickle(data: bytes) -> np.ndarray:
+def _from_pickle(data: bytes) -> Shaped[np.ndarray, "*shape"]:
     try:
-        return _follow(data)
-    except (ValueError, LookupError, OverflowError):  # of pickletools where the file ends early, of an empty stack, of absurd shapes
+        return _interpret(data)
+    except (ValueError, LookupError, OverflowError):  # truncated file, empty stack, absurd shape
         raise _RefusedError("is cut short or damaged") from None
 
 
-def _follow(data: bytes) -> np.ndarray:
-    """Walk through the instructions with a stack and a memo as the unpickler has them, but of inert values."""
+def _interpret(data: bytes) -> Shaped[np.ndarray, "*shape"]:
+    """Interpret the opcodes with the stack and the memo of the unpickler, on inert values."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -125,21 +126,21 @@ def _follow(data: bytes) -> np.ndarray:
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
         elif name == "GLOBAL":
-            stack.append(_named(argument))
+            stack.append(_lookup(argument))
         elif name == "STACK_GLOBAL":
             module, attribute = _pop(stack, 2)
             if not (isinstance(module, str) and isinstance(attribute, str)):
                 raise ValueError
-            stack.append(_named(f"{module} {attribute}"))
+            stack.append(_lookup(f"{module} {attribute}"))
         elif name == "REDUCE":
-            stack.append(_called(*_pop(stack, 2)))
+            stack.append(_call(*_pop(stack, 2)))
         elif name == "BUILD":
             (state,) = _pop(stack, 1)
-            _set_up(stack[-1], state)
+            _build(stack[-1], state)
         elif name == "STOP":
-            return _only_array(stack, left=len(data) - position - 1)
+            return _only_array(stack, n_left=len(data) - position - 1)
         elif name not in ("PROTO", "FRAME"):
-            raise _RefusedError(f"uses the pickle instruction {name}")
+            raise _RefusedError(f"uses the pickle opcode {name}")
     raise ValueError
 
 
@@ -151,14 +152,14 @@ def _pop(stack: list[Any], count: int) -> tuple[Any, ...]:
     return items
 
 
-def _named(name: str) -> _Named:
+def _lookup(name: str) -> _Named:
     if name not in _NAMES:
         raise _RefusedError(f"names {name.replace(' ', '.')[:80]!r}")
     return _Named(_NAMES[name])
 
 
-def _called(function: Any, arguments: Any) -> Any:
-    """What one of the three functions that make an array would give for the arguments that numpy writes."""
+def _call(function: Any, arguments: Any) -> Any:
+    """Result of one of the three functions that numpy's pickles call, for the arguments that numpy writes."""
     match function, arguments:
         case _Named("reconstruct"), (_Named("ndarray"), (0,), "b" | b"b"):
             return _Array()
@@ -167,7 +168,7 @@ def _called(function: Any, arguments: Any) -> Any:
             if code not in _NUMBERS:
                 raise _RefusedError(f"holds values of type {code[:80]!r}")
             return _Dtype(code)
-        case _Named("encode"), (str() as text, "latin1"):  # how Python 3 writes bytes with protocol 2
+        case _Named("encode"), (str() as text, "latin1"):  # bytes, written by Python 3 in protocol 2
             return text.encode("latin-1")
         case _Named(name), _:
             raise _RefusedError(f"calls {name!r} as no array needs it")
@@ -175,7 +176,7 @@ def _called(function: Any, arguments: Any) -> Any:
             raise _RefusedError("calls what cannot be called")
 
 
-def _set_up(target: Any, state: Any) -> None:
+def _build(target: Any, state: Any) -> None:
     match target, state:
         case _Dtype(), (3, "<" | ">" | "|" | "=" as order, None, None, None, -1, -1, 0):
             target.order = order
@@ -185,16 +186,17 @@ def _set_up(target: Any, state: Any) -> None:
             content = content.encode("latin-1") if isinstance(content, str) else content
             wanted = prod(shape) * int(dtype.code[1])
             if len(content) != wanted:
-                raise _RefusedError(f"promises {times(shape)[:80]} numbers of {dtype.code[1]} bytes and holds {len(content)} bytes of them")
+                promised = f"{format_shape(shape)[:80]} numbers of {dtype.code[1]} bytes"
+                raise _RefusedError(f"promises {promised} and holds {len(content)} bytes of them")
             values = np.frombuffer(content, dtype.order + dtype.code).reshape(shape, order="F" if columns_first else "C")
             target.values = values.astype(values.dtype.newbyteorder("="))
         case _:
             raise _RefusedError("sets up an array as numpy does not")
 
 
-def _only_array(stack: list[Any], left: int) -> np.ndarray:
-    if left:
-        raise _RefusedError(f"has {left} bytes after its end")
+def _only_array(stack: list[Any], n_left: int) -> Shaped[np.ndarray, "*shape"]:
+    if n_left:
+        raise _RefusedError(f"has {n_left} bytes after its end")
     match stack:
         case [_Array(values=np.ndarray() as values)]:
             return values

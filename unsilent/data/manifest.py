@@ -1,29 +1,31 @@
-"""The table of training material: one row for each sound, picture, or video with sound, with its label and split."""
+"""The manifest: a table of training material with one row for each sound, image, or video with sound."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from unsilent.errors import DataError
+from unsilent.files import atomic_write
 
 Kind = Literal["sound", "image", "clip"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One piece of material.
+    """One item of material. Its `repr` is part of the digest of the material that shards store (`jobs.extract`).
 
     Attributes:
-        clip_id: unique name: the path without its suffix, and, where a video is cut into several clips, `@` and the first millisecond.
-        path: file, relative to the folder of the table.
+        clip_id: unique name: the path without its suffix, and, if a video is cut into several clips, `@` and the start in milliseconds.
+        path: file, relative to the folder of the material.
         kind: `sound`, `image`, or `clip` (a video with its own sound).
         label: class name; empty where unknown.
         split: `train`, `valid` or `test`.
-        licence: as its source states it.
-        start_seconds: where it begins in its file, 0 for all but later stretches of a long video.
-        duration_seconds: 0 for pictures.
-        sample_rate: of the recording in Hz, 0 for pictures; a low one means that high frequencies are missing.
-        checksum: SHA-256 of the file's content.
+        licence: as stated by its source.
+        start_seconds: start in the file; not 0 only for later clips of a long video.
+        duration_seconds: 0 for images.
+        sample_rate: of the recording in Hz, 0 for images; below 22050 high frequencies are missing.
+        checksum: SHA-256 of the file.
+        visible_impacts: whether hits can be seen in a clip; None where unknown. Not in the `repr`, because no shard depends on it.
     """
 
     clip_id: str
@@ -36,25 +38,39 @@ class Row:
     duration_seconds: float
     sample_rate: int
     checksum: str
+    visible_impacts: bool | None = field(default=None, repr=False)
+
+
+_OPTIONAL = "visible_impacts"
 
 
 def write_manifest(root: Path, rows: list[Row], path: Path) -> None:
-    """Write rows and the folder their paths start from to a Parquet file, replacing it in one step."""
+    """Write rows, and the folder that their paths are relative to, to a Parquet file.
+
+    The column `visible_impacts` is written if it is known of any row.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
     import pyarrow
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    table = pyarrow.Table.from_pylist([asdict(row) for row in rows]).replace_schema_metadata({"root": str(root.resolve())})
-    pyarrow.parquet.write_table(table, temporary)
-    temporary.replace(path)
+    unknown = {_OPTIONAL} if all(row.visible_impacts is None for row in rows) else set()
+    records = [{name: value for name, value in asdict(row).items() if name not in unknown} for row in rows]
+    table = pyarrow.Table.from_pylist(records).replace_schema_metadata({"root": str(root.resolve())})
+    with atomic_write(path, DataError) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
 
 
 def read_manifest(path: Path) -> tuple[Path, list[Row]]:
-    """Read the folder that paths start from, and the rows.
+    """Read a manifest.
+
+    Returns:
+        The folder that paths are relative to, and the rows.
 
     Raises:
-        DataError: if the file is missing, not Parquet, or lacks a column.
+        DataError: if the file is missing, not Parquet, or lacks a column or the folder.
     """
     import pyarrow
     import pyarrow.parquet
@@ -65,12 +81,10 @@ def read_manifest(path: Path) -> tuple[Path, list[Row]]:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    records = table.to_pylist()
-    missing = {field.name for field in fields(Row)} - set(table.column_names)
-    if missing:
-        raise DataError(f"the manifest {path} lacks the columns {', '.join(sorted(missing))}.")
+    columns = {field.name for field in fields(Row)}
+    if missing := columns - set(table.column_names) - {_OPTIONAL}:
+        raise DataError(f"the manifest {path} lacks the columns {', '.join(sorted(missing))}; make it again.")
     root = (table.schema.metadata or {}).get(b"root")
     if root is None:
-        raise DataError(f"the manifest {path} does not say which folder its paths start from; make it again.")
-    rows = [Row(**{field.name: record[field.name] for field in fields(Row)}) for record in records]
-    return Path(root.decode()), rows
+        raise DataError(f"the manifest {path} does not name the folder of its paths; make it again.")
+    return Path(root.decode()), [Row(**record) for record in table.select(sorted(columns & set(table.column_names))).to_pylist()]

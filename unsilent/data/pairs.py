@@ -1,6 +1,6 @@
-"""Batches for the sampler's training: codes with the pictures and the motion that go with them.
+"""Batches for the sampler's training: codes with the features and the motion of the video.
 
-As in `datasets`, every item is drawn by a generator of its own.
+As in `datasets`, every item has a generator of its own.
 """
 
 from collections import defaultdict
@@ -10,54 +10,60 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32, Int64, Integer
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.data.datasets import Chance
-from unsilent.data.shards import Shard, as_mel01, fine, sounds_in
+from unsilent.data.datasets import WeightedChoice
+from unsilent.data.rows import CodesRow
+from unsilent.data.shards import Shard, dequantise, mel01_from_stored, sound_shard
 from unsilent.errors import DataError
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.onsets import onset_strength
 from unsilent.vision.motion import CHANNELS, normalise, synthetic_motion
 
+_NEW_VIEW = 0.2  # probability that the view of an image changes at a column
 
-class Pairs(NamedTuple):
-    """A batch of sounds as codes, with what is seen and called while they sound.
+
+class SamplerBatch(NamedTuple):
+    """A batch of code sequences with their conditions; None for what the sampler is not conditioned on.
 
     Attributes:
-        codes: `[batch, sequence]` in the sampler's order.
-        features: `[batch, features, dim]`, one or several for each code column, as the shard has them.
-        motion: `[batch, columns, numbers]`, curves of `motion.normalise`; None where it was not asked for.
-        labels: `[batch]`, places in `PairedCodes.labels`; -1 where nobody named the sound.
-        names: the clips that the sounds are from, the first of each sequence.
+        codes: in the sampler's order.
+        features: of images or videos; `PairedCodes` gives those of the shard, one or several for each code column.
+        labels: indices in `PairedCodes.labels`; -1 for unlabelled clips.
+        motion: curves of `vision.motion.normalise`, `values` for each code column.
+        keep: false where the condition is dropped.
+        names: clip of each sequence's first sound.
     """
 
-    codes: Tensor
-    features: Tensor
-    motion: Tensor | None
-    labels: Tensor
+    codes: Int64[Tensor, "batch sequence"]
+    features: Float[Tensor, "batch features dim"] | None
+    labels: Int64[Tensor, "batch"] | None
+    motion: Float[Tensor, "batch columns values"] | None
+    keep: Bool[Tensor, "batch"] | None
     names: list[str]
 
 
 class PairedCodes:
-    """Code sequences with the visual features, and the motion, that go with them.
+    """Code sequences with visual features and, if wanted, motion.
 
-    Sounds and pictures of one label are paired at random; a clip made of two labels changes its pictures where its sound changes, which
-    teaches that the pictures of a moment speak for that moment. Still pictures are given the motion that their sounds might have had, which
-    teaches that what is seen to happen is heard. Real clips keep their own pairing, timing and motion.
+    A composed sequence has sounds of one label with features of an image of that label, both chosen at random. With probability `cut_share`
+    sound and image change to another label at the same column, so that the sampler learns which features belong to which column. Motion of
+    images is synthesised from the onsets of the sound. A real clip keeps its own features, timing and motion.
 
     Args:
         shards: folder with the shards `codes` and `features`.
-        split: which rows to use.
-        clip: length of what is made.
-        real_share: how often a real clip is taken instead of a composed one; at 1 nothing needs a label.
-        cut_share: how often a composed clip changes its label midway; its label is then the first.
+        split: split to use.
+        clip: length of a sequence.
+        real_share: probability of a real clip instead of a composed sequence; at 1 no labels are needed.
+        cut_share: probability that a composed sequence changes its label; its label is then the first.
         named_only: leave out real clips without a label.
-        labels: in the order of their numbers; without it those of the split, sorted.
-        motion: give motion too, of the shard `motion`, and for composed clips of `waveforms`, or `mels` in its place.
+        labels: in the order of their indices; None takes those of the split with both sounds and images, sorted.
+        motion: give motion too; needs the shard `motion` and, for composed sequences, `waveforms` or `mels`.
 
     Raises:
-        DataError: if no label has both sounds and pictures, or, at a `real_share` of 1, no clip has both.
+        DataError: if no label has both sounds and images or, at a `real_share` of 1, no clip has both.
     """
 
     def __init__(
@@ -72,53 +78,57 @@ class PairedCodes:
         motion: bool = False,
     ) -> None:
         self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features")
+        self.code_rows: list[CodesRow] = [entry.row for entry in self.codes.entries]
         self.motion = Shard(shards, "motion") if motion else None
-        self.levels_of_clip = {entry.about["clip_id"]: i for i, entry in enumerate(self.motion.entries)} if motion else {}
-        self.heard = Shard(shards, sounds_in(shards)) if motion and real_share < 1 else None
-        self.strengths: dict[int, np.ndarray] = {}  # of onsets, of the sounds that were asked for
+        self.motion_of_clip = {entry.row.clip_id: i for i, entry in enumerate(self.motion.entries)} if motion else {}
+        self.sound_items = Shard(shards, sound_shard(shards)) if motion and real_share < 1 else None
+        self.strengths: dict[int, Float32[np.ndarray, "frames"]] = {}  # onset strength of sounds used so far
         self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
-        self.rows_per_column = self.features.extractor.get("rows_per_column", 1)  # of features
-        self.sounds, self.pictures, self.real = defaultdict(list), defaultdict(list), []
-        features_of_clip = {}
-        for i, entry in enumerate(self.features.entries):
-            if entry.about["split"] == split:
-                if entry.about["label"]:
-                    self.pictures[entry.about["label"]].append(i)
-                if entry.about["kind"] == "clip":
-                    features_of_clip[entry.about["clip_id"]] = i
-        for i, entry in enumerate(self.codes.entries):
-            if entry.about["split"] == split:
-                if entry.about["label"]:
-                    self.sounds[entry.about["label"]].append(i)
-                paired = features_of_clip.get(entry.about["clip_id"])
-                if motion and entry.about["clip_id"] not in self.levels_of_clip:
-                    continue
-                if paired is not None and self.features.entries[paired].length > entry.about["start_column"] * self.rows_per_column:
-                    self.real.append((i, paired))
-        whole = set(self.sounds) & set(self.pictures)
-        self.labels = sorted(whole) if labels is None else labels
-        self.present = [number for number, label in enumerate(self.labels) if label in whole]
+        self.rows_per_column: int = self.features.setting("rows_per_column")
+        self.sounds, self.images, self.real = defaultdict(list), defaultdict(list), []
+        self._group(split)
+        complete = set(self.sounds) & set(self.images)
+        self.labels = sorted(complete) if labels is None else labels
+        self.present = [index for index, label in enumerate(self.labels) if label in complete]
         if real_share == 1 and not self.real:
             raise DataError(f"no clip of the split {split!r} in {shards} has both codes and features.")
         if real_share < 1 and not self.present:
-            raise DataError(f"no label of the split {split!r} in {shards} has both sounds and pictures.")
+            raise DataError(f"no label of the split {split!r} in {shards} has both sounds and images.")
         if named_only:
-            self.real = [pair for pair in self.real if self.codes.entries[pair[0]].about["label"] in self.labels]
-        # a label with much material is shown more often, by the square root
-        entries = self.codes.entries
-        counts = [len({entries[i].about["clip_id"] for i in self.sounds[self.labels[number]]}) for number in self.present]
-        self.draw = Chance(np.sqrt(counts)) if counts else None
+            self.real = [pair for pair in self.real if self.code_rows[pair[0]].label in self.labels]
+        # square root: labels with much material are drawn more often, but not as often as they occur
+        counts = [len({self.code_rows[i].clip_id for i in self.sounds[self.labels[index]]}) for index in self.present]
+        self.draw = WeightedChoice(np.sqrt(counts)) if counts else None
 
-    def batch(self, rngs: Sequence[np.random.Generator]) -> Pairs:
-        """One pair by each generator."""
-        pairs = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for rng in rngs]
-        codes = np.stack([pair.grid.reshape(-1) for pair in pairs]).astype(np.int64)  # columns one after another, low to high
-        features = np.stack([pair.features for pair in pairs]).astype(np.float32)
-        labels, motion = torch.tensor([pair.label for pair in pairs]), None
+    def _group(self, split: str) -> None:
+        """Sort items of the split into `sounds` and `images` by label, and into `real` pairs of an item of codes and one of features."""
+        features_of_clip = {}
+        for i, entry in enumerate(self.features.entries):
+            if entry.row.split == split:
+                if entry.row.label:
+                    self.images[entry.row.label].append(i)
+                if entry.row.kind == "clip":
+                    features_of_clip[entry.row.clip_id] = i
+        for i, row in enumerate(self.code_rows):
+            if row.split == split:
+                if row.label:
+                    self.sounds[row.label].append(i)
+                paired = features_of_clip.get(row.clip_id)
+                if self.motion is not None and row.clip_id not in self.motion_of_clip:
+                    continue
+                if paired is not None and self.features.entries[paired].length > row.start_column * self.rows_per_column:
+                    self.real.append((i, paired))
+
+    def batch(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
+        """One sequence for each generator; `keep` is None, and `motion` if it was not asked for."""
+        scenes = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for rng in rngs]
+        codes = np.stack([scene.grid.reshape(-1) for scene in scenes]).astype(np.int64)  # column by column, low rows first
+        features = np.stack([scene.features for scene in scenes]).astype(np.float32)
+        labels, motion = torch.tensor([scene.label for scene in scenes]), None
         if self.motion is not None:
-            curves = np.stack([normalise(pair.levels).reshape(self.clip.columns, -1) for pair in pairs])
+            curves = np.stack([normalise(scene.levels).reshape(self.clip.columns, -1) for scene in scenes])
             motion = torch.from_numpy(curves.astype(np.float32))
-        return Pairs(torch.from_numpy(codes), torch.from_numpy(features), motion, labels, [pair.name for pair in pairs])
+        return SamplerBatch(torch.from_numpy(codes), torch.from_numpy(features), labels, motion, None, [scene.name for scene in scenes])
 
     def _composed(self, rng: np.random.Generator) -> "_Scene":
         columns = self.clip.columns
@@ -128,66 +138,74 @@ class PairedCodes:
         return scenes[0]._replace(grid=grid, features=features, levels=levels)
 
     def _scene(self, columns: int, rng: np.random.Generator) -> "_Scene":
-        """Sounds of one label until the time is full, over views of one picture held for a while each."""
-        number = self.present[self.draw(rng)]
-        sounds, pictures = self.sounds[self.labels[number]], self.pictures[self.labels[number]]
+        """Sounds of one label one after another, with views of one image that change from time to time."""
+        index = self.present[self.draw(rng)]
+        sounds, images = self.sounds[self.labels[index]], self.images[self.labels[index]]
         parts, names, strengths, filled = [], [], [], 0
         while filled < columns:
-            sound = sounds[int(rng.integers(len(sounds)))]
-            part = self.codes[sound]
-            # a long sound may begin anywhere; a short one, often a single event, is kept whole
+            item = sounds[int(rng.integers(len(sounds)))]
+            part = self.codes[item]
+            # a long sound starts anywhere; a short one, often a single event, is used whole
             start = int(rng.integers(0, max(1, len(part) - columns + 1)))
             parts.append(part[start : start + columns - filled])
-            names.append(self.codes.entries[sound].about["clip_id"])
+            names.append(self.code_rows[item].clip_id)
             if self.motion is not None:
-                strengths.append(self._strength(sound, start, len(parts[-1])))
+                strengths.append(self.onset_strength(item, start, len(parts[-1])))
             filled += len(parts[-1])
-        picture = self._seen(pictures[int(rng.integers(len(pictures)))])
-        views = rng.integers(len(picture), size=columns)
-        held = np.maximum.accumulate(np.where(rng.random(columns) < 0.2, np.arange(columns), 0))
-        features = picture[views[held]].repeat(self.rows_per_column, axis=0)
+        image = self._features(images[int(rng.integers(len(images)))])
+        views = rng.integers(len(image), size=columns)
+        last_change = np.maximum.accumulate(np.where(rng.random(columns) < _NEW_VIEW, np.arange(columns), 0))
+        features = image[views[last_change]].repeat(self.rows_per_column, axis=0)
         levels = np.empty((0, CHANNELS)) if self.motion is None else synthetic_motion(np.concatenate(strengths), rng)
-        return _Scene(np.concatenate(parts), features, levels, number, names[0])
+        return _Scene(np.concatenate(parts), features, levels, index, names[0])
 
-    def _strength(self, item: int, start: int, columns: int) -> np.ndarray:
-        """The strongest onset, in dB, within each feature's time of some columns of a codes item."""
-        about, clip = self.codes.entries[item].about, self.clip
-        sound = about["item"]
-        if sound not in self.strengths:
-            stored = torch.from_numpy(np.array(self.heard[sound]))
-            mel01 = torch.from_numpy(as_mel01(stored.numpy())).T if stored.ndim == 2 else log_mel01(stored[None] / 32768, clip)[0]
-            self.strengths[sound] = onset_strength(mel01, clip).numpy()
-        speed = about.get("speed", 1.0)  # which codes of before do not say
-        first = about["shift_samples"] / clip.hop + (about["start_column"] + start) * clip.downsampling
+    def onset_strength(self, item: int, start: int, columns: int) -> Float32[np.ndarray, "moments"]:
+        """Strongest onset within the time of each feature.
+
+        Args:
+            item: of the shard `codes`.
+            start: first column.
+            columns: number of columns, each with the clip's `column_features` moments.
+
+        Returns:
+            In dB; 0 after the end of the sound.
+        """
+        row, clip = self.code_rows[item], self.clip
+        if row.item not in self.strengths:
+            stored = torch.from_numpy(np.array(self.sound_items[row.item]))
+            is_mel = stored.ndim == 2
+            mel01 = torch.from_numpy(mel01_from_stored(stored.numpy())).T if is_mel else log_mel01(stored[None] / 32768, clip)[0]
+            self.strengths[row.item] = onset_strength(mel01, clip).numpy()
+        first = row.shift_samples / clip.hop + (row.start_column + start) * clip.downsampling  # in frames at the changed speed
         moments = first + np.arange(columns * clip.column_features + 1) * clip.downsampling / clip.column_features
-        frames = np.floor(moments * speed).astype(int)
-        strength = np.pad(self.strengths[sound], (0, max(0, frames[-1] + 1 - len(self.strengths[sound]))))
+        frames = np.floor(moments * row.speed).astype(int)
+        strength = np.pad(self.strengths[row.item], (0, max(0, frames[-1] + 1 - len(self.strengths[row.item]))))
         return np.maximum.reduceat(strength, frames)[:-1]
 
     def _real(self, rng: np.random.Generator) -> "_Scene":
-        """A real clip with its own pictures; one shorter than the window is repeated whole, as the published model was shown it."""
+        """A real clip with its own features; one shorter than the sequence is repeated, as in the released training."""
         code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
-        about, each = self.codes.entries[code_item].about, self.rows_per_column
-        grid, features = self.codes[code_item], self._seen(feature_item)[about["start_column"] * each :]
+        row, each = self.code_rows[code_item], self.rows_per_column
+        grid, features = self.codes[code_item], self._features(feature_item)[row.start_column * each :]
         length = min(len(grid), len(features) // each)
         columns = np.arange(self.clip.columns) % length
-        rows = (columns[:, None] * each + np.arange(each)).ravel()
+        feature_rows = (columns[:, None] * each + np.arange(each)).ravel()
         levels = np.empty((0, CHANNELS))
         if self.motion is not None:
-            stored = self.motion[self.levels_of_clip[about["clip_id"]]][about["start_column"] :]
+            stored = self.motion[self.motion_of_clip[row.clip_id]][row.start_column :]
             levels = stored[columns].astype(np.float32).reshape(-1, CHANNELS)
-        label = self.labels.index(about["label"]) if about["label"] in self.labels else -1
-        return _Scene(grid[columns], features[rows], levels, label, about["clip_id"])
+        label = self.labels.index(row.label) if row.label in self.labels else -1
+        return _Scene(grid[columns], features[feature_rows], levels, label, row.clip_id)
 
-    def _seen(self, item: int) -> np.ndarray:
-        return fine(self.features[item], self.features.entries[item].about)
+    def _features(self, item: int) -> Float32[np.ndarray, "features dim"]:
+        return dequantise(self.features[item], self.features.entries[item].row)
 
 
 class _Scene(NamedTuple):
-    """Code columns, features, levels of motion, and the number of the label of a stretch of time, with the clip that its sound is from."""
+    """A stretch of a sequence: codes, features, motion levels (none if motion is not wanted), label index, clip of the first sound."""
 
-    grid: np.ndarray
-    features: np.ndarray
-    levels: np.ndarray
+    grid: Integer[np.ndarray, "columns rows"]
+    features: Float[np.ndarray, "features dim"]
+    levels: Float[np.ndarray, "moments channels"]
     label: int
     name: str

@@ -1,73 +1,73 @@
-"""The mels and features that the paper's authors give away: folders, sizes, and which part of a file is a clip."""
+"""Mels and features released by the paper's authors: folders, sizes, and the part of each file that is a clip."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float16, Float32, Shaped
 
 from unsilent.clip import Clip
-from unsilent.data.foreign_arrays import read_array, times
-from unsilent.data.shards import write_shard
+from unsilent.data.foreign_arrays import format_shape, read_array
+from unsilent.data.rows import FeaturesRow, ItemRow
+from unsilent.data.shards import Item, write_shard
 from unsilent.errors import DataError, ParameterError
 
 log = logging.getLogger(__name__)
 
-# A released file is of 10 s; the clip is what lies in its middle.
+# A released file has 10 s; the clip is in its middle.
 _FILE_FRAMES = 860
 _FILE_FEATURES = 215
 _MELS = "melspec_10s_22050hz"
-_FEATURES = {  # backbone → its folders, whose numbers stand side by side in a feature, and how many each gives
+_FEATURES = {  # backbone → its folders and their dimensions; a feature is the concatenation
     "resnet50": {"feature_resnet50_dim2048_21.5fps": 2048},
     "bninception": {"feature_rgb_bninception_dim1024_21.5fps": 1024, "feature_flow_bninception_dim1024_21.5fps": 1024},
 }
 
 
-def read_mel(path: Path, clip: Clip) -> Float[np.ndarray, "mels frames"]:
+def read_mel(path: Path, clip: Clip) -> Float32[np.ndarray, "mels frames"]:
     """Read a mel of 10 s and keep its middle.
 
     Args:
-        path: `<clip>_mel.npy`, 80 bands x 860 frames in [0, 1].
-        clip: how much is kept; the paper's 848 frames are the columns 6 to 853.
+        path: `<clip>_mel.npy`, 80 mel bands x 860 frames in [0, 1].
+        clip: length to keep; the paper's 848 frames are the frames 6 to 853.
 
     Returns:
-        float32 in [0, 1].
+        Values in [0, 1].
 
     Raises:
-        DataError: if the file cannot be read, is of another size, or leaves [0, 1].
-        ParameterError: if the clip is of other mels, or longer.
+        DataError: if the file cannot be read, has another size, or has values outside [0, 1].
+        ParameterError: if the clip has other mel settings, or is longer than a file.
 
     Source:
-        Released CropImage. Differs: files of another length are refused, whose middle would be another moment than that of the features.
+        Released CropImage. Differs: files of another length are refused, because their middle is not the middle of the features.
     """
     _refuse_other_grid(clip)
     mel = read_array(path)
     if mel.shape != (clip.mels, _FILE_FRAMES):
-        raise DataError(f"{path} holds an array of {times(mel.shape)}; a released mel has {clip.mels} x {_FILE_FRAMES}.")
-    if not (mel.min() >= 0 and mel.max() <= 1):  # in these words so that NaN fails too
+        raise DataError(f"{path} holds an array of {format_shape(mel.shape)}; a released mel has {clip.mels} x {_FILE_FRAMES}.")
+    if not (mel.min() >= 0 and mel.max() <= 1):  # negated so that NaN fails too
         raise DataError(f"{path} reaches from {mel.min():g} to {mel.max():g}; a released mel stays in 0 to 1.")
     start = (_FILE_FRAMES - clip.frames) // 2
     return mel[:, start : start + clip.frames].astype(np.float32)
 
 
-def read_features(folder: Path, clip_id: str, backbone: str, clip: Clip) -> Float[np.ndarray, "features dim"]:
-    """Read the visual features of a clip's middle.
+def read_features(folder: Path, clip_id: str, backbone: str, clip: Clip) -> Float32[np.ndarray, "features dim"]:
+    """Read the visual features of the middle of a file.
 
     Args:
-        folder: holds the folders of features; for VAS that of the clip's class.
-        clip_id: the files' name without `.pkl`.
-        backbone: `resnet50`, or `bninception` (pictures and optical flow side by side).
-        clip: how much is kept; the paper's 212 features are the rows 1 to 212 of 215.
+        folder: contains the folders of features; for VAS the folder of the clip's class.
+        clip_id: file name without `.pkl`.
+        backbone: `resnet50`, or `bninception` (RGB and optical flow, concatenated).
+        clip: length to keep; the paper's 212 features are the rows 1 to 212 of 215.
 
     Returns:
-        float32, 2048 numbers wide. Files are cut or filled with zeros to 215 rows before.
+        Features of dimension 2048, from files that are cut or zero-padded to 215 rows first.
 
     Raises:
-        DataError: if a file cannot be read, is of another width, or holds NaN or infinity; or if pictures and flow differ in length.
-        ParameterError: for another backbone, or a clip of other mels, or a longer one.
+        DataError: if a file cannot be read, has another dimension, or contains NaN or infinity; or if RGB and flow differ in length.
+        ParameterError: for another backbone, or a clip with other mel settings, or longer than a file.
 
     Source:
         Released VGGSound and VAS data sets with CropFeats.
@@ -84,10 +84,10 @@ def read_features(folder: Path, clip_id: str, backbone: str, clip: Clip) -> Floa
     return whole[start : start + clip.n_features]
 
 
-def _read_part(path: Path, width: int) -> np.ndarray:
+def _read_part(path: Path, width: int) -> Shaped[np.ndarray, "rows width"]:
     array = read_array(path)
     if array.ndim != 2 or array.shape[1] != width or not len(array):
-        raise DataError(f"{path} holds an array of {times(array.shape)}; released features have some rows x {width}.")
+        raise DataError(f"{path} holds an array of {format_shape(array.shape)}; released features have some rows x {width}.")
     if bad := int((~np.isfinite(array).all(1)).sum()):
         raise DataError(f"{path} holds NaN or infinity in {bad} of {len(array)} rows.")
     return array
@@ -100,7 +100,7 @@ def _folders(backbone: str) -> dict[str, int]:
 
 
 def _refuse_other_grid(clip: Clip) -> None:
-    """Released files have the paper's mels and rate of features; only the length of a clip and its codes may differ."""
+    """Released files have the paper's mel settings and feature rate; only the length of a clip and its columns may differ."""
     for name, released in Clip(frames=clip.frames, downsampling=clip.downsampling):
         if getattr(clip, name) != released:
             raise ParameterError(f"a clip with {name} {getattr(clip, name)} was asked for; released files have {released}.")
@@ -116,10 +116,10 @@ class ReleasedClip:
     """One clip of a released data set.
 
     Attributes:
-        clip_id: as the authors' lists write it: `dog/video_00000` for VAS, `<video>_<start ms>_<end ms>` for VGGSound.
-        label: class name; empty where the folder does not tell it.
-        split: name of the list that has the clip; empty if none has.
-        folder: holds its folders of mels and features.
+        clip_id: as in the authors' lists: `dog/video_00000` for VAS, `<video>_<start ms>_<end ms>` for VGGSound.
+        label: class name; empty for VGGSound, whose folders have none.
+        split: name of the list that contains the clip; empty if none does.
+        folder: contains its folders of mels and features.
     """
 
     clip_id: str
@@ -129,12 +129,12 @@ class ReleasedClip:
 
     @property
     def stem(self) -> str:
-        """What its files' names begin with."""
+        """Common start of its file names."""
         return self.clip_id.rpartition("/")[2]
 
     @property
     def mel_path(self) -> Path:
-        """Its mel, for `read_mel`."""
+        """Path of its mel."""
         return self.folder / _MELS / f"{self.stem}_mel.npy"
 
 
@@ -142,8 +142,8 @@ class ReleasedFolder:
     """All clips of an unpacked data set that have a mel, sorted by name.
 
     Args:
-        root: `features` of VAS, which has one folder a class, or the folder of VGGSound, which has none.
-        lists: name of a split → text file with one clip a line, such as the authors' `vas_train.txt`.
+        root: folder `features` of VAS, which has a folder for each class, or the folder of VGGSound, which has none.
+        lists: split → text file with one clip a line, such as the authors' `vas_train.txt`.
 
     Raises:
         DataError: if there are no mels, or a list is missing.
@@ -161,7 +161,7 @@ class ReleasedFolder:
         labels = [""] if (root / _MELS).is_dir() else sorted(path.parent.name for path in root.glob(f"*/{_MELS}"))
         self.clips = [clip for label in labels for clip in _clips(root, label, splits)]
         if not self.clips:
-            raise DataError(f"there is no mel in {root}; it must hold {_MELS}/*_mel.npy, or folders of classes that hold it.")
+            raise DataError(f"there is no mel in {root}; it must contain {_MELS}/*_mel.npy, or class folders that contain it.")
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -181,39 +181,39 @@ def _clips(root: Path, label: str, splits: Mapping[str, str]) -> Iterator[Releas
 def write_shards(folder: ReleasedFolder, out: Path, backbone: str, clip: Clip) -> dict[str, int]:
     """Write the shards `features` and `mels` of a released data set.
 
-    Features are float16 with all of a clip's rows, so that any number can be picked later. Mels are float16 `[frames, mels]` in [0, 1],
-    wrong by 0.00025 at most, which is 0.025 dB. A damaged file is logged and left out of its shard, so the two pair by `clip_id`.
+    Features are float16 `[features, dim]`, with all features of the clip. Mels are float16 `[frames, mels]` in [0, 1], wrong by at most
+    0.00025 (0.025 dB). A damaged file is logged and left out of its shard only, so items of the two shards are paired by `clip_id`.
 
     Args:
-        folder: what to read.
+        folder: released data set.
         out: folder of shards, made if absent.
         backbone: `resnet50` or `bninception`.
         clip: the middle part that is kept.
 
     Returns:
-        How many items each shard has.
+        Number of items of each shard.
 
     Raises:
-        DataError: if nothing could be read for one of them.
-        ParameterError: for another backbone or an unfit clip.
+        DataError: if one of the shards has no item.
+        ParameterError: for another backbone, or a clip that `read_mel` or `read_features` refuses.
     """
     _refuse_other_grid(clip)
     dim = sum(_folders(backbone).values())
 
-    def features(item: ReleasedClip) -> np.ndarray:
+    def features(item: ReleasedClip) -> Float16[np.ndarray, "features dim"]:
         rows = read_features(item.folder, item.stem, backbone, clip)
         if np.abs(rows).max() > np.finfo(np.float16).max:
             raise DataError(f"the {backbone} features of {item.clip_id} reach {np.abs(rows).max():g}, too much for float16.")
         return rows.astype(np.float16)
 
-    def mels(item: ReleasedClip) -> np.ndarray:
+    def mels(item: ReleasedClip) -> Float16[np.ndarray, "frames mels"]:
         return read_mel(item.mel_path, clip).T.astype(np.float16)
 
-    recipe = {"source": "released files", "clip": clip.model_dump()}
-    seen = {**recipe, "backbone": backbone, "dim": dim, "rows_per_column": clip.column_features}
+    common = {"source": "released files", "clip": clip.model_dump()}
+    network = {"backbone": backbone, "dim": dim, "rows_per_column": clip.column_features}
     written = {
-        "features": write_shard(out, "features", _items(folder, features, clip.sample_rate), seen),
-        "mels": write_shard(out, "mels", _items(folder, mels, clip.sample_rate), recipe),
+        "features": write_shard(out, "features", _items(folder, features, FeaturesRow, clip.sample_rate), common | network),
+        "mels": write_shard(out, "mels", _items(folder, mels, ItemRow, clip.sample_rate), common),
     }
     for name, count in written.items():
         if not count:
@@ -221,13 +221,11 @@ def write_shards(folder: ReleasedFolder, out: Path, backbone: str, clip: Clip) -
     return written
 
 
-def _items(
-    folder: ReleasedFolder, read: Callable[[ReleasedClip], np.ndarray], sample_rate: int
-) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    for item in folder:
+def _items(folder: ReleasedFolder, read: Callable[[ReleasedClip], np.ndarray], row_type: type[ItemRow], sample_rate: int) -> Iterator[Item]:
+    for clip in folder:
         try:
-            array = read(item)
+            array = read(clip)
         except DataError as error:
             log.warning("left out: %s", error)
             continue
-        yield array, {"clip_id": item.clip_id, "kind": "clip", "label": item.label, "split": item.split, "sample_rate": sample_rate}
+        yield array, row_type(clip.clip_id, "clip", clip.label, clip.split, sample_rate)

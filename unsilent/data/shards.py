@@ -1,4 +1,4 @@
-"""Arrays of many items behind one another in one file, memory-mapped, with an index that says whose is which."""
+"""Shards: arrays of many items, concatenated in one memory-mapped file, with a JSON index of the items. docs/data.md lists them."""
 
 import hashlib
 import json
@@ -7,124 +7,166 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Generic, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float32, Shaped, UInt8
+from pydantic import TypeAdapter, ValidationError
 
+from unsilent.choices import SoundShard
+from unsilent.data.rows import ROW_TYPES, FeaturesRow, ItemRow, Row
 from unsilent.errors import DataError
 from unsilent.files import try_lock
 
-_SAVE_SECONDS = 1.0  # of work that a kill may cost
+SAVE_SECONDS = 1.0  # longest work that a kill may lose
 
 
-def as_mel01(stored: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1] of a row of the shard `mels`, which is a floating point number, or a whole one from 0 to 255."""
+def mel01_from_stored(stored: Shaped[np.ndarray, "frames mels"]) -> Float32[np.ndarray, "frames mels"]:
+    """Mel in [0, 1] of an item of the shard `mels`, which is floating point in [0, 1], or uint8."""
     return stored.astype(np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
 
-def coarse(values: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """Numbers of an item as whole ones from 0 to 255, and what its index entry must say of them; see `fine`."""
+def quantise(values: Float[np.ndarray, "*shape"]) -> tuple[UInt8[np.ndarray, "*shape"], float, float]:
+    """Quantise an item to uint8: the stored values, and the columns `lowest` and `step` of `FeaturesRow`."""
     lowest, highest = float(values.min()), float(values.max())
     step = (highest - lowest) / 255 or 1.0
-    return np.round((values - lowest) / step).astype(np.uint8), {"lowest": lowest, "step": step}
+    return np.round((values - lowest) / step).astype(np.uint8), lowest, step
 
 
-def fine(stored: np.ndarray, about: dict[str, Any]) -> np.ndarray:
-    """float32 of an item that is stored as floating point numbers, or by `coarse`; off by half a step at most."""
+def dequantise(stored: Shaped[np.ndarray, "*shape"], row: FeaturesRow) -> Float32[np.ndarray, "*shape"]:
+    """Features of an item stored as floating point or by `quantise`; wrong by half a step at most."""
     values = stored.astype(np.float32)
-    return values if stored.dtype != np.uint8 else values * np.float32(about["step"]) + np.float32(about["lowest"])
+    return values if stored.dtype != np.uint8 else values * np.float32(row.step) + np.float32(row.lowest)
 
 
-def sounds_in(folder: Path) -> str:
-    """Name of the shard that holds the sounds of a folder: `waveforms`, or `mels` if there are only these."""
+def sound_shard(folder: Path) -> SoundShard:
+    """Name of the shard with the sounds of a folder: `waveforms`, or `mels` if there are only mels."""
     return "mels" if (folder / "mels.json").exists() and not (folder / "waveforms.json").exists() else "waveforms"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One item of a shard: where it lies along the first axis, and what the index says of it."""
+class Entry(NamedTuple):
+    """One item of a shard: its place along the first axis of the array, and its row."""
 
     start: int
     length: int
-    about: dict[str, Any]
+    row: ItemRow
+
+
+@dataclass(frozen=True)
+class _Index(Generic[Row]):
+    """Content of `NAME.json`."""
+
+    dtype: str
+    row_shape: list[int]
+    extractor: dict[str, Any]
+    sha256: str
+    entries: list[tuple[int, int, Row]]
+    left_out: list[tuple[str, str]]
+
+
+@cache
+def _index_adapter(name: str) -> TypeAdapter:
+    return TypeAdapter(_Index[ROW_TYPES[name]])
 
 
 class Shard:
-    """Read-only view of a shard on disk: `NAME.bin` (raw rows) and `NAME.json` (index, dtype, shape of one row).
+    """Read-only view of a shard on disk: `NAME.bin` (array) and `NAME.json` (index, dtype, shape behind the first axis).
 
     Attributes:
-        name: of the shard.
+        name: one of `ROW_TYPES`, which has the type of its rows.
         entries: one for each item.
-        left_out: names of what the extractor could not make an item of, and why.
-        extractor: how the items were made.
-        digest: of the index, which has that of the data.
+        left_out: clips without an item, with reasons.
+        extractor: settings that the items were made with.
+        digest: SHA-256 of the index, which contains that of the array.
+        array: `[sum of lengths, ...]`.
 
     Raises:
-        DataError: if the shard is missing, or its data is shorter than its index says.
+        DataError: if the shard is missing, damaged, or was written by another version of this package.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
-        index_path = folder / f"{name}.json"
-        if not index_path.exists():
+        self.name, self._path = name, folder / f"{name}.json"
+        if not self._path.exists():
             raise DataError(f"there is no shard {name!r} in {folder}; make it with `unsilent data extract`.")
-        text = index_path.read_bytes()
-        index = json.loads(text)
+        text = self._path.read_bytes()
+        try:
+            index = _index_adapter(name).validate_json(text, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise self._unusable(f"{where}: {problem['msg']}" if where else problem["msg"]) from None
         self.digest = hashlib.sha256(text).hexdigest()
-        self.extractor: dict[str, Any] = index["extractor"]
-        self.entries = [Entry(*entry) for entry in index["entries"]]
-        self.left_out: list[tuple[str, str]] = [(name, why) for name, why in index.get("left_out", [])]
-        shape = (sum(entry.length for entry in self.entries), *index["row_shape"])
+        self.extractor, self.left_out = index.extractor, index.left_out
+        self.entries = [Entry(*entry) for entry in index.entries]
+        shape = (sum(entry.length for entry in self.entries), *index.row_shape)
         path = folder / f"{name}.bin"
-        wanted = int(np.prod(shape)) * np.dtype(index["dtype"]).itemsize
-        if path.stat().st_size != wanted:
-            raise DataError(f"{path} has {path.stat().st_size} bytes, its index promises {wanted}; extract it again.")
-        # of nothing there is no map
-        self.array = np.memmap(path, dtype=index["dtype"], mode="r", shape=shape) if wanted else np.empty(shape, index["dtype"])
+        expected = int(np.prod(shape)) * np.dtype(index.dtype).itemsize
+        found = path.stat().st_size if path.exists() else 0
+        if found != expected:
+            raise DataError(f"{path} has {found} bytes, its index promises {expected}; extract it again with --redo.")
+        # an empty file cannot be mapped
+        self.array = np.memmap(path, dtype=index.dtype, mode="r", shape=shape) if expected else np.empty(shape, index.dtype)
+
+    def _unusable(self, problem: str) -> DataError:
+        return DataError(f"{self._path} is damaged or of another version ({problem}); extract it again with --redo.")
+
+    def setting(self, name: str) -> Any:
+        """A setting that the items were made with.
+
+        Raises:
+            DataError: if the index does not have it.
+        """
+        if name not in self.extractor:
+            raise self._unusable(f"extractor.{name}: Field required")
+        return self.extractor[name]
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, i: int) -> np.ndarray:
+    def __getitem__(self, i: int) -> Shaped[np.ndarray, "length *row"]:
         entry = self.entries[i]
         return self.array[entry.start : entry.start + entry.length]
 
 
-class Writer:
-    """Writes a shard piece by piece, and goes on where an earlier writer of the same was stopped, by a kill or for want of power.
+Item = tuple[np.ndarray, ItemRow]  # array `[length, ...]` and its row
 
-    Data goes to `NAME.bin.part`, and `NAME.journal` says of each piece what it gave. Both reach the disk once a second, data first; what is
-    torn, or has no line in the journal, is cut off by the next writer. The whole shard appears by renaming, its index last, and one that
-    is replaced stays until then. Used in a `with` block, at whose end the shard is whole, or, after an error, waits to be gone on with.
+
+class ShardWriter:
+    """Writes a shard batch by batch, and resumes where an earlier writer of the same shard was stopped, by a kill or a power failure.
+
+    The array goes to `NAME.bin.part`; `NAME.journal` has a line for each batch. Both are synced to disk once a second, the array first. The
+    next writer truncates incomplete batches and those without a line in the journal. The finished shard appears by renaming, its index
+    last; until then a shard that is replaced stays. Use it in a `with` block: without an exception the shard is finished at its end.
 
     Args:
         folder: made if absent.
         name: of the shard.
-        extractor: how the arrays are made and of what; stored in the index.
-        redo: throw away what lies there, whole or begun, instead of keeping it.
+        extractor: settings that the items are made with, and a digest of the material; stored in the index.
+        redo: discard a shard that is there, finished or not.
 
     Attributes:
-        n_pieces: how many are there already.
-        is_whole: whether the whole shard is, and nothing may be added.
+        n_batches: how many are written already.
+        is_finished: whether the shard is complete; then nothing may be added.
 
     Raises:
-        DataError: if another process is writing the shard, or what lies there was made otherwise and `redo` is not set.
+        DataError: if another process is writing the shard, or it was made with other settings and `redo` is not set.
     """
 
     def __init__(self, folder: Path, name: str, extractor: dict[str, Any], redo: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._index, self._bin, self._part, self._log = (folder / f"{name}.{end}" for end in ("json", "bin", "bin.part", "journal"))
         self.extractor = json.loads(json.dumps(extractor))  # as it will be read back
-        self.n_pieces = self._n_rows = 0
+        self.n_batches = self._n_rows = 0
         self._entries: list[tuple[int, int, dict[str, Any]]] = []
         self._left_out: list[tuple[str, str]] = []
         self._dtype, self._row_shape, self._content = "float32", [], hashlib.sha256()
         self._lines, self._saved = [], time.monotonic()
-        self.is_whole = self._index.exists() and not redo
-        if self.is_whole:
-            self._refuse_other(json.loads(self._index.read_bytes())["extractor"], self._bin)
+        self.is_finished = self._index.exists() and not redo
+        if self.is_finished:
+            self._check_extractor(_read_extractor(self._index), self._bin)
             return
         with ExitStack() as files:
             self._journal: BinaryIO = files.enter_context(self._log.open("ab+"))
@@ -138,81 +180,80 @@ class Writer:
             self._resume()
             self._files = files.pop_all()
 
-    def _refuse_other(self, found: dict[str, Any], path: Path) -> None:
+    def _check_extractor(self, found: dict[str, Any], path: Path) -> None:
         if found != self.extractor:
             differing = sorted(key for key in found.keys() | self.extractor.keys() if found.get(key) != self.extractor.get(key))
-            raise DataError(
-                f"{path} was made otherwise, with another {', '.join(differing)}; choose another folder, or replace it by --redo."
-            )
+            raise DataError(f"{path} was made with other {', '.join(differing)}; choose another folder, or replace it by --redo.")
 
     def _resume(self) -> None:
-        """Take what the journal and the data agree on, and cut off the rest."""
-        n_good, n_bytes, n_there = 0, 0, self._part.stat().st_size
+        """Read the batches that both files have, and truncate the rest."""
+        n_valid, n_bytes, n_available = 0, 0, self._part.stat().st_size
         self._journal.seek(0)
-        for line in self._journal.read().splitlines(keepends=True):
-            said = json.loads(line) if line.endswith(b"\n") else None
-            if said is None or n_bytes + said.get("bytes", 0) > n_there:
+        for text in self._journal.read().splitlines(keepends=True):
+            line = json.loads(text) if text.endswith(b"\n") else None
+            if line is None or n_bytes + line.get("bytes", 0) > n_available:
                 break
-            if n_good:
-                self._take(said)
-                n_bytes += said["bytes"]
+            if n_valid:
+                self._record(line)
+                n_bytes += line["bytes"]
             else:
-                self._refuse_other(said["extractor"], self._part)
-            n_good += len(line)
-        self._journal.truncate(n_good)
-        if not n_good:
+                self._check_extractor(line["extractor"], self._part)
+            n_valid += len(text)
+        self._journal.truncate(n_valid)
+        if not n_valid:
             self._lines.append({"extractor": self.extractor})
         self._data.truncate(n_bytes)
         self._data.seek(0)
         while block := self._data.read(1 << 24):
             self._content.update(block)
 
-    def add(self, entries: Sequence[tuple[np.ndarray, dict[str, Any]]], left_out: Sequence[tuple[str, str]] = ()) -> None:
-        """Write one piece.
+    def add(self, items: Sequence[Item], left_out: Sequence[tuple[str, str]] = ()) -> None:
+        """Write one batch.
 
         Args:
-            entries: arrays `[length, ...]`, all of one dtype and row shape in a shard, and what to say of each in the index.
-            left_out: names of what could not be made, and why, for the index.
+            items: arrays, all of one dtype and row shape in a shard, with their rows.
+            left_out: clips without an item, with reasons.
         """
-        data = b"".join(np.ascontiguousarray(array).tobytes() for array, _ in entries)
-        kind = {"dtype": str(entries[0][0].dtype), "row_shape": entries[0][0].shape[1:]} if entries else {}
-        said = {"bytes": len(data), **kind, "entries": [(len(array), about) for array, about in entries], "left_out": list(left_out)}
+        data = b"".join(np.ascontiguousarray(array).tobytes() for array, _ in items)
+        layout = {"dtype": str(items[0][0].dtype), "row_shape": items[0][0].shape[1:]} if items else {}
+        entries = [(len(array), row.as_json()) for array, row in items]
+        line = {"bytes": len(data), **layout, "entries": entries, "left_out": list(left_out)}
         self._data.write(data)
         self._content.update(data)
-        self._lines.append(said)
-        self._take(said)
-        if time.monotonic() - self._saved > _SAVE_SECONDS:
+        self._lines.append(line)
+        self._record(line)
+        if time.monotonic() - self._saved > SAVE_SECONDS:
             self._save()
 
-    def _take(self, said: dict[str, Any]) -> None:
-        self._dtype, self._row_shape = said.get("dtype", self._dtype), said.get("row_shape", self._row_shape)
-        for length, about in said["entries"]:
-            self._entries.append((self._n_rows, length, about))
+    def _record(self, line: dict[str, Any]) -> None:
+        self._dtype, self._row_shape = line.get("dtype", self._dtype), line.get("row_shape", self._row_shape)
+        for length, row in line["entries"]:
+            self._entries.append((self._n_rows, length, row))
             self._n_rows += length
-        self._left_out += said["left_out"]
-        self.n_pieces += 1
+        self._left_out += line["left_out"]
+        self.n_batches += 1
 
     def _save(self) -> None:
         _sync(self._data)
-        lines, self._lines = self._lines, []  # before they are written: an interrupt may lose them, but not write them twice
-        self._journal.write(b"".join(json.dumps(said).encode() + b"\n" for said in lines))
+        lines, self._lines = self._lines, []  # cleared first: an interrupt may lose lines, but must not write them twice
+        self._journal.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         _sync(self._journal)
         self._saved = time.monotonic()
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.is_whole:
+        if self.is_finished:
             return
-        with self._files:  # and with them the lock
+        with self._files:  # closing the journal releases the lock
             self._save()
             if error is None:
                 self._data.close()
-                self._appear()
+                self._publish()
                 self._log.unlink()
 
-    def _appear(self) -> None:
+    def _publish(self) -> None:
         index = {
             "dtype": self._dtype,
             "row_shape": self._row_shape,
@@ -230,24 +271,32 @@ class Writer:
         temporary.replace(self._index)
 
 
+def _read_extractor(index: Path) -> dict[str, Any]:
+    """Settings in an index whose entries may be of another version."""
+    try:
+        return dict(json.loads(index.read_bytes())["extractor"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{index} is damaged; choose another folder, or replace it by --redo.") from None
+
+
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 
 
-def write_shard(folder: Path, name: str, items: Iterable[tuple[np.ndarray, dict[str, Any]]], extractor: dict[str, Any]) -> int:
-    """Write items behind one another, in place of what lies there.
+def write_shard(folder: Path, name: str, items: Iterable[Item], extractor: dict[str, Any]) -> int:
+    """Write a shard in place of one that is there.
 
     Args:
         folder: made if absent.
         name: of the shard.
-        items: an array `[length, ...]` of one dtype and row shape each, and what to say of it in the index.
-        extractor: how the arrays were made; stored in the index.
+        items: arrays, all of one dtype and row shape, with their rows.
+        extractor: settings that the items are made with; stored in the index.
 
     Returns:
         The number of items written.
     """
-    with Writer(folder, name, extractor, redo=True) as writer:
+    with ShardWriter(folder, name, extractor, redo=True) as writer:
         for item in items:
             writer.add([item])
-    return writer.n_pieces
+    return writer.n_batches

@@ -1,4 +1,4 @@
-"""Shards from material, spread over processes or machines: whatever is stopped goes on, and what is bad is named."""
+"""Shards from material, in this process or in parallel. A stopped job resumes; files that cannot be used are named in the shard."""
 
 import hashlib
 import logging
@@ -6,100 +6,148 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unsilent import presets
-from unsilent.choices import FeatureDtype
-from unsilent.data.extract import CODE_VARIANTS, Codes, Extractor, Features, File, Motion, Piece, Sounds, Stored, files, stored
+from unsilent.choices import FeatureDtype, SoundShard
+from unsilent.data.extract import (
+    CODE_VARIANTS,
+    CodeExtractor,
+    Extracted,
+    Extractor,
+    FeatureExtractor,
+    File,
+    MotionExtractor,
+    SoundExtractor,
+    Stored,
+    group_by_file,
+    stored_sounds,
+)
 from unsilent.data.manifest import read_manifest
-from unsilent.data.shards import Shard, Writer
+from unsilent.data.shards import Shard, ShardWriter
+from unsilent.errors import ParameterError
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 
 log = logging.getLogger(__name__)
+
+
+def extract_shards(
+    table: Path | None,
+    out: Path,
+    codebook: Path | None = None,
+    *,
+    preset_name: str | None = None,
+    sound: SoundShard | None = None,
+    dtype: FeatureDtype | None = None,
+    variants: int | None = None,
+    seed: int = 0,
+    parallel: Parallel = Parallel(),
+    redo: bool = False,
+) -> list[Shard]:
+    """Write the shards of a manifest or, with a codebook, the shard `codes` of the sounds that are in `out` already.
+
+    Args:
+        table: manifest; None with a codebook.
+        out: folder of shards.
+        codebook: checkpoint folder.
+        preset_name: see `extract_material`, as also the next two; none of them with a codebook. None takes `everyday`.
+        sound: None takes `waveforms`.
+        dtype: None takes `float16`.
+        variants: see `CodeExtractor`; only with a codebook. None takes `CODE_VARIANTS`.
+        seed: of random crops of images, or of variants.
+        parallel: where to run.
+        redo: replace shards of other material or settings.
+
+    Returns:
+        The shards, whose indexes name what was left out.
+
+    Raises:
+        ParameterError: for an unknown preset, or arguments that exclude each other; the message names them as options of the command.
+        DataError: for an unusable manifest, missing sounds, or shards of other material or settings.
+        CheckpointError: if the weights of the backbone or the codebook are missing.
+    """
+    if codebook is not None:
+        if unused := table or (preset_name and "--preset") or (sound and "--sound") or (dtype and "--features"):
+            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unused}.")
+        return [extract(CodeExtractor(out, codebook, seed, variants or CODE_VARIANTS), stored_sounds(out), out, parallel, redo)]
+    if variants:
+        raise ParameterError("--variants is for codes; give --codebook, or leave it out.")
+    if table is None:
+        raise ParameterError("give a manifest to extract, or --codebook for codes of sounds that were extracted before.")
+    return extract_material(table, out, preset_name or "everyday", sound or "waveforms", dtype or "float16", seed, parallel, redo)
 
 
 def extract_material(
     table: Path,
     out: Path,
     preset_name: str,
-    sound: str = "waveforms",
+    sound: SoundShard = "waveforms",
     dtype: FeatureDtype = "float16",
     seed: int = 0,
     parallel: Parallel = Parallel(),
     redo: bool = False,
 ) -> list[Shard]:
-    """Write the shards of sounds, `features`, and `motion` for a manifest.
+    """Write the shards of sounds, `features` and `motion` for a manifest.
 
     Args:
-        table: manifest; its rows' paths are relative to the folder it was made from.
+        table: manifest.
         out: folder of shards.
-        preset_name: gives the clip, the backbone, and how many features a clip needs. A preset that looks at nothing gets no features, one
-            that is told of no motion gets none.
-        sound: `waveforms`, or the smaller `mels`, which vocoders cannot be trained from.
-        dtype: of features; see `Features`.
-        seed: of the random views of pictures.
+        preset_name: preset that gives the clip, the backbone, and the number of features. Without a backbone there is no shard `features`,
+            without motion in its condition no shard `motion`.
+        sound: `waveforms`, or `mels`, which are smaller but cannot train vocoders.
+        dtype: of features; see `FeatureExtractor`.
+        seed: of random crops of images.
         parallel: where to run.
-        redo: replace shards that were made otherwise.
+        redo: replace shards of other material or settings.
 
     Raises:
-        DataError: for a manifest that cannot be read, or shards made otherwise.
+        DataError: for an unusable manifest, or shards of other material or settings.
         ParameterError: for an unknown preset.
-        CheckpointError: if the weights of the backbone are not here.
+        CheckpointError: if the weights of the backbone are missing.
     """
     root, rows = read_manifest(table)
     preset = presets.get(preset_name)
-    shards = [extract(Sounds(root, preset.clip, sound), files(rows, "sound", "clip"), out, parallel, redo)]
+    shards = [extract(SoundExtractor(root, preset.clip, sound), group_by_file(rows, "sound", "clip"), out, parallel, redo)]
     if preset.backbone:
         condition = preset.sampler.condition
         one_each = condition.kind == "columns" or condition.n_features == preset.clip.columns
-        features = Features(root, preset.clip, preset.backbone, seed, 1 if one_each else preset.clip.column_features, dtype)
-        shards.append(extract(features, files(rows, "image", "clip"), out, parallel, redo))
+        per_column = 1 if one_each else preset.clip.column_features
+        features = FeatureExtractor(root, preset.clip, preset.backbone, seed, per_column, dtype)
+        shards.append(extract(features, group_by_file(rows, "image", "clip"), out, parallel, redo))
         if condition.motion:
-            shards.append(extract(Motion(root, preset.clip), files(rows, "clip"), out, parallel, redo))
+            shards.append(extract(MotionExtractor(root, preset.clip), group_by_file(rows, "clip"), out, parallel, redo))
     return shards
 
 
-def extract_codes(
-    codebook: Path, out: Path, seed: int = 0, variants: int = CODE_VARIANTS, parallel: Parallel = Parallel(), redo: bool = False
-) -> list[Shard]:
-    """Write the shard `codes` of the sounds in a folder of shards, with the codebook of a checkpoint folder; see `data.extract.Codes`.
-
-    Raises:
-        DataError: if there are no sounds, or codes made otherwise.
-        CheckpointError: if there is no codebook.
-    """
-    return [extract(Codes(out, codebook, seed, variants), stored(out), out, parallel, redo)]
-
-
 def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, parallel: Parallel, redo: bool) -> Shard:
-    """Write one shard, or what is missing of it; one that is whole and made of the same in the same way stays.
+    """Write one shard, or the part that is missing; a finished shard of the same material and settings is kept.
 
-    The bytes depend neither on how the work is spread nor on how often it was stopped, on machines of one kind.
+    On machines of one kind, the bytes do not depend on the number of workers, nor on interruptions.
 
     Args:
-        extractor: what to do.
-        items: what to do it with.
+        extractor: work.
+        items: material.
         out: folder of shards.
         parallel: where to run.
-        redo: replace what was made otherwise.
+        redo: replace a shard of other material or settings.
 
     Returns:
         The shard, whose index names what was left out.
 
     Raises:
-        DataError: if the shard was made otherwise, or another process is writing it.
+        DataError: if the shard has other material or settings, or another process is writing it.
     """
     material = hashlib.sha256()
     for item in items:
         material.update(repr(item).encode())
     name, root = extractor.shard, f"{getattr(extractor, 'root', '')}/"
-    with Writer(out, name, {**extractor.recipe(), "material": material.hexdigest()}, redo) as writer:
-        if writer.is_whole:
-            log.info("%s: made before, of the same and in the same way; kept", name)
+    with ShardWriter(out, name, {**extractor.settings(), "material": material.hexdigest()}, redo) as writer:
+        if writer.is_finished:
+            log.info("%s: already extracted with the same material and settings; kept", name)
         else:
-            if writer.n_pieces:
-                log.info("%s: going on after %d of %d items", name, writer.n_pieces, len(items))
-            for item, piece in map_ordered(extractor, items[writer.n_pieces :], parallel):
-                if isinstance(piece, Failed):
-                    piece = Piece([], [(clip_id, piece.reason) for clip_id in item.names])
-                writer.add(piece.entries, [(clip_id, why.replace(root, "")) for clip_id, why in piece.left_out])
-                if writer.n_pieces % 100 == 0:
-                    log.info("%s: %d of %d items, now %s", name, writer.n_pieces, len(items), item)
+            if writer.n_batches:
+                log.info("%s: resuming after %d of %d items", name, writer.n_batches, len(items))
+            for item, result in map_ordered(extractor, items[writer.n_batches :], parallel):
+                if isinstance(result, Failed):
+                    result = Extracted([], [(clip_id, result.reason) for clip_id in item.names])
+                writer.add(result.items, [(clip_id, why.replace(root, "")) for clip_id, why in result.left_out])
+                if writer.n_batches % 100 == 0:
+                    log.info("%s: %d of %d items, now %s", name, writer.n_batches, len(items), item)
     return Shard(out, name)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from unsilent.config import Config
-from unsilent.data.datasets import Augmentation
+from unsilent.data.augmentation import Augmentation
 from unsilent.errors import ParameterError
 
 

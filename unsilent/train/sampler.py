@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning_fabric
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights_digest
-from unsilent.data.pairs import PairedCodes
+from unsilent.data.pairs import PairedCodes, SamplerBatch
 from unsilent.errors import ParameterError
 from unsilent.models.code_order import to_grid
 from unsilent.models.condition import condition_rows
@@ -20,26 +20,6 @@ from unsilent.train.losses import next_code_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import begin
 from unsilent.train.steps import Learning, mean_figures
-
-
-class SamplerBatch(NamedTuple):
-    """Codes `[batch, sequence]` with what their sampler is told of them, None where that is nothing.
-
-    Attributes:
-        codes: in the sampler's order.
-        features: `[batch, features, dim]`.
-        labels: `[batch]`.
-        motion: `[batch, columns, numbers]`.
-        keep: `[batch]`, false where the condition is dropped.
-        names: the clips behind the codes.
-    """
-
-    codes: Tensor
-    features: Tensor | None
-    labels: Tensor | None
-    motion: Tensor | None
-    keep: Tensor | None
-    names: list[str]
 
 
 class SamplerTrainer:
@@ -101,8 +81,7 @@ class SamplerTrainer:
                 noise = np.stack([rng.standard_normal(features.shape[1:], dtype=np.float32) for rng in rngs])
                 features = features + feature_noise * features.std(axis=(1, 2), keepdims=True) * noise
         features = None if features is None else torch.from_numpy(features)
-        labels = pairs.labels if condition.n_classes else None
-        return SamplerBatch(pairs.codes, features, labels, pairs.motion, None, pairs.names)
+        return pairs._replace(features=features, labels=pairs.labels if condition.n_classes else None)
 
     def step(self, learning: Learning, batch: SamplerBatch) -> dict[str, Tensor]:
         """One step on one batch of pairs."""
