@@ -77,7 +77,7 @@ def mux(
             raise MediaError(f"{out} cannot be written: {error.strerror}.") from error
 
 
-def check_mux_arguments(video: Path, waveform: np.ndarray, sample_rate: int, out: Path, original: str) -> None:
+def check_mux_arguments(video: Path, waveform: Float[np.ndarray, "samples"], sample_rate: int, out: Path, original: str) -> None:
     """Check the arguments of `mux` before anything is read or written; raises its errors."""
     if original != "drop" and original not in ORIGINAL_GAIN_DB:
         raise ParameterError(f"original must be drop, keep or duck, found {original!r}.")

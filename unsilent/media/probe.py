@@ -45,8 +45,8 @@ def probe(path: Path) -> VideoInfo:
         path: file in any format that FFmpeg reads; a truncated file counts as far as it can be read.
 
     Raises:
-        MediaError: if it is missing, a folder, empty, not a media file, unreadable, has no frame that can be decoded, or has a gap of more
-            than an hour between two frames.
+        MediaError: if it is missing, a folder, empty, not a media file or unreadable; if no frame can be decoded; if two frames are more
+            than an hour apart.
     """
     with open_media(path) as container:
         stream = find_video(container, path)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
+LayerMemory = Float[Tensor, "2 batch heads capacity head_dim"]  # one layer of `KeyValueCache.memory`
+
 
 class TransformerConfig(Config):
     """Sizes of a transformer; the paper's are 24 layers, 16 heads, width 1024."""
@@ -99,10 +101,7 @@ class Attention(nn.Module):
         del self.query, self.key, self.value
 
     def forward(
-        self,
-        x: Float[Tensor, "batch sequence width"],
-        memory: Float[Tensor, "2 batch heads capacity head_dim"] | None = None,
-        past: int | Int[Tensor, "1"] = 0,
+        self, x: Float[Tensor, "batch sequence width"], memory: LayerMemory | None = None, past: int | Int[Tensor, "1"] = 0
     ) -> Float[Tensor, "batch sequence width"]:
         """Attend to the `past` positions in the KV cache and, causally, to the new ones, which are appended to the cache.
 
@@ -149,10 +148,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch sequence width"],
-        memory: Float[Tensor, "2 batch heads capacity head_dim"] | None = None,
-        past: int | Int[Tensor, "1"] = 0,
+        self, x: Float[Tensor, "batch sequence width"], memory: LayerMemory | None = None, past: int | Int[Tensor, "1"] = 0
     ) -> Float[Tensor, "batch sequence width"]:
         """Arguments as of `Attention.forward`."""
         x = x + self.drop(self.attn(self.ln1(x), memory, past))

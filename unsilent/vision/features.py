@@ -129,7 +129,7 @@ def _standardise(
 
 @torch.no_grad()
 def extract(
-    frames: Iterable[np.ndarray],
+    frames: Iterable[UInt8[np.ndarray, "*pair height width 3"]],
     module: nn.Module,
     backbone: Backbone,
     batch: int = 4,
@@ -162,7 +162,7 @@ def extract(
         raise ParameterError("the backbone is in training mode, where features depend on the batch; call eval().")
     weights = next(module.parameters())
     preprocessed = (_resize_and_crop(frame, backbone) for frame in frames)
-    parts: list[Tensor] = []
+    parts: list[Float[Tensor, "batch dim"]] = []
     with closing(_prefetch(preprocessed, 2 * batch)) as ready:
         while waiting := list(islice(ready, batch)):
             images = _standardise(torch.stack(waiting).to(weights.device), backbone)
@@ -174,7 +174,7 @@ def extract(
     return torch.cat(parts)
 
 
-def _prefetch(items: Iterator[Tensor], n: int) -> Iterator[Tensor]:
+def _prefetch(items: Iterator[UInt8[Tensor, "channels size size"]], n: int) -> Iterator[UInt8[Tensor, "channels size size"]]:
     """The items, computed in a thread, at most `n` ahead."""
     thread = ThreadPoolExecutor(1, "read")
     try:
