@@ -1,6 +1,7 @@
 """Every command, path and link that a document shows exists, and every Python example runs."""
 
 import argparse
+import dataclasses
 import importlib.util
 import re
 import runpy
@@ -15,6 +16,8 @@ import yaml
 
 from unsilent import presets
 from unsilent.cli.main import app
+from unsilent.data.manifest import Row
+from unsilent.data.rows import ROW_TYPES
 from unsilent.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -277,3 +280,17 @@ def test_the_table_of_models_is_that_of_the_presets():
         assert f"`vas-{condition.strip()}`" in text
     shown = set(re.findall(r"^\| `([\w-]+)` \|", text, re.M))
     assert shown == {name for name in presets.names() if not name.endswith("-vggsound-codebook")}
+
+
+def test_the_columns_of_manifests_and_shards_are_those_of_the_code():
+    manifest, _, rest = (ROOT / "docs/data.md").read_text(encoding="utf-8").partition("## Shards")
+    columns = [re.findall(r"^\| (`[\w`, ]+`) \|", part, re.M) for part in (manifest, rest.partition("### The index")[2])]
+    shown = [[name for cell in cells for name in re.findall(r"\w+", cell)] for cells in columns]
+    assert shown[0] == [field.name for field in dataclasses.fields(Row)]
+    assert shown[1] == list(dict.fromkeys(field.name for kind in ROW_TYPES.values() for field in dataclasses.fields(kind)))
+
+
+def test_the_front_page_names_every_room():
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = [path.name for path in (ROOT / "unsilent").iterdir() if (path / "__init__.py").exists()]
+    assert [name for name in folders if f"{name}/" not in shown] == []
