@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, get_args
 
-from unsilent.errors import ParameterError, did_you_mean
+from unsilent.errors import ParameterError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -25,6 +25,6 @@ def check_choice(name: str, value: object, choices: Any) -> None:
     Raises:
         ParameterError: if it is not one of them; names those allowed.
     """
-    allowed = get_args(choices)
-    if value not in allowed:
-        raise ParameterError(f"{name} {value!r} was given; choose one of {', '.join(allowed)} ({did_you_mean(str(value), allowed)}?).")
+    *others, last = map(repr, get_args(choices))
+    if value not in get_args(choices):
+        raise ParameterError(f"{name} is {value!r}, but must be {', '.join(others)} or {last}.")

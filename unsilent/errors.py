@@ -27,12 +27,19 @@ class DataError(UnsilentError):
     """A table or shard of training data is missing, damaged, or inconsistent."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean a or b`: up to three of the known names, similar to `name` if there are any."""
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`did you mean a or b? `, with up to three known names that are similar to `name` or begin with it; empty if there are none.
+
+    Args:
+        name: as typed.
+        known: names that exist.
+        cutoff: least similarity of spelling, in 0..1.
+    """
     import difflib  # only errors need it
 
     known = list(known)
-    return f"did you mean {' or '.join(difflib.get_close_matches(name, known, n=3) or known[:3])}"
+    near = difflib.get_close_matches(name, known, n=3, cutoff=cutoff) or [one for one in known if name and one.startswith(name)][:3]
+    return f"did you mean {' or '.join(near)}? " if near else ""
 
 
 def how_to_install(extra: str) -> str:

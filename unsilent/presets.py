@@ -175,5 +175,5 @@ def get(name: str) -> Preset:
         ParameterError: if there is none; suggests similar names.
     """
     if name not in _ROWS:
-        raise ParameterError(f"there is no model {name!r}; {did_you_mean(name, _ROWS)}? `unsilent models` lists all.")
+        raise ParameterError(f"there is no model {name!r}; {did_you_mean(name, _ROWS)}`unsilent models` lists all.")
     return _ROWS[name]

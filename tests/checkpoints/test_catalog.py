@@ -114,7 +114,7 @@ def test_find_suggests_similar_names():
         match=r"no published file is called 'vas-5-resnet5'; did you mean vas-5-resnet50 or .*\? `unsilent models` lists all\.$",
     ):
         catalog.find("vas-5-resnet5")
-    with pytest.raises(ParameterError, match=r"'!'; did you mean vggsound-nofeats or .*\?"):
+    with pytest.raises(ParameterError, match="'!'; `unsilent models` lists all"):
         catalog.find("!")
 
 

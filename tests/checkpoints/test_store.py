@@ -122,7 +122,11 @@ def test_read_config_refuses_an_unknown_kind(folder, kind):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"colour": 3}, "colour: Extra inputs are not permitted"), ({"width": -1}, "width: .* greater than 0"), ({"width": "wide"}, "width")],
+    [
+        ({"colour": 3}, "there is no field 'colour'; known are clip, width"),
+        ({"width": -1}, "width is -1, but must be above 0"),
+        ({"width": "wide"}, "width is 'wide', but must be a whole number"),
+    ],
 )
 def test_load_names_file_and_field_of_an_invalid_config(folder, change, message):
     edit(folder / "config.json", lambda about: about["config"].update(change))

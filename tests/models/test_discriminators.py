@@ -85,5 +85,5 @@ def test_waveform_discriminator_refuses_too_few_samples():
 
 
 def test_width_must_be_a_multiple_of_the_group_size():
-    with pytest.raises(ParameterError, match="width: Input should be a multiple of 4"):
+    with pytest.raises(ParameterError, match="width is 6, but must be a multiple of 4"):
         MelGANDiscriminatorConfig(width=6)

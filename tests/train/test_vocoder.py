@@ -208,8 +208,8 @@ class _Fold(torch.nn.Module):
         ({"stft_weight": 0.0, "mel_weight": 0.0, "adversarial_weight": 0.0}, "are all 0, so nothing would be learnt"),
         ({"adversarial_start": 5}, "adversarial_start 5 is not below steps 5"),
         ({"stft_weight": 0.0, "mel_weight": 0.0, "adversarial_start": 2}, "nothing would be learnt before adversarial_start 2"),
-        ({"discriminator_width": 6}, "discriminator_width: Input should be a multiple of 4 .found 6"),
-        ({"adversarial_weight": -1.0}, "adversarial_weight: Input should be greater than or equal to 0"),
+        ({"discriminator_width": 6}, "discriminator_width is 6, but must be a multiple of 4"),
+        ({"adversarial_weight": -1.0}, r"adversarial_weight is -1\.0, but must be 0 or more"),
         ({"peak": (0.9, 0.3)}, r"peak is a range within 0 to 1, the lower first, found \[0.9, 0.3\]"),
     ],
 )

@@ -167,7 +167,7 @@ def find(name: str) -> Published:
         ParameterError: if there is none; suggests similar ones.
     """
     if name not in _ROWS:
-        raise ParameterError(f"no published file is called {name!r}; {did_you_mean(name, _ROWS)}? `unsilent models` lists all.")
+        raise ParameterError(f"no published file is called {name!r}; {did_you_mean(name, _ROWS)}`unsilent models` lists all.")
     return _ROWS[name]
 
 

@@ -65,7 +65,7 @@ def describe(name: str) -> str:
         return "\n".join(_network(catalog.find(name)))
     if name not in presets.names():
         similar = did_you_mean(name, [entry.name for entry in entries()])
-        raise ParameterError(f"there is no model {name!r}; {similar}? `unsilent models` lists all.")
+        raise ParameterError(f"there is no model {name!r}; {similar}`unsilent models` lists all.")
     row = presets.get(name)
     return "\n".join(_model(row, find_bundle(name) if name in present() else None))
 
