@@ -16,12 +16,11 @@ from unsilent.checkpoints.bundle import ROLES, Parts, load_parts, save_bundle
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.generation.sampling import sample_codes
 from unsilent.generation.windows import plan_windows
-from unsilent.models.codebook import Codebook, CodebookConfig
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import TransformerConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig, VocosConfig
+from unsilent.models.sampler import Sampler
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
-from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.models.vocos import Vocos
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 

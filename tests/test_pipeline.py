@@ -15,7 +15,8 @@ from PIL import Image
 import unsilent
 from unsilent.checkpoints import bundle
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.models.condition import ConditionConfig, pick_rows
+from unsilent.models.condition import pick_rows
+from unsilent.models.configs import ConditionConfig
 from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request

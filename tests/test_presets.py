@@ -115,7 +115,14 @@ def test_rows_are_frozen():
         presets.get("everyday").top_k = 3
 
 
-@pytest.mark.parametrize(("typed", "near"), [("everyda", "did you mean everyday"), ("vggsound-5-resnet", "did you mean .*vggsound-5-resnet50"), ("qqq", "`unsilent models` lists all")])
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [
+        ("everyda", "did you mean everyday"),
+        ("vggsound-5-resnet", "did you mean .*vggsound-5-resnet50"),
+        ("qqq", "`unsilent models` lists all"),
+    ],
+)
 def test_unknown_name_is_refused_with_suggestions(typed, near):
     with pytest.raises(ParameterError, match=f"there is no model '{typed}'; {near}"):
         presets.get(typed)

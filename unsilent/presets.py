@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError, did_you_mean
-from unsilent.models.codebook import CodebookConfig
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.melgan import MelGANConfig
-from unsilent.models.sampler import SamplerConfig
-from unsilent.models.transformer import TransformerConfig
-from unsilent.models.vocos import VocosConfig
+from unsilent.models.configs import CodebookConfig, ConditionConfig, MelGANConfig, SamplerConfig, TransformerConfig, VocosConfig
 
 
 @dataclass(frozen=True)

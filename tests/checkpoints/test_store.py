@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
 from unsilent.errors import CheckpointError
-from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.models.configs import VocosConfig
+from unsilent.models.vocos import Vocos
 
 CONFIG = VocosConfig(width=8, hidden=16, n_blocks=1)
 

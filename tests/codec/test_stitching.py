@@ -7,8 +7,9 @@ import torch
 
 from unsilent.clip import Clip
 from unsilent.codec.stitching import OVERLAP_COLUMNS, chunk_frames, decode_grid, vocode
-from unsilent.models.codebook import Codebook, CodebookConfig
-from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig, VocosConfig
+from unsilent.models.vocos import Vocos
 
 TINY_CLIP = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)
 

@@ -22,7 +22,8 @@ from unsilent.data.manifest import Row
 from unsilent.data.rows import ItemRow
 from unsilent.data.shards import Shard, dequantise, mel01_from_stored, write_shard
 from unsilent.errors import MediaError
-from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig
 from unsilent.signal.loudness import loudness_lufs
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.silence import trim_silent_ends

@@ -13,8 +13,9 @@ from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import chunk_frames
 from unsilent.generation.rendering import Rendering
 from unsilent.models.code_order import to_sequence
-from unsilent.models.codebook import Codebook, CodebookConfig
-from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig, VocosConfig
+from unsilent.models.vocos import Vocos
 from unsilent.speed.threads import limit_threads, one_thread
 
 CLIP = Clip(mels=16, frames=48, downsampling=4, n_fft=256, hop=64, feature_fps=20)

@@ -9,9 +9,8 @@ from unsilent.errors import ParameterError
 from unsilent.generation.sampling import draw_uniforms, guide, next_code, sample_codes
 from unsilent.generation.windows import plan_windows
 from unsilent.models.code_order import to_grid
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import TransformerConfig
+from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
+from unsilent.models.sampler import Sampler
 from unsilent.request import Request
 
 CLIP = Clip(frames=160)  # ten columns

@@ -18,7 +18,7 @@ from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.evaluation.inputs import find_inputs
 from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
-from unsilent.models.condition import ConditionConfig
+from unsilent.models.configs import ConditionConfig
 from unsilent.pipeline import load
 from unsilent.presets import EVERYDAY
 from unsilent.request import Request

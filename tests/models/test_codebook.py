@@ -5,7 +5,8 @@ import torch
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig
 from unsilent.models.quantizer import Quantizer
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from unsilent.errors import ParameterError
-from unsilent.models.melgan import MelGAN, MelGANConfig, released_names
+from unsilent.models.configs import MelGANConfig
+from unsilent.models.melgan import MelGAN, released_names
 
 
 def small(**fields) -> MelGAN:

@@ -5,9 +5,8 @@ import torch
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import TransformerConfig
+from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
+from unsilent.models.sampler import Sampler
 
 CLIP = Clip(frames=160)  # ten columns
 TRANSFORMER = TransformerConfig(layers=2, heads=2, width=16)

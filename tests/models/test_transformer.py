@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from unsilent.errors import ParameterError
-from unsilent.models.transformer import Attention, KeyValueCache, Transformer, TransformerConfig
+from unsilent.models.configs import TransformerConfig
+from unsilent.models.transformer import Attention, KeyValueCache, Transformer
 
 CONFIG = TransformerConfig(layers=3, heads=4, width=32)
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.models.configs import VocosConfig
+from unsilent.models.vocos import Vocos
 from unsilent.signal.mel import log_mel01
 from unsilent.train.losses import mel_loss, stft_loss
 

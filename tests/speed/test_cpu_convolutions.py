@@ -8,9 +8,10 @@ from torch import nn
 
 from unsilent.clip import Clip
 from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
-from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig, MelGANConfig
 from unsilent.models.layers import ResidualBlock, Upsample
-from unsilent.models.melgan import MelGAN, MelGANConfig
+from unsilent.models.melgan import MelGAN
 from unsilent.speed import cpu_convolutions
 from unsilent.speed.cpu_convolutions import FusedTransposed, FusedUpsample, Int8ResidualBlock, prepare_convolutions
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from unsilent.clip import Clip
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import Transformer, TransformerConfig
+from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
+from unsilent.models.sampler import Sampler
+from unsilent.models.transformer import Transformer
 
 pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 if os.environ.get("TRITON_INTERPRET") != "1":

@@ -10,13 +10,9 @@ import torch
 from unsilent import presets
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
-from unsilent.models.codebook import CodebookConfig
-from unsilent.models.condition import ConditionConfig
+from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig, VocosConfig
 from unsilent.models.discriminators import MelGANDiscriminatorConfig
-from unsilent.models.sampler import SamplerConfig
-from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
-from unsilent.models.vocos import VocosConfig
 from unsilent.train import classifier, vocoder
 from unsilent.train.config import ClassifierRun, CodebookRun, SamplerRun, VocoderRun
 from unsilent.train.run import train

@@ -12,7 +12,7 @@ from unsilent.clip import Clip
 from unsilent.data.datasets import generators
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.band_statistics import BandStatistics
-from unsilent.models.codebook import CodebookConfig
+from unsilent.models.configs import CodebookConfig
 from unsilent.models.perceptual import Perceptual
 from unsilent.models.quantizer import as_vectors, closest
 from unsilent.models.vggishish import VGGishish, VGGishishConfig

@@ -17,11 +17,8 @@ from safetensors.torch import load_file
 from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, ParameterError
-from unsilent.models.codebook import CodebookConfig
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import TransformerConfig
-from unsilent.models.vocos import VocosConfig
+from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig, VocosConfig
+from unsilent.models.sampler import Sampler
 from unsilent.train.codebook import CodebookTrainer
 from unsilent.train.config import CodebookRun, SamplerRun, VocoderRun
 from unsilent.train.loop import fit, rate_factor

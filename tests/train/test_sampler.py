@@ -11,10 +11,9 @@ from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import generators
 from unsilent.errors import DataError, ParameterError
-from unsilent.models.codebook import Codebook, CodebookConfig
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import TransformerConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig
+from unsilent.models.sampler import Sampler
 from unsilent.train.config import SamplerRun
 from unsilent.train.loop import fit
 from unsilent.train.losses import next_code_loss

@@ -14,9 +14,9 @@ from unsilent.data.datasets import WaveformCrops, generators
 from unsilent.data.rows import ItemRow
 from unsilent.data.shards import write_shard
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.models.configs import MelGANConfig, VocosConfig
 from unsilent.models.discriminators import MelGANDiscriminatorConfig
-from unsilent.models.melgan import MelGAN, MelGANConfig
-from unsilent.models.vocos import VocosConfig
+from unsilent.models.melgan import MelGAN
 from unsilent.train import vocoder
 from unsilent.train.config import VocoderRun
 from unsilent.train.loop import fit

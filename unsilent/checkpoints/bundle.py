@@ -20,8 +20,9 @@ from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write, cache_folder
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
+from unsilent.models.configs import SamplerConfig
 from unsilent.models.melgan import MelGAN
-from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.sampler import Sampler
 from unsilent.models.vocos import Vocos
 from unsilent.presets import Preset
 from unsilent.request import Defaults

@@ -19,14 +19,15 @@ from unsilent.errors import CheckpointError, ParameterError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception
 from unsilent.models.backbones.resnet50 import ResNet50
-from unsilent.models.codebook import Codebook, CodebookConfig
+from unsilent.models.codebook import Codebook
+from unsilent.models.configs import CodebookConfig, MelGANConfig, SamplerConfig, VocosConfig
 from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig, PatchDiscriminator, PatchDiscriminatorConfig
 from unsilent.models.melception import Melception, MelceptionConfig
-from unsilent.models.melgan import MelGAN, MelGANConfig
+from unsilent.models.melgan import MelGAN
 from unsilent.models.perceptual import Perceptual, PerceptualConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.sampler import Sampler
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
-from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.models.vocos import Vocos
 from unsilent.version import __version__
 
 # configuration and constructor of each kind of network; image networks have no configuration

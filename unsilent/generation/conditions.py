@@ -9,7 +9,8 @@ from torch import Tensor
 
 from unsilent.clip import Clip
 from unsilent.generation.windows import Window
-from unsilent.models.condition import ConditionConfig, condition_rows
+from unsilent.models.condition import condition_rows
+from unsilent.models.configs import ConditionConfig
 from unsilent.models.sampler import Sampler
 from unsilent.vision.scene import Observation, Scene
 

@@ -6,37 +6,12 @@ Networks only; losses and training are in `train.losses` and `train.codebook`.
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from unsilent.clip import Clip
-from unsilent.config import Config
 from unsilent.errors import ParameterError
+from unsilent.models.configs import CodebookConfig
 from unsilent.models.layers import Downsample, Middle, Stage, Upsample, norm, swish
 from unsilent.models.quantizer import Quantized, Quantizer
-
-
-class CodebookConfig(Config):
-    """Sizes of a codebook. The defaults are the paper's for VGGSound (72.1 M parameters).
-
-    Source:
-        Released configs/vggsound_codebook.yaml.
-    """
-
-    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
-    n_codes: int = Field(default=1024, gt=1, description="Entries of the codebook: 1024 for VGGSound, 128 for VAS.")
-    dim: int = Field(default=256, gt=0, description="Width of one code vector.")
-    channels: int = Field(default=128, gt=0, description="Channels at full resolution.")
-    multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), description="Channels at each resolution, in units of `channels`.")
-    n_blocks: int = Field(default=2, gt=0, description="Residual blocks per resolution of the encoder; the decoder has one more.")
-
-    def model_post_init(self, _context: object) -> None:
-        """Check the number of resolutions against the clip's downsampling."""
-        if 2 ** (len(self.multipliers) - 1) != self.clip.downsampling:
-            raise ParameterError(
-                f"{len(self.multipliers)} multipliers downsample by {2 ** (len(self.multipliers) - 1)}, "
-                f"the clip by {self.clip.downsampling}."
-            )
 
 
 class Encoder(nn.Module):

@@ -9,55 +9,16 @@ condition  positions (or columns) of the embedded condition
 width      width of the transformer
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unsilent.clip import Clip
-from unsilent.config import Config
 from unsilent.errors import ParameterError
+from unsilent.models.configs import ConditionConfig
 
-Kind = Literal["none", "features", "class", "features+class", "coordinates", "columns"]
 _CONTEXT_COLUMNS = 2  # on each side, which the vector of one column depends on for kind `columns`
-
-
-class ConditionConfig(Config):
-    """Kind and sizes of a condition.
-
-    `none` is the published "no feats": one random vector instead of a feature. `coordinates` are codes that increase with time. Both
-    are unconditional models in the paper's tables. These kinds are a prefix of the sequence. `columns`, which is not in the paper, is
-    added to the embeddings instead: each position gets the condition at the time of the code that it predicts.
-    """
-
-    kind: Kind = Field(description="Content of the condition and its place in the sequence.")
-    n_features: int = Field(default=0, ge=0, description="Visual features of one clip.")
-    feature_dim: int = Field(default=0, ge=0, description="Width of one feature.")
-    n_classes: int = Field(default=0, ge=0, description="Classes.")
-    motion: int = Field(default=0, ge=0, description="Motion values per code column, see `unsilent.vision.motion`.")
-
-    @model_validator(mode="after")
-    def _fits_kind(self) -> "ConditionConfig":
-        wants_features = self.kind in ("none", "features", "features+class", "columns")
-        wants_classes = self.kind in ("class", "features+class")
-        if wants_features != bool(self.n_features and self.feature_dim) or bool(self.n_features) != bool(self.feature_dim):
-            raise ParameterError(f"{self.n_features} features of width {self.feature_dim} do not fit a condition of kind {self.kind!r}.")
-        if wants_classes != bool(self.n_classes):
-            raise ParameterError(f"{self.n_classes} classes do not fit a condition of kind {self.kind!r}.")
-        if self.motion and self.kind != "columns":
-            raise ParameterError(f"{self.motion} motion values do not fit a condition of kind {self.kind!r}.")
-        return self
-
-    def n_tokens(self, clip: Clip) -> int:
-        """Length of the prefix before the codes; for kind `columns` a single start position."""
-        if self.kind == "coordinates":
-            return clip.n_codes
-        if self.kind == "columns":
-            return 1
-        return self.n_features + bool(self.n_classes)
 
 
 class Condition(nn.Module):

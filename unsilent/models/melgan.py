@@ -7,25 +7,15 @@ from itertools import pairwise
 from math import prod
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from unsilent.config import Config
 from unsilent.errors import ParameterError
+from unsilent.models.configs import MelGANConfig
 
 _EDGE = 3  # padding of the first and last convolution, of width 7
 SLOPE = 0.2  # negative slope of the leaky ReLUs
-
-
-class MelGANConfig(Config):
-    """Sizes of the generator; the defaults are the paper's."""
-
-    mels: int = Field(default=80, gt=0, description="Mel bands.")
-    width: int = Field(default=32, gt=0, description="Channels at the sample rate; each earlier stage has twice as many.")
-    ratios: tuple[int, ...] = Field(default=(8, 8, 2, 2), min_length=1, description="Upsampling of each stage; the product is the hop.")
-    residual_blocks: int = Field(default=3, gt=0, description="Residual blocks per stage, with dilations 1, 3, 9...")
 
 
 class Residual(nn.Module):

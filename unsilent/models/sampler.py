@@ -13,34 +13,16 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unsilent.clip import Clip
-from unsilent.config import Config
 from unsilent.errors import ParameterError
-from unsilent.models.condition import Condition, ConditionConfig, coordinates
-from unsilent.models.transformer import KeyValueCache, Transformer, TransformerConfig
+from unsilent.models.condition import Condition, coordinates
+from unsilent.models.configs import SamplerConfig
+from unsilent.models.transformer import KeyValueCache, Transformer
 
 _EMBEDDING_STD = 0.3  # initial standard deviation of positional encodings and of embeddings from codebook vectors
 _LONGEST_COLUMNS = 200  # a quarter of the longest wavelength of the initial positional encoding
-
-
-class SamplerConfig(Config):
-    """Sizes of a sampler."""
-
-    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
-    codes: int = Field(gt=1, description="Entries of the codebook.")
-    transformer: TransformerConfig = Field(description="Sizes of the transformer.")
-    condition: ConditionConfig = Field(description="Kind and sizes of the condition.")
-
-    @model_validator(mode="after")
-    def _has_columns(self) -> "SamplerConfig":
-        if self.condition.kind == "columns" and self.condition.n_features > self.clip.columns:
-            raise ParameterError(
-                f"{self.condition.n_features} features given for {self.clip.columns} code columns; give at most one per column."
-            )
-        return self
 
 
 class WindowState(NamedTuple):

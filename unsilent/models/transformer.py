@@ -10,33 +10,12 @@ past      positions in the KV cache before this call
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unsilent.config import Config
 from unsilent.errors import ParameterError
+from unsilent.models.configs import TransformerConfig
 
 LayerMemory = Float[Tensor, "2 batch heads capacity head_dim"]  # one layer of `KeyValueCache.memory`
-
-
-class TransformerConfig(Config):
-    """Sizes of a transformer; the paper's are 24 layers, 16 heads, width 1024."""
-
-    layers: int = Field(gt=0, description="Blocks of attention and MLP.")
-    heads: int = Field(gt=0, description="Attention heads; must divide `width`.")
-    width: int = Field(gt=0, description="Width of the residual stream; the MLPs are four times as wide.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout in training, of attention weights and of each residual.")
-
-    @model_validator(mode="after")
-    def _divides(self) -> "TransformerConfig":
-        if self.width % self.heads:
-            raise ParameterError(f"a width of {self.width} is not divisible by {self.heads} heads.")
-        return self
-
-    @property
-    def n_weights(self) -> int:
-        """Weights in all matrices: 12 width² per block, 4 for attention and 8 for the MLP."""
-        return 12 * self.layers * self.width**2
 
 
 class KeyValueCache:

@@ -8,36 +8,12 @@ waveform is refined by STFT and mel consistency (`signal.consistency`).
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unsilent.clip import Clip
-from unsilent.config import Config
-from unsilent.errors import ParameterError
+from unsilent.models.configs import VocosConfig
 from unsilent.signal.consistency import ConsistencyRefiner
 
 _MAX_LOG_MAGNITUDE = 7.0  # e^7 is above n_fft / 2, the largest magnitude of a full-scale sound under a Hann window
-
-
-class VocosConfig(Config):
-    """Sizes of an iSTFT-head vocoder; the defaults are those of the `everyday` model."""
-
-    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
-    width: int = Field(default=256, gt=0, description="Channels of the trunk, which works at the frame rate.")
-    hidden: int = Field(default=768, gt=0, description="Channels inside a ConvNeXt block.")
-    n_blocks: int = Field(default=8, gt=0, description="ConvNeXt blocks.")
-    kernel: int = Field(default=7, gt=0, description="Frames seen by one block; odd.")
-    rounds: int = Field(
-        default=20, ge=0, description="Iterations of STFT and mel consistency at inference; each costs two transforms. None in training."
-    )
-
-    @model_validator(mode="after")
-    def _can_invert(self) -> "VocosConfig":
-        if 2 * self.clip.hop > self.clip.n_fft:
-            raise ParameterError(
-                f"a hop of {self.clip.hop} is more than half of an FFT of {self.clip.n_fft}: windows must overlap to be inverted."
-            )
-        return self
 
 
 class ConvNeXtBlock(nn.Module):

@@ -21,14 +21,10 @@ from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models import codebook, discriminators, melgan, perceptual, sampler
 from unsilent.models.band_statistics import BandStatistics
 from unsilent.models.code_order import to_sequence
-from unsilent.models.codebook import CodebookConfig
-from unsilent.models.condition import ConditionConfig
+from unsilent.models.configs import CodebookConfig, ConditionConfig, MelGANConfig, SamplerConfig, TransformerConfig
 from unsilent.models.discriminators import MelGANDiscriminatorConfig, PatchDiscriminatorConfig
 from unsilent.models.melception import MelceptionConfig
-from unsilent.models.melgan import MelGANConfig
 from unsilent.models.perceptual import PerceptualConfig
-from unsilent.models.sampler import SamplerConfig
-from unsilent.models.transformer import TransformerConfig
 from unsilent.models.vggishish import VGGishishConfig
 
 Weights = dict[str, Tensor]

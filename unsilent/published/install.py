@@ -18,8 +18,7 @@ from unsilent.checkpoints.catalog import Published
 from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
-from unsilent.models.melgan import MelGANConfig
-from unsilent.models.sampler import SamplerConfig
+from unsilent.models.configs import MelGANConfig, SamplerConfig
 from unsilent.presets import Preset
 from unsilent.published.containers import Container, read_container
 from unsilent.published.convert import convert, recognise

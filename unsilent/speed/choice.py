@@ -4,7 +4,7 @@ import torch
 
 from unsilent.choices import AnyPrecision, Device, Precision, check_choice
 from unsilent.errors import ParameterError
-from unsilent.models.sampler import SamplerConfig
+from unsilent.models.configs import SamplerConfig
 from unsilent.speed import cpu_transformer
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint, weights_digest
 from unsilent.data.datasets import Crops, mel01_of, open_crops
 from unsilent.errors import ParameterError
-from unsilent.models.codebook import Codebook, CodebookConfig, Reconstruction
+from unsilent.models.codebook import Codebook, Reconstruction
+from unsilent.models.configs import CodebookConfig
 from unsilent.models.discriminators import PatchDiscriminator, PatchDiscriminatorConfig
 from unsilent.models.perceptual import Perceptual
 from unsilent.models.quantizer import as_vectors, k_means, tally

@@ -14,7 +14,8 @@ from unsilent.data.pairs import PairedCodes, SamplerBatch
 from unsilent.errors import ParameterError
 from unsilent.models.code_order import to_grid
 from unsilent.models.condition import condition_rows
-from unsilent.models.sampler import Sampler, SamplerConfig
+from unsilent.models.configs import SamplerConfig
+from unsilent.models.sampler import Sampler
 from unsilent.train.config import SamplerRun
 from unsilent.train.losses import next_code_loss
 from unsilent.train.report import Examples

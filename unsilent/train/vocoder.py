@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import Crops, WaveformCrops
+from unsilent.models.configs import MelGANConfig, VocosConfig
 from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig
-from unsilent.models.melgan import MelGAN, MelGANConfig
-from unsilent.models.vocos import Vocos, VocosConfig
+from unsilent.models.melgan import MelGAN
+from unsilent.models.vocos import Vocos
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
 from unsilent.train.losses import mel_loss, melgan_discriminator_loss, melgan_generator_loss, stft_loss

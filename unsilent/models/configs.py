@@ -1,0 +1,136 @@
+"""Sizes of the networks: their configurations, free of torch, so that presets and checkpoints can be read without it."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from unsilent.clip import Clip
+from unsilent.config import Config
+from unsilent.errors import ParameterError
+
+ConditionKind = Literal["none", "features", "class", "features+class", "coordinates", "columns"]
+
+
+class CodebookConfig(Config):
+    """Sizes of a codebook. The defaults are the paper's for VGGSound (72.1 M parameters).
+
+    Source:
+        Released configs/vggsound_codebook.yaml.
+    """
+
+    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
+    n_codes: int = Field(default=1024, gt=1, description="Entries of the codebook: 1024 for VGGSound, 128 for VAS.")
+    dim: int = Field(default=256, gt=0, description="Width of one code vector.")
+    channels: int = Field(default=128, gt=0, description="Channels at full resolution.")
+    multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), description="Channels at each resolution, in units of `channels`.")
+    n_blocks: int = Field(default=2, gt=0, description="Residual blocks per resolution of the encoder; the decoder has one more.")
+
+    def model_post_init(self, _context: object) -> None:
+        """Check the number of resolutions against the clip's downsampling."""
+        if 2 ** (len(self.multipliers) - 1) != self.clip.downsampling:
+            raise ParameterError(
+                f"{len(self.multipliers)} multipliers downsample by {2 ** (len(self.multipliers) - 1)}, "
+                f"the clip by {self.clip.downsampling}."
+            )
+
+
+class TransformerConfig(Config):
+    """Sizes of a transformer; the paper's are 24 layers, 16 heads, width 1024."""
+
+    layers: int = Field(gt=0, description="Blocks of attention and MLP.")
+    heads: int = Field(gt=0, description="Attention heads; must divide `width`.")
+    width: int = Field(gt=0, description="Width of the residual stream; the MLPs are four times as wide.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout in training, of attention weights and of each residual.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "TransformerConfig":
+        if self.width % self.heads:
+            raise ParameterError(f"a width of {self.width} is not divisible by {self.heads} heads.")
+        return self
+
+    @property
+    def n_weights(self) -> int:
+        """Weights in all matrices: 12 width² per block, 4 for attention and 8 for the MLP."""
+        return 12 * self.layers * self.width**2
+
+
+class ConditionConfig(Config):
+    """Kind and sizes of a condition.
+
+    `none` is the published "no feats": one random vector instead of a feature. `coordinates` are codes that increase with time. Both
+    are unconditional models in the paper's tables. These kinds are a prefix of the sequence. `columns`, which is not in the paper, is
+    added to the embeddings instead: each position gets the condition at the time of the code that it predicts.
+    """
+
+    kind: ConditionKind = Field(description="Content of the condition and its place in the sequence.")
+    n_features: int = Field(default=0, ge=0, description="Visual features of one clip.")
+    feature_dim: int = Field(default=0, ge=0, description="Width of one feature.")
+    n_classes: int = Field(default=0, ge=0, description="Classes.")
+    motion: int = Field(default=0, ge=0, description="Motion values per code column, see `unsilent.vision.motion`.")
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> "ConditionConfig":
+        wants_features = self.kind in ("none", "features", "features+class", "columns")
+        wants_classes = self.kind in ("class", "features+class")
+        if wants_features != bool(self.n_features and self.feature_dim) or bool(self.n_features) != bool(self.feature_dim):
+            raise ParameterError(f"{self.n_features} features of width {self.feature_dim} do not fit a condition of kind {self.kind!r}.")
+        if wants_classes != bool(self.n_classes):
+            raise ParameterError(f"{self.n_classes} classes do not fit a condition of kind {self.kind!r}.")
+        if self.motion and self.kind != "columns":
+            raise ParameterError(f"{self.motion} motion values do not fit a condition of kind {self.kind!r}.")
+        return self
+
+    def n_tokens(self, clip: Clip) -> int:
+        """Length of the prefix before the codes; for kind `columns` a single start position."""
+        if self.kind == "coordinates":
+            return clip.n_codes
+        if self.kind == "columns":
+            return 1
+        return self.n_features + bool(self.n_classes)
+
+
+class SamplerConfig(Config):
+    """Sizes of a sampler."""
+
+    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
+    codes: int = Field(gt=1, description="Entries of the codebook.")
+    transformer: TransformerConfig = Field(description="Sizes of the transformer.")
+    condition: ConditionConfig = Field(description="Kind and sizes of the condition.")
+
+    @model_validator(mode="after")
+    def _has_columns(self) -> "SamplerConfig":
+        if self.condition.kind == "columns" and self.condition.n_features > self.clip.columns:
+            raise ParameterError(
+                f"{self.condition.n_features} features given for {self.clip.columns} code columns; give at most one per column."
+            )
+        return self
+
+
+class MelGANConfig(Config):
+    """Sizes of the generator; the defaults are the paper's."""
+
+    mels: int = Field(default=80, gt=0, description="Mel bands.")
+    width: int = Field(default=32, gt=0, description="Channels at the sample rate; each earlier stage has twice as many.")
+    ratios: tuple[int, ...] = Field(default=(8, 8, 2, 2), min_length=1, description="Upsampling of each stage; the product is the hop.")
+    residual_blocks: int = Field(default=3, gt=0, description="Residual blocks per stage, with dilations 1, 3, 9...")
+
+
+class VocosConfig(Config):
+    """Sizes of an iSTFT-head vocoder; the defaults are those of the `everyday` model."""
+
+    clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
+    width: int = Field(default=256, gt=0, description="Channels of the trunk, which works at the frame rate.")
+    hidden: int = Field(default=768, gt=0, description="Channels inside a ConvNeXt block.")
+    n_blocks: int = Field(default=8, gt=0, description="ConvNeXt blocks.")
+    kernel: int = Field(default=7, gt=0, description="Frames seen by one block; odd.")
+    rounds: int = Field(
+        default=20, ge=0, description="Iterations of STFT and mel consistency at inference; each costs two transforms. None in training."
+    )
+
+    @model_validator(mode="after")
+    def _can_invert(self) -> "VocosConfig":
+        if 2 * self.clip.hop > self.clip.n_fft:
+            raise ParameterError(
+                f"a hop of {self.clip.hop} is more than half of an FFT of {self.clip.n_fft}: windows must overlap to be inverted."
+            )
+        return self
