@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
+from unsilent.checkpoints.folders import read_config
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.data.shards import Shard
 from unsilent.metrics import fid, mkl
 from unsilent.models.codebook import Codebook

@@ -12,7 +12,8 @@ import soundfile
 import torch
 from torch import nn
 
-from unsilent.checkpoints.bundle import ROLES, Parts, load_parts, save_bundle
+from unsilent.checkpoints.bundle import Parts, load_parts, save_bundle
+from unsilent.checkpoints.folders import ROLES
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.generation.sampling import sample_codes
 from unsilent.generation.windows import plan_windows

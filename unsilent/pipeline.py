@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unsilent.checkpoints.bundle import Parts, find_bundle, load_parts, sampler_config
+from unsilent.checkpoints.bundle import Parts, load_parts
+from unsilent.checkpoints.folders import find_bundle, sampler_config
 from unsilent.choices import AnyPrecision, Device, Precision, VocoderChoice, check_choice
 from unsilent.clip import Clip
 from unsilent.codec.codec import Codec

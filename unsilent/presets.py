@@ -5,6 +5,7 @@ Names are `<data>-<n features>-<backbone>`. The paper's rows are never edited; a
 
 from dataclasses import dataclass
 
+from unsilent import labels
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError, did_you_mean
 from unsilent.models.configs import CodebookConfig, ConditionConfig, MelGANConfig, SamplerConfig, TransformerConfig, VocosConfig
@@ -41,6 +42,11 @@ class Preset:
     def clip(self) -> Clip:
         """The grid that all its networks share."""
         return self.codebook.clip
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the sampler's class numbers; empty for a model without classes."""
+        return labels.classes(self.name.split("-")[0]) if self.sampler.condition.n_classes else ()
 
 
 VGGSOUND_CODEBOOK = CodebookConfig()

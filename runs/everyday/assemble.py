@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from unsilent.checkpoints.bundle import save_bundle
-from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
+from unsilent.checkpoints.folders import read_config
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 
 SUMMARY = "Small default model, version 3. See MODEL_CARD.md beside this file."
 LAST_STAGES = {"codebook": "codebook-gan", "sampler": "sampler", "vocoder": "vocoder-gan"}  # folder of the training that a part is from

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unsilent.checkpoints.bundle import find_bundle
-from unsilent.checkpoints.store import load_checkpoint, read_config
+from unsilent.checkpoints.folders import find_bundle, read_config
+from unsilent.checkpoints.store import load_checkpoint
 from unsilent.codec.stitching import decode_grid
 from unsilent.data.extract import one_thread
 from unsilent.data.manifest import Row, read_manifest

@@ -118,7 +118,8 @@ def share_right(four: Path, checkpoint: Path) -> float:
 
 def assemble(folder: Path) -> Path:
     """Put codebook, sampler and vocoder into a bundle."""
-    from unsilent.checkpoints.bundle import ROLES, save_bundle
+    from unsilent.checkpoints.bundle import save_bundle
+    from unsilent.checkpoints.folders import ROLES
 
     parts = {role: folder / role / "checkpoint" for role in ROLES}
     save_bundle(folder / "bundle", "smoke", parts, {"summary": "Trained by runs/smoke on made-up clips.", "licences": {}})

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from unsilent.checkpoints import bundle
-from unsilent.checkpoints.bundle import ROLES, find_bundle, load_parts, present, read_bundle, sampler_config, save_bundle
+from unsilent.checkpoints import folders
+from unsilent.checkpoints.bundle import load_parts, save_bundle
+from unsilent.checkpoints.folders import ROLES, find_bundle, present, read_bundle, sampler_config
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.codebook import Codebook
@@ -22,7 +23,7 @@ def copy(tiny_bundle, tmp_path):
 
 @pytest.fixture
 def nothing_shipped(monkeypatch, tmp_path):
-    monkeypatch.setattr(bundle, "SHIPPED", tmp_path / "weights")
+    monkeypatch.setattr(folders, "SHIPPED", tmp_path / "weights")
 
 
 def test_load_parts_returns_the_weights_rounded_to_float16(tiny_bundle, tiny_parts):
@@ -42,7 +43,7 @@ def test_load_parts_returns_networks_for_inference(parts):
 
 
 def test_find_bundle_finds_a_shipped_one_by_name_and_any_by_path(copy, monkeypatch):
-    monkeypatch.setattr(bundle, "SHIPPED", copy.parent)
+    monkeypatch.setattr(folders, "SHIPPED", copy.parent)
     assert find_bundle("copy") == copy
     assert find_bundle(str(copy)) == copy
     assert present() == []  # not the name of a preset

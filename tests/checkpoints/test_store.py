@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
+from unsilent.checkpoints.folders import KIND_NAMES, read_config
+from unsilent.checkpoints.store import KINDS, load_checkpoint, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.models.configs import VocosConfig
 from unsilent.models.vocos import Vocos
@@ -73,7 +74,7 @@ def test_load_keeps_the_random_state(folder):
 def test_load_does_not_import_a_compiler(tiny_parts):
     """Random initialisation on the meta device once imported torch's compiler, for two seconds."""
     code = (
-        "import sys, pathlib; from unsilent.checkpoints.store import load_checkpoint; root = pathlib.Path(sys.argv[1])\n"
+        "import sys, pathlib; from unsilent.checkpoints.store import KINDS, load_checkpoint; root = pathlib.Path(sys.argv[1])\n"
         "for role, kind in (('codebook', 'codebook'), ('sampler', 'sampler'), ('vocoder', 'vocos')): load_checkpoint(root / role, kind)\n"
         "print('torch._dynamo' in sys.modules)"
     )
@@ -112,6 +113,10 @@ def test_load_names_a_damaged_config(folder, text, message):
 def test_load_refuses_another_kind(folder):
     with pytest.raises(CheckpointError, match="vocoder holds a vocos instead of a codebook"):
         load_checkpoint(folder, "codebook")
+
+
+def test_every_kind_of_network_is_known_without_torch():
+    assert set(KINDS) == set(KIND_NAMES)
 
 
 @pytest.mark.parametrize("kind", ["gpt", ["vocos"], None])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unsilent.checkpoints import bundle
+from unsilent.checkpoints import bundle, folders
 from unsilent.cli.main import run
 
 
@@ -10,7 +10,7 @@ from unsilent.cli.main import run
 def unsilent(tiny_bundle, parts, monkeypatch, capsys, tmp_path):
     """`unsilent("generate", "a.mp4")` in a folder of its own gives exit code, stdout and the lines of stderr."""
     monkeypatch.setattr(bundle, "load_backbone", lambda name: (parts.backbone, parts.backbone_row))
-    monkeypatch.setattr(bundle, "SHIPPED", tiny_bundle.parent)
+    monkeypatch.setattr(folders, "SHIPPED", tiny_bundle.parent)
     monkeypatch.chdir(tmp_path)
 
     def call(verb, *arguments, model="tiny"):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from unsilent.checkpoints import bundle
+from unsilent.checkpoints import folders
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError
@@ -111,7 +111,7 @@ class TestLoading:
         assert load_classifier(str(tmp_path / "other")).digest != load_classifier(str(changed)).digest
 
     def test_load_classifier_finds_the_one_of_a_bundle(self, tiny_classifier, tiny_bundle, tmp_path, monkeypatch):
-        monkeypatch.setattr(bundle, "SHIPPED", tmp_path)
+        monkeypatch.setattr(folders, "SHIPPED", tmp_path)
         monkeypatch.setattr("unsilent.evaluation.classifier.SHIPPED", tmp_path)
         model = shutil.copytree(tiny_bundle, tmp_path / "tiny")
         with pytest.raises(CheckpointError, match="the model 'tiny' has no classifier of its own; name a checkpoint of a vggishish"):

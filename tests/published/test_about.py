@@ -3,7 +3,7 @@
 import pytest
 
 from unsilent import labels, presets
-from unsilent.checkpoints import bundle
+from unsilent.checkpoints import folders
 from unsilent.checkpoints.bundle import save_bundle
 from unsilent.errors import ParameterError
 from unsilent.published.about import describe, entries
@@ -90,4 +90,4 @@ def test_describe_suggests_models_and_networks(name, hint):
 
 
 def test_describe_says_that_the_default_model_is_shipped():
-    assert f"weights: {bundle.SHIPPED / 'everyday'}" in describe("everyday")
+    assert f"weights: {folders.SHIPPED / 'everyday'}" in describe("everyday")

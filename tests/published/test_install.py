@@ -13,8 +13,9 @@ import torch
 from parity import published_shapes, sampler_shapes
 
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import find_bundle, load_backbone, load_parts, models_folder
-from unsilent.checkpoints.store import load_checkpoint, read_config
+from unsilent.checkpoints.bundle import load_backbone, load_parts
+from unsilent.checkpoints.folders import find_bundle, models_folder, read_config
+from unsilent.checkpoints.store import load_checkpoint
 from unsilent.cli.main import run
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.published import install

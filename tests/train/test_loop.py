@@ -14,7 +14,8 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 
-from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
+from unsilent.checkpoints.folders import read_config
+from unsilent.checkpoints.store import load_checkpoint, weights_digest
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig, VocosConfig

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,29 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unsilent import labels, presets
-from unsilent.checkpoints import catalog
+from unsilent import presets
+from unsilent.checkpoints.folders import ROLES, is_here, models_folder, read_bundle, read_config
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
-from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, read_config, read_json, save_checkpoint
+from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, save_checkpoint
 from unsilent.choices import Precision
 from unsilent.errors import CheckpointError
-from unsilent.files import atomic_write, cache_folder
+from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.codebook import Codebook
-from unsilent.models.configs import SamplerConfig
 from unsilent.models.melgan import MelGAN
 from unsilent.models.sampler import Sampler
 from unsilent.models.vocos import Vocos
-from unsilent.presets import Preset
 from unsilent.request import Defaults
 from unsilent.speed.choice import can_pack, convolution_dtype
 from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare_convolutions
 from unsilent.speed.prepare import accelerate, prepare_block
 from unsilent.vision.features import Backbone, find_backbone
 
-SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # a fingerprint samples large files, because two trainings differ in every weight
-ROLES = ("codebook", "sampler", "vocoder")
 
 
 @dataclass(frozen=True)
@@ -69,65 +64,6 @@ class Parts:
     def modules(self) -> list[nn.Module]:
         """All networks."""
         return [self.codebook, self.sampler, self.vocoder, *([self.backbone] if self.backbone is not None else [])]
-
-
-def find_bundle(name: str) -> Path:
-    """Folder of a model, by name or path.
-
-    Raises:
-        CheckpointError: if its weights are not installed, or the path is not a bundle.
-        ParameterError: if there is no model of that name; suggests similar ones.
-    """
-    for folder in (SHIPPED / name, models_folder() / name, Path(name)):
-        if os.path.exists(folder / "bundle.json"):
-            return folder
-    if name in catalog.names() and name not in presets.names():
-        raise CheckpointError(
-            f"{name!r} is not a model but one network: {catalog.DESCRIPTIONS[catalog.find(name).kind]}; `unsilent models` lists both."
-        )
-    if os.path.exists(name) or Path(name).name != name:
-        raise CheckpointError(f"{name!r} is not a bundle folder: it has no bundle.json.")
-    presets.get(name)
-    if name in catalog.names():
-        raise CheckpointError(f"the weights of {name!r} are not here; fetch them with: unsilent models fetch {name}.")
-    raise CheckpointError(f"the weights of {name!r} were never published; models with weights here: {', '.join(present()) or 'none'}.")
-
-
-def models_folder() -> Path:
-    """Folder of installed models and networks, one folder each."""
-    return cache_folder() / "models"
-
-
-def is_here(name: str) -> bool:
-    """Whether the weights of a model or a single network are installed."""
-    marker = "bundle.json" if name in presets.names() else "config.json"
-    return any(os.path.exists(root / name / marker) for root in (SHIPPED, models_folder()))  # false also for unreadable folders
-
-
-def present() -> list[str]:
-    """Names of the models whose weights are installed, shipped or fetched."""
-    return [name for name in presets.names() if is_here(name)]
-
-
-def sampler_config(folder: Path) -> SamplerConfig:
-    """Configuration of a bundle's sampler, without loading it.
-
-    Raises:
-        CheckpointError: if the bundle or its sampler is missing or damaged.
-    """
-    return network_config(folder / read_bundle(folder)["parts"]["sampler"], "sampler")
-
-
-def read_defaults(folder: Path) -> Defaults:
-    """Defaults of a request to a bundle's model, without loading it.
-
-    Raises:
-        CheckpointError: if the bundle or its sampler is missing or damaged.
-    """
-    about = read_bundle(folder)
-    preset = presets.get(about["preset"])
-    n_codes = sampler_config(folder).codes
-    return Defaults(preset.name, n_codes, preset.top_k, preset.temperature, preset.guidance, tuple(about.get("classes", ())))
 
 
 def load_parts(folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")) -> Parts:
@@ -249,21 +185,6 @@ def _two_streams(weights: dict[str, Tensor]) -> TwoStream:
     return module.eval().requires_grad_(False)
 
 
-def read_bundle(folder: Path) -> dict[str, Any]:
-    """Content of `bundle.json`: `preset`, `parts` (role → sub-folder), `classes` of a model with classes, and more.
-
-    Raises:
-        CheckpointError: if it cannot be read, or lacks the preset or the parts.
-    """
-    about = read_json(folder / "bundle.json")
-    parts = about.get("parts")
-    if about.get("preset") not in presets.all_names() or not isinstance(parts, dict) or parts.keys() != set(ROLES):
-        raise CheckpointError(
-            f"{folder / 'bundle.json'} is not a bundle of this project: it must name a known preset and {', '.join(ROLES)}."
-        )
-    return about
-
-
 def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any]) -> None:
     """Copy checkpoint folders into one bundle, weights as float16.
 
@@ -282,11 +203,6 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
         config = KINDS[described["kind"]][0](**described["config"])
         save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], torch.float16)
     write_about(folder, preset, about)
-
-
-def class_names(row: Preset) -> tuple[str, ...]:
-    """Class names of a model of the paper, by class number; empty for a model without classes."""
-    return labels.classes(row.name.split("-")[0]) if row.sampler.condition.n_classes else ()
 
 
 def write_about(folder: Path, preset: str, about: dict[str, Any]) -> None:

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from unsilent.checkpoints.folders import read_network_config
 from unsilent.config import Config
-from unsilent.errors import CheckpointError, ParameterError
+from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception
 from unsilent.models.backbones.resnet50 import ResNet50
@@ -141,18 +142,8 @@ def load_checkpoint(
 
 
 def network_config(folder: Path, kind: str) -> Config:
-    """Configuration of a checkpoint folder's network, without reading weights.
-
-    Raises:
-        CheckpointError: if it is missing, damaged, of another kind, or invalid.
-    """
-    about = read_config(folder)
-    if about["kind"] != kind:
-        raise CheckpointError(f"{folder} holds a {about['kind']} instead of a {kind}.")
-    try:
-        return KINDS[kind][0](**about["config"])
-    except (ParameterError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} does not describe a {kind} of this version: {error}") from None
+    """Configuration of the network in a checkpoint folder, without its weights; errors as of `read_network_config`."""
+    return read_network_config(folder, kind, KINDS[kind][0])
 
 
 def blank(build: Callable[..., nn.Module], *config: Config) -> nn.Module:
@@ -196,33 +187,3 @@ def _mismatch(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ..
         if shape != found[name]:
             return f"weight {name} has shape {list(found[name])} instead of {list(shape)}"
     return ""
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Content of a checkpoint folder's `config.json`.
-
-    Raises:
-        CheckpointError: if it is missing, not JSON, or of an unknown kind.
-    """
-    about = read_json(folder / "config.json")
-    missing = {"kind", "preset", "config", "record"} - about.keys()
-    if missing or str(about["kind"]) not in KINDS:
-        raise CheckpointError(f"{folder / 'config.json'} is not a checkpoint of this project (kind {about.get('kind')!r}).")
-    return about
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
-
-    Raises:
-        CheckpointError: if the file cannot be read or holds anything else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object.")
-    return value

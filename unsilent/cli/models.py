@@ -61,7 +61,7 @@ def fetch(
     """Download a published model with all networks it needs, verify and convert it. An interrupted download resumes."""
     import torch
 
-    from unsilent.checkpoints.bundle import models_folder
+    from unsilent.checkpoints.folders import models_folder
     from unsilent.published.install import install, needed
 
     rows = needed(name)

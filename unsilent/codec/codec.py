@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unsilent.checkpoints.bundle import find_bundle, load_codec_networks, sampler_config
+from unsilent.checkpoints.bundle import load_codec_networks
+from unsilent.checkpoints.folders import find_bundle, sampler_config
 from unsilent.choices import AnyPrecision, Device, VocoderChoice, check_choice
 from unsilent.codec.stitching import decode_grid, vocode
 from unsilent.errors import ParameterError

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unsilent.checkpoints import bundle
-from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
+from unsilent.checkpoints.folders import read_config
+from unsilent.checkpoints.store import load_checkpoint, weights_digest
 from unsilent.choices import FeatureDtype, SoundShard
 from unsilent.clip import Clip
 from unsilent.data.datasets import at_speed

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from unsilent import labels, presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import SHIPPED, models_folder
-from unsilent.checkpoints.store import load_checkpoint, read_config, weights_digest
+from unsilent.checkpoints.folders import SHIPPED, models_folder, read_config
+from unsilent.checkpoints.store import load_checkpoint, weights_digest
 from unsilent.choices import Device
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError

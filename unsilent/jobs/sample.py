@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from unsilent.checkpoints.bundle import find_bundle, fingerprint, read_bundle, read_defaults, sampler_config
+from unsilent.checkpoints.bundle import fingerprint
+from unsilent.checkpoints.folders import find_bundle, read_bundle, read_defaults, sampler_config
 from unsilent.choices import AnyPrecision, Keep
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 from unsilent import presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import ROLES, SHIPPED, class_names, find_bundle, is_here, models_folder, present, read_bundle
 from unsilent.checkpoints.catalog import Published
-from unsilent.checkpoints.store import read_config
+from unsilent.checkpoints.folders import ROLES, SHIPPED, find_bundle, is_here, models_folder, present, read_bundle, read_config
 from unsilent.errors import ParameterError, did_you_mean
 from unsilent.presets import Preset
 
@@ -81,7 +80,7 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
     lines.append(f"clip: {sizes['codebook']['clip']}")
     if row.backbone:
         lines.append(f"image network: {row.backbone}")
-    classes = about.get("classes") or class_names(row)
+    classes = about.get("classes") or row.classes
     if classes:
         lines.append(f"classes: {'; '.join(classes)}")
     if row.name in catalog.names():

@@ -13,9 +13,10 @@ from torch import nn
 
 from unsilent import presets
 from unsilent.checkpoints import catalog
-from unsilent.checkpoints.bundle import SHIPPED, class_names, is_here, models_folder, write_about
+from unsilent.checkpoints.bundle import write_about
 from unsilent.checkpoints.catalog import Published
-from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint
+from unsilent.checkpoints.folders import SHIPPED, is_here, models_folder, read_config
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.models.configs import MelGANConfig, SamplerConfig
@@ -143,7 +144,7 @@ def _convert(container: Container, part: Path, kind: str | None, preset: str | N
     summary = _save(part / "sampler", kind, row.name, sampler, container.stem, dtype)
     _save(part / "codebook", "codebook", row.name, codebook, container.stem, dtype)
     _save_vocoder(part / "vocoder", row.name, vocoder, dtype)
-    write_about(part, row.name, {"summary": row.summary, "classes": class_names(row), "licences": _licences(row)})
+    write_about(part, row.name, {"summary": row.summary, "classes": row.classes, "licences": _licences(row)})
     return f"{summary}, with its codebook and a vocoder: the model {row.name}"
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unsilent.checkpoints.store import load_checkpoint, read_config, save_checkpoint, weights_digest
+from unsilent.checkpoints.folders import read_config
+from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights_digest
 from unsilent.data.datasets import Crops, mel01_of, open_crops
 from unsilent.errors import ParameterError
 from unsilent.models.codebook import Codebook, Reconstruction

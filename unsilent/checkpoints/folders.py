@@ -1,0 +1,141 @@
+"""Folders of bundles and checkpoints: where they are and what they contain. Free of torch, so that mistakes are found early."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from unsilent import presets
+from unsilent.checkpoints import catalog
+from unsilent.config import Config
+from unsilent.errors import CheckpointError, ParameterError
+from unsilent.files import cache_folder
+from unsilent.models.configs import SamplerConfig
+from unsilent.request import Defaults
+
+SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
+ROLES = ("codebook", "sampler", "vocoder")
+# of networks, see `store.KINDS`
+KIND_NAMES = (
+    "codebook", "sampler", "melgan", "vocos", "vggishish", "melception", "perceptual", "discriminator", "melgan_discriminator",
+    "resnet50", "bninception",
+)  # fmt: skip
+
+
+def find_bundle(name: str) -> Path:
+    """Folder of a model, by name or path.
+
+    Raises:
+        CheckpointError: if its weights are not installed, or the path is not a bundle.
+        ParameterError: if there is no model of that name; suggests similar ones.
+    """
+    for folder in (SHIPPED / name, models_folder() / name, Path(name)):
+        if os.path.exists(folder / "bundle.json"):
+            return folder
+    if name in catalog.names() and name not in presets.names():
+        raise CheckpointError(
+            f"{name!r} is not a model but one network: {catalog.DESCRIPTIONS[catalog.find(name).kind]}; `unsilent models` lists both."
+        )
+    if os.path.exists(name) or Path(name).name != name:
+        raise CheckpointError(f"{name!r} is not a bundle folder: it has no bundle.json.")
+    presets.get(name)
+    if name in catalog.names():
+        raise CheckpointError(f"the weights of {name!r} are not here; fetch them with: unsilent models fetch {name}.")
+    raise CheckpointError(f"the weights of {name!r} were never published; models with weights here: {', '.join(present()) or 'none'}.")
+
+
+def models_folder() -> Path:
+    """Folder of installed models and networks, one folder each."""
+    return cache_folder() / "models"
+
+
+def is_here(name: str) -> bool:
+    """Whether the weights of a model or a single network are installed."""
+    marker = "bundle.json" if name in presets.names() else "config.json"
+    return any(os.path.exists(root / name / marker) for root in (SHIPPED, models_folder()))  # false also for unreadable folders
+
+
+def present() -> list[str]:
+    """Names of the models whose weights are installed, shipped or fetched."""
+    return [name for name in presets.names() if is_here(name)]
+
+
+def sampler_config(folder: Path) -> SamplerConfig:
+    """Configuration of a bundle's sampler, without loading it.
+
+    Raises:
+        CheckpointError: if the bundle or its sampler is missing or damaged.
+    """
+    return read_network_config(folder / read_bundle(folder)["parts"]["sampler"], "sampler", SamplerConfig)
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """Defaults of a request to a bundle's model, without loading it.
+
+    Raises:
+        CheckpointError: if the bundle or its sampler is missing or damaged.
+    """
+    about = read_bundle(folder)
+    preset = presets.get(about["preset"])
+    n_codes = sampler_config(folder).codes
+    return Defaults(preset.name, n_codes, preset.top_k, preset.temperature, preset.guidance, tuple(about.get("classes", ())))
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """Content of `bundle.json`: `preset`, `parts` (role → sub-folder), `classes` of a model with classes, and more.
+
+    Raises:
+        CheckpointError: if it cannot be read, or lacks the preset or the parts.
+    """
+    about = read_json(folder / "bundle.json")
+    parts = about.get("parts")
+    if about.get("preset") not in presets.all_names() or not isinstance(parts, dict) or parts.keys() != set(ROLES):
+        raise CheckpointError(
+            f"{folder / 'bundle.json'} is not a bundle of this project: it must name a known preset and {', '.join(ROLES)}."
+        )
+    return about
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Content of a checkpoint folder's `config.json`.
+
+    Raises:
+        CheckpointError: if it is missing, not JSON, or of an unknown kind.
+    """
+    about = read_json(folder / "config.json")
+    missing = {"kind", "preset", "config", "record"} - about.keys()
+    if missing or about["kind"] not in KIND_NAMES:
+        raise CheckpointError(f"{folder / 'config.json'} is not a checkpoint of this project (kind {about.get('kind')!r}).")
+    return about
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        CheckpointError: if the file cannot be read or holds anything else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object.")
+    return value
+
+
+def read_network_config(folder: Path, kind: str, build: type[Config]) -> Config:
+    """Configuration of the network in a checkpoint folder.
+
+    Raises:
+        CheckpointError: if `config.json` is missing or damaged, of another kind, or does not fit `build`.
+    """
+    about = read_config(folder)
+    if about["kind"] != kind:
+        raise CheckpointError(f"{folder} holds a {about['kind']} instead of a {kind}.")
+    try:
+        return build(**about["config"])
+    except (ParameterError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a {kind} of this version: {error}") from None
