@@ -29,7 +29,7 @@ from unsilent.data.rows import FeaturesRow
 from unsilent.data.shards import ShardWriter, dequantise, mel01_from_stored, quantise
 from unsilent.jobs.parallel import Parallel, map_ordered
 from unsilent.media.audio import read_audio
-from unsilent.media.files import VIDEO_SUFFIXES
+from unsilent.media.suffixes import VIDEO_SUFFIXES
 from unsilent.media.video import stream_frames
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, from_mel01, log_mel01

@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "choices": 0, "clip": 0, "config": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
     "signal": 1, "media": 1, "models": 1, "metrics": 1,
-    "speed": 2, "vision": 2,
+    "outputs": 2, "speed": 2, "vision": 2,
     "presets": 3,
     "checkpoints": 4,
     "codec": 5, "published": 5, "data": 5,
@@ -21,6 +21,7 @@ LEVELS = {
     "batch": 8, "jobs": 8,
     "evaluation": 9,
     "cli": 10,
+    "__main__": 11,
 }  # fmt: skip
 BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("files", "errors"), ("labels", "errors"),

@@ -1,29 +1,44 @@
 """unsilent gives a silent video its sound.
 
     import unsilent
-    pipeline = unsilent.load("everyday")
-    pipeline.generate("clip.mp4", seed=7).save_video("clip.sound.mp4")
 
-Names are loaded when first used, so that importing the package costs nothing.
+    pipeline = unsilent.load("everyday")
+    generation = pipeline.generate("clip.mp4", seed=7)
+    generation.save_video("clip.sound.mp4")
+    generation.waveform, generation.sample_rate  # float32 in [-1, 1]; Hz
+
+    for take in pipeline.takes("clip.mp4", 4, temperature=0.9):
+        take.save_wav(f"clip.{take.take}.wav")
+
+`Request` lists everything that can be asked of a generation, `Codec.load("everyday").reconstruct(waveform)` needs no video, and
+`Clip` holds the grid of mels, codes and features. Names are imported when first used, because torch takes seconds.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from unsilent.version import __version__
 
 if TYPE_CHECKING:
     from unsilent.clip import Clip
+    from unsilent.codec.codec import Codec
     from unsilent.generation.result import Generation
     from unsilent.pipeline import Pipeline, load
+    from unsilent.request import Request
 
-__all__ = ["Clip", "Generation", "Pipeline", "__version__", "load"]
+__all__ = ["Clip", "Codec", "Generation", "Pipeline", "Request", "__version__", "load"]
 
-_HOMES = {"Clip": "clip", "Generation": "generation.result", "Pipeline": "pipeline", "load": "pipeline"}
+_MODULES = {
+    "Clip": "clip", "Codec": "codec.codec", "Generation": "generation.result", "Pipeline": "pipeline", "Request": "request",
+    "load": "pipeline",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'unsilent' has no attribute {name!r}")
-    import importlib
+    return getattr(importlib.import_module(f"unsilent.{_MODULES[name]}"), name)
 
-    return getattr(importlib.import_module(f"unsilent.{_HOMES[name]}"), name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

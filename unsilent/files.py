@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,19 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "unsilent"
+
+
+def require_path(path: Path) -> None:
+    """Refuse a path that does not exist.
+
+    Raises:
+        MediaError: if it does not; says of a web address that the file must be downloaded first.
+    """
+    if path.exists():
+        return
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise MediaError(f"{re.sub(':/+', '://', str(path), count=1)} is an address; download the file first.")
+    raise MediaError(f"{path} does not exist.")
 
 
 @contextmanager

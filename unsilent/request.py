@@ -92,7 +92,9 @@ def _resolve_label(label: str | None, defaults: Defaults) -> str | None:
     if label is None and not classes:
         return None
     if not classes:
-        raise ParameterError(f"the model {defaults.model!r} has no classes, so it takes no label {label!r}.")
+        raise ParameterError(
+            f"the model {defaults.model!r} has no classes, so it takes no label {label!r}; one with `class` in its name does."
+        )
     if label is None:
         some = ", ".join(repr(name) for name in classes[:3])
         raise ParameterError(f"the model {defaults.model!r} needs one of its {len(classes)} classes as label, such as {some}.")

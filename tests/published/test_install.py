@@ -19,7 +19,8 @@ from unsilent.checkpoints.store import load_checkpoint
 from unsilent.cli.main import run
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.published import install
-from unsilent.published.install import convert_file, needed, preset_of
+from unsilent.published.fetch import needed
+from unsilent.published.install import convert_file, preset_of
 from unsilent.request import Request
 
 ORDER = torch.arange(265).reshape(5, 53).T.flatten()

@@ -9,6 +9,11 @@ from unsilent.cli import options
 from unsilent.cli.data import RAY, WORKERS
 from unsilent.cli.terminal import Bar, print_table, say
 
+EXAMPLES = options.examples(
+    "unsilent evaluate --reference real --generated made -o report --classifier vggishish",
+    "unsilent evaluate --reference real -o report --classifier vggishish --labels folders",
+)
+
 
 def evaluate(
     reference: Path = typer.Option(..., metavar="DIR", help="Real sounds, or videos with sound.", show_default=False),

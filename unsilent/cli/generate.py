@@ -11,6 +11,13 @@ from unsilent.choices import Original
 from unsilent.cli import options
 from unsilent.cli.terminal import Bar, print_table, say
 
+EXAMPLES = options.examples(
+    "unsilent generate clip.mp4",
+    "unsilent generate clip.mp4 -o with_sound.mp4 --seed 7 --takes 4",
+    "unsilent generate videos -o out --wav --picture",
+    "unsilent generate clip.mp4 --original duck --json",
+)
+
 
 def generate(
     inputs: Annotated[list[Path], typer.Argument(metavar="VIDEO|FOLDER...", help="Videos, or folders of them.", show_default=False)],
@@ -33,12 +40,11 @@ def generate(
     picture: Annotated[bool, typer.Option("--picture", help="Also draw frames and spectrogram on one time axis (PNG).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of a table.")] = False,
 ) -> int:
-    """Give videos their sound. The pictures are copied untouched."""
-    from unsilent import batch
-    from unsilent.pipeline import load
+    """Give videos their sound. Their frames are copied bit for bit."""
+    from unsilent import outputs
+    from unsilent.checkpoints.folders import find_bundle, read_defaults
     from unsilent.request import Request
 
-    jobs = batch.plan(inputs, out)
     request = Request(
         seed=seed,
         takes=takes,
@@ -49,8 +55,14 @@ def generate(
         label=label,
         original=original,
     )
-    results: list[batch.Result] = []
+    jobs = outputs.plan(inputs, out)
+    outputs.check(jobs, wav=wav, picture=picture)
+    request.resolve(read_defaults(find_bundle(model)))  # refuses what does not fit the model
+    results = []
     with Bar(len(jobs)) as bar:
+        from unsilent import batch  # with torch, after the bar is on the screen
+        from unsilent.pipeline import load
+
         pipeline = load(model, device, precision, vocoder)
         for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), wav=wav, picture=picture):
             results.append(result)

@@ -6,20 +6,23 @@ import sys
 import typer
 
 from unsilent.cli import data, evaluate, generate, models, reconstruct, sample, train
+from unsilent.cli.mistakes import explain
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
 from unsilent.version import __version__
 
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C has stopped; typer catches Ctrl-C itself and gives this code
 
-app = typer.Typer(name="unsilent", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command("generate")(generate.generate)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command("sample")(sample.sample)
+app = typer.Typer(
+    name="unsilent", pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+)
+app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
+app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
+app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 
 
 def _print_version(asked: bool) -> bool:
@@ -52,7 +55,7 @@ def run(arguments: list[str]) -> int:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="unsilent", standalone_mode=False) or 0
         return _interrupted() if code == INTERRUPTED else code
     except typer.TyperException as error:
-        return _fail(error.format_message().replace(": Value error, ", ": "))
+        return _fail(explain(error))
     except UnsilentError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

@@ -20,7 +20,7 @@ class _ListByDefault(typer.core.TyperGroup):
         return super().parse_args(ctx, args or ["list"])
 
 
-app = typer.Typer(help="List the models, describe one, fetch one, convert published files.", cls=_ListByDefault)
+app = typer.Typer(help="List, describe, fetch and convert models.", cls=_ListByDefault)
 WeightDtype = Literal["float32", "float16"]
 NUMBERS = typer.Option("float32", "--numbers", help="Dtype of the weights on disk: float32 as published, or float16 of half the size.")
 
@@ -59,13 +59,15 @@ def fetch(
     numbers: WeightDtype = NUMBERS,
 ) -> None:
     """Download a published model with all networks it needs, verify and convert it. An interrupted download resumes."""
-    import torch
-
     from unsilent.checkpoints.folders import models_folder
-    from unsilent.published.install import install, needed
+    from unsilent.published.fetch import needed
 
     rows = needed(name)
     with Bar(max(1, len(rows))) as bar:
+        import torch
+
+        from unsilent.published.install import install
+
         for done, row in enumerate(rows):
             install(row, mirror, getattr(torch, numbers), bar.watch(row.name), rows[done:])
             bar.finish(done + 1)
@@ -84,6 +86,9 @@ def convert(
     numbers: WeightDtype = NUMBERS,
 ) -> None:
     """Convert a published file to our format: a sampler with its codebook to a model, anything else to one network."""
+    from unsilent.files import require_path
+
+    require_path(file)
     import torch
 
     from unsilent.published.install import convert_file

@@ -7,7 +7,20 @@ import typer
 from unsilent.choices import AnyPrecision, VocoderChoice
 from unsilent.choices import Device as DeviceChoice
 
-Model = Annotated[str, typer.Option("--model", help="A name from `unsilent models`, or a bundle folder.")]
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: one example a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+def _models_here(incomplete: str) -> list[str]:
+    """For completion by the shell."""
+    from unsilent.checkpoints.folders import present
+
+    return [name for name in present() if name.startswith(incomplete)]
+
+
+Model = Annotated[str, typer.Option("--model", autocompletion=_models_here, help="A name from `unsilent models`, or a bundle folder.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, video, model and machine: same sound.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among the k most likely codes. [default: the model's own]")]
 Temperature = Annotated[

@@ -10,6 +10,11 @@ from unsilent.cli import options
 from unsilent.cli.data import RAY, WORKERS
 from unsilent.cli.terminal import Bar, say
 
+EXAMPLES = options.examples(
+    "unsilent sample material.parquet -o samples --samples 2",
+    "unsilent sample material.parquet -o samples --split test --keep wav --workers 2",
+)
+
 
 def sample(
     table: Annotated[Path, typer.Argument(metavar="M.parquet", help="From `unsilent data manifest`.", show_default=False)],
@@ -27,15 +32,22 @@ def sample(
     workers: int | None = WORKERS,
     ray: str | None = RAY,
 ) -> int:
-    """Make sounds for all clips and pictures of a split, each as long as one clip of the model.
+    """Make sounds for all clips and images of a split.
 
-    What was stopped goes on where it was; what is there already is kept. What cannot be looked at is left out and named.
+    Each is as long as one clip of the model. A stopped run continues where it was; samples that exist are kept. Clips and images that
+    cannot be read are left out and named.
     """
-    from unsilent.jobs.parallel import Parallel
-    from unsilent.jobs.sample import Recipe, Sampling
+    from unsilent.checkpoints.folders import find_bundle
+    from unsilent.files import require_path
     from unsilent.request import Request
 
+    require_path(table)
+    find_bundle(model)
     request = Request(seed=seed, takes=samples, top_k=top_k, temperature=temperature, guidance=guidance, motion=motion)
+    with Bar(1):
+        from unsilent.jobs.parallel import Parallel  # with torch, after the bar is on the screen
+        from unsilent.jobs.sample import Recipe, Sampling
+
     recipe = Recipe(model, request, precision, keep)
     n_failed = 0
     with Sampling(table, out, recipe, None if split == "all" else split) as job, Bar(len(job.waiting)) as bar:

@@ -5,6 +5,15 @@ from pathlib import Path
 
 import typer
 
+from unsilent.cli import options
+from unsilent.cli.terminal import Bar
+
+EXAMPLES = options.examples(
+    "unsilent train run.toml",
+    "unsilent train run.toml --set steps=1000 --set batch=8",
+    "unsilent train run.toml --resume",
+)
+
 
 def train(
     run: Path = typer.Argument(..., metavar="RUN.toml", show_default=False),
@@ -12,8 +21,12 @@ def train(
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the run's folder."),
 ) -> None:
     """Train a network as RUN.toml says."""
-    from unsilent.train.config import read_run
-    from unsilent.train.run import train as train_run
+    from unsilent.files import require_path
+
+    require_path(run)
+    with Bar(1):
+        from unsilent.train.config import read_run  # with torch, after the bar is on the screen
+        from unsilent.train.run import train as train_run
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
     folder = train_run(read_run(run, overrides), resume)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unsilent.data.manifest import Kind
 from unsilent.errors import DataError
-from unsilent.media.files import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.media.suffixes import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 _TABLES: dict[str, Kind] = {"sounds.csv": "sound", "images.csv": "image", "clips.csv": "clip"}
 _SUFFIXES: dict[Kind, tuple[str, ...]] = {"sound": SOUND_SUFFIXES, "image": IMAGE_SUFFIXES, "clip": VIDEO_SUFFIXES}

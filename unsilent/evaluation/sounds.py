@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from unsilent.errors import ParameterError
-from unsilent.media.files import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 MEL_SUFFIX = ".mel.npy"  # a mel as a codebook decodes it: float16 [mels, frames] around [-1, 1]
 _SUFFIXES = (MEL_SUFFIX, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)  # in order of preference

@@ -8,12 +8,9 @@ from pathlib import Path
 import av
 
 from unsilent.errors import MediaError
+from unsilent.files import require_path
 
 log = logging.getLogger(__name__)
-
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
-SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 # first bytes of container formats, which tell damaged media files from other files: (offset, bytes)
 SIGNATURES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"FLV"), (0, b"\x47"), (0, b"fLaC"))
@@ -31,8 +28,7 @@ def open_media(path: Path) -> av.container.InputContainer:
     Raises:
         MediaError: if it is missing, a folder, empty, unreadable, truncated, or not a media file.
     """
-    if not path.exists():
-        raise MediaError(f"{path} does not exist.")
+    require_path(path)
     if path.is_dir():
         raise MediaError(f"{path} is a folder; name a file.")
     try:
@@ -65,8 +61,10 @@ def find_video(container: av.container.InputContainer, path: Path) -> av.VideoSt
     """The main video stream; cover art does not count.
 
     Raises:
-        MediaError: if there is none.
+        MediaError: if there is none, or the file is an image.
     """
+    if container.format.name.endswith("_pipe"):  # FFmpeg's name of all formats of single images
+        raise MediaError(f"{path} is an image; give a video.")
     streams = video_streams(container)
     if not streams:
         raise MediaError(f"{path} has audio but no video." if container.streams.audio else f"{path} has no video.")

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from unsilent import files
+from unsilent import files, presets
+from unsilent.checkpoints import catalog
 from unsilent.checkpoints.catalog import Published
+from unsilent.checkpoints.folders import SHIPPED, is_here
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.files import cache_folder, try_lock
 from unsilent.published.download import Download, Progress, matches, part_of, size_of
@@ -18,6 +20,20 @@ _LOCK_SECONDS = 0.2  # between two attempts to lock
 
 # a host or an address in brackets, a port, a path: what `/NAME` can be appended to
 _FOLDER_URL = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d{1,5})?(/[^\s?#]*)?", re.ASCII | re.IGNORECASE)
+
+
+def needed(name: str) -> list[Published]:
+    """Published files that a model or network needs and that are not installed, in the order of installation.
+
+    Raises:
+        ParameterError: if there is no published file of that name; suggests similar ones.
+    """
+    if name in presets.names() and name not in catalog.names():
+        why = "comes with the package" if (SHIPPED / name).exists() else "was never published"
+        raise ParameterError(f"there is nothing to fetch: {name!r} {why}.")
+    row = catalog.find(name)
+    parts = ["melgan", presets.get(name).backbone] if row.kind == "sampler" else []
+    return [one for one in (*(catalog.find(part) for part in parts if part), row) if not is_here(one.name)]
 
 
 def fetch(

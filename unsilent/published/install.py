@@ -30,20 +30,6 @@ _VOCODER_SIZES = {"mels": "n_mel_channels", "width": "ngf", "residual_blocks": "
 DEFAULT = "everyday"  # the shipped model, whose vocoder is used without a published one
 
 
-def needed(name: str) -> list[Published]:
-    """Published files that a model or network needs and that are not installed, in the order of installation.
-
-    Raises:
-        ParameterError: if there is no published file of that name; suggests similar ones.
-    """
-    if name in presets.names() and name not in catalog.names():
-        why = "comes with the package" if (SHIPPED / name).exists() else "was never published"
-        raise ParameterError(f"there is nothing to fetch: {name!r} {why}.")
-    row = catalog.find(name)
-    parts = ["melgan", presets.get(name).backbone] if row.kind == "sampler" else []
-    return [one for one in (*(catalog.find(part) for part in parts if part), row) if not is_here(one.name)]
-
-
 def install(
     row: Published,
     mirror: str | None = None,
@@ -54,7 +40,7 @@ def install(
     """Fetch a published file, convert it to the folder where it is found by name, and remove the download.
 
     Args:
-        row: one of `needed`; install in their order, because a sampler uses the installed vocoder.
+        row: one of `fetch.needed`; install in their order, because a sampler uses the installed vocoder.
         mirror: URL of a folder instead of the authors' server.
         dtype: of the weights on disk; `torch.float16` halves their size.
         progress: called with the step and its share.

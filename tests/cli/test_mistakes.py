@@ -1,0 +1,114 @@
+"""Wrong options and values: what is suggested, that nothing imports torch before, help, examples and completion."""
+
+import pydoc
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+from PIL import Image
+
+import unsilent as package
+from unsilent.cli.main import app, run
+
+COMMANDS = ["generate", "reconstruct", "sample", "train", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("generate --prompt dog", "there is no option --prompt: use --label with a model that has classes; `everyday` takes none."),
+        ("generate --negative-prompt x", "there is no option --negative-prompt: no sound can be excluded; another --seed"),
+        ("generate --negative_prompt x", "there is no option --negative_prompt: no sound can be excluded"),
+        ("generate --duration 8", "there is no option --duration: the sound is as long as the video; cut the video."),
+        ("generate --seconds 8", "there is no option --seconds: the sound is as long as the video; cut the video."),
+        ("generate --sample-rate 48000", "there is no option --sample-rate: all models have 22050 Hz; convert the file that --wav writes."),
+        ("generate --cfg 3", "there is no option --cfg: use --guidance."),
+        ("generate --cfg-strength=3", "there is no option --cfg-strength: use --guidance."),
+        ("generate --steps 25", "there is no option --steps: codes are sampled without diffusion steps; see --top-k and --temperature."),
+        ("generate --num-steps 25", "there is no option --num-steps: codes are sampled without"),
+        ("generate --output x", "there is no option --output: use -o."),
+        ("reconstruct --output x", "there is no option --output: use -o."),
+        ("generate --variants 3", "there is no option --variants: use --takes."),
+        ("generate -n 3", "there is no option -n: use --takes."),
+        ("generate --sed 3", "there is no option --sed; did you mean --seed?"),
+        ("generate --temp 3", "there is no option --temp; did you mean --temperature?"),
+        ("generate --top_k 3", "there is no option --top_k; did you mean --top-k?"),
+        ("generate --loud", "there is no option --loud; `unsilent generate --help` lists all."),
+        ("generate --zzz", "there is no option --zzz; `unsilent generate --help` lists all."),
+        ("models fetch --prompt x", "there is no option --prompt; `unsilent models fetch --help` lists all."),
+        ("--loud", "there is no option --loud; `unsilent --help` lists all."),
+        ("generat a.mp4", "there is no command 'generat'; did you mean 'generate'?"),
+        ("sing", "there is no command 'sing'; `unsilent --help` shows the usage."),
+        ("data", "the name of a command is missing; `unsilent data --help` shows the usage."),
+        ("reconstruct a b -o c.wav", "b is one argument too many; `unsilent reconstruct --help` shows the usage."),
+    ],
+)
+def test_wrong_options_are_answered_in_one_sentence(refused, capsys, arguments, sentence):
+    code = run(shlex.split(arguments))
+    out, err = capsys.readouterr()
+    refused((code, out, err.splitlines()), f"^unsilent: {re.escape(sentence)}")
+
+
+def test_mistakes_are_found_without_torch(tmp_path, make_clip):
+    """In one process of its own, where nothing has imported torch before."""
+    make_clip("a.mp4", n_frames=5)
+    (tmp_path / "text.mp4").write_text("no video")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    wrong = [
+        "generate gone.mp4", "generate https://example.com/a.mp4", "generate text.mp4", "generate a.png", "generate a.mp4 -o a.wav",
+        "generate a.mp4 -o a.mp4", "generate a.mp4 -o text.mp4/x.mp4", "generate a.mp4 --seed -1", "generate a.mp4 --guidance inf",
+        "generate a.mp4 --prompt dog", "generate a.mp4 --model evryday", "generate a.mp4 --model vggsound-class",
+        "generate a.mp4 --model .", "generate a.mp4 --label dog", "generate a.mp4 --top-k 9999", "reconstruct gone.wav -o b.wav",
+        "reconstruct a.mp4 -o b.mp4", "reconstruct a.mp4 -o b.wav --model evryday", "reconstruct a.mp4 -o b.wav",
+        "sample gone.parquet -o out",
+        "train gone.toml", "models show evryday", "models fetch evryday", "models fetch everyday", "models convert gone.ckpt -o out",
+    ]  # fmt: skip
+    code = f"""
+import sys
+from unsilent.cli.main import run
+for command in {wrong}:
+    assert run(command.split()) == 2, command
+    assert "torch" not in sys.modules, command
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == len(wrong)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "extract"], ["models", "fetch"]], ids=" ".join)
+def test_h_prints_the_help(capsys, command):
+    assert run([*command, "-h"]) == 0
+    assert f"Usage: unsilent {' '.join(command)}".rstrip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_in_the_help_parse(capsys, name):
+    run([name, "--help"])
+    shown = re.findall(rf"^  unsilent {name} (.*)", capsys.readouterr().out, re.MULTILINE)
+    assert len(shown) >= 2
+    for example in shown:
+        typer.main.get_command(app).commands[name].make_context(name, shlex.split(example))
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "unsilent", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"unsilent {package.__version__}\n"
+
+
+def test_the_shell_completes_options_choices_and_models(monkeypatch, capsys):
+    for words, wanted in (("generate --dev", "--device"), ("generate --device cu", "cuda"), ("generate --model every", "everyday")):
+        monkeypatch.setenv("_UNSILENT_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", f"unsilent {words}")
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+        with pytest.raises(SystemExit):
+            run([])
+        assert capsys.readouterr().out.split() == [wanted]
+
+
+def test_the_package_lists_its_names():
+    assert {"Clip", "Codec", "Generation", "Pipeline", "Request", "load"} <= set(dir(package))
+    assert all(getattr(package, name).__doc__ for name in package.__all__ if name != "__version__")
+    assert "pipeline.generate(" in pydoc.render_doc(package, renderer=pydoc.plaintext)

@@ -1,0 +1,149 @@
+"""Which file becomes which, and what is refused before a model is loaded."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from unsilent.errors import MediaError, ParameterError
+from unsilent.outputs import Job, check, plan
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """`tree("a.mp4", "x/b.mp4")` makes empty files, because `plan` uses only names."""
+
+    def build(*names):
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+        return tmp_path
+
+    return build
+
+
+def targets(jobs, root):
+    return {str(job.video.relative_to(root)): str(job.out.relative_to(root)) for job in jobs}
+
+
+class TestPlan:
+    """The output of every input."""
+
+    def test_plan_writes_one_video_to_a_file(self, tree):
+        root = tree("a.mp4")
+        assert plan([root / "a.mp4"], root / "new" / "b.mkv") == [Job(root / "a.mp4", root / "new" / "b.mkv")]
+
+    def test_plan_writes_into_an_existing_folder(self, tree):
+        root = tree("a.mp4", "out.mp4/keep")
+        assert plan([root / "a.mp4"], root / "out.mp4") == [Job(root / "a.mp4", root / "out.mp4" / "a.mp4")]
+
+    def test_plan_takes_an_output_without_suffix_for_a_folder(self, tree):
+        root = tree("a.mp4")
+        assert plan([root / "a.mp4"], root / "out") == [Job(root / "a.mp4", root / "out" / "a.mp4")]
+
+    def test_plan_writes_beside_the_video_without_an_output(self, tree):
+        root = tree("a.mp4", "deep/b.avi")
+        assert targets(plan([root], None), root) == {"a.mp4": "a.sound.mp4", "deep/b.avi": "deep/b.sound.mkv"}
+
+    def test_plan_keeps_stems_and_subfolders(self, tree):
+        root = tree("in/a.mp4", "in/x/a.MOV", "in/x/y/c.webm", "in/notes.txt", "in/.hidden.mp4")
+        jobs = plan([root / "in"], root / "out")
+        assert targets(jobs, root) == {"in/a.mp4": "out/a.mp4", "in/x/a.MOV": "out/x/a.MOV", "in/x/y/c.webm": "out/x/y/c.webm"}
+
+    def test_plan_accepts_files_and_folders_together(self, tree):
+        root = tree("in/a.mp4", "b.mp4")
+        assert {job.out.name for job in plan([root / "in", root / "b.mp4"], root / "out")} == {"a.mp4", "b.mp4"}
+
+    def test_plan_accepts_a_file_of_any_suffix(self, tree):
+        root = tree("clip.dat")
+        assert plan([root / "clip.dat"], None)[0].out.name == "clip.sound.mkv"
+
+    def test_plan_drops_repeated_inputs(self, tree):
+        root = tree("a.mp4")
+        assert len(plan([root, root / "a.mp4", root], None)) == 1
+
+    def test_plan_skips_outputs_of_earlier_calls(self, tree):
+        """The second call on a folder must find the videos that the first has found."""
+        root = tree("a.mp4", "a.sound.mp4", "a.sound.take2.mp4", "out/a.mp4", "my.soundtrack.mp4")
+        assert sorted(targets(plan([root], root / "out"), root)) == ["a.mp4", "my.soundtrack.mp4"]
+
+    def test_outputs_of_several_takes_are_numbered(self):
+        assert [path.name for path in Job(Path("a.mp4"), Path("o/b.mp4")).outputs(2)] == ["b.take1.mp4", "b.take2.mp4"]
+        assert Job(Path("a.mp4"), Path("o/b.mp4")).outputs(1) == [Path("o/b.mp4")]
+
+    def test_plan_handles_many_files(self, tree):
+        root = tree(*(f"{index}.mp4" for index in range(2000)))
+        assert len(plan([root], root / "out")) == 2000
+
+    @pytest.mark.parametrize(
+        ("inputs", "out", "message"),
+        [
+            (["x/a.mp4", "y/a.mp4"], "out", r"x/a\.mp4 and .*y/a\.mp4 would both become .*out/a\.mp4; give them different folders"),
+            (["x/a.avi", "x/a.flv"], None, r"would both become .*a\.sound\.mkv"),
+            (["x/a.mp4"], "x/a.mp4", r"the output .*x/a\.mp4 would overwrite an input; choose another with -o"),
+            (["y"], "y", "would overwrite an input"),
+            (["empty"], "out", r"no videos in .*empty"),
+            (["x/a.mp4"], "b.wav", r"b\.wav is a sound file, but -o names a video; add --wav"),
+            (["x/a.mp4"], "b.txt", r"cannot write .*b\.txt: choose one of \.mp4, \.m4v, \.mov, \.mkv, \.webm, or name a folder"),
+            (["x/a.mp4", "y/a.mp4"], "b.mp4", r"the output .*b\.mp4 is a file; name a folder"),
+            (["x"], "b.mp4", r"the output .*b\.mp4 is a file; name a folder"),
+            (["x"], "x/notes.txt", r"the output .*notes\.txt is a file; name a folder"),
+        ],
+    )
+    def test_plan_refuses_impossible_outputs(self, tree, inputs, out, message):
+        root = tree("x/a.mp4", "x/a.avi", "x/a.flv", "x/notes.txt", "y/a.mp4", "empty/notes.txt")
+        with pytest.raises(ParameterError, match=message):
+            plan([root / name for name in inputs], None if out is None else root / out)
+
+    def test_plan_refuses_inputs_of_which_none_exists(self, tree):
+        root = tree("a.mp4")
+        with pytest.raises(MediaError, match=r"^.*gone\.mp4 does not exist\.$"):
+            plan([root / "gone.mp4", root / "lost.mp4"], root / "out")
+        assert len(plan([root / "gone.mp4", root / "a.mp4"], root / "out")) == 2
+
+    def test_plan_refuses_a_web_address(self):
+        with pytest.raises(MediaError, match=r"^https://example\.com/a\.mp4 is an address; download the file first\.$"):
+            plan([Path("https://example.com/a.mp4")], None)
+
+    def test_plan_refuses_no_inputs(self):
+        with pytest.raises(ParameterError, match="no videos in an empty request"):
+            plan([], None)
+
+    def test_plan_does_not_overwrite_an_input_through_a_link(self, tree):
+        root = tree("in/a.mp4", "out/keep")
+        (root / "out" / "a.mp4").symlink_to(root / "in" / "a.mp4")
+        with pytest.raises(ParameterError, match="would overwrite an input"):
+            plan([root / "in" / "a.mp4"], root / "out")
+
+
+class TestCheck:
+    """What is refused before a model is loaded."""
+
+    def test_check_accepts_a_video(self, make_clip, tmp_path):
+        check(plan([make_clip("a.mp4")], tmp_path / "b.mp4"), wav=True, picture=True)
+
+    def test_check_opens_a_single_video(self, tree):
+        root = tree("a.mp4")
+        with pytest.raises(MediaError, match=r"a\.mp4 is empty \(0 bytes\)"):
+            check(plan([root / "a.mp4"], None))
+
+    def test_check_opens_none_of_several_videos(self, tree):
+        root = tree("a.mp4", "b.mp4")
+        check(plan([root], None))
+
+    def test_check_refuses_an_image(self, tmp_path):
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        with pytest.raises(MediaError, match=r"a\.png is an image; give a video\.$"):
+            check(plan([tmp_path / "a.png"], None))
+
+    def test_check_refuses_an_output_below_a_file(self, make_clip, tmp_path):
+        make_clip("a.mp4")
+        with pytest.raises(MediaError, match=r"x\.mp4 cannot be written: .*a\.mp4 is a file, not a folder"):
+            check(plan([tmp_path / "a.mp4"], tmp_path / "a.mp4" / "x.mp4"))
+
+    def test_check_refuses_sounds_that_would_become_one_file(self, tree):
+        jobs = plan([tree("a.mp4", "a.mov")], None)
+        check(jobs)
+        with pytest.raises(ParameterError, match=r"a\.mov and .*a\.mp4 would become one file"):
+            check(jobs, wav=True)

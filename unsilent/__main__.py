@@ -1,0 +1,5 @@
+"""`python -m unsilent`, the same as `unsilent`."""
+
+from unsilent.cli.main import main
+
+main()

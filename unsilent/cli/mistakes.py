@@ -1,0 +1,66 @@
+"""Sentences for mistakes on the command line, and for options that similar programs have."""
+
+import re
+from typing import Any
+
+import typer
+
+from unsilent.errors import did_you_mean
+
+# What users of similar programs type after `unsilent generate`, and what exists here instead.
+_FOREIGN = {
+    ("--prompt", "--text", "--caption", "--description"): "use --label with a model that has classes; `everyday` takes none",
+    ("--negative-prompt", "--neg-prompt"): "no sound can be excluded; another --seed or more --takes give other sounds",
+    ("--duration", "--seconds", "--length", "--audio-length"): "the sound is as long as the video; cut the video",
+    ("--sample-rate", "--sampling-rate", "--sr"): "all models have 22050 Hz; convert the file that --wav writes",
+    ("--cfg", "--cfg-strength", "--cfg-scale", "--cfg-coef", "--guidance-scale"): "use --guidance",
+    ("--steps", "--num-steps", "--num-inference-steps"): "codes are sampled without diffusion steps; see --top-k and --temperature",
+    ("--top-p",): "use --top-k",
+    ("--output", "--output-dir", "--output-path", "--out-dir", "--save-dir"): "use -o",
+    ("--variants", "--num-samples", "--n-samples", "--samples", "--batch-size", "-n"): "use --takes",
+    ("--video", "--video-path", "--input", "-i"): "name the videos without an option: unsilent generate VIDEO",
+    ("--checkpoint", "--ckpt", "--weights", "--variant"): "use --model",
+    ("--dtype", "--fp16", "--bf16", "--full-precision"): "use --precision",
+    ("--gpu", "--cuda", "--cpu"): "use --device",
+    ("--audio-only", "--skip-video-composite"): "use --wav, which also writes the sound alone",
+}
+_ANSWERS = {option: answer for options, answer in _FOREIGN.items() for option in options}
+_REWRITES = {  # of typer's messages
+    r"^Missing (?:argument|option) '(.*?)'.*": r"\1 is missing",
+    "^Missing command": "the name of a command is missing",
+    "^No such command": "there is no command",
+    r"\. Did you mean ('.*')\?": r"; did you mean \1?",
+    r"^Got unexpected extra argument\(s\) \((.*)\)": r"\1 is one argument too many",
+}
+_NEAR = 0.75  # least similarity of spelling of an option that is suggested, in 0..1, with the dashes
+
+
+def explain(error: typer.TyperException) -> str:
+    """One sentence for a mistake that typer found."""
+    if hasattr(error, "possibilities"):
+        return _unknown_option(error.option_name, error.ctx)
+    if type(error.__cause__).__name__ == "ValidationError":
+        return _wrong_value(error.__cause__.errors()[0], max(error.param.opts, key=len))
+    message = error.format_message().rstrip(".")
+    if hasattr(error, "option_name"):
+        return f"{message.replace(f'Option {error.option_name!r}', error.option_name)}."
+    for theirs, ours in _REWRITES.items():
+        message = re.sub(theirs, ours, message)
+    return message if message.endswith("?") or error.ctx is None else f"{message}; `{error.ctx.command_path} --help` shows the usage."
+
+
+def _wrong_value(problem: dict[str, Any], name: str) -> str:
+    from unsilent.config import explain as explain_problem
+
+    if choice := re.search("('.*') is not one of (.*), (.*)[.]", problem["msg"]):
+        return f"{name} is {choice[1]}, but must be {choice[2]} or {choice[3]}."
+    return explain_problem(problem, name).replace(f" is {problem['input']!r},", f" is {problem['input'] or 'empty'},")
+
+
+def _unknown_option(option: str, ctx: typer.Context) -> str:
+    answer = _ANSWERS.get(option.replace("_", "-"))
+    if answer and (ctx.command.name == "generate" or answer == "use -o"):
+        return f"there is no option {option}: {answer}."
+    known = [name for param in ctx.command.params for name in param.opts if name.startswith("--")]
+    near = did_you_mean(option, known, _NEAR) if option.startswith("--") else ""
+    return f"there is no option {option}; {near or f'`{ctx.command_path} --help` lists all.'}".rstrip()
