@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -76,6 +77,19 @@ for command in {wrong}:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stderr.splitlines()) == len(wrong)
+
+
+def test_progress_is_on_the_screen_before_torch_is_imported(tmp_path, make_clip):
+    make_clip("a.mp4", n_frames=5, sound=np.zeros((1, 4410)))
+    code = """
+import sys
+from unsilent.cli import terminal
+from unsilent.cli.main import run
+terminal.Bar.__enter__ = lambda bar: sys.exit("torch" in sys.modules)
+sys.exit(run(sys.argv[1:]))
+"""
+    for command in ("generate a.mp4", "reconstruct a.mp4 -o b.wav", "sample a.mp4 -o out", "train a.mp4"):
+        subprocess.run([sys.executable, "-c", code, *command.split()], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "extract"], ["models", "fetch"]], ids=" ".join)
