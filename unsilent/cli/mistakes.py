@@ -57,7 +57,7 @@ def _wrong_value(problem: dict[str, Any], name: str) -> str:
     return explain_problem(problem, name).replace(f" is {problem['input']!r},", f" is {problem['input'] or 'empty'},")
 
 
-def _unknown_option(option: str, ctx: typer.Context) -> str:
+def _unknown_option(option: str, ctx: Any) -> str:
     answer = _ANSWERS.get(option.replace("_", "-"))
     if answer and (ctx.command.name == "generate" or answer == "use -o"):
         return f"there is no option {option}: {answer}."
