@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.models.condition import Condition, ConditionConfig, condition_rows, coordinates, pick_rows
+from unsilent.models.condition import Condition, condition_rows, coordinates, pick_rows
+from unsilent.models.configs import ConditionConfig
 
 BOTH = ConditionConfig(kind="features+class", n_features=3, feature_dim=6, n_classes=4)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from unsilent.errors import ParameterError, ResourceError
-from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
+from unsilent.models.configs import TransformerConfig
+from unsilent.models.transformer import Block, KeyValueCache, Transformer
 from unsilent.speed import cpu_transformer
 from unsilent.speed.cpu_transformer import PackedBlock, PackedHead, PackedMatrix, PackedTransformer
 

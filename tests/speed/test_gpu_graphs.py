@@ -11,9 +11,8 @@ import torch
 from unsilent.clip import Clip
 from unsilent.errors import ResourceError
 from unsilent.generation.sampling import NextCode
-from unsilent.models.condition import ConditionConfig
-from unsilent.models.sampler import Sampler, SamplerConfig
-from unsilent.models.transformer import TransformerConfig
+from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
+from unsilent.models.sampler import Sampler
 from unsilent.speed.gpu_graphs import GraphedAdvance, is_compile_error
 
 CLIP = Clip(frames=64)  # four columns

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unsilent.errors import ParameterError, ResourceError
-from unsilent.models.transformer import Block, KeyValueCache, Transformer, TransformerConfig
+from unsilent.models.configs import TransformerConfig
+from unsilent.models.transformer import Block, KeyValueCache, Transformer
 
 Kind = Literal["float32", "bfloat16", "int8"]
 
