@@ -39,6 +39,7 @@ COMMANDS = ["generate", "reconstruct", "sample", "train", "evaluate"]
         ("generate --top_k 3", "there is no option --top_k; did you mean --top-k?"),
         ("generate --loud", "there is no option --loud; `unsilent generate --help` lists all."),
         ("generate --zzz", "there is no option --zzz; `unsilent generate --help` lists all."),
+        ("generate a.mp4 --seed", "--seed requires an argument."),
         ("models fetch --prompt x", "there is no option --prompt; `unsilent models fetch --help` lists all."),
         ("--loud", "there is no option --loud; `unsilent --help` lists all."),
         ("generat a.mp4", "there is no command 'generat'; did you mean 'generate'?"),
@@ -101,7 +102,7 @@ def test_h_prints_the_help(capsys, command):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_in_the_help_parse(capsys, name):
     run([name, "--help"])
-    shown = re.findall(rf"^  unsilent {name} (.*)", capsys.readouterr().out, re.MULTILINE)
+    shown = re.findall(rf"^ +unsilent {name} (.*)", capsys.readouterr().out, re.MULTILINE)
     assert len(shown) >= 2
     for example in shown:
         typer.main.get_command(app).commands[name].make_context(name, shlex.split(example))
