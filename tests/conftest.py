@@ -62,7 +62,7 @@ def write_clip(
     options: dict[str, str] | None = None,
     rotation: int | None = None,
     mirrored: bool = False,
-    pictures: Callable[[int], np.ndarray] | None = None,
+    images: Callable[[int], np.ndarray] | None = None,
     sound: np.ndarray | None = None,
     sound_rate: int = 22050,
     sound_codec: str = "aac",
@@ -86,7 +86,7 @@ def write_clip(
             audio = container.add_stream(sound_codec, rate=sound_rate)
             audio.layout = "stereo" if len(sound) == 2 else "mono"
         for index in range(n_frames if times is None else len(times)):
-            image = pictures(index) if pictures else draw(index, height, width)
+            image = images(index) if images else draw(index, height, width)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.time_base = time_base
             frame.pts = first + index if times is None else times[index]

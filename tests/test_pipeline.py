@@ -42,7 +42,7 @@ def video(make_clip):
 @pytest.fixture
 def long_video(make_clip):
     """Twenty seconds, every picture another."""
-    return make_clip("twenty.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), index % 256, np.uint8))
+    return make_clip("twenty.mp4", n_frames=20 * FPS, images=lambda index: np.full((48, 64, 3), index % 256, np.uint8))
 
 
 def test_same_seed_same_bytes(pipeline, video):
@@ -68,7 +68,7 @@ def test_seeds_have_no_upper_limit(pipeline, video):
 
 
 def test_another_video_gives_another_sound(pipeline, make_clip):
-    dark, bright = (make_clip(f"{grey}.mp4", pictures=lambda _, grey=grey: np.full((48, 64, 3), grey, np.uint8)) for grey in (20, 230))
+    dark, bright = (make_clip(f"{grey}.mp4", images=lambda _, grey=grey: np.full((48, 64, 3), grey, np.uint8)) for grey in (20, 230))
     assert not np.array_equal(pipeline.generate(dark).codes, pipeline.generate(bright).codes)
 
 
@@ -145,7 +145,7 @@ def test_sounds_are_audible_and_do_not_clip(pipeline, video):
 def test_each_window_is_conditioned_on_its_own_frames(pipeline, long_video, make_clip):
     """Windows begin at columns 0, 26, 52, 78 and show 53 columns each, so what happens after 10 s first shows in the window at 26."""
     other = make_clip(
-        "other.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), (index if index < 250 else 3 * index) % 256, np.uint8)
+        "other.mp4", n_frames=20 * FPS, images=lambda index: np.full((48, 64, 3), (index if index < 250 else 3 * index) % 256, np.uint8)
     )
     one, two = pipeline.generate(long_video), pipeline.generate(other)
     differ = np.flatnonzero((one.codes != two.codes).any(axis=0))
@@ -156,13 +156,13 @@ def test_each_window_is_conditioned_on_its_own_frames(pipeline, long_video, make
 
 def test_last_frames_condition_the_last_codes(pipeline, long_video, make_clip):
     other = make_clip(
-        "other.mp4", n_frames=20 * FPS, pictures=lambda index: np.full((48, 64, 3), (index if index < 475 else 255 - index) % 256, np.uint8)
+        "other.mp4", n_frames=20 * FPS, images=lambda index: np.full((48, 64, 3), (index if index < 475 else 255 - index) % 256, np.uint8)
     )
     assert not np.array_equal(pipeline.generate(long_video).codes[:, -5:], pipeline.generate(other).codes[:, -5:])
 
 
 def test_a_longer_video_with_the_same_first_windows_begins_with_the_same_codes(pipeline, make_clip):
-    still = {seconds: make_clip(f"{seconds}.mp4", n_frames=seconds * 5, fps=5, pictures=lambda _: changing(0)) for seconds in (12, 20)}
+    still = {seconds: make_clip(f"{seconds}.mp4", n_frames=seconds * 5, fps=5, images=lambda _: changing(0)) for seconds in (12, 20)}
     short, long = (pipeline.generate(video).codes for video in still.values())
     assert np.array_equal(short, long[:, : short.shape[1]])
 
@@ -291,7 +291,7 @@ class TestOtherConditions:
 
         def make(at):
             return make_clip(
-                f"{at}.mp4", n_frames=20 * FPS, pictures=lambda i: np.full((48, 64, 3), 250 if i == round(at * FPS) else 60, np.uint8)
+                f"{at}.mp4", n_frames=20 * FPS, images=lambda i: np.full((48, 64, 3), 250 if i == round(at * FPS) else 60, np.uint8)
             )
 
         return make
@@ -338,7 +338,7 @@ class TestOtherConditions:
         assert len(moved.sample_mels(scene, Request(takes=2))) == 2
 
     def test_damaged_tail_has_no_motion(self, moved, make_clip):
-        path = make_clip("a.mkv", n_frames=4 * FPS, pictures=changing)
+        path = make_clip("a.mkv", n_frames=4 * FPS, images=changing)
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
         scene = Scene(path, 4.0)
         plan = moved.plan(scene, 22)
@@ -348,7 +348,7 @@ class TestOtherConditions:
 
     def test_model_without_features_depends_on_the_seed_only(self, with_condition, video, make_clip):
         pipeline = with_condition(kind="none", n_features=1, feature_dim=1280)
-        other = make_clip("other.mp4", n_frames=4 * FPS, pictures=changing)
+        other = make_clip("other.mp4", n_frames=4 * FPS, images=changing)
         assert np.array_equal(pipeline.generate(video, seed=1).codes, pipeline.generate(other, seed=1).codes)
         assert not np.array_equal(pipeline.generate(video, seed=1).codes, pipeline.generate(video, seed=2).codes)
 

@@ -130,7 +130,7 @@ class TestOddVideos:
         assert sound_seconds(tmp_path / "out" / name) == pytest.approx(wanted, abs=1024 / 22050)
 
     def test_generate_uses_what_is_left_of_a_cut_off_video(self, unsilent, make_clip, tmp_path):
-        make_clip("a.mp4", n_frames=100, pictures=noise)
+        make_clip("a.mp4", n_frames=100, images=noise)
         with av.open("a.mp4") as source, av.open("first.mp4", "w", options={"movflags": "faststart"}) as target:
             copy = target.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(video=0):
@@ -160,7 +160,7 @@ class TestBadInput:
         (tmp_path / "folder.mp4").mkdir()
         soundfile.write(tmp_path / "song.wav", np.zeros(22050), 22050)
         (tmp_path / "song.wav").rename(tmp_path / "song.mp4")
-        whole = make_clip("whole.mp4", n_frames=100, pictures=noise)
+        whole = make_clip("whole.mp4", n_frames=100, images=noise)
         (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: int(0.6 * whole.stat().st_size)])
         whole.unlink()
         return tmp_path

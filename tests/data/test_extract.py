@@ -143,7 +143,7 @@ def test_uint8_features_are_within_half_a_step(material, mean_colour):
 @pytest.mark.parametrize("per_column", [1, 4])
 def test_features_of_clips_are_at_their_times(make_clip, tmp_path, mean_colour, per_column):
     """A video that gets brighter: features of two clips, concatenated, equal those of the whole."""
-    make_clip("long.mp4", n_frames=50, pictures=lambda i: np.full((48, 64, 3), 4 * i, np.uint8))
+    make_clip("long.mp4", n_frames=50, images=lambda i: np.full((48, 64, 3), 4 * i, np.uint8))
     features = FeatureExtractor(tmp_path, CLIP, "efficientnet-lite0", 0, per_column)
     rows = [row("long.mp4", "clip", n * CLIP.seconds, CLIP.seconds) for n in range(2)]
     (first, _), (second, _) = extracted(features, group_by_file(rows, "clip"))
@@ -156,7 +156,7 @@ def test_features_of_clips_are_at_their_times(make_clip, tmp_path, mean_colour, 
 def test_motion_of_clips_is_at_their_times(make_clip, tmp_path):
     """A flash in the second clip: motion at the bright frame and at the next, which is dark again."""
     flash = round(1.1 * 25)
-    make_clip("long.mp4", n_frames=50, pictures=lambda i: np.full((48, 64, 3), 250 if i == flash else 50, np.uint8))
+    make_clip("long.mp4", n_frames=50, images=lambda i: np.full((48, 64, 3), 250 if i == flash else 50, np.uint8))
     rows = [row("long.mp4", "clip", n * CLIP.seconds, CLIP.seconds) for n in range(3)]
     found = extracted(MotionExtractor(tmp_path, CLIP), group_by_file(rows, "clip"))
     assert [(levels.shape, levels.dtype) for levels, _ in found] == [((4, 8), np.float16)] * 3

@@ -22,9 +22,7 @@ def mel():
 @pytest.fixture
 def video(make_clip):
     """Two seconds, red and then blue."""
-    return make_clip(
-        "v.mp4", n_frames=50, pictures=lambda index: np.full((48, 64, 3), (200, 0, 0) if index < 25 else (0, 0, 200), np.uint8)
-    )
+    return make_clip("v.mp4", n_frames=50, images=lambda index: np.full((48, 64, 3), (200, 0, 0) if index < 25 else (0, 0, 200), np.uint8))
 
 
 def read(path):

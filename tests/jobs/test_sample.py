@@ -54,7 +54,7 @@ def material(tmp_path_factory, write_clip):
     """Two seconds of video as two clips, another clip, two pictures in a folder; and one clip for training."""
     root = tmp_path_factory.mktemp("material")
     write_clip(root / "long.mp4", n_frames=50)
-    write_clip(root / "other.mp4", n_frames=25, first=0, pictures=lambda i: np.full((48, 64, 3), 5 * i, np.uint8))
+    write_clip(root / "other.mp4", n_frames=25, first=0, images=lambda i: np.full((48, 64, 3), 5 * i, np.uint8))
     rng = np.random.default_rng(0)
     (root / "still").mkdir()
     for name in ("a", "b"):

@@ -122,7 +122,7 @@ def test_pixel_formats_and_odd_sizes(make_clip, codec, pix_fmt, name, size):
         pytest.skip("x264 refuses odd sizes with subsampled chroma")
     # one thread, because the encoder's conversion has a race on a row where the height is odd
     options = {"threads": "1"} | ({"qscale": "1", "qmax": "2"} if codec in ("mjpeg", "mpeg4") else {})
-    path = make_clip(name, codec=codec, pix_fmt=pix_fmt, size=size, n_frames=3, options=options, pictures=lambda index: flat(size))
+    path = make_clip(name, codec=codec, pix_fmt=pix_fmt, size=size, n_frames=3, options=options, images=lambda index: flat(size))
     frames = list(stream_frames(path, 25))
     assert len(frames) == 3
     frame = frames[1][1].astype(int)
@@ -153,7 +153,7 @@ def test_frames_are_oriented_as_displayed(make_clip, draw, read_number, counter_
         return np.rot90(upright[:, ::-1] if mirrored else upright, -counter_clockwise // 90)
 
     height, width = stored(0).shape[:2]
-    options = {"size": (width, height), "rotation": counter_clockwise, "mirrored": mirrored, "pictures": stored, "n_frames": 8}
+    options = {"size": (width, height), "rotation": counter_clockwise, "mirrored": mirrored, "images": stored, "n_frames": 8}
     path = make_clip("a.mp4", **options)
     found = list(stream_frames(path, 25))
     assert found[0][1].shape == (48, 96, 3)

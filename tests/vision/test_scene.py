@@ -38,7 +38,7 @@ def test_stretch_of_a_video_equals_a_video_of_that_stretch(numbers_of, observed,
     def grey(first):
         return lambda i: np.full((48, 64, 3), 4 * (first + i), np.uint8)
 
-    whole, half = make_clip("whole.mp4", n_frames=50, pictures=grey(0)), make_clip("half.mp4", n_frames=25, pictures=grey(25))
+    whole, half = make_clip("whole.mp4", n_frames=50, images=grey(0)), make_clip("half.mp4", n_frames=25, images=grey(25))
     first, second = (numbers_of(Scene(whole, 1.0, start)) for start in (0.0, 1.0))
     assert (min(first), max(first)) == (0, 20)
     assert [number - 22 for number in second] == first
