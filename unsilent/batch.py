@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from unsilent.errors import MediaError, UnsilentError
-from unsilent.generation.figure import require_matplotlib
+from unsilent.errors import MediaError, UnsilentError, require_matplotlib
 from unsilent.generation.progress import Report
 from unsilent.media.probe import read_comment
 from unsilent.outputs import Job, refuse_equal_stems, refuse_unwritable

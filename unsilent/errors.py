@@ -1,5 +1,6 @@
 """All errors meant for users: the command line prints them in one sentence, callers catch them by class."""
 
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -45,3 +46,13 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 def how_to_install(extra: str) -> str:
     """How to install an extra, as the last clause of an error message; from the source, because the package is on no index."""
     return f"run in the source folder of unsilent: pip install '.[{extra}]'"
+
+
+def require_matplotlib() -> None:
+    """Refuse to draw without matplotlib, before any other work.
+
+    Raises:
+        ParameterError: if matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ParameterError(f"drawing needs matplotlib; {how_to_install('plot')}.")

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from unsilent.errors import MediaError, ParameterError
+from unsilent.errors import MediaError, ParameterError, require_matplotlib
 from unsilent.files import require_path
 from unsilent.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
@@ -96,9 +96,11 @@ def check(jobs: list[Job], *, wav: bool = False, picture: bool = False) -> None:
         picture: whether figures are drawn beside the videos.
 
     Raises:
-        ParameterError: if two sounds or figures would become one file.
+        ParameterError: if two sounds or figures would become one file, or matplotlib is missing.
         MediaError: if a single video cannot be opened, or its output cannot be written.
     """
+    if picture:
+        require_matplotlib()
     if wav or picture:
         refuse_equal_stems(jobs)
     if len(jobs) == 1:

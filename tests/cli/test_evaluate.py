@@ -45,6 +45,17 @@ def test_evaluate_tests_a_classifier_with_labels(ask, tmp_path):
     assert "Report of a sound classifier" in (tmp_path / "out/report.html").read_text()
 
 
+def test_evaluate_says_how_many_sounds_have_a_known_label(ask, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"high/high{i}.wav,high\nlow/low{i}.wav,rumble\n" for i in range(4)))
+    code, _, err = ask("--generated", "sounds/made", "--labels", "labels.csv")
+    assert code == 0
+    others = "the others have no label that the classifier knows"
+    assert err[1:] == [
+        f"unsilent: reference: the accuracy is of 4 of 8 sounds; {others}.",
+        f"unsilent: made: the accuracy is of 8 of 16 sounds; {others}.",
+    ]
+
+
 def test_evaluate_names_unreadable_files_and_does_the_rest(ask, folders):
     (folders / "made/low0/2.wav").write_bytes(b"")
     soundfile.write(folders / "made/low0/3.wav", np.zeros(9000), 22050)
@@ -84,10 +95,10 @@ def test_an_interrupted_evaluation_resumes(ask, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         ((), "there is nothing to evaluate"),
-        (("--generated", "sounds/none"), "sounds/none is not a folder"),
-        (("--labels", "none.csv"), "there is no table of labels none.csv"),
-        (("--manifest", "none.parquet"), "there is no manifest none.parquet"),
-        (("--generated", "sounds/made", "--workers", "0"), "Invalid value for '--workers'"),
+        (("--generated", "sounds/none"), "sounds/none does not exist"),
+        (("--labels", "none.csv"), "none.csv does not exist"),
+        (("--manifest", "none.parquet"), "none.parquet does not exist"),
+        (("--generated", "sounds/made", "--workers", "0"), "--workers is 0, but must be 1 or more"),
     ],
 )
 def test_evaluate_refuses_wrong_requests(ask, tmp_path, arguments, message):

@@ -152,7 +152,7 @@ def test_write_report_refuses_a_folder_that_cannot_be_made(evaluation, tmp_path)
 
 
 def test_write_report_needs_matplotlib(evaluation, tmp_path, monkeypatch):
-    monkeypatch.setattr("unsilent.generation.figure.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ParameterError, match="drawing needs matplotlib"):
         write_report(evaluation, tmp_path / "out", COMMAND, DATE)
     assert not (tmp_path / "out").exists()

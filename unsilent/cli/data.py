@@ -74,6 +74,10 @@ def extract(
 
     What was stopped goes on where it was; what is there already is kept. What cannot be read is left out and named.
     """
+    from unsilent.files import require_path
+
+    if table and not codebook:
+        require_path(table)
     from unsilent.jobs.extract import extract_shards
     from unsilent.jobs.parallel import Parallel
 

@@ -33,16 +33,29 @@ def evaluate(
     device: options.Device = "auto",
 ) -> int:
     """Measure generated sounds against real ones: FID, MKL, KID, inception score, accuracy. Without --generated: test the classifier."""
-    from unsilent.evaluation import run, tables
-    from unsilent.jobs.parallel import Parallel
+    from unsilent.errors import require_matplotlib
+    from unsilent.files import require_path
 
+    table = [] if labels in (None, "folders", "vggsounder") else [Path(labels)]
+    for path in (reference, *generated, *table, *([manifest] if manifest else [])):
+        require_path(path)
+    require_matplotlib()
     with Bar(1) as bar:
+        from unsilent.evaluation import run, tables  # with torch, after the bar is on the screen
+        from unsilent.jobs.parallel import Parallel
+
         progress, parallel = bar.watch("evaluation"), Parallel(workers, ray)
         evaluation = run.evaluate(reference, generated, out, classifier, labels, manifest, split, seed, device, parallel, progress)
     failed = [sample for system in evaluation.folders for sample in system.failed]
     for sample in failed:
         say(sample.why)
     say(f"{sum(len(system.samples) for system in evaluation.folders)} sounds, {evaluation.n_classified} of them classified now.")
+    for system in evaluation.folders if evaluation.labels else ():
+        n_labelled = system.scores["top1"].samples if "top1" in system.scores else 0
+        n_sounds = len(system.samples) - len(system.failed)
+        if n_labelled < n_sounds:
+            others = "the others have no label that the classifier knows"
+            say(f"{system.name}: the accuracy is of {n_labelled} of {n_sounds} sounds; {others}.")
     heading, rows = tables.summary_table(evaluation)
     print_table([Column("", overflow="fold"), *(Column(name, justify="right", no_wrap=True) for name in heading)], rows)
     typer.echo(str(out / "report.html"))

@@ -22,13 +22,14 @@ def train(
 ) -> None:
     """Train a network as RUN.toml says."""
     from unsilent.files import require_path
+    from unsilent.train.config import read_run
 
     require_path(run)
+    settings = read_run(run, overrides)
     with Bar(1):
-        from unsilent.train.config import read_run  # with torch, after the bar is on the screen
-        from unsilent.train.run import train as train_run
+        from unsilent.train.run import train as train_run  # with torch, after the bar is on the screen
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
-    folder = train_run(read_run(run, overrides), resume)
+    folder = train_run(settings, resume)
     if folder is not None:
         typer.echo(str(folder))

@@ -7,13 +7,12 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from unsilent.errors import DataError
+from unsilent.errors import DataError, require_matplotlib
 from unsilent.evaluation.plots import classes_plot, sweep_plot, thumbnail
 from unsilent.evaluation.results import Evaluation, Sample, System, sweeps
 from unsilent.evaluation.scores import Estimate
 from unsilent.evaluation.tables import METHODS, STYLES, as_csv, as_json, format_value, preprocessing, relative
 from unsilent.files import atomic_write
-from unsilent.generation.figure import require_matplotlib
 from unsilent.version import __version__
 
 CLIPS_SHOWN, TAKES_SHOWN, NAMES_SHOWN = 24, 3, 50

@@ -6,13 +6,13 @@ from datetime import datetime
 from pathlib import Path
 
 from unsilent.choices import Device
+from unsilent.errors import require_matplotlib
 from unsilent.evaluation.cache import ResultCache
 from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.inputs import find_inputs
 from unsilent.evaluation.page import write_report
 from unsilent.evaluation.results import Evaluation, compute_metrics
-from unsilent.generation.figure import require_matplotlib
 from unsilent.jobs.parallel import Parallel
 
 

@@ -1,6 +1,5 @@
 """The figure of a generation: frames of the video above, mel spectrogram below, on one time axis."""
 
-import importlib.util
 import warnings
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unsilent.clip import Clip
-from unsilent.errors import ParameterError, how_to_install
+from unsilent.errors import require_matplotlib
 from unsilent.files import atomic_write
 from unsilent.media.video import stream_frames
 from unsilent.signal.mel import FLOOR_DB, RANGE_DB, band_centres_hz
@@ -45,16 +44,6 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
     with warnings.catch_warnings(), atomic_write(out) as temporary:
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks become boxes
         figure.savefig(temporary, dpi=110, format="png")
-
-
-def require_matplotlib() -> None:
-    """Refuse to draw without matplotlib, before any other work.
-
-    Raises:
-        ParameterError: if matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ParameterError(f"drawing needs matplotlib; {how_to_install('plot')}.")
 
 
 def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):
