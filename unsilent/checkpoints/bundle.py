@@ -18,8 +18,8 @@ from unsilent.choices import Precision
 from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
-from unsilent.models.codebook import Codebook
 from unsilent.models.melgan import MelGAN
+from unsilent.models.residual_codebook import AnyCodebook
 from unsilent.models.sampler import Sampler
 from unsilent.models.vocos import Vocos
 from unsilent.request import Defaults
@@ -45,7 +45,7 @@ class Parts:
     """
 
     name: str
-    codebook: Codebook
+    codebook: AnyCodebook
     sampler: Sampler
     vocoder: Vocos | MelGAN
     backbone: nn.Module | None
@@ -95,11 +95,12 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
 
 
 def load_codec_networks(
-    folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")
-) -> tuple[Codebook, Vocos | MelGAN]:
-    """Load codebook and vocoder of a bundle. Arguments and errors: see `load_parts`."""
+    folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu"), codebook_folder: Path | None = None
+) -> tuple[AnyCodebook, Vocos | MelGAN]:
+    """Load codebook and vocoder of a bundle, or the codebook of another checkpoint. Other arguments and errors: see `load_parts`."""
     parts = read_bundle(folder)["parts"]
-    codebook = load_checkpoint(folder / parts["codebook"], "codebook")
+    codebook_folder = codebook_folder or folder / parts["codebook"]
+    codebook = load_checkpoint(codebook_folder, read_config(codebook_folder)["kind"])
     vocoder_folder = folder / parts["vocoder"]
     vocoder = load_checkpoint(vocoder_folder, "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan")
     if isinstance(vocoder, MelGAN):

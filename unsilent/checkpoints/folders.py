@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one f
 ROLES = ("codebook", "sampler", "vocoder")
 # of networks, see `store.KINDS`
 KIND_NAMES = (
-    "codebook", "sampler", "melgan", "vocos", "vggishish", "melception", "perceptual", "discriminator", "melgan_discriminator",
+    "codebook", "residual_codebook", "sampler", "melgan", "vocos", "vggishish", "melception", "perceptual", "discriminator", "melgan_discriminator",
     "resnet50", "bninception",
 )  # fmt: skip
 
@@ -42,6 +42,14 @@ def find_bundle(name: str) -> Path:
     if name in catalog.names():
         raise CheckpointError(f"the weights of {name!r} are not here; fetch them with: unsilent models fetch {name}.")
     raise CheckpointError(f"the weights of {name!r} were never published; models with weights here: {', '.join(present()) or 'none'}.")
+
+
+def find_codebook(name: str) -> Path | None:
+    """Checkpoint folder of a codebook without a sampler, shipped by name or any by path; None if `name` is something else."""
+    for folder in (SHIPPED / name, Path(name)):
+        if (folder / "config.json").is_file() and read_config(folder)["kind"] in ("codebook", "residual_codebook"):
+            return folder
+    return None
 
 
 def models_folder() -> Path:

@@ -26,6 +26,7 @@ from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscrimina
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.melgan import MelGAN
 from unsilent.models.perceptual import Perceptual, PerceptualConfig
+from unsilent.models.residual_codebook import ResidualCodebook, ResidualCodebookConfig
 from unsilent.models.sampler import Sampler
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.models.vocos import Vocos
@@ -34,6 +35,7 @@ from unsilent.version import __version__
 # configuration and constructor of each kind of network; image networks have no configuration
 KINDS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "codebook": (CodebookConfig, Codebook),
+    "residual_codebook": (ResidualCodebookConfig, ResidualCodebook),
     "sampler": (SamplerConfig, Sampler),
     "melgan": (MelGANConfig, MelGAN),
     "vocos": (VocosConfig, Vocos),

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unsilent.checkpoints.bundle import load_codec_networks
-from unsilent.checkpoints.folders import find_bundle, sampler_config
+from unsilent.checkpoints.folders import find_bundle, find_codebook, sampler_config
 from unsilent.choices import AnyPrecision, Device, VocoderChoice, check_choice
 from unsilent.codec.stitching import decode_grid, vocode
 from unsilent.errors import ParameterError
-from unsilent.models.codebook import Codebook
+from unsilent.models.residual_codebook import AnyCodebook
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.loudness import level
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
@@ -35,7 +35,7 @@ class Codec:
 
     def __init__(
         self,
-        codebook: Codebook,
+        codebook: AnyCodebook,
         vocoder: nn.Module | None,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
@@ -48,20 +48,23 @@ class Codec:
     def load(
         cls, name: str = "everyday", device: Device = "auto", precision: AnyPrecision = "auto", vocoder: VocoderChoice = "neural"
     ) -> "Codec":
-        """Load codebook and vocoder of a model; arguments and errors as of `unsilent.load`."""
+        """Load codebook and vocoder of a model; arguments and errors as of `unsilent.load`.
+
+        `name` may also be a codebook without a sampler, shipped or in a checkpoint folder; it gets the default model's vocoder.
+        """
         check_choice("vocoder", vocoder, VocoderChoice)
-        chosen = choose_device(device)
-        folder = find_bundle(name)
+        chosen, alone = choose_device(device), find_codebook(name)
+        folder = find_bundle("everyday" if alone else name)
         config = sampler_config(folder)
         settled = choose_precision(precision, chosen, config)
-        codebook, network = load_codec_networks(folder, settled, chosen)
+        codebook, network = load_codec_networks(folder, settled, chosen, alone)
         networks = codebook.to(chosen), network.to(chosen) if vocoder == "neural" else None
         return cls(*networks, chosen, convolution_dtype(settled), codec_threads(config))
 
     @property
     def bitrate_kbps(self) -> float:
         """Kilobits of codes for one second of sound, without entropy coding: codes a second times bits a code."""
-        return self.clip.n_codes * math.log2(self.codebook.config.n_codes) / self.clip.seconds / 1000
+        return self.codebook.rows * math.log2(self.codebook.config.n_codes) / self.clip.column_seconds / 1000
 
     def autocast(self) -> torch.autocast:
         """Autocast to the codec's dtype."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.models.codebook import Codebook
+from unsilent.models.residual_codebook import AnyCodebook
 
 OVERLAP_COLUMNS = 8  # code columns over which neighbouring windows cross-fade
 # Up to this many clips are decoded as one window, because two windows for a video of ten seconds would take twice as long.
@@ -47,7 +47,7 @@ class StreamingMel:
         done: number of final frames.
     """
 
-    def __init__(self, codebook: Codebook, n_columns: int, device: torch.device) -> None:
+    def __init__(self, codebook: AnyCodebook, n_columns: int, device: torch.device) -> None:
         self._codebook, clip = codebook, codebook.config.clip
         self._windows = deque(decoded_windows(n_columns, clip))
         self.mel, self.done = torch.zeros(clip.mels, n_columns * clip.downsampling, device=device), 0
@@ -58,7 +58,7 @@ class StreamingMel:
         frames = self._codebook.config.clip.downsampling
         while self._windows and self._windows[0].stop <= known.shape[1]:
             columns = self._windows.popleft()
-            window = self._codebook.decode_codes(known[None, :, columns.start : columns.stop])[0]
+            window = self._codebook.decode_codes(known[None, :, columns.start : columns.stop], columns.start)[0]
             first = columns.start * frames
             if first:
                 overlap = OVERLAP_COLUMNS * frames
@@ -69,7 +69,7 @@ class StreamingMel:
             self.done = self._windows[0].start * frames if self._windows else self.mel.shape[1]
 
 
-def decode_grid(codebook: Codebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
+def decode_grid(codebook: AnyCodebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
     """Mel, unbounded around [-1, 1], of codes of any length; see `StreamingMel`."""
     streaming = StreamingMel(codebook, grid.shape[1], grid.device)
     streaming.feed(grid)

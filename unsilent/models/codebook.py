@@ -85,6 +85,11 @@ class Codebook(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.dim, config.dim, 1)
         self.decoder = Decoder(config)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the grid: frequency bands of 16 mel bands."""
+        return self.config.clip.rows
+
     def latents(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim rows columns"]:
         """Encode without quantising.
 
@@ -110,8 +115,8 @@ class Codebook(nn.Module):
         """Quantised latents to mel, approximately in [-1, 1]."""
         return self.decoder(self.post_quant_conv(latents))
 
-    def decode_codes(self, grid: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch mels frames"]:
-        """Codes to mel, approximately in [-1, 1]."""
+    def decode_codes(self, grid: Int[Tensor, "batch rows columns"], start_column: int = 0) -> Float[Tensor, "batch mels frames"]:
+        """Codes to mel, approximately in [-1, 1]; the result is the same at any `start_column` of the whole sound."""
         return self.decode(self.quantize.lookup(grid))
 
     def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Reconstruction:

@@ -1,0 +1,112 @@
+"""The residual codebook: shapes, levels, beam search, texture, windows of a long sound."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.checkpoints.store import save_checkpoint
+from unsilent.clip import Clip
+from unsilent.codec.codec import Codec
+from unsilent.codec.stitching import decode_grid
+from unsilent.errors import ParameterError
+from unsilent.models.residual_codebook import ResidualCodebook, ResidualCodebookConfig, ResidualQuantizer, patch_power, texture
+from unsilent.signal.mel import log_mel01
+
+SMALL = ResidualCodebookConfig(levels=3, n_codes=16, dim=8, fine=12, coarse=16, coarse_blocks=1, fine_blocks=1)
+
+
+@pytest.fixture
+def codebook():
+    torch.manual_seed(0)
+    return ResidualCodebook(SMALL).eval()
+
+
+def mels(columns, batch=2):
+    return torch.rand(batch, 80, 16 * columns, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_grid_is_levels_by_columns(codebook):
+    grid = codebook.encode(mels(5))
+    assert grid.shape == (2, 3, 5)
+    assert codebook.rows == 3
+    assert 0 <= grid.min() <= grid.max() < 16
+    assert codebook.decode_codes(grid).shape == (2, 80, 80)
+
+
+def test_fewer_levels_give_a_coarser_sum(codebook):
+    grid = codebook.encode(mels(4), 2)
+    assert grid.shape == (2, 2, 4)
+    assert codebook.decode_codes(grid).shape == (2, 80, 64)
+    expected = codebook.quantize.codes[0][grid[:, 0]] + codebook.quantize.codes[1][grid[:, 1]]
+    torch.testing.assert_close(codebook.quantize.lookup(grid), expected.transpose(1, 2))
+
+
+def test_each_level_quantises_the_residual_of_those_before():
+    quantize = ResidualQuantizer(2, 2, 1, beam=1)
+    quantize.codes.copy_(torch.tensor([[[-4.0], [4.0]], [[-1.0], [1.0]]]))
+    latents = torch.tensor([[[-5.0, -3.0, 3.0, 5.0]]])
+    assert quantize.nearest(latents).tolist() == [[[0, 0, 1, 1], [0, 1, 0, 1]]]
+    torch.testing.assert_close(quantize.lookup(quantize.nearest(latents)), latents)
+
+
+def test_beam_search_reduces_the_error():
+    latents, errors = torch.randn(1, 8, 200, generator=torch.Generator().manual_seed(2)), []
+    codes = torch.randn(4, 64, 8, generator=torch.Generator().manual_seed(3)) * torch.tensor([1.0, 0.6, 0.4, 0.2])[:, None, None]
+    for beam in (1, 16):
+        quantize = ResidualQuantizer(4, 64, 8, beam)
+        quantize.codes.copy_(codes)
+        errors.append((latents - quantize.lookup(quantize.nearest(latents))).square().mean())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_texture_fluctuates_like_white_noise():
+    drawn = texture(Clip(), 0, 848)
+    assert drawn.shape == (80, 848)
+    assert drawn.mean(1).abs().max() < 0.03
+    noise = log_mel01(torch.randn(1, 848 * 256, generator=torch.Generator().manual_seed(9)) * 0.1)[0] * 2
+    torch.testing.assert_close(drawn.std(1), noise.std(1), rtol=0.15, atol=0)
+
+
+def test_texture_depends_on_the_place_only():
+    state = torch.get_rng_state()
+    assert torch.equal(texture(Clip(), 100, 50), texture(Clip(), 0, 150)[:, 100:])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_windows_of_a_long_sound_draw_the_same_texture(codebook):
+    """Cross-fading two different textures would weaken both."""
+    grid = codebook.encode(mels(20, 1))
+    torch.testing.assert_close(
+        codebook.decode_codes(grid[:, :, 8:], 8)[..., -16:], codebook.decode_codes(grid)[..., -16:], rtol=0, atol=0.2
+    )
+    strength = codebook.decoder(codebook.quantize.lookup(grid))[1]
+    apart = codebook.decode_codes(grid, 8) - codebook.decode_codes(grid)
+    torch.testing.assert_close(apart[0], strength[0] * (texture(SMALL.clip, 128, 320) - texture(SMALL.clip, 0, 320)))
+    assert decode_grid(codebook, codebook.encode(mels(120, 1))[0]).shape == (80, 120 * 16)
+
+
+def test_patch_power_is_the_mean_power():
+    mel = mels(1)
+    power = 10 ** (((mel + 1) / 2 * 100 - 80) / 10)
+    expected = (10 * torch.log10(power.unflatten(2, (-1, 4)).mean(3)) + 80) / 50 - 1
+    torch.testing.assert_close(patch_power(mel, 4), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 80, 24), (1, 64, 32), (1, 80, 0)])
+def test_mels_that_do_not_fit_are_refused(codebook, shape):
+    with pytest.raises(ParameterError, match="multiple of 16 frames"):
+        codebook.latents(torch.zeros(shape))
+
+
+def test_patches_must_divide_columns():
+    with pytest.raises(ParameterError, match="patches of 3"):
+        ResidualCodebookConfig(patch=3)
+
+
+def test_codec_loads_a_codebook_without_a_sampler(codebook, tmp_path):
+    save_checkpoint(tmp_path / "codebook", "residual_codebook", "everyday", SMALL, codebook.state_dict(), {})
+    codec = Codec.load(str(tmp_path / "codebook"), "cpu", "float32")
+    waveform = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
+    assert codec.encode(waveform).shape == (3, 13)
+    assert codec.bitrate_kbps == pytest.approx(3 * 4 / (4096 / 22050) / 1000)
+    assert codec.reconstruct(waveform).shape == waveform.shape
