@@ -128,8 +128,7 @@ def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> Non
         codebook.quantize.codes[level] = centres
         residuals = residuals - torch.cat([centres[closest(chunk, centres)] for chunk in residuals.split(CHUNK)])
         left = residuals.square().sum(1).mean() / centred.square().sum(1).mean()
-        sys.stdout.write(f"level {level + 1}: {left:.4f} of the variance left
-")
+        sys.stdout.write(f"level {level + 1}: {left:.4f} of the variance left\n")
 
 
 def tally_in_chunks(vectors: Float[Tensor, "n dim"], centres: Float[Tensor, "codes dim"]) -> tuple[Tensor, Tensor]:
