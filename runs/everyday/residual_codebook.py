@@ -10,6 +10,7 @@ Encoder and codes stay as fitted: when trained jointly, the encoder moved faster
 """
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -201,7 +202,7 @@ def local_deviations(mel: Float[Tensor, "batch mels frames"]) -> list[Tensor]:
 def schedule(step: int, steps: int) -> float:
     """Learning rate factor: linear warm-up over 150 steps, constant for a third, then a cosine to nearly 0."""
     progress = step / steps
-    decay = 1.0 if progress < 0.35 else 0.5 * (1 + np.cos(np.pi * (progress - 0.35) / 0.65)) + 0.005
+    decay = 1.0 if progress < 0.35 else 0.5 * (1 + math.cos(math.pi * (progress - 0.35) / 0.65)) + 0.005
     return min(1.0, (step + 1) / 150) * decay
 
 

@@ -71,8 +71,8 @@ def test_chunks_without_context_differ():
 def test_memory_is_one_window_for_any_length(codebook, monkeypatch):
     made, decode = [], codebook.decode_codes
 
-    def watched(grid):
-        window = decode(grid)
+    def watched(grid, start_column):
+        window = decode(grid, start_column)
         made.append((grid.shape[2], weakref.ref(window)))
         assert sum(kept() is not None for _, kept in made) <= 2  # the one before is let go while this one takes its place
         return window

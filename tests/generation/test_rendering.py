@@ -48,8 +48,8 @@ def decoded(codec, monkeypatch):
     """Widths of what has been decoded, and what became of it."""
     decode, calls = codec.codebook.decode_codes, []
 
-    def watched(grid):
-        window = decode(grid)
+    def watched(grid, start_column):
+        window = decode(grid, start_column)
         calls.append((grid.shape[2], weakref.ref(window)))
         return window
 
@@ -123,7 +123,7 @@ def feed_until_error(rendering, grids):
 
 @pytest.mark.parametrize("told_by", [feed_until_error, lambda rendering, _: rendering.wait()], ids=["feed", "wait"])
 def test_background_errors_are_raised(codec, grids, monkeypatch, told_by):
-    monkeypatch.setattr(codec.codebook, "decode_codes", lambda grid: 1 / 0)
+    monkeypatch.setattr(codec.codebook, "decode_codes", lambda *_: 1 / 0)
     first = grids[:1, :, : CLIP.columns]
     with Rendering(codec, 30, 1) as rendering:
         feed_all(rendering, first)
@@ -133,7 +133,7 @@ def test_background_errors_are_raised(codec, grids, monkeypatch, told_by):
 
 def test_interrupt_cancels_pending_windows(codec, grids, decoded, monkeypatch):
     decode = codec.codebook.decode_codes
-    monkeypatch.setattr(codec.codebook, "decode_codes", lambda grid: (time.sleep(0.1), decode(grid))[1])
+    monkeypatch.setattr(codec.codebook, "decode_codes", lambda *place: (time.sleep(0.1), decode(*place))[1])
 
     def interrupted():
         with Rendering(codec, N_COLUMNS, 2) as rendering:
