@@ -192,6 +192,25 @@ def test_load_of_a_copied_folder_is_the_same(folder, tmp_path):
     assert torch.equal(load_checkpoint(tmp_path / "copy", "vocos").head.weight, load_checkpoint(folder, "vocos").head.weight)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_load_checkpoint_refuses_a_weight_that_is_not_finite(folder, value):
+    """The kernels for CPUs assume finite weights, and promise nothing for others."""
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name, weight in weights.items() if weight.ndim == 2)
+    weights[name][1, 2] = value
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"is damaged: the weight {name} has values that are NaN or infinite\."):
+        load_checkpoint(folder, "vocos")
+
+
+def test_load_checkpoint_accepts_large_finite_weights_whose_sum_overflows(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name, weight in weights.items() if weight.ndim == 2)
+    weights[name][:] = torch.finfo(torch.float32).max
+    save_file(weights, folder / "model.safetensors")
+    assert torch.equal(load_checkpoint(folder, "vocos").state_dict()[name], weights[name])
+
+
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), torch.float32), (1e6, torch.float16)])
 def test_save_refuses_weights_that_are_not_finite(vocoder, tmp_path, value, dtype):
     weights = vocoder.state_dict()

@@ -1,7 +1,5 @@
 """What is in front of a convolution of whole numbers, against the same in double precision."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,7 +52,7 @@ def test_all_below_or_all_above_zero_is_no_overflow(shift, largest):
 
 
 def test_threads_change_nothing():
-    if not cpu_groupnorm._library().team:
+    if not cpu_groupnorm.library().team:
         pytest.skip("torch's OpenMP is not at hand here, so one thread rounds")
     x, weight, bias = picture(128, 80, 300)
     before, found = torch.get_num_threads(), []
@@ -69,13 +67,6 @@ def test_any_order_in_memory_will_do():
     x, weight, bias = picture(16, 8, 9)
     expected = cpu_groupnorm.norm_swish_quantise(x, 4, weight, bias, 1e-6)
     assert torch.equal(cpu_groupnorm.norm_swish_quantise(x.contiguous(), 4, weight, bias, 1e-6).values, expected.values)
-
-
-def test_what_is_no_number_stays_none():
-    """Weights that are broken shall not sound as if they were not."""
-    x, weight, bias = picture(16, 8, 9)
-    x[0, 3, 2, 1] = torch.nan
-    assert math.isnan(cpu_groupnorm.norm_swish_quantise(x, 4, weight, bias, 1e-6).scale)
 
 
 def test_what_cannot_be_rounded_is_said():

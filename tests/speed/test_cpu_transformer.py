@@ -78,12 +78,12 @@ def test_heads_of_any_width(kind, tolerance, heads):
 def test_other_processors_compute_the_same(transformer, kind):
     """Whole products are exact on all; sums of fractions differ in their last bits, which rounding to whole numbers may make a step."""
     module = packed(transformer, kind)
-    fast, library = read(module, X, 9, 4), cpu_transformer._library()
+    fast, library = read(module, X, 9, 4), cpu_transformer.library()
     try:
-        library.unsilent_choose(0)
+        library.unsilent_use_vnni(0)
         plain = read(module, X, 9, 4)
     finally:
-        library.unsilent_choose(1)
+        library.unsilent_use_vnni(1)
     torch.testing.assert_close(plain, fast, atol=1e-5 if kind == "float32" else 2e-2, rtol=0)
 
 
@@ -143,11 +143,11 @@ def test_what_does_not_fit_is_said(transformer):
 
 def test_no_memory_is_a_resource_error(transformer, monkeypatch):
     class Exhausted:
-        unsilent_read = unsilent_score = staticmethod(lambda *arguments: 1)
+        unsilent_forward = unsilent_linear = staticmethod(lambda *arguments: 1)
 
     module = packed(transformer, "int8")
     head, cache = PackedHead(torch.nn.Linear(128, 192, bias=False).requires_grad_(False), module, "float32"), module.cache(3, 24, X)
-    monkeypatch.setattr(cpu_transformer, "_library", Exhausted)
+    monkeypatch.setattr(cpu_transformer, "library", Exhausted)
     with pytest.raises(ResourceError, match="no memory to compute 3 x 24 positions at once; ask for fewer takes"):
         module(X, cache)
     with pytest.raises(ResourceError, match="no memory for the logits of 3 sequences at once; ask for fewer takes"):

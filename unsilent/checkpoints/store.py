@@ -121,7 +121,8 @@ def load_checkpoint(
             replacement.
 
     Raises:
-        CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, or of another shape.
+        CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, of another shape, NaN or
+            infinite.
     """
     module = blank(KINDS[kind][1], network_config(folder, kind)).eval()
     path = folder / "model.safetensors"
@@ -169,7 +170,20 @@ def _read_weights(path: Path, names: Iterable[str], dtype: torch.dtype) -> dict[
             target = value.dtype if not value.is_floating_point() else dtype if value.ndim == 2 else torch.float32
             weights[name] = value.to(target, copy=True)
             del value
+    if name := _not_finite(weights):
+        raise CheckpointError(f"{path} is damaged: the weight {name} has values that are NaN or infinite.")
     return weights
+
+
+def _not_finite(weights: dict[str, Tensor]) -> str:
+    """The name of the first weight with an element that is NaN or infinite; empty if there is none.
+
+    Sums are tested first, because they are several times faster: one that is finite has finite terms only.
+    """
+    sums = [value.sum(dtype=torch.float32) for value in weights.values() if value.is_floating_point()]
+    if not sums or torch.stack(sums).isfinite().all():
+        return ""
+    return next((name for name, value in weights.items() if not value.isfinite().all()), "")
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -1,12 +1,43 @@
-/* One pass of the sampler's transformer over new positions, with nothing between its operations but threads that wait for each other;
- * and the scores of codes after it.
+/* The sampler's transformer and its output layer on a CPU, for inference with a KV cache.
  *
- * The mathematics is that of models/transformer.py (GPT-2 as in minGPT: norms first, exact GELU, biases everywhere); `stepper.py` packs
- * the weights, owns all memory that outlives a call, and is the only caller. Plain C11 and POSIX threads; the inner products have a second
- * form for processors with AVX-512 VNNI.
+ * What is computed. `unsilent_forward` runs all layers of models/transformer.py (GPT-2 as in minGPT: pre-norm,
+ * causal attention, exact GELU, biases everywhere) over `fresh` new positions of `batch` sequences, and appends
+ * their keys and values to the KV cache. It serves both prefill (many positions: GEMM) and decoding (one position:
+ * GEMV, bound by reading the weights). `unsilent_linear` computes logits.
  *
- * A matrix is packed in blocks of 64 outputs: [outputs / 64][inputs][64], or for whole numbers [outputs / 64][inputs / 4][64][4], so that
- * a thread reads memory in one forward stream. Rows of activations are rounded to whole numbers by their own largest magnitude.
+ * int8. Weights are symmetric with one scale for each output. Each row of activations is quantised before a product
+ * by its own maximum, to uint8 with a zero point of 128. Products are exact int32. `finish_block` subtracts the
+ * zero point's share (Matrix.offset), applies both scales, the bias and the activation in float32. Norms, softmax,
+ * GELU and residuals are float32 in every kind.
+ *
+ * Memory layout. All arrays are contiguous, the last axis is the fastest:
+ *   weight, float32 or bfloat16   [outputs / 64][inputs][64]         so that a thread reads one forward stream
+ *   weight, int8                  [outputs / 64][inputs / 4][64][4]  four inputs of one output are a lane of vpdpbusd
+ *   scale, offset, bias           [outputs]
+ *   KV cache                      [layers][keys, values][batch][heads][capacity][kv_bytes]
+ *                                 keys and values in the weights' kind; in int8 a float32 scale is behind each
+ *   x, normed, attended, output   [batch * fresh][width]
+ *   projected                     [batch * fresh][3 * width]         queries, keys, values
+ *   hidden                        [batch * fresh][4 * width]
+ *   quantised, row_scales         [batch * fresh][width or 4 * width], [batch * fresh]
+ *   weights (of attention)        [threads][capacity, padded to 16]
+ *
+ * Threads. A call is one job: the caller's thread and up to `threads - 1` workers run the same sequence of phases.
+ * In each phase threads claim items from a counter until none is left, and wait until all items are complete. A
+ * thread that the system has suspended delays the others only if it holds an item. Every output is summed by one
+ * thread in a fixed order, so results do not depend on the number of threads, on the other rows of the batch, or on
+ * timing.
+ *
+ * Lifetime. Workers are detached, block all signals, and sleep between jobs until the process ends. A child of
+ * fork() spawns its own. The scratch memory of a job is freed by the thread that leaves it last. A call returns
+ * only when all workers have left its job, because the caller may free the weights then. All other memory is the
+ * caller's.
+ *
+ * Who may call when. cpu_transformer.py is the only caller. Calls may come from several threads; one job runs at a
+ * time. `unsilent_use_vnni` chooses the kernels of the whole process and must not run during a job.
+ *
+ * NaN. Weights must be finite, which checkpoints/store.py checks when it loads them. Both C files are compiled with
+ * -ffinite-math-only and promise nothing for NaN or infinity.
  */
 
 #define _POSIX_C_SOURCE 200809L
@@ -15,6 +46,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,19 +62,20 @@
 #else
 #define CLONED
 #endif
+#define INLINE static inline __attribute__((always_inline))
 
 #define LANES 64 /* outputs of a block */
 #define ROWS 4   /* rows that share a block's weights while those are in registers */
 #define EPSILON 1e-5f
-#define SPINS 2000 /* looks at a counter before the processor is offered to others */
+#define SPINS 2000 /* reads of a counter before the processor is yielded */
 
 enum { FLOAT32, BFLOAT16, INT8 };
 enum { STORE, ADD, GELU };
 
 typedef struct {
     const void *weight;
-    const float *scale;    /* of each output, for whole numbers */
-    const int32_t *offset; /* what the 128 that is added to each input adds to each output */
+    const float *scale;    /* int8: of each output's weights */
+    const int32_t *offset; /* int8: 128 times the sum of each output's weights */
     const float *bias;
 } Matrix;
 
@@ -57,42 +90,50 @@ typedef struct {
     const float *norm_weight, *norm_bias;
 } Stack;
 
-/* How far the items of one phase are. A phase ends when its items are done, whoever does them: a thread that the system has put to sleep
- * holds up nobody unless it holds an item. */
+/* Progress of one phase: items claimed and completed. */
 typedef struct {
     atomic_int next, done;
-    char apart[56]; /* to the next cache line */
-} Turn;
+    char padding[56]; /* to the next cache line */
+} Phase;
 
 typedef struct Job {
-    void (*work)(struct Job *, int me); /* what each thread does */
+    void (*work)(struct Job *, int me); /* what each thread runs; `me` is 0 in the caller's thread */
     const Stack *stack;
-    const Matrix *matrix; /* to score with */
-    char *memory; /* keys and values, [layers][2][batch][heads][capacity] of `kept_bytes` */
+    const Matrix *matrix; /* of `unsilent_linear` */
+    char *cache;
     int batch, fresh, known, capacity, rows, outputs, threads;
-    float *x, *normed, *projected, *attended, *hidden, *scales, *scores, *output;
-    uint8_t *whole;
-    Turn *turns;
+    float *x, *normed, *projected, *attended, *hidden, *row_scales, *weights, *output;
+    uint8_t *quantised;
+    Phase *phases;
     void *scratch;
-    int holders; /* threads that may still look at this job; under `lock` */
+    int holders; /* threads inside this job; under `job_lock` */
 } Job;
 
-typedef void (*Kernel)(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums);
+/* Sums of up to ROWS rows with the LANES outputs of a block: floats, or exact integers for int8. */
+typedef union {
+    float f[ROWS * LANES];
+    int32_t i[ROWS * LANES];
+} Sums;
 
-/* Numbers that are written where so many are wanted, sixteen at a time. */
-static size_t room(int n) { return ((size_t)n + 15) / 16 * 16; }
+typedef void (*Gemm)(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums);
+typedef void (*Attend)(const float *query, const char *keys, const char *values, int n, int dim, float *weights,
+                       float *out, int kind);
 
-/* ---- what happens to a row ---- */
+/* n rounded up to a multiple of 16. */
+static size_t padded(int n) { return ((size_t)n + 15) / 16 * 16; }
 
-/* Comparisons rather than fmaxf, which compilers keep scalar for the sake of what is not a number. */
-static inline float larger(float a, float b) { return a > b ? a : b; }
+/* ---- operations on one row ---- */
 
-/* For x up to 0. */
+/* A comparison, because compilers do not vectorise fmaxf. */
+static inline float maximum(float a, float b) { return a > b ? a : b; }
+
+/* exp(x) for x <= 0. */
 static inline float exponential(float x) {
-    x = larger(x, -87.0f);
+    x = maximum(x, -87.0f);
     const int n = (int)(x * 1.44269504f - 0.5f);
     const float r = x - (float)n * 0.693147181f;
-    const float p = 1 + r * (1 + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
+    const float tail = 0.0416666667f + r * (0.00833333333f + r * 0.00138888889f);
+    const float p = 1 + r * (1 + r * (0.5f + r * (0.166666667f + r * tail)));
     const uint32_t bits = (uint32_t)(n + 127) << 23;
     float power;
     memcpy(&power, &bits, 4);
@@ -102,12 +143,13 @@ static inline float exponential(float x) {
 /* The error function to 1.5e-7: Abramowitz and Stegun 7.1.26. */
 static inline float gelu(float x) {
     const float z = fabsf(x) * 0.707106781f, t = 1 / (1 + 0.3275911f * z);
-    const float series = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    const float rest = 1.421413741f + t * (-1.453152027f + t * 1.061405429f);
+    const float series = t * (0.254829592f + t * (-0.284496736f + t * rest));
     const float tail = 0.5f * series * exponential(-z * z);
     return x * (x < 0 ? tail : 1 - tail);
 }
 
-CLONED static void normalise(const float *x, const float *weight, const float *bias, int width, float *out) {
+CLONED static void layer_norm(const float *x, const float *weight, const float *bias, int width, float *out) {
     float mean = 0, variance = 0;
     for (int i = 0; i < width; i++) mean += x[i];
     mean /= width;
@@ -116,116 +158,120 @@ CLONED static void normalise(const float *x, const float *weight, const float *b
     for (int i = 0; i < width; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
 }
 
-/* Round to whole numbers around 128; gives the size of one step. */
-CLONED static float round_row(const float *x, int width, uint8_t *whole) {
+/* Quantise to uint8 with a zero point of 128; returns the scale. */
+CLONED static float quantise_row(const float *x, int width, uint8_t *quantised) {
     float largest = 1e-30f;
-    for (int i = 0; i < width; i++) largest = larger(largest, fabsf(x[i]));
+    for (int i = 0; i < width; i++) largest = maximum(largest, fabsf(x[i]));
     const float inverse = 127 / largest;
-    for (int i = 0; i < width; i++) whole[i] = (uint8_t)(x[i] * inverse + 128.5f);
+    for (int i = 0; i < width; i++) quantised[i] = (uint8_t)(x[i] * inverse + 128.5f);
     return largest / 127;
 }
 
-/* Scores, times a factor, to shares that add up to one. */
+/* Softmax of `scale` times the scores, in place. */
 CLONED static void softmax(float *scores, int n, float scale) {
     float highest = scores[0], total = 0;
-    for (int t = 0; t < n; t++) highest = larger(highest, scores[t]);
+    for (int t = 0; t < n; t++) highest = maximum(highest, scores[t]);
     for (int t = 0; t < n; t++) scores[t] = exponential((scores[t] - highest) * scale);
     for (int t = 0; t < n; t++) total += scores[t];
     const float factor = 1 / total;
     for (int t = 0; t < n; t++) scores[t] *= factor;
 }
 
-/* ---- what a head keeps of positions, and how a position looks at it ----
- *
- * A key or value is kept in numbers of the weights' kind; whole ones are from -127 to 127, and behind them is the size of one step. */
+/* ---- KV cache and attention of one head ---- */
 
-static size_t kept_bytes(int kind, size_t dim) { return kind == FLOAT32 ? 4 * dim : kind == BFLOAT16 ? 2 * dim : dim + sizeof(float); }
-
-/* The n-th of some numbers. */
-static inline float number(const void *numbers, size_t n, int kind) {
-    if (kind == FLOAT32) return ((const float *)numbers)[n];
-    if (kind == INT8) return ((const int8_t *)numbers)[n];
-    const uint32_t bits = (uint32_t)((const uint16_t *)numbers)[n] << 16;
-    float wide;
-    memcpy(&wide, &bits, 4);
-    return wide;
+/* Bytes of one key or value of `dim` elements. */
+static size_t kv_bytes(int kind, size_t dim) {
+    return kind == FLOAT32 ? 4 * dim : kind == BFLOAT16 ? 2 * dim : dim + sizeof(float);
 }
 
-/* What a kept number is multiplied by. */
-static inline float step_of(const char *kept, int dim, int kind) {
-    float step = 1;
-    if (kind == INT8) memcpy(&step, kept + dim, sizeof step);
-    return step;
+/* Element n of an array, without the scale of int8. */
+static inline float element(const void *array, size_t n, int kind) {
+    if (kind == FLOAT32) return ((const float *)array)[n];
+    if (kind == INT8) return ((const int8_t *)array)[n];
+    const uint32_t bits = (uint32_t)((const uint16_t *)array)[n] << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
 }
 
-CLONED static void keep(const float *x, int dim, char *kept, int kind) {
+/* The scale of a stored key or value; 1 for floats. */
+static inline float scale_of(const char *stored, int dim, int kind) {
+    float scale = 1;
+    if (kind == INT8) memcpy(&scale, stored + dim, sizeof scale);
+    return scale;
+}
+
+CLONED static void store_kv(const float *x, int dim, char *stored, int kind) {
     if (kind == FLOAT32) {
-        memcpy(kept, x, sizeof(float) * dim);
+        memcpy(stored, x, sizeof(float) * dim);
     } else if (kind == BFLOAT16) {
         for (int d = 0; d < dim; d++) {
             uint32_t bits;
             memcpy(&bits, x + d, 4);
-            ((uint16_t *)kept)[d] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to the nearest, and to even */
+            ((uint16_t *)stored)[d] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* to nearest even */
         }
     } else {
         float largest = 1e-30f;
-        for (int d = 0; d < dim; d++) largest = larger(largest, fabsf(x[d]));
-        const float inverse = 127 / largest, step = largest / 127;
-        for (int d = 0; d < dim; d++) ((int8_t *)kept)[d] = (int8_t)((int)(x[d] * inverse + 128.5f) - 128);
-        memcpy(kept + dim, &step, sizeof step);
+        for (int d = 0; d < dim; d++) largest = maximum(largest, fabsf(x[d]));
+        const float inverse = 127 / largest, scale = largest / 127;
+        for (int d = 0; d < dim; d++) ((int8_t *)stored)[d] = (int8_t)((int)(x[d] * inverse + 128.5f) - 128);
+        memcpy(stored + dim, &scale, sizeof scale);
     }
 }
 
-/* How much of a position's value is taken by who looks at it, for `n` positions; `shares` has room for a multiple of sixteen. */
-static void look(const float *query, const char *keys, const char *values, int n, int dim, float *shares, float *out, int kind) {
-    const size_t bytes = kept_bytes(kind, dim);
+/* Attention of one query over `n` stored positions; `weights` has space for padded(n). */
+static void attend_plain(const float *query, const char *keys, const char *values, int n, int dim, float *weights,
+                         float *out, int kind) {
+    const size_t bytes = kv_bytes(kind, dim);
     for (int t = 0; t < n; t++) {
-        shares[t] = 0;
-        for (int d = 0; d < dim; d++) shares[t] += query[d] * number(keys + t * bytes, d, kind);
-        shares[t] *= step_of(keys + t * bytes, dim, kind);
+        weights[t] = 0;
+        for (int d = 0; d < dim; d++) weights[t] += query[d] * element(keys + t * bytes, d, kind);
+        weights[t] *= scale_of(keys + t * bytes, dim, kind);
     }
-    softmax(shares, n, 1 / sqrtf((float)dim));
+    softmax(weights, n, 1 / sqrtf((float)dim));
     memset(out, 0, sizeof(float) * dim);
     for (int t = 0; t < n; t++) {
-        const float share = shares[t] * step_of(values + t * bytes, dim, kind);
-        for (int d = 0; d < dim; d++) out[d] += share * number(values + t * bytes, d, kind);
+        const float weight = weights[t] * scale_of(values + t * bytes, dim, kind);
+        for (int d = 0; d < dim; d++) out[d] += weight * element(values + t * bytes, d, kind);
     }
 }
 
-/* ---- inner products of up to four rows with 64 outputs; whole numbers give exact sums, converted to float at the end ---- */
+/* ---- GEMM kernels: up to four rows times one block of 64 outputs ---- */
 
-static inline __attribute__((always_inline)) void products_floats(
-    int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int kind) {
+INLINE void gemm_floats(int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums,
+                        const int kind) {
     memset(sums, 0, sizeof(float) * rows * LANES);
     for (int i = 0; i < inputs; i++) {
         float wide[LANES];
-        for (int o = 0; o < LANES; o++) wide[o] = number(weight, (size_t)i * LANES + o, kind);
+        for (int o = 0; o < LANES; o++) wide[o] = element(weight, (size_t)i * LANES + o, kind);
         for (int r = 0; r < rows; r++)
             for (int o = 0; o < LANES; o++) sums[r * LANES + o] += input[r * stride + i] * wide[o];
     }
 }
 
-static void products_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    products_floats(rows, input, stride, weight, inputs, sums, FLOAT32);
+static void gemm_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+    gemm_floats(rows, input, stride, weight, inputs, sums->f, FLOAT32);
 }
 
-static void products_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    products_floats(rows, input, stride, weight, inputs, sums, BFLOAT16);
+static void gemm_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+    gemm_floats(rows, input, stride, weight, inputs, sums->f, BFLOAT16);
 }
 
-static void products_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
+static void gemm_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
     for (int r = 0; r < rows; r++) {
         const int8_t *w = weight;
         const uint8_t *a = (const uint8_t *)input + r * stride;
-        int32_t whole[LANES] = {0};
+        int32_t acc[LANES] = {0};
         for (int i = 0; i < inputs; i += 4, w += 4 * LANES)
             for (int o = 0; o < LANES; o++)
-                whole[o] += a[i] * w[4 * o] + a[i + 1] * w[4 * o + 1] + a[i + 2] * w[4 * o + 2] + a[i + 3] * w[4 * o + 3];
-        for (int o = 0; o < LANES; o++) ((int32_t *)sums)[r * LANES + o] = whole[o];
+                acc[o] += a[i] * w[4 * o] + a[i + 1] * w[4 * o + 1] + a[i + 2] * w[4 * o + 2]
+                          + a[i + 3] * w[4 * o + 3];
+        for (int o = 0; o < LANES; o++) sums->i[r * LANES + o] = acc[o];
     }
 }
 
 #if defined(VNNI)
+/* Call an inline function with a constant number of rows, so that its accumulators stay in registers. */
 #define UNROLLED(name, rows, ...)       \
     switch (rows) {                     \
     case 1: name(1, __VA_ARGS__); break; \
@@ -234,22 +280,25 @@ static void products_int8(int rows, const void *input, size_t stride, const void
     default: name(4, __VA_ARGS__);      \
     }
 
-/* Sixteen numbers from the n-th on. */
-VNNI static inline __attribute__((always_inline)) __m512 number16(const void *numbers, size_t n, const int kind) {
-    if (kind == FLOAT32) return _mm512_loadu_ps((const float *)numbers + n);
-    if (kind == INT8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)((const int8_t *)numbers + n))));
-    const __m256i bits = _mm256_loadu_si256((const __m256i *)((const uint16_t *)numbers + n));
+/* Elements n to n + 15 of an array. */
+VNNI INLINE __m512 elements16(const void *array, size_t n, const int kind) {
+    if (kind == FLOAT32) return _mm512_loadu_ps((const float *)array + n);
+    if (kind == INT8) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)((const int8_t *)array + n));
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    }
+    const __m256i bits = _mm256_loadu_si256((const __m256i *)((const uint16_t *)array + n));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-VNNI static inline __attribute__((always_inline)) void wide_floats(
-    const int rows, const float *input, size_t stride, const void *weight, int inputs, float *sums, const int kind) {
+VNNI INLINE void vnni_floats(const int rows, const float *input, size_t stride, const void *weight, int inputs,
+                             float *sums, const int kind) {
     __m512 acc[ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < 4; j++) acc[r][j] = _mm512_setzero_ps();
     for (size_t i = 0; i < (size_t)inputs; i++) {
-        const __m512 w0 = number16(weight, i * LANES, kind), w1 = number16(weight, i * LANES + 16, kind),
-                     w2 = number16(weight, i * LANES + 32, kind), w3 = number16(weight, i * LANES + 48, kind);
+        const __m512 w0 = elements16(weight, i * LANES, kind), w1 = elements16(weight, i * LANES + 16, kind),
+                     w2 = elements16(weight, i * LANES + 32, kind), w3 = elements16(weight, i * LANES + 48, kind);
         for (int r = 0; r < rows; r++) {
             const __m512 a = _mm512_set1_ps(input[r * stride + i]);
             acc[r][0] = _mm512_fmadd_ps(a, w0, acc[r][0]);
@@ -262,8 +311,8 @@ VNNI static inline __attribute__((always_inline)) void wide_floats(
         for (int j = 0; j < 4; j++) _mm512_storeu_ps(sums + r * LANES + 16 * j, acc[r][j]);
 }
 
-VNNI static inline __attribute__((always_inline)) void wide_int8(
-    const int rows, const uint8_t *input, size_t stride, const int8_t *w, int inputs, int32_t *sums) {
+VNNI INLINE void vnni_integers(const int rows, const uint8_t *input, size_t stride, const int8_t *w, int inputs,
+                               int32_t *sums) {
     __m512i acc[ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < 4; j++) acc[r][j] = _mm512_setzero_si512();
@@ -284,90 +333,105 @@ VNNI static inline __attribute__((always_inline)) void wide_int8(
         for (int j = 0; j < 4; j++) _mm512_storeu_si512(sums + r * LANES + 16 * j, acc[r][j]);
 }
 
-VNNI static void vnni_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, FLOAT32)
+VNNI static void vnni_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+    UNROLLED(vnni_floats, rows, input, stride, weight, inputs, sums->f, FLOAT32)
 }
 
-VNNI static void vnni_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    UNROLLED(wide_floats, rows, input, stride, weight, inputs, sums, BFLOAT16)
+VNNI static void vnni_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs,
+                               Sums *sums) {
+    UNROLLED(vnni_floats, rows, input, stride, weight, inputs, sums->f, BFLOAT16)
 }
 
-VNNI static void vnni_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, float *sums) {
-    UNROLLED(wide_int8, rows, input, stride, weight, inputs, (int32_t *)sums)
+VNNI static void vnni_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+    UNROLLED(vnni_integers, rows, input, stride, weight, inputs, sums->i)
 }
 
-/* The sums of sixteen vectors, side by side. */
-VNNI static inline __attribute__((always_inline)) __m512 sums16(const __m512 *v) {
+/* Lane i of the result is the sum over the lanes of v[i]. */
+VNNI INLINE __m512 sums16(const __m512 *v) {
     __m512 two[8], four[4], eight[2];
-    for (int i = 0; i < 8; i++) two[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < 8; i++) {
+        const __m512 low = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+        const __m512 high = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+        two[i] = _mm512_add_ps(low, high);
+    }
     for (int i = 0; i < 4; i++) {
         const __m512d one = _mm512_castps_pd(two[2 * i]), other = _mm512_castps_pd(two[2 * i + 1]);
-        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(one, other)), _mm512_castpd_ps(_mm512_unpackhi_pd(one, other)));
+        const __m512d low = _mm512_unpacklo_pd(one, other), high = _mm512_unpackhi_pd(one, other);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
     }
-    for (int i = 0; i < 2; i++)
-        eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x88), _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xdd));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88), _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd));
+    for (int i = 0; i < 2; i++) {
+        const __m512 one = four[2 * i], other = four[2 * i + 1];
+        eight[i] = _mm512_add_ps(_mm512_shuffle_f32x4(one, other, 0x88), _mm512_shuffle_f32x4(one, other, 0xdd));
+    }
+    const __m512 low = _mm512_shuffle_f32x4(eight[0], eight[1], 0x88);
+    const __m512 high = _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd);
+    return _mm512_add_ps(low, high);
 }
 
-VNNI static inline __attribute__((always_inline)) void wide_look(
-    const float *query, const char *keys, const char *values, int n, const int dim, float *shares, float *out, const int kind) {
-    const size_t bytes = kept_bytes(kind, dim);
+VNNI INLINE void attend_wide(const float *query, const char *keys, const char *values, int n, const int dim,
+                             float *weights, float *out, const int kind) {
+    const size_t bytes = kv_bytes(kind, dim);
     for (int t = 0; t < n; t += 16) {
         __m512 sums[16];
-        float steps[16];
+        float scales[16];
         for (int i = 0; i < 16; i++) {
             const char *key = keys + (t + i < n ? t + i : n - 1) * bytes;
             sums[i] = _mm512_setzero_ps();
-            for (int d = 0; d < dim; d += 16) sums[i] = _mm512_fmadd_ps(_mm512_loadu_ps(query + d), number16(key, d, kind), sums[i]);
-            steps[i] = step_of(key, dim, kind);
-            _mm_prefetch(values + (key - keys), _MM_HINT_T0); /* on its way while keys are looked at: a head reads too little for the processor to foresee it */
+            for (int d = 0; d < dim; d += 16)
+                sums[i] = _mm512_fmadd_ps(_mm512_loadu_ps(query + d), elements16(key, d, kind), sums[i]);
+            scales[i] = scale_of(key, dim, kind);
+            /* values arrive while keys are multiplied; a head is too short for the hardware to prefetch */
+            _mm_prefetch(values + (key - keys), _MM_HINT_T0);
         }
-        _mm512_storeu_ps(shares + t, _mm512_mul_ps(sums16(sums), _mm512_loadu_ps(steps)));
+        _mm512_storeu_ps(weights + t, _mm512_mul_ps(sums16(sums), _mm512_loadu_ps(scales)));
     }
-    softmax(shares, n, 1 / sqrtf((float)dim));
+    softmax(weights, n, 1 / sqrtf((float)dim));
     int d = 0;
     for (; d + 64 <= dim; d += 64) {
         __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
         for (int t = 0; t < n; t++) {
-            const __m512 share = _mm512_set1_ps(shares[t] * step_of(values + t * bytes, dim, kind));
-            for (int j = 0; j < 4; j++) sum[j] = _mm512_fmadd_ps(share, number16(values + t * bytes, d + 16 * j, kind), sum[j]);
+            const char *value = values + t * bytes;
+            const __m512 weight = _mm512_set1_ps(weights[t] * scale_of(value, dim, kind));
+            for (int j = 0; j < 4; j++) sum[j] = _mm512_fmadd_ps(weight, elements16(value, d + 16 * j, kind), sum[j]);
         }
         for (int j = 0; j < 4; j++) _mm512_storeu_ps(out + d + 16 * j, sum[j]);
     }
     for (; d < dim; d += 16) {
         __m512 sum = _mm512_setzero_ps();
         for (int t = 0; t < n; t++) {
-            const __m512 share = _mm512_set1_ps(shares[t] * step_of(values + t * bytes, dim, kind));
-            sum = _mm512_fmadd_ps(share, number16(values + t * bytes, d, kind), sum);
+            const __m512 weight = _mm512_set1_ps(weights[t] * scale_of(values + t * bytes, dim, kind));
+            sum = _mm512_fmadd_ps(weight, elements16(values + t * bytes, d, kind), sum);
         }
         _mm512_storeu_ps(out + d, sum);
     }
 }
 
-VNNI static void vnni_look(const float *query, const char *keys, const char *values, int n, int dim, float *shares, float *out, int kind) {
+VNNI static void attend_vnni(const float *query, const char *keys, const char *values, int n, int dim, float *weights,
+                             float *out, int kind) {
     if (dim % 16)
-        look(query, keys, values, n, dim, shares, out, kind);
+        attend_plain(query, keys, values, n, dim, weights, out, kind);
     else if (kind == FLOAT32)
-        wide_look(query, keys, values, n, dim, shares, out, FLOAT32);
+        attend_wide(query, keys, values, n, dim, weights, out, FLOAT32);
     else if (kind == BFLOAT16)
-        wide_look(query, keys, values, n, dim, shares, out, BFLOAT16);
-    else if (dim == 64) /* the width of a head in the paper, with nothing to count */
-        wide_look(query, keys, values, n, 64, shares, out, INT8);
+        attend_wide(query, keys, values, n, dim, weights, out, BFLOAT16);
+    else if (dim == 64) /* the paper's heads, with all loops over `dim` unrolled */
+        attend_wide(query, keys, values, n, 64, weights, out, INT8);
     else
-        wide_look(query, keys, values, n, dim, shares, out, INT8);
+        attend_wide(query, keys, values, n, dim, weights, out, INT8);
 }
 #endif
 
-static Kernel kernels[3] = {products_float32, products_bfloat16, products_int8};
-static void (*look_at)(const float *, const char *, const char *, int, int, float *, float *, int) = look;
+static Gemm gemms[3] = {gemm_float32, gemm_bfloat16, gemm_int8};
+static Attend attend = attend_plain;
 
-/* Use the instructions for whole numbers if they are wanted and this processor has them; gives whether they are used. */
-int unsilent_choose(int32_t wanted) {
-    kernels[FLOAT32] = products_float32, kernels[BFLOAT16] = products_bfloat16, kernels[INT8] = products_int8, look_at = look;
+/* Use AVX-512 VNNI if it is wanted and this processor has it; returns whether it is used. */
+int unsilent_use_vnni(int32_t wanted) {
+    gemms[FLOAT32] = gemm_float32, gemms[BFLOAT16] = gemm_bfloat16, gemms[INT8] = gemm_int8, attend = attend_plain;
 #if defined(VNNI)
     __builtin_cpu_init();
-    if (wanted && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-        kernels[FLOAT32] = vnni_float32, kernels[BFLOAT16] = vnni_bfloat16, kernels[INT8] = vnni_int8, look_at = vnni_look;
+    const int has_vl = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (wanted && has_vl && __builtin_cpu_supports("avx512vnni")) {
+        gemms[FLOAT32] = vnni_float32, gemms[BFLOAT16] = vnni_bfloat16, gemms[INT8] = vnni_int8, attend = attend_vnni;
         return 1;
     }
 #endif
@@ -376,12 +440,12 @@ int unsilent_choose(int32_t wanted) {
 
 /* ---- how threads share a phase ---- */
 
-static int take(Turn *turn, int amount) { return atomic_fetch_add(&turn->next, amount); }
+static int claim(Phase *phase, int items) { return atomic_fetch_add(&phase->next, items); }
 
-static void put(Turn *turn, int amount) { atomic_fetch_add(&turn->done, amount); }
+static void complete(Phase *phase, int items) { atomic_fetch_add(&phase->done, items); }
 
-static void await(Turn *turn, int items) {
-    for (int spins = 0; atomic_load(&turn->done) < items; spins++) {
+static void await(Phase *phase, int items) {
+    for (int spins = 0; atomic_load(&phase->done) < items; spins++) {
         PAUSE();
         if (spins > SPINS) sched_yield();
     }
@@ -389,31 +453,38 @@ static void await(Turn *turn, int items) {
 
 /* ---- phases ---- */
 
-static void round_rows(Job *job, Turn *turn, const float *rows, int width) {
-    for (int row; (row = take(turn, 1)) < job->rows; put(turn, 1))
-        job->scales[row] = round_row(rows + (size_t)row * width, width, job->whole + (size_t)row * width);
-    await(turn, job->rows);
+static void quantise_rows(Job *job, Phase *phase, const float *rows, int width) {
+    for (int row; (row = claim(phase, 1)) < job->rows; complete(phase, 1))
+        job->row_scales[row] = quantise_row(rows + (size_t)row * width, width, job->quantised + (size_t)row * width);
+    await(phase, job->rows);
 }
 
-static void normalise_rows(Job *job, Turn *turn, const float *weight, const float *bias, float *out, int is_rounded) {
+static void layer_norm_rows(Job *job, Phase *phase, const float *weight, const float *bias, float *out,
+                            int quantises) {
     const int width = job->stack->width;
-    for (int row; (row = take(turn, 1)) < job->rows; put(turn, 1)) {
+    for (int row; (row = claim(phase, 1)) < job->rows; complete(phase, 1)) {
         float *normed = out + (size_t)row * width;
-        normalise(job->x + (size_t)row * width, weight, bias, width, normed);
-        if (is_rounded) job->scales[row] = round_row(normed, width, job->whole + (size_t)row * width);
+        layer_norm(job->x + (size_t)row * width, weight, bias, width, normed);
+        if (quantises) job->row_scales[row] = quantise_row(normed, width, job->quantised + (size_t)row * width);
     }
-    await(turn, job->rows);
+    await(phase, job->rows);
 }
 
-CLONED static void finish(const Job *job, const Matrix *matrix, int row, int first, const float *sums, float *out, int what) {
+/* From a row's sums of 64 outputs, `first` and following (int32 or float): dequantise, add the bias; then store the
+ * values, add them to `out`, or store their GELU. */
+CLONED static void finish_block(const Job *job, const Matrix *matrix, int row, int first, const void *sums, float *out,
+                                int what) {
     float values[LANES];
     if (job->stack->kind == INT8) {
-        const int32_t *whole = (const int32_t *)sums;
-        const float step = job->scales[row];
-        for (int o = 0; o < LANES; o++)
-            values[o] = (float)(whole[o] - matrix->offset[first + o]) * (matrix->scale[first + o] * step) + matrix->bias[first + o];
+        const int32_t *integers = sums;
+        const float step = job->row_scales[row];
+        for (int o = 0; o < LANES; o++) {
+            const float product = (float)(integers[o] - matrix->offset[first + o]);
+            values[o] = product * (matrix->scale[first + o] * step) + matrix->bias[first + o];
+        }
     } else {
-        for (int o = 0; o < LANES; o++) values[o] = sums[o] + matrix->bias[first + o];
+        const float *floats = sums;
+        for (int o = 0; o < LANES; o++) values[o] = floats[o] + matrix->bias[first + o];
     }
     if (what == ADD)
         for (int o = 0; o < LANES; o++) out[o] += values[o];
@@ -423,148 +494,153 @@ CLONED static void finish(const Job *job, const Matrix *matrix, int row, int fir
         memcpy(out, values, sizeof values);
 }
 
-static void multiply(Job *job, Turn *turn, const Matrix *matrix, const float *input, int inputs, float *output, int outputs, int what) {
+/* output = input times the matrix, plus its bias; an item is one block of 64 outputs for all rows. */
+static void linear(Job *job, Phase *phase, const Matrix *matrix, const float *input, int inputs, float *output,
+                   int outputs, int what) {
     const int kind = job->stack->kind, n_blocks = outputs / LANES;
     const int share = n_blocks / (4 * job->threads) > 1 ? n_blocks / (4 * job->threads) : 1;
     const size_t bytes = (size_t)inputs * LANES * (kind == INT8 ? 1 : kind == BFLOAT16 ? 2 : 4);
-    float sums[ROWS * LANES] __attribute__((aligned(64)));
-    for (int start, stop; (start = take(turn, share)) < n_blocks; put(turn, stop - start)) {
+    Sums sums __attribute__((aligned(64)));
+    for (int start, stop; (start = claim(phase, share)) < n_blocks; complete(phase, stop - start)) {
         stop = start + share < n_blocks ? start + share : n_blocks;
         for (int block = start; block < stop; block++)
             for (int row = 0; row < job->rows; row += ROWS) {
                 const int rows = job->rows - row < ROWS ? job->rows - row : ROWS;
                 const size_t first = (size_t)row * inputs;
-                const void *source = kind == INT8 ? (const void *)(job->whole + first) : (const void *)(input + first);
-                kernels[kind](rows, source, inputs, (const char *)matrix->weight + block * bytes, inputs, sums);
+                const void *source = input + first, *weight = (const char *)matrix->weight + block * bytes;
+                if (kind == INT8) source = job->quantised + first;
+                gemms[kind](rows, source, inputs, weight, inputs, &sums);
                 for (int r = 0; r < rows; r++)
-                    finish(job, matrix, row + r, block * LANES, sums + r * LANES,
-                           output + (size_t)(row + r) * outputs + block * LANES, what);
+                    finish_block(job, matrix, row + r, block * LANES, sums.f + r * LANES,
+                                 output + (size_t)(row + r) * outputs + block * LANES, what);
             }
     }
-    await(turn, n_blocks);
+    await(phase, n_blocks);
 }
 
-/* All new positions of one head of one sequence: keys and values go to memory, then each position looks at itself and those before it. */
-static void attend_head(Job *job, int layer, int sequence, int head, float *scores) {
-    const int width = job->stack->width, kind = job->stack->kind, dim = width / job->stack->heads;
-    const size_t bytes = kept_bytes(kind, dim), plane = (size_t)job->batch * job->stack->heads * job->capacity * bytes;
-    char *keys = job->memory + 2 * layer * plane + ((size_t)sequence * job->stack->heads + head) * job->capacity * bytes, *values = keys + plane;
+/* All new positions of one head of one sequence: append keys and values to the cache, then causal attention. */
+static void attend_head(Job *job, int layer, int sequence, int head, float *weights) {
+    const int width = job->stack->width, heads = job->stack->heads, kind = job->stack->kind, dim = width / heads;
+    const size_t bytes = kv_bytes(kind, dim), plane = (size_t)job->batch * heads * job->capacity * bytes;
+    char *keys = job->cache + 2 * layer * plane + ((size_t)sequence * heads + head) * job->capacity * bytes;
+    char *values = keys + plane;
     const float *first = job->projected + (size_t)sequence * job->fresh * 3 * width + head * dim;
     for (int i = 0; i < job->fresh; i++) {
         const size_t at = (job->known + i) * bytes;
-        keep(first + (size_t)i * 3 * width + width, dim, keys + at, kind);
-        keep(first + (size_t)i * 3 * width + 2 * width, dim, values + at, kind);
+        store_kv(first + (size_t)i * 3 * width + width, dim, keys + at, kind);
+        store_kv(first + (size_t)i * 3 * width + 2 * width, dim, values + at, kind);
     }
     for (int i = 0; i < job->fresh; i++) {
         float *out = job->attended + ((size_t)sequence * job->fresh + i) * width + head * dim;
-        look_at(first + (size_t)i * 3 * width, keys, values, job->known + i + 1, dim, scores, out, kind);
+        attend(first + (size_t)i * 3 * width, keys, values, job->known + i + 1, dim, weights, out, kind);
     }
 }
 
-static void attend(Job *job, Turn *turn, int layer, int me) {
+static void attend_heads(Job *job, Phase *phase, int layer, int me) {
     const int heads = job->stack->heads, items = job->batch * heads;
-    for (int item; (item = take(turn, 1)) < items; put(turn, 1))
-        attend_head(job, layer, item / heads, item % heads, job->scores + (size_t)me * room(job->capacity));
-    await(turn, items);
+    for (int item; (item = claim(phase, 1)) < items; complete(phase, 1))
+        attend_head(job, layer, item / heads, item % heads, job->weights + (size_t)me * padded(job->capacity));
+    await(phase, items);
 }
 
-static void read_on(Job *job, int me) {
+static void forward(Job *job, int me) {
     const Stack *stack = job->stack;
-    const int width = stack->width, is_rounded = stack->kind == INT8;
-    Turn *turn = job->turns;
+    const int width = stack->width, quantises = stack->kind == INT8;
+    Phase *phase = job->phases;
     for (int layer = 0; layer < stack->layers; layer++) {
         const Block *block = stack->blocks + layer;
-        normalise_rows(job, turn++, block->norm1_weight, block->norm1_bias, job->normed, is_rounded);
-        multiply(job, turn++, &block->qkv, job->normed, width, job->projected, 3 * width, STORE);
-        attend(job, turn++, layer, me);
-        if (is_rounded) round_rows(job, turn++, job->attended, width);
-        multiply(job, turn++, &block->proj, job->attended, width, job->x, width, ADD);
-        normalise_rows(job, turn++, block->norm2_weight, block->norm2_bias, job->normed, is_rounded);
-        multiply(job, turn++, &block->up, job->normed, width, job->hidden, 4 * width, GELU);
-        if (is_rounded) round_rows(job, turn++, job->hidden, 4 * width);
-        multiply(job, turn++, &block->down, job->hidden, 4 * width, job->x, width, ADD);
+        layer_norm_rows(job, phase++, block->norm1_weight, block->norm1_bias, job->normed, quantises);
+        linear(job, phase++, &block->qkv, job->normed, width, job->projected, 3 * width, STORE);
+        attend_heads(job, phase++, layer, me);
+        if (quantises) quantise_rows(job, phase++, job->attended, width);
+        linear(job, phase++, &block->proj, job->attended, width, job->x, width, ADD);
+        layer_norm_rows(job, phase++, block->norm2_weight, block->norm2_bias, job->normed, quantises);
+        linear(job, phase++, &block->up, job->normed, width, job->hidden, 4 * width, GELU);
+        if (quantises) quantise_rows(job, phase++, job->hidden, 4 * width);
+        linear(job, phase++, &block->down, job->hidden, 4 * width, job->x, width, ADD);
     }
-    normalise_rows(job, turn, stack->norm_weight, stack->norm_bias, job->output, 0);
+    layer_norm_rows(job, phase, stack->norm_weight, stack->norm_bias, job->output, 0);
 }
 
-static void score(Job *job, int me) {
-    (void)me; /* all threads are alike */
-    multiply(job, job->turns, job->matrix, job->x, job->stack->width, job->output, job->outputs, STORE);
+static void forward_linear(Job *job, int me) {
+    (void)me; /* needs no scratch of its own */
+    linear(job, job->phases, job->matrix, job->x, job->stack->width, job->output, job->outputs, STORE);
 }
 
-/* ---- threads that wait for work; one job at a time ---- */
+/* ---- jobs and workers ---- */
 
-static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER, lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t called = PTHREAD_COND_INITIALIZER;
-static atomic_int calls; /* jobs so far */
-static Job *current;     /* NULL between jobs; under `lock` */
-static int n_workers;
+static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER, job_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t job_posted = PTHREAD_COND_INITIALIZER;
+static atomic_int n_jobs; /* posted so far */
+static Job *current_job;  /* NULL between jobs; under `job_lock` */
+static int n_workers;     /* under `entry` */
 
-static Job *make_job(int rows, int width, int layers, int threads, int capacity) {
-    const size_t floats = (size_t)rows * width * (1 + 3 + 1 + 4) + rows + (size_t)threads * room(capacity);
+static Job *new_job(int rows, int width, int layers, int threads, int capacity) {
+    const size_t floats = (size_t)rows * width * (1 + 3 + 1 + 4) + rows + (size_t)threads * padded(capacity);
     Job *job = calloc(1, sizeof *job);
     if (!job) return NULL;
     float *place = job->scratch = malloc(floats * sizeof *place);
-    job->whole = malloc((size_t)rows * width * 4);
-    job->turns = calloc((size_t)layers * 9 + 1, sizeof(Turn));
-    if (!place || !job->whole || !job->turns) {
-        free(place), free(job->whole), free(job->turns), free(job);
+    job->quantised = malloc((size_t)rows * width * 4);
+    job->phases = calloc((size_t)layers * 9 + 1, sizeof(Phase));
+    if (!place || !job->quantised || !job->phases) {
+        free(place), free(job->quantised), free(job->phases), free(job);
         return NULL;
     }
     job->normed = place, place += (size_t)rows * width;
     job->projected = place, place += (size_t)rows * width * 3;
     job->attended = place, place += (size_t)rows * width;
     job->hidden = place, place += (size_t)rows * width * 4;
-    job->scales = place, place += rows;
-    job->scores = place;
+    job->row_scales = place, place += rows;
+    job->weights = place;
     job->rows = rows, job->threads = threads, job->holders = 1;
     return job;
 }
 
-static void let_go(Job *job) {
-    pthread_mutex_lock(&lock);
+static void release(Job *job) {
+    pthread_mutex_lock(&job_lock);
     const int is_last = --job->holders == 0;
-    pthread_mutex_unlock(&lock);
-    if (is_last) free(job->scratch), free(job->whole), free(job->turns), free(job);
+    pthread_mutex_unlock(&job_lock);
+    if (is_last) free(job->scratch), free(job->quantised), free(job->phases), free(job);
 }
 
-static void *worker(void *given) {
-    const int me = (int)(intptr_t)given;
-    for (int heard = 0;;) {
-        for (int spins = 0; spins < SPINS && atomic_load(&calls) == heard; spins++) PAUSE();
-        pthread_mutex_lock(&lock);
-        while (atomic_load(&calls) == heard) pthread_cond_wait(&called, &lock);
-        heard = atomic_load(&calls);
-        Job *job = current && me < current->threads ? current : NULL;
+static void *worker(void *argument) {
+    const int me = (int)(intptr_t)argument;
+    for (int seen = 0;;) {
+        for (int spins = 0; spins < SPINS && atomic_load(&n_jobs) == seen; spins++) PAUSE();
+        pthread_mutex_lock(&job_lock);
+        while (atomic_load(&n_jobs) == seen) pthread_cond_wait(&job_posted, &job_lock);
+        seen = atomic_load(&n_jobs);
+        Job *job = current_job && me < current_job->threads ? current_job : NULL;
         if (job) job->holders++;
-        pthread_mutex_unlock(&lock);
-        if (job) job->work(job, me), let_go(job);
+        pthread_mutex_unlock(&job_lock);
+        if (job) job->work(job, me), release(job);
     }
     return NULL;
 }
 
-/* A child of fork() has none of its parent's threads. */
-static void forget_workers(void) {
+/* A child of fork() has none of its parent's threads, and locks that they may hold. */
+static void reset_after_fork(void) {
     n_workers = 0;
-    current = NULL;
-    pthread_mutex_init(&order, NULL);
-    pthread_mutex_init(&lock, NULL);
-    pthread_cond_init(&called, NULL);
+    current_job = NULL;
+    pthread_mutex_init(&entry, NULL);
+    pthread_mutex_init(&job_lock, NULL);
+    pthread_cond_init(&job_posted, NULL);
 }
 
-static int hire(int threads) {
-    static int is_first = 1;
-    if (is_first) is_first = pthread_atfork(NULL, NULL, forget_workers);
-    sigset_t all, before; /* signals are for the threads of the program that calls us */
+/* Start the workers that are missing; returns how many threads a job gets, the caller's included. Under `entry`. */
+static int spawn(int threads) {
+    static int is_registered = 0;
+    if (!is_registered) is_registered = pthread_atfork(NULL, NULL, reset_after_fork) == 0;
+    sigset_t all, before; /* workers inherit the mask: signals are for the program's own threads */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (n_workers < threads - 1) {
         pthread_t thread;
-        pthread_attr_t apart;
-        pthread_attr_init(&apart);
-        pthread_attr_setdetachstate(&apart, PTHREAD_CREATE_DETACHED);
-        const int failed = pthread_create(&thread, &apart, worker, (void *)(intptr_t)(n_workers + 1));
-        pthread_attr_destroy(&apart);
+        pthread_attr_t detached;
+        pthread_attr_init(&detached);
+        pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+        const int failed = pthread_create(&thread, &detached, worker, (void *)(intptr_t)(n_workers + 1));
+        pthread_attr_destroy(&detached);
         if (failed) break;
         n_workers++;
     }
@@ -572,56 +648,69 @@ static int hire(int threads) {
     return n_workers + 1 < threads ? n_workers + 1 : threads;
 }
 
-/* Let all threads of a job work, and end it. */
-static void do_job(Job *job) {
+/* Post a job to the workers, take part in it, and wait until all have left it. */
+static void run_job(Job *job) {
     if (job->threads > 1) {
-        pthread_mutex_lock(&lock);
-        current = job;
-        atomic_fetch_add(&calls, 1);
-        pthread_cond_broadcast(&called);
-        pthread_mutex_unlock(&lock);
+        pthread_mutex_lock(&job_lock);
+        current_job = job;
+        atomic_fetch_add(&n_jobs, 1);
+        pthread_cond_broadcast(&job_posted);
+        pthread_mutex_unlock(&job_lock);
     }
     job->work(job, 0);
-    pthread_mutex_lock(&lock);
-    current = NULL;
-    /* who came late still walks through what is done, and reads weights that the caller may free */
+    pthread_mutex_lock(&job_lock);
+    current_job = NULL;
+    /* late workers still walk through completed phases, and read weights that the caller may free after this call */
     while (job->holders > 1) {
-        pthread_mutex_unlock(&lock);
+        pthread_mutex_unlock(&job_lock);
         sched_yield();
-        pthread_mutex_lock(&lock);
+        pthread_mutex_lock(&job_lock);
     }
-    pthread_mutex_unlock(&lock);
-    let_go(job);
+    pthread_mutex_unlock(&job_lock);
+    release(job);
 }
 
-/* Read `fresh` embedded positions of `batch` sequences, of which `known` lie in memory already.
+/* Run the transformer over `fresh` embedded positions of `batch` sequences, after `known` positions in the KV cache.
  *
- * x: [batch][fresh][width], overwritten. output: likewise. Gives 0, or 1 if there is no memory to work in. */
-int unsilent_read(const Stack *stack, float *x, float *output, void *memory, int32_t batch, int32_t fresh, int32_t known,
-                  int32_t capacity, int32_t threads) {
-    pthread_mutex_lock(&order);
-    Job *job = make_job(batch * fresh, stack->width, stack->layers, hire(threads), capacity);
+ * x: [batch][fresh][width], overwritten. output: the same shape. Returns 0, or 1 if there is no memory to work in. */
+int unsilent_forward(const Stack *stack, float *x, float *output, void *cache, int32_t batch, int32_t fresh,
+                     int32_t known, int32_t capacity, int32_t threads) {
+    pthread_mutex_lock(&entry);
+    Job *job = new_job(batch * fresh, stack->width, stack->layers, spawn(threads), capacity);
     if (job) {
-        job->work = read_on, job->stack = stack, job->memory = memory, job->x = x, job->output = output;
+        job->work = forward, job->stack = stack, job->cache = cache, job->x = x, job->output = output;
         job->batch = batch, job->fresh = fresh, job->known = known, job->capacity = capacity;
-        do_job(job);
+        run_job(job);
     }
-    pthread_mutex_unlock(&order);
+    pthread_mutex_unlock(&entry);
     return !job;
 }
 
-/* Multiply rows by a matrix of `kind`, which is not of whole numbers.
+/* Multiply rows by a float32 or bfloat16 matrix and add its bias.
  *
- * x: [rows][width]. output: [rows][outputs]. Gives 0, or 1 if there is no memory to work in. */
-int unsilent_score(const Matrix *matrix, int32_t kind, const float *x, float *output, int32_t rows, int32_t width, int32_t outputs,
-                   int32_t threads) {
+ * x: [rows][width]. output: [rows][outputs]. Returns 0, or 1 if there is no memory to work in. */
+int unsilent_linear(const Matrix *matrix, int32_t kind, const float *x, float *output, int32_t rows, int32_t width,
+                    int32_t outputs, int32_t threads) {
     const Stack stack = {.width = width, .kind = kind};
-    pthread_mutex_lock(&order);
-    Job *job = make_job(rows, width, 0, hire(threads), 0);
+    pthread_mutex_lock(&entry);
+    Job *job = new_job(rows, width, 0, spawn(threads), 0);
     if (job) {
-        job->work = score, job->stack = &stack, job->matrix = matrix, job->x = (float *)x, job->output = output, job->outputs = outputs;
-        do_job(job);
+        job->work = forward_linear, job->stack = &stack, job->matrix = matrix, job->x = (float *)x;
+        job->output = output, job->outputs = outputs;
+        run_job(job);
     }
-    pthread_mutex_unlock(&order);
+    pthread_mutex_unlock(&entry);
     return !job;
+}
+
+/* Entry `which` of what cpu_transformer.py compares with its ctypes mirrors at load; 0 after the last. The first is
+ * the version of the exported functions' arguments, the others are sizes and offsets of the structs above. */
+uint64_t unsilent_abi(int32_t which) {
+    static const size_t abi[] = {
+        1,
+        sizeof(Matrix), offsetof(Matrix, bias),
+        sizeof(Block), offsetof(Block, down), offsetof(Block, norm2_bias),
+        sizeof(Stack), offsetof(Stack, kind), offsetof(Stack, blocks), offsetof(Stack, norm_bias),
+    };
+    return (size_t)which < sizeof abi / sizeof *abi ? abi[which] : 0;
 }

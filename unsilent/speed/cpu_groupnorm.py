@@ -5,7 +5,6 @@ torch needs seven passes for the same, which cost as much time as int8 saves in 
 
 import ctypes
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unsilent.errors import ParameterError, ResourceError
+from unsilent.speed.library import load_library
 
 _BLOCK = 16  # channels in one AVX-512 register
 
@@ -26,19 +26,17 @@ class Quantised(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
-    found = find_spec("unsilent.speed._groupnorm")
-    if found is None or found.origin is None:
+def library() -> ctypes.CDLL | None:
+    """The C extension; None without AVX-512, otherwise None and errors as of `load_library`."""
+    loaded = load_library("_groupnorm", [1])
+    if loaded is None or not loaded.unsilent_has_avx512():
         return None
-    library = ctypes.CDLL(found.origin)
-    if not library.unsilent_can_round():
-        return None
-    numbers = (ctypes.c_int32, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32)
-    given = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float)
+    sizes = (ctypes.c_int32, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32)
+    norm = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float)
     results = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_int32))
-    library.unsilent_round.argtypes = [ctypes.c_void_p, *numbers, *given, *results, ctypes.c_void_p, ctypes.c_int32]
-    library.team = _team()
-    return library
+    loaded.unsilent_norm_swish_quantise.argtypes = [ctypes.c_void_p, *sizes, *norm, *results, ctypes.c_void_p, ctypes.c_int32]
+    loaded.team = _team()
+    return loaded
 
 
 def _team() -> ctypes.c_void_p | None:
@@ -52,7 +50,7 @@ def _team() -> ctypes.c_void_p | None:
 
 def is_available() -> bool:
     """Whether the C extension is built and this processor has AVX-512."""
-    return _library() is not None
+    return library() is not None
 
 
 def fits(channels: int) -> bool:
@@ -87,7 +85,7 @@ def norm_swish_quantise(
     sizes = (x.dtype == torch.bfloat16, height * width, channels, groups)
     norm = (weight.data_ptr(), bias.data_ptr(), epsilon)
     results = (values.data_ptr(), ctypes.byref(scale), ctypes.byref(zero_point))
-    library = _library()
-    if library.unsilent_round(x.data_ptr(), *sizes, *norm, *results, library.team, torch.get_num_threads()):
+    loaded = library()
+    if loaded.unsilent_norm_swish_quantise(x.data_ptr(), *sizes, *norm, *results, loaded.team, torch.get_num_threads()):
         raise ResourceError(f"there is no memory to quantise an image of {height} x {width} with {channels} channels.")
     return Quantised(values, scale.value, zero_point.value)

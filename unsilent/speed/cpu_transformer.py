@@ -8,7 +8,6 @@ import ctypes
 import mmap
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from unsilent.errors import ParameterError, ResourceError
 from unsilent.models.configs import TransformerConfig
 from unsilent.models.transformer import Block, KeyValueCache, Transformer
+from unsilent.speed.library import load_library
 
 Kind = Literal["float32", "bfloat16", "int8"]
 
@@ -28,6 +28,9 @@ LANES = 64  # outputs in a block of a packed matrix
 _HUGE_PAGE = 1 << 21  # bytes
 _LEVELS = 127  # int8 weights are from -127 to 127
 _ZERO_POINT = 128  # of the uint8 activations that int8 weights multiply
+
+
+# The structs of `_transformer.c`
 
 
 class _Matrix(ctypes.Structure):
@@ -49,26 +52,32 @@ class _Stack(ctypes.Structure):
     ]
 
 
+_ABI = (
+    *(1, ctypes.sizeof(_Matrix), _Matrix.bias.offset),
+    *(ctypes.sizeof(_Block), _Block.down.offset, _Block.norm2_bias.offset),
+    *(ctypes.sizeof(_Stack), _Stack.kind.offset, _Stack.blocks.offset, _Stack.norm_bias.offset),
+)
+
+
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
-    found = find_spec("unsilent.speed._transformer")
-    if found is None or found.origin is None:
-        return None
-    library = ctypes.CDLL(found.origin)
-    library.unsilent_read.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 5]
-    library.unsilent_score.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 4]
-    library.has_vnni = bool(library.unsilent_choose(1))
-    return library
+def library() -> ctypes.CDLL | None:
+    """The C extension, using VNNI where the processor has it; None and errors as of `load_library`."""
+    loaded = load_library("_transformer", _ABI)
+    if loaded is not None:
+        loaded.unsilent_forward.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 5]
+        loaded.unsilent_linear.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 4]
+        loaded.has_vnni = bool(loaded.unsilent_use_vnni(1))
+    return loaded
 
 
 def is_built() -> bool:
     """Whether the C extension is there; an installation without a C compiler leaves it out."""
-    return _library() is not None
+    return library() is not None
 
 
 def has_vnni() -> bool:
     """Whether this processor has AVX-512 VNNI, which multiplies int8 fast."""
-    return is_built() and _library().has_vnni
+    return is_built() and library().has_vnni
 
 
 def fits(config: TransformerConfig) -> bool:
@@ -199,7 +208,7 @@ class PackedTransformer(nn.Module):
         output = torch.empty_like(x)
         known, capacity = cache.grow(fresh), cache.memory.shape[4]
         places = (x.data_ptr(), output.data_ptr(), cache.memory.data_ptr())
-        if _library().unsilent_read(self._stack, *places, batch, fresh, known, capacity, self.n_threads):
+        if library().unsilent_forward(self._stack, *places, batch, fresh, known, capacity, self.n_threads):
             raise ResourceError(f"there is no memory to compute {batch} x {fresh} positions at once; ask for fewer takes.")
         return output
 
@@ -229,6 +238,6 @@ class PackedHead(nn.Module):
         hidden = hidden.float().contiguous()
         logits = hidden.new_empty(len(hidden), self._sizes[1])
         places = (hidden.data_ptr(), logits.data_ptr())
-        if _library().unsilent_score(self._pointers, self._kind, *places, len(hidden), *self._sizes, self._transformer[0].n_threads):
+        if library().unsilent_linear(self._pointers, self._kind, *places, len(hidden), *self._sizes, self._transformer[0].n_threads):
             raise ResourceError(f"there is no memory for the logits of {len(hidden)} sequences at once; ask for fewer takes.")
         return logits
