@@ -19,7 +19,8 @@ def test_load_library_refuses_another_version(name):
 
 @pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed without a C compiler")
 def test_load_library_refuses_one_without_a_version(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda path: object())
+    process = ctypes.CDLL(None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: process)
     with pytest.raises(UnsilentError, match="another version"):
         library.load_library("_transformer", [1])
 

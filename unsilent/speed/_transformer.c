@@ -59,8 +59,10 @@
 #endif
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
+#define CLONED_AVX2 __attribute__((target_clones("avx2", "default"))) /* without FMA, so that both round alike */
 #else
 #define CLONED
+#define CLONED_AVX2
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -244,16 +246,20 @@ INLINE void gemm_floats(int rows, const float *input, size_t stride, const void 
     for (int i = 0; i < inputs; i++) {
         float wide[LANES];
         for (int o = 0; o < LANES; o++) wide[o] = element(weight, (size_t)i * LANES + o, kind);
-        for (int r = 0; r < rows; r++)
-            for (int o = 0; o < LANES; o++) sums[r * LANES + o] += input[r * stride + i] * wide[o];
+        for (int r = 0; r < rows; r++) {
+            float *out = sums + (size_t)r * LANES; /* because -fwrapv, Python's default, keeps r * LANES + o scalar */
+            for (int o = 0; o < LANES; o++) out[o] += input[r * stride + i] * wide[o];
+        }
     }
 }
 
-static void gemm_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+CLONED_AVX2 static void gemm_float32(int rows, const void *input, size_t stride, const void *weight, int inputs,
+                                     Sums *sums) {
     gemm_floats(rows, input, stride, weight, inputs, sums->f, FLOAT32);
 }
 
-static void gemm_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+CLONED_AVX2 static void gemm_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs,
+                                      Sums *sums) {
     gemm_floats(rows, input, stride, weight, inputs, sums->f, BFLOAT16);
 }
 
