@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-networks test-rest smoke sanitize lint format bench bench-gpu parity clean
+.PHONY: demo test test-networks test-rest smoke sanitize test-kernels lint format bench bench-gpu parity clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -45,6 +45,13 @@ build/asan build/tsan: $(wildcard unsilent/speed/*) $(VENV)/test.installed
 	@for name in _transformer _groupnorm; do \
 	  gcc -shared -fPIC -g -O1 -fno-omit-frame-pointer -ffinite-math-only $(SANITIZERS) unsilent/speed/$$name.c -lm -lpthread \
 	    -o $@/unsilent/speed/$$name$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))") || exit 1; done
+
+# The GPU kernels in Triton's interpreter on a CPU. Not part of `make test`: Triton takes 1 GB and a minute to install, the tests several.
+test-kernels: build/triton
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 PYTHONPATH=build/triton $(BIN)/pytest tests/speed/test_gpu_kernels.py
+
+build/triton: | $(VENV)/test.installed
+	@$(PIP) --target $@ triton
 
 lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .

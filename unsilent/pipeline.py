@@ -68,7 +68,7 @@ class Pipeline:
     Args:
         parts: its networks; they are moved to `device`.
         device: to compute on.
-        precision: `float32`; `bfloat16` for matrix products and convolution_dtype; `int8` for parts that were loaded so.
+        precision: `float32`; `bfloat16` for matrix products and convolutions; `int8` for parts that were loaded so.
         vocoder: `neural` for the model's own, `griffin-lim` for phase estimation without a network.
     """
 

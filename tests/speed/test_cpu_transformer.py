@@ -1,4 +1,4 @@
-"""The transformer in C is the transformer: in every kind of numbers, however positions, sequences and threads are split."""
+"""The transformer in C equals the transformer in torch: in every dtype, however positions, sequences and threads are split."""
 
 import copy
 import multiprocessing
@@ -21,7 +21,7 @@ X = torch.randn(3, 24, CONFIG.width, generator=torch.Generator().manual_seed(1))
 def uneven(config):
     torch.manual_seed(0)
     made = Transformer(config).eval().requires_grad_(False)
-    for weight in made.parameters():  # also biases and norms, which begin as nothing and one
+    for weight in made.parameters():  # also biases and norms, which start as zeros and ones
         weight += 0.1 * torch.randn(weight.shape)
     return made
 
@@ -38,8 +38,8 @@ def packed(transformer, kind):
     return PackedTransformer(made, kind)
 
 
-def read(module, x, *lengths):
-    """What a module says of `x`, read in pieces of these lengths and then one by one."""
+def feed(module, x, *lengths):
+    """Results for `x`, fed in pieces of these lengths, then one position at a time."""
     cache = module.cache(len(x), x.shape[1], x)
     lengths = [*lengths, *[1] * (x.shape[1] - sum(lengths))]
     return torch.cat([module(piece, cache) for piece in x.split(lengths, dim=1)], dim=1)
@@ -47,60 +47,60 @@ def read(module, x, *lengths):
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
 @pytest.mark.parametrize("lengths", [(24,), (7, 10), ()])
-def test_it_is_the_transformer(transformer, kind, tolerance, lengths):
-    expected, found = transformer(X), read(packed(transformer, kind), X, *lengths)
+def test_packed_transformer_equals_transformer(transformer, kind, tolerance, lengths):
+    expected, found = transformer(X), feed(packed(transformer, kind), X, *lengths)
     assert (found - expected).norm() < tolerance * expected.norm()
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
-def test_neither_threads_nor_pieces_nor_neighbours_change_a_bit(transformer, kind):
-    """A take must not depend on the takes beside it, however loud they are, nor on the machine's number of threads."""
+def test_results_do_not_depend_on_threads_pieces_and_batch(transformer, kind):
+    """A take must not depend on other takes of any magnitude, nor on the number of threads: to the bit."""
     module = packed(transformer, kind)
     results = []
     for threads in (1, 2, 5):
         module.threads = threads
-        results += [read(module, X), read(module, X, 9, 4), read(module, torch.cat([X, 1000 * X]), 24)[:3]]
-        results.append(torch.cat([read(module, one[None], 5) for one in X]))
+        results += [feed(module, X), feed(module, X, 9, 4), feed(module, torch.cat([X, 1000 * X]), 24)[:3]]
+        results.append(torch.cat([feed(module, one[None], 5) for one in X]))
     assert all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("heads", [16, 2, 1])
 @pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
 def test_heads_of_any_width(kind, tolerance, heads):
-    """8 numbers, which no register fits; 64, as in the paper; 128."""
+    """8 elements, less than a register; 64, as in the paper; 128."""
     made = uneven(TransformerConfig(layers=2, heads=heads, width=128))
-    expected, found = made(X), read(packed(made, kind), X, 9, 4)
+    expected, found = made(X), feed(packed(made, kind), X, 9, 4)
     assert (found - expected).norm() < tolerance * expected.norm()
 
 
 @pytest.mark.skipif(not cpu_transformer.has_vnni(), reason="this processor has no AVX-512 VNNI")
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
-def test_other_processors_compute_the_same(transformer, kind):
-    """Whole products are exact on all; sums of fractions differ in their last bits, which rounding to whole numbers may make a step."""
+def test_plain_kernels_equal_vnni_kernels(transformer, kind):
+    """int8 products are exact in both; float sums differ in their last bits, which quantisation may turn into one level."""
     module = packed(transformer, kind)
-    fast, library = read(module, X, 9, 4), cpu_transformer.library()
+    fast, library = feed(module, X, 9, 4), cpu_transformer.library()
     try:
         library.unsilent_use_vnni(0)
-        plain = read(module, X, 9, 4)
+        plain = feed(module, X, 9, 4)
     finally:
         library.unsilent_use_vnni(1)
     torch.testing.assert_close(plain, fast, atol=1e-5 if kind == "float32" else 2e-2, rtol=0)
 
 
-def test_no_thread_looks_at_weights_that_are_gone(transformer):
-    """More threads than processors come late to a step that others have done; once they walked on through weights freed meanwhile.
+def test_workers_do_not_read_freed_weights(transformer):
+    """Regression: with more threads than processors, late workers walked through weights that were freed after the call.
 
-    It crashed within a hundred samplers that came and went, so there is nothing to assert but that all of them say the same.
+    It crashed within a hundred samplers.
     """
-    expected = read(packed(transformer, "int8"), X)
+    expected = feed(packed(transformer, "int8"), X)
     for _ in range(100):
         module = packed(transformer, "int8")
         module.threads = 5
-        assert torch.equal(read(module, X), expected)
+        assert torch.equal(feed(module, X), expected)
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.03)])
-def test_it_goes_on_from_a_shared_beginning(transformer, kind, tolerance):
+def test_repeated_cache_continues_from_a_shared_prefix(transformer, kind, tolerance):
     module = packed(transformer, kind)
     cache = module.cache(1, 24, X)
     module(X[:1, :10], cache)
@@ -111,8 +111,8 @@ def test_it_goes_on_from_a_shared_beginning(transformer, kind, tolerance):
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-6), ("bfloat16", 3e-3)])
-def test_codes_are_scored_as_by_the_layer(transformer, kind, tolerance):
-    """To the bit alike for each row, whatever is beside it, and for any number of threads."""
+def test_packed_head_equals_linear_layer(transformer, kind, tolerance):
+    """Each row to the bit the same in any batch and with any number of threads."""
     head, module, rows = torch.nn.Linear(128, 192, bias=False).requires_grad_(False), packed(transformer, "int8"), X[:, 0]
     scorer, expected = PackedHead(head, module, kind), head(rows)
     found = scorer(rows)
@@ -123,13 +123,13 @@ def test_codes_are_scored_as_by_the_layer(transformer, kind, tolerance):
         assert torch.equal(torch.cat([scorer(row[None]) for row in rows]), found)
 
 
-def test_what_it_is_given_stays(transformer):
+def test_input_is_not_modified(transformer):
     x = X.clone()
-    read(packed(transformer, "int8"), x, 24)
+    feed(packed(transformer, "int8"), x, 24)
     assert torch.equal(x, X)
 
 
-def test_what_does_not_fit_is_said(transformer):
+def test_caches_that_do_not_fit_are_refused(transformer):
     module = packed(transformer, "float32")
     with pytest.raises(ParameterError, match="24 positions do not fit into a KV cache of 23"):
         module(X, module.cache(3, 23, X))
@@ -154,8 +154,8 @@ def test_no_memory_is_a_resource_error(transformer, monkeypatch):
         head(X[:, 0])
 
 
-def test_whole_numbers_of_any_size(transformer):
-    """FusedMelGAN without anything in them, weights without anything in them, and very large and small ones are all rounded sensibly."""
+def test_weights_of_any_magnitude_are_quantised(transformer):
+    """Zeros, very large and very small weights, to half a level of each output."""
     block = copy.deepcopy(transformer.blocks[0])
     block.mlp[0].weight[:64] = 0
     block.mlp[0].weight[64:128] *= 1e6
@@ -163,33 +163,33 @@ def test_whole_numbers_of_any_size(transformer):
     made = PackedMatrix(block.mlp[0].weight, block.mlp[0].bias, "int8")
     assert made.scale.isfinite().all()
     assert made.weight.abs().max() == 127
-    again = made.weight.transpose(1, 2).flatten(2).flatten(0, 1) * made.scale[:, None]
-    assert ((again - block.mlp[0].weight).abs().amax(1) <= 0.51 * made.scale).all()
+    dequantised = made.weight.transpose(1, 2).flatten(2).flatten(0, 1) * made.scale[:, None]
+    assert ((dequantised - block.mlp[0].weight).abs().amax(1) <= 0.51 * made.scale).all()
     assert made.offset.equal(128 * made.weight.transpose(1, 2).flatten(2).flatten(0, 1).sum(1, dtype=torch.int32))
 
 
-def _read_in_a_child(kind, results):
+def _run_in_a_child(kind, results):
     torch.manual_seed(3)
     module = packed(Transformer(CONFIG).eval().requires_grad_(False), kind)
     module.threads = 2
-    results.put(read(module, X).numpy())
+    results.put(feed(module, X).numpy())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_hires_its_own_threads():
-    """Threads do not survive a fork: a child that waited for its parent's would wait for ever."""
+def test_forked_child_spawns_its_own_workers():
+    """Threads do not survive a fork: a child that waited for its parent's would hang."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    _read_in_a_child("int8", results)  # so that the parent has threads
+    _run_in_a_child("int8", results)  # so that the parent has workers
     expected = results.get(timeout=10)
-    child = context.Process(target=_read_in_a_child, args=("int8", results), daemon=True)
+    child = context.Process(target=_run_in_a_child, args=("int8", results), daemon=True)
     child.start()
     found = results.get(timeout=60)
     child.join(10)
     assert (found == expected).all()
 
 
-def test_blocks_that_cannot_be_packed_are_told_apart():
+def test_fits_wants_a_multiple_of_the_lanes():
     assert cpu_transformer.fits(CONFIG)
     assert not cpu_transformer.fits(CONFIG.model_copy(update={"width": 96}))
     assert isinstance(Transformer(CONFIG).blocks[0], Block)

@@ -1,4 +1,4 @@
-"""A turn of sampling whose shapes never change is that turn; recorded on a GPU it is the same again."""
+"""A captured sampling step equals `Sampler.advance`; without a GPU the same code runs uncaptured."""
 
 import copy
 import gc
@@ -25,7 +25,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.fixture(params=[False, True], ids=["three projections", "one projection"])
 def is_fused(request):
-    """What is fused is read by kernels of our own on a GPU."""
+    """Our GPU kernels are for joined projections only."""
     return request.param
 
 
@@ -37,10 +37,10 @@ def kind(request):
 @pytest.fixture(params=DEVICES)
 def sampler(request, is_fused, kind):
     transformer = TransformerConfig(layers=2, heads=4, width=64)
-    return made_up(SamplerConfig(clip=CLIP, codes=32, transformer=transformer, condition=CONDITIONS[kind]), is_fused, request.param)
+    return random_sampler(SamplerConfig(clip=CLIP, codes=32, transformer=transformer, condition=CONDITIONS[kind]), is_fused, request.param)
 
 
-def made_up(config, is_fused, device):
+def random_sampler(config, is_fused, device):
     torch.manual_seed(0)
     sampler = Sampler(config).eval().requires_grad_(False)
     for parameter in sampler.parameters():
@@ -50,44 +50,44 @@ def made_up(config, is_fused, device):
     return sampler.to(device)
 
 
-def told(sampler, batch=1):
+def condition_of(sampler, batch=1):
     features = torch.randn(batch, 3, 6, generator=torch.Generator().manual_seed(batch))
     return sampler.condition(features.to(sampler.pos_emb))
 
 
-def as_told(logits, codes):
-    """Chooses the codes that it is given in the place of random numbers."""
+def forced(logits, codes):
+    """Choose the codes that are given in place of random numbers."""
     return codes.long()
 
 
-def scores(sampler, codes, condition, known):
-    """Of every code but the first `known`, one turn after another."""
+def stepwise_logits(sampler, codes, condition, known):
+    """Logits of every code but the first `known`, step by step."""
     logits, state = sampler.start(codes[:, :known], condition)
     found = [logits.clone()]
     for code in codes.double().unbind(1)[known:-1]:
-        read, logits = sampler.advance(as_told, logits, code, state)
+        read, logits = sampler.advance(forced, logits, code, state)
         assert torch.equal(read, code.long())
         found.append(logits.clone())
     return torch.stack(found, dim=1)
 
 
-def test_windows_one_after_another_and_side_by_side(sampler):
-    """A second window must not see the first one's keys or places, nor may two sequences share the place of one."""
+def test_windows_in_sequence_and_in_a_batch_equal_teacher_forcing(sampler):
+    """A second window must not read the first one's KV cache or positions."""
     sampler.fast_advance = GraphedAdvance(sampler)
     for batch, known in ((1, 0), (1, 7), (3, 2), (1, 4)):
         codes = torch.randint(32, (batch, CLIP.n_codes), generator=torch.Generator().manual_seed(batch + known)).to(sampler.pos_emb.device)
-        condition = told(sampler, batch)
+        condition = condition_of(sampler, batch)
         expected = sampler.logits(codes, condition)[:, known:]
-        torch.testing.assert_close(scores(sampler, codes, condition, known), expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(stepwise_logits(sampler, codes, condition, known), expected, atol=2e-5, rtol=1e-4)
 
 
-def test_a_cache_in_lower_precision_stays_so(sampler, is_fused):
+def test_cache_keeps_the_dtype_of_autocast(sampler, is_fused):
     codes = torch.randint(32, (2, CLIP.n_codes), generator=torch.Generator().manual_seed(1)).to(sampler.pos_emb.device)
-    condition = told(sampler)
+    condition = condition_of(sampler)
     expected = sampler.logits(codes, condition)
     sampler.fast_advance = GraphedAdvance(sampler)
     with torch.autocast(codes.device.type, torch.bfloat16):
-        found = scores(sampler, codes, condition, 0)
+        found = stepwise_logits(sampler, codes, condition, 0)
     step = sampler.fast_advance.captured
     assert step.memory.dtype == torch.bfloat16
     assert (step.kernels is not None) == (codes.is_cuda and is_fused)
@@ -95,45 +95,45 @@ def test_a_cache_in_lower_precision_stays_so(sampler, is_fused):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_what_is_chosen_is_chosen_inside(sampler, guidance, sample_with):
-    """The same codes as one call after another chooses, for one way to choose after another."""
+def test_choice_inside_the_step_equals_choice_outside(sampler, guidance, sample_with):
+    """For several settings in sequence, each of which is captured anew."""
     for temperature, top_k in ((1.0, 32), (0.5, 32), (1.0, 4), (0.0, 32), (1.0, 32)):
         options = {"seed": 1, "takes": 2, "temperature": temperature, "top_k": top_k, "guidance": guidance, "hop_columns": 2}
         found = []
         for advance in (None, sampler.fast_advance or GraphedAdvance(sampler)):
             sampler.fast_advance = advance
-            found.append(sample_with(sampler, told(sampler), 7, **options))
+            found.append(sample_with(sampler, condition_of(sampler), 7, **options))
         assert torch.equal(*found)
     assert sampler.fast_advance.captured.key[0] == NextCode(1.0, 32, guidance)
 
 
-def test_another_way_to_choose_goes_on_with_the_same_window(sampler):
+def test_another_choice_continues_the_same_window(sampler):
     codes = torch.randint(32, (1, CLIP.n_codes), generator=torch.Generator().manual_seed(1)).to(sampler.pos_emb.device)
-    expected = sampler.logits(codes, told(sampler))
+    expected = sampler.logits(codes, condition_of(sampler))
     sampler.fast_advance = GraphedAdvance(sampler)
-    logits, state = sampler.start(codes[:, :0], told(sampler))
+    logits, state = sampler.start(codes[:, :0], condition_of(sampler))
     for i in range(10):
-        # a function each, none of which equals the one before
-        _, logits = sampler.advance(lambda scores, codes: codes.long(), logits, codes[:, i].double(), state)
+        # a new function in each step, unequal to the one before
+        _, logits = sampler.advance(lambda logits, codes: codes.long(), logits, codes[:, i].double(), state)
         torch.testing.assert_close(logits, expected[:, i + 1], atol=2e-5, rtol=1e-4)
 
 
-def test_a_window_that_lost_its_place_is_refused(sampler):
+def test_second_window_is_refused(sampler):
     sampler.fast_advance, uniforms = GraphedAdvance(sampler), torch.zeros(1, device=sampler.pos_emb.device)
-    first, second = (sampler.start(torch.zeros(1, 0, dtype=torch.long, device=uniforms.device), told(sampler)) for _ in range(2))
+    first, second = (sampler.start(torch.zeros(1, 0, dtype=torch.long, device=uniforms.device), condition_of(sampler)) for _ in range(2))
     for logits, state in (first, second):
-        sampler.advance(as_told, logits, uniforms, state)
+        sampler.advance(forced, logits, uniforms, state)
     with pytest.raises(ResourceError, match="one window at a time"):
-        sampler.advance(as_told, first[0], uniforms, first[1])
+        sampler.advance(forced, first[0], uniforms, first[1])
 
 
-def test_a_sampler_is_let_go_without_a_search_for_cycles(sample_with):
+def test_sampler_is_freed_without_garbage_collection(sample_with):
     config = SamplerConfig(
         clip=CLIP, codes=32, transformer=TransformerConfig(layers=1, heads=1, width=16), condition=CONDITIONS["features"]
     )
-    sampler = made_up(config, True, "cpu")
+    sampler = random_sampler(config, True, "cpu")
     sampler.fast_advance = GraphedAdvance(sampler)
-    sample_with(sampler, told(sampler), 2, seed=0)
+    sample_with(sampler, condition_of(sampler), 2, seed=0)
     kept = weakref.ref(sampler)
     gc.disable()
     try:
@@ -143,7 +143,7 @@ def test_a_sampler_is_let_go_without_a_search_for_cycles(sample_with):
         gc.enable()
 
 
-def test_only_what_cannot_be_compiled_falls_back_to_torch():
+def test_is_compile_error_is_true_only_where_triton_cannot_compile():
     """A bug of our kernels, or a fault of the GPU, must not merely be slower."""
     of_triton = type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})
     for error in (of_triton(), ImportError(), CalledProcessError(1, "gcc"), RuntimeError("Failed to find C compiler. Please ...")):
@@ -155,34 +155,33 @@ def test_only_what_cannot_be_compiled_falls_back_to_torch():
 @pytest.mark.gpu
 @pytest.mark.parametrize("outputs", [(16, 8), (8,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_kernels_cost_what_numbers_are_rounded_by(dtype, outputs, monkeypatch):
-    """Against double precision, beside torch's own: products of eight warps and several steps, more positions than one look takes in."""
+def test_kernel_errors_are_those_of_the_dtype(dtype, outputs, monkeypatch):
+    """At most three times torch's own; with GEMMs of eight warps and several steps, and more positions than one attention tile."""
     from unsilent.speed import gpu_kernels
 
     monkeypatch.setattr(gpu_kernels, "_OUTPUTS", outputs)
     transformer = TransformerConfig(layers=2, heads=10, width=640)
-    sampler = made_up(SamplerConfig(clip=Clip(), codes=100, transformer=transformer, condition=CONDITIONS["features"]), True, "cuda").to(
-        dtype
-    )
+    config = SamplerConfig(clip=Clip(), codes=100, transformer=transformer, condition=CONDITIONS["features"])
+    sampler = random_sampler(config, True, "cuda").to(dtype)
     codes = torch.randint(100, (9, sampler.config.clip.n_codes), generator=torch.Generator().manual_seed(1)).cuda()
-    condition = told(sampler)
+    condition = condition_of(sampler)
     exact = copy.deepcopy(sampler).double().logits(codes, condition.double())
     rounded = sampler.logits(codes, condition)
     sampler.fast_advance = GraphedAdvance(sampler)
-    found = scores(sampler, codes, condition, 0)
+    found = stepwise_logits(sampler, codes, condition, 0)
     assert sampler.fast_advance.captured.kernels is not None
     assert (found - exact).abs().max() < 3 * (rounded - exact).abs().max()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_takes_do_not_depend_on_those_beside_them(dtype, sample_with):
+def test_takes_do_not_depend_on_the_batch(dtype, sample_with):
     condition = CONDITIONS["features"]
     config = SamplerConfig(clip=Clip(), codes=256, transformer=TransformerConfig(layers=3, heads=4, width=256), condition=condition)
-    sampler = made_up(config, True, "cuda").to(dtype)
+    sampler = random_sampler(config, True, "cuda").to(dtype)
     sampler.fast_advance = GraphedAdvance(sampler)
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        many = sample_with(sampler, told(sampler), 40, seed=3, takes=40)
+        many = sample_with(sampler, condition_of(sampler), 40, seed=3, takes=40)
         for takes in (1, 2, 8, 9, 32):
-            assert torch.equal(sample_with(sampler, told(sampler), 40, seed=3, takes=takes), many[:takes]), takes
+            assert torch.equal(sample_with(sampler, condition_of(sampler), 40, seed=3, takes=takes), many[:takes]), takes
     assert sampler.fast_advance.captured.kernels is not None

@@ -1,7 +1,4 @@
-"""The kernels of a GPU's steps against torch; `test_graphs` runs them on a GPU.
-
-Here they are interpreted, where Triton is installed: `TRITON_INTERPRET=1 pytest tests/test_kernels.py`.
-"""
+"""The GPU kernels of a sampling step against torch, interpreted: `make test-kernels`. `test_gpu_graphs` runs them on a GPU."""
 
 import copy
 import os
@@ -16,14 +13,14 @@ from unsilent.models.transformer import Transformer
 
 pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("Triton interprets only if it was told so when it was imported", allow_module_level=True)
+    pytest.skip("TRITON_INTERPRET=1 must be set when Triton is imported", allow_module_level=True)
 
 from unsilent.speed import gpu_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # which the interpreter does, and NumPy 2.4 refuses
 
 
-def made_up(width: int, heads: int, kind: str = "features") -> Sampler:
+def random_sampler(width: int, heads: int, kind: str = "features") -> Sampler:
     torch.manual_seed(0)
     condition = ConditionConfig(kind=kind, n_features=1, feature_dim=4)
     transformer = TransformerConfig(layers=2, heads=heads, width=width)
@@ -36,7 +33,7 @@ def made_up(width: int, heads: int, kind: str = "features") -> Sampler:
 
 
 def scores(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """By torch, of a sequence that begins with a code."""
+    """Logits by torch, of a sequence that begins with a code."""
     x = sampler.tok_emb(codes) + positions[:, : codes.shape[1]]
     return sampler.head(sampler.transformer(x))
 
@@ -59,17 +56,17 @@ def drawn(batch: int, n: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("width", "heads", "batch", "n", "outputs"), [(64, 4, 3, 40, (16, 8)), (128, 2, 1, 6, (8,)), (192, 3, 17, 6, (16, 8))]
 )
-def test_steps_are_those_of_torch(width, heads, batch, n, outputs, mean, monkeypatch):
+def test_kernels_equal_torch(width, heads, batch, n, outputs, mean, monkeypatch):
     """As near to double precision as torch's own float32 is, to a factor.
 
     Over more positions than are looked at together, widths that are no powers of two, more sequences than a tile has, places that differ
     between sequences or not, tiles of either size, several steps of a share, and rows whose mean is as large as their spread, where one
     pass rounds more than two.
     """
-    monkeypatch.setattr(gpu_kernels, "_SEEN", 16)
+    monkeypatch.setattr(gpu_kernels, "_ATTENDED", 16)
     monkeypatch.setattr(gpu_kernels, "_OUTPUTS", outputs)
     monkeypatch.setattr(gpu_kernels, "_STEP", 32)
-    sampler, codes = made_up(width, heads), drawn(batch, n)
+    sampler, codes = random_sampler(width, heads), drawn(batch, n)
     assert gpu_kernels.fits(sampler.transformer, batch)
     positions = torch.randn(1 if batch == 1 else batch, n, width) + mean
     expected, exact = scores(sampler, codes, positions), scores(copy.deepcopy(sampler).double(), codes, positions.double())
@@ -77,26 +74,26 @@ def test_steps_are_those_of_torch(width, heads, batch, n, outputs, mean, monkeyp
     assert (found - exact).abs().max() < (2 + 2 * mean) * (expected - exact).abs().max()
     if batch > 1:
         alone = step_by_step(sampler, codes[1:2], positions[1:2], torch.float32)
-        torch.testing.assert_close(alone, found[1:2], atol=1e-4, rtol=0)  # to the bit on a GPU, see `test_graphs`
+        torch.testing.assert_close(alone, found[1:2], atol=1e-4, rtol=0)  # to the bit on a GPU, see `test_gpu_graphs`
 
 
-def test_half_weights_cost_what_they_are_rounded_by():
+def test_float16_errors_are_those_of_rounding():
     """float16, as the interpreter does not know bfloat16: what is between two products is kept in the weights' numbers."""
-    sampler, codes, positions = made_up(64, 4).half(), drawn(3, 12), torch.randn(1, 12, 64).half()
+    sampler, codes, positions = random_sampler(64, 4).half(), drawn(3, 12), torch.randn(1, 12, 64).half()
     exact = scores(copy.deepcopy(sampler).double(), codes, positions.double())
     rounded = scores(sampler, codes, positions)
     found = step_by_step(sampler, codes, positions, torch.float16)
     assert (found - exact).abs().max() < 2 * (rounded - exact).abs().max()
 
 
-def test_autocast_does_not_round_what_is_computed_once():
-    sampler, codes, positions = made_up(64, 4), drawn(2, 6), torch.randn(1, 6, 64)
+def test_autocast_does_not_round_precomputed_constants():
+    sampler, codes, positions = random_sampler(64, 4), drawn(2, 6), torch.randn(1, 6, 64)
     plain = step_by_step(sampler, codes, positions, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(step_by_step(sampler, codes, positions, torch.float32), plain)
 
 
-def test_what_does_not_fit_is_left_to_torch():
+def test_fits_refuses_sizes_that_kernels_cannot_compute():
     transformer = Transformer(TransformerConfig(layers=1, heads=2, width=64))
     assert not gpu_kernels.fits(transformer, 1)
     transformer.blocks[0].attn.fuse()

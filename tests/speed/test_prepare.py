@@ -1,4 +1,4 @@
-"""What makes a model fast changes little of what it says: threads, precision, packed blocks."""
+"""Threads, precision and packed blocks: a prepared sampler predicts what the original does, within the loss of its precision."""
 
 import copy
 
@@ -32,7 +32,7 @@ in_c = pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed with
 
 @pytest.fixture(scope="module")
 def sampler():
-    """Weights from their names alone, by the rule with which the authors' numbers were made."""
+    """Weights filled from their names, by the rule of the parity fixtures."""
     made = Sampler(CONFIG)
     made.load_state_dict({name: torch.from_numpy(parity.fill(name, value.shape)) for name, value in made.state_dict().items()})
     return made.eval().requires_grad_(False)
@@ -58,7 +58,7 @@ def stepwise(sampler, codes=CODES):
 
 
 class TestThreads:
-    """Torch's are one where its operations are tiny, and always put back."""
+    """torch's thread count while a sampler runs: one where its operations are tiny, and restored afterwards."""
 
     @pytest.fixture(autouse=True)
     def _two_threads(self):
@@ -67,24 +67,24 @@ class TestThreads:
         yield
         torch.set_num_threads(before)
 
-    def test_a_small_network_steps_on_one_thread(self, sampler):
+    def test_small_sampler_runs_on_one_thread(self, sampler):
         with sampling_mode(sampler, "float32"):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
 
-    def test_a_large_one_keeps_all(self, sampler, monkeypatch):
+    def test_large_sampler_keeps_all_threads(self, sampler, monkeypatch):
         monkeypatch.setattr(prepare, "SMALL_WEIGHTS", 1)
         with sampling_mode(sampler, "float32"):
             assert torch.get_num_threads() == 2
 
     @in_c
-    def test_a_packed_one_has_all_to_itself(self, sampler, monkeypatch):
+    def test_packed_sampler_takes_all_threads_from_torch(self, sampler, monkeypatch):
         monkeypatch.setattr(prepare, "SMALL_WEIGHTS", 1)
         light = prepared(sampler, "int8")
         with sampling_mode(light, "int8"):
             assert (torch.get_num_threads(), light.transformer.threads) == (1, 2)
 
-    def test_threads_come_back_after_an_error(self, sampler):
+    def test_threads_are_restored_after_an_error(self, sampler):
         with pytest.raises(RuntimeError, match="stop"), sampling_mode(sampler, "float32"):
             raise RuntimeError("stop")
         assert torch.get_num_threads() == 2
@@ -95,14 +95,14 @@ class TestThreads:
         assert codec_threads(sampler.config) == 2
 
     @in_c
-    def test_lower_precision_is_left_to_torch_where_nothing_is_packed(self, sampler):
+    def test_autocast_is_for_unpacked_samplers_only(self, sampler):
         for made, expected in ((sampler, True), (prepared(sampler, "bfloat16"), False)):
             with sampling_mode(made, "bfloat16"):
                 assert torch.is_autocast_enabled("cpu") is expected
 
 
 class TestChoice:
-    """Which precision a device and a sampler get."""
+    """The precision for a device and a sampler."""
 
     @pytest.mark.parametrize(
         ("asked", "device", "is_built", "has_vnni", "chosen"),
@@ -128,7 +128,7 @@ class TestChoice:
             (CPU, True, 96, "a width of 96 is no multiple of 64"),
         ],
     )
-    def test_whole_numbers_are_refused_where_they_cannot_be_computed(self, device, is_built, width, words, monkeypatch):
+    def test_int8_is_refused_where_it_cannot_be_computed(self, device, is_built, width, words, monkeypatch):
         monkeypatch.setattr(cpu_transformer, "is_built", lambda: is_built)
         config = CONFIG.model_copy(update={"transformer": CONFIG.transformer.model_copy(update={"width": width})})
         assert not can_pack(config, device)
@@ -137,19 +137,19 @@ class TestChoice:
             choose_precision("int8", device, config)
 
 
-def test_joined_projections_are_the_sampler(sampler):
+def test_joined_projections_equal_the_sampler(sampler):
     found, expected = stepwise(prepared(sampler, "float32", packs=False)), sampler.logits(CODES, sampler.condition(FEATURES))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @in_c
-def test_packed_float32_is_the_sampler(sampler):
+def test_packed_float32_equals_the_sampler(sampler):
     found, expected = stepwise(prepared(sampler, "float32")), sampler.logits(CODES, sampler.condition(FEATURES))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("packs", [False, pytest.param(True, marks=in_c)])
-def test_a_step_knows_the_end_of_the_cache(sampler, packs):
+def test_step_refuses_to_exceed_the_cache(sampler, packs):
     light = prepared(sampler, "float32", packs)
     _, cache = light.start(CODES, light.condition(FEATURES))
     with pytest.raises(ParameterError, match="101 codes given, but this sampler takes 100 at once"):
@@ -167,19 +167,19 @@ def test_a_step_knows_the_end_of_the_cache(sampler, packs):
     ],
 )
 @torch.inference_mode()
-def test_lower_precision_chooses_like_the_higher(sampler, precision, packs, divergence, agreement):
-    """The guard of quality: mean Kullback-Leibler divergence (nats) of the next code; how often the likeliest is the same."""
+def test_lower_precision_predicts_like_float32(sampler, precision, packs, divergence, agreement):
+    """Mean Kullback-Leibler divergence (nats) of the next code, and how often the most likely code is the same."""
     light = prepared(sampler, precision, packs)
     with sampling_mode(light, precision):
         found = stepwise(light).double().log_softmax(-1)
     expected = sampler.logits(CODES, sampler.condition(FEATURES)).double().log_softmax(-1)
-    apart, same = (expected.exp() * (expected - found)).sum(-1).mean(), (expected.argmax(-1) == found.argmax(-1)).double().mean()
-    assert apart < divergence
+    divergence_found, same = (expected.exp() * (expected - found)).sum(-1).mean(), (expected.argmax(-1) == found.argmax(-1)).double().mean()
+    assert divergence_found < divergence
     assert same >= agreement
 
 
 @in_c
-def test_a_take_is_the_same_however_many_there_are(sampler, sample_with):
+def test_take_does_not_depend_on_the_number_of_takes(sampler, sample_with):
     light = prepared(sampler, "int8")
     told = light.condition(FEATURES)
     alone, three = (sample_with(light, told, 30, seed=3, takes=takes) for takes in (1, 3))
@@ -188,8 +188,8 @@ def test_a_take_is_the_same_however_many_there_are(sampler, sample_with):
 
 
 @in_c
-def test_blocks_are_made_small_while_they_are_read(sampler, tmp_path):
-    """What is loaded block by block is what is made small at once, and no matrix of a block stays as it was."""
+def test_blocks_are_packed_while_they_load(sampler, tmp_path):
+    """Packed block by block equals packed at once, and no float32 matrix of a block stays in memory."""
     save_checkpoint(tmp_path, "sampler", "", CONFIG, sampler.state_dict(), {})
     held = []
 
@@ -204,7 +204,7 @@ def test_blocks_are_made_small_while_they_are_read(sampler, tmp_path):
     assert torch.equal(stepwise(loaded), stepwise(prepared(sampler, "int8")))
 
 
-def test_memory_is_given_back_whatever_happens(monkeypatch):
+def test_retain_memory_restores_malloc_after_an_error(monkeypatch):
     calls = []
 
     class Library:

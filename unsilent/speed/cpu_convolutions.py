@@ -1,12 +1,15 @@
-"""Convolutional networks as few calls into oneDNN, for inference on a CPU: the same layers, several of them in one pass.
+"""Convolutional networks as few calls into oneDNN, for inference on a CPU: the same layers, several of them fused into one pass.
 
-Torch's modules under autocast round inputs and kernels at every call, bring them into an order that oneDNN multiplies fast and back, and go
-through memory once for every operation in between. Here kernels are kept as they are multiplied, the channels of a place lie side by side
-from the first layer to the last, and what follows a convolution is done inside it. Sums are in float32, as there, or exact where the
-codebook's decoder multiplies whole numbers.
+Under autocast torch casts inputs and weights at every call, reorders them for oneDNN and back, and passes through memory once for each
+operation in between. Here weights are stored in the dtype and order of the multiplication, activations are channels last throughout, and
+the operation behind a convolution is computed inside it. Accumulation is in float32 as there, and exact in int32 for int8.
+
+The oneDNN operators are private to torch. They are tried once; where they fail, plain torch computes, and the log says so.
 """
 
+import logging
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,55 +25,90 @@ from unsilent.speed import cpu_groupnorm, cpu_transformer
 from unsilent.speed.choice import convolution_dtype
 from unsilent.speed.memory import trim_memory
 
-NO_ACTIVATION, LEAKY_RELU, RELU6 = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # what follows a convolution
-LEVELS = 127  # whole numbers on each side of zero, for weights
-# Which taps of three, along one axis, see the same value when each is repeated: output 2i - 1 and 2i see values i - 1 and i.
+log = logging.getLogger(__name__)
+
+NO_ACTIVATION, LEAKY_RELU, RELU6 = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # as oneDNN names them
+LEVELS = 127  # int8 weights are from -127 to 127
+# Taps of a kernel of three that read the same input after nearest upsampling: output 2i - 1 and 2i read inputs i - 1 and i.
 _SHARED_TAPS = (((1, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 1)))
 
 
 def can_fuse(device: torch.device) -> bool:
-    """Whether there is a oneDNN here that computes in bfloat16."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether oneDNN computes fused convolutions in bfloat16 here."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and operators_work(_try_fused)
 
 
 def can_quantise(device: torch.device) -> bool:
-    """Whether there is a oneDNN here that multiplies whole numbers fast, and what makes them."""
-    is_there = device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
-    return is_there and cpu_transformer.has_vnni() and cpu_groupnorm.is_available()
+    """Whether oneDNN multiplies int8 fast here, and the C extension that quantises its inputs is there."""
+    is_fast = cpu_transformer.has_vnni() and cpu_groupnorm.is_available()
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and is_fast and operators_work(_try_int8)
+
+
+@lru_cache
+def operators_work(attempt: Callable[[], bool]) -> bool:
+    """The result of an attempt; false, with one line in the log, if torch's private operators are gone or have changed."""
+    try:
+        return attempt()
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        why = str(error).split("\n")[0]
+        log.warning("torch %s has other oneDNN operators, so plain torch computes convolutions, more slowly: %s", torch.__version__, why)
+        return False
+
+
+def _try_fused() -> bool:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False  # no fault: the processor lacks AVX-512
+    x = torch.ones(1, 2, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    conv = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), torch.bfloat16, activation=LEAKY_RELU)
+    plain = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), torch.bfloat16)
+    if not (conv(x) == 3).all() or not (plain(x, onto=x.clone()) == 4).all():
+        raise RuntimeError("a fused convolution gives wrong results")
+    return True
+
+
+def _try_int8() -> bool:
+    norm, conv = nn.GroupNorm(4, 16), nn.utils.skip_init(nn.Conv2d, 16, 16, 1)
+    nn.init.constant_(conv.weight, 0.5), nn.init.constant_(conv.bias, 0.25)
+    x = torch.ones(1, 16, 4, 4).contiguous(memory_format=torch.channels_last)
+    x[:, ::2] = -1
+    with torch.inference_mode():
+        if (_Int8Convolution(norm, conv, torch.float32)(x) - conv(F.silu(norm(x)))).abs().max() > 0.1:
+            raise RuntimeError("an int8 convolution gives wrong results")
+    return True
 
 
 def prepare_convolutions(network: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Make a codebook or vocoder ready for inference under autocast to what convolutions compute in; float32 leaves it as it is.
+    """Prepare a codebook or vocoder for inference under autocast to `convolution_dtype`; float32 leaves it as it is.
 
-    Kernels of convolutions are held as they are multiplied, and fused on a CPU; as int8 those of the codebook's decoder are whole numbers.
+    Weights are stored in that dtype, and layers are fused on a CPU. For int8 the residual blocks of the codebook's decoder are quantised.
 
     Args:
-        network: in evaluation mode with float32 weights, the norms of a MelGAN folded.
+        network: in evaluation mode with float32 weights, the weight norms of a MelGAN folded.
         precision: of the model.
         device: that it will be on.
     """
-    dtype, whole = convolution_dtype(precision), precision == "int8" and can_quantise(device)
-    if whole or (dtype is torch.bfloat16 and can_fuse(device)):
-        fuse(network, dtype, whole)
+    dtype, quantises = convolution_dtype(precision), precision == "int8" and can_quantise(device)
+    if quantises or (dtype is torch.bfloat16 and can_fuse(device)):
+        fuse(network, dtype, quantises)
     if dtype is torch.bfloat16:
         for weight in network.parameters():
             if weight.ndim > 2:
-                weight.data = weight.data.bfloat16()  # autocast would round it at every call
+                weight.data = weight.data.bfloat16()  # because autocast would cast it at every call
     trim_memory()
 
 
-def fuse(network: nn.Module, dtype: torch.dtype, whole: bool = False) -> None:
-    """Put the fast form of their layers into networks that have one, which are then for inference on a CPU only; leave others alone.
+def fuse(network: nn.Module, dtype: torch.dtype, quantises: bool = False) -> None:
+    """Replace layers by their fused forms, for inference on a CPU only; networks without such layers stay.
 
     Args:
         network: in evaluation mode with float32 weights, the norms of a MelGAN or an EfficientNet folded.
-        dtype: to compute in; float32 gives the same to cpu_groupnorm.
-        whole: whether the residual blocks of a codebook's decoder multiply whole numbers.
+        dtype: to compute in; float32 gives the same results to rounding.
+        quantises: whether the residual blocks of a codebook's decoder become int8.
     """
     if isinstance(network, MelGAN):
         network.layers = FusedMelGAN(network, dtype)
     elif isinstance(network, Codebook):
-        if whole:
+        if quantises:
             quantise = Int8ResidualBlock
             _replace(network.decoder, ResidualBlock, lambda block: quantise(block, dtype) if quantise.fits(block) else block)
         _replace(network, Upsample, lambda layer: FusedUpsample(layer, dtype))
@@ -87,15 +125,15 @@ def _replace(network: nn.Module, kind: type[nn.Module], make: Callable[[nn.Modul
 
 
 class Convolution(nn.Module):
-    """A convolution of pictures, or of sequences as pictures of height 1.
+    """A convolution of images, or of sequences as images of height 1.
 
     Args:
         weight: `[outputs, inputs, height, width]`.
         bias: `[outputs]`.
         dtype: to compute in.
         stride, padding, dilation: of height and width.
-        groups: of channels that do not see each other.
-        then: what is done with each result, as oneDNN knows it.
+        groups: as of `nn.Conv2d`.
+        activation: fused into the convolution, in oneDNN's terms.
     """
 
     def __init__(
@@ -107,40 +145,40 @@ class Convolution(nn.Module):
         padding: tuple[int, int] = (0, 0),
         dilation: tuple[int, int] = (1, 1),
         groups: int = 1,
-        then: tuple[str, list[float]] = NO_ACTIVATION,
+        activation: tuple[str, list[float]] = NO_ACTIVATION,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().to(dtype).contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias.detach().to(dtype))
-        self._places, self._then = (padding, stride, dilation, groups), (*then, "")
+        self._geometry, self._activation = (padding, stride, dilation, groups), (*activation, "")
 
     def forward(
         self, x: Float[Tensor, "batch inputs height width"], onto: Float[Tensor, "batch outputs new_height new_width"] | None = None
     ) -> Float[Tensor, "batch outputs new_height new_width"]:
-        """Results, added to `onto`, whose memory they take, where it is given."""
+        """The results; with `onto` they are added to it in place."""
         x = x.to(self.weight.dtype)
         if onto is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._places, *self._then)
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._geometry, *self._activation)
         add = ("add", 1.0, None, [], None)
-        return torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, self.weight, self.bias, *self._places, *add)
+        return torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, self.weight, self.bias, *self._geometry, *add)
 
 
 class FusedUpsample(nn.Module):
-    """`Upsample` on the small picture: the four pixels that one becomes see only two by two of it, by sums of the nine weights.
+    """`Upsample` before the repetition of pixels: each of four output pixels depends on 2 x 2 inputs only, by sums of the 3 x 3 weights.
 
-    4 products of 9 are left; the sums are made in double precision, once.
+    Of 9 products 4 are left. The sums are computed once, in double precision.
     """
 
     def __init__(self, layer: Upsample, dtype: torch.dtype) -> None:
         super().__init__()
-        seen = torch.tensor(_SHARED_TAPS, dtype=torch.float64)
-        kernels = torch.einsum("mat,nbu,oitu->mnoiab", seen, seen, layer.conv.weight.detach().double()).flatten(0, 2)
+        shared = torch.tensor(_SHARED_TAPS, dtype=torch.float64)
+        kernels = torch.einsum("mat,nbu,oitu->mnoiab", shared, shared, layer.conv.weight.detach().double()).flatten(0, 2)
         self.conv = Convolution(kernels.float(), layer.conv.bias.repeat(4), dtype, padding=(1, 1))
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim double_height double_width"]:
         """As `Upsample`."""
         _, dim, height, width = x.shape
-        four = self.conv(x).unflatten(1, (2, 2, dim))  # pixels above and below, left and right of each corner
+        four = self.conv(x).unflatten(1, (2, 2, dim))  # output pixels above or below, left or right of a corner of four inputs
         out = torch.empty(len(x), dim, 2 * height, 2 * width, dtype=four.dtype, memory_format=torch.channels_last)
         for below in (0, 1):
             for right in (0, 1):
@@ -150,7 +188,7 @@ class FusedUpsample(nn.Module):
 
 
 class Int8ResidualBlock(nn.Module):
-    """`ResidualBlock`, its wide convolutions in whole numbers, which are neither parameters nor buffers and cannot be copied."""
+    """`ResidualBlock` with int8 weights in oneDNN's packed layout: they are not in the state dict, and cannot be deep-copied."""
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
         super().__init__()
@@ -159,21 +197,18 @@ class Int8ResidualBlock(nn.Module):
 
     @staticmethod
     def fits(block: ResidualBlock) -> bool:
-        """Whether a block has widths that can be rounded."""
+        """Whether a block has widths that can be quantised."""
         return all(cpu_groupnorm.fits(conv.in_channels) for conv in (block.conv1, block.conv2))
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim_out height width"]:
-        """As `ResidualBlock`; each picture is rounded by its own largest number."""
+        """As `ResidualBlock`; each image is quantised by its own maximum."""
         if len(x) > 1:
             return torch.cat([self(one) for one in x.split(1)])
         return self.second(self.first(x)).add_(self.shortcut(x))
 
 
 class _Int8Convolution(nn.Module):
-    """A group norm, swish, and a convolution in whole numbers.
-
-    Weights are from -127 to 127 with a scale for each output, inputs from 0 to 255 with one step for all, results in `dtype`.
-    """
+    """GroupNorm, swish and an int8 convolution: int8 weights with one scale for each output, uint8 inputs, results in `dtype`."""
 
     def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
@@ -182,24 +217,24 @@ class _Int8Convolution(nn.Module):
         weight = conv.weight.detach().float()
         scale = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
         self.register_buffer("scale", scale)
-        self.register_buffer("middle", torch.zeros(len(scale), dtype=torch.int32))
-        whole = (weight / scale[:, None, None, None]).round().to(torch.int8).contiguous(memory_format=torch.channels_last)
-        self._places = ([1, 1], list(conv.padding), [1, 1], 1)
-        # any step and zero will do here, but a zero of 0 would leave no room for others
-        self._weight = torch.ops.onednn.qconv_prepack(whole, scale, 1.0, 1, *self._places)
+        self.register_buffer("zero_points", torch.zeros(len(scale), dtype=torch.int32))  # of the weights
+        quantised = (weight / scale[:, None, None, None]).round().to(torch.int8).contiguous(memory_format=torch.channels_last)
+        self._geometry = ([1, 1], list(conv.padding), [1, 1], 1)  # stride, padding, dilation, groups
+        # the scale and zero point of inputs may change later, but a layout packed for 0 has no space for a zero point
+        self._weight = torch.ops.onednn.qconv_prepack(quantised, scale, 1.0, 1, *self._geometry)
 
     def forward(self, x: Float[Tensor, "1 dim height width"]) -> Float[Tensor, "1 dim_out height width"]:
         norm = self.norm
-        given, step, zero = cpu_groupnorm.norm_swish_quantise(x.to(self.dtype), norm.num_groups, norm.weight, norm.bias, norm.eps)
-        kernel = (self._weight, self.scale, self.middle, self.bias)
-        return torch.ops.onednn.qconv2d_pointwise(given, step, zero, *kernel, *self._places, 1.0, 0, self.dtype, *NO_ACTIVATION, "")
+        quantised = cpu_groupnorm.norm_swish_quantise(x.to(self.dtype), norm.num_groups, norm.weight, norm.bias, norm.eps)
+        kernel, output = (self._weight, self.scale, self.zero_points, self.bias), (1.0, 0, self.dtype)
+        return torch.ops.onednn.qconv2d_pointwise(*quantised, *kernel, *self._geometry, *output, *NO_ACTIVATION, "")
 
 
 class FusedConvNorm(nn.Module):
-    """`ConvNorm` of a picture network, its rectifier inside.
+    """`ConvNorm` of an image network with its ReLU6 fused.
 
-    Where it strides, pictures are padded more on the right and bottom, which oneDNN does not do: its kernel has a row and a column of zeros
-    in front instead, and pictures of odd size, which are padded evenly, have one more row in front of them.
+    Strided layers pad more on the right and bottom, which oneDNN does not. So the kernel gets a row and a column of zeros in front, and
+    images of odd size, which are padded evenly, one more row and column in front.
     """
 
     def __init__(self, layer: ConvNorm, dtype: torch.dtype) -> None:
@@ -207,8 +242,8 @@ class FusedConvNorm(nn.Module):
         conv = layer.conv
         self.strides, padding = conv.stride[0] > 1, (conv.kernel_size[0] // 2,) * 2
         weight = F.pad(conv.weight, (1, 0, 1, 0)) if self.strides else conv.weight
-        then = RELU6 if isinstance(layer.active, nn.ReLU6) else NO_ACTIVATION
-        self.conv = Convolution(weight, conv.bias, dtype, conv.stride, padding, groups=conv.groups, then=then)
+        activation = RELU6 if isinstance(layer.active, nn.ReLU6) else NO_ACTIVATION
+        self.conv = Convolution(weight, conv.bias, dtype, conv.stride, padding, groups=conv.groups, activation=activation)
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
         """As `ConvNorm`."""
@@ -241,7 +276,7 @@ class FusedMelGAN(nn.Module):
 def _padded(
     x: Float[Tensor, "batch dim 1 samples"], edge: int, leaky: bool = True, reflect: bool = True
 ) -> Float[Tensor, "batch dim 1 more"]:
-    """Rectified, and longer on both sides by its reflection or by zeros."""
+    """Leaky ReLU, then padding by `edge` on both sides, by reflection or with zeros."""
     samples = x.shape[3]
     out = torch.empty(*x.shape[:3], samples + 2 * edge, dtype=x.dtype, memory_format=torch.channels_last)
     if leaky:
@@ -253,12 +288,12 @@ def _padded(
     return out
 
 
-def _flat(layer: nn.Conv1d, dtype: torch.dtype, then: tuple[str, list[float]] = NO_ACTIVATION) -> Convolution:
-    return Convolution(layer.weight[:, :, None], layer.bias, dtype, dilation=(1, layer.dilation[0]), then=then)
+def _flat(layer: nn.Conv1d, dtype: torch.dtype, activation: tuple[str, list[float]] = NO_ACTIVATION) -> Convolution:
+    return Convolution(layer.weight[:, :, None], layer.bias, dtype, dilation=(1, layer.dilation[0]), activation=activation)
 
 
 class _EdgeConvolution(nn.Module):
-    """The first or last convolution of a MelGAN, with its reflection."""
+    """The first or last convolution of a MelGAN, with its reflection padding."""
 
     def __init__(self, layer: nn.Conv1d, dtype: torch.dtype, leaky: bool) -> None:
         super().__init__()
@@ -269,7 +304,7 @@ class _EdgeConvolution(nn.Module):
 
 
 class _FusedResidual(nn.Module):
-    """`Residual`, its sum done inside its last convolution."""
+    """`Residual` with the sum fused into its last convolution."""
 
     def __init__(self, layer: Residual, dtype: torch.dtype) -> None:
         super().__init__()
@@ -282,20 +317,20 @@ class _FusedResidual(nn.Module):
 
 
 class FusedTransposed(nn.Module):
-    """A rectifier and a transposed convolution whose kernel is twice its stride.
+    """A leaky ReLU and a transposed convolution whose kernel is twice its stride.
 
-    Each stretch of outputs, one stride long, sees only two inputs: a convolution of width two gives all of it side by side.
+    Each run of outputs, one stride long, depends on two inputs only: a convolution of width two computes it as channels.
     """
 
     def __init__(self, layer: nn.ConvTranspose1d, dtype: torch.dtype) -> None:
         super().__init__()
         self.ratio, self.skipped = layer.stride[0], layer.padding[0]
-        later, earlier = layer.weight.detach().split(self.ratio, dim=2)  # what an input adds to its own stretch, and to the next
+        later, earlier = layer.weight.detach().split(self.ratio, dim=2)  # what an input adds to its own run of outputs, and to the next
         kernels = torch.stack([earlier, later], dim=-1).permute(2, 1, 0, 3).flatten(0, 1)
         self.conv = Convolution(kernels[:, :, None], layer.bias.repeat(self.ratio), dtype)
 
     def forward(self, x: Float[Tensor, "batch dim 1 samples"]) -> Float[Tensor, "batch dim_out 1 more"]:
         """As the layers."""
-        stretches = self.conv(_padded(x, 1, reflect=False)).permute(0, 2, 3, 1)
-        rows = stretches.reshape(len(x), 1, stretches.shape[2] * self.ratio, -1).permute(0, 3, 1, 2)
+        runs = self.conv(_padded(x, 1, reflect=False)).permute(0, 2, 3, 1)
+        rows = runs.reshape(len(x), 1, runs.shape[2] * self.ratio, -1).permute(0, 3, 1, 2)
         return rows[..., self.skipped : self.skipped + x.shape[3] * self.ratio]

@@ -1,10 +1,32 @@
-"""The sampler's step on a GPU as five kernels a block, each of which has its weights before the one in front of it is done.
+"""The sampler's step on a GPU as five Triton kernels a block, each of which loads its weights while the one before it still computes.
 
-A step for few sequences takes as long as its weights take to come and its kernels to follow one another. So everything that is small
-happens inside the products, and where a GPU can (from Hopper on), a kernel starts, and loads what no other kernel writes, while the one in
-front of it still computes.
+A step for a small batch is bound by reading weights and by launching kernels. So LayerNorm, bias, GELU and residuals are fused into the
+GEMMs. From Hopper on, programmatic dependent launch (PDL) lets a kernel start early and load what no other kernel writes.
 
-Written in Triton, which comes with torch for GPUs; only `graphs` knows this file, and only where Triton is there.
+Triton comes with torch for GPUs. Only `gpu_graphs` imports this file, and only where Triton is installed.
+
+Kernels of a block, in order: `_multiply` (norm, qkv), `_attend`, `_multiply` (proj, residual), `_multiply` (norm, up, GELU), `_multiply`
+(down, residual). `_embed` comes before the first block, `_multiply` (norm, logits) after the last.
+
+Pointers, all contiguous with the last axis the fastest; "weights' dtype" is that of the sampler's matrices:
+
+| pointer | shape | dtype | what |
+| --- | --- | --- | --- |
+| codes | [batch] | int64 | the code to feed |
+| tokens | [codes, width] | weights' | token embedding |
+| positions | [1 or batch, capacity, width] | any float | added to the token; `each` is the stride of the batch, 0 for one |
+| known | [1] | int64 | positions in the KV cache before this one |
+| stream | [batch, width] | float32 | residual stream |
+| gain | [width] | weights' | weight of the next LayerNorm |
+| scaled | [batch, width] | weights' | residual stream times the next LayerNorm's weight: input of the GEMM behind it |
+| sums | [batch, 2, n_parts] | float32 | sums and sums of squares of the stream, one part for each tile of outputs |
+| x | [batch, inputs] | weights' | input of a GEMM: `scaled`, `attended` or `hidden` |
+| weight, bias | [outputs, inputs], [outputs] | weights', float32 | of a GEMM; `bias` includes the norm's, see `_Normed` |
+| pull | [outputs] | float32 | W g of `_Normed` |
+| out | [batch, outputs] | weights' or float32 | `projected`, `scaled`, `hidden` or the logits |
+| projected | [batch, 3 * width] | float32 | queries, keys, values |
+| memory | [2, batch, heads, capacity, head] | of the cache | KV cache of one block, keys then values; `values_after` is their distance |
+| attended, hidden | [batch, width], [batch, 4 * width] | weights' | result of attention, of GELU |
 """
 
 import math
@@ -18,25 +40,25 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from unsilent.models.transformer import Transformer
 
-MOST_ROWS = 64  # sequences; more tiles of rows would read the weights too often, so torch's own products take those
-_OUTPUTS = (16, 8)  # of a tile, by the memory there is for it: few, so that all multiprocessors have some
+MAX_BATCH = 64  # sequences; more tiles of rows would read the weights too often, so torch's GEMMs take larger batches
+_OUTPUTS = (16, 8)  # outputs of a tile, the first that fits into shared memory: few, so that every multiprocessor gets tiles
 _ROWS = 8  # of a tile
 _STEP = 256  # inputs that a warp multiplies at once, at most
-_SEEN, _LOOKING = 256, 8  # positions of a cache that are looked at together, by so many warps
+_ATTENDED, _ATTEND_WARPS = 256, 8  # cached positions that one program attends to at a time, and its warps
 
 
 def fits(transformer: Transformer, batch: int) -> bool:
-    """Whether the kernels can take steps of so many sequences, and are worth it."""
+    """Whether the kernels can compute steps of this batch, and are faster than torch's."""
     width, head = transformer.config.width, transformer.config.width // transformer.config.heads
     is_fused = all(block.attn.fused is not None for block in transformer.blocks)
-    has_sizes = width % 64 == 0 and head >= 16 and head & (head - 1) == 0 and batch <= MOST_ROWS
+    has_sizes = width % 64 == 0 and head >= 16 and head & (head - 1) == 0 and batch <= MAX_BATCH
     return is_fused and has_sizes and _outputs(transformer) > 0
 
 
 def _outputs(transformer: Transformer) -> int:
-    """How many outputs a tile has; 0 where not even the least is possible.
+    """Outputs of a tile; 0 if not even the smallest tile fits.
 
-    All of a tile's weights are in a multiprocessor's memory at once, and of its rows what all warps multiply in one go.
+    Shared memory holds all weights of a tile, and of its rows the part that all warps multiply at once.
     """
     weight = transformer.blocks[0].mlp[2].weight
     inputs = weight.shape[1]
@@ -48,17 +70,16 @@ def _outputs(transformer: Transformer) -> int:
 
 
 class StepKernels:
-    """Sends single codes of `batch` sequences through the parts of a sampler.
+    """One step of the sampler for `batch` sequences: from a code each to the logits of the next.
 
-    All but the products, whose numbers are the weights', is in float32.
-
-    What becomes of a sequence does not depend on those beside it, nor on how many they are.
+    Operands of GEMMs are in the weights' dtype, all else is float32. The result of a sequence does not depend on the others, nor on the
+    size of the batch.
 
     Args:
-        tokens: embeddings of codes.
-        transformer: that `fits`.
-        head: scores of codes.
-        batch: sequences side by side.
+        tokens: embedding of codes.
+        transformer: for which `fits` holds.
+        head: linear layer of the logits.
+        batch: number of sequences.
     """
 
     def __init__(self, tokens: nn.Embedding, transformer: Transformer, head: nn.Linear, batch: int) -> None:
@@ -73,21 +94,21 @@ class StepKernels:
         self._head = _Normed(transformer.ln_f, head)
         self._stream, self._projected = (weight.new_empty(batch, n * config.width, dtype=torch.float32) for n in (1, 3))
         self._sums = weight.new_empty(batch, 2, config.width // self._outputs, dtype=torch.float32)
-        # what only products read is rounded to their numbers by whoever writes it
+        # inputs of GEMMs, rounded to the weights' dtype by the kernel that writes them
         self._scaled, self._attended, self._hidden = (weight.new_empty(batch, n * config.width) for n in (1, 1, 4))
 
     def __call__(
         self, codes: Int[Tensor, "batch"], positions: Float[Tensor, "#batch capacity width"], memory: Tensor, known: Int[Tensor, "1"],
         logits: Float[Tensor, "batch codes"],
     ) -> None:  # fmt: skip
-        """Read a code of each sequence and write the scores of the next.
+        """Feed one code of each sequence and write the logits of the next.
 
         Args:
-            codes: to read.
-            positions: what is added to the code at each position.
-            memory: of a `KeyValueCache`; keys and values are written where `known` says.
+            codes: to feed.
+            positions: added to the token embedding at each position.
+            memory: of a `KeyValueCache`; the new keys and values are written at position `known`.
             known: positions before this one, on the device.
-            logits: float32, written.
+            logits: float32, overwritten.
         """
         gains, width = iter(self._gains), self._tokens.shape[1]
         _embed[(self._batch,)](
@@ -100,7 +121,7 @@ class StepKernels:
             _, batch, heads, capacity, size = layer.shape
             _attend[(batch, heads)](
                 self._projected, layer, self._attended, known, size**-0.5, capacity, batch * heads * capacity * size, heads, size,
-                _SEEN, self._early, num_warps=_LOOKING, launch_pdl=self._early,
+                _ATTENDED, self._early, num_warps=_ATTEND_WARPS, launch_pdl=self._early,
             )  # fmt: skip
             self._multiply(self._attended, proj, self._scaled, next(gains))
             self._multiply(self._scaled, to_hidden, self._hidden, is_hidden=True)
@@ -108,7 +129,7 @@ class StepKernels:
         self._multiply(self._scaled, self._head, logits)
 
     def _multiply(self, x: Tensor, layer: "_Normed | nn.Linear", out: Tensor, gain: Tensor | None = None, is_hidden: bool = False) -> None:
-        """A product, behind a norm if the layer has one; with the next norm's gain it is added to the stream, and `out` is that scaled."""
+        """A GEMM with its norm, if it has one. With `gain` it is added to the stream, and `out` is the stream times `gain`."""
         is_normed = isinstance(layer, _Normed)
         outputs, inputs = layer.weight.shape
         shares = _shares(inputs)
@@ -122,10 +143,10 @@ class StepKernels:
 
 
 class _Normed:
-    """A layer norm and the linear layer behind it, as one product of what is in front of both, scaled by the norm's gains.
+    """A LayerNorm and the linear layer behind it, as one product of their input, scaled by the norm's gains.
 
     With mean m and scale s of a row x, gains g and shifts h: W (s (x - m) g + h) + b = s (W (x g) - m W g) + W h + b, of which all but the
-    row's own is computed once. Rounding grows with the mean of a row over its spread; in a residual stream that is a tenth or so.
+    row's own terms is computed once. Rounding errors grow with the mean of a row over its spread; in a residual stream that is about 0.1.
 
     Attributes:
         weight: W.
@@ -136,19 +157,19 @@ class _Normed:
 
     def __init__(self, norm: nn.LayerNorm, linear: nn.Linear) -> None:
         self.eps, self.weight = norm.eps, linear.weight
-        with torch.no_grad(), torch.autocast(linear.weight.device.type, enabled=False):  # which would round what is computed once
+        with torch.no_grad(), torch.autocast(linear.weight.device.type, enabled=False):  # because it would round these constants
             weight = linear.weight.float()
             self.pull = weight @ norm.weight.float()
             self.bias = weight @ norm.bias.float() + (0 if linear.bias is None else linear.bias.float())
 
 
 def _shares(inputs: int) -> int:
-    """How many warps share the inputs of a product."""
+    """Warps that share the inputs of a GEMM."""
     return 8 if inputs > 2048 else 4
 
 
 def _can_start_early(device: torch.device) -> bool:
-    """Whether a kernel can start before the one in front of it is done, and wait for it inside."""
+    """Whether the GPU has programmatic dependent launch: a kernel starts before the one before it ends, and waits inside."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
@@ -157,7 +178,7 @@ def _embed(
     codes, tokens, positions, known, gain, stream, scaled, sums, each, n_parts, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     PARTS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """A code and its place become the stream; beside it, what the first product and its norm read."""
+    """Token plus position: writes the stream, and the scaled input and sums of the first norm."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
@@ -180,10 +201,10 @@ def _multiply(
     STEP: tl.constexpr, OUTPUTS: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, NORMED: tl.constexpr, HIDDEN: tl.constexpr,
     ADDED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """A product, each warp of which sums its share of the inputs.
+    """A GEMM, split over the warps of a program along the inputs (split K).
 
-    `NORMED` is behind a norm, whose sums are in `sums`; `HIDDEN` is in front of the exact GELU; `ADDED` is added to the stream, scaled by
-    the next norm's gains in `out`, and leaves that norm's sums.
+    `NORMED`: its input is behind a norm, whose statistics are in `sums`. `HIDDEN`: exact GELU follows. `ADDED`: the result is added to the
+    stream; `out` is the stream times the next norm's gains, and `sums` gets that norm's statistics.
     """
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_output = output < n_outputs
@@ -203,7 +224,7 @@ def _multiply(
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     is_row = row < n_rows
     place_out, is_there = row[None, :] * n_outputs + output[:, None], is_row[None, :] & is_output[:, None]
-    if NORMED:  # asked for before the product, so that it is there behind it
+    if NORMED:  # loaded before the product, so that it has arrived after it
         part = tl.arange(0, PARTS)
         place_sums, is_part = sums + row[:, None] * 2 * n_parts + part[None, :], is_row[:, None] & (part < n_parts)[None, :]
         totals, squares = tl.load(place_sums, mask=is_part, other=0.0), tl.load(place_sums + n_parts, mask=is_part, other=0.0)
@@ -233,18 +254,18 @@ def _multiply(
 
 @triton.jit
 def _attend(
-    projected, memory, out, known, scale, capacity, values_after, HEADS: tl.constexpr, SIZE: tl.constexpr, SEEN: tl.constexpr,
+    projected, memory, out, known, scale, capacity, values_after, HEADS: tl.constexpr, SIZE: tl.constexpr, ATTENDED: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One head of one sequence: keep its new key and value, and look at all so far, `SEEN` at a time, as flash attention does."""
+    """One head of one sequence: store its new key and value, then attend to all, `ATTENDED` at a time, as flash attention does."""
     sequence, head = tl.program_id(0), tl.program_id(1)
-    number, position = tl.arange(0, SIZE), tl.arange(0, SEEN)
+    number, position = tl.arange(0, SIZE), tl.arange(0, ATTENDED)
     n_known = tl.load(known).to(tl.int32)
     keys = memory + (sequence * HEADS + head) * capacity * SIZE
     values = keys + values_after
     is_known, place = (position < n_known)[:, None], position[:, None] * SIZE + number[None, :]
-    seen_keys = tl.load(keys + place, mask=is_known, other=0.0)
-    seen_values = tl.load(values + place, mask=is_known, other=0.0)
+    known_keys = tl.load(keys + place, mask=is_known, other=0.0)
+    known_values = tl.load(values + place, mask=is_known, other=0.0)
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
@@ -253,15 +274,15 @@ def _attend(
     tl.store(keys + n_known * SIZE + number, key.to(memory.dtype.element_ty))
     tl.store(values + n_known * SIZE + number, value.to(memory.dtype.element_ty))
     highest, total, sums = tl.sum(query * key), 1.0, value
-    for first in range(0, n_known, SEEN):
+    for first in range(0, n_known, ATTENDED):
         if first > 0:
             is_known, place = (first + position < n_known)[:, None], (first + position)[:, None] * SIZE + number[None, :]
-            seen_keys = tl.load(keys + place, mask=is_known, other=0.0)
-            seen_values = tl.load(values + place, mask=is_known, other=0.0)
-        score = tl.sum(seen_keys.to(tl.float32) * query[None, :], 1)
+            known_keys = tl.load(keys + place, mask=is_known, other=0.0)
+            known_values = tl.load(values + place, mask=is_known, other=0.0)
+        score = tl.sum(known_keys.to(tl.float32) * query[None, :], 1)
         score = tl.where(first + position < n_known, score, float("-inf"))
         higher = tl.maximum(highest, tl.max(score, 0))
         share, kept = tl.exp(score - higher), tl.exp(highest - higher)
-        sums = sums * kept + tl.sum(share[:, None] * seen_values.to(tl.float32), 0)
+        sums = sums * kept + tl.sum(share[:, None] * known_values.to(tl.float32), 0)
         total, highest = total * kept + tl.sum(share, 0), higher
     tl.store(out + sequence * HEADS * SIZE + head * SIZE + number, (sums / total).to(out.dtype.element_ty))
