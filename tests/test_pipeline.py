@@ -21,7 +21,7 @@ from unsilent.models.sampler import Sampler
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 from unsilent.speed import cpu_transformer
-from unsilent.speed.threads import limit_threads
+from unsilent.speed.threads import limit_threads, one_thread
 from unsilent.vision.scene import Scene
 
 FPS = 25
@@ -105,16 +105,50 @@ def test_bytes_of_a_small_model_do_not_depend_on_the_thread_count(parts, video):
         assert np.array_equal(one.waveform, other.waveform)
 
 
-def test_concurrent_generations_equal_sequential_ones(parts, video):
+def assert_concurrent_equals_sequential(pipeline, make_clip):
+    """Nine videos in eight threads."""
+    videos = [make_clip(f"{number}.mp4", n_frames=FPS, pictures=lambda i, n=number: changing(100 * n + i)) for number in range(9)]
+    expected = [pipeline.generate(video) for video in videos]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(pipeline.generate, videos))
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
+    for one, other in zip(expected, found, strict=True):
+        assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("features", "codes", "mel", "waveform"))
+
+
+def test_concurrent_generations_equal_sequential_ones(parts, make_clip):
     """Regression: thread counts set by one generation leaked into others, which then rounded differently."""
     with limit_threads(2):
-        pipeline = Pipeline(parts, torch.device("cpu"))
-        expected = [pipeline.generate(video, seed=seed).waveform for seed in range(9)]
-        with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda seed: pipeline.generate(video, seed=seed).waveform, range(9)))
-        with ThreadPoolExecutor(1) as later:
-            assert later.submit(torch.get_num_threads).result() == 2
-    assert all(np.array_equal(*pair) for pair in zip(expected, found, strict=True))
+        assert_concurrent_equals_sequential(Pipeline(parts, torch.device("cpu")), make_clip)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=in_c)])
+def test_concurrent_generations_of_the_everyday_model_equal_sequential_ones(precision, make_clip):
+    with limit_threads(2):
+        assert_concurrent_equals_sequential(unsilent.load("everyday", device="cpu", precision=precision), make_clip)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("int8", marks=in_c)])
+def test_bytes_of_the_everyday_model_do_not_depend_on_the_thread_count(precision, video):
+    made = []
+    for count in (1, 2, 3):
+        with limit_threads(count):
+            made.append(unsilent.load("everyday", device="cpu", precision=precision).generate(video))
+    for other in made[1:]:
+        assert all(np.array_equal(getattr(made[0], name), getattr(other, name)) for name in ("features", "codes", "mel", "waveform"))
+
+
+def test_pipeline_waits_for_another_computation(parts):
+    """Otherwise it would take over the single thread of that computation for good."""
+    with limit_threads(2), ThreadPoolExecutor(1) as pool:
+        with one_thread():
+            made = pool.submit(Pipeline, parts, torch.device("cpu"))
+            with pytest.raises(TimeoutError):
+                made.result(timeout=0.2)
+        assert made.result().threads == 2
 
 
 @pytest.mark.parametrize("seconds", ["0.2", "0.5", "9.845", "12", "25"])

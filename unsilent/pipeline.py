@@ -62,8 +62,8 @@ class Pipeline:
     """A loaded model. Safe from several Python threads: generations queue for one another.
 
     The same seed, video, model and machine give the same bytes. Sounds of small models, such as `everyday`, do not depend on the number of
-    torch's threads either. Large models decode with all threads: another number of them gives the same codes, and the sound to rounding.
-    The number is torch's when the pipeline is made.
+    torch's threads either. Large models decode with all threads, as many as torch has when the pipeline is made: with another number, codes
+    are equal where the C kernels run, mels differ by rounding, and waveforms may differ in phase.
 
     Args:
         parts: its networks; they are moved to `device`.
@@ -77,7 +77,8 @@ class Pipeline:
         self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
         for module in parts.modules():
             module.to(device)
-        self.threads = torch.get_num_threads()
+        with EXCLUSIVE:
+            self.threads = torch.get_num_threads()
         network, threads = parts.vocoder if vocoder == "neural" else None, codec_threads(parts.sampler.config)
         self.codec = Codec(parts.codebook, network, device, convolution_dtype(precision), threads)
 

@@ -97,12 +97,12 @@ class Codec:
 
     def decode(self, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
         """Mel, unbounded around [-1, 1], of codes of any length."""
-        with self.computing():
+        with EXCLUSIVE, self.computing():
             return decode_grid(self.codebook, grid)
 
     def vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
         """Waveform of a mel around [-1, 1] of any length."""
-        with self.computing():
+        with EXCLUSIVE, self.computing():
             if self.vocoder is None:
                 return griffin_lim_vocode(to_mel01(mel)[None], self.clip)[0]
             return vocode(self.vocode_chunk, mel, self.vocoder.context_frames, self.clip.hop)

@@ -12,7 +12,7 @@ from unsilent.models.transformer import Block
 from unsilent.speed.cpu_transformer import LANES, PackedBlock, PackedHead, PackedTransformer
 from unsilent.speed.gpu_graphs import GraphedAdvance
 from unsilent.speed.memory import trim_memory
-from unsilent.speed.threads import SMALL_WEIGHTS, one_thread
+from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, one_thread
 
 
 @contextmanager
@@ -23,11 +23,12 @@ def sampling_mode(sampler: Sampler, precision: Precision) -> Iterator[None]:
     a busy machine threads wait for one another many times longer than they work.
     """
     is_packed = isinstance(sampler.transformer, PackedTransformer)
-    if is_packed:
-        sampler.transformer.threads = torch.get_num_threads()
     autocast = torch.autocast(sampler.pos_emb.device.type, torch.bfloat16, enabled=precision == "bfloat16" and not is_packed)
-    with one_thread(is_packed or sampler.config.transformer.n_weights < SMALL_WEIGHTS), autocast:
-        yield
+    with EXCLUSIVE:
+        if is_packed:
+            sampler.transformer.threads = torch.get_num_threads()
+        with one_thread(is_packed or sampler.config.transformer.n_weights < SMALL_WEIGHTS), autocast:
+            yield
 
 
 def prepare_block(part: nn.Module, precision: Precision, packs: bool) -> nn.Module:

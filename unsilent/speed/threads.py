@@ -2,20 +2,21 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 
 from unsilent.models.sampler import SamplerConfig
 
-# One computation at a time, because torch's thread count, malloc's settings and a sampler's KV cache are shared by a process.
+# Held by whoever loads or computes: torch's thread count, malloc's settings and a sampler's KV cache are shared by a process. A Python
+# thread takes over the count at its first use of torch, for good, so one that starts amid another's `one_thread` must wait here first.
 EXCLUSIVE = threading.RLock()
 SMALL_WEIGHTS = 20_000_000  # a network of fewer weights runs faster on one thread, because its operations are too short to share
 
 
 @contextmanager
 def limit_threads(n: int) -> Iterator[None]:
-    """Compute with `n` threads (at least 1); the count from before is put back afterwards."""
+    """Compute with `n` threads (at least 1), and restore the count afterwards; for whoever holds `EXCLUSIVE`, and its own threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, n))
     try:
@@ -24,13 +25,15 @@ def limit_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def one_thread(applies: bool = True) -> AbstractContextManager[None]:
-    """Compute with one thread, because sums split over several are rounded differently.
+@contextmanager
+def one_thread(applies: bool = True) -> Iterator[None]:
+    """Hold `EXCLUSIVE` and compute with one thread, because sums split over several are rounded differently.
 
     Args:
-        applies: if false, nothing changes.
+        applies: if false, the thread count stays.
     """
-    return limit_threads(1) if applies else nullcontext()
+    with EXCLUSIVE, limit_threads(1 if applies else torch.get_num_threads()):
+        yield
 
 
 def codec_threads(config: SamplerConfig) -> int:
@@ -39,4 +42,5 @@ def codec_threads(config: SamplerConfig) -> int:
     Small convolutions gain little from a second thread. With one, bytes do not depend on the thread count, and no thread spins while it
     waits for another that a busy machine has suspended.
     """
-    return 1 if config.transformer.n_weights < SMALL_WEIGHTS else torch.get_num_threads()
+    with EXCLUSIVE:
+        return 1 if config.transformer.n_weights < SMALL_WEIGHTS else torch.get_num_threads()
