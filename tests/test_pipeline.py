@@ -107,7 +107,7 @@ def test_bytes_of_a_small_model_do_not_depend_on_the_thread_count(parts, video):
 
 def assert_concurrent_equals_sequential(pipeline, make_clip):
     """Nine videos in eight threads."""
-    videos = [make_clip(f"{number}.mp4", n_frames=FPS, pictures=lambda i, n=number: changing(100 * n + i)) for number in range(9)]
+    videos = [make_clip(f"{number}.mp4", n_frames=FPS, images=lambda i, n=number: changing(100 * n + i)) for number in range(9)]
     expected = [pipeline.generate(video) for video in videos]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(pipeline.generate, videos))
