@@ -12,6 +12,7 @@ Original = Literal["drop", "keep", "duck"]  # the video's own sound: left out, m
 Keep = Literal["mel", "wav"]  # what is written of a sample
 FeatureDtype = Literal["float16", "uint8"]
 SoundShard = Literal["waveforms", "mels"]  # how sounds are stored for training
+TrainingKind = Literal["codebook", "vocoder", "sampler", "classifier"]
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

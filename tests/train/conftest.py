@@ -1,10 +1,18 @@
 """Shards of tones, and codes and features of two labels."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+from unsilent.checkpoints.store import save_checkpoint
 from unsilent.data.rows import CodesRow, FeaturesRow, ItemRow
 from unsilent.data.shards import write_shard
+from unsilent.models.band_statistics import BandStatistics
+from unsilent.models.vggishish import VGGishish, VGGishishConfig
+from unsilent.train.loop import fit
 
 
 def write_shards(folder, splits=("train",)):
@@ -35,3 +43,46 @@ def shards(tmp_path):
 @pytest.fixture(scope="session")
 def make_shards():
     return write_shards
+
+
+def write_classifier(folder, bands=BandStatistics()):
+    """A VGGish-ish for the perceptual distance, with fixed random weights."""
+    torch.manual_seed(5)
+    classifier = VGGishish(VGGishishConfig(bands=bands, labels=2, width=4, hidden=8, grid=(1, 1)))
+    save_checkpoint(folder, "vggishish", "", classifier.config, classifier.state_dict(), {"steps": 1})
+    return classifier
+
+
+@pytest.fixture(scope="session", name="write_classifier")
+def write_classifier_fixture():
+    return write_classifier
+
+
+def fit_recorded(run, trainer, fabric, resume=False, stop_at=None, metrics=None):
+    """`fit` that appends the metrics of each step to the list `metrics`, and is interrupted at step `stop_at`."""
+    original = trainer.step
+
+    def step(context, batch):
+        if context.step == stop_at:
+            raise KeyboardInterrupt
+        result = original(context, batch)
+        if metrics is not None:
+            metrics.append({name: value.item() for name, value in result.metrics.items()})
+        return result
+
+    trainer.step = step
+    return fit(run, trainer, fabric, resume)
+
+
+@pytest.fixture(scope="session", name="fit_recorded")
+def fit_recorded_fixture():
+    return fit_recorded
+
+
+@pytest.fixture(scope="session")
+def every_trainer():
+    """The module `every_trainer.py`, which is also a script."""
+    spec = importlib.util.spec_from_file_location("every_trainer", Path(__file__).with_name("every_trainer.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,4 +1,4 @@
-"""Trains every network for a few steps, in this process or, started by torchrun, in several: `every_trainer.py SHARDS OUT BATCH`."""
+"""Trains every network for a few steps, in one process or, under torchrun, in several: `every_trainer.py SHARDS OUT BATCH`."""
 
 import sys
 from dataclasses import replace
@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 
 from unsilent import presets
-from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig, VocosConfig
 from unsilent.models.discriminators import MelGANDiscriminatorConfig
-from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.train import classifier, vocoder
 from unsilent.train.config import ClassifierRun, CodebookRun, SamplerRun, VocoderRun
 from unsilent.train.run import train
@@ -29,21 +27,21 @@ PRESET = replace(
         condition=ConditionConfig(kind="features+class", n_features=4, feature_dim=6, n_classes=2),
     ),
 )
-JUDGED = {"adversarial_weight": 0.1, "adversarial_start": 1, "discriminator_width": 4}
+ADVERSARIAL = {"adversarial_weight": 0.1, "adversarial_start": 1, "discriminator_width": 4}
 CODEBOOK = {
     "learning_rate": 0.005,
     "crop_columns": 2,
     "revive_every": 2,
     "adaptive_weight": (0.0, 10.0),
     "perceptual_weight": 1.0,
-    **JUDGED,
+    **ADVERSARIAL,
 }
 CLASSIFIER = {"crop_frames": 32, "valid_every": 3}
 RUNS = {
     "codebook": (CodebookRun, CODEBOOK),
     "averaged": (CodebookRun, CODEBOOK | {"codes": "average", "initialise": "k-means"}),
-    # twice this rate is where descent turns chaotic: rounding grows two hundred times as large within four steps
-    "vocoder": (VocoderRun, {"learning_rate": 0.01, "crop_frames": 16, **JUDGED}),
+    # at twice this rate gradient descent is chaotic: rounding errors grow 200-fold within four steps
+    "vocoder": (VocoderRun, {"learning_rate": 0.01, "crop_frames": 16, **ADVERSARIAL}),
     "sampler": (SamplerRun, {"real_share": 0.0, "cut_share": 0.0, "condition_dropout": 0.3}),
     "vggishish": (ClassifierRun, {"network": "vggishish", "width": 4, "grid": (1, 1), "hidden": 16, **CLASSIFIER}),
     "melception": (ClassifierRun, {"network": "melception", "dropout": 0.0, **CLASSIFIER}),
@@ -51,12 +49,12 @@ RUNS = {
 
 
 class SmallMelception(torch.nn.Module):
-    """What makes Melception harder to spread than others: running statistics, two classifiers."""
+    """A small network with what makes Melception hard to train in several processes: running statistics, dropout, two outputs."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.body = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8, stride=8), torch.nn.BatchNorm2d(4))
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8, stride=8), torch.nn.BatchNorm2d(4), torch.nn.Dropout(config.dropout))
         self.fc, self.AuxLogits = torch.nn.Linear(4, config.labels), torch.nn.Linear(4, config.labels)
 
     def forward(self, mel01):
@@ -68,28 +66,21 @@ class SmallMelception(torch.nn.Module):
 
 
 def train_all(shards, out, **more):
-    """Train each of `RUNS` into a folder of its name."""
+    """Train each of `RUNS` in a folder of its name."""
     before = presets.get, classifier.Melception, vocoder.MelGANDiscriminatorConfig, torch.optim.Adam, torch.optim.AdamW
     presets.get, classifier.Melception = lambda name: PRESET, SmallMelception
     vocoder.MelGANDiscriminatorConfig = partial(MelGANDiscriminatorConfig, strides=2)
-    # Adam's first steps are signs, also of gradients that are zero but for rounding; plain descent shows gradients as they are.
+    # Adam's first steps are the signs of gradients, also of those that are zero up to rounding; SGD keeps gradients as they are
     torch.optim.Adam = torch.optim.AdamW = lambda weights, lr, **_: torch.optim.SGD(weights, lr)
     try:
         for name, (kind, settings) in RUNS.items():
             settings = {"learning_rate": 0.05, "steps": 4, "warmup_steps": 0, "save_every": 2, **settings, **more}
             if kind is CodebookRun:
                 settings["perceptual"] = shards / "classifier"
-            word = kind.model_fields["kind"].annotation.__args__[0]
-            train(kind(kind=word, preset="everyday", shards=shards, out=out / name, **settings), resume=False)
+            name_of_kind = kind.model_fields["kind"].annotation.__args__[0]
+            train(kind(kind=name_of_kind, preset="everyday", shards=shards, out=out / name, **settings), resume=False)
     finally:
         presets.get, classifier.Melception, vocoder.MelGANDiscriminatorConfig, torch.optim.Adam, torch.optim.AdamW = before
-
-
-def write_classifier(folder):
-    """A VGGish-ish for the perceptual distance; its weights are random, but always the same."""
-    torch.manual_seed(5)
-    network = VGGishish(VGGishishConfig(labels=2, width=4, hidden=8, grid=(1, 1)))
-    save_checkpoint(folder, "vggishish", "", network.config, network.state_dict(), {"steps": 1})
 
 
 if __name__ == "__main__":

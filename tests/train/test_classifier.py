@@ -1,4 +1,4 @@
-"""Classifiers learn tones by heart, keep the weights that validation liked best, stop when it likes no more, and resume bit for bit."""
+"""Training of classifiers: overfitting, best validation, patience, resuming, band statistics."""
 
 import json
 import logging
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.clip import Clip
@@ -21,15 +20,11 @@ from unsilent.signal.mel import log_mel01
 from unsilent.train.classifier import ClassifierTrainer
 from unsilent.train.config import ClassifierRun
 from unsilent.train.loop import fit
-from unsilent.train.steps import Learning, TrainingDivergedError
+from unsilent.train.steps import StepContext, TrainingDivergedError
 
 CLIP = Clip(frames=32)
 LABELS = {"bee": 300, "ant": 700, "dog": 1500, "cat": 3400}  # tones in Hz
 TINY = {"width": 4, "grid": (2, 1), "hidden": 16}
-
-
-class PulledPlugError(Exception):
-    """The machine goes away."""
 
 
 def tone(hz, samples=12000, sample_rate=22050):
@@ -42,31 +37,14 @@ def write_sounds(folder, sounds):
     return folder
 
 
-class SmallMelception(nn.Module):
-    """What makes Melception harder to resume than others: running statistics, dropout, two classifiers."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        self.body = nn.Sequential(nn.Conv2d(1, 4, 8, stride=8), nn.BatchNorm2d(4), nn.Dropout(config.dropout))
-        self.fc, self.AuxLogits = nn.Linear(4, config.labels), nn.Linear(4, config.labels)
-
-    def forward(self, mel01):
-        return self.forward_with_aux(mel01)[0]
-
-    def forward_with_aux(self, mel01):
-        x = self.body(mel01.unsqueeze(1)).mean(dim=(2, 3))
-        return self.fc(x), self.AuxLogits(x)
-
-
 @pytest.fixture
-def small_melception(monkeypatch):
-    monkeypatch.setattr("unsilent.train.classifier.Melception", SmallMelception)
+def small_melception(every_trainer, monkeypatch):
+    monkeypatch.setattr("unsilent.train.classifier.Melception", every_trainer.SmallMelception)
 
 
 @pytest.fixture
 def shards(tmp_path):
-    """Four tones, each one label; validation hears the same, and something unheard of."""
+    """Four tones with a label each, for training and validation; one more label for validation only, one unlabelled sound."""
     sounds = [(tone(hz), label, split) for split in ("train", "valid") for label, hz in LABELS.items()]
     return write_sounds(tmp_path / "shards", [*sounds, (tone(5000), "eel", "valid"), (tone(100), "", "train")])
 
@@ -81,36 +59,29 @@ def build(shards, out, steps=4, clip=CLIP, **settings):
     return run, ClassifierTrainer(run, clip, fabric), fabric
 
 
-def train(shards, out, resume=False, stop_at=None, figures=None, watch=None, **settings):
-    """Train; `figures` are losses that validation shall say instead of what it found."""
-    run, trainer, fabric = build(shards, out, **settings)
-    whole_step = trainer.step
+@pytest.fixture
+def train(fit_recorded):
+    def train(shards, out, resume=False, stop_at=None, losses=None, metrics=None, **settings):
+        """Train; `losses` replace the results of validations."""
+        run, trainer, fabric = build(shards, out, **settings)
+        if losses is not None:
+            trainer.validate = lambda fabric: {"loss": losses.pop(0)}
+        return fit_recorded(run, trainer, fabric, resume, stop_at, metrics)
 
-    def step(learning, batch):
-        if learning.step == stop_at:
-            raise PulledPlugError
-        losses = whole_step(learning, batch)
-        if watch is not None:
-            watch.append({name: value.item() for name, value in losses.items()})
-        return losses
-
-    trainer.step = step
-    if figures is not None:
-        trainer.validate = lambda fabric: {"loss": figures.pop(0)}
-    return fit(run, trainer, fabric, resume)
+    return train
 
 
 def record_of(folder):
     return json.loads((folder / "config.json").read_text())["record"]
 
 
-def test_four_tones_are_learnt_by_heart(shards, tmp_path):
+def test_four_tones_are_learnt(train, shards, tmp_path):
     losses = []
-    folder = train(shards, tmp_path / "out", watch=losses, steps=110, batch=8, valid_every=22, save_every=110, average=0.9)
+    folder = train(shards, tmp_path / "out", metrics=losses, steps=110, batch=8, valid_every=22, save_every=110, average=0.9)
     first, last = (sum(one["cross_entropy"] for one in part) for part in (losses[:5], losses[-5:]))
     assert last < 0.5 * first
     record = record_of(folder)
-    assert record["classes"] == sorted(LABELS)  # neither the label of the valid split alone nor the nameless one
+    assert record["classes"] == sorted(LABELS)  # not the label of the valid split only
     assert record["valid"]["top1"] == record["valid"]["top5"] == 1.0
     classifier = load_checkpoint(folder, "vggishish")
     assert classifier.config.labels == 4
@@ -119,10 +90,10 @@ def test_four_tones_are_learnt_by_heart(shards, tmp_path):
 
 
 @pytest.mark.parametrize("network", ["vggishish", "melception"])
-def test_resuming_equals_never_stopping(network, shards, tmp_path, small_melception):
+def test_resuming_equals_never_stopping(train, network, shards, tmp_path, small_melception):
     settings = {"network": network, "valid_every": 2, "save_every": 3, "steps": 5, "patience": 9}
     whole = train(shards, tmp_path / "whole", **settings)
-    with pytest.raises(PulledPlugError):
+    with pytest.raises(KeyboardInterrupt):
         train(shards, tmp_path / "parts", stop_at=4, **settings)
     parts = train(shards, tmp_path / "parts", resume=True, **settings)
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, parts))
@@ -135,7 +106,7 @@ def test_resuming_equals_never_stopping(network, shards, tmp_path, small_melcept
         assert torch.equal(value, states[1][name]), name
 
 
-def test_validation_leaves_no_trace_in_the_training(shards, tmp_path, small_melception):
+def test_validation_does_not_change_training(train, shards, tmp_path, small_melception):
     settings = {"network": "melception", "steps": 3}
     train(shards, tmp_path / "with", valid_every=1, **settings)
     train(shards, tmp_path / "without", **settings)
@@ -144,32 +115,32 @@ def test_validation_leaves_no_trace_in_the_training(shards, tmp_path, small_melc
         assert torch.equal(value, states[1][name]), name
 
 
-def test_the_best_weights_are_kept_and_patience_ends(shards, tmp_path, caplog):
+def test_best_weights_are_kept_and_patience_stops(train, shards, tmp_path, caplog):
     out, steps = tmp_path / "out", []
     with caplog.at_level(logging.INFO, "unsilent"):
-        folder = train(shards, out, figures=[2.0, 1.0, 1.5, 1.0, 0.1], watch=steps, steps=20, valid_every=2, patience=2)
+        folder = train(shards, out, losses=[2.0, 1.0, 1.5, 1.0, 0.1], metrics=steps, steps=20, valid_every=2, patience=2)
     assert len(steps) == 8
     assert record_of(folder)["steps"] == 4
     assert record_of(folder)["valid"] == {"loss": 1.0}
     assert "stopped before step 9: 2 validations without improvement on 1.0000" in caplog.text
-    best = train(shards, tmp_path / "short", steps=4, figures=[1.0], valid_every=4)
+    best = train(shards, tmp_path / "short", steps=4, losses=[1.0], valid_every=4)
     expected, found = (load_file(path / "model.safetensors") for path in (best, folder))
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
-    train(shards, out, resume=True, watch=steps, steps=20, valid_every=2, patience=2)
-    assert len(steps) == 8, "going on with what was stopped for lack of improvement trains no more"
+    train(shards, out, resume=True, metrics=steps, steps=20, valid_every=2, patience=2)
+    assert len(steps) == 8, "resuming after patience is exhausted must not train"
 
 
-def test_patience_counts_on_after_resuming(shards, tmp_path):
+def test_patience_continues_after_resuming(train, shards, tmp_path):
     settings = {"steps": 20, "valid_every": 2, "patience": 3}
-    with pytest.raises(PulledPlugError):
-        train(shards, tmp_path, figures=[1.0, 2.0], stop_at=4, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(shards, tmp_path, losses=[1.0, 2.0], stop_at=4, **settings)
     steps = []
-    folder = train(shards, tmp_path, resume=True, figures=[3.0, 4.0, 0.0], watch=steps, **settings)
+    folder = train(shards, tmp_path, resume=True, losses=[3.0, 4.0, 0.0], metrics=steps, **settings)
     assert len(steps) == 4
     assert record_of(folder)["steps"] == 2
 
 
-def test_averaged_weights_are_validated_without_dropout(shards, tmp_path, small_melception):
+def test_validation_uses_averaged_weights_in_evaluation_mode(shards, tmp_path, small_melception):
     run, trainer, fabric = build(shards, tmp_path, network="melception", valid_every=4, average=0.9)
     seen = []
 
@@ -184,26 +155,26 @@ def test_averaged_weights_are_validated_without_dropout(shards, tmp_path, small_
     assert any(not torch.equal(value, seen[0][name]) for name, value in trainer.module.state_dict().items())
 
 
-def test_a_validation_that_is_no_number_stops(shards, tmp_path):
+def test_a_nan_validation_stops(train, shards, tmp_path):
     with pytest.raises(TrainingDivergedError, match=r"validation after step 1 gave .*nan"):
-        train(shards, tmp_path, figures=[float("nan")], valid_every=1)
+        train(shards, tmp_path, losses=[float("nan")], valid_every=1)
 
 
-def test_bands_are_measured_or_the_papers(shards, tmp_path):
+def test_bands_are_measured_or_those_of_the_paper(shards, tmp_path):
     bands = build(shards, tmp_path)[1].config.bands
     assert bands == build(shards, tmp_path)[1].config.bands
     assert bands != BandStatistics()
     assert build(shards, tmp_path, bands="vggsound")[1].config.bands == BandStatistics()
 
 
-def test_bands_that_never_move_are_not_blown_up(tmp_path):
+def test_deviation_of_constant_bands_is_limited(tmp_path):
     write_sounds(tmp_path, [(np.zeros(9000, np.int16), label, "train") for label in "ab"])
     bands = build(tmp_path, tmp_path / "out")[1].config.bands
     assert bands == BandStatistics(mean=(0.0,) * 80, std=(0.01,) * 80)
 
 
 def test_measured_bands_are_those_of_the_crops(tmp_path):
-    """Noise of one loudness: every crop has the same statistics, so few of them tell the truth."""
+    """Stationary noise, so that a few crops have the statistics of the whole."""
     noise = (np.random.default_rng(0).standard_normal(200_000) * 3000).astype(np.int16)
     write_sounds(tmp_path, [(noise, label, "train") for label in "ab"])
     bands = build(tmp_path, tmp_path / "out", gain_db=(0.0, 0.0))[1].config.bands
@@ -213,15 +184,15 @@ def test_measured_bands_are_those_of_the_crops(tmp_path):
 
 
 @pytest.mark.parametrize(("weight", "trained"), [(0.4, True), (0.0, False)])
-def test_the_auxiliary_classifier_learns_if_it_has_weight(weight, trained, shards, tmp_path, small_melception):
+def test_auxiliary_classifier_is_trained_if_it_has_weight(weight, trained, shards, tmp_path, small_melception):
     run, trainer, fabric = build(shards, tmp_path, network="melception", auxiliary_weight=weight)
     before = trainer.module.AuxLogits.weight.clone()
-    losses = trainer.step(Learning(fabric, run), trainer.draw(generators(0, 0, range(4))))
+    losses = trainer.step(StepContext(fabric, run), trainer.draw(generators(0, 0, range(4)))).metrics
     assert torch.equal(before, trainer.module.AuxLogits.weight) is not trained
     assert ("auxiliary" in losses) is trained
 
 
-def test_melception_is_trained_and_loads(shards, tmp_path):
+def test_melception_is_trained_and_loads(train, shards, tmp_path):
     settings = {"melception_width": 0.25, "steps": 1, "batch": 2, "valid_every": 1}
     folder = train(shards, tmp_path / "out", network="melception", clip=Clip(frames=80), **settings)
     classifier = load_checkpoint(folder, "melception")
@@ -229,11 +200,11 @@ def test_melception_is_trained_and_loads(shards, tmp_path):
     assert record_of(folder)["classes"] == sorted(LABELS)
 
 
-def test_options_of_the_other_network_and_lonely_labels_are_refused(shards, tmp_path):
+def test_settings_of_the_other_network_and_single_labels_are_refused(shards, tmp_path):
     with pytest.raises(ParameterError, match="grid, hidden, width would have no effect on melception"):
         build(shards, tmp_path, network="melception", **TINY)
     with pytest.raises(ParameterError, match="auxiliary_weight, melception_width would have no effect on vggishish"):
         build(shards, tmp_path, auxiliary_weight=0.4, melception_width=0.5)
     write_sounds(tmp_path / "one", [(tone(300), "bee", "train")])
-    with pytest.raises(DataError, match="have 1 labels; telling apart takes two"):
+    with pytest.raises(DataError, match="have 1 labels; a classifier needs 2 or more"):
         build(tmp_path / "one", tmp_path)

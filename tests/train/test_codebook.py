@@ -1,4 +1,4 @@
-"""The codebook's training with everything that judges it: a trained classifier's distance and a discriminator."""
+"""Training of the codebook with a perceptual distance, a discriminator, and averaged codes."""
 
 import math
 
@@ -15,29 +15,18 @@ from unsilent.models.band_statistics import BandStatistics
 from unsilent.models.configs import CodebookConfig
 from unsilent.models.perceptual import Perceptual
 from unsilent.models.quantizer import as_vectors, closest
-from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.train.codebook import CodebookTrainer, load_distance
 from unsilent.train.config import CodebookRun
-from unsilent.train.loop import _update, fit
-from unsilent.train.steps import Learning
+from unsilent.train.loop import fit, update_average
+from unsilent.train.steps import StepContext
+from unsilent.train.trainer import StepResult
 
 CONFIG = CodebookConfig(clip=Clip(frames=64), n_codes=8, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
 ADVERSARIAL = {"adversarial_weight": 0.8, "discriminator_width": 4}
 
 
-class PulledPlugError(Exception):
-    """The machine goes away."""
-
-
-def write_classifier(folder, bands=BandStatistics()):
-    torch.manual_seed(5)
-    classifier = VGGishish(VGGishishConfig(bands=bands, labels=2, width=4, hidden=8, grid=(1, 1)))
-    save_checkpoint(folder, "vggishish", "", classifier.config, classifier.state_dict(), {"steps": 1})
-    return classifier
-
-
 @pytest.fixture
-def classifier(tmp_path):
+def classifier(write_classifier, tmp_path):
     write_classifier(tmp_path / "vggishish")
     return tmp_path / "vggishish"
 
@@ -50,20 +39,13 @@ def build(shards, out, steps=4, precision="32-true", **settings):
     return run, CodebookTrainer(run, CONFIG, fabric), fabric
 
 
-def train(shards, out, resume=False, stop_at=None, watch=None, **settings):
-    run, trainer, fabric = build(shards, out, **settings)
-    whole_step = trainer.step
+@pytest.fixture
+def train(fit_recorded):
+    def train(shards, out, resume=False, stop_at=None, metrics=None, **settings):
+        run, trainer, fabric = build(shards, out, **settings)
+        return load_file(fit_recorded(run, trainer, fabric, resume, stop_at, metrics) / "model.safetensors")
 
-    def step(learning, batch):
-        if learning.step == stop_at:
-            raise PulledPlugError
-        losses = whole_step(learning, batch)
-        if watch is not None:
-            watch.append({name: value.detach().item() for name, value in losses.items()})
-        return losses
-
-    trainer.step = step
-    return load_file(fit(run, trainer, fabric, resume) / "model.safetensors")
+    return train
 
 
 def same(one, other):
@@ -71,10 +53,12 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("adaptive_weight", [(1.0, 1.0), (0.0, 10.0)], ids=["fixed", "adaptive"])
-def test_losses_fall_with_everything_on(shards, classifier, tmp_path, adaptive_weight):
+def test_losses_fall_with_all_losses(train, shards, classifier, tmp_path, adaptive_weight):
     seen = []
     everything = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": adaptive_weight, "adversarial_start": 10}
-    train(shards, tmp_path / "out", watch=seen, steps=40, batch=4, save_every=40, **ADVERSARIAL | everything | {"adversarial_weight": 0.02})
+    train(
+        shards, tmp_path / "out", metrics=seen, steps=40, batch=4, save_every=40, **ADVERSARIAL | everything | {"adversarial_weight": 0.02}
+    )
     assert set(seen[0]) == {"reconstruction", "codebook", "commitment", "perceptual", "codes_used", "perplexity"}
     assert set(seen[-1]) == set(seen[0]) | {"adversarial", "discriminator", "adaptive_weight"}
     assert {one["adaptive_weight"] == 1.0 for one in seen[10:]} == {adaptive_weight == (1.0, 1.0)}
@@ -84,62 +68,69 @@ def test_losses_fall_with_everything_on(shards, classifier, tmp_path, adaptive_w
     assert 1 <= seen[-1]["perplexity"] <= 8
 
 
-def test_the_adaptive_weight_is_vqgans(shards, classifier, tmp_path):
-    """Held to gradients at the decoder's last weight that autograd finds for a bare network."""
+def test_adaptive_factor_is_that_of_vqgan(shards, classifier, tmp_path):
+    """Compared with gradients of the decoder's last weight by autograd."""
     options = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": (0.0, 1e9)}
     _, trainer, fabric = build(shards, tmp_path / "out", **ADVERSARIAL | options)
     mel = torch.rand(2, 80, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     result = trainer.module(mel)
     result = result._replace(mel=result.mel.view_as(result.mel))
     distance, fake = trainer.distance(mel, result.mel), trainer.others["discriminator"].module.eval()(result.mel)
-    found = trainer._adaptive(fabric, mel, result, distance, fake)
+    found = trainer.adaptive_factor(fabric, mel, result, distance, fake)
     codebook, last = trainer.module.module, trainer.module.module.decoder.conv_out.weight
     made = codebook(mel).mel
     likelihood = (mel - made).abs().mean() + trainer.distance(mel, made).mean()
-    pulls = [
+    norms = [
         torch.autograd.grad(term, last, retain_graph=True)[0].norm()
         for term in (likelihood, -trainer.others["discriminator"].module(made).mean())
     ]
-    torch.testing.assert_close(found, pulls[0] / (pulls[1] + 1e-4), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found, norms[0] / (norms[1] + 1e-4), rtol=1e-4, atol=0)
 
 
-def test_half_precision_learns_with_everything_on(shards, classifier, tmp_path):
+def test_bfloat16_learns_with_all_losses(train, shards, classifier, tmp_path):
     everything = {"perceptual": classifier, "perceptual_weight": 1.0, "adaptive_weight": (0.0, 10.0), "precision": "bf16-mixed"}
     seen = []
-    train(shards, tmp_path / "out", watch=seen, steps=30, batch=4, save_every=30, **ADVERSARIAL | everything | {"adversarial_start": 15})
+    train(shards, tmp_path / "out", metrics=seen, steps=30, batch=4, save_every=30, **ADVERSARIAL | everything | {"adversarial_start": 15})
     assert all(math.isfinite(value) for one in seen for value in one.values())
     assert sum(one["perceptual"] for one in seen[-5:]) < 0.95 * sum(one["perceptual"] for one in seen[:5])
 
 
-def test_codes_in_use_are_those_of_late(shards, tmp_path):
-    """A codebook that has collapsed must not live on its past: with nothing revived, the share used to stay where it once was."""
+def test_codes_used_forgets_early_steps(shards, tmp_path):
+    """A codebook that collapses after 150 steps without revival."""
     run, trainer, fabric = build(shards, tmp_path / "out", revive_every=10_000)
-    learning = Learning(fabric, run)
-    result = trainer.module(torch.zeros(1, 80, 32))
-    for step in (0, 150):
-        learning.step = step
-        counts = torch.ones(8) if step == 0 else torch.eye(8)[3]
-        trainer._forget()
-        trainer.counts = counts - torch.bincount(result.quantized.grid.flatten(), minlength=8)
-        told = trainer._count(learning, torch.zeros(1, 80, 32), result)
-    assert told["codes_used"] == 1 / 8
+    context, grid = StepContext(fabric, run), torch.arange(8).reshape(1, 1, 8)
+    quantized = trainer.module(torch.zeros(1, 80, 32)).quantized
+    inputs = torch.zeros(1, 8, 1, 8)
+    for step, used in ((0, grid), (150, torch.full_like(grid, 3))):
+        context.step = step
+        metrics, _ = trainer.codes.update(context, quantized._replace(inputs=inputs, grid=used), latents=None)
+    assert metrics["codes_used"] == 1 / 8
 
 
-def test_the_average_of_a_replaced_code_begins_again(shards, tmp_path):
+def test_average_of_replaced_codes_restarts(shards, tmp_path):
     _, trainer, _ = build(shards, tmp_path / "out")
     average = {name: torch.zeros_like(value) for name, value in trainer.module.state_dict().items()}
-    trainer._place(torch.tensor([2, 5]), torch.full((2, 8), 7.0))
-    _update(average, trainer, decay=0.999, step=100_000)
+    replaced = torch.tensor([2, 5])
+    trainer.codes.place(replaced, torch.full((2, 8), 7.0))
+    result = StepResult({}, {"quantize.embedding.weight": [replaced]})
+    update_average(average, trainer.module, decay=0.999, step=100_000, results=[result])
     codes = average["quantize.embedding.weight"]
     assert torch.equal(codes[[2, 5]], torch.full((2, 8), 7.0))
     assert codes[[0, 1, 3, 4, 6, 7]].abs().max() < 0.1
-    assert not trainer.replaced
 
 
-def test_a_distance_that_would_mean_nothing_is_refused(classifier, tmp_path):
+def test_step_returns_replaced_codes(shards, tmp_path):
+    run, trainer, fabric = build(shards, tmp_path, steps=9, revive_every=1)
+    result = trainer.step(StepContext(fabric, run), trainer.draw(generators(0, 0, range(2))))
+    first, *revived = result.replaced["quantize.embedding.weight"]
+    assert first.tolist() == list(range(8))
+    assert len(revived) == 1
+
+
+def test_untrained_and_negative_distances_are_refused(classifier, tmp_path):
     trained = load_checkpoint(classifier, "vggishish")
     save_checkpoint(tmp_path / "random", "vggishish", "", trained.config, trained.state_dict(), {"steps": 0})
-    with pytest.raises(ParameterError, match="was never trained, so its distance would mean nothing"):
+    with pytest.raises(ParameterError, match="was never trained, so its distance is meaningless"):
         load_distance(tmp_path / "random", 80)
     assert load_distance(tmp_path / "random", 80, may_be_untrained=True)
     weights = [torch.full((layer.weight.numel(),), -1.0) for layer in load_distance(classifier, 80).linear]
@@ -149,10 +140,10 @@ def test_a_distance_that_would_mean_nothing_is_refused(classifier, tmp_path):
         load_distance(tmp_path / "signed", 80)
 
 
-def test_resuming_equals_never_stopping_with_everything_on(shards, classifier, tmp_path):
+def test_resuming_equals_never_stopping_with_all_losses(train, shards, classifier, tmp_path):
     everything = {"perceptual": classifier, "perceptual_weight": 1.0, **ADVERSARIAL, "adversarial_start": 1}
     whole = train(shards, tmp_path / "whole", **everything)
-    with pytest.raises(PulledPlugError):
+    with pytest.raises(KeyboardInterrupt):
         train(shards, tmp_path / "parts", stop_at=2, **everything)
     assert same(whole, train(shards, tmp_path / "parts", resume=True, **everything))
 
@@ -160,30 +151,30 @@ def test_resuming_equals_never_stopping_with_everything_on(shards, classifier, t
 AVERAGED = {"codes": "average", "initialise": "k-means"}
 
 
-def test_averaged_codes_lower_the_loss(shards, tmp_path):
+def test_averaged_codes_lower_the_loss(train, shards, tmp_path):
     seen = []
-    train(shards, tmp_path, steps=30, batch=2, save_every=30, watch=seen, **AVERAGED)
+    train(shards, tmp_path, steps=30, batch=2, save_every=30, metrics=seen, **AVERAGED)
     first, last = (sum(one["reconstruction"] for one in part) for part in (seen[:5], seen[-5:]))
     assert last < 0.9 * first
-    assert "codebook" not in seen[0], "averaged codes have no loss of their own"
+    assert "codebook" not in seen[0], "averaged codes have no codebook loss"
 
 
-def test_averaged_codes_resume_bit_for_bit(shards, tmp_path):
+def test_averaged_codes_resume_to_the_same_bits(train, shards, tmp_path):
     whole = train(shards, tmp_path / "whole", steps=6, **AVERAGED)
-    with pytest.raises(PulledPlugError):
+    with pytest.raises(KeyboardInterrupt):
         train(shards, tmp_path / "parts", steps=6, stop_at=3, **AVERAGED)
     assert same(whole, train(shards, tmp_path / "parts", resume=True, steps=6, **AVERAGED))
 
 
-def test_averaged_codes_are_the_means_of_what_chose_them(shards, tmp_path):
-    """Held to VQ-VAE-2's equation 2, with the decay so small that only the last batch counts."""
+def test_averaged_codes_are_means_of_their_latents(shards, tmp_path):
+    """VQ-VAE-2's equation 2, with a decay so small that only the last batch counts."""
     run, trainer, fabric = build(shards, tmp_path, codes_decay=1e-6, revive_every=99, learning_rate=1e-12, **AVERAGED)
     batch = trainer.draw(generators(0, 1, range(2)))
-    trainer.step(Learning(fabric, run), batch)
+    trainer.step(StepContext(fabric, run), batch)
     with torch.no_grad():
         before = trainer.module.quantize.embedding.weight.clone()
-        vectors = as_vectors(trainer.module.latents(trainer._mel(batch)))
-    trainer.step(Learning(fabric, run), batch)
+        vectors = as_vectors(trainer.module.latents(trainer.mel_of(batch)))
+    trainer.step(StepContext(fabric, run), batch)
     chosen = closest(vectors, before)
     for number in chosen.unique():
         expected = vectors[chosen == number].mean(0)
@@ -191,34 +182,33 @@ def test_averaged_codes_are_the_means_of_what_chose_them(shards, tmp_path):
 
 
 def test_codes_start_on_latents_or_on_their_centres(shards, tmp_path):
-    spread = {}
+    distance = {}
     for start in ("latents", "k-means"):
-        _, trainer, fabric = build(shards, tmp_path, initialise=start, batch=4)
-        batch = trainer.draw(generators(0, 0, range(4)))
-        trainer._initialise(fabric, trainer._mel(batch))
+        _, trainer, _ = build(shards, tmp_path, initialise=start, batch=4)
         with torch.no_grad():
-            vectors = as_vectors(trainer.module.latents(trainer._mel(batch)))
+            vectors = as_vectors(trainer.module.latents(trainer.mel_of(trainer.draw(generators(0, 0, range(4))))))
+        trainer.codes.initialise(vectors)
         codes = trainer.module.quantize.embedding.weight.detach()
-        spread[start] = (vectors - codes[closest(vectors, codes)]).square().mean().item()
+        distance[start] = (vectors - codes[closest(vectors, codes)]).square().mean().item()
         if start == "latents":
             assert all((vectors == code).all(1).any() for code in codes)
-    assert spread["k-means"] < spread["latents"]
+    assert distance["k-means"] < distance["latents"]
 
 
-def test_before_its_start_the_discriminator_changes_nothing(shards, tmp_path):
+def test_discriminator_changes_nothing_before_its_start(train, shards, tmp_path):
     without = train(shards, tmp_path / "without", steps=3)
     assert same(without, train(shards, tmp_path / "late", stop_at=None, steps=3, adversarial_start=2, **ADVERSARIAL)) is False
     seen = []
-    with pytest.raises(PulledPlugError):
-        train(shards, tmp_path / "waits", stop_at=3, steps=9, adversarial_start=5, watch=seen, **ADVERSARIAL)
+    with pytest.raises(KeyboardInterrupt):
+        train(shards, tmp_path / "waits", stop_at=3, steps=9, adversarial_start=5, metrics=seen, **ADVERSARIAL)
     plain = []
-    with pytest.raises(PulledPlugError):
-        train(shards, tmp_path / "plain", stop_at=3, steps=9, watch=plain)
+    with pytest.raises(KeyboardInterrupt):
+        train(shards, tmp_path / "plain", stop_at=3, steps=9, metrics=plain)
     assert seen == plain
 
 
-def test_the_distance_is_that_of_the_trained_classifier(classifier, tmp_path):
-    """Not of random convolutions: the authors' training ran with those for lack of such a test."""
+def test_distance_has_the_weights_of_the_classifier(write_classifier, classifier, tmp_path):
+    """Not random ones, as in the released training."""
     distance, trained = load_distance(classifier, 80), write_classifier(tmp_path / "again")
     for name, value in trained.features.state_dict().items():
         assert torch.equal(distance.features.state_dict()[name], value)
@@ -229,48 +219,48 @@ def test_the_distance_is_that_of_the_trained_classifier(classifier, tmp_path):
     assert torch.equal(load_distance(tmp_path / "distance", 80)(*mels), distance(*mels))
 
 
-def test_crops_too_small_for_the_discriminator_are_refused_at_once(shards, tmp_path):
+def test_crops_too_small_for_the_discriminator_are_refused(shards, tmp_path):
     with pytest.raises(ParameterError, match="80 bands and 16 frames is too small for the discriminator"):
         build(shards, tmp_path, crop_columns=1, **ADVERSARIAL | {"adversarial_start": 3})
 
 
-def test_the_record_names_no_paths(shards, classifier, tmp_path):
+def test_record_has_no_paths(train, shards, classifier, tmp_path):
     train(shards, tmp_path / "out", steps=1, perceptual=classifier, perceptual_weight=1.0)
     text = (tmp_path / "out/checkpoint/config.json").read_text()
     assert "perceptual_weight" in text
     assert str(tmp_path) not in text
 
 
-def test_the_distance_is_not_trained(shards, classifier, tmp_path):
+def test_distance_is_not_trained(shards, classifier, tmp_path):
     run, trainer, fabric = build(shards, tmp_path / "out", perceptual=classifier, perceptual_weight=1.0)
     before = {name: value.clone() for name, value in trainer.distance.state_dict().items()}
     fit(run, trainer, fabric, resume=False)
     assert same(before, trainer.distance.state_dict())
 
 
-def test_a_distance_that_is_not_there_or_something_else_is_refused(shards, tmp_path):
+def test_missing_or_unfit_distances_are_refused(train, write_classifier, shards, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read .*nowhere/config\.json"):
         build(shards, tmp_path / "out", perceptual=tmp_path / "nowhere", perceptual_weight=1.0)
     train(shards, tmp_path / "out", steps=1)
     with pytest.raises(CheckpointError, match="holds a codebook, a perceptual is wanted here"):
         build(shards, tmp_path / "other", perceptual=tmp_path / "out/checkpoint", perceptual_weight=1.0)
     write_classifier(tmp_path / "narrow", BandStatistics(mean=(0.5,) * 64, std=(0.1,) * 64))
-    with pytest.raises(ParameterError, match="reads mels of 64 bands, the codebook makes 80"):
+    with pytest.raises(ParameterError, match="has 64 mel bands, the codebook 80; use one of the same preset"):
         build(shards, tmp_path / "other", perceptual=tmp_path / "narrow", perceptual_weight=1.0)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"perceptual_weight": 1.0}, "perceptual_weight is 1.0 and perceptual is not given; a distance wants both"),
-        ({"perceptual": "somewhere"}, "perceptual_weight is 0.0 and perceptual is somewhere; a distance wants both"),
+        ({"perceptual_weight": 1.0}, "perceptual_weight is 1.0 and perceptual is not given; a distance needs both"),
+        ({"perceptual": "somewhere"}, "perceptual_weight is 0.0 and perceptual is somewhere; a distance needs both"),
         ({"adversarial_weight": 0.8, "adversarial_start": 9}, "adversarial_start 9 is not below steps 4"),
         ({"codes_decay": 0.9}, "codes_decay has no effect on codes that learn by gradient"),
-        ({"codes": "average", "beta_on_codebook": True}, "beta_on_codebook weighs a loss that averaged codes do not learn by"),
-        ({"adaptive_weight": (2.0, 1.0)}, r"adaptive_weight holds bounds from 0 on, the lower first, found \[2.0, 1.0\]"),
+        ({"codes": "average", "beta_on_codebook": True}, "beta_on_codebook weighs a loss that averaged codes do not have"),
+        ({"adaptive_weight": (2.0, 1.0)}, r"adaptive_weight is a range from 0, the lower value first, found \[2.0, 1.0\]"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(shards, tmp_path, settings, words):
+def test_conflicting_settings_are_named(shards, tmp_path, settings, words):
     with pytest.raises(ParameterError, match=words):
         build(shards, tmp_path, **settings)
 
@@ -278,11 +268,11 @@ def test_settings_that_do_not_fit_are_named(shards, tmp_path, settings, words):
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
-        ({}, ADVERSARIAL, "was trained with nothing beside its network, the run asks for discriminator"),
-        (ADVERSARIAL, {}, "was trained with discriminator beside its network, the run asks for nothing"),
+        ({}, ADVERSARIAL, "was trained with nothing besides its network, the run has discriminator"),
+        (ADVERSARIAL, {}, "was trained with discriminator besides its network, the run has nothing"),
     ],
 )
-def test_a_training_goes_on_with_what_it_had(shards, tmp_path, first, then, words):
+def test_resuming_with_other_networks_is_refused(train, shards, tmp_path, first, then, words):
     train(shards, tmp_path, steps=1, **first)
     with pytest.raises(CheckpointError, match=words):
         train(shards, tmp_path, resume=True, steps=2, **then)

@@ -1,4 +1,4 @@
-"""The loop: resuming is the same as never stopping, losses fall, broken runs stop with what they had."""
+"""The loop: resuming equals never stopping, losses fall, failed trainings keep their last good state."""
 
 import itertools
 import json
@@ -44,34 +44,22 @@ KINDS = {"codebook": CodebookRun, "vocoder": VocoderRun, "sampler": SamplerRun}
 SIZES = {"codebook": {"crop_columns": 2, "revive_every": 2}, "vocoder": {"crop_frames": 16}, "sampler": {}}
 
 
-class PulledPlugError(Exception):
-    """The machine goes away."""
+@pytest.fixture
+def train(fit_recorded):
+    def train(kind, shards, out, steps, resume=False, stop_at=None, metrics=None, **more):
+        settings = {"warmup_steps": 0, "learning_rate": 3e-3, "batch": 2, "save_every": 1, "log_every": 1, **SIZES[kind], **more}
+        run = KINDS[kind](kind=kind, preset="everyday", shards=shards, out=out, steps=steps, **settings)
+        fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+        fabric.seed_everything(run.seed, verbose=False)
+        return fit_recorded(run, TRAINERS[kind](run, CONFIGS[kind], fabric), fabric, resume, stop_at, metrics)
 
-
-def train(kind, shards, out, steps, resume=False, stop_at=None, watch=None, **more):
-    settings = {"warmup_steps": 0, "learning_rate": 3e-3, "batch": 2, "save_every": 1, "log_every": 1, **SIZES[kind], **more}
-    run = KINDS[kind](kind=kind, preset="everyday", shards=shards, out=out, steps=steps, **settings)
-    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
-    fabric.seed_everything(run.seed, verbose=False)
-    trainer = TRAINERS[kind](run, CONFIGS[kind], fabric)
-    whole_step = trainer.step
-
-    def step(learning, batch):
-        if learning.step == stop_at:
-            raise PulledPlugError
-        losses = whole_step(learning, batch)
-        if watch is not None:
-            watch.append({name: value.item() for name, value in losses.items()})
-        return losses
-
-    trainer.step = step
-    return fit(run, trainer, fabric, resume)
+    return train
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_resuming_equals_never_stopping(kind, shards, tmp_path):
+def test_resuming_equals_never_stopping(train, kind, shards, tmp_path):
     whole = train(kind, shards, tmp_path / "whole", 6)
-    with pytest.raises(PulledPlugError):
+    with pytest.raises(KeyboardInterrupt):
         train(kind, shards, tmp_path / "parts", 6, stop_at=3)
     parts = train(kind, shards, tmp_path / "parts", 6, resume=True)
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, parts))
@@ -80,31 +68,22 @@ def test_resuming_equals_never_stopping(kind, shards, tmp_path):
         assert torch.equal(value, found[name]), name
 
 
-@pytest.mark.parametrize("kind", TRAINERS)
-def test_losses_fall(kind, shards, tmp_path, monkeypatch):
-    losses = []
-    watched = {"codebook": "reconstruction", "vocoder": "log_magnitude", "sampler": "next_code"}
-    original = TRAINERS[kind].step
-
-    class Watched(TRAINERS[kind]):
-        def step(self, learning, batch):
-            result = original(self, learning, batch)
-            losses.append(result[watched[kind]].item())
-            return result
-
-    monkeypatch.setitem(TRAINERS, kind, Watched)
-    train(kind, shards, tmp_path, 40, batch=4, learning_rate=5e-3, save_every=40)
+@pytest.mark.parametrize(("kind", "name"), [("codebook", "reconstruction"), ("vocoder", "log_magnitude"), ("sampler", "next_code")])
+def test_losses_fall(train, kind, name, shards, tmp_path):
+    seen = []
+    train(kind, shards, tmp_path, 40, batch=4, learning_rate=5e-3, save_every=40, metrics=seen)
+    losses = [one[name] for one in seen]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
 
 
-def test_the_result_is_a_checkpoint_of_the_kind(shards, tmp_path):
+def test_result_is_a_checkpoint(train, shards, tmp_path):
     folder = train("vocoder", shards, tmp_path, 2)
     assert load_checkpoint(folder, "vocos").config == CONFIGS["vocoder"]
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_what_begins_from_a_checkpoint_begins_with_its_weights(kind, shards, tmp_path):
-    """Also a codebook's codes, which a new training would place anew. One step at a tiny rate moves them by next to nothing."""
+def test_initial_weights_are_loaded(train, kind, shards, tmp_path):
+    """Also the codes, which are otherwise initialised from latents. One step at a tiny rate hardly changes them."""
     initial = train(kind, shards, tmp_path / "first", 3, average=0.0)
     folder = train(kind, shards, tmp_path / "second", 1, initial=initial, average=0.0, learning_rate=1e-9)
     before, after = (load_file(one / "model.safetensors") for one in (initial, folder))
@@ -117,20 +96,20 @@ def test_what_begins_from_a_checkpoint_begins_with_its_weights(kind, shards, tmp
         train(kind, shards, tmp_path / "third", 1, initial=unfit)
 
 
-def test_what_begins_from_other_sizes_is_refused(shards, tmp_path, monkeypatch):
+def test_initial_weights_of_other_sizes_are_refused(train, shards, tmp_path, monkeypatch):
     initial = train("vocoder", shards, tmp_path / "first", 1)
     monkeypatch.setitem(CONFIGS, "vocoder", VocosConfig(clip=CLIP, width=24, hidden=32, n_blocks=1))
     with pytest.raises(CheckpointError, match="holds a vocos of other sizes than this run trains"):
         train("vocoder", shards, tmp_path / "second", 1, initial=initial)
 
 
-def test_a_checkpoint_of_other_settings_is_refused(shards, tmp_path):
+def test_resuming_another_kind_is_refused(train, shards, tmp_path):
     train("vocoder", shards, tmp_path, 1)
     with pytest.raises(CheckpointError, match="is a vocoder of 'everyday', the run asks for a codebook"):
         train("codebook", shards, tmp_path, 2, resume=True)
 
 
-def test_a_damaged_or_unfit_checkpoint_is_named(shards, tmp_path, monkeypatch):
+def test_a_damaged_or_unfit_state_is_named(train, shards, tmp_path, monkeypatch):
     train("vocoder", shards, tmp_path, 1)
     whole = (tmp_path / "last.pt").read_bytes()
     (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
@@ -142,13 +121,13 @@ def test_a_damaged_or_unfit_checkpoint_is_named(shards, tmp_path, monkeypatch):
         train("vocoder", shards, tmp_path, 2, resume=True)
 
 
-def test_a_training_is_not_overwritten_by_forgetting_to_resume(shards, tmp_path):
+def test_a_training_is_not_overwritten_without_resume(train, shards, tmp_path):
     train("vocoder", shards, tmp_path, 1)
-    with pytest.raises(CheckpointError, match="holds a training already; go on with --resume"):
+    with pytest.raises(CheckpointError, match="holds a training already; continue with --resume"):
         train("vocoder", shards, tmp_path, 1)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shards, tmp_path):
+def test_a_nan_loss_stops_and_keeps_the_last_state(train, shards, tmp_path):
     train("vocoder", shards, tmp_path, 1)
     before = (tmp_path / "last.pt").read_bytes()
 
@@ -165,14 +144,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(shard
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
-def die_in_the_middle_of_the_file(*arguments):
-    """As `torch.save` or `save_file`, whose machine goes away."""
+def die_while_writing(*arguments):
+    """Replaces `torch.save` or `save_file`: writes part of the file, then kills the process."""
     Path(arguments[1]).write_bytes(b"PK half of it")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_at_renaming(number, rename=os.replace):
-    """As `os.replace`, which a process does not live to call for the `number`th time."""
+    """Replaces `os.replace`: kills the process at the `number`th call."""
     calls = itertools.count(1)
     return lambda *paths: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == number else rename(*paths)
 
@@ -181,15 +160,15 @@ def die_at_renaming(number, rename=os.replace):
 @pytest.mark.parametrize(
     ("place", "death"),
     [
-        ("unsilent.checkpoints.store.save_file", die_in_the_middle_of_the_file),
-        ("os.replace", die_at_renaming(1)),  # nothing is new yet
-        ("os.replace", die_at_renaming(2)),  # new weights beside the old record
-        ("torch.save", die_in_the_middle_of_the_file),
-        ("os.replace", die_at_renaming(3)),  # the checkpoint is newer than last.pt
+        ("unsilent.checkpoints.store.save_file", die_while_writing),
+        ("os.replace", die_at_renaming(1)),  # neither weights nor record are new
+        ("os.replace", die_at_renaming(2)),  # new weights, old record
+        ("torch.save", die_while_writing),
+        ("os.replace", die_at_renaming(3)),  # new checkpoint, old last.pt
     ],
     ids=["weights", "weights-renamed", "record-renamed", "state", "state-renamed"],
 )
-def test_a_kill_while_saving_leaves_a_checkpoint_that_loads_and_goes_on(place, death, shards, tmp_path, monkeypatch):
+def test_a_kill_while_saving_leaves_a_usable_checkpoint(train, place, death, shards, tmp_path, monkeypatch):
     expected = load_file(train("vocoder", shards, tmp_path / "whole", 4) / "model.safetensors")
     train("vocoder", shards, tmp_path / "killed", 2)
 
@@ -206,7 +185,7 @@ def test_a_kill_while_saving_leaves_a_checkpoint_that_loads_and_goes_on(place, d
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-def test_a_full_disk_keeps_the_last_state_and_says_so(shards, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_last_state(train, shards, tmp_path, monkeypatch):
     train("vocoder", shards, tmp_path, 1)
     before = (tmp_path / "last.pt").read_bytes()
 
@@ -222,16 +201,16 @@ def test_a_full_disk_keeps_the_last_state_and_says_so(shards, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_every_trainer_validates_and_keeps_its_best(kind, make_shards, tmp_path, caplog):
+def test_best_validation_is_kept(train, kind, make_shards, tmp_path, caplog):
     shards = make_shards(tmp_path / "shards", splits=("train", "valid"))
     folder = train(kind, shards, tmp_path / "out", 6, learning_rate=1e-2, valid_every=2, valid_items=3, patience=1, save_every=6)
     record = json.loads((folder / "config.json").read_text())["record"]
     assert 0 < record["valid"]["loss"] < 100
-    assert record["valid"] == pytest.approx(validated_again(kind, shards, folder), rel=1e-5)
+    assert record["valid"] == pytest.approx(validate(kind, shards, folder), rel=1e-5)
 
 
-def validated_again(kind, shards, folder):
-    """What a new trainer says of the weights that were kept."""
+def validate(kind, shards, folder):
+    """Validation metrics of the kept weights by a new trainer."""
     settings = {"learning_rate": 1e-2, "batch": 2, "valid_every": 2, "valid_items": 3, **SIZES[kind]}
     run = KINDS[kind](kind=kind, preset="everyday", shards=shards, out=folder, steps=6, **settings)
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
@@ -243,7 +222,7 @@ def validated_again(kind, shards, folder):
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_weight_decay_is_obeyed_also_by_what_goes_on(kind, shards, tmp_path):
+def test_weight_decay_applies_also_after_resuming(train, kind, shards, tmp_path):
     plain = load_file(train(kind, shards, tmp_path / "plain", 3) / "model.safetensors")
     decayed = load_file(train(kind, shards, tmp_path / "decayed", 3, weight_decay=10.0) / "model.safetensors")
     train(kind, shards, tmp_path / "late", 2)
@@ -252,13 +231,13 @@ def test_weight_decay_is_obeyed_also_by_what_goes_on(kind, shards, tmp_path):
         assert any(not torch.equal(value, changed[name]) for name, value in plain.items())
 
 
-def test_processes_that_go_on_from_different_steps_are_stopped(shards, tmp_path, monkeypatch):
+def test_processes_at_different_steps_are_stopped(train, shards, tmp_path, monkeypatch):
     monkeypatch.setattr(lightning_fabric.Fabric, "all_gather", lambda self, step: torch.stack([step, step + 2]))
-    with pytest.raises(CheckpointError, match=r"processes would go on from different steps, \[0, 2\]; .* must be one folder for all"):
+    with pytest.raises(CheckpointError, match=r"processes would resume from different steps, \[0, 2\]; .* must be the same folder for all"):
         train("vocoder", shards, tmp_path, 1)
 
 
-def test_more_devices_than_there_are_is_said(shards, tmp_path, monkeypatch):
+def test_too_many_devices_are_refused(shards, tmp_path, monkeypatch):
     def refuse(**_):
         raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
 
@@ -268,13 +247,13 @@ def test_more_devices_than_there_are_is_said(shards, tmp_path, monkeypatch):
         train_run(run, resume=False)
 
 
-def test_a_file_of_another_program_is_refused(shards, tmp_path):
+def test_a_state_of_another_program_is_refused(train, shards, tmp_path):
     torch.save({"epoch": 3}, tmp_path / "last.pt")
-    with pytest.raises(CheckpointError, match="is no training of this program"):
+    with pytest.raises(CheckpointError, match="is not a training of this program"):
         train("vocoder", shards, tmp_path, 1, resume=True)
 
 
-def test_the_state_says_what_it_was_made_of_and_by(shards, tmp_path):
+def test_state_records_settings_data_and_source(train, shards, tmp_path):
     train("sampler", shards, tmp_path, 1)
     record = torch.load(tmp_path / "last.pt", weights_only=True)["record"]
     assert record.keys() >= {"steps", "run", "data", "source"}
@@ -282,26 +261,26 @@ def test_the_state_says_what_it_was_made_of_and_by(shards, tmp_path):
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
-def test_half_precision_lowers_the_loss(kind, shards, tmp_path):
+def test_bfloat16_lowers_the_loss(train, kind, shards, tmp_path):
     seen = []
-    train(kind, shards, tmp_path, 30, precision="bf16-mixed", learning_rate=1e-2, watch=seen, save_every=30)
+    train(kind, shards, tmp_path, 30, precision="bf16-mixed", learning_rate=1e-2, metrics=seen, save_every=30)
     name = {"codebook": "reconstruction", "vocoder": "mel", "sampler": "next_code"}[kind]
     assert sum(one[name] for one in seen[-5:]) < 0.9 * sum(one[name] for one in seen[:5])
 
 
-def test_going_on_with_other_data_is_said(shards, make_shards, tmp_path, caplog):
+def test_resuming_with_other_data_is_logged(train, shards, make_shards, tmp_path, caplog):
     train("vocoder", shards, tmp_path / "out", 1)
     other = make_shards(tmp_path / "other", splits=("train", "valid"))
     train("vocoder", other, tmp_path / "out", 2, resume=True)
-    assert "the data waveforms is not that which" in caplog.text
+    assert "the data waveforms differs from the data" in caplog.text
 
 
-def test_batches_are_the_same_however_many_threads_draw_them(shards, tmp_path):
+def test_batches_do_not_depend_on_worker_threads(train, shards, tmp_path):
     one, three = (load_file(train("sampler", shards, tmp_path / str(n), 5, workers=n) / "model.safetensors") for n in (1, 3))
     assert all(torch.equal(value, three[name]) for name, value in one.items())
 
 
-def test_the_rate_rises_stays_and_falls(tmp_path):
+def test_rate_factor_rises_stays_and_falls(tmp_path):
     run = VocoderRun(
         kind="vocoder", preset="x", shards=tmp_path, out=tmp_path, steps=100, batch=1, learning_rate=1, warmup_steps=9, decay_steps=19
     )
@@ -312,8 +291,8 @@ def test_the_rate_rises_stays_and_falls(tmp_path):
     assert all(a >= b for a, b in itertools.pairwise(factors[50:]))
 
 
-def test_what_decays_is_what_decayed_in_the_released_sampler():
-    """There features are embedded by a convolution, which its rule for linear layers does not reach."""
+def test_decay_groups_are_those_of_the_released_sampler():
+    """Its feature embedding is a convolution, which its rule for linear layers leaves out."""
     module = Sampler(CONFIGS["sampler"])
     decayed, others = decay_groups(module, 0.1)
     names = {id(p): name for name, p in module.named_parameters()}

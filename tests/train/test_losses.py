@@ -1,4 +1,4 @@
-"""Loss terms: zero where nothing is wrong, known values where the arithmetic is easy, gradients to the right side."""
+"""Losses: zero for equal inputs, known values for simple inputs, gradients."""
 
 import pytest
 import torch
@@ -34,24 +34,24 @@ def rounded(losses: dict[str, torch.Tensor]) -> dict[str, float]:
     return {name: round(value.item(), 6) for name, value in losses.items()}
 
 
-def test_codebook_terms_are_the_papers_equation():
+def test_codebook_loss_is_equation_2():
     assert rounded(codebook_loss(MEL, RESULT, beta=0.25)) == {"reconstruction": 0.5, "codebook": 0.4, "commitment": 0.2}
 
 
-def test_beta_stands_where_the_authors_have_it_if_asked():
+def test_beta_on_codebook_weighs_the_codebook_loss():
     losses = codebook_loss(MEL, RESULT, beta=0.25, beta_on_codebook=True)
     assert rounded(losses) == {"reconstruction": 0.5, "codebook": 0.1, "commitment": 0.8}
 
 
-def test_judges_add_their_terms_to_those_of_the_codebook():
-    judged = {"distance": torch.tensor([1.0]), "fake": torch.full((1, 2, 2), -3.0)}
-    losses = vqgan_loss(MEL, RESULT, **judged, adversarial_weight=0.8, perceptual_weight=0.5)
+def test_vqgan_loss_adds_perceptual_and_adversarial_losses():
+    inputs = {"distance": torch.tensor([1.0]), "fake": torch.full((1, 2, 2), -3.0)}
+    losses = vqgan_loss(MEL, RESULT, **inputs, adversarial_weight=0.8, perceptual_weight=0.5)
     assert rounded(losses) == {"reconstruction": 0.5, "codebook": 0.4, "commitment": 0.2, "perceptual": 0.5, "adversarial": 2.4}
-    released = vqgan_loss(MEL, RESULT, **judged, adversarial_weight=torch.tensor(0.0), beta_on_codebook=True)
+    released = vqgan_loss(MEL, RESULT, **inputs, adversarial_weight=torch.tensor(0.0), beta_on_codebook=True)
     assert rounded(released) == {"reconstruction": 0.5, "codebook": 0.1, "commitment": 0.8, "perceptual": 1.0, "adversarial": 0.0}
 
 
-def test_the_adaptive_weight_makes_both_pulls_equal():
+def test_adaptive_weight_makes_gradients_equal():
     generator = torch.Generator().manual_seed(0)
     nll_grad, g_grad = torch.randn(4, 3, generator=generator).requires_grad_(), 50 * torch.randn(4, 3, generator=generator)
     weight = adaptive_weight(nll_grad, g_grad)
@@ -61,7 +61,7 @@ def test_the_adaptive_weight_makes_both_pulls_equal():
     assert adaptive_weight(nll_grad, torch.zeros(4, 3), maximum=7.0).item() == 7.0
 
 
-def test_hinge_stops_at_the_margin():
+def test_hinge_losses():
     confident = torch.full((2, 3), 1.5)
     assert hinge_discriminator_loss(confident, -confident).item() == 0
     assert hinge_discriminator_loss(torch.zeros(2, 3), torch.zeros(2, 3)).item() == 1
@@ -70,50 +70,50 @@ def test_hinge_stops_at_the_margin():
 
 
 def maps(levels: list[float], scores: list[float]) -> list[list[torch.Tensor]]:
-    """What a discriminator with one scale per score and four strided convolutions might say."""
+    """Feature maps and logits of a discriminator with a scale for each score and four strided convolutions."""
     return [[torch.full((1, 2, 8), level) for level in levels] + [torch.full((1, 1, 4), score)] for score in scores]
 
 
-def test_every_scale_of_a_sound_is_judged():
+def test_melgan_losses_sum_over_scales():
     real, fake = maps([0.0] * 6, [1.0, 0.5, 2.0]), maps([0.0] * 6, [-1.0, 0.0, 1.0])
     assert melgan_discriminator_loss(real, fake).item() == pytest.approx(0 + 0.5 + 1 + 2)
     assert melgan_generator_loss(real, fake)["adversarial"].item() == pytest.approx(1 + 0 - 1)
 
 
-def test_features_match_in_all_maps_but_the_scores():
+def test_feature_matching_leaves_out_the_logits():
     """The released factors for three scales of seven maps: 10 * 4 / 5 / 3 for each map."""
     real, fake = maps([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [9.0] * 3), maps([1.0, 2.5, 3.0, 4.0, 5.0, 4.5], [0.0] * 3)
     assert melgan_generator_loss(real, fake)["feature_matching"].item() == pytest.approx(10 * 4 / 5 / 3 * 3 * (0.5 + 1.5))
 
 
-def test_matching_moves_the_made_sound_only():
+def test_feature_matching_has_gradients_for_the_fake_only():
     real, fake = torch.ones(1, 2, 8).requires_grad_(), torch.zeros(1, 2, 8).requires_grad_()
     sum(melgan_generator_loss([[real] * 3 + [real]], [[fake] * 3 + [fake]]).values()).backward()
     assert real.grad is None
     assert fake.grad.abs().sum() > 0
 
 
-def test_equal_sounds_are_at_distance_zero():
+def test_spectral_losses_of_equal_sounds_are_zero():
     assert all(value.item() == pytest.approx(0, abs=1e-6) for value in stft_loss(NOISE, NOISE).values())
     assert mel_loss(NOISE, log_mel01(NOISE), Clip()).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_half_the_level_is_half_converged_and_log_two_away():
+def test_stft_loss_of_half_the_level():
     losses = stft_loss(NOISE / 2, NOISE)
     assert losses["spectral_convergence"].item() == pytest.approx(0.5, abs=1e-3)
     assert losses["log_magnitude"].item() == pytest.approx(0.6931, abs=5e-3)
 
 
-def test_half_the_level_is_six_decibels_of_mel():
+def test_mel_loss_of_half_the_level_is_six_decibels():
     assert mel_loss(NOISE / 2, log_mel01(NOISE), Clip()).item() == pytest.approx(0.0602, abs=1e-3)
 
 
-def test_silence_has_a_finite_gradient():
+def test_stft_loss_of_silence_has_finite_gradients():
     waveform = torch.zeros(1, 4096, requires_grad=True)
     sum(stft_loss(waveform, torch.zeros(1, 4096)).values()).backward()
     assert waveform.grad.isfinite().all()
 
 
-def test_cross_entropy_of_a_uniform_guess_is_the_log_of_the_codes():
+def test_next_code_loss_of_uniform_logits_is_the_log_of_the_codes():
     loss = next_code_loss(torch.zeros(2, 7, 16), torch.randint(16, (2, 7), generator=torch.Generator().manual_seed(0)))
     assert loss.item() == pytest.approx(2.7726, abs=1e-4)

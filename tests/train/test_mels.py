@@ -27,12 +27,12 @@ def mels(make_shards, tmp_path):
 
 
 @pytest.mark.parametrize("run", [(CodebookRun, {"kind": "codebook", "crop_columns": 2}), (ClassifierRun, {"kind": "classifier", **SMALL})])
-def test_mels_are_enough(mels, tmp_path, run):
+def test_mels_are_enough_for_codebooks_and_classifiers(mels, tmp_path, run):
     kind, settings = run
     folder = train(kind(shards=mels, out=tmp_path / "out", **COMMON, **settings), False)
     assert f'"mels": "{Shard(mels, "mels").digest}"' in json.dumps(json.loads((folder / "config.json").read_text()))
 
 
-def test_a_vocoder_wants_waveforms(mels, tmp_path):
+def test_vocoders_need_waveforms(mels, tmp_path):
     with pytest.raises(DataError, match="no shard 'waveforms'"):
         train(VocoderRun(kind="vocoder", shards=mels, out=tmp_path / "out", **COMMON), False)

@@ -1,4 +1,4 @@
-"""The sampler's training: every kind of condition, dropping it, and what does not fit."""
+"""Training of the sampler: all conditions, dropout of conditions, conflicting settings."""
 
 import json
 
@@ -41,119 +41,117 @@ def build(kind, shards, out, steps=3, n_classes=None, n_features=None, **setting
 
 
 @pytest.mark.parametrize("kind", CONDITIONS)
-def test_every_kind_of_condition_is_trained(kind, shards, tmp_path):
-    run, trainer, fabric = build(kind, shards, tmp_path / "out", steps=40)
-    losses, whole_step = [], trainer.step
-
-    def step(*arguments):
-        losses.append(whole_step(*arguments))
-        return losses[-1]
-
-    trainer.step = step
-    folder = fit(run, trainer, fabric, resume=False)
+def test_every_condition_is_trained(fit_recorded, kind, shards, tmp_path):
+    losses = []
+    folder = fit_recorded(*build(kind, shards, tmp_path / "out", steps=40), metrics=losses)
     assert losses[-1]["next_code"] < 0.5 * losses[0]["next_code"]
     assert load_checkpoint(folder, "sampler").config.condition.kind == kind
 
 
-def test_what_is_told_decides_what_is_written(shards, tmp_path):
-    """Codes of a label are its number: told the class, the sampler is sure of the first code."""
+def test_codes_follow_the_class(shards, tmp_path):
+    """Codes of a label are its number, so given the class the first code is nearly certain."""
     run, trainer, fabric = build("class", shards, tmp_path, steps=80)
     sampler = load_checkpoint(fit(run, trainer, fabric, resume=False), "sampler")
     codes = torch.ones(1, sampler.config.clip.n_codes, dtype=torch.long)
     for label in (0, 1):
-        told = sampler.condition(labels=torch.tensor([label]))
-        assert sampler.logits(codes, told)[0, 0].softmax(0)[label] > 0.9
+        condition = sampler.condition(labels=torch.tensor([label]))
+        assert sampler.logits(codes, condition)[0, 0].softmax(0)[label] > 0.9
 
 
-def test_codes_are_read_wrongly_but_told_rightly(shards, tmp_path, monkeypatch):
+def test_code_noise_changes_inputs_not_targets(shards, tmp_path, monkeypatch):
     run, trainer, fabric = build("class", shards, tmp_path, steps=1, batch=64, code_noise=0.25)
-    module, read, told = trainer.module.module, [], []
+    module, inputs, targets = trainer.module.module, [], []
     forward = module.forward
-    monkeypatch.setattr(module, "forward", lambda codes, *others: read.append(codes) or forward(codes, *others))
-    monkeypatch.setattr("unsilent.train.sampler.next_code_loss", lambda logits, codes: told.append(codes) or next_code_loss(logits, codes))
+    monkeypatch.setattr(module, "forward", lambda codes, *others: inputs.append(codes) or forward(codes, *others))
+
+    def loss(logits, codes):
+        targets.append(codes)
+        return next_code_loss(logits, codes)
+
+    monkeypatch.setattr("unsilent.train.sampler.next_code_loss", loss)
     fit(run, trainer, fabric, resume=False)
-    assert torch.equal(told[0], trainer.draw(generators(run.seed, 0, range(64))).codes)
-    assert (read[0] != told[0]).float().mean() == pytest.approx(0.25 * 7 / 8, abs=0.03)
-    assert read[0].unique().tolist() == list(range(8))
+    assert torch.equal(targets[0], trainer.draw(generators(run.seed, 0, range(64))).codes)
+    assert (inputs[0] != targets[0]).float().mean() == pytest.approx(0.25 * 7 / 8, abs=0.03)
+    assert inputs[0].unique().tolist() == list(range(8))
 
 
-def test_a_codebook_is_of_the_same_codes_and_not_beside_weights(shards, tmp_path):
+def test_codebooks_of_other_sizes_and_with_initial_weights_are_refused(shards, tmp_path):
     config = CodebookConfig(clip=Clip(frames=64), n_codes=16, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
     save_checkpoint(tmp_path / "codebook", "codebook", "everyday", config, Codebook(config).state_dict(), {})
     with pytest.raises(ParameterError, match="the codebook has 16 codes, the sampler 8; take both from one preset"):
         build("class", shards, tmp_path, codebook=tmp_path / "codebook")
-    with pytest.raises(ParameterError, match="codebook has no effect on a training that begins with the weights of initial"):
+    with pytest.raises(ParameterError, match="codebook has no effect on a training that starts from initial"):
         build("class", shards, tmp_path, codebook=tmp_path / "codebook", initial=tmp_path)
 
 
-def test_a_dropped_condition_is_not_seen():
+def test_a_dropped_condition_has_no_effect():
     transformer = TransformerConfig(layers=1, heads=2, width=16)
     condition = ConditionConfig(kind="class", n_classes=2)
     torch.manual_seed(0)
     sampler = Sampler(SamplerConfig(clip=Clip(frames=64), codes=8, transformer=transformer, condition=condition))
     codes = torch.zeros(2, 20, dtype=torch.long)
-    told = sampler(codes, labels=torch.tensor([0, 1]))
-    assert not torch.allclose(told[0], told[1])
+    conditioned = sampler(codes, labels=torch.tensor([0, 1]))
+    assert not torch.allclose(conditioned[0], conditioned[1])
     dropped = sampler(codes, labels=torch.tensor([0, 1]), keep=torch.tensor([False, False]))
     assert torch.equal(dropped[0], dropped[1])
     mixed = sampler(codes, labels=torch.tensor([0, 1]), keep=torch.tensor([True, False]))
-    torch.testing.assert_close(mixed[0], told[0])
+    torch.testing.assert_close(mixed[0], conditioned[0])
     torch.testing.assert_close(mixed[1], dropped[1])
 
 
-def test_dropping_is_trained(shards, tmp_path):
+def test_condition_dropout_trains_unconditional_logits(shards, tmp_path):
     run, trainer, fabric = build("class", shards, tmp_path, steps=80, condition_dropout=0.5)
     sampler = load_checkpoint(fit(run, trainer, fabric, resume=False), "sampler")
     codes = torch.ones(1, sampler.config.clip.n_codes, dtype=torch.long)
-    told = sampler.condition(labels=torch.tensor([1]))
-    sure, unsure = (float(sampler.logits(codes, one)[0, 0].softmax(0)[1]) for one in (told, torch.zeros_like(told)))
-    assert sure > 0.85
-    assert 0.3 < unsure < 0.7  # it has learnt that half of all sequences begin so; without dropping, silence means the other class
+    condition = sampler.condition(labels=torch.tensor([1]))
+    conditional, unconditional = (float(sampler.logits(codes, one)[0, 0].softmax(0)[1]) for one in (condition, torch.zeros_like(condition)))
+    assert conditional > 0.85
+    assert 0.3 < unconditional < 0.7  # the share of sequences that start so; without dropout, zeros mean the other class
 
 
-def test_motion_is_dropped_in_some_sequences_and_noise_is_none_of_it(shards, tmp_path):
-    """Some made-up motion is still anyway: those sequences that are dropped are so besides, and the others as they were."""
+def test_motion_dropout_drops_whole_sequences(shards, tmp_path):
+    """Some synthetic motion is 0 without dropout; motion that is kept is unchanged by noise of features."""
     rngs = [np.random.default_rng(n) for n in range(200)]
     _, trainer, _ = build("columns", shards, tmp_path, feature_noise=0.1, condition_dropout=0.2, motion_dropout=0.5)
-    whole = trainer.pairs.batch([np.random.default_rng(n) for n in range(200)])
+    complete = trainer.pairs.batch([np.random.default_rng(n) for n in range(200)])
     batch = trainer.draw(rngs)
-    moves, moved = (motion.flatten(1).any(1) for motion in (whole.motion, batch.motion))
+    moves, moved = (motion.flatten(1).any(1) for motion in (complete.motion, batch.motion))
     assert not (moved & ~moves).any()
     assert 0.35 < moved.sum() / moves.sum() < 0.65
-    assert torch.equal(batch.motion[moved], whole.motion[moved])
-    assert not torch.equal(batch.features, whole.features[:, [1, 3]])
+    assert torch.equal(batch.motion[moved], complete.motion[moved])
+    assert not torch.equal(batch.features, complete.features[:, [1, 3]])
     assert 0.1 < (~batch.keep).float().mean() < 0.3
 
 
-def test_motion_that_nobody_is_told_of_cannot_be_dropped(shards, tmp_path):
-    with pytest.raises(ParameterError, match=r"'everyday' is told of no motion, but motion_dropout is 0.5; leave it out"):
+def test_motion_dropout_without_motion_is_refused(shards, tmp_path):
+    with pytest.raises(ParameterError, match=r"'everyday' is not conditioned on motion, but motion_dropout is 0.5; leave it out"):
         build("features", shards, tmp_path, motion_dropout=0.5)
 
 
-def test_motion_that_was_not_extracted_is_named(shards, tmp_path):
+def test_a_missing_motion_shard_is_named(shards, tmp_path):
     (shards / "motion.json").unlink()
     with pytest.raises(DataError, match=r"there is no shard 'motion' in .*; make it with `unsilent data extract`"):
         build("columns", shards, tmp_path)
 
 
-def test_classes_are_kept_by_name(shards, tmp_path):
+def test_checkpoint_has_class_names(shards, tmp_path):
     run, trainer, fabric = build("class", shards, tmp_path, steps=1)
     folder = fit(run, trainer, fabric, resume=False)
     assert json.loads((folder / "config.json").read_text())["record"]["classes"] == ["a", "b"]
 
 
-def test_more_features_than_there_are_is_named(shards, tmp_path):
-    with pytest.raises(ParameterError, match=r"'everyday' is told of 5 features, a clip of .* has 4"):
+def test_too_few_features_are_named(shards, tmp_path):
+    with pytest.raises(ParameterError, match=r"'everyday' needs 5 features, a clip of .* has 4"):
         build("features", shards, tmp_path, n_features=5)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"cut_share": 0.3}, "a class speaks for a whole clip, but cut_share is 0.3; set it to 0"),
-        ({"n_classes": 309}, "'everyday' knows 309 classes, the shards .* have 2 labels"),
+        ({"cut_share": 0.3}, "a label is for the whole clip, but cut_share is 0.3; set it to 0"),
+        ({"n_classes": 309}, "'everyday' has 309 classes, the shards .* have 2 labels"),
     ],
 )
-def test_what_does_not_fit_a_class_is_named(shards, tmp_path, settings, words):
+def test_settings_that_do_not_fit_classes_are_named(shards, tmp_path, settings, words):
     with pytest.raises(ParameterError, match=words):
         build("class", shards, tmp_path, **settings)

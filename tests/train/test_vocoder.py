@@ -1,4 +1,4 @@
-"""Vocoders with a discriminator: both learn, resuming loses nothing, and the discriminator is silent until it is asked."""
+"""Training of vocoders with a discriminator: losses, resuming, the start of the discriminator."""
 
 from functools import partial
 
@@ -19,22 +19,17 @@ from unsilent.models.discriminators import MelGANDiscriminatorConfig
 from unsilent.models.melgan import MelGAN
 from unsilent.train import vocoder
 from unsilent.train.config import VocoderRun
-from unsilent.train.loop import fit
 from unsilent.train.run import train as train_run
-from unsilent.train.steps import Learning, judging
+from unsilent.train.steps import StepContext, frozen
 from unsilent.train.vocoder import VocoderTrainer
 
 CONFIGS = {"melgan": MelGANConfig(width=2, residual_blocks=1), "vocos": VocosConfig(clip=Clip(frames=64), width=16, hidden=32, n_blocks=1)}
 SPECTRAL = {"melgan": {"stft_weight": 0.0, "mel_weight": 0.0}, "vocos": {"stft_weight": 1.0, "mel_weight": 15.0}}
 
 
-class PulledPlugError(Exception):
-    """The machine goes away."""
-
-
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """A discriminator that tests can wait for: of full depth it ends in 1024 channels however narrow it begins."""
+    """A shallow discriminator for speed: at full depth it ends in 1024 channels at any width."""
     monkeypatch.setattr(vocoder, "MelGANDiscriminatorConfig", partial(MelGANDiscriminatorConfig, strides=2))
 
 
@@ -47,32 +42,21 @@ def settings(kind, shards, out, steps, **more):
     }  # fmt: skip
 
 
-class Watched(VocoderTrainer):
-    """Keeps what it lost, and stops where it is told to."""
+@pytest.fixture
+def train(fit_recorded):
+    def train(kind, shards, out, steps, resume=False, stop_at=None, metrics=None, **more):
+        run = VocoderRun(**settings(kind, shards, out, steps, **more))
+        fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+        fabric.seed_everything(run.seed, verbose=False)
+        trainer = VocoderTrainer(run, CONFIGS[kind], fabric)
+        fit_recorded(run, trainer, fabric, resume, stop_at, metrics)
+        return trainer
 
-    def __init__(self, *args, stop_at=None):
-        super().__init__(*args)
-        self.stop_at, self.losses = stop_at, []
-
-    def step(self, learning, batch):
-        if learning.step == self.stop_at:
-            raise PulledPlugError
-        losses = super().step(learning, batch)
-        self.losses.append({name: value.item() for name, value in losses.items()})
-        return losses
-
-
-def train(kind, shards, out, steps, resume=False, stop_at=None, **more):
-    run = VocoderRun(**settings(kind, shards, out, steps, **more))
-    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
-    fabric.seed_everything(run.seed, verbose=False)
-    trainer = Watched(run, CONFIGS[kind], fabric, stop_at=stop_at)
-    fit(run, trainer, fabric, resume)
-    return trainer
+    return train
 
 
 def tensors(value):
-    """All tensors of a state, in order."""
+    """All tensors of a state in order."""
     if isinstance(value, torch.Tensor):
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
@@ -84,43 +68,43 @@ def state(out):
 
 
 def ends(losses, *names):
-    """Sum of the named losses over the first and over the last five steps."""
+    """Sums of losses over the first and the last five steps."""
     return tuple(sum(loss[name] for loss in part for name in names) for part in (losses[:5], losses[-5:]))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_losses_fall_while_the_discriminator_listens(kind, shards, tmp_path):
+def test_losses_fall_with_the_discriminator(train, kind, shards, tmp_path):
     more = {"mel_weight": 15.0, "adversarial_weight": 0.1, "learning_rate": 2e-3, "batch": 4, "save_every": 40}
-    losses = train(kind, shards, tmp_path, 40, **more).losses
+    losses = []
+    train(kind, shards, tmp_path, 40, metrics=losses, **more)
     assert ("log_magnitude" in losses[0]) == (kind == "vocos")
-    # MelGAN and its discriminator chase each other; each by itself is tested below.
+    # MelGAN and its discriminator compete, so the next test trains each alone
     for name in ("mel", "discriminator") if kind == "vocos" else ("mel",):
         first, last = ends(losses, name)
         assert last < 0.9 * first, (name, first, last)
 
 
 @pytest.mark.parametrize("learner", ["vocoder", "discriminator"])
-def test_each_lowers_its_own_loss_while_the_other_stands_still(learner, shards, tmp_path, monkeypatch):
-    """Without spectral losses the two chase each other, and neither loss need fall while both move."""
+def test_each_network_lowers_its_loss_alone(train, learner, shards, tmp_path, monkeypatch):
+    """Without spectral losses the two compete, and neither loss need fall while both learn."""
+    optimise, losses = StepContext.optimise, []
 
-    learn = Learning.learn
-
-    def learn_if_asked(self, loss, module, optimizer):
+    def optimise_learner(self, loss, module, optimizer):
         if isinstance(module.module, MelGAN) == (learner == "vocoder"):
-            learn(self, loss, module, optimizer)
+            optimise(self, loss, module, optimizer)
 
-    monkeypatch.setattr(Learning, "learn", learn_if_asked)
-    losses = train("melgan", shards, tmp_path, 25, save_every=25).losses
+    monkeypatch.setattr(StepContext, "optimise", optimise_learner)
+    train("melgan", shards, tmp_path, 25, metrics=losses, save_every=25)
     first, last = ends(losses, *(("adversarial", "feature_matching") if learner == "vocoder" else ("discriminator",)))
     assert last < 0.9 * first, (first, last)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_resuming_equals_never_stopping(kind, shards, tmp_path):
-    start = 2 if kind == "vocos" else 0  # the plug is pulled once before and once after the discriminator joins
+def test_resuming_equals_never_stopping(train, kind, shards, tmp_path):
+    start = 2 if kind == "vocos" else 0  # interrupted once before and once after the start of the discriminator
     train(kind, shards, tmp_path / "whole", 4, adversarial_start=start)
     for stop in (1, 3):
-        with pytest.raises(PulledPlugError):
+        with pytest.raises(KeyboardInterrupt):
             train(kind, shards, tmp_path / "parts", 4, resume=True, stop_at=stop, adversarial_start=start)
     train(kind, shards, tmp_path / "parts", 4, resume=True, adversarial_start=start)
     whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
@@ -132,48 +116,49 @@ def test_resuming_equals_never_stopping(kind, shards, tmp_path):
         assert all(map(torch.equal, expected, found)), part
 
 
-def test_the_discriminator_waits_for_its_start(shards, tmp_path):
-    silent = train("vocos", shards, tmp_path / "silent", 3, adversarial_weight=0.0)
-    waiting = train("vocos", shards, tmp_path / "waiting", 4, adversarial_start=3)
-    assert silent.losses == waiting.losses[:3]
-    assert "discriminator" not in waiting.losses[2]
-    assert "discriminator" in waiting.losses[3]
-    assert silent.others == {}
-    assert len(silent.optimizers) == 1
+def test_discriminator_changes_nothing_before_its_start(train, shards, tmp_path):
+    without, late = [], []
+    trainer = train("vocos", shards, tmp_path / "without", 3, metrics=without, adversarial_weight=0.0)
+    train("vocos", shards, tmp_path / "late", 4, metrics=late, adversarial_start=3)
+    assert without == late[:3]
+    assert "discriminator" not in late[2]
+    assert "discriminator" in late[3]
+    assert trainer.others == {}
+    assert len(trainer.optimizers) == 1
 
 
-def test_until_it_starts_the_discriminator_is_as_it_was_and_then_it_changes_both(shards, tmp_path):
-    silent, waiting = (
+def test_discriminator_changes_both_networks_from_its_start(train, shards, tmp_path):
+    without, late = (
         train("vocos", shards, tmp_path / name, 2, **more)
-        for name, more in (("silent", {"adversarial_weight": 0.0}), ("waiting", {"adversarial_start": 1}))
+        for name, more in (("without", {"adversarial_weight": 0.0}), ("late", {"adversarial_start": 1}))
     )
-    assert not all(map(torch.equal, tensors(silent.module.state_dict()), tensors(waiting.module.state_dict())))
-    assert all(p.requires_grad for p in waiting.others["discriminator"].parameters())
-    once = [slot["step"].item() for slot in waiting.optimizers[1].state_dict()["state"].values()]
-    assert once
-    assert set(once) == {1.0}
+    assert not all(map(torch.equal, tensors(without.module.state_dict()), tensors(late.module.state_dict())))
+    assert all(p.requires_grad for p in late.others["discriminator"].parameters())
+    steps = [slot["step"].item() for slot in late.optimizers[1].state_dict()["state"].values()]
+    assert steps
+    assert set(steps) == {1.0}
 
 
-def test_the_vocoder_leaves_no_gradient_in_the_discriminator_nor_takes_one_from_its_step(shards, tmp_path):
+def test_each_step_gives_gradients_to_one_network(shards, tmp_path):
     run = VocoderRun(**settings("melgan", shards, tmp_path, 1))
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
     trainer = VocoderTrainer(run, CONFIGS["melgan"], fabric)
     discriminator = trainer.others["discriminator"]
     waveform = torch.randn(2, 4096).mul(0.1).requires_grad_()
-    with judging(fabric, discriminator) as judge:
-        scales = judge(waveform)
+    with frozen(fabric, discriminator) as network:
+        scales = network(waveform)
     fabric.backward(torch.stack([maps[-1].mean() for maps in scales]).sum())
     assert waveform.grad.abs().sum() > 0
     assert all(p.grad is None for p in discriminator.parameters())
     before = [value.clone() for value in trainer.module.state_dict().values()]
-    loss, real = trainer._discriminate(Learning(fabric, run), waveform.detach(), torch.zeros(2, 4096))
+    loss, real = trainer.discriminate(StepContext(fabric, run), waveform.detach(), torch.zeros(2, 4096))
     assert not loss.requires_grad
     assert not any(maps.requires_grad for scale in real for maps in scale)
     assert all(map(torch.equal, before, trainer.module.state_dict().values()))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_result_is_a_checkpoint_of_the_kind(kind, shards, tmp_path):
+def test_result_is_a_checkpoint(train, kind, shards, tmp_path):
     trainer = train(kind, shards, tmp_path, 1, average=0.0)
     network = load_checkpoint(tmp_path / "checkpoint", kind)
     assert network.config == CONFIGS[kind]
@@ -183,7 +168,7 @@ def test_the_result_is_a_checkpoint_of_the_kind(kind, shards, tmp_path):
         torch.testing.assert_close(network(mel01), trainer.module.eval()(mel01))
 
 
-def test_a_discriminator_of_other_sizes_is_named(shards, tmp_path):
+def test_resuming_a_discriminator_of_other_sizes_is_refused(train, shards, tmp_path):
     train("vocos", shards, tmp_path, 1)
     with pytest.raises(CheckpointError, match="holds a network of other sizes"):
         train("vocos", shards, tmp_path, 2, resume=True, discriminator_width=8)
@@ -210,10 +195,10 @@ class _Fold(torch.nn.Module):
         ({"stft_weight": 0.0, "mel_weight": 0.0, "adversarial_start": 2}, "nothing would be learnt before adversarial_start 2"),
         ({"discriminator_width": 6}, "discriminator_width is 6, but must be a multiple of 4"),
         ({"adversarial_weight": -1.0}, r"adversarial_weight is -1\.0, but must be 0 or more"),
-        ({"peak": (0.9, 0.3)}, r"peak is a range within 0 to 1, the lower first, found \[0.9, 0.3\]"),
+        ({"peak": (0.9, 0.3)}, r"peak is a range within 0 to 1, the lower value first, found \[0.9, 0.3\]"),
     ],
 )
-def test_wrong_options_are_named(more, words, tmp_path):
+def test_conflicting_settings_are_named(more, words, tmp_path):
     with pytest.raises(ParameterError, match=words):
         VocoderRun(**settings("vocos", tmp_path, tmp_path, 5, **more))
 
@@ -232,7 +217,7 @@ def test_peaks_are_drawn_evenly_from_the_range(tmp_path):
     assert WaveformCrops(tmp_path / "silent", "train", 600, peak=(0.285, 0.95)).batch(generators(0, 0, range(1))).sound.abs().max() == 0
 
 
-def test_the_peak_is_that_of_the_whole_recording(tmp_path):
+def test_peak_is_that_of_the_whole_recording(tmp_path):
     ramp = np.linspace(0, 16000, 4000).astype(np.int16)
     write_shard(tmp_path, "waveforms", [(ramp, ItemRow("", "sound", "", "train", 22050))], {})
     crops = WaveformCrops(tmp_path, "train", 100, peak=(0.5, 0.5)).batch(generators(0, 0, range(200))).sound.amax(dim=1)

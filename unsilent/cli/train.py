@@ -4,9 +4,11 @@ import logging
 from pathlib import Path
 
 import typer
+from rich.table import Column
 
+from unsilent.choices import TrainingKind
 from unsilent.cli import options
-from unsilent.cli.terminal import Bar
+from unsilent.cli.terminal import print_table
 
 EXAMPLES = options.examples(
     "unsilent train run.toml",
@@ -16,18 +18,25 @@ EXAMPLES = options.examples(
 
 
 def train(
-    run: Path = typer.Argument(..., metavar="RUN.toml", show_default=False),
-    overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
-    resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint in the run's folder."),
+    run: Path | None = typer.Argument(None, metavar="RUN.toml", show_default=False),
+    overrides: list[str] = typer.Option(
+        [], "--set", metavar="KEY=VALUE", help="Change a setting; KEY= removes it from the run file. May be repeated."
+    ),
+    resume: bool = typer.Option(False, "--resume", help="Resume from the last saved state in the run's folder."),
+    explain: TrainingKind | None = typer.Option(None, "--explain", help="Print all settings of a kind of training, and exit."),
 ) -> None:
-    """Train a network as RUN.toml says."""
-    from unsilent.files import require_path
-    from unsilent.train.config import read_run
+    """Train a network with the settings of RUN.toml."""
+    from unsilent.errors import ParameterError
+    from unsilent.train import config
 
-    require_path(run)
-    settings = read_run(run, overrides)
-    with Bar(1):
-        from unsilent.train.run import train as train_run  # with torch, after the bar is on the screen
+    if explain:
+        columns = [Column(name, no_wrap=True) for name in ("setting", "default", "allowed")]
+        print_table([*columns, Column("meaning")], list(config.explain(explain)))
+        return
+    if run is None:
+        raise ParameterError("give a run file, or --explain KIND for the settings of a kind of training.")
+    settings = config.read_run(run, overrides)
+    from unsilent.train.run import train as train_run  # after the settings are checked: it imports torch
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
     folder = train_run(settings, resume)

@@ -1,1 +1,1 @@
-"""Training: the only room that knows Lightning Fabric."""
+"""Training, with Lightning Fabric."""

@@ -1,8 +1,8 @@
-"""Loss terms as pure functions; each trainer adds the ones it wants. No networks are kept here."""
+"""Losses as pure functions."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unsilent.clip import Clip
@@ -14,17 +14,17 @@ RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))  # FFT size and hop in samp
 
 def codebook_loss(
     mel: Float[Tensor, "batch mels frames"], result: Reconstruction, beta: float = 0.25, beta_on_codebook: bool = False
-) -> dict[str, Tensor]:
-    """Reconstruction and codebook terms of paper equation 2.
+) -> dict[str, Float[Tensor, ""]]:
+    """Reconstruction, codebook and commitment losses.
 
     Args:
-        mel: what went in, in [-1, 1].
-        result: what the codebook made of it.
-        beta: weight of the term that pulls the encoder to the codes (the commitment of VQ-VAE).
-        beta_on_codebook: let `beta` weigh the term that pulls the codes to the encoder instead, as the authors do.
+        mel: input of the codebook in [-1, 1].
+        result: its output.
+        beta: weight of the commitment loss, which pulls the encoder to the codes.
+        beta_on_codebook: apply `beta` to the codebook loss instead, which pulls the codes to the encoder.
 
     Returns:
-        `reconstruction` (mean absolute difference), `codebook`, `commitment` (already weighted). Their sum is the loss.
+        `reconstruction` (mean absolute difference), `codebook` and `commitment`, weighted. Their sum is the loss.
 
     Source:
         Paper equation 2. Differs by default: beta weighs the commitment as in VQ-VAE (arXiv 1711.00937), not the codebook term as printed
@@ -47,21 +47,21 @@ def vqgan_loss(
     perceptual_weight: float = 1.0,
     beta: float = 0.25,
     beta_on_codebook: bool = False,
-) -> dict[str, Tensor]:
-    """All that trains the codebook's networks when a distance and a discriminator judge them: paper equation 3.
+) -> dict[str, Float[Tensor, ""]]:
+    """Loss of the codebook with a perceptual distance and a discriminator: paper equation 3.
 
     Args:
-        mel: what went in, in [-1, 1].
-        result: what the codebook made of it.
-        distance: perceptual distance of the two; None trains without.
-        fake: the discriminator's scores of `result.mel`.
-        adversarial_weight: 0 until the discriminator joins; then 0.8 in the released runs, times `adaptive_weight` where that is wanted.
+        mel: input of the codebook in [-1, 1].
+        result: its output.
+        distance: perceptual distance of the two, or None.
+        fake: the discriminator's logits of `result.mel`.
+        adversarial_weight: 0.8 in the released runs, times `adaptive_weight` if wanted.
         perceptual_weight: of the distance.
         beta: as in `codebook_loss`.
         beta_on_codebook: as in `codebook_loss`.
 
     Returns:
-        The terms of `codebook_loss`, `perceptual` where there is a distance, and `adversarial`, all weighted. Their sum is the loss.
+        The losses of `codebook_loss`, `perceptual` if there is a distance, and `adversarial`, weighted. Their sum is the loss.
 
     Source:
         Released VQLPAPSWithDiscriminator, with `beta_on_codebook`: hinge losses, not equation 3's logarithms.
@@ -72,17 +72,19 @@ def vqgan_loss(
     return losses | {"adversarial": adversarial_weight * hinge_generator_loss(fake)}
 
 
-def adaptive_weight(nll_grad: Tensor, g_grad: Tensor, minimum: float = 0.0, maximum: float = 1e4) -> Float[Tensor, ""]:
-    """Weight at which the discriminator pulls the decoder as hard as reconstruction and perceptual distance do.
+def adaptive_weight(
+    nll_grad: Float[Tensor, "*weight"], g_grad: Float[Tensor, "*weight"], minimum: float = 0.0, maximum: float = 1e4
+) -> Float[Tensor, ""]:
+    """Factor that makes the adversarial gradient as large as the others: ‖nll_grad‖ / (‖g_grad‖ + 1e-4), clamped.
 
     Args:
-        nll_grad: gradient of reconstruction plus perceptual terms at the decoder's last weight.
+        nll_grad: gradient of reconstruction plus perceptual losses at the decoder's last weight.
         g_grad: gradient of `hinge_generator_loss` there.
         minimum: of the result.
-        maximum: of the result; the released runs have both at 1, which turns it off.
+        maximum: of the result; both are 1 in the released runs, which disables it.
 
     Returns:
-        A number without gradient.
+        A scalar without gradient.
 
     Source:
         VQGAN (arXiv 2012.09841) equation 7.
@@ -91,15 +93,15 @@ def adaptive_weight(nll_grad: Tensor, g_grad: Tensor, minimum: float = 0.0, maxi
 
 
 def hinge_discriminator_loss(real: Float[Tensor, "*scores"], fake: Float[Tensor, "*others"]) -> Float[Tensor, ""]:
-    """What scores of real things lack to 1 and those of made ones to -1, halved: 0 if all are told apart, 1 if all scores are 0.
+    """Hinge loss of the discriminator: ½ (mean relu(1 − real) + mean relu(1 + fake)).
 
-    The made things must come without gradient, or the generator gets one too.
+    The generator's output must be detached, or the generator gets gradients too.
     """
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def hinge_generator_loss(fake: Float[Tensor, "*scores"]) -> Float[Tensor, ""]:
-    """The lower, the more real the discriminator finds what was made."""
+    """Hinge loss of the generator: −mean fake."""
     return -fake.mean()
 
 
@@ -107,8 +109,8 @@ def melgan_discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]
     """Sum over scales of twice the hinge loss.
 
     Args:
-        real: what `MelGANDiscriminator` says of real sounds.
-        fake: the same of made ones, which must come without gradient.
+        real: feature maps and logits of `MelGANDiscriminator` for real sounds, by scale and layer.
+        fake: the same for the vocoder's sounds, detached.
 
     Source:
         MelGAN (arXiv 1910.06711) equation 1.
@@ -116,16 +118,18 @@ def melgan_discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]
     return torch.stack([2 * hinge_discriminator_loss(one[-1], two[-1]) for one, two in zip(real, fake, strict=True)]).sum()
 
 
-def melgan_generator_loss(real: list[list[Tensor]], fake: list[list[Tensor]], matching_weight: float = 10.0) -> dict[str, Tensor]:
-    """What trains the vocoder: to be found real, at every scale, by what every layer of the discriminator sees.
+def melgan_generator_loss(
+    real: list[list[Tensor]], fake: list[list[Tensor]], matching_weight: float = 10.0
+) -> dict[str, Float[Tensor, ""]]:
+    """Adversarial and feature matching losses of the vocoder.
 
     Args:
-        real: what `MelGANDiscriminator` says of the sounds that the mels come from.
-        fake: the same of what the vocoder made of the mels.
-        matching_weight: of the feature matching.
+        real: feature maps and logits of `MelGANDiscriminator` for the real sounds, by scale and layer.
+        fake: the same for the vocoder's sounds.
+        matching_weight: of feature matching.
 
     Returns:
-        `adversarial` (sum over scales) and `feature_matching` (weighted mean absolute difference of all maps but the scores, summed over
+        `adversarial` (sum over scales) and `feature_matching` (weighted mean absolute difference of all maps but the logits, summed over
         layers and averaged over scales). Their sum is the loss.
 
     Source:
@@ -137,21 +141,21 @@ def melgan_generator_loss(real: list[list[Tensor]], fake: list[list[Tensor]], ma
         for one, two in zip(real, fake, strict=True)
         for wanted, made in zip(one[:-1], two[:-1], strict=True)
     ]
-    n_strided = len(real[0]) - 3  # all but the first, the last but one, and the scores
+    n_strided = len(real[0]) - 3  # all but the first, the last but one, and the logits
     share = 4 / (n_strided + 1) / len(real)
     return {"adversarial": adversarial, "feature_matching": matching_weight * share * torch.stack(distances).sum()}
 
 
-def stft_loss(waveform: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]) -> dict[str, Tensor]:
-    """Multi-resolution STFT distance: how differently two sounds look in three spectrograms.
+def stft_loss(waveform: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]) -> dict[str, Float[Tensor, ""]]:
+    """Multi-resolution STFT loss.
 
     Returns:
         `spectral_convergence` (Frobenius norm of the difference over that of the target) and `log_magnitude` (mean absolute difference
         of natural logarithms, floored at 1e-3), averaged over sounds and resolutions.
 
     Source:
-        Parallel WaveGAN (arXiv 1910.11480) section 2.2; the floor is ours, since silence has no useful logarithm, and so is
-        the norm of each sound by itself, with which the loss of a batch is that of its parts.
+        Parallel WaveGAN (arXiv 1910.11480) section 2.2; differs by the floor, because silence has no
+        finite logarithm, and by norms per sound, so that the loss of a batch is the mean of its parts.
     """
     convergence, log_magnitude = [], []
     for n_fft, hop in RESOLUTIONS:
@@ -163,15 +167,15 @@ def stft_loss(waveform: Float[Tensor, "batch samples"], target: Float[Tensor, "b
     return {"spectral_convergence": torch.stack(convergence).mean(), "log_magnitude": torch.stack(log_magnitude).mean()}
 
 
-def _log(magnitude: Tensor) -> Tensor:
+def _log(magnitude: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.log(magnitude.clamp(min=1e-3))
 
 
 def mel_loss(waveform: Float[Tensor, "batch samples"], mel01: Float[Tensor, "batch mels frames"], clip: Clip) -> Float[Tensor, ""]:
-    """Mean absolute difference between the mel of a sound and the mel it was asked to have, both in [0, 1]."""
+    """Mean absolute difference between the mel of a waveform and a target mel, both in [0, 1]."""
     return (log_mel01(waveform, clip) - mel01).abs().mean()
 
 
-def next_code_loss(logits: Float[Tensor, "batch sequence codes"], codes: Tensor) -> Float[Tensor, ""]:
-    """Cross-entropy of every code given those before it, in nats a code."""
+def next_code_loss(logits: Float[Tensor, "batch sequence codes"], codes: Int64[Tensor, "batch sequence"]) -> Float[Tensor, ""]:
+    """Cross-entropy in nats per code."""
     return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())

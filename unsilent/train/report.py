@@ -1,10 +1,11 @@
-"""What a training tells while it runs: one line of progress, and curves, pictures, sounds and histograms for TensorBoard."""
+"""Reports of a running training: a line of progress, and curves, images, sounds and histograms for TensorBoard."""
 
 import logging
 import time
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -15,61 +16,65 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Examples:
-    """What a network makes of one batch, by name.
+    """Outputs of a network for one batch, by TensorBoard tag.
 
     Attributes:
-        pictures: `[height, width]` in [0, 1], row 0 is drawn at the bottom: mels, grids of codes.
-        sounds: `[samples]` in [-1, 1].
-        counts: whole numbers of any shape, drawn as a histogram: codes, classes.
-        sample_rate: of the sounds, in Hz.
+        images: values in [0, 1], row 0 at the bottom: mels, grids of codes.
+        sounds: values in [-1, 1].
+        histograms: integers: codes, classes.
+        sample_rate: of the sounds in Hz.
     """
 
-    pictures: dict[str, Tensor] = field(default_factory=dict)
-    sounds: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, Tensor] = field(default_factory=dict)
+    images: dict[str, Float[Tensor, "height width"]] = field(default_factory=dict)
+    sounds: dict[str, Float[Tensor, "samples"]] = field(default_factory=dict)
+    histograms: dict[str, Integer[Tensor, "*shape"]] = field(default_factory=dict)
     sample_rate: int = 22050
 
 
 class Report:
-    """Writes for one training.
+    """Writes the reports of one training.
 
     Args:
-        run: its settings.
-        first: the step that it begins or goes on with; what an interrupted training wrote of later steps is dropped.
+        run: settings.
+        first: first step; what an interrupted training wrote about later steps is removed.
+        n_processes: that train together.
     """
 
     def __init__(self, run: Run, first: int, n_processes: int) -> None:
         self.run, self.first = run, first
-        self.items = run.batch * run.accumulate * n_processes  # in a step
+        self.items_per_step = run.batch * run.accumulate * n_processes
         self.writer = SummaryWriter(str(run.out / "log"), purge_step=first)
         self.started = time.monotonic()
 
     def losses(self, losses: dict[str, float], step: int) -> None:
-        """The line of progress, after the `step`th step."""
+        """Report losses after `step` steps."""
         for name, value in losses.items():
             self.writer.add_scalar(name, value, step)
         seconds = (time.monotonic() - self.started) / (step - self.first)
-        left = seconds * (self.run.steps - step) / 60
-        said = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        log.info("step %d/%d  %s  %.1f items/s  %.0f min left", step, self.run.steps, said, self.items / seconds, left)
+        minutes_left = seconds * (self.run.steps - step) / 60
+        values, rate = _format(losses), self.items_per_step / seconds
+        log.info("step %d/%d  %s  %.1f items/s  %.0f min left", step, self.run.steps, values, rate, minutes_left)
 
-    def validation(self, figures: dict[str, float], step: int, is_best: bool) -> None:
-        """A line about the validation after the `step`th step."""
-        for name, value in figures.items():
+    def validation(self, metrics: dict[str, float], step: int, is_best: bool) -> None:
+        """Report a validation after `step` steps."""
+        for name, value in metrics.items():
             self.writer.add_scalar(f"valid/{name}", value, step)
-        said = " ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        log.info("step %d validation  %s%s", step, said, "  (best, kept)" if is_best else "")
+        log.info("step %d validation  %s%s", step, _format(metrics), "  (best, kept)" if is_best else "")
 
     def examples(self, examples: Examples, step: int) -> None:
-        """What the network makes of its example batch after the `step`th step."""
-        for name, picture in examples.pictures.items():
-            grey = (picture.float().clamp(0, 1) * 255).to(torch.uint8).flip(0)
+        """Report examples after `step` steps."""
+        for name, image in examples.images.items():
+            grey = (image.float().clamp(0, 1) * 255).to(torch.uint8).flip(0)
             self.writer.add_image(name, grey.unsqueeze(0), step)
         for name, sound in examples.sounds.items():
             self.writer.add_audio(name, sound.float().clamp(-1, 1).unsqueeze(0), step, examples.sample_rate)
-        for name, numbers in examples.counts.items():
-            self.writer.add_histogram(name, numbers.flatten(), step, bins=64)
+        for name, values in examples.histograms.items():
+            self.writer.add_histogram(name, values.flatten(), step, bins=64)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write what is buffered."""
         self.writer.close()
+
+
+def _format(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in values.items())

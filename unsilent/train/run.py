@@ -1,4 +1,4 @@
-"""From a run file to a finished training: builds the trainer the run asks for and hands it to the loop."""
+"""From settings to a finished training: sets up processes, builds the trainer, and runs the loop."""
 
 import atexit
 import logging
@@ -18,19 +18,20 @@ from unsilent.train.trainer import Trainer
 
 
 def train(run: AnyRun, resume: bool) -> Path | None:
-    """Train what `run` describes.
+    """Train a network.
 
     Args:
-        run: settings, as `read_run` gives them.
-        resume: go on from the last checkpoint in `run.out`, if there is one.
+        run: settings, from `read_run`.
+        resume: resume from `run.out/last.pt` if it exists.
 
     Returns:
-        The checkpoint folder, from the first process alone: None from the others.
+        The checkpoint folder in the first process, None in the others.
 
     Raises:
         ParameterError: for an unknown preset, or more devices than there are.
-        DataError: for missing or unfit shards.
-        TrainingDivergedError: on a loss that is not finite.
+        DataError: for missing or unusable shards.
+        CheckpointError: if a saved state or checkpoint does not fit the run.
+        TrainingDivergedError: if a loss or gradient is not finite.
     """
     if run.threads:
         torch.set_num_threads(run.threads)
@@ -39,31 +40,31 @@ def train(run: AnyRun, resume: bool) -> Path | None:
     except MisconfigurationException as error:  # more devices than there are
         raise ParameterError(f"devices is {run.devices}, which does not fit this machine: {' '.join(str(error).split())}") from None
     fabric.launch()
-    atexit.register(_leave)
+    atexit.register(_destroy_process_group)
     if not fabric.is_global_zero:
-        logging.getLogger("unsilent").setLevel(logging.WARNING)  # one voice is enough
+        logging.getLogger("unsilent").setLevel(logging.WARNING)  # only the first process reports
     fabric.seed_everything(run.seed, verbose=False)
     try:
         folder = fit(run, _trainer(run, fabric), fabric, resume)
-    except TrainingDivergedError:  # which all processes meet at once
+    except TrainingDivergedError:  # raised in all processes at once
         if fabric.is_global_zero:
             raise
         raise SystemExit(2) from None
     return folder if fabric.is_global_zero else None
 
 
-def _leave() -> None:
-    """Part from the other processes in order: threads of theirs that are still there when a program ends would abort it."""
+def _destroy_process_group() -> None:
+    """Threads of the process group that still run at exit would abort the program."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def _processes(run: AnyRun) -> dict[str, int]:
-    """As many as the run asks for on this machine, or as torchrun has started on how many machines."""
+    """Fabric's arguments: processes of this machine, or those that torchrun started and the number of machines."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return {"devices": run.devices}
-    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    return {"devices": here, "num_nodes": everywhere // here}
+    local, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return {"devices": local, "num_nodes": total // local}
 
 
 def _trainer(run: AnyRun, fabric: lightning_fabric.Fabric) -> Trainer:

@@ -1,4 +1,4 @@
-"""What a training begins with, and `last.pt`: everything that it needs to go on as if it had never stopped."""
+"""Initial weights, and `last.pt`: the state from which a training resumes as if it had never stopped."""
 
 import logging
 import math
@@ -22,55 +22,58 @@ _PARTS = {"kind", "preset", "record", "module", "average", "memory", "others", "
 
 @dataclass
 class Validation:
-    """How validation went so far: the lowest loss, and the number of validations since."""
+    """Lowest validation loss so far, and the number of validations since."""
 
     best: float = math.inf
     since_best: int = 0
 
     def is_over(self, run: Run) -> bool:
-        """Whether patience has run out."""
+        """Whether `run.patience` is exhausted."""
         return 0 < run.patience <= self.since_best
 
     def note(self, loss: float) -> bool:
-        """Count a validation; whether it is the best so far."""
+        """Record a validation; true if it is the best so far."""
         is_best = loss < self.best
         self.best, self.since_best = (loss, 0) if is_best else (self.best, self.since_best + 1)
         return is_best
 
 
-def begin(run: Run, kind: str, module: nn.Module) -> nn.Module:
-    """Fill a new network with the weights that the run begins from, if it names any.
+def load_initial(run: Run, kind: str, module: nn.Module) -> nn.Module:
+    """Load the weights of `run.initial` into a new network; without it, do nothing.
 
     Args:
-        run: may name a checkpoint folder as `initial`.
-        kind: of the network, as of `checkpoints.store`.
-        module: new, with its configuration as `config`.
+        run: settings.
+        kind: of the network, see `checkpoints.store`.
+        module: new network with a `config`.
 
     Returns:
         The module.
 
     Raises:
-        CheckpointError: if there is no such checkpoint, or it holds a network of another kind or other sizes.
+        CheckpointError: if there is no such checkpoint, or its network has another kind or other sizes.
     """
     if run.initial is not None:
         found = load_checkpoint(run.initial, kind)
         if found.config != module.config:
             raise CheckpointError(
-                f"{run.initial} holds a {kind} of other sizes than this run trains; leave out initial, or take one that fits."
+                f"{run.initial} holds a {kind} of other sizes than this run trains; leave out initial, or use one of the same preset."
             )
         module.load_state_dict(found.state_dict())
     return module
 
 
 def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation, record: dict[str, Any]) -> None:
-    """Write everything beside the old file, then rename: a kill at any moment leaves a whole one.
+    """Write `run.out/last.pt`, atomically: a kill at any moment leaves a complete file.
 
     Args:
-        run: with the folder.
-        trainer: with all that it has learnt.
-        average: of its module's weights.
+        run: settings.
+        trainer: networks, optimizers and tensors.
+        average: moving average of the module's weights.
         validation: so far.
-        record: steps done, settings, data and code; the same as in the checkpoint folder.
+        record: steps done, settings, digests of data and code; the same as in the checkpoint folder.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
     """
     state = {
         "kind": run.kind,
@@ -78,7 +81,7 @@ def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
         "record": record,
         "module": trainer.module.state_dict(),
         "average": average,
-        "memory": trainer.memory,
+        "memory": trainer.tensors,
         "others": {name: other.state_dict() for name, other in trainer.others.items()},
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "validation": asdict(validation),
@@ -88,19 +91,19 @@ def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
         run.out.mkdir(parents=True, exist_ok=True)
         torch.save(state, temporary)
         os.replace(temporary, run.out / "last.pt")
-    except (OSError, RuntimeError) as error:  # the latter is what a full disk becomes
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {run.out / 'last.pt'}: {str(error).splitlines()[0]}") from None
 
 
 def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation) -> int:
-    """Fill trainer, average and validation with what `save_state` wrote, if it did.
+    """Load `run.out/last.pt` into trainer, average and validation, if it exists.
 
     Returns:
-        The number of steps done; 0 where there is no file.
+        The number of steps done; 0 without the file.
 
     Raises:
-        CheckpointError: if the file is damaged, or of another kind, preset or size.
+        CheckpointError: if the file is damaged, or has another kind, preset, networks or sizes.
     """
     path = run.out / "last.pt"
     if not path.exists():
@@ -110,19 +113,19 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(state, dict) or not state.keys() >= _PARTS:
-        raise CheckpointError(f"{path} is no training of this program; choose another folder.")
+        raise CheckpointError(f"{path} is not a training of this program; choose another folder.")
     if (state["kind"], state["preset"]) != (run.kind, run.preset):
         raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
     others = state["others"]
     if others.keys() != trainer.others.keys():
         had, has = (", ".join(names) or "nothing" for names in (others, trainer.others))
-        raise CheckpointError(f"{path} was trained with {had} beside its network, the run asks for {has}; choose another folder.")
-    if state["memory"].keys() != trainer.memory.keys():
-        had, has = (", ".join(names) or "nothing" for names in (state["memory"], trainer.memory))
-        raise CheckpointError(f"{path} remembers {had}, the run asks for {has}; choose another folder.")
+        raise CheckpointError(f"{path} was trained with {had} besides its network, the run has {has}; choose another folder.")
+    if state["memory"].keys() != trainer.tensors.keys():
+        had, has = (", ".join(names) or "nothing" for names in (state["memory"], trainer.tensors))
+        raise CheckpointError(f"{path} has the tensors {had}, the run needs {has}; choose another folder.")
     changed = [name for name, digest in state["record"]["data"].items() if trainer.data.get(name) != digest]
     if changed:
-        log.warning("the data %s is not that which %s was trained with so far", ", ".join(changed), path)
+        log.warning("the data %s differs from the data that %s was trained with so far", ", ".join(changed), path)
     try:
         trainer.module.load_state_dict(state["module"])
         for name, other in trainer.others.items():
@@ -135,15 +138,15 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     for name, value in state["validation"].items():
         setattr(validation, name, value)
     for name, value in state["memory"].items():
-        trainer.memory[name].copy_(value)
+        trainer.tensors[name].copy_(value)
     step = state["record"]["steps"]
-    log.info("going on from step %d of %s", step, path)
+    log.info("resuming from step %d of %s", step, path)
     return step
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """What it has seen; how it is to go on, such as its decay, is the run's to say."""
-    asked = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    """Load an optimizer's state but keep its options, such as weight decay, which are the run's."""
+    wanted = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
-    for group, options in zip(optimizer.param_groups, asked, strict=True):
+    for group, options in zip(optimizer.param_groups, wanted, strict=True):
         group.update(options)

@@ -1,62 +1,74 @@
-"""What the loop asks of a training."""
+"""What the training loop needs of a trainer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning_fabric
 import numpy as np
-import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from unsilent.train.report import Examples
-from unsilent.train.steps import Batch, Learning
+from unsilent.train.steps import Batch, StepContext
 
 
-@runtime_checkable
-class Trainer(Protocol):
-    """One network in training, with what judges it, and its data.
+@dataclass(frozen=True)
+class StepResult:
+    """Result of one part of a step.
 
     Attributes:
-        module: the network whose weights (averaged) are the result.
+        metrics: losses and other scalars to log.
+        replaced: state-dict name → rows that were set anew instead of optimised; the moving average of these rows restarts.
+    """
+
+    metrics: dict[str, Float[Tensor, ""]]
+    replaced: dict[str, list[Int64[Tensor, "rows"]]] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Trainer(ABC):
+    """A network in training with its losses and data.
+
+    Attributes:
+        module: network whose moving average is the result, set up with Fabric.
         optimizers: all optimizers; the loop sets their learning rate.
-        memory: other tensors that a resumed training needs, changed in place.
-        others: networks beside `module` that a resumed training needs, such as a discriminator, by name.
-        data: digests of what is learnt from, shards and judges, by name.
-        replaced: rows of the module's weights, by name, that the last step has set anew rather than moved; their average begins again.
+        data: name → digest of shards and checkpoints that the training depends on.
+        tensors: other tensors that a resumed training needs, changed in place.
+        others: other networks that a resumed training needs, such as a discriminator.
     """
 
     module: nn.Module
-    optimizers: list[torch.optim.Optimizer]
-    memory: dict[str, Tensor]
-    others: dict[str, nn.Module]
+    optimizers: list[Optimizer]
     data: dict[str, str]
-    replaced: dict[str, list[Tensor]]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    others: dict[str, nn.Module] = field(default_factory=dict)
 
+    @abstractmethod
     def draw(self, rngs: Sequence[np.random.Generator]) -> Batch:
-        """A batch with one item by each generator; called ahead of time by other threads, so it must depend on nothing else."""
-        ...
+        """A batch with one item for each generator. Called in advance by other threads, so it must not depend on other state."""
 
-    def step(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
-        """Learn from one part of a batch, which is on the device; the losses to log."""
-        ...
+    @abstractmethod
+    def step(self, context: StepContext, batch: Batch) -> StepResult:
+        """Learn from one part of a batch, which is on the device."""
 
+    @abstractmethod
     def examples(self, batch: Batch) -> Examples:
-        """What the module, which is in evaluation mode with averaged weights, makes of a batch of two.
+        """Outputs for a batch of two, to be shown in TensorBoard.
 
-        Only the first process is asked, so it must not communicate.
+        The module is in evaluation mode with averaged weights. Only the first process calls this, so it must not communicate.
         """
-        ...
 
+    @abstractmethod
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
-        """Figures of the module, which is in evaluation mode with averaged weights, on material that it does not learn from.
+        """Metrics on validation data; the weights with the lowest `loss` are kept.
 
-        The lowest `loss` is the best.
-
-        Only the first process is asked, so it must not communicate.
+        The module is in evaluation mode with averaged weights. Only the first process calls this, so it must not communicate.
         """
-        ...
 
+    @abstractmethod
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write `weights` as a checkpoint folder of this project."""
-        ...
+        """Write `weights` as a checkpoint folder."""

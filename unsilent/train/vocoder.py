@@ -1,4 +1,4 @@
-"""Training of both vocoders: MelGAN against its discriminator (paper section 6.1.5), Vocos by spectral losses and the same one."""
+"""Training of both vocoders: MelGAN (paper section 6.1.5) and Vocos, with spectral losses, MelGAN's discriminator, or both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,94 +21,100 @@ from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
 from unsilent.train.losses import mel_loss, melgan_discriminator_loss, melgan_generator_loss, stft_loss
 from unsilent.train.report import Examples
-from unsilent.train.state import begin
-from unsilent.train.steps import Learning, judging, mean_figures
+from unsilent.train.state import load_initial
+from unsilent.train.steps import StepContext, frozen, mean_metrics
+from unsilent.train.trainer import StepResult, Trainer
 
 
-class VocoderTrainer:
-    """Owns the vocoder, the discriminator if there is one, their optimizers and their data.
+class VocoderTrainer(Trainer):
+    """Trains a vocoder, and a discriminator if the run has one.
 
     Source:
-        The MelGAN authors' train.py for the order of the two steps: the discriminator learns first, on sound without gradient; then the
-        vocoder is judged by what it has become, while features are matched to those it saw in the real sound before.
+        The MelGAN authors' train.py for the order of the two steps: first the discriminator, on detached waveforms; then the vocoder with
+        the changed discriminator, while the features of the real sound are those from before the change.
     """
 
     def __init__(self, run: VocoderRun, config: MelGANConfig | VocosConfig, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.config = run, config
-        self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN knows no grid but the paper's
+        self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN has only the paper's mels
         samples = run.crop_frames * self.clip.hop
         self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.augmentation, run.peak)
         self.valid = WaveformCrops(run.shards, "valid", samples, run.min_sample_rate) if run.valid_every else None
-        self.data = {"waveforms": self.crops.shard.digest}
         self.kind = "vocos" if isinstance(config, VocosConfig) else "melgan"
         self.forward_arguments = {"iterations": 0} if self.kind == "vocos" else {}  # training does not refine
-        module = begin(run, self.kind, Vocos(config) if self.kind == "vocos" else MelGAN(config))
-        self.module, optimizer = fabric.setup(module, self._optimizer(module))
-        self.optimizers = [optimizer]
-        self.memory: dict[str, Tensor] = {}
-        self.others: dict[str, nn.Module] = {}
-        self.replaced: dict[str, list[Tensor]] = {}
-        if run.adversarial_weight:  # built after the vocoder, which so begins with the same weights as without
-            judge = MelGANDiscriminator(MelGANDiscriminatorConfig(width=run.discriminator_width))
-            self.others["discriminator"], optimizer = fabric.setup(judge, self._optimizer(judge))
+        module = load_initial(run, self.kind, Vocos(config) if self.kind == "vocos" else MelGAN(config))
+        module, optimizer = fabric.setup(module, self._optimizer(module))
+        super().__init__(module, [optimizer], {"waveforms": self.crops.shard.digest})
+        if run.adversarial_weight:  # built after the vocoder, so that its random weights are the same without
+            discriminator = MelGANDiscriminator(MelGANDiscriminatorConfig(width=run.discriminator_width))
+            self.others["discriminator"], optimizer = fabric.setup(discriminator, self._optimizer(discriminator))
             self.optimizers.append(optimizer)
 
     def _optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        # Without weight decay this is the Adam of MelGAN.
+        # without weight decay this is Adam, as in MelGAN
         return torch.optim.AdamW(module.parameters(), lr=self.run.learning_rate, betas=self.run.betas, weight_decay=self.run.weight_decay)
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> Crops:
         """Random crops of training sounds."""
         return self.crops.batch(rngs)
 
-    def step(self, learning: Learning, batch: Crops) -> dict[str, Tensor]:
-        """One step on one batch of crops; with the discriminator, one of each network."""
+    def step(self, context: StepContext, batch: Crops) -> StepResult:
+        """One step on a batch of crops, of both networks once the discriminator has started."""
         target = batch.sound
         mel01 = log_mel01(target, self.clip)
         waveform = self.module(mel01, **self.forward_arguments)
-        losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # also where it has no weight: it tells how training goes
+        losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # logged also without weight, to show progress
         terms = [self.run.mel_weight * losses["mel"]] if self.run.mel_weight else []
         if self.run.stft_weight:
             spectral = stft_loss(waveform, target)
             losses |= spectral
             terms += [self.run.stft_weight * term for term in spectral.values()]
-        if self.run.adversarial_weight and learning.step >= self.run.adversarial_start:
-            losses["discriminator"], real = self._discriminate(learning, waveform.detach(), target)
-            with judging(learning.fabric, self.others["discriminator"]) as discriminator:
-                judged = melgan_generator_loss(real, discriminator(waveform), self.run.matching_weight)
-            losses |= judged
-            terms += [self.run.adversarial_weight * term for term in judged.values()]
-        learning.learn(torch.stack(terms).sum(), self.module, self.optimizers[0])
-        return losses
+        if self.run.adversarial_weight and context.step >= self.run.adversarial_start:
+            losses["discriminator"], real = self.discriminate(context, waveform.detach(), target)
+            with frozen(context.fabric, self.others["discriminator"]) as discriminator:
+                adversarial = melgan_generator_loss(real, discriminator(waveform), self.run.matching_weight)
+            losses |= adversarial
+            terms += [self.run.adversarial_weight * term for term in adversarial.values()]
+        context.optimise(torch.stack(terms).sum(), self.module, self.optimizers[0])
+        return StepResult(losses)
 
-    def _discriminate(
-        self, learning: Learning, made: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]
-    ) -> tuple[Tensor, list[list[Tensor]]]:
-        """One step of the discriminator; its loss, and what its layers saw in the real sounds."""
+    def discriminate(
+        self, context: StepContext, made: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]
+    ) -> tuple[Float[Tensor, ""], list[list[Tensor]]]:
+        """One step of the discriminator.
+
+        Args:
+            context: of the step.
+            made: waveforms of the vocoder, without gradient.
+            target: real waveforms.
+
+        Returns:
+            Its loss, and the feature maps of the real waveforms by scale and layer, all without gradient.
+        """
         discriminator = self.others["discriminator"]
-        # One pass for both: several processes average gradients once for each pass.
+        # one forward pass for both, because processes average gradients after each
         scales = discriminator(torch.cat([target, made]))
         real, fake = ([[maps[half] for maps in scale] for scale in scales] for half in (slice(len(target)), slice(len(target), None)))
         loss = melgan_discriminator_loss(real, fake)
-        learning.learn(loss, discriminator, self.optimizers[1])
+        context.optimise(loss, discriminator, self.optimizers[1])
         return loss.detach(), [[maps.detach() for maps in scale] for scale in real]
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
-        """The difference of mels, by which MelGAN's authors chose their best."""
+        """Mel loss, by which MelGAN's authors chose their best weights."""
 
-        def judge(batch: Crops) -> dict[str, Tensor]:
+        def measure(batch: Crops) -> dict[str, Float[Tensor, ""]]:
             mel01 = log_mel01(batch.sound, self.clip)
             return {"loss": mel_loss(self.module.module(mel01).float(), mel01, self.clip)}
 
-        return mean_figures(fabric, self.run, self.valid.batch, judge)
+        return mean_metrics(fabric, self.run, self.valid.batch, measure)
 
     def examples(self, batch: Crops) -> Examples:
-        """A true sound and what the vocoder makes of its mel, with the mels of both."""
+        """A real sound and the vocoder's output for its mel, with the mels of both."""
         mel01 = log_mel01(batch.sound[:1], self.clip)
         sounds = {"true": batch.sound[:1], "made": self.module.module(mel01)}
-        pictures = {f"mel/{name}": log_mel01(sound, self.clip)[0] for name, sound in sounds.items()}
-        return Examples(pictures, {f"sound/{name}": sound[0] for name, sound in sounds.items()}, sample_rate=self.clip.sample_rate)
+        images = {f"mel/{name}": log_mel01(sound, self.clip)[0] for name, sound in sounds.items()}
+        return Examples(images, {f"sound/{name}": sound[0] for name, sound in sounds.items()}, sample_rate=self.clip.sample_rate)
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the vocoder's checkpoint folder; a MelGAN keeps its weight norms, so that training may go on from it."""
+        """Write the vocoder's checkpoint folder; MelGAN keeps its weight norms, so that it can be trained further."""
         save_checkpoint(folder, self.kind, self.run.preset, self.config, weights, record)
