@@ -181,7 +181,8 @@ class Pipeline:
     def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> list[Float[Tensor, "1 condition width"]]:
         """Embed the condition of each window."""
         class_number = None if request.label is None else self.parts.classes.index(request.label)
-        return make_conditions(self.parts.sampler, plan, observation, request.seed, class_number)
+        with sampling_mode(self.parts.sampler, self.precision):
+            return make_conditions(self.parts.sampler, plan, observation, request.seed, class_number)
 
     @torch.inference_mode()
     def sample(

@@ -77,7 +77,7 @@ def record_of(folder):
 
 def test_four_tones_are_learnt(train, shards, tmp_path):
     losses = []
-    folder = train(shards, tmp_path / "out", metrics=losses, steps=110, batch=8, valid_every=22, save_every=110, average=0.9)
+    folder = train(shards, tmp_path / "out", metrics=losses, steps=176, batch=8, valid_every=22, save_every=176, average=0.9)
     first, last = (sum(one["cross_entropy"] for one in part) for part in (losses[:5], losses[-5:]))
     assert last < 0.5 * first
     record = record_of(folder)

@@ -92,7 +92,7 @@ def test_initial_weights_are_loaded(train, kind, shards, tmp_path):
     assert read_config(folder)["record"]["initial"] == weights_digest(initial)
     other = "codebook" if kind == "sampler" else "sampler"
     unfit = train(other, shards, tmp_path / "other", 1)
-    with pytest.raises(CheckpointError, match=f"holds a {other}, a"):
+    with pytest.raises(CheckpointError, match=f"holds a {other} instead of a"):
         train(kind, shards, tmp_path / "third", 1, initial=unfit)
 
 

@@ -100,7 +100,8 @@ def load_codec_networks(
     """Load codebook and vocoder of a bundle, or the codebook of another checkpoint. Other arguments and errors: see `load_parts`."""
     parts = read_bundle(folder)["parts"]
     codebook_folder = codebook_folder or folder / parts["codebook"]
-    codebook = load_checkpoint(codebook_folder, read_config(codebook_folder)["kind"])
+    kind = "residual_codebook" if read_config(codebook_folder)["kind"] == "residual_codebook" else "codebook"
+    codebook = load_checkpoint(codebook_folder, kind)
     vocoder_folder = folder / parts["vocoder"]
     vocoder = load_checkpoint(vocoder_folder, "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan")
     if isinstance(vocoder, MelGAN):

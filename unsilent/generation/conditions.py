@@ -64,7 +64,7 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
     return [
         WindowFrames(
             scene.frame_numbers(window.start, clip, rows, pairs, repeat),
-            scene.frame_numbers(window.start, clip, range(clip.n_features)) if condition.motion else [],
+            scene.frame_numbers(window.start, clip, range(clip.n_features), repeat=True) if condition.motion else [],
         )
         for window in windows
     ]

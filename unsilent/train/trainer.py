@@ -26,7 +26,7 @@ class StepResult:
     """
 
     metrics: dict[str, Float[Tensor, ""]]
-    replaced: dict[str, list[Int64[Tensor, "rows"]]] = field(default_factory=dict)
+    replaced: dict[str, list[Int64[Tensor, "_"]]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
