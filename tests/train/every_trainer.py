@@ -29,7 +29,7 @@ PRESET = replace(
 )
 ADVERSARIAL = {"adversarial_weight": 0.1, "adversarial_start": 1, "discriminator_width": 4}
 CODEBOOK = {
-    "learning_rate": 0.004,
+    "learning_rate": 0.0046,
     "crop_columns": 2,
     "revive_every": 2,
     "adaptive_weight": (0.0, 10.0),
