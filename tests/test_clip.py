@@ -24,7 +24,7 @@ def test_frames_that_are_not_a_multiple_of_the_downsampling_are_refused():
 
 
 def test_unknown_keys_are_refused():
-    with pytest.raises(ParameterError, match="Clip: hops"):
+    with pytest.raises(ParameterError, match="there is no field 'hops'; did you mean hop"):
         Clip(hops=256)
 
 
