@@ -8,12 +8,13 @@ from rich.table import Column
 
 from unsilent.choices import TrainingKind
 from unsilent.cli import options
-from unsilent.cli.terminal import print_table
+from unsilent.cli.terminal import Bar, print_table
 
 EXAMPLES = options.examples(
     "unsilent train run.toml",
     "unsilent train run.toml --set steps=1000 --set batch=8",
     "unsilent train run.toml --resume",
+    "unsilent train --explain sampler",
 )
 
 
@@ -27,6 +28,7 @@ def train(
 ) -> None:
     """Train a network with the settings of RUN.toml."""
     from unsilent.errors import ParameterError
+    from unsilent.files import require_path
     from unsilent.train import config
 
     if explain:
@@ -35,8 +37,10 @@ def train(
         return
     if run is None:
         raise ParameterError("give a run file, or --explain KIND for the settings of a kind of training.")
+    require_path(run)
     settings = config.read_run(run, overrides)
-    from unsilent.train.run import train as train_run  # after the settings are checked: it imports torch
+    with Bar(1):
+        from unsilent.train.run import train as train_run  # with torch, after the bar is on the screen
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
     folder = train_run(settings, resume)

@@ -239,16 +239,13 @@ def read_run(path: Path, overrides: list[str]) -> AnyRun:
             raise ParameterError(f"--set takes key=value, found {override!r}.")
         if key == "kind":
             raise ParameterError(f"--set cannot change the kind of {path}, which is {kind}; give another run file.")
-        _check_known(kind, key)
         if value:
             settings[key] = _parse(value)
-        else:
+        elif key in (known := _RUNS[kind].model_fields):
             settings.pop(key, None)
-    for key in settings:
-        _check_known(kind, key)
-    fields = _RUNS[kind].model_fields
-    if missing := [key for key in fields if fields[key].is_required() and key not in settings]:
-        raise ParameterError(f"a {kind} training needs {', '.join(missing)}; add it to {path}, or use --set.")
+        else:
+            hint = did_you_mean(key, known) or f"known are {', '.join(known)}."
+            raise ParameterError(f"--set {key}= removes nothing: a {kind} training has no such setting; {hint.rstrip()}")
     return _RUNS[kind](**settings)
 
 
