@@ -1,9 +1,9 @@
-"""What a discriminator and a perceptual distance add to a codebook: table 2 of the paper, in small.
+"""The effect of a discriminator and a perceptual distance on a codebook: table 2 of the paper, in small.
 
     python benchmarks/codebook_losses.py --shards DIR --vggishish CHECKPOINT --judge CHECKPOINT --out DIR [--steps N] [--only NAME...]
 
 Trains the codebook of runs/everyday/codebook.toml for the same number of steps with different losses, one after the other, each on one
-thread; a training that was interrupted goes on, one that is finished is only measured. Rows of the table:
+thread; an interrupted training resumes, a finished one is only measured. Rows of the table:
 
 - `plain`: reconstruction and codebook terms
 - `gan`: and a discriminator, from a third of the steps on
@@ -97,7 +97,7 @@ def untrained(trained: Path, out: Path) -> Path:
 
 
 def train(options: argparse.Namespace, name: str, settings: dict[str, object]) -> Path:
-    """Train one row to its end, or find that it is; its checkpoint."""
+    """Train one row unless it is finished; returns its checkpoint."""
     folder = options.out / f"{name}-{settings['steps']}"
     checkpoint, note = folder / "checkpoint", folder / "settings.json"
     wanted = {"settings": settings, "set": options.set}
@@ -172,7 +172,7 @@ class ValidSounds:
 
 
 def judged(judge: VGGishish, mel01: Tensor) -> tuple[Tensor, Tensor]:
-    """Features before the classifier's last layer, and its logits."""
+    """Inputs of the classifier's last layer, and its logits."""
     seen = []
     handle = judge.classifier[-1].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     logits = judge(mel01)
@@ -181,7 +181,7 @@ def judged(judge: VGGishish, mel01: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _within(mel: Tensor) -> Tensor:
-    """What a codebook gives is unbounded; vocoders and classifiers read it cut."""
+    """Clamp to [-1, 1], as vocoders and classifiers do."""
     return from_mel01(to_mel01(mel))
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/loading.py [--folder FOLDER] [--json]
 
-FOLDER (a temporary one by default) takes about 4 GB of made-up weights. Each way of loading runs five times in processes of its own, with
-the files in the system's cache; every weight is read once, so that nothing stays on disk unread. Memory is the peak beyond that of the
+FOLDER (a temporary one by default) takes about 4 GB of random weights. Each way of loading runs five times in processes of its own, with
+the files in the system's cache; every weight is read once, so that nothing stays unread on disk. Memory is the peak beyond that of the
 imports, as the system counts it, in units of the weights as float32. A FOLDER that is kept holds whole models, which can be run:
 
     unsilent generate demo/cat.mp4 --model FOLDER/ours-float32
@@ -38,7 +38,7 @@ RUNS = 5
 
 
 def make(folder: Path) -> None:
-    """Write the same made-up weights in all formats."""
+    """Write the same random weights in all formats."""
     weights = {f"transformer.{name}": value for name, value in filled(sampler_shapes(1, 0)).items() if not name.endswith("mask")}
     weights |= {f"first_stage_model.{name}": value for name, value in filled(published_shapes("codebook")).items()}
     torch.save({"state_dict": weights}, folder / "published.ckpt")
@@ -52,7 +52,7 @@ def make(folder: Path) -> None:
         out = folder / f"ours-{str(dtype).split('.')[1]}"
         for role, (kind, module) in parts.items():
             save_checkpoint(out / role, kind, PRESET, module.config, module.state_dict(), {}, dtype)
-        write_about(out, PRESET, {"summary": "made-up weights"})
+        write_about(out, PRESET, {"summary": "random weights"})
 
 
 def load(folder: Path, source: str, dtype: str) -> dict[str, float]:
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # how a process of its own is told what to load
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # what a child process loads
     options = parser.parse_args()
     if options.one:
         print(json.dumps(load(options.folder, *options.one)))

@@ -3,7 +3,7 @@
     python benchmarks/training.py [--only NAME...] [--batch N] [--steps N] [--threads N] [--set KEY=VALUE]
     python benchmarks/training.py --processes [--only NAME...]
 
-The first runs each training of runs/paper on made-up data, in a process of its own: the codebook with the perceptual distance (of random
+The first runs each training of runs/paper on random data, in a process of its own: the codebook with the perceptual distance (of random
 weights, which cost the same) and its discriminator from the first step on, the sampler with 212 features, MelGAN with its discriminator,
 and both classifiers with 309 labels. Time is the median between lines of progress after the first step; memory is the process's peak,
 imports and all, and torch's on the GPU; nothing is saved or validated. Batches are 1 on the CPU and those of the run files on a GPU.
@@ -52,7 +52,7 @@ FEATURE_DIM = 2048
 
 def main() -> None:
     """Measure and print."""
-    if sys.argv[1:2] == ["--one"]:  # how a process of its own is told what to run
+    if sys.argv[1:2] == ["--one"]:  # the command that a child process runs
         measured(int(sys.argv[2]), sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -152,21 +152,21 @@ def measure(
     command = [sys.executable, str(Path(__file__).resolve()), "--one", str(1 + steps if ends_early else 0), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])} if settings["threads"] else None
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not told:
+    results = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not results:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-    return json.loads(told[0])
+    return json.loads(results[0])
 
 
-class Done(BaseException):
-    """Enough steps have been seen."""
+class LastStepDone(BaseException):
+    """Raised after the last measured step."""
 
 
 class Stopwatch(logging.Handler):
-    """Notes when each step was told.
+    """Records the time of each line of progress.
 
     Args:
-        last: step after which training ends; 0 lets it come to its own end.
+        last: step after which training ends; 0 lets it finish.
     """
 
     def __init__(self, last: int) -> None:
@@ -175,12 +175,12 @@ class Stopwatch(logging.Handler):
         self.moments: list[float] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note a line of progress."""
+        """Record a line of progress."""
         progress = re.match(r"step (\d+)/\d+ ", record.getMessage())
         if progress:
             self.moments.append(time.perf_counter())
             if int(progress[1]) == self.last:
-                raise Done
+                raise LastStepDone
 
 
 def measured(last: int, arguments: list[str]) -> None:
@@ -189,7 +189,7 @@ def measured(last: int, arguments: list[str]) -> None:
     logging.getLogger("unsilent").addHandler(stopwatch)
     try:
         code = run_command(arguments)
-    except Done:
+    except LastStepDone:
         code = 0
     if code:
         raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""Made-up clips of four kinds: the shape and colour that moves in the pictures decides what is heard."""
+"""Synthetic clips with four labels: the shape and colour of the moving object determine the sound."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import av
 import numpy as np
 
-SECONDS, FPS, SIDE, RATE = 2.0, 10, 64, 22050  # pictures are SIDE x SIDE pixels; RATE in Hz
-TAKES = ("train", "train", "valid")  # the split of each clip of a kind
+SECONDS, FPS, SIDE, RATE = 2.0, 10, 64, 22050  # SIDE in pixels, RATE in Hz
+SPLITS = ("train", "train", "valid")  # of the clips of each label
 KINDS = {"tone": (220, 40, 40), "noise": (60, 200, 60), "chirp": (60, 80, 240), "pulse": (230, 220, 60)}  # RGB
 
 
 def write_clips(folder: Path) -> Path:
-    """Write a dozen clips and `clips.csv`, as `unsilent data manifest` wants them; returns one that no training sees."""
+    """Write twelve clips and `clips.csv`; returns a clip of the split `valid`."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["path,label,split,licence,seconds,sample_rate"]
     for kind in KINDS:
-        for take, split in enumerate(TAKES):
+        for take, split in enumerate(SPLITS):
             path = folder / f"{kind}{take}.mp4"
             _write(path, kind, np.random.default_rng([take, *kind.encode()]))
             lines.append(f"{path.name},{kind},{split},made up,{SECONDS},{RATE}")
@@ -31,8 +31,8 @@ def _write(path: Path, kind: str, rng: np.random.Generator) -> None:
         video.pix_fmt = "yuv420p"
         audio = container.add_stream("aac", rate=RATE)
         audio.layout = "mono"
-        for picture in _pictures(kind, rng):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in _frames(kind, rng):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(video.encode(None))
         frame = av.AudioFrame.from_ndarray(_sound(kind, rng)[None].astype(np.float32), format="fltp", layout="mono")
         frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), 0
@@ -40,11 +40,11 @@ def _write(path: Path, kind: str, rng: np.random.Generator) -> None:
         container.mux(audio.encode(None))
 
 
-def _pictures(kind: str, rng: np.random.Generator) -> list[np.ndarray]:
-    """A disc, a square, stripes or a cross that wanders over grey."""
+def _frames(kind: str, rng: np.random.Generator) -> list[np.ndarray]:
+    """A disc, a square, stripes or a cross that moves over grey."""
     y, x = np.mgrid[:SIDE, :SIDE]
     start, speed = rng.uniform(22, 42, 2), rng.uniform(-6, 6, 2)
-    pictures = []
+    frames = []
     for i in range(round(SECONDS * FPS)):
         dy, dx = y - start[0] - speed[0] * i / FPS, x - start[1] - speed[1] * i / FPS
         mask = {
@@ -53,14 +53,14 @@ def _pictures(kind: str, rng: np.random.Generator) -> list[np.ndarray]:
             "chirp": np.sin(dx / 3) > 0,
             "pulse": np.minimum(abs(dx), abs(dy)) < 5,
         }[kind]
-        picture = np.full((SIDE, SIDE, 3), 110, np.uint8)
-        picture[mask] = KINDS[kind]
-        pictures.append(picture)
-    return pictures
+        frame = np.full((SIDE, SIDE, 3), 110, np.uint8)
+        frame[mask] = KINDS[kind]
+        frames.append(frame)
+    return frames
 
 
 def _sound(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """A steady chord, bursts of noise, rising chirps, or a low train of clicks; no two takes alike."""
+    """A chord, bursts of noise, rising chirps, or a train of decaying low tones, at a random pitch."""
     t = np.arange(round(SECONDS * RATE)) / RATE
     pitch = rng.uniform(0.9, 1.1)
     if kind == "tone":
