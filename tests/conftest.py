@@ -1,4 +1,4 @@
-"""Fixtures of all rooms: a tiny model with random weights, a small image network, small videos with numbered frames."""
+"""Shared fixtures: a tiny model with random weights, a small image network, small videos with numbered frames."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -259,13 +259,13 @@ def test_entries_of_the_log_are_dated_and_ordered():
             assert f"**{part}.**" in entry, f"{heading!r} has no {part}"
 
 
-def test_the_table_of_rooms_is_that_of_the_house():
+def test_the_table_of_modules_has_the_levels_of_test_house():
     spec = importlib.util.spec_from_file_location("house", Path(__file__).with_name("test_house.py"))
     house = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(house)
     rows = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.M)
-    rooms = {room.removesuffix(".py").rstrip("/"): int(level) for level, cell in rows for room in re.findall(r"`([\w./]+)`", cell)}
-    assert rooms == house.LEVELS
+    levels = {name.removesuffix(".py").rstrip("/"): int(level) for level, cell in rows for name in re.findall(r"`([\w./]+)`", cell)}
+    assert levels == house.LEVELS
 
 
 def test_the_table_of_models_is_that_of_the_presets():

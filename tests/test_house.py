@@ -1,4 +1,4 @@
-"""The house rules that a machine can hold: who may import whom, which room owns which library, how long a file and a function may be."""
+"""Code rules: allowed imports between modules, libraries that one module owns, lengths of files and functions, callers of public functions."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "unsilent"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A room may import rooms of lower levels only; rooms of one level do not know each other, but for the pairs in BESIDE.
+# A module (a folder or file directly below `unsilent`) may import modules of lower levels only. BESIDE has the exceptions within a level.
 LEVELS = {
     "choices": 0, "clip": 0, "config": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
     "signal": 1, "media": 1, "models": 1, "metrics": 1,
@@ -28,7 +28,7 @@ BESIDE = {
     ("choices", "errors"), ("request", "choices"), ("request", "config"), ("request", "errors"), ("request", "labels"),
     ("models", "signal"),  # a vocoder refines its waveform against the mel
 }  # fmt: skip
-# What only one room may import.
+# Libraries that only one module may import.
 OWNERS = {
     "av": "media", "cv2": "vision", "lightning_fabric": "train", "ray": "jobs", "typer": "cli",
     "safetensors": "checkpoints", "triton": "speed",
@@ -39,7 +39,7 @@ CALLED_BY_FRAMEWORKS = {"model_post_init", "root", "forward"}  # pydantic, typer
 SOFT_LINES, HARD_LINES, HARD_FUNCTION_LINES = 400, 600, 100
 
 
-def room_of(module: str) -> str:
+def part_of(module: str) -> str:
     """`unsilent.signal.mel` → `signal`; the package itself → its own name."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
@@ -58,34 +58,34 @@ def imports(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def room_of_file(path: Path) -> str:
+def part_of_file(path: Path) -> str:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return parts[0] if parts[0] != "__init__" else "unsilent"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down(path):
-    here = room_of_file(path)
+def test_modules_import_lower_levels_only(path):
+    here = part_of_file(path)
     if here == "unsilent":
-        return  # the front door may know every room
-    assert here in LEVELS, f"{path} is in a room that has no level; give it one"
+        return  # the package's `__init__` may import every module
+    assert here in LEVELS, f"{path} is in a module that has no level; give it one"
     for line, module in imports(path):
         if module.split(".")[0] != "unsilent":
             continue
-        there = room_of(module)
+        there = part_of(module)
         allowed = there == here or LEVELS[there] < LEVELS[here] or (here, there) in BESIDE
         assert allowed, f"{path.relative_to(PACKAGE)}:{line}: {here} (level {LEVELS[here]}) imports {there} (level {LEVELS[there]})"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_libraries_stay_in_their_rooms(path):
+def test_libraries_are_imported_by_their_owners_only(path):
     for line, module in imports(path):
         owner = OWNERS.get(module.split(".")[0])
-        assert owner in (None, room_of_file(path)), f"{path.relative_to(PACKAGE)}:{line}: only {owner} may import {module}"
+        assert owner in (None, part_of_file(path)), f"{path.relative_to(PACKAGE)}:{line}: only {owner} may import {module}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_is_too_long(path):
+def test_files_and_functions_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= HARD_LINES, f"{path} has {lines} lines"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -95,7 +95,7 @@ def test_nothing_is_too_long(path):
 
 
 def test_nearly_all_files_are_short():
-    """The soft limit: a file above it must become the exception, not the habit."""
+    """At most one file in twenty may exceed the soft limit."""
     long = [path.name for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > SOFT_LINES]
     assert len(long) <= len(FILES) // 20, long
 
@@ -106,8 +106,8 @@ def test_no_test_file_is_too_long():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_dangerous_is_called(path):
-    """No unpickling without `weights_only=True`, no eval, no printing from the library."""
+def test_unsafe_functions_are_not_called(path):
+    """No unpickling without `weights_only=True`, no `eval` or `exec`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
@@ -121,15 +121,15 @@ def test_nothing_dangerous_is_called(path):
 
 
 def test_every_exception_is_used():
-    """A pair in BESIDE or an owned library that no import needs any more must go."""
-    found = {(room_of_file(path), module) for path in FILES for _, module in imports(path)}
-    rooms = {(here, room_of(module)) for here, module in found if module.startswith("unsilent.")}
-    assert rooms >= BESIDE
+    """Pairs in BESIDE and libraries in OWNERS that no file imports must be removed."""
+    found = {(part_of_file(path), module) for path in FILES for _, module in imports(path)}
+    pairs = {(here, part_of(module)) for here, module in found if module.startswith("unsilent.")}
+    assert pairs >= BESIDE
     assert {(owner, library) for library, owner in OWNERS.items()} <= {(here, module.split(".")[0]) for here, module in found}
 
 
 def test_every_public_function_has_a_caller():
-    """Outside tests, by name; commands and validators are called by their frameworks."""
+    """Callers outside tests, found by name; frameworks call commands and validators."""
     folders = [PACKAGE, *(PACKAGE.parent / name for name in ("benchmarks", "runs", "demo"))]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for folder in folders for path in folder.rglob("*.py")]
     used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -147,7 +147,7 @@ def test_every_public_function_has_a_caller():
 
 
 def test_importing_the_package_is_light():
-    """The front door must not pull in torch: `unsilent --help` should answer at once."""
+    """`unsilent --help` takes 0.1 s because it does not import torch."""
     import subprocess
     import sys
 
@@ -155,8 +155,8 @@ def test_importing_the_package_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
-def test_loading_and_generating_leave_compilers_alone():
-    """Some operations make torch import its compiler, and that sympy: more than a second, without a word."""
+def test_loading_and_generating_do_not_import_compilers():
+    """Some operations make torch import its compiler and sympy, which takes more than a second."""
     import subprocess
     import sys
 

@@ -71,12 +71,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class FaultyServer(http.server.ThreadingHTTPServer):
-    """Serves `files` by path, and tells what it was handler.
+    """Serves `files` by path, and records the requests.
 
     Attributes:
         files: path, with its slash → content.
-        script: what to do with the next requests, one each; when it is used up, the server is good.
-        etag: version that it tells of what it serves; empty for none.
+        script: behaviours for the next requests, one each; later requests are answered correctly.
+        etag: version in the header `ETag`; empty for none.
         requests: path and headers of each request.
         sent: bytes of bodies.
     """
@@ -164,7 +164,7 @@ def server(monkeypatch) -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def fetch_file(server, tmp_path):
-    """`fetch_file(**options)` fetches a file from the server server, and records pauses in `fetch_file.pauses` instead of sleeping.
+    """`fetch_file(**options)` fetches a file from `server`, and records pauses in `fetch_file.pauses` instead of sleeping.
 
     The file has the name `fetch_file.name`, the content `fetch_file.content` of 3 MB and the digest `fetch_file.md5`.
     """

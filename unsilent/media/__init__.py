@@ -1,1 +1,1 @@
-"""Media files: decoding to arrays, encoding, muxing. The only room that imports PyAV."""
+"""Media files: decoding to arrays, encoding, muxing. Only this package imports PyAV."""

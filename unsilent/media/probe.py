@@ -1,4 +1,4 @@
-"""Facts of a video file, measured from its packets rather than read from its headers."""
+"""Facts of a video file, measured from its packets instead of read from its headers, and the rotation of its frames."""
 
 import math
 from dataclasses import dataclass
@@ -91,13 +91,13 @@ class Orientation:
 
     @property
     def degrees(self) -> int:
-        """Clockwise rotation; 0 for a mirror image without rotation."""
+        """Clockwise rotation in degrees; 0 for a mirror image without rotation."""
         if self.swaps:
             return 90 if self.mirrors else 270
         return 180 if self.mirrors and self.flips else 0
 
     def apply(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "new_height new_width 3"]:
-        """A contiguous array of the image as displayed."""
+        """Rotate and mirror a stored image to the displayed one; the result is contiguous."""
         image = image.swapaxes(0, 1) if self.swaps else image
         image = image[:, ::-1] if self.mirrors else image
         return np.ascontiguousarray(image[::-1] if self.flips else image)

@@ -114,7 +114,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 class _ToRGB:
-    """Converts decoded frames to RGB arrays as displayed, all in the size of the first.
+    """Converts decoded frames to RGB arrays, rotated as displayed by `Orientation.apply`, all in the size of the first.
 
     FFmpeg's scale filter handles colour matrix, range and pixel format of each frame; it is rebuilt where these change.
     """
