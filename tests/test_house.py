@@ -1,4 +1,4 @@
-"""Code rules: allowed imports between modules, libraries that one module owns, lengths of files and functions, callers of public functions."""
+"""Code rules: imports between modules, libraries that one module owns, lengths of files and functions, callers of public functions."""
 
 import ast
 from pathlib import Path

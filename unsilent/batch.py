@@ -1,4 +1,4 @@
-"""Many videos in one call: outputs that exist are kept, and when one video fails the others are done."""
+"""Generation for many videos: finished outputs are kept, and a failed video does not stop the others."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one take of one job: made, kept from an earlier run, or failed with a sentence that says why.
+    """Result of one take of one job: made, kept from an earlier run, or failed with a reason.
 
-    Figures of what was made only, not the sound itself: a batch may be long.
+    It does not have the sound itself, because a batch may be long.
     """
 
     video: Path
@@ -43,16 +43,16 @@ def run(
     wav: bool = False,
     picture: bool = False,
 ) -> Iterator[Result]:
-    """Do all jobs; one that fails is reported and the others are done.
+    """Run all jobs. A failed job is reported and does not stop the others.
 
-    An output that an earlier run made from the same video with the same model and request is kept, so an interrupted batch continues. A
-    single job is always made anew.
+    In a batch, outputs of an earlier run are kept if video, model and request are the same, so an interrupted batch resumes. A single job
+    is always run again.
 
     Args:
         pipeline: the loaded model.
         jobs: as of `outputs.plan`.
-        request: for all of them.
-        progress: called once for each job; returns what that job reports its stages to.
+        request: for all jobs.
+        progress: called once for each job; returns the callback for the job's stages.
         wav: also write each sound alone, as WAV beside the video.
         picture: also draw each sound, as PNG beside the video.
 

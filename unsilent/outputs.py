@@ -1,4 +1,4 @@
-"""Which file becomes which, and what can be refused before a model is loaded. Free of torch, so that mistakes are answered at once."""
+"""Output path of each video, and checks before a model is loaded. Does not import torch, so that errors appear at once."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from unsilent.errors import MediaError, ParameterError, require_matplotlib
 from unsilent.files import require_path
 from unsilent.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
-WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others are written as Matroska, which holds anything
-OWN_STEM = re.compile(r"\.sound(\.take\d+)?$")  # of what a call without an output has left beside its videos
+WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others become Matroska, which supports all codecs
+OWN_STEM = re.compile(r"\.sound(\.take\d+)?$")  # stem of outputs that were written beside their videos
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video and the file that it becomes (with `.takeN` before the suffix where there are several takes)."""
+    """One video and its output file. With several takes, `.takeN` is added before the suffix."""
 
     video: Path
     out: Path
@@ -28,7 +28,7 @@ class Job:
 
 
 def plan(inputs: list[Path], out: Path | None) -> list[Job]:
-    """Decide the output of every input.
+    """Choose the output path of every video.
 
     Args:
         inputs: videos, or folders, which stand for all videos in and below them.
@@ -77,7 +77,7 @@ def _refuse_output(out: Path, one_file: bool) -> None:
 
 
 def _videos(folder: Path, out: Path | None) -> list[Path]:
-    """Videos in and below a folder, without what earlier calls have made: beside the videos, or in an output folder below."""
+    """Videos in and below a folder, without outputs of earlier calls beside them or in the output folder."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     own = out.resolve() if out is not None and out.resolve() != folder.resolve() else None
     return [
@@ -88,7 +88,7 @@ def _videos(folder: Path, out: Path | None) -> list[Path]:
 
 
 def check(jobs: list[Job], *, wav: bool = False, picture: bool = False) -> None:
-    """Refuse what would fail in any case, before a model is loaded. Only a single video is opened, because one of many may fail.
+    """Check jobs before a model is loaded. A single video is opened too; one of several may fail later without stopping the others.
 
     Args:
         jobs: as of `plan`.

@@ -1,6 +1,6 @@
-"""A video goes in, sound comes out: figure 2 of the paper on one page.
+"""The pipeline from a video to its sound, figure 2 of the paper: frames, features, conditions, codes, mel, waveform.
 
-Frames, features, condition, codes, mel, waveform. Each stage is a public method whose result can be printed and given to the next.
+Each stage is a public method, and its result is the input of the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,14 +59,14 @@ def load(
 
 
 class Pipeline:
-    """A loaded model. Safe from several Python threads: generations queue for one another.
+    """A loaded model. Several Python threads may use it; their generations run one after another.
 
     The same seed, video, model and machine give the same bytes. Sounds of small models, such as `everyday`, do not depend on the number of
-    torch's threads either. Large models decode with all threads, as many as torch has when the pipeline is made: with another number, codes
+    torch's threads either. Large models decode with the thread count that torch has when the pipeline is made. With another count, codes
     are equal where the C kernels run, mels differ by rounding, and waveforms may differ in phase.
 
     Args:
-        parts: its networks; they are moved to `device`.
+        parts: networks, which are moved to `device`.
         device: to compute on.
         precision: `float32`; `bfloat16` for matrix products and convolutions; `int8` for parts that were loaded so.
         vocoder: `neural` for the model's own, `griffin-lim` for phase estimation without a network.

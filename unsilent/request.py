@@ -1,4 +1,4 @@
-"""What a user asks of a generation: one frozen record, resolved once against a model's defaults and described once."""
+"""Parameters of a generation: a frozen record, resolved once against a model's defaults."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from unsilent.labels import find_label
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model brings to a request.
+    """A model's defaults for a request, and the limits of its values.
 
     Attributes:
         model: its name, for messages.
@@ -51,16 +51,16 @@ class Request(Config):
         description="Scale of classifier-free guidance; 1 is without, above 1 follows the video more closely with less variety.",
     )
     motion: bool = Field(
-        default=True, description="Condition on the video's motion, for models that can; a shaking camera is a reason not to."
+        default=True, description="Condition on the video's motion, for models that take it; leave it out for a shaking camera."
     )
     label: str | None = Field(default=None, description="Class name, for models with classes.")
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
 
     def resolve(self, defaults: Defaults) -> "Request":
-        """Fill what was left open from a model's defaults; resolving twice changes nothing.
+        """Replace None by the model's defaults; resolving twice changes nothing.
 
         Returns:
-            A request without None, but for `label` where the model has no classes; the label is spelt as the model spells it.
+            A request without None, except `label` for a model without classes. The label has the model's spelling.
 
         Raises:
             ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, missing for one with
@@ -80,9 +80,9 @@ class Request(Config):
         return self.model_copy(update=filled)
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the sound of a take, by field name; what is None or concerns files only is left out.
+        """Fields that a take's sound depends on, without those that are None.
 
-        The recipe inside outputs, JSON records and `samples.json` are made from this.
+        Part of the recipe inside outputs, of JSON records and of `samples.json`.
         """
         return self.model_dump(exclude={"takes", "original"}, exclude_none=True)
 

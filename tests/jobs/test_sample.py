@@ -51,7 +51,7 @@ def row(path, kind="clip", split="valid", start=0.0, label="", name=None):
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, write_clip):
-    """Two seconds of video as two clips, another clip, two pictures in a folder; and one clip for training."""
+    """Two seconds of video as two clips, another clip, two images in a folder, and one clip for training."""
     root = tmp_path_factory.mktemp("material")
     write_clip(root / "long.mp4", n_frames=50)
     write_clip(root / "other.mp4", n_frames=25, first=0, images=lambda i: np.full((48, 64, 3), 5 * i, np.uint8))
@@ -74,14 +74,14 @@ def material(tmp_path_factory, write_clip):
 
 @pytest.fixture
 def tiny(tiny_bundle, parts, monkeypatch):
-    """The name of the tiny model, whose picture network is as tiny; not in other processes."""
+    """Name of the tiny model, patched in this process only to have a tiny image network."""
     monkeypatch.setattr(bundle, "load_backbone", lambda name: (parts.backbone, parts.backbone_row))
     return str(tiny_bundle)
 
 
 @pytest.fixture
 def blind(tmp_path_factory, tiny_parts, tiny_configs, write_part):
-    """A model that needs no picture network, which other processes would have to load."""
+    """A model without an image network, which worker processes would have to load."""
     folder = tmp_path_factory.mktemp("blind")
     seen = ConditionConfig(kind="class", n_classes=2)
     sampler = write_part(folder / "sampler", "sampler", tiny_configs["sampler"].model_copy(update={"condition": seen}))
@@ -120,7 +120,7 @@ def test_every_clip_has_its_samples_and_seeds_are_recorded(material, tiny, tmp_p
 
 
 def test_sample_equals_generate_with_the_recorded_seed(material, tiny, tmp_path):
-    """The codes of a video shorter than a clip are the first of its sample's, so what they decode to is the same but near the end."""
+    """A video shorter than a clip has the first codes of its sample, so both mels are equal except near the end."""
     made(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2)))
     pipeline = load(tiny)
     seed = json.loads((tmp_path / "samples.json").read_text())["clips"]["other"]
@@ -238,7 +238,7 @@ def test_wrong_requests_are_refused_before_any_work(material, tiny, tmp_path, re
 
 
 def test_split_without_clips_or_images_is_refused(material, tiny, tmp_path):
-    with pytest.raises(DataError, match="no clips or pictures of the split 'test' to make sounds for"):
+    with pytest.raises(DataError, match="no clips or images of the split 'test' to make sounds for"):
         Sampling(material / "m.parquet", tmp_path, Recipe(tiny), "test")
 
 

@@ -125,7 +125,7 @@ def load_sampler(folder: Path, precision: Precision | None, device: torch.device
 
 
 def _misfit(parts: Parts) -> str:
-    """The first mismatch between parts; empty if they fit."""
+    """Description of the first mismatch between parts; empty if they fit."""
     codebook, sampler = parts.codebook.config, parts.sampler.config
     # a sampler of kind `none` has a random vector in place of features
     feature_dim = parts.backbone_row.dim if parts.backbone_row else sampler.condition.feature_dim

@@ -1,1 +1,1 @@
-"""The command line: one file per verb, no logic of its own."""
+"""The command line: one file per subcommand, which only parses arguments and prints results."""

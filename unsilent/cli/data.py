@@ -12,7 +12,7 @@ app = typer.Typer(help="Prepare training material.")
 
 LISTS = typer.Option([], "--list", metavar="SPLIT=FILE", help="Names of a split's clips, one a line; may be repeated.")
 WORKERS = typer.Option(None, "--workers", min=1, metavar="N", help="Spread the work over N processes, or actors of --ray.")
-RAY = typer.Option(None, "--ray", metavar="ADDRESS", help="Spread it over a Ray cluster: HOST:PORT, auto, or local to start one here.")
+RAY = typer.Option(None, "--ray", metavar="ADDRESS", help="Spread the work over a Ray cluster: HOST:PORT, auto, or local to start one.")
 
 
 @app.command()
@@ -21,14 +21,17 @@ def manifest(
         ..., help="Holds folders named after classes, vggsound.csv, or any of sounds.csv, images.csv, clips.csv.", show_default=False
     ),
     out: Path = typer.Option(..., "-o", "--out", metavar="M.parquet", show_default=False),
-    preset: str = typer.Option("everyday", help="To whose clip videos are cut."),
+    preset: str = typer.Option("everyday", help="Preset whose clip length videos are cut to."),
     lists: list[str] = LISTS,
-    valid: float = typer.Option(0.125, min=0, max=1, help="Share of sources for validation, where nothing else tells."),
-    test: float = typer.Option(0.0, min=0, max=1, help="Share of sources for tests, where nothing else tells."),
+    valid: float = typer.Option(0.125, min=0, max=1, help="Share of the sources without a split that go to validation."),
+    test: float = typer.Option(0.0, min=0, max=1, help="Share of the sources without a split that go to the test split."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
 ) -> int:
-    """List the material of a folder in one table: what can be read and heard, cut into clips, every source in one split."""
+    """List the material of a folder in a table.
+
+    Files that are unreadable, silent or duplicate are left out and named. Long videos are cut into clips. Each source is in one split.
+    """
     from unsilent.data.checks import summarise
     from unsilent.jobs.manifest import make_manifest
     from unsilent.jobs.parallel import Parallel
@@ -54,25 +57,25 @@ def _split_lists(lists: list[str]) -> dict[str, Path]:
 
 @app.command()
 def extract(
-    table: Path | None = typer.Argument(None, metavar="[M.parquet]", help="The material; not with --codebook.", show_default=False),
+    table: Path | None = typer.Argument(None, metavar="[M.parquet]", help="Manifest; not with --codebook.", show_default=False),
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
-    codebook: Path | None = typer.Option(None, help="Checkpoint folder; writes the codes of the sounds that are in SHARDS already."),
-    preset: str | None = typer.Option(None, help="Whose clip and backbone to extract for; not with --codebook. [default: everyday]"),
+    codebook: Path | None = typer.Option(None, help="Checkpoint folder of a codebook, which encodes the sounds in SHARDS."),
+    preset: str | None = typer.Option(None, help="Preset that gives clip and image network; not with --codebook. [default: everyday]"),
     sound: SoundShard | None = typer.Option(
-        None, help="What to keep; mels take a sixth of the space, but no vocoder learns from them. [default: waveforms]"
+        None, help="How to store sounds; mels take a sixth of the space but cannot train vocoders. [default: waveforms]"
     ),
-    features: FeatureDtype | None = typer.Option(None, help="How to keep them; uint8 is half as large. [default: float16]"),
+    features: FeatureDtype | None = typer.Option(None, help="Dtype of stored features; uint8 takes half the space. [default: float16]"),
     variants: int | None = typer.Option(
-        None, min=1, help="Encodings of each waveform: as it is, then louder or softer, faster or slower. [default: 2]"
+        None, min=1, help="Encodings of each waveform: the first unchanged, others differ in gain, speed or start. [default: 2]"
     ),
-    seed: int = typer.Option(0, min=0, help="For the random views and variants."),
+    seed: int = typer.Option(0, min=0, help="Seed of random image crops and variants."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
-    redo: bool = typer.Option(False, "--redo", help="Replace shards that were made of other material or otherwise."),
+    redo: bool = typer.Option(False, "--redo", help="Replace shards of other material or settings."),
 ) -> int:
-    """Turn listed material into waveforms and visual features, or, with --codebook, the sounds in SHARDS into codes.
+    """Extract waveforms, visual features and motion of a manifest's rows. With --codebook, encode the sounds in SHARDS.
 
-    What was stopped goes on where it was; what is there already is kept. What cannot be read is left out and named.
+    An interrupted extraction resumes, and finished shards are kept. Files that cannot be read are left out and named.
     """
     from unsilent.files import require_path
 
@@ -110,7 +113,7 @@ def import_released(
     backbone: str = typer.Option("resnet50", help="resnet50 or bninception."),
     lists: list[str] = LISTS,
 ) -> None:
-    """Turn the authors' own feature files into shards, without executing what they hold."""
+    """Convert the authors' feature files to shards, without executing pickles."""
     from unsilent.clip import Clip
     from unsilent.data.released import ReleasedFolder, write_shards
 

@@ -27,7 +27,7 @@ def evaluate(
     ),
     manifest: Path | None = typer.Option(None, metavar="M.parquet", help="A manifest instead of --labels."),
     split: str | None = typer.Option(None, help="Take only real sounds of this split of the manifest."),
-    seed: int = typer.Option(0, min=0, help="Of the resamples behind intervals."),
+    seed: int = typer.Option(0, min=0, help="Seed of the resamples for intervals."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
     device: options.Device = "auto",

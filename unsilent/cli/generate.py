@@ -1,4 +1,4 @@
-"""`unsilent generate`: videos in, the same videos with sound out."""
+"""`unsilent generate`: make sound for videos."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def generate(
     )
     jobs = outputs.plan(inputs, out)
     outputs.check(jobs, wav=wav, picture=picture)
-    request.resolve(read_defaults(find_bundle(model)))  # refuses what does not fit the model
+    request.resolve(read_defaults(find_bundle(model)))  # raises for values that do not fit the model
     results = []
     with Bar(len(jobs)) as bar:
         from unsilent import batch  # with torch, after the bar is on the screen

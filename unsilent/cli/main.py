@@ -1,4 +1,4 @@
-"""The `unsilent` command: its verbs, and how mistakes are said (one line on stderr, exit code 2, never a traceback)."""
+"""The `unsilent` command: its subcommands, and errors as one line on stderr with exit code 2."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
 from unsilent.version import __version__
 
-INTERRUPTED = 130  # what shells expect of a program that Ctrl-C has stopped; typer catches Ctrl-C itself and gives this code
+INTERRUPTED = 130  # 128 + SIGINT, the convention of shells, and what typer returns after Ctrl-C
 
 app = typer.Typer(
     name="unsilent", pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
@@ -38,7 +38,7 @@ def root(version: bool = typer.Option(False, "--version", callback=_print_versio
 
 
 def main() -> None:
-    """Run the command line; the exit code says how it went (0 done, 2 wrong request, 3 some of several inputs failed)."""
+    """Run the command line. Exit codes: 0 done, 2 wrong request, 3 some of several inputs failed, 130 interrupted."""
     Interrupts.heed()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and give its exit code.
+    """Run one command and return its exit code.
 
     Args:
         arguments: as typed, without the program's name.

@@ -1,4 +1,4 @@
-"""Sentences for mistakes on the command line, and for options that similar programs have."""
+"""Error messages for mistakes on the command line, and for options of similar programs."""
 
 import re
 from typing import Any

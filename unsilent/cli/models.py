@@ -22,7 +22,7 @@ class _ListByDefault(typer.core.TyperGroup):
 
 app = typer.Typer(help="List, describe, fetch and convert models.", cls=_ListByDefault)
 WeightDtype = Literal["float32", "float16"]
-NUMBERS = typer.Option("float32", "--numbers", help="Dtype of the weights on disk: float32 as published, or float16 of half the size.")
+NUMBERS = typer.Option("float32", "--numbers", help="Dtype of the weights on disk: float32 as published, or float16 with half the size.")
 
 
 @app.command("list")
@@ -78,7 +78,7 @@ def fetch(
 def convert(
     file: Path = typer.Argument(..., help="Archive, checkpoint or unpacked folder, as its authors published it.", show_default=False),
     out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder to make.", show_default=False),
-    kind: str | None = typer.Option(None, help="Network to take from a file with several. [default: the one it was published as]"),
+    kind: str | None = typer.Option(None, help="Which network to convert, for files with several. [default: the one it was published as]"),
     preset: str | None = typer.Option(None, help="Preset of a sampler. [default: by its file name, settings or sizes]"),
     vocoder: Path | None = typer.Option(
         None, help="Published MelGAN for the model. [default: the installed one, else the default model's]"

@@ -1,4 +1,4 @@
-"""Options that several verbs share, each said once."""
+"""Options shared by several subcommands."""
 
 from typing import Annotated
 
@@ -9,19 +9,19 @@ from unsilent.choices import Device as DeviceChoice
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: one example a line."""
+    """Last part of a command's help: one example per line."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 def _models_here(incomplete: str) -> list[str]:
-    """For completion by the shell."""
+    """Names of installed models, for shell completion."""
     from unsilent.checkpoints.folders import present
 
     return [name for name in present() if name.startswith(incomplete)]
 
 
 Model = Annotated[str, typer.Option("--model", autocompletion=_models_here, help="A name from `unsilent models`, or a bundle folder.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, video, model and machine: same sound.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same seed, video, model and machine give the same sound.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among the k most likely codes. [default: the model's own]")]
 Temperature = Annotated[
     float | None,
@@ -31,7 +31,7 @@ Guidance = Annotated[
     float | None,
     typer.Option("--guidance", min=0.0, help="Above 1 follows the video more closely, with less variety. [default: the model's own]"),
 ]
-Motion = Annotated[bool, typer.Option("--motion/--no-motion", help="Condition on motion, for models that can.")]
+Motion = Annotated[bool, typer.Option("--motion/--no-motion", help="Condition on motion, for models that take it.")]
 Device = Annotated[DeviceChoice, typer.Option("--device", help="Where to compute; auto takes a GPU if there is one.")]
-Precision = Annotated[AnyPrecision, typer.Option("--precision", help="How to compute; auto is the fastest that keeps the quality.")]
+Precision = Annotated[AnyPrecision, typer.Option("--precision", help="Numeric precision; auto is the fastest that keeps the quality.")]
 Vocoder = Annotated[VocoderChoice, typer.Option("--vocoder", help="Mel to waveform: the model's network, or Griffin-Lim.")]

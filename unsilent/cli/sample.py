@@ -1,4 +1,4 @@
-"""`unsilent sample`: sounds of a model for all clips and images of a manifest, to be listened to or evaluated."""
+"""`unsilent sample`: sounds of a model for all clips and images of a manifest, for evaluation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,21 +21,21 @@ def sample(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="DIR/CLIP/NUMBER for each sample.", show_default=False)],
     model: options.Model = "everyday",
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Different sounds for each clip or image.")] = 10,
-    split: Annotated[str, typer.Option(help="Of the manifest, or `all`.")] = "valid",
+    split: Annotated[str, typer.Option(help="Split of the manifest to sample, or `all`.")] = "valid",
     seed: options.Seed = 0,
     top_k: options.TopK = None,
     temperature: options.Temperature = None,
     guidance: options.Guidance = None,
     motion: options.Motion = True,
     precision: options.Precision = "auto",
-    keep: Annotated[Keep, typer.Option(help="Mels as decoded, 136 kB each at the paper's size, or sounds, 434 kB.")] = "mel",
+    keep: Annotated[Keep, typer.Option(help="What to write: mels (136 kB each at the paper's size) or sounds (434 kB).")] = "mel",
     workers: int | None = WORKERS,
     ray: str | None = RAY,
 ) -> int:
     """Make sounds for all clips and images of a split.
 
-    Each is as long as one clip of the model. A stopped run continues where it was; samples that exist are kept. Clips and images that
-    cannot be read are left out and named.
+    Each sound is as long as one clip of the model. An interrupted run resumes, and finished samples are kept. Clips and images that cannot
+    be read are left out and named.
     """
     from unsilent.checkpoints.folders import find_bundle
     from unsilent.files import require_path

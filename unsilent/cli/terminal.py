@@ -1,4 +1,4 @@
-"""What a person sees while waiting and at the end: a bar with the time left, tables, and one line for each mistake."""
+"""Terminal output: progress bar with remaining time, tables, and one line per error."""
 
 import signal
 import sys
@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-QUIET_SECONDS = 10.0  # between two lines about progress where no bar can be drawn
-_WIDE = 1000  # characters in a line that nobody looks at in a terminal; paths are not to be broken there
+QUIET_SECONDS = 10.0  # between two lines of progress where stderr is not a terminal
+_WIDE = 1000  # characters in a line of a file or pipe, where paths must not be broken
 
 
 def say(sentence: str) -> None:
-    """One line on stderr, whatever line breaks a file name has."""
+    """Print one line on stderr; line breaks in file names become spaces."""
     typer.echo(f"unsilent: {' '.join(sentence.split())}", err=True)
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings: folded to the width of a terminal, one line each in a file or pipe. Text is shown as it is."""
+    """Print rows under headings: folded to the width of a terminal, one line each in a file or pipe. Markup is not interpreted."""
     console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
@@ -30,13 +30,13 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 
 class Interrupts:
-    """Ctrl-C that cannot get lost: compiled code that calls back into Python may swallow the exception, so the wish is remembered."""
+    """Records Ctrl-C, because compiled code that calls back into Python may swallow the exception."""
 
     wanted = False
 
     @classmethod
     def heed(cls) -> None:
-        """From now on remember Ctrl-C; where it is ignored, as shells have it for what they start in the background, it stays ignored."""
+        """Install the signal handler. Where SIGINT is ignored, as in background jobs of a shell, it stays ignored."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, cls._note)
 
@@ -53,10 +53,10 @@ class Interrupts:
 
 
 class Bar:
-    """How far a batch is and how long it will still take: a moving bar in a terminal, else a line every ten seconds.
+    """Progress and remaining time of a batch: a bar in a terminal, else a line every ten seconds.
 
     Args:
-        n_jobs: in the batch, all taken to be equally long.
+        n_jobs: in the batch, assumed to be equally long.
     """
 
     def __init__(self, n_jobs: int) -> None:
@@ -76,14 +76,14 @@ class Bar:
         self._bar.stop()
 
     def finish(self, n_done: int) -> None:
-        """Take note of how many jobs are done."""
+        """Set the number of finished jobs."""
         self._done = n_done
         self._bar.update(self._task, completed=n_done)
 
     def watch(self, name: str) -> Callable[[str, float], None]:
-        """What a job reports its steps to, each with the share of the job that is done."""
+        """Callback for the next job, called with the name of its step and the share of the job that is done."""
         if not self._done:
-            self._started = time.monotonic()  # loading the model takes no part in the estimate
+            self._started = time.monotonic()  # the estimate leaves out loading the model
         place = f"{self._done + 1}/{self._n_jobs} " if self._n_jobs > 1 else ""
         return lambda step, share: self._show(f"{place}{name}: {step}", self._done + share)
 

@@ -1,4 +1,4 @@
-"""How crops of sounds vary; free of torch, since configurations have it."""
+"""Settings of random changes of crops; without torch, because configurations import them."""
 
 from typing import NamedTuple
 

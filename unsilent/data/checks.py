@@ -148,7 +148,7 @@ def _draw_split(source: str, shares: dict[str, float]) -> str:
 
 
 def summarise(rows: list[Row], left_out: list[tuple[str, str]]) -> str:
-    """A table for people: number and hours of each kind and label by split, then the totals."""
+    """Summary as text: number and hours of each kind and label by split, then the totals."""
     splits = [*sorted({row.split for row in rows}, key=_rank, reverse=True)]
     hours, counts = defaultdict(float), Counter[tuple[str, str]]()
     for row in rows:

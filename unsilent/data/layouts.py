@@ -1,4 +1,4 @@
-"""Layouts of material that people have: tables, lists of data sets, or folders named after classes. No file is opened here."""
+"""Layouts of training material: tables, VGGSound's list, or folders named after classes. No media file is opened here."""
 
 import csv
 import re

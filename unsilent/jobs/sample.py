@@ -1,7 +1,7 @@
-"""Sounds for the clips of a manifest, several of each, spread over processes or machines: what is stopped goes on, what is bad is named.
+"""Sampling of several sounds for each clip of a manifest, over processes or machines. A stopped job resumes.
 
-`OUT/CLIP/NUMBER.mel.npy` (or `.wav`) is a sample, `OUT/samples.json` says what all were made with. The folder of a clip appears when it is
-whole. Number n of a clip is take n of the clip's own seed, so it depends neither on other clips nor on how the work is spread.
+`OUT/CLIP/NUMBER.mel.npy` (or `.wav`) is a sample; `OUT/samples.json` has the settings of all samples. The folder of a clip is renamed into
+place when it is complete. Sample n of a clip is take n of the clip's own seed, so it does not depend on other clips or on workers.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ from unsilent.speed.choice import choose_device, choose_precision
 from unsilent.speed.threads import one_thread
 from unsilent.vision.scene import Scene
 
-KINDS = ("clip", "image")  # of rows that can be looked at
+KINDS = ("clip", "image")  # of rows with frames
 ABOUT, SUFFIXES = "samples.json", {"mel": ".mel.npy", "wav": ".wav"}
 _PART, _LOCK = ".part", ".lock"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How all samples of a folder are made.
+    """Settings of all samples of a folder.
 
     Attributes:
         model: name of a model whose weights are here, or path of a bundle folder.
-        request: for every clip; its seed is the source of the clips' own, see `seed_of`, and its label is that of the clip.
-        precision: to compute in; `auto` is settled where the job begins, for all its workers.
+        request: for every clip; `seed_of` derives each clip's seed from its seed, and the manifest gives the labels.
+        precision: to compute in; `auto` is resolved once, before workers start.
         keep: `mel`, float16 `[mels, frames]` around [-1, 1] as decoded; or `wav`, 16 bit.
     """
 
@@ -68,7 +68,7 @@ class _Maker:
 
     def __call__(self) -> Callable[[Row], list[np.ndarray]]:
         recipe = self.recipe
-        with one_thread():  # for life, because bytes must not depend on the number of threads
+        with one_thread():  # also later in this process, because bytes must not depend on the number of threads
             pipeline = load(recipe.model, precision=recipe.precision)
 
         def make(row: Row) -> list[np.ndarray]:
@@ -83,26 +83,26 @@ class _Maker:
 
 
 def seed_of(seed: int, clip_id: str) -> int:
-    """The seed of a clip, 48 bits: `unsilent generate --seed` with it makes the same sounds for a video of that clip alone."""
+    """Seed of a clip, 48 bits. With it `unsilent generate --seed` makes the same sounds for a video that has only this clip."""
     return int.from_bytes(hashlib.sha256(f"{seed} {clip_id}".encode()).digest()[:6])
 
 
 class Sampling:
-    """A folder of samples to be made, or gone on with; used in a `with` block, which keeps other processes out of the folder.
+    """A job that fills a folder with samples, or resumes one. Its `with` block locks the folder against other processes.
 
     Args:
-        table: manifest; its clips and pictures are looked at. For models with classes, their labels are said.
+        table: manifest, of which clips and images are used, and their labels for models with classes.
         out: folder, made if absent.
-        recipe: what to do.
+        recipe: settings of the samples.
         split: of the manifest; None takes all.
 
     Attributes:
-        rows: all that are to have samples.
-        waiting: those that have none yet, once in the block.
+        rows: rows to sample.
+        waiting: rows without samples, set at the start of the block.
 
     Raises:
-        DataError: for a manifest that cannot be read or has nothing to look at in the split, or clips whose names cannot be folders;
-            at the beginning of the block, for a folder that was made otherwise, or that another process is writing.
+        DataError: if the manifest cannot be read, has no clips or images in the split, or has a clip whose name cannot be a folder. At the
+            start of the block: if the folder has samples of another recipe, or another process is writing it.
         CheckpointError: if the model is not here.
         ParameterError: for a value out of range, or a precision that this machine cannot compute.
     """
@@ -112,7 +112,7 @@ class Sampling:
         self._root, rows = read_manifest(table)
         self.rows = [row for row in rows if row.kind in KINDS and split in (None, row.split)]
         if not self.rows:
-            raise DataError(f"{table} has no clips or pictures{f' of the split {split!r}' if split else ''} to make sounds for.")
+            raise DataError(f"{table} has no clips or images{f' of the split {split!r}' if split else ''} to make sounds for.")
         for row in self.rows:
             parts = PurePosixPath(row.clip_id).parts
             if not parts or any(part.startswith((".", "/")) for part in parts):
@@ -132,7 +132,7 @@ class Sampling:
             if not try_lock(files.enter_context((self.out / _LOCK).open("ab")).fileno()):
                 raise DataError(f"another process is writing {self.out}; wait for it, or choose another folder.")
             self._about = self._agree()
-            shutil.rmtree(self.out / _PART, ignore_errors=True)  # of one that was killed
+            shutil.rmtree(self.out / _PART, ignore_errors=True)  # left by a process that was killed
             self.waiting = [row for row in self.rows if not (self.out / row.clip_id).is_dir()]
             self._files = files.pop_all()
         return self
@@ -141,7 +141,7 @@ class Sampling:
         self._files.close()
 
     def _agree(self) -> dict[str, Any]:
-        """What the folder says of itself, new or old."""
+        """Content of `samples.json`: read and compared with the recipe, or written to a new folder."""
         path = self.out / ABOUT
         if not path.exists():
             about = {**self._made_with, "clips": {}, "failed": {}}
@@ -151,7 +151,7 @@ class Sampling:
             about = json.loads(path.read_bytes())
             differing = {name: about[name] for name, value in sorted(self._made_with.items()) if about[name] != value}
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path} does not say what the samples beside it were made with; choose another folder.") from None
+            raise DataError(f"{path} does not have the settings of the samples beside it; choose another folder.") from None
         if differing:
             found = ", ".join(f"{name} {value}" for name, value in differing.items())
             asked = ", ".join(str(self._made_with[name]) for name in differing)
@@ -163,16 +163,16 @@ class Sampling:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     def run(self, spread: Parallel = Parallel()) -> Iterator[tuple[Row, str]]:
-        """Make what is missing.
+        """Make the missing samples.
 
         Args:
-            spread: over what; the bytes do not depend on it, on machines of one kind.
+            spread: where to run; on machines of one kind the bytes do not depend on it.
 
         Yields:
-            Every row when its samples lie in the folder, or, with the reason, when there will be none.
+            Each waiting row when its samples are written, with an empty string, or the reason why it gets none.
 
         Raises:
-            UnsilentError: if the work cannot be done at all; see `jobs.parallel.map_ordered`.
+            UnsilentError: if no row can be sampled; see `jobs.parallel.map_ordered`.
             OSError: if the folder cannot be written.
         """
         failed, clips = self._about["failed"], self._about["clips"]

@@ -1,4 +1,4 @@
-"""Which device and precision to compute in."""
+"""Choice of device and precision."""
 
 import torch
 

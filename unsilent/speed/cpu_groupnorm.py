@@ -54,7 +54,7 @@ def is_available() -> bool:
 
 
 def fits(channels: int) -> bool:
-    """Whether tensors of so many channels can be quantised."""
+    """Whether tensors with this number of channels can be quantised."""
     return channels % _BLOCK == 0
 
 

@@ -10,7 +10,7 @@ from unsilent.errors import UnsilentError
 def load_library(name: str, abi: Sequence[int]) -> ctypes.CDLL | None:
     """The shared library of `NAME.c`, without signatures; None where the package was installed without a C compiler.
 
-    setuptools builds it as an extension module, but it has no Python in it and is opened by ctypes.
+    setuptools builds it as an extension module, but it does not use Python's API and is opened by ctypes.
 
     Args:
         name: of the C file without its ending.

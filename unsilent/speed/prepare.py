@@ -17,10 +17,10 @@ from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, one_thread
 
 @contextmanager
 def sampling_mode(sampler: Sampler, precision: Precision) -> Iterator[None]:
-    """What a sampler runs under: torch's thread count, and autocast where torch computes in bfloat16.
+    """Context for sampling: torch's thread count, and autocast where torch computes in bfloat16.
 
-    A packed transformer uses all threads itself. torch gets one then, and for a small network: both run hundreds of tiny operations, and on
-    a busy machine threads wait for one another many times longer than they work.
+    torch gets one thread beside a packed transformer, which has threads of its own, and for a small network. Both run hundreds of small
+    operations, and on a busy machine threads would wait for each other longer than they compute.
     """
     is_packed = isinstance(sampler.transformer, PackedTransformer)
     autocast = torch.autocast(sampler.pos_emb.device.type, torch.bfloat16, enabled=precision == "bfloat16" and not is_packed)
@@ -46,13 +46,13 @@ def prepare_block(part: nn.Module, precision: Precision, packs: bool) -> nn.Modu
         return part
     packed = PackedBlock(part, precision)
     for layer in part.modules():
-        layer._parameters.clear()  # whoever still holds the block must not hold its weights
+        layer._parameters.clear()  # frees the weights even where the block is still referenced
     trim_memory()
     return packed
 
 
 def accelerate(sampler: Sampler, precision: Precision, device: torch.device) -> None:
-    """Let a sampler advance in as few calls as its device allows: in C if its blocks are packed, as a CUDA graph on a GPU."""
+    """Replace a sampler's step by a faster one: C if its blocks are packed, a CUDA graph on a GPU."""
     if device.type == "cuda":
         sampler.fast_advance = GraphedAdvance(sampler)
     elif all(isinstance(block, PackedBlock) for block in sampler.transformer.blocks):

@@ -8,15 +8,15 @@ import torch
 
 from unsilent.models.sampler import SamplerConfig
 
-# Held by whoever loads or computes: torch's thread count, malloc's settings and a sampler's KV cache are shared by a process. A Python
-# thread takes over the count at its first use of torch, for good, so one that starts amid another's `one_thread` must wait here first.
+# Lock of all loading and computing, because torch's thread count, malloc's settings and a sampler's KV cache are shared by the process. A
+# Python thread keeps the count of its first use of torch, so it must not start inside `one_thread` of another thread.
 EXCLUSIVE = threading.RLock()
 SMALL_WEIGHTS = 20_000_000  # a network of fewer weights runs faster on one thread, because its operations are too short to share
 
 
 @contextmanager
 def limit_threads(n: int) -> Iterator[None]:
-    """Compute with `n` threads (at least 1), and restore the count afterwards; for whoever holds `EXCLUSIVE`, and its own threads."""
+    """Compute with `n` threads (at least 1), then restore the count. The caller or its parent thread must hold `EXCLUSIVE`."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, n))
     try:
