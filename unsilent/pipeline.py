@@ -18,7 +18,7 @@ from unsilent.choices import AnyPrecision, Device, Precision, VocoderChoice, che
 from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
 from unsilent.generation.conditions import Plan, make_conditions, plan_frames
-from unsilent.generation.progress import Clock, Report, stage
+from unsilent.generation.progress import Clock, Progress, Report, stage
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import sample_codes
@@ -29,7 +29,7 @@ from unsilent.request import Request
 from unsilent.speed.choice import choose_device, choose_precision, convolution_dtype
 from unsilent.speed.memory import trim_memory
 from unsilent.speed.prepare import sampling_mode
-from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, codec_threads, limit_threads, one_thread
+from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, codec_threads, count_threads, limit_threads, one_thread
 from unsilent.vision.scene import Observation, Scene, observe
 
 
@@ -49,8 +49,7 @@ def load(
         ParameterError: for another value, a device that is not there, or a precision that it cannot compute.
     """
     check_choice("vocoder", vocoder, VocoderChoice)
-    chosen = choose_device(device)
-    folder = find_bundle(name)
+    chosen, folder = choose_device(device), find_bundle(name)
     config = sampler_config(folder)
     settled = choose_precision(precision, chosen, config)
     with one_thread(config.transformer.n_weights < SMALL_WEIGHTS):  # because thousands of small tensors are copied
@@ -61,9 +60,9 @@ def load(
 class Pipeline:
     """A loaded model. Several Python threads may use it; their generations run one after another.
 
-    The same seed, video, model and machine give the same bytes. Sounds of small models, such as `everyday`, do not depend on the number of
-    torch's threads either. Large models decode with the thread count that torch has when the pipeline is made. With another count, codes
-    are equal where the C kernels run, mels differ by rounding, and waveforms may differ in phase.
+    The same seed, video, model and machine give the same bytes, for small models such as `everyday` with any thread count of torch.
+    Large models decode with the thread count that torch has when the pipeline is made. With another count, codes are equal where the C
+    kernels run, mels differ by rounding, and waveforms may differ in phase.
 
     Args:
         parts: networks, which are moved to `device`.
@@ -73,12 +72,10 @@ class Pipeline:
     """
 
     def __init__(self, parts: Parts, device: torch.device, precision: Precision = "float32", vocoder: VocoderChoice = "neural") -> None:
-        self.name = parts.name
-        self.parts, self.device, self.precision, self.vocoder = parts, device, precision, vocoder
+        self.name, self.parts, self.device, self.precision, self.vocoder = parts.name, parts, device, precision, vocoder
         for module in parts.modules():
             module.to(device)
-        with EXCLUSIVE:
-            self.threads = torch.get_num_threads()
+        self.threads = count_threads()
         network, threads = parts.vocoder if vocoder == "neural" else None, codec_threads(parts.sampler.config)
         self.codec = Codec(parts.codebook, network, device, convolution_dtype(precision), threads)
 
@@ -136,10 +133,9 @@ class Pipeline:
                 grids = self.sample(plan, conditions, request, rendering.feed, stage(progress, "sampling"))
                 finished = rendering.finish(grids, n_samples, clock, stage(progress, "decoding"))
         features = None if observation is None else observation.features.cpu().numpy()
-        timings = {step: seconds / request.takes for step, seconds in clock.laps.items()}
-        made_by = {"clip": self.clip, "request": request, "model": self.name, "precision": self.precision, "timings": timings}
-        common = {"video": info.path, "sample_rate": self.clip.sample_rate, "features": features, **made_by}
-        return [Generation(**common, take=take, **arrays._asdict()) for take, arrays in enumerate(finished)]
+        made_by = {"clip": self.clip, "request": request, "model": self.name, "precision": self.precision}
+        common = {"video": info.path, "sample_rate": self.clip.sample_rate, "features": features, "timings": clock.per_take(request.takes)}
+        return [Generation(**common, **made_by, take=take, **arrays._asdict()) for take, arrays in enumerate(finished)]
 
     @torch.inference_mode()
     def sample_mels(self, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
@@ -167,9 +163,7 @@ class Pipeline:
         return Plan(windows, [] if expects is None else plan_frames(scene, windows, self.clip, condition, expects.pairs))
 
     @torch.inference_mode()
-    def observe(
-        self, scene: Scene, plan: Plan, request: Request, progress: Callable[[float], None] = lambda share: None
-    ) -> Observation | None:
+    def observe(self, scene: Scene, plan: Plan, request: Request, progress: Progress = lambda share: None) -> Observation | None:
         """Read the scene once: features, and motion where requested; None for a model without features."""
         if self.parts.backbone is None:
             return None
@@ -191,7 +185,7 @@ class Pipeline:
         conditions: Sequence[Float[Tensor, "1 condition width"]],
         request: Request,
         feed: Callable[[Int[Tensor, "takes known"]], None] = lambda known: None,
-        progress: Callable[[float], None] = lambda share: None,
+        progress: Progress = lambda share: None,
     ) -> Int[Tensor, "takes rows columns"]:
         """Sample the codes of all takes; `feed` gets all codes known so far after each column."""
 

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 
+Progress = Callable[[float], None]  # share of a stage that is done in [0, 1]
 Report = Callable[[str, float], None]  # name of the stage, share of the whole work that is done in [0, 1]
 
 STAGES = {"reading": 0.4, "sampling": 0.5, "decoding": 0.1}  # share of the whole work, roughly
 
 
-def stage(report: Report, name: str) -> Callable[[float], None]:
+def stage(report: Report, name: str) -> Progress:
     """Turn progress within a stage, 0 to 1, into progress of the whole.
 
     Args:
@@ -36,3 +37,7 @@ class Clock:
         now = time.perf_counter()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self._last = now
+
+    def per_take(self, n_takes: int) -> dict[str, float]:
+        """Seconds by name for one of several takes that were made together."""
+        return {name: seconds / n_takes for name, seconds in self.laps.items()}

@@ -5,7 +5,6 @@ latency, so concurrent decoding costs less than decoding afterwards.
 """
 
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import StreamingMel, StreamingWaveform, decoded_windows
-from unsilent.generation.progress import Clock
+from unsilent.generation.progress import Clock, Progress
 from unsilent.models.code_order import to_grid
 from unsilent.signal.loudness import level
 from unsilent.speed.memory import retain_memory, trim_memory
@@ -119,9 +118,7 @@ class Rendering:
         is_whole = streaming.done == streaming.mel.shape[1]
         return (self._waveforms.pop(take) if is_whole else self._waveforms[take]).waveform
 
-    def finish(
-        self, grids: Int[Tensor, "takes rows columns"], n_samples: int, clock: Clock, progress: Callable[[float], None]
-    ) -> list[Finished]:
+    def finish(self, grids: Int[Tensor, "takes rows columns"], n_samples: int, clock: Clock, progress: Progress) -> list[Finished]:
         """Wait for the background thread, then decode, vocode and level the rest of each take.
 
         Args:

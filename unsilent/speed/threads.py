@@ -36,11 +36,16 @@ def one_thread(applies: bool = True) -> Iterator[None]:
         yield
 
 
+def count_threads() -> int:
+    """Count torch's threads, once no computation has changed their number."""
+    with EXCLUSIVE:
+        return torch.get_num_threads()
+
+
 def codec_threads(config: SamplerConfig) -> int:
     """Threads for the decoder and vocoder of a model: 1 for a small one, else torch's current count.
 
     Small convolutions gain little from a second thread. With one, bytes do not depend on the thread count, and no thread spins while it
     waits for another that a busy machine has suspended.
     """
-    with EXCLUSIVE:
-        return 1 if config.transformer.n_weights < SMALL_WEIGHTS else torch.get_num_threads()
+    return 1 if config.transformer.n_weights < SMALL_WEIGHTS else count_threads()
