@@ -57,8 +57,8 @@ def run(
         picture: also draw each sound, as PNG beside the video.
 
     Raises:
-        ParameterError: before the first job, for a request that does not fit the model, figures that cannot be drawn here, or two sounds or
-            figures that would become one file.
+        ParameterError: before the first job, for a request that does not fit the model, a missing matplotlib, or two sounds or figures with
+            one path.
     """
     request = pipeline.resolve(request)
     if picture:
@@ -106,8 +106,8 @@ def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
         video: input.
         request: resolved.
     """
-    name = video.name.encode("utf-8", "backslashreplace").decode()  # file names need not be valid text, comments must
-    size = video.stat().st_size if video.exists() else 0  # a missing one fails later, with a sentence of its own
+    name = video.name.encode("utf-8", "backslashreplace").decode()  # a comment must be valid text, a file name need not be
+    size = video.stat().st_size if video.exists() else 0  # a missing video is reported later
     about = f"model={pipeline.name} weights={pipeline.parts.fingerprint} vocoder={pipeline.vocoder} precision={pipeline.precision}"
     asked = " ".join(f"{field}={value}" for field, value in request.describe().items())
     return f"sound by unsilent {__version__}: {about} source={name} bytes={size} {asked} original={request.original}"

@@ -32,12 +32,12 @@ def plan(inputs: list[Path], out: Path | None) -> list[Job]:
 
     Args:
         inputs: videos, or folders, which stand for all videos in and below them.
-        out: a file when one video is asked for, else a folder that keeps the stems (and the sub-folders of a folder given);
-            None writes `STEM.sound.SUFFIX` beside each video.
+        out: a file for one video, else a folder, which gets the stems of the videos and the sub-folders of input folders. None writes
+            `STEM.sound.SUFFIX` beside each video.
 
     Raises:
-        ParameterError: if nothing is asked for, two inputs would become one file, an input would be overwritten, or `out` is a file
-            where a folder is wanted or of a kind that cannot be written.
+        ParameterError: if there is no video, two videos have the same output, or an output would overwrite an input. If `out` is a file
+            where a folder is needed, or has a suffix that cannot be written.
         MediaError: if none of the inputs exists.
     """
     if inputs and not any(given.exists() for given in inputs):

@@ -71,8 +71,8 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
 
     Args:
         folder: of the bundle.
-        precision: to prepare the networks for, one by one and the sampler block by block, which bounds the float32 weights in memory;
-            None leaves them as trained.
+        precision: to prepare the networks for; None leaves them as trained. The sampler is prepared block by block, which limits the
+            float32 weights in memory.
         device: that they will run on; they are returned on the CPU.
 
     Raises:

@@ -15,8 +15,8 @@ class Published:
         kind: "sampler", "codebook", "vggishish", "melception", "melgan", "melgan_discriminator", "resnet50" or "bninception".
         url: of its authors.
         md5: 32 hex digits, against damage as its publishers intended; it does not protect against forgery.
-        sha256: 64 hex digits, or their first 8 or more where only the digits in the file's name are known; PyTorch's own download checks
-            only these too.
+        sha256: 64 hex digits, or their first 8 or more where only those in the file's name are known. PyTorch's own download checks the
+            same digits.
         size: in bytes; None where it is not published.
         approximate_size: in bytes, for progress; None where it is unknown.
         licence: as a sentence, also where none is stated.

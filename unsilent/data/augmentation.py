@@ -9,7 +9,7 @@ class Augmentation(NamedTuple):
     Attributes:
         gain_db: lowest and highest gain in dB.
         speed: lowest and highest playback speed, pitch included.
-        mix_share: share of crops, from 0 to 1, that a crop of another sound of the same label is added to, 0 to 12 dB softer.
+        mix_share: share of crops, from 0 to 1, that are mixed with another sound of the same label, 0 to 12 dB softer.
     """
 
     gain_db: tuple[float, float] = (0.0, 0.0)

@@ -1,7 +1,7 @@
 """Arrays from untrusted files, read without executing anything in them.
 
-A pickle is a program. The released features are pickles of one array each, so a dozen opcodes and five names are interpreted here, on
-inert values; any other opcode or name is refused in the message.
+Unpickling can run any code. The released features are pickles of one array each, which need a dozen opcodes and five names. These are
+interpreted here without calling anything; any other opcode or name is an error that names it.
 """
 
 import pickletools
@@ -105,7 +105,7 @@ def _from_pickle(data: bytes) -> Shaped[np.ndarray, "*shape"]:
 
 
 def _interpret(data: bytes) -> Shaped[np.ndarray, "*shape"]:
-    """Interpret the opcodes with the stack and the memo of the unpickler, on inert values."""
+    """Interpret the opcodes with the unpickler's stack and memo, without calling the functions that they name."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}

@@ -45,13 +45,13 @@ class Candidate:
 
 
 def survey(folder: Path, lists: Mapping[str, Path] | None = None) -> tuple[list[Candidate], list[tuple[str, str]]]:
-    """Find the material of a folder. The first of these layouts that is present is read:
+    """Find the material of a folder. The first layout that is present is read:
 
     - `sounds.csv`, `images.csv`, `clips.csv`, any of them, with the columns path, label and licence. Optional columns: split, scene (files
-      of one scene get the same split) and visible_impacts (1, 0, or empty for unknown);
-    - `vggsound.csv` in VGGSound's format: YouTube id, start in seconds, label, train or test; videos are named `ID_START_END` in
-      milliseconds or `ID_SECONDS` with six digits, anywhere in the folder;
-    - folders named after classes, with sounds, images or videos anywhere in them, as in VAS. Files outside of such folders have no label.
+      of one scene get the same split) and visible_impacts (1, 0, or empty for unknown).
+    - `vggsound.csv` in VGGSound's format: YouTube id, start in seconds, label, train or test. Videos are anywhere in the folder, named
+      `ID_START_END` in milliseconds or `ID_SECONDS` with six digits.
+    - Folders named after classes, with sounds, images or videos anywhere in them, as in VAS. Files outside of such folders have no label.
 
     Args:
         folder: material.

@@ -95,7 +95,7 @@ class Classifier:
             )
         if self.preprocesses:
             trimmed = trim_silent_ends(waveform)
-            # a trimmed single click, repeated, would become a tone
+            # because a single click, trimmed and repeated, would become a tone
             waveform = normalise_loudness(trimmed if len(trimmed) >= self.clip.column_samples else waveform, self.clip.sample_rate)
         if len(waveform) < self.frames * self.clip.hop:
             waveform = np.resize(waveform, self.frames * self.clip.hop)
@@ -141,8 +141,8 @@ def load_classifier(name: str | None, device: Device = "auto") -> Classifier:
     """Load a classifier.
 
     Args:
-        name: checkpoint folder of a VGGish-ish or Melception, name of a published one that was fetched, or a model (shipped, fetched, or a
-            path) whose bundle has a folder `classifier`.
+        name: checkpoint folder of a VGGish-ish or Melception, or name of a fetched one. Or name or path of a model with a classifier in its
+            bundle.
         device: `auto` is a GPU if there is one.
 
     Raises:

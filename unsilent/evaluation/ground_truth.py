@@ -19,8 +19,8 @@ def read_labels(source: str, clips: Sequence[str]) -> Labels:
     """Labels of clips.
 
     Args:
-        source: `folders` (the label of a clip is the name of its folder), `vggsounder` (see `vggsounder_labels`), or a CSV file with the
-            columns `path` and `label`, with one row per label of a clip. Paths match as in `ClipNames.find`.
+        source: `folders` (the label of a clip is the name of its folder), `vggsounder` (see `vggsounder_labels`), or a CSV file. The file
+            has the columns `path` and `label`, and one row per label of a clip. Paths match as in `ClipNames.find`.
         clips: names, from `find_sounds`.
 
     Raises:

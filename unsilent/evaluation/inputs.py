@@ -65,8 +65,8 @@ def find_inputs(
         split: of the manifest; real sounds of other splits are left out.
 
     Raises:
-        ParameterError: if a folder has no sounds, two are the same, both `labels` and `manifest` are given, a split is given without a
-            manifest, or there is nothing to evaluate.
+        ParameterError: if a folder has no sounds or is given twice, or there is nothing to evaluate. If both `labels` and `manifest` are
+            given, or a split without a manifest.
         DataError: if labels or `samples.json` cannot be read.
     """
     if labels and manifest:

@@ -33,8 +33,8 @@ def evaluate(
 
         evaluate("real", ["ours", "theirs"], "report", classifier="melception", labels="folders")
 
-    Files are classified one by one, in the order of their names, and every draw has a seed, so results depend on neither the order of
-    files nor the number of workers. Classifier results are kept in `out/heard`; an interrupted evaluation resumes.
+    Results do not depend on the order of files or the number of workers, because files are classified one by one and every draw has a
+    seed. Classifier results are kept in `out/heard`; an interrupted evaluation resumes.
 
     Args:
         reference: folder of real sounds, or videos with sound; the name of a clip is its path without suffix.

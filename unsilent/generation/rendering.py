@@ -1,7 +1,7 @@
 """Codes to sound, streaming: finished windows are decoded and vocoded while later codes are still being sampled.
 
-This file decides when `codec.stitching` works, not how. A step of a large sampler is bound by memory bandwidth, and on a GPU by kernel
-latency, so concurrent decoding costs less than decoding afterwards.
+This file schedules the classes of `codec.stitching`. A sampler's step is bound by memory bandwidth, or on a GPU by kernel latency, so
+concurrent decoding costs less than decoding afterwards.
 """
 
 from collections import deque
@@ -40,8 +40,8 @@ class Finished(NamedTuple):
 class Rendering:
     """Streaming decoder of several takes; a context manager that ends its thread.
 
-    A background thread, on a GPU with its own stream, decodes each window but the last as soon as its codes are known, and vocodes the
-    finished mel in chunks. It has as many torch threads as the codec, so results equal decoding at the end to the bit.
+    A background thread decodes each window but the last when its codes are known, and vocodes the finished mel in chunks. On a GPU it has a
+    stream of its own. It has as many torch threads as the codec, so results equal decoding at the end to the bit.
 
     Args:
         codec: to decode and vocode with.

@@ -1,4 +1,4 @@
-"""From a sampler and conditions to codes: logits to the next code, classifier-free guidance, windows over any length, priming."""
+"""Sampling of codes: the next code from logits, classifier-free guidance, windows over any length, priming with known codes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -113,8 +113,8 @@ def sample_codes(
         windows: as of `plan_windows`, of the sampler's clip.
         conditions: one for each window, in order.
         request: resolved; its seed, takes, top_k, temperature and guidance are used. A guidance other than 1 doubles the work, and needs a
-            sampler trained with condition dropout. Take t is the same however many there are: to the bit with the step in C, and but for
-            rounding where torch's products process several at once.
+            sampler trained with condition dropout. Take t does not depend on the number of takes: to the bit with the step in C, and to
+            rounding with torch's matrix products.
         prime: codes of the first columns, kept as they are (the paper's priming).
         on_column: called after each column with all codes known by then.
 

@@ -45,7 +45,7 @@ def probe(path: Path) -> VideoInfo:
         path: file in any format that FFmpeg reads; a truncated file counts as far as it can be read.
 
     Raises:
-        MediaError: if it is missing, a folder, empty, not a media file or unreadable; if no frame can be decoded; if two frames are more
+        MediaError: if it is missing, a folder, empty, unreadable or not a media file. If no frame can be decoded, or two frames are more
             than an hour apart.
     """
     with open_media(path) as container:

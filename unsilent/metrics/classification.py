@@ -52,7 +52,7 @@ def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"],
 
 
 def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], targets: Bool[np.ndarray, "sounds classes"]) -> float:
-    """Mean over labels of the area under the ROC curve: how often a sound with the label has a higher probability of it than one without.
+    """Mean over labels of the area under the ROC curve: how often a sound with the label ranks above one without it.
 
     Arguments, errors and labels that count are those of `mean_average_precision`.
 

@@ -28,7 +28,7 @@ def kid(
         Mean and standard deviation over the subsets; lower is better, near 0 (also slightly below) for sets of one distribution.
 
     Raises:
-        ParameterError: if the widths differ, a set or a subset has fewer than 2 rows, there are no subsets, or a set holds NaN or infinity.
+        ParameterError: if widths differ, there are no subsets, a set or subset has fewer than 2 rows, or a set holds NaN or infinity.
 
     Source:
         Bińkowski et al. 2018; released evaluate.py, which follows torch-fidelity: k(x, y) = (x·y / dim + 1)³, without pairs of a row

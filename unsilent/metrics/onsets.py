@@ -56,8 +56,8 @@ def onset_f1(
         ParameterError: if the tolerance is negative, or some onsets are not finite.
 
     Source:
-        `mir_eval.onset.f_measure`. Differs: a greedy merge of the two sorted lists, which matches as many as its bipartite matching
-        because the tolerance is constant; the tolerance is twice its 50 ms, because video frames are less exact in time than audio.
+        `mir_eval.onset.f_measure`. Differs: a greedy merge of the two sorted lists instead of bipartite matching; both match equally many,
+        because the tolerance is constant. The tolerance is twice its 50 ms, because video frames are less exact in time than audio.
     """
     if not tolerance_seconds >= 0:
         raise ParameterError(f"the tolerance is {tolerance_seconds} s; give 0 or more.")

@@ -34,7 +34,7 @@ def interval_of_sets(statistic: Callable[..., float], value: float, sets: Sequen
 
     A half drawn without replacement varies a mean as much as a bootstrap resample does, but repeats no rows. Repeated rows would increase
     FID and KID, whose kernel is largest for a row with itself. Halves have a larger FID too, so only their deviation is used. The interval
-    shows the variation with other clips; it does not correct the bias of FID for small sets, and holds for this number of clips only.
+    shows the variation with other clips, for this number of clips. It does not correct the bias of FID for small sets.
 
     Args:
         statistic: function of one array of row numbers for each set; NaN for a draw without a value, which is left out.

@@ -78,7 +78,7 @@ class Condition(nn.Module):
 class Columns(nn.Module):
     """One vector per code column, from the feature and the motion at its time and of two columns on each side.
 
-    Context from the future, because motion precedes its sound (a foot comes down); from the past, because sounds decay.
+    Context from later columns, because motion precedes its sound; from earlier ones, because sounds decay.
     """
 
     def __init__(self, motion: int, width: int, columns: int) -> None:
@@ -127,8 +127,8 @@ def pick_rows(n_wanted: int, n_total: int) -> list[int]:
         ParameterError: if there are fewer rows than wanted, or none is wanted.
 
     Source:
-        Released ResampleFrames. Differs: integer arithmetic, where its floating point truncates a few spacings one row early (38 of
-        212, but none of the published 1, 5, 53 and 212).
+        Released ResampleFrames. Differs: integer arithmetic. Its floating point gives some rows one early for a few numbers of
+        features, such as 38, but not for the published 1, 5, 53 and 212.
     """
     if not 1 <= n_wanted <= n_total:
         raise ParameterError(f"{n_wanted} features were asked of {n_total}; ask for 1 to {n_total}.")
@@ -144,8 +144,8 @@ def condition_rows(condition: ConditionConfig, n_total: int, n_columns: int) -> 
         n_columns: code columns of the clip.
 
     Returns:
-        As `pick_rows`; for kind `columns`, the last row of the first column that gets each feature, so that windows half a clip apart
-        share frames.
+        As `pick_rows`. For kind `columns`, the last row of the first column that gets each feature; then windows half a clip apart share
+        frames.
     """
     n_wanted = condition.n_features
     if condition.kind != "columns":
@@ -160,7 +160,7 @@ def coordinates(clip: Clip, codes: int) -> Int[Tensor, "1 sequence"]:
     Coordinates increase with time and, within a column, slightly with frequency.
 
     Source:
-        Paper supplement 6.1.4. The released data set enumerates the bins of a mel frame by frame, divided by their number; the coordinate
+        Paper supplement 6.1.4. The released data set numbers the bins of a mel frame by frame, and divides by their count. The coordinate
         stage averages each cell, multiplies by `codes` and rounds. Neither a checkpoint with this condition nor the order in which the
         released model reads it was published.
     """

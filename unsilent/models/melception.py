@@ -185,9 +185,8 @@ class Melception(nn.Module):
         config: sizes, and the statistics that standardise the input.
 
     Source:
-        Paper section 3.4 and the released melception.py, whose parameter names (torchvision's) it shares: Inception v3
-        (arXiv 1512.00567) for one input channel, without the first two max poolings. Differs: PyTorch's default
-        initialisation; optionally narrower.
+        Paper section 3.4 and the released melception.py: Inception v3 (arXiv 1512.00567) for one input channel, without the first two max
+        poolings. Parameter names are torchvision's, as there. Differs: PyTorch's default initialisation; optionally narrower.
     """
 
     def __init__(self, config: MelceptionConfig = MelceptionConfig()) -> None:

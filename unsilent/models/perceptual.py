@@ -40,8 +40,8 @@ class Perceptual(nn.Module):
 
     Source:
         Paper equation 3; Zhang et al. (arXiv 1801.03924) for unit-normalised features and channel weights, as in the released lpaps.py.
-        Differs: no dropout before the weights, which makes the released distance random in training; gradients are finite, where the
-        released code gives NaN for features whose squares underflow.
+        Differs: no dropout before the weights, which makes the released distance random in training. Gradients are finite also where the
+        squares of features underflow; there the released code gives NaN.
     """
 
     def __init__(self, config: PerceptualConfig = PerceptualConfig()) -> None:

@@ -2,15 +2,15 @@
 
 batch    mel spectrograms side by side
 columns  code columns; one is `clip.downsampling` mel frames (16)
-levels   codes of one column, rows of the grid; each level quantises what those before left over
+levels   codes of one column, rows of the grid; each level quantises the residual of those before
 dim      width of a latent and of a code
 patch    mel frames (4) whose mean power the encoder sees
 patches  patches in one column (4)
 
 Rows of the grid are levels here, not frequency bands. The first rows alone are a coarser code for the same sound.
 
-The codes describe the envelope: mean power of each band over patches of four frames. The fluctuation around it is a realisation of noise,
-which nobody can tell from another, so the decoder draws it: it predicts the strength of a noise texture and adds it to the envelope.
+The codes describe the envelope: mean power of each band over patches of four frames. The decoder predicts the strength of the fluctuation
+around it, and adds a noise texture of that strength, because listeners cannot distinguish realisations of noise.
 """
 
 from functools import lru_cache
@@ -93,8 +93,8 @@ def patch_power(mel: Float[Tensor, "batch mels frames"], patch: int) -> Float[Te
 class ResidualQuantizer(nn.Module):
     """Residual vector quantisation with beam search.
 
-    The nearest code of one level need not be the best start for the next, so `beam` candidates are kept and the one with the smallest final
-    error wins. Codes are a buffer, because training fits them by k-means.
+    The nearest code of one level is not always best for the next. So `beam` candidates are kept, and the one with the smallest final error
+    is chosen. Codes are a buffer, because training fits them by k-means.
     """
 
     def __init__(self, levels: int, n_codes: int, dim: int, beam: int) -> None:

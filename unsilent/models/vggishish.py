@@ -55,8 +55,8 @@ class VGGishish(nn.Module):
         config: sizes, and the statistics that standardise the input.
 
     Source:
-        Paper sections 3.1 and 6.1.3, and the released vggishish/model.py, whose parameter names it shares: VGG-16 (arXiv 1409.1556)
-        without batch norm, its last pooling and dropout.
+        Paper sections 3.1 and 6.1.3, and the released vggishish/model.py: VGG-16 (arXiv 1409.1556) without batch norm, its last pooling and
+        dropout. Parameter names are the released ones.
     """
 
     def __init__(self, config: VGGishishConfig = VGGishishConfig()) -> None:

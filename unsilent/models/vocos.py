@@ -1,7 +1,7 @@
-"""A vocoder that predicts a short-time spectrum and inverts it: all work is per frame, none per sample.
+"""A vocoder that predicts a short-time spectrum and inverts it; the network computes per frame, not per sample.
 
-In the manner of Vocos (arXiv 2306.00814): ConvNeXt blocks over mel frames, then a head giving log-magnitude and phase for an inverse STFT.
-Differs: magnitudes are scaled to the mel bands before the inversion, so that the network learns only what a mel leaves open; afterwards the
+After Vocos (arXiv 2306.00814): ConvNeXt blocks over mel frames, then a head for log-magnitude and phase of an inverse STFT. Differs:
+magnitudes are scaled to the mel bands before the inversion, so that the network learns only what the mel does not determine. Afterwards the
 waveform is refined by STFT and mel consistency (`signal.consistency`).
 """
 

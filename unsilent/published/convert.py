@@ -1,7 +1,7 @@
 """Converts the authors' state dicts to our networks: every published weight is used, or dropped for a stated reason.
 
-`released_names` in each network's file maps weight names. This file has, for each kind of network, the prefix of its names in published
-files, the names to drop, and how shapes give the sizes. Unknown, missing or misshapen weights are errors that name the weight.
+`released_names` in each network's file maps weight names. For each kind of network, this file has the prefix of its names in published
+files and the names to drop, and infers its sizes from shapes. Unknown, missing or misshapen weights are errors that name the weight.
 """
 
 import re

@@ -77,8 +77,8 @@ class ConsistencyRefiner:
             iterations: 0 returns the waveform unchanged; each costs two transforms.
 
         Source:
-            Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013). Differs: a mel instead of magnitudes; momentum acts
-            on the waveform instead of the spectrum, which is equal because the STFT is linear, and a quarter of the data.
+            Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013). Differs: a mel instead of magnitudes. Momentum acts
+            on the waveform, which is equal because the STFT is linear, and has a quarter of the data of the spectrum.
         """
         previous = waveform
         for _ in range(iterations):

@@ -38,9 +38,9 @@ def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> f
         ParameterError: if a sample is NaN or infinite.
 
     Source:
-        ITU-R BS.1770-4, with the filters for any sample rate of pyloudnorm (a test compares). Differs: sounds shorter than a block, which
-        the standard leaves undefined, get a value; sounds above two minutes are the energy mean of chunks of two minutes, each with its
-        own relative gate, so that memory does not grow with length.
+        ITU-R BS.1770-4, with pyloudnorm's filters for any sample rate (a test compares). Differs: sounds shorter than a block get a value,
+        which the standard leaves undefined. Above two minutes, the loudness is the energy mean of chunks of two minutes, each with its own
+        relative gate, so that memory does not grow with length.
     """
     if not np.isfinite(waveform).all():
         raise ParameterError(f"{np.count_nonzero(~np.isfinite(waveform))} of {len(waveform)} samples are NaN or infinite.")
@@ -95,7 +95,7 @@ def _biquad_angle(hz: float, q: float, sample_rate: int) -> tuple[float, float]:
 def normalise_loudness(
     waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0
 ) -> Float[np.ndarray, "samples"]:
-    """Scale a sound by one gain to a loudness, as far as its peak allows.
+    """Scale a sound by one gain to a target loudness, as far as its peak allows.
 
     Args:
         waveform: mono, full scale 1.
@@ -121,7 +121,7 @@ def normalise_loudness(
 def level(
     waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0
 ) -> Float[np.ndarray, "samples"]:
-    """Bring a sound to a loudness; peaks that do not fit are reduced by a look-ahead limiter, up to 12 dB.
+    """Scale a sound to a target loudness; a look-ahead limiter reduces peaks above the limit by up to 12 dB.
 
     Args:
         waveform: mono, full scale 1.

@@ -1,6 +1,6 @@
 """Log-mel spectrograms, the input or output of every network of this project, and their linear-frequency magnitudes.
 
-Conventions: `mel01` is in [0, 1], linear in dB from -80 dB (or quieter) to +20 dB (or louder), where 0 dB is magnitude 1; `mel` is in
+Conventions: `mel01` is in [0, 1], linear in dB from -80 dB (or quieter) to +20 dB (or louder). 0 dB is magnitude 1. `mel` is the same in
 [-1, 1]. Row 0 is the lowest band. Frame `t` is centred on sample `t * clip.hop`.
 """
 
@@ -83,7 +83,7 @@ def log_mel01(waveform: Float[Tensor, "batch samples"], clip: Clip = Clip()) -> 
 
     Source:
         Released extract_mel_spectrogram.py, TRANSFORMS (magnitude, not power; reflection padding). Differs: the released files keep 860 of
-        862 frames; here the last frame, centred on the very end, is dropped so that frames = samples / hop exactly.
+        862 frames; here only the last frame is dropped, so that frames = samples / hop.
     """
     if waveform.shape[-1] <= clip.n_fft // 2:
         raise ParameterError(f"{waveform.shape[-1]} samples are too few for a mel spectrogram, which needs {clip.n_fft // 2 + 1} or more.")

@@ -3,7 +3,7 @@
     strength = onset_strength(mel01, clip)  # dB, one per frame
     seconds = find_onsets(mel01, clip)
 
-Both are relative to the sound's own level, so a gain changes nothing.
+Both are relative to the sound's own level, so they do not depend on gain.
 """
 
 import numpy as np
@@ -36,8 +36,8 @@ def onset_strength(mel01: Float[Tensor, "mels frames"], clip: Clip = Clip()) -> 
 
     Source:
         Böck and Widmer, "Maximum filter vibrato suppression for onset detection" (2013). Differs: mels instead of a quarter-tone filter
-        bank; decibels above a floor 60 dB below the loudest band instead of log(1 + x), so that gain changes nothing; a mean over bands
-        instead of a sum.
+        bank; a mean over bands instead of a sum. Decibels above a floor, 60 dB below the loudest band, replace log(1 + x), so that the
+        result does not depend on gain.
     """
     decibels = RANGE_DB * torch.maximum(mel01, mel01.max() - FLOOR_DB / RANGE_DB)
     lag = max(1, clip.n_fft // 2 // clip.hop)
@@ -56,8 +56,8 @@ def find_onsets(mel01: Float[Tensor, "mels frames"], clip: Clip = Clip()) -> Flo
         clip: its grid.
 
     Returns:
-        Seconds from the beginning, ascending. A peak is the maximum within `GAP_SECONDS` on each side; it exceeds the median within
-        `NEIGHBOURHOOD_SECONDS` on each side by `RISE_DB`, and by `SHARE` of the sound's range of strengths.
+        Seconds from the beginning, ascending. A peak is the maximum within `GAP_SECONDS` on each side. It exceeds the median within
+        `NEIGHBOURHOOD_SECONDS` on each side by `RISE_DB`, and by `SHARE` of the sound's range.
 
     Source:
         Peak picking of Böck, Krebs and Schedl, "Evaluating the online capabilities of onset detection methods" (2012). Differs: a median

@@ -1,10 +1,10 @@
-"""Convolutional networks as few calls into oneDNN, for inference on a CPU: the same layers, several of them fused into one pass.
+"""Fused convolutional networks for inference on a CPU, as few calls into oneDNN.
 
-Under autocast torch casts inputs and weights at every call, reorders them for oneDNN and back, and passes through memory once for each
-operation in between. Here weights are stored in the dtype and order of the multiplication, activations are channels last throughout, and
-the operation behind a convolution is computed inside it. Accumulation is in float32 as there, and exact in int32 for int8.
+Under autocast, torch casts inputs and weights at every call, reorders them for oneDNN and back, and reads memory again for each operation.
+Here weights are stored in the dtype and layout of the multiplication, and activations are channels last. The operation after a convolution
+is fused into it. Accumulation is in float32 as in torch, and exact in int32 for int8.
 
-The oneDNN operators are private to torch. They are tried once; where they fail, plain torch computes, and the log says so.
+The oneDNN operators are private to torch. They are tried once; where they fail, plain torch computes, with a line in the log.
 """
 
 import logging
@@ -46,7 +46,7 @@ def can_quantise(device: torch.device) -> bool:
 
 @lru_cache
 def operators_work(attempt: Callable[[], bool]) -> bool:
-    """The result of an attempt; false, with one line in the log, if torch's private operators are gone or have changed."""
+    """Result of a trial call; false, with one line in the log, if torch's private operators are missing or have changed."""
     try:
         return attempt()
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -57,7 +57,7 @@ def operators_work(attempt: Callable[[], bool]) -> bool:
 
 def _try_fused() -> bool:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False  # no fault: the processor lacks AVX-512
+        return False  # not logged: the processor lacks AVX-512
     x = torch.ones(1, 2, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     conv = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), torch.bfloat16, activation=LEAKY_RELU)
     plain = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), torch.bfloat16)
@@ -165,9 +165,9 @@ class Convolution(nn.Module):
 
 
 class FusedUpsample(nn.Module):
-    """`Upsample` before the repetition of pixels: each of four output pixels depends on 2 x 2 inputs only, by sums of the 3 x 3 weights.
+    """`Upsample` at the lower resolution: each of four output pixels is a 2 x 2 convolution, whose weights are sums of the 3 x 3 ones.
 
-    Of 9 products 4 are left. The sums are computed once, in double precision.
+    This needs 4 products instead of 9. The sums are computed once, in double precision.
     """
 
     def __init__(self, layer: Upsample, dtype: torch.dtype) -> None:
@@ -234,8 +234,8 @@ class _Int8Convolution(nn.Module):
 class FusedConvNorm(nn.Module):
     """`ConvNorm` of an image network with its ReLU6 fused.
 
-    Strided layers pad more on the right and bottom, which oneDNN does not. So the kernel gets a row and a column of zeros in front, and
-    images of odd size, which are padded evenly, one more row and column in front.
+    Strided layers pad more on the right and bottom, which oneDNN does not support. So the kernel gets a row and a column of zeros in front.
+    Images of odd size are padded evenly; their padding in front is one more.
     """
 
     def __init__(self, layer: ConvNorm, dtype: torch.dtype) -> None:

@@ -36,12 +36,12 @@ _CODES = "quantize.embedding.weight"  # state-dict name of the codes
 class CodebookTrainer(Trainer):
     """Trains a codebook with a perceptual distance and a discriminator, if the run has them.
 
-    Codes start on latents of the first batches, unless the run has initial weights. Codes unused for `run.revive_every` steps are moved
-    onto latents of the current batch.
+    Codes are initialised with latents of the first batches, unless the run has initial weights. Codes unused for `run.revive_every` steps
+    are replaced by latents of the current batch.
 
     Source:
-        Paper section 3.1 and the released VQLPAPSWithDiscriminator. Differs: the perceptual distance has trained weights, or there is none;
-        the discriminator learns from the reconstructions that the codebook was optimised with, not from new ones.
+        Paper section 3.1 and the released VQLPAPSWithDiscriminator (LPAPS). Differs: the perceptual distance, if there is one, has trained
+        weights. The discriminator is trained on the reconstructions of the codebook's step, not on new ones.
     """
 
     def __init__(self, run: CodebookRun, config: CodebookConfig, fabric: lightning_fabric.Fabric) -> None:

@@ -63,8 +63,8 @@ class CodeUpdates:
             latents: latent vectors of all processes' parts, called only when codes are moved.
 
         Returns:
-            Metrics after the last part: `codes_used`, the share of codes used in the last 100 steps, and `perplexity`, the exponential of
-            the entropy of the batch's codes. Then the indices of the codes that were moved.
+            Metrics after the last part, and the indices of the codes that were moved. `codes_used` is the share of codes used in the last
+            100 steps, `perplexity` the exponential of the entropy of the batch's codes.
         """
         run, fabric = self.run, context.fabric
         counts, sums = tally(as_vectors(quantized.inputs), quantized.grid.flatten(), self.n_codes)

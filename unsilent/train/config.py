@@ -118,8 +118,8 @@ class CodebookRun(SoundRun):
 class VocoderRun(SoundRun):
     """Training of a vocoder with spectral losses, a waveform discriminator, or both.
 
-    The loss is `stft_weight` times both STFT losses, `mel_weight` times the mel loss and, from step `adversarial_start` on,
-    `adversarial_weight` times the sum of the adversarial loss and `matching_weight` times feature matching.
+    Loss: `stft_weight` × both STFT losses + `mel_weight` × mel loss, and from step `adversarial_start` on
+    + `adversarial_weight` × (adversarial loss + `matching_weight` × feature matching).
     """
 
     kind: Literal["vocoder"]

@@ -150,12 +150,12 @@ def stft_loss(waveform: Float[Tensor, "batch samples"], target: Float[Tensor, "b
     """Multi-resolution STFT loss.
 
     Returns:
-        `spectral_convergence` (Frobenius norm of the difference over that of the target) and `log_magnitude` (mean absolute difference
-        of natural logarithms, floored at 1e-3), averaged over sounds and resolutions.
+        `spectral_convergence`: Frobenius norm of the difference over that of the target. `log_magnitude`: mean absolute difference of
+        natural logarithms, with a floor of 1e-3. Both are averaged over sounds and resolutions.
 
     Source:
-        Parallel WaveGAN (arXiv 1910.11480) section 2.2; differs by the floor, because silence has no
-        finite logarithm, and by norms per sound, so that the loss of a batch is the mean of its parts.
+        Parallel WaveGAN (arXiv 1910.11480) section 2.2. Differs: the floor, because silence has no finite logarithm; norms per sound, so
+        that the loss of a batch is the mean of its parts.
     """
     convergence, log_magnitude = [], []
     for n_fft, hop in RESOLUTIONS:

@@ -30,8 +30,8 @@ class VocoderTrainer(Trainer):
     """Trains a vocoder, and a discriminator if the run has one.
 
     Source:
-        The MelGAN authors' train.py for the order of the two steps: first the discriminator, on detached waveforms; then the vocoder with
-        the changed discriminator, while the features of the real sound are those from before the change.
+        The MelGAN authors' train.py, for the order of the two steps. First the discriminator is trained on detached waveforms, then the
+        vocoder with the updated discriminator. Feature maps of the real sound are those from before the update.
     """
 
     def __init__(self, run: VocoderRun, config: MelGANConfig | VocosConfig, fabric: lightning_fabric.Fabric) -> None:
@@ -63,7 +63,7 @@ class VocoderTrainer(Trainer):
         target = batch.sound
         mel01 = log_mel01(target, self.clip)
         waveform = self.module(mel01, **self.forward_arguments)
-        losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # logged also without weight, to show progress
+        losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # logged also with a weight of 0, to show progress
         terms = [self.run.mel_weight * losses["mel"]] if self.run.mel_weight else []
         if self.run.stft_weight:
             spectral = stft_loss(waveform, target)

@@ -149,8 +149,8 @@ def extract(
         float32 features on the CPU, in the order of the frames.
 
     Raises:
-        ParameterError: if there are no frames, they are single instead of pairs or the reverse, the batch is below 1, or the network is in
-            training mode.
+        ParameterError: if there are no frames, single frames are given instead of pairs or the reverse, the batch is below 1, or the
+            network is in training mode.
 
     Source:
         torchvision's Resize, CenterCrop, ToTensor, Normalize, as in the released ResNet-50 extractor; antialiased bilinear, rounded to

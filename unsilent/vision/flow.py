@@ -25,8 +25,8 @@ def two_stream_input(pair: UInt8[np.ndarray, "2 height width 3"]) -> UInt8[np.nd
 
     Source:
         RegNet's extract_rgb_flow.py (arXiv 2008.00820), which made the released features. Flow is computed before JPEG compression; frame
-        and flow are both stored as JPEG. Its loop overwrites the first frame by the second, so that each flow comes with the frame that it
-        leads to; the published models were trained so.
+        and flow are both stored as JPEG. Its loop overwrites the first frame by the second, so each flow is paired with the later frame.
+        The published models were trained with these pairs.
     """
     cv2 = _opencv()
     small = [cv2.cvtColor(cv2.resize(frame, (WIDTH, HEIGHT)), cv2.COLOR_RGB2BGR) for frame in pair]
