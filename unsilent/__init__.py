@@ -10,8 +10,8 @@
     for take in pipeline.takes("clip.mp4", 4, temperature=0.9):
         take.save_wav(f"clip.{take.take}.wav")
 
-`Request` lists everything that can be asked of a generation, `Codec.load("everyday").reconstruct(waveform)` needs no video, and
-`Clip` holds the grid of mels, codes and features. Names are imported when first used, because torch takes seconds.
+`Request` has the parameters of a generation. `Codec.load("everyday").reconstruct(waveform)` needs no video. `Clip` is the grid of mels,
+codes and features. Names are imported at first use, because importing torch takes a second.
 """
 
 import importlib

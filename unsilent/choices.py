@@ -1,4 +1,4 @@
-"""Closed sets of values that users choose from, free of heavy imports so that `unsilent --help` answers at once."""
+"""Allowed values of options, without heavy imports, so that `unsilent --help` is fast."""
 
 from typing import Any, Literal, get_args
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unsilent.errors import ParameterError, did_you_mean
 
-# What a value must be, by the type of pydantic's error or its first word; filled from the error's context.
+# Rule that a value breaks, by the type of pydantic's error or its first word; placeholders come from the error's context.
 _RULES = {
     "greater_than": "above {gt:g}",
     "greater_than_equal": "{ge:g} or more",

@@ -1,11 +1,11 @@
-"""All errors meant for users: the command line prints them in one sentence, callers catch them by class."""
+"""Errors for users: each is one sentence, which the command line prints, and a class to catch."""
 
 import importlib.util
 from collections.abc import Iterable
 
 
 class UnsilentError(Exception):
-    """Root of all errors that a user can act on: the request's fault or the machine's, not a defect of this package."""
+    """Base class of errors that a user can act on: wrong requests and limits of the machine, not defects of this package."""
 
 
 class ParameterError(UnsilentError, ValueError):
@@ -44,12 +44,12 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """How to install an extra, as the last clause of an error message; from the source, because the package is on no index."""
+    """How to install an extra, as the last clause of an error message: from the source, because the package is not on PyPI."""
     return f"run in the source folder of unsilent: pip install '.[{extra}]'"
 
 
 def require_matplotlib() -> None:
-    """Refuse to draw without matplotlib, before any other work.
+    """Check that matplotlib is installed, before any other work.
 
     Raises:
         ParameterError: if matplotlib is not installed.

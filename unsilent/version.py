@@ -1,4 +1,4 @@
-"""The version, in a file of its own so that the build reads it without importing torch."""
+"""The version, in its own file, which the build reads without importing torch."""
 
 import hashlib
 from functools import cache

@@ -49,10 +49,10 @@ def test_a_missing_shard_is_named(tmp_path):
 def test_a_truncated_array_is_named(tmp_path):
     write_shard(tmp_path, "codes", [(np.zeros((4, 2), np.int16), row())], {})
     (tmp_path / "codes.bin").write_bytes(b"123")
-    with pytest.raises(DataError, match="has 3 bytes, its index promises 16"):
+    with pytest.raises(DataError, match="has 3 bytes instead of the 16 of its index"):
         Shard(tmp_path, "codes")
     (tmp_path / "codes.bin").unlink()
-    with pytest.raises(DataError, match="has 0 bytes, its index promises 16"):
+    with pytest.raises(DataError, match="has 0 bytes instead of the 16 of its index"):
         Shard(tmp_path, "codes")
 
 

@@ -91,7 +91,7 @@ class Codec:
         missing = clip.columns_for(len(waveform)) * clip.column_samples - len(waveform)
         padded = torch.from_numpy(np.pad(waveform.astype(np.float32), (0, missing))).to(self.device)
         with EXCLUSIVE, self.computing():
-            # one mel of the whole sound, so that clips differ only in what the encoder sees of it
+            # one mel of the whole sound, so that the borders of clips do not change it
             mel = from_mel01(log_mel01(padded[None], clip))[0]
             return torch.cat([self.codebook.encode(piece[None])[0] for piece in mel.split(clip.frames, dim=1)], dim=1)
 
@@ -118,7 +118,7 @@ class Codec:
 
     @torch.inference_mode()
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
-        """Encode and decode a sound: the best that codes can express.
+        """Encode and decode a sound: the upper limit of quality with these codes.
 
         Args:
             waveform: as of `encode`.
@@ -134,7 +134,7 @@ class Codec:
 
 
 def check_waveform(waveform: np.ndarray) -> None:
-    """Refuse what is not a mono sound.
+    """Check that an array is a mono sound.
 
     Raises:
         ParameterError: unless it is a one-dimensional floating-point array of finite samples, at least one.

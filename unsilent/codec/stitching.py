@@ -1,6 +1,6 @@
 """Streaming through networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
 
-Peak memory is that of one window, or an eighth more, whatever the length, and work can start before the last codes are known.
+Peak memory does not grow with length: it is that of at most 1.125 windows. Decoding can start before the last codes are known.
 """
 
 from collections import deque
@@ -14,15 +14,15 @@ from unsilent.clip import Clip
 from unsilent.models.residual_codebook import AnyCodebook
 
 OVERLAP_COLUMNS = 8  # code columns over which neighbouring windows cross-fade
-# Up to this many clips are decoded as one window, because two windows for a video of ten seconds would take twice as long.
+# Up to this many clips are decoded as one window, so that a video of ten seconds does not need two.
 WHOLE_CLIPS = 1.125
-# Mel frames vocoded at once, in multiples of the context, but no fewer than `_CHUNK_FRAMES`. Context on both sides of 12 contexts costs a
-# sixth more work on a CPU. A GPU has the memory for more, and each call has latency.
+# Mel frames vocoded at once, in multiples of the context, and at least `_CHUNK_FRAMES`. With 12 on a CPU, the context on both sides costs a
+# sixth more work. On a GPU there are more, because each call has latency and memory suffices.
 _CHUNK_CONTEXTS, _CHUNK_FRAMES = {"cpu": 12, "cuda": 160}, {"cpu": 240, "cuda": 960}
 
 
 def decoded_windows(n_columns: int, clip: Clip) -> list[range]:
-    """Code columns of each window that is decoded: all of them up to `WHOLE_CLIPS`, else a clip at a time.
+    """Code columns of each decoded window: one window up to `WHOLE_CLIPS`, else windows of one clip.
 
     The decoder's GroupNorm and attention depend on all columns given, so a window is as long as in training.
     """

@@ -1,4 +1,4 @@
-"""Inspection of every surveyed file: content, length, silence; and the rows of the manifest, with long videos cut into clips."""
+"""Inspection of files (content, length, silence), and rows of the manifest, with long videos cut into clips."""
 
 import hashlib
 import zlib
@@ -96,7 +96,7 @@ class Check:
 
 
 def as_rows(inspected: Iterable[tuple[Candidate, Content]], shares: dict[str, float]) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Rows of a manifest: each content once, each source in one split.
+    """Rows of a manifest, without duplicate files, and with each source in one split.
 
     Args:
         inspected: files with their contents.
@@ -138,7 +138,7 @@ def _rank(split: str) -> int:
 
 
 def _draw_split(source: str, shares: dict[str, float]) -> str:
-    """A split by the name of a source alone, so that adding material changes no earlier choice."""
+    """Split of a source, from a hash of its name, so that adding material does not change the split of others."""
     position, upto = zlib.crc32(source.encode()) / 2**32, 0.0
     for split, share in shares.items():
         upto += share

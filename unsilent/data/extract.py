@@ -1,7 +1,7 @@
 """Extractors: from files to items of the shards `waveforms` or `mels`, `features`, `motion` and `codes`.
 
-An extractor names its shard and its settings. Called, it loads networks and returns the work on one file or sound, which `jobs.extract`
-runs in one or several processes.
+An extractor has the name and the settings of its shard. Calling it loads the networks and returns the function for one file or sound, which
+`jobs.extract` runs in one or several processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -98,10 +98,10 @@ class Extractor(Protocol):
     shard: str
 
     def settings(self) -> dict[str, Any]:
-        """Everything besides the material that the bytes depend on; stored in the index of the shard."""
+        """All settings that the bytes depend on, besides the material; stored in the index of the shard."""
 
     def __call__(self) -> Callable[[Any], Extracted]:
-        """The work on one file or sound; an exception leaves all its clips out."""
+        """Function that extracts one file or sound; if it raises, all clips of the file are left out."""
 
 
 @dataclass(frozen=True)

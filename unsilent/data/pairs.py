@@ -101,7 +101,7 @@ class PairedCodes:
         self.draw = WeightedChoice(np.sqrt(counts)) if counts else None
 
     def _group(self, split: str) -> None:
-        """Sort items of the split into `sounds` and `images` by label, and into `real` pairs of an item of codes and one of features."""
+        """Group items of the split: `sounds` and `images` by label, and `real` pairs of codes and features."""
         features_of_clip = {}
         for i, entry in enumerate(self.features.entries):
             if entry.row.split == split:
@@ -138,14 +138,14 @@ class PairedCodes:
         return scenes[0]._replace(grid=grid, features=features, levels=levels)
 
     def _scene(self, columns: int, rng: np.random.Generator) -> "_Scene":
-        """Sounds of one label one after another, with views of one image that change from time to time."""
+        """Consecutive sounds of one label, with features of one image, whose crop changes at random columns."""
         index = self.present[self.draw(rng)]
         sounds, images = self.sounds[self.labels[index]], self.images[self.labels[index]]
         parts, names, strengths, filled = [], [], [], 0
         while filled < columns:
             item = sounds[int(rng.integers(len(sounds)))]
             part = self.codes[item]
-            # a long sound starts anywhere; a short one, often a single event, is used whole
+            # a long sound starts at a random column; a short one is used whole, because it is often a single event
             start = int(rng.integers(0, max(1, len(part) - columns + 1)))
             parts.append(part[start : start + columns - filled])
             names.append(self.code_rows[item].clip_id)

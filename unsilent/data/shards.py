@@ -21,7 +21,7 @@ from unsilent.data.rows import ROW_TYPES, FeaturesRow, ItemRow, Row
 from unsilent.errors import DataError
 from unsilent.files import try_lock
 
-SAVE_SECONDS = 1.0  # longest work that a kill may lose
+SAVE_SECONDS = 1.0  # between syncs: the work that a kill may lose
 
 
 def mel01_from_stored(stored: Shaped[np.ndarray, "frames mels"]) -> Float32[np.ndarray, "frames mels"]:
@@ -106,7 +106,7 @@ class Shard:
         expected = int(np.prod(shape)) * np.dtype(index.dtype).itemsize
         found = path.stat().st_size if path.exists() else 0
         if found != expected:
-            raise DataError(f"{path} has {found} bytes, its index promises {expected}; extract it again with --redo.")
+            raise DataError(f"{path} has {found} bytes instead of the {expected} of its index; extract it again with --redo.")
         # an empty file cannot be mapped
         self.array = np.memmap(path, dtype=index.dtype, mode="r", shape=shape) if expected else np.empty(shape, index.dtype)
 
@@ -135,11 +135,11 @@ Item = tuple[np.ndarray, ItemRow]  # array `[length, ...]` and its row
 
 
 class ShardWriter:
-    """Writes a shard batch by batch, and resumes where an earlier writer of the same shard was stopped, by a kill or a power failure.
+    """Writes a shard batch by batch, and resumes after a kill or a power failure.
 
     The array goes to `NAME.bin.part`; `NAME.journal` has a line for each batch. Both are synced to disk once a second, the array first. The
-    next writer truncates incomplete batches and those without a line in the journal. The finished shard appears by renaming, its index
-    last; until then a shard that is replaced stays. Use it in a `with` block: without an exception the shard is finished at its end.
+    next writer truncates incomplete batches and those without a line in the journal. At the end of a `with` block without an exception, the
+    array and the index are renamed into place, the index last. A shard that is replaced stays until then.
 
     Args:
         folder: made if absent.
@@ -285,7 +285,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def write_shard(folder: Path, name: str, items: Iterable[Item], extractor: dict[str, Any]) -> int:
-    """Write a shard in place of one that is there.
+    """Write a shard, replacing an existing one.
 
     Args:
         folder: made if absent.

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs no other files but the sounds it plays, and the same results as JSON and CSV."""
+"""The report of an evaluation: an HTML page that loads no files except sounds, and the same results as JSON and CSV."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -26,9 +26,9 @@ class Sample:
         system: name of its folder.
         clip: of the reference; None without one.
         sound: the file.
-        why: it was left out.
+        why: reason why it was left out; empty if it was classified.
         predicted, probability: the most probable class.
-        mkl, top1, top5: what it adds to these metrics; None where it does not count.
+        mkl, top1, top5: its terms of these metrics; None where it does not count.
     """
 
     system: str

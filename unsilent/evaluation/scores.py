@@ -78,7 +78,7 @@ class Classified:
         return [np.array(one) for one in rows.values()]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Classified":
-        """Some of the rows."""
+        """Rows of these numbers."""
         return Classified([self.sounds[row] for row in rows], [self.clips[row] for row in rows], self.features[rows], self.logits[rows])
 
 

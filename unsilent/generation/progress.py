@@ -10,7 +10,7 @@ STAGES = {"reading": 0.4, "sampling": 0.5, "decoding": 0.1}  # share of the whol
 
 
 def stage(report: Report, name: str) -> Progress:
-    """Turn progress within a stage, 0 to 1, into progress of the whole.
+    """Callback for one stage: maps its progress, 0 to 1, to progress of the whole.
 
     Args:
         report: called with the name and the share of the whole.

@@ -1,4 +1,4 @@
-"""The result of a generation: a sound with everything that led to it, and the files that it can be written to."""
+"""The result of a generation: a sound with its mel, codes and settings, and methods that write files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from unsilent.request import Request
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """One sound for a video, with everything that led to it.
+    """One sound for a video, with its mel, codes, features and settings.
 
     Attributes:
         video: file that it was made for.
@@ -27,7 +27,7 @@ class Generation:
         codes: sampled, `[rows, columns]`.
         features: of the frames, `[features, dim]` in the order of time; None for a model without features.
         clip: the grid of mel and codes.
-        request: what was asked, resolved against the model's defaults.
+        request: resolved against the model's defaults.
         take: number of this sound, from 0.
         model: name of the model.
         precision: that it was computed in, see `speed.choice.choose_precision`.
@@ -48,7 +48,7 @@ class Generation:
     timings: dict[str, float]
 
     def __eq__(self, other: object) -> bool:
-        """Equal sounds made by the same model for the same request, whatever time it took."""
+        """True for equal sounds of the same model and request; timings are not compared."""
         if not isinstance(other, Generation):
             return NotImplemented
         return self._key() == other._key() and np.array_equal(self.waveform, other.waveform)

@@ -1,4 +1,4 @@
-"""Windows: a sound of any length, cut into stretches that a sampler sees at once."""
+"""Windows: stretches of a sound of any length, each of which a sampler processes at once."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from unsilent.errors import ParameterError
 
 @dataclass(frozen=True)
 class Window:
-    """Code columns `[start, stop)` that a sampler sees at once; the first `primed` of them are known from the window before."""
+    """Code columns `[start, stop)` that a sampler processes at once; the first `primed` have the codes of the window before."""
 
     start: int
     primed: int
@@ -22,8 +22,8 @@ class Window:
 def plan_windows(n_columns: int, window_columns: int, hop_columns: int) -> list[Window]:
     """Cover `n_columns` so that every column is new in exactly one window.
 
-    Windows start at multiples of the hop, and all their columns but the last `hop_columns` are known. So a window depends on nothing
-    after it, and a longer video begins with the windows of a shorter one. The last window may end early.
+    Windows start at multiples of the hop; each after the first has at most `hop_columns` new columns, and the others are known. So a window
+    does not depend on later ones, and a longer video begins with the windows of a shorter one. The last window may end early.
 
     Raises:
         ParameterError: if there are no columns, or the hop is not from 1 to the window.

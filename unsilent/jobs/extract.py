@@ -1,4 +1,4 @@
-"""Shards from material, in this process or in parallel. A stopped job resumes; files that cannot be used are named in the shard."""
+"""Extraction of shards from material, in one process or several. An interrupted job resumes; the shard names unusable files."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""The manifest of a folder: every file is inspected, in this process or in parallel."""
+"""Making the manifest of a folder: every file is inspected, in one process or several."""
 
 from collections.abc import Mapping
 from pathlib import Path

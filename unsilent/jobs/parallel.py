@@ -1,4 +1,4 @@
-"""The same work on many items: in this process, in several processes, or on a Ray cluster. Results come in the order of the items."""
+"""Ordered parallel map: one function on many items, in this process, in several processes, or on a Ray cluster."""
 
 import logging
 import multiprocessing
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 Work = Callable[[Item], Result]
 
 AHEAD = 8  # items per worker that may be finished before an earlier one is
-MAX_DEATHS = 2  # workers that may die on one item: it gets one retry, because the first death may be the machine's fault
+MAX_DEATHS = 2  # workers that may die on one item: one retry, because the first death may have another cause, such as lack of memory
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Failed:
 def map_ordered(
     build: Callable[[], Work[Item, Result]], items: Iterable[Item], parallel: Parallel = Parallel(), name: Callable[[Item], str] = str
 ) -> Iterator[tuple[Item, Result | Failed]]:
-    """Apply the same work to every item.
+    """Apply a function to every item.
 
     Args:
-        build: called once in every worker; returns the work, with whatever is kept between items, such as a loaded network. An exception
-            in it ends the job. It is pickled if there are workers, so it must be a module-level function or a frozen dataclass.
+        build: called once in every worker; loads what all items share, such as a network, and returns the function for one item. An
+            exception in `build` ends the job. Workers get it pickled, so it must be a module-level function or a frozen dataclass.
         items: consumed lazily; picklable. Randomness must be seeded by the item.
         parallel: where to run.
         name: of an item, for messages.
 
     Yields:
-        Every item with its result, in the order of the items. The result is `Failed` if the work raised an exception or `MAX_DEATHS`
-        workers died on the item; the other items are processed all the same.
+        Every item with its result, in the order of the items. The result is `Failed` if the function raised an exception or `MAX_DEATHS`
+        workers died on the item. Other items are processed nevertheless.
 
     Raises:
         ParameterError: if Ray is not installed, or no cluster answers at the address.

@@ -73,7 +73,7 @@ def find_video(container: av.container.InputContainer, path: Path) -> av.VideoSt
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """All video streams except cover art and those whose codec this FFmpeg does not know."""
+    """All video streams except cover art and codecs unknown to this FFmpeg."""
     cover = av.stream.Disposition.attached_pic
     return [stream for stream in container.streams.video if stream.codec_context is not None and not stream.disposition & cover]
 

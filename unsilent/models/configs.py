@@ -1,4 +1,4 @@
-"""Sizes of the networks: their configurations, free of torch, so that presets and checkpoints can be read without it."""
+"""Configurations of the networks: their sizes, without torch, so that presets and checkpoints can be read without it."""
 
 from typing import Literal
 
@@ -57,9 +57,9 @@ class TransformerConfig(Config):
 class ConditionConfig(Config):
     """Kind and sizes of a condition.
 
-    `none` is the published "no feats": one random vector instead of a feature. `coordinates` are codes that increase with time. Both
-    are unconditional models in the paper's tables. These kinds are a prefix of the sequence. `columns`, which is not in the paper, is
-    added to the embeddings instead: each position gets the condition at the time of the code that it predicts.
+    `none` is the published "no feats": one random vector instead of a feature. `coordinates` are codes that increase with time. Both are
+    unconditional models in the paper's tables. All kinds of the paper are a prefix of the sequence. `columns`, which is not in the paper,
+    is added to the embeddings: each position gets the condition at the time of the code that it predicts.
     """
 
     kind: ConditionKind = Field(description="Content of the condition and its place in the sequence.")

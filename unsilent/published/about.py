@@ -1,4 +1,4 @@
-"""Descriptions of models and networks: sizes, scores, licences, and whether their weights are installed."""
+"""Descriptions of models and networks: sizes, scores, licences, and the state of their weights."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

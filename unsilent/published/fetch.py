@@ -1,4 +1,4 @@
-"""Published files in the cache: found by their digest, or downloaded once by one of several processes."""
+"""Download of published files to the cache, verified by digest; of several processes one downloads."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ def fetch(
 
     Args:
         published: row of the catalog.
-        mirror: URL of a folder instead of the authors' server. It need not be trusted, because the digest is the same.
+        mirror: URL of a folder instead of the authors' server. Its files are verified by the same digests.
         progress: called with the bytes downloaded, and their total where the server tells it.
         folder: of the file; `downloads` in `cache_folder()` by default.
         wanted: all files of the same request, which errors list; only `published` by default.

@@ -1,4 +1,4 @@
-"""Installs published models: fetch, convert, and save where they are found by name."""
+"""Installation of published models: download, conversion, and the folder where they are found by name."""
 
 import os
 import shutil

@@ -1,7 +1,7 @@
 """The sampler's transformer on a CPU, computed by `_transformer.c`: packed weights, and the modules that replace torch's.
 
-A step of a large sampler is bound by reading its weights from memory, a step of a small one by Python between its operations. So weights
-are packed into few bytes in the order of their use, and one call into C computes all layers.
+A step of a large sampler is bound by reading weights from memory, a step of a small one by Python's overhead per operation. So weights are
+packed in the order of their use, in the model's precision, and one call into C computes all layers.
 """
 
 import ctypes
@@ -86,7 +86,7 @@ def fits(config: TransformerConfig) -> bool:
 
 
 class PackedMatrix:
-    """One matrix with its bias, in the layout of `_transformer.c`.
+    """A packed matrix with its bias: the weights in the blocks that `_transformer.c` reads.
 
     int8 weights are symmetric, from -127 to 127, with one scale for each output.
 
@@ -119,7 +119,7 @@ class PackedMatrix:
 
 
 def _huge_pages(sizes: list[int]) -> Iterator[Tensor]:
-    """Adjacent pieces of memory of these sizes in bytes, in huge pages: a quarter more can be read in a second.
+    """Adjacent buffers of these sizes in bytes, in huge pages, which are read a quarter faster.
 
     Raises:
         ResourceError: if there is no memory.

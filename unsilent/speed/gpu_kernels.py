@@ -145,8 +145,8 @@ class StepKernels:
 class _Normed:
     """A LayerNorm and the linear layer behind it, as one product of their input, scaled by the norm's gains.
 
-    With mean m and scale s of a row x, gains g and shifts h: W (s (x - m) g + h) + b = s (W (x g) - m W g) + W h + b, of which all but the
-    row's own terms is computed once. Rounding errors grow with the mean of a row over its spread; in a residual stream that is about 0.1.
+    With mean m and scale s of a row x, gains g and shifts h: W (s (x - m) g + h) + b = s (W (x g) - m W g) + W h + b. W g and W h + b are
+    computed once. Rounding errors grow with a row's mean relative to its deviation, about 0.1 in a residual stream.
 
     Attributes:
         weight: W.

@@ -10,7 +10,7 @@ _LARGEST_RETAINED = 2**26  # bytes; larger blocks go back to the system: retaini
 
 
 def trim_memory() -> None:
-    """Return freed memory to the system; float32 matrices that were replaced by packed ones would otherwise keep 0.5 GB."""
+    """Return freed memory to the system: after packing, that of the float32 matrices, 0.5 GB."""
     if (glibc := _glibc()) is not None:
         glibc.malloc_trim(0)
 

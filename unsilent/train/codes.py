@@ -1,4 +1,4 @@
-"""Codes of the codebook outside of gradient descent: first values, moving averages, revival of unused codes, and usage metrics."""
+"""Updates of the codebook's codes without gradients: initial values, moving averages, replacement of unused codes; usage metrics."""
 
 from collections.abc import Callable
 

@@ -165,8 +165,8 @@ class SamplerRun(Run):
     kind: Literal["sampler"]
     real_share: float = Field(0.15, ge=0, le=1, description="share of real clips; the others are composed of sounds and images of a label")
     cut_share: float = Field(0.3, ge=0, le=1, description="share of composed clips that change their label midway")
-    feature_noise: float = Field(0.1, ge=0, description="standard deviation of noise on features, relative to theirs")
-    code_noise: float = Field(0.0, ge=0, lt=1, description="share of input codes replaced at random, as sampled codes may be wrong")
+    feature_noise: float = Field(0.1, ge=0, description="standard deviation of noise on features, relative to that of the features")
+    code_noise: float = Field(0.0, ge=0, lt=1, description="share of input codes replaced at random, because sampled codes may be wrong")
     codebook: Path | None = Field(None, description="checkpoint folder of the codebook, whose vectors code embeddings start from")
     condition_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without condition, for classifier-free guidance")
     motion_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without motion")

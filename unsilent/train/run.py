@@ -1,4 +1,4 @@
-"""From settings to a finished training: sets up processes, builds the trainer, and runs the loop."""
+"""Running a training: sets up processes, builds the trainer, and runs the loop."""
 
 import atexit
 import logging

@@ -60,7 +60,7 @@ class SamplerTrainer(Trainer):
         super().__init__(module, [optimizer], data)
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
-        """Codes with their conditions, some of which are dropped or have noise."""
+        """Codes with their conditions, after condition dropout and noise."""
         batch = self._conditioned(self.pairs, rngs, self.run.feature_noise)
         if dropout := self.run.condition_dropout:
             batch = batch._replace(keep=torch.tensor([rng.random() >= dropout for rng in rngs]))

@@ -1,4 +1,4 @@
-"""Initial weights, and `last.pt`: the state from which a training resumes as if it had never stopped."""
+"""Initial weights, and `last.pt`: the state from which a training resumes with the same result."""
 
 import logging
 import math

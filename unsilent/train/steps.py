@@ -1,4 +1,4 @@
-"""From a loss to changed weights, over parts of a batch and over processes: what the steps of all trainers share."""
+"""Optimizer steps, shared by all trainers: gradient accumulation over parts of a batch and averaging over processes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +27,8 @@ class TrainingDivergedError(UnsilentError):
 class StepContext:
     """State of the current step, and `optimise`, for trainers.
 
-    The batch of a step may come in parts. Gradients accumulate, and weights change with the last part. So of two networks in a step, the
-    second sees the changed first only in the last part.
+    The batch of a step may have several parts. Gradients accumulate, and weights change after the last part. So if a step trains two
+    networks, the second uses the updated first only in the last part.
 
     Attributes:
         fabric: launched.

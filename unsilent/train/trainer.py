@@ -1,4 +1,4 @@
-"""What the training loop needs of a trainer."""
+"""The interface of a trainer to the training loop."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def step(self, context: StepContext, batch: Batch) -> StepResult:
-        """Learn from one part of a batch, which is on the device."""
+        """Train on one part of a batch, which is on the device."""
 
     @abstractmethod
     def examples(self, batch: Batch) -> Examples:

@@ -1,7 +1,7 @@
-"""Motion: how much a video changes from frame to frame, which tells the sampler when something makes a sound.
+"""Motion: how much a video changes from frame to frame, the sampler's cue for onsets.
 
-Levels are measured in a video (`MotionMeter`), or synthesised for training sounds without one (`synthetic_motion`); `normalise` makes the
-sampler's curves of either.
+Levels are measured in a video (`MotionMeter`), or synthesised for training sounds without video (`synthetic_motion`). `normalise` makes
+curves for the sampler of both.
 
     frames    at the clip's feature rate
     channels  2: the whole frame, and the cell of it with most change
@@ -63,7 +63,7 @@ def normalise(levels: Float[np.ndarray, "frames channels"]) -> Float[np.ndarray,
 
         a = max(0, levels - median(levels)),    curve = min(2, a / max(percentile_98(a), 0.7))
 
-    The minimum of 0.7 keeps noise small where levels hardly vary; the limit of 2 keeps cuts between scenes from flattening the rest.
+    The minimum of 0.7 limits noise where levels hardly vary. The limit of 2 reduces the influence of cuts between scenes.
 
     Args:
         levels: of one clip.
@@ -75,12 +75,12 @@ def normalise(levels: Float[np.ndarray, "frames channels"]) -> Float[np.ndarray,
 def synthetic_motion(strength: Float[np.ndarray, "frames"], rng: np.random.Generator) -> Float[np.ndarray, "frames channels"]:
     """Random motion levels that a video of a sound might have, for training sounds without video.
 
-    Most onsets come with an event of random gain, smoothed over a few frames and shifted by at most one. A few events have no onset. Noise
-    and a slow random baseline are added. Three scenes of ten are still.
+    Most onsets get an event of random gain, smoothed over a few frames and shifted by at most one. A few events have no onset. Noise and a
+    slow random baseline are added. Three of ten curves have no motion.
 
     Args:
         strength: onset strength at each frame, in dB; see `signal.onsets`.
-        rng: decides all of the above.
+        rng: source of all random numbers.
 
     Returns:
         Levels as of `MotionMeter`.

@@ -1,4 +1,4 @@
-"""What a sound is made for (a video, a stretch of one, a still image), and the features and motion of its frames."""
+"""Scenes (a video, a stretch of one, or a still image), and the features and motion of their frames."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ def observe(
         scene: to read.
         clip: the grid.
         module: image network.
-        expects: its expectations.
+        expects: preprocessing of the network.
         embedded: numbers of the frames to embed, as of `Scene.frame_numbers`.
         measured: numbers of the frames whose motion is measured; a still image has none.
         progress: called with the share of frames embedded, 0 to 1.
@@ -99,7 +99,7 @@ def observe(
     Raises:
         MediaError: if the frames cannot be read, or there are none.
     """
-    # the first frame is always read: it stands in where damage leaves none of the others
+    # the first frame is always read: it replaces the others if all are damaged
     wanted = sorted({scene.first_frame(clip), *embedded})
     to_embed, to_measure = set(needed_frames(wanted, expects)), set(measured)
     arrived, meter = list[int](), MotionMeter()
@@ -123,6 +123,6 @@ def observe(
             raise MediaError(f"{scene.path} has no frame from {scene.start_seconds:.2f} s on.")
 
     features = extract(inputs(), module, expects, on_batch=lambda done: progress(done / len(wanted)))
-    # a damaged tail may hold fewer frames than promised: the last one that arrived stands for the missing
+    # a damaged end may lack frames; the last decoded one replaces them
     found = np.searchsorted(arrived, wanted, side="right") - 1
     return Observation(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), meter.levels)
