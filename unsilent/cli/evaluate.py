@@ -32,7 +32,10 @@ def evaluate(
     ray: str | None = RAY,
     device: options.Device = "auto",
 ) -> int:
-    """Measure generated sounds against real ones: FID, MKL, KID, inception score, accuracy. Without --generated: test the classifier."""
+    """Measure generated sounds against real ones.
+
+    The report has FID, MKL, KID, inception score and accuracy. Without --generated it tests the classifier.
+    """
     from unsilent.errors import require_matplotlib
     from unsilent.files import require_path
 

@@ -46,7 +46,10 @@ def list_models() -> None:
 
 @app.command()
 def show(name: str = typer.Argument(..., metavar="NAME|PATH", show_default=False)) -> None:
-    """Describe a model or network: sizes, scores, licences, classes, folder of its weights."""
+    """Describe a model or network.
+
+    The description has sizes, scores, licences, classes, and the folder of the weights.
+    """
     from unsilent.published.about import describe
 
     typer.echo(describe(name))
@@ -58,7 +61,10 @@ def fetch(
     mirror: str | None = typer.Option(None, metavar="URL", help="Folder to download from instead; digests stay the same."),
     numbers: WeightDtype = NUMBERS,
 ) -> None:
-    """Download a published model with all networks it needs, verify and convert it. An interrupted download resumes."""
+    """Download and convert a published model.
+
+    All networks that it needs are downloaded and verified too. An interrupted download resumes.
+    """
     from unsilent.checkpoints.folders import models_folder
     from unsilent.published.fetch import needed
 
@@ -85,7 +91,10 @@ def convert(
     ),
     numbers: WeightDtype = NUMBERS,
 ) -> None:
-    """Convert a published file to our format: a sampler with its codebook to a model, anything else to one network."""
+    """Convert a published file to our format.
+
+    A sampler with its codebook becomes a model, any other file one network.
+    """
     from unsilent.files import require_path
 
     require_path(file)

@@ -24,7 +24,7 @@ def reconstruct(
 ) -> None:
     """Send a sound through codebook and vocoder.
 
-    The result is the best that the codes of a model can express.
+    The result is the upper limit of a model's quality, because its codes are those of the sound itself.
     """
     from unsilent.checkpoints.folders import find_bundle
     from unsilent.errors import ParameterError
