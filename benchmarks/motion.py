@@ -28,7 +28,7 @@ from unsilent.vision.motion import normalise
 
 MOMENTS, MIN_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
 WIDTH_SECONDS = 0.04  # of a peak of motion
-PEAK, NOISE = 2.0, 0.05  # logarithms of brightness, as of `motion.MotionMeter`
+PEAK, NOISE = 2.0, 0.05  # levels, as of `impact.ImpactMeter`
 SHIFTS = 20  # of each sound, for the chance level
 
 

@@ -320,25 +320,30 @@ class TestOtherConditions:
         return with_condition(kind="columns", n_features=27, feature_dim=1280, motion=8)
 
     @pytest.fixture
-    def flashing(self, make_clip):
-        """Twenty seconds of grey with a flash at `at` seconds, which is over before the next picture whose look is picked."""
+    def struck(self, make_clip):
+        """Twenty seconds of grey with a blow of a bar at `at` seconds, which is over before the next picture whose look is picked."""
 
         def make(at):
-            return make_clip(
-                f"{at}.mp4", n_frames=20 * FPS, images=lambda i: np.full((48, 64, 3), 250 if i == round(at * FPS) else 60, np.uint8)
-            )
+            def image(i):
+                frame, since = np.full((48, 64, 3), 60, np.uint8), i - round(at * FPS)
+                top = {-2: 2, -1: 12, 0: 28, 1: 28, 2: 28}.get(since)
+                if top is not None:
+                    frame[top : top + 14, 36:52] = 200
+                return frame
+
+            return make_clip(f"{at}.mp4", n_frames=20 * FPS, images=image)
 
         return make
 
-    def test_motion_changes_codes_from_its_time_on(self, moved, flashing):
-        """A flash that no picture looked at shows changes no code of columns before the two that lead up to it."""
+    def test_motion_changes_codes_from_its_time_on(self, moved, struck):
+        """A blow that no picture looked at shows changes no code of columns before the two that lead up to it."""
         clip, scene = moved.clip, Scene(Path("a.mp4"), 20.0)
         picked, at = {number / clip.feature_fps for number in moved.plan(scene, clip.columns).frames[0].embedded}, 6.0
         while min(abs(at - time) for time in picked) < 3 / FPS:
             at += 1 / FPS
-        still, flashed = (moved.generate(flashing(moment), guidance=1.0).codes for moment in (30.0, at))  # the first never comes
+        still, hit = (moved.generate(struck(moment), guidance=1.0).codes for moment in (30.0, at))  # the first never comes
         column = int(at / clip.column_seconds)
-        differ = np.flatnonzero((still != flashed).any(0))
+        differ = np.flatnonzero((still != hit).any(0))
         assert column - 2 <= differ[0] <= column + 1
 
     def test_windows_half_a_clip_apart_share_frames(self, moved):
@@ -347,13 +352,13 @@ class TestOtherConditions:
         assert len(picked[0]) == 27
         assert len(picked[1] - picked[0]) <= 1
 
-    def test_no_motion_ignores_motion(self, moved, flashing):
-        still, flashed = (moved.generate(flashing(moment), guidance=1.0, motion=False).codes for moment in (30.0, 6.0))
-        assert np.array_equal(still[:, :25], flashed[:, :25])
-        assert not np.array_equal(flashed, moved.generate(flashing(6.0), guidance=1.0).codes)
+    def test_no_motion_ignores_motion(self, moved, struck):
+        still, hit = (moved.generate(struck(moment), guidance=1.0, motion=False).codes for moment in (30.0, 6.0))
+        assert np.array_equal(still[:, :25], hit[:, :25])
+        assert not np.array_equal(hit, moved.generate(struck(6.0), guidance=1.0).codes)
 
-    def test_each_window_is_conditioned_on_its_own_motion(self, moved, flashing):
-        clip, scene = moved.clip, Scene(flashing(12.0), 20.0)
+    def test_each_window_is_conditioned_on_its_own_motion(self, moved, struck):
+        clip, scene = moved.clip, Scene(struck(12.0), 20.0)
         plan = moved.plan(scene, 52 + clip.columns)
         windows, seen = plan.windows, moved.observe(scene, plan, Request())
         strongest = [seen.motion_of(frames.measured, clip)[:, 1::2] for frames in plan.frames]
@@ -361,7 +366,7 @@ class TestOtherConditions:
         for window, motion in zip(windows[1:], strongest[1:], strict=True):
             at = window.start + np.unravel_index(motion.argmax(), motion.shape)[0]
             assert abs(at - 12.0 / clip.column_seconds) < 1.5
-        assert motion.max() == 2
+        assert motion.max() > 1
 
     def test_still_image_has_no_motion(self, moved, tmp_path):
         Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")

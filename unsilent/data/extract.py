@@ -34,13 +34,15 @@ from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
 from unsilent.speed.choice import choose_device
 from unsilent.speed.threads import one_thread
 from unsilent.vision.features import Backbone, extract, find_backbone, needed_frames, network_inputs
-from unsilent.vision.motion import CHANNELS, MotionMeter
+from unsilent.vision.impact import ImpactMeter
+from unsilent.vision.motion import CHANNELS
 
 PSEUDO_FRAMES = 3  # random crops of one image
 CODE_VARIANTS = 2  # encodings of one sound
 CODE_SPEEDS = (0.85, 1.18)  # range of playback speeds for sounds without a video, drawn evenly in the logarithm
 VERSION = 1  # of the extractors; raise it when the same material gives other bytes
 CODES_VERSION = 4  # likewise, of the extractor of codes
+MOTION_VERSION = 2  # likewise, of motion
 
 
 class Extracted(NamedTuple):
@@ -235,7 +237,7 @@ class FeatureExtractor:
 
 @dataclass(frozen=True)
 class MotionExtractor:
-    """`File` → items of `motion`, float16 `[columns, column_features * CHANNELS]`: levels of `vision.motion` at each feature's time.
+    """`File` → items of `motion`, float16 `[columns, column_features * CHANNELS]`: levels of `vision.impact` at each feature's time.
 
     Attributes:
         root: folder of the material.
@@ -248,7 +250,7 @@ class MotionExtractor:
 
     def settings(self) -> dict[str, Any]:
         """The clip."""
-        return {"clip": self.clip.model_dump(), "version": VERSION}
+        return {"clip": self.clip.model_dump(), "version": MOTION_VERSION}
 
     def __call__(self) -> Callable[[File], Extracted]:
         """`measure`."""
@@ -260,7 +262,7 @@ class MotionExtractor:
         Raises:
             MediaError: if the file cannot be read.
         """
-        clip, meter, extracted = self.clip, MotionMeter(), Extracted([], [])
+        clip, meter, extracted = self.clip, ImpactMeter(), Extracted([], [])
         spans = _frame_spans(file, clip)
         for frame in stream_lazy_frames(self.root / str(file), clip.feature_fps, wanted=set[int]().union(*spans)):
             meter.add(frame.number, frame.grey())

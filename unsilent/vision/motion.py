@@ -1,19 +1,16 @@
-"""Motion: how much a video changes from frame to frame, the sampler's cue for onsets.
+"""Motion: curves of impacts in a video, the sampler's cue for onsets.
 
-Levels are measured in a video (`MotionMeter`), or synthesised for training sounds without video (`synthetic_motion`). `normalise` makes
-curves for the sampler of both.
+Levels are measured in a video (`impact.ImpactMeter`), or synthesised for training sounds without video (`synthetic_motion`). `normalise`
+makes curves for the sampler of both.
 
     frames    at the clip's feature rate
-    channels  2: the whole frame, and the cell of it with most change
+    channels  2: the whole picture, and the best place in it
 """
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 CHANNELS = 2
-_CELLS = 4  # cells along each side of a frame
-_NOISE_LEVEL = 0.5  # grey levels of 255; changes below it are mostly noise of camera and codec
-_MAX_REPEATS = 2  # repeated frames, as in a video of fewer frames per second, before they count as still
 _PEAK_PERCENTILE = 98  # of what exceeds the median; it becomes 1 in a curve
 _MIN_PEAK = 0.7  # smallest level above the median that becomes 1
 _MAX_CURVE = 2.0  # largest value of a curve
@@ -21,49 +18,12 @@ _MIN_PEAK_DB = 2.5  # smallest onset strength above the median that counts as an
 _STILL_SHARE = 0.3  # probability of a still scene in synthetic motion
 
 
-class MotionMeter:
-    """Measures how much each frame of a stream differs from the one before:
-
-        level = log(1 + d / 0.5),    d = mean |grey[t] - grey[t-1]|
-
-    for `d` of the whole frame, and for the largest `d` among 4 x 4 cells.
-
-    Attributes:
-        levels: of each frame, by its number; 0 where nothing changes.
-    """
-
-    def __init__(self) -> None:
-        self.levels: dict[int, Float[np.ndarray, "channels"]] = {}
-        self._last: tuple[int, np.ndarray] | None = None
-        self._repeats = 0
-
-    def add(self, number: int, grey: UInt8[np.ndarray, "height width"]) -> None:
-        """Measure the next frame; its level is 0 unless it directly follows the one before.
-
-        Args:
-            number: of the frame, greater than that of the one before.
-            grey: small luminance image, with sides that are multiples of 4.
-        """
-        last, self._last = self._last, (number, grey.astype(np.int16))
-        if last is None or last[0] != number - 1:
-            self.levels[number] = np.zeros(CHANNELS)
-            return
-        height, width = (side // _CELLS for side in grey.shape)
-        change = np.abs(self._last[1] - last[1]).reshape(_CELLS, height, _CELLS * width)
-        cells = change.sum(1).reshape(_CELLS, _CELLS, width).mean(2) / height
-        self._repeats = 0 if cells.any() else self._repeats + 1
-        if 0 < self._repeats <= _MAX_REPEATS:
-            self.levels[number] = self.levels[number - 1]
-        else:
-            self.levels[number] = np.log1p(np.array([cells.mean(), cells.max()]) / _NOISE_LEVEL)
-
-
 def normalise(levels: Float[np.ndarray, "frames channels"]) -> Float[np.ndarray, "frames channels"]:
     """Motion curves in [0, 2], comparable between lively and quiet scenes:
 
         a = max(0, levels - median(levels)),    curve = min(2, a / max(percentile_98(a), 0.7))
 
-    The minimum of 0.7 limits noise where levels hardly vary. The limit of 2 reduces the influence of cuts between scenes.
+    The minimum of 0.7 limits noise where levels hardly vary. The limit of 2 reduces the influence of one extreme moment.
 
     Args:
         levels: of one clip.
@@ -83,7 +43,7 @@ def synthetic_motion(strength: Float[np.ndarray, "frames"], rng: np.random.Gener
         rng: source of all random numbers.
 
     Returns:
-        Levels as of `MotionMeter`.
+        Levels as of `impact.ImpactMeter`.
     """
     n = len(strength)
     if rng.random() < _STILL_SHARE:

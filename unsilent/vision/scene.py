@@ -14,7 +14,8 @@ from unsilent.errors import MediaError
 from unsilent.media.image import read_image
 from unsilent.media.video import stream_lazy_frames
 from unsilent.vision.features import Backbone, extract, needed_frames, network_inputs
-from unsilent.vision.motion import CHANNELS, MotionMeter, normalise
+from unsilent.vision.impact import ImpactMeter
+from unsilent.vision.motion import CHANNELS, normalise
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Observation(NamedTuple):
     Attributes:
         features: one row for each frame that was embedded, in the order of time.
         rows: row in `features` of each frame, by its number.
-        levels: motion level of each measured frame, by its number; see `motion.MotionMeter`.
+        levels: level of each measured frame, by its number; see `impact.ImpactMeter`.
     """
 
     features: Float[Tensor, "features dim"]
@@ -102,7 +103,7 @@ def observe(
     # the first frame is always read: it replaces the others if all are damaged
     wanted = sorted({scene.first_frame(clip), *embedded})
     to_embed, to_measure = set(needed_frames(wanted, expects)), set(measured)
-    arrived, meter = list[int](), MotionMeter()
+    arrived, meter = list[int](), ImpactMeter()
 
     def frames() -> Iterator[tuple[int, np.ndarray]]:
         if not scene.seconds:

@@ -1,0 +1,219 @@
+"""Impacts: F1 of the moments at which a video seems to hit, against the onsets of its own sound.
+
+    python benchmarks/impacts.py CLIPS.csv [--leave-out TEXT ...] [--fit] [--seed 0]
+
+CLIPS.csv has a row for each clip with the columns `path`, relative to it, `split` (train or valid), `scene` and `visible_impacts`; only
+those with 1 in the last are used. For each curve: F1 at 50 and 100 ms (in brackets 95 % over clips), and that of chance: the same moments
+shifted in a circle, and the moments of videos of other scenes. Threshold and offset are chosen on `train`; its fitted curves are of weights
+that were fitted to other scenes. `--fit` writes the weights of `vision.impact`, fitted to all of `train` but the paths that contain TEXT.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import timing
+
+import unsilent.vision.impact as impact
+from unsilent.clip import Clip
+from unsilent.media.audio import read_audio
+from unsilent.media.video import stream_lazy_frames
+from unsilent.metrics import OnsetScore, onset_f1
+from unsilent.metrics.onsets import interval_rows
+from unsilent.metrics.resampling import interval_of_mean
+
+CLIP = Clip()
+TOLERANCES = (0.05, 0.1)  # seconds
+WIDTH = 0.7  # frames; standard deviation of the bump that stands for an onset
+PENALTY = 10000.0  # of squared weights, of measures of standard deviation 1
+FOLDS = 5
+CLEAR = 75  # percentile of clips; in that clip, the 98th percentile of the levels above their median is 1
+SMALLEST = 1e-3  # height of a curve
+NEIGHBOURHOOD, GAP = 11, 2  # frames on each side: of the median that a peak exceeds, and without a higher value
+THRESHOLDS = np.arange(0.3, 0.95, 0.1)  # heights above that median
+OFFSETS = np.arange(-1, 1.1, 0.5) / CLIP.feature_fps  # seconds
+Ways = dict[str, Callable[[np.ndarray], np.ndarray]]
+# Curves of the measures alone: what changed before the meter, and deceleration at the coarser scale.
+PLAIN: Ways = {
+    "amount of motion, whole picture": lambda measures: measures[:, 0],
+    "amount of motion, liveliest place": lambda measures: measures[:, impact.WHOLE],
+    "deceleration, whole picture": lambda measures: measures[:, 6],
+    "deceleration, best place": lambda measures: measures[:, impact.WHOLE + 8],
+}
+CHANNEL_NAMES = ("fitted, whole picture", "fitted, best place")
+
+
+@dataclass(frozen=True)
+class Video:
+    """Measures of the frames of a clip `[frames, measures]`, and onsets of its sound in seconds."""
+
+    path: str
+    split: str
+    scene: str
+    measures: np.ndarray
+    onsets: np.ndarray
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return len(self.measures) / CLIP.feature_fps
+
+
+def main() -> None:
+    """Read, fit, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="TEXT")
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with options.clips.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["visible_impacts"] == "1"]
+    left_out = [row for row in rows if row["split"] == "train" and any(text in row["path"] for text in options.leave_out)]
+    videos = [read_video(options.clips.parent, row) for row in rows if row not in left_out]
+    train, valid = ([video for video in videos if video.split == split] for split in ("train", "valid"))
+    if options.fit:
+        np.save(Path(impact.__file__).with_suffix(".npy"), fit(train))
+        impact.weights.cache_clear()
+    print_table(train, valid, options.seed)
+
+
+def read_video(root: Path, row: dict[str, str]) -> Video:
+    """Measure a clip and find the onsets of its sound."""
+    meter = impact.ImpactMeter()
+    measures = np.stack([meter.measure(frame.grey()) for frame in stream_lazy_frames(root / row["path"], CLIP.feature_fps)])
+    measures[0] = measures[min(1, len(measures) - 1)]
+    onsets = timing.onsets_of(read_audio(root / row["path"], CLIP.sample_rate), CLIP)
+    return Video(row["path"], row["split"], row["scene"], measures, onsets[onsets < len(measures) / CLIP.feature_fps])
+
+
+def fit(videos: Sequence[Video]) -> np.ndarray:
+    """Weights of `vision.impact`: ridge regression of bumps at the onsets on the measures of neighbouring frames, less their mean.
+
+    The weights of a measure sum to 0 over time, so what stays the same, as in a steady pan of the camera, has level 0.
+    """
+    shape = (-1, 2 * impact.REACH + 1, impact.MEASURES)
+    terms = np.concatenate([neighbours(video.measures) for video in videos]).reshape(shape)
+    terms -= terms.mean(1, keepdims=True)
+    wanted, deviations = np.concatenate([bumps(video) for video in videos]), terms.std(0) + 1e-3
+    terms, weights = (terms - terms.mean(0)) / deviations, np.zeros((2, *shape[1:]), np.float32)
+    for channel, used in enumerate((impact.WHOLE, impact.MEASURES)):
+        some = terms[:, :, :used].reshape(len(terms), -1)
+        solved = np.linalg.solve(some.T @ some + PENALTY * np.eye(some.shape[1]), some.T @ (wanted - wanted.mean()))
+        weights[channel, :, :used] = solved.reshape(shape[1], used) / deviations[:, :used]
+    weights = (weights - weights.mean(1, keepdims=True)).reshape(2, -1)
+    levels = [np.maximum(neighbours(video.measures) @ weights.T, 0) for video in videos]
+    heights = [np.percentile(of_video - np.median(of_video, axis=0), 98, axis=0) for of_video in levels]
+    return weights / np.percentile(heights, CLEAR, axis=0)[:, None].astype(np.float32)
+
+
+def neighbours(measures: np.ndarray) -> np.ndarray:
+    """Measures of the frames around each `[frames, terms]`, as `ImpactMeter` takes them."""
+    padded = np.pad(measures, ((impact.REACH, impact.REACH), (0, 0)), mode="edge")
+    return np.concatenate([padded[k : k + len(measures)] for k in range(2 * impact.REACH + 1)], axis=1)
+
+
+def bumps(video: Video) -> np.ndarray:
+    """1 at each onset, falling off within a frame or two."""
+    distances = np.arange(len(video.measures))[:, None] - video.onsets * CLIP.feature_fps
+    return np.exp(-0.5 * (distances / WIDTH) ** 2).max(1, initial=0.0)
+
+
+def fitted(weights: np.ndarray) -> Ways:
+    """Curves of each channel, and of their mean."""
+    ways: Ways = {
+        name: lambda measures, weight=weight: np.maximum(neighbours(measures) @ weight, 0)
+        for name, weight in zip(CHANNEL_NAMES, weights, strict=True)
+    }
+    return ways | {"fitted, mean of both": lambda measures: np.maximum(neighbours(measures) @ weights.T, 0)}
+
+
+def print_table(train: Sequence[Video], valid: Sequence[Video], seed: int) -> None:
+    """For each curve the scores on both splits, at the threshold and offset that suit `train` best."""
+    scenes = sorted({video.scene for video in train})
+    np.random.default_rng(seed).shuffle(scenes)
+    folds = {scene: number % FOLDS for number, scene in enumerate(scenes)}
+    of_others = [fitted(fit([video for video in train if folds[video.scene] != fold])) for fold in range(FOLDS)]
+    print(f"{len(train)} clips of train, {len(valid)} of valid; F1, shifted in a circle, of other videos")
+    for name, way in (PLAIN | fitted(impact.weights())).items():
+        curves = [curve_of(video, way if name in PLAIN else of_others[folds[video.scene]][name]) for video in train]
+        threshold, offset = choose(train, curves, seed)
+        print(f"{name}: threshold {threshold:.1f}, offset {1000 * offset:+.0f} ms")
+        for split, videos, some in (("train", train, curves), ("valid", valid, [curve_of(video, way) for video in valid])):
+            found = moments(videos, some, threshold, offset)
+            print(f"  {split}: {sum(map(len, found)) / sum(video.seconds for video in videos):.2f} a second", end="")
+            for tolerance in TOLERANCES:
+                ways = [*score(videos, found, tolerance, seed), score_others(videos, found, tolerance)]
+                print(f" | {1000 * tolerance:.0f} ms", *(cell(scores, seed) for scores in ways), end="")
+            print()
+
+
+def curve_of(video: Video, way: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Curve as `motion.normalise` makes it, without its smallest peak; several channels are averaged."""
+    levels = way(video.measures).reshape(len(video.measures), -1)
+    above = np.maximum(levels - np.median(levels, axis=0), 0)
+    return np.minimum(above / np.maximum(np.percentile(above, 98, axis=0), SMALLEST), 2).mean(1)
+
+
+def moments(videos: Sequence[Video], curves: Sequence[np.ndarray], threshold: float, offset: float) -> list[np.ndarray]:
+    """Times of peaks in seconds, to a fraction of a frame."""
+    found = [peaks_of(curve, threshold) / CLIP.feature_fps + offset for curve in curves]
+    return [times[(times >= 0) & (times < video.seconds)] for video, times in zip(videos, found, strict=True)]
+
+
+def peaks_of(curve: np.ndarray, threshold: float) -> np.ndarray:
+    """Largest values within `GAP` frames that exceed the local median by a threshold; their places by a parabola through the neighbours."""
+
+    def windows(reach: int, value: float) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(np.pad(curve, reach, constant_values=value), 2 * reach + 1)
+
+    high = curve - np.nanmedian(windows(NEIGHBOURHOOD, np.nan), axis=1)
+    at = np.flatnonzero((curve == windows(GAP, -np.inf).max(1)) & (high >= threshold))
+    before, after = np.pad(curve, 1, mode="edge")[:-2][at], np.pad(curve, 1, mode="edge")[2:][at]
+    bend = np.maximum(2 * curve[at] - before - after, 1e-9)
+    return at + np.clip(0.5 * (after - before) / bend, -0.5, 0.5)
+
+
+def choose(videos: Sequence[Video], curves: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
+    """Threshold and offset whose F1 exceeds that of shifted moments most, the mean of both tolerances."""
+
+    def margin(threshold: float, offset: float) -> float:
+        found = moments(videos, curves, threshold, offset)
+        both = [[reduce(add, scores).f1 for scores in score(videos, found, tolerance, seed)] for tolerance in TOLERANCES]
+        return sum(own - chance for own, chance in both)
+
+    return max(((threshold, offset) for threshold in THRESHOLDS for offset in OFFSETS), key=lambda pair: margin(*pair))
+
+
+def score(videos: Sequence[Video], found: Sequence[np.ndarray], tolerance: float, seed: int) -> list[list[OnsetScore]]:
+    """For each clip the score of its moments, and of the same shifted in a circle."""
+    rng = np.random.default_rng(seed)
+    chance = [timing.shifted([own], video.seconds, rng) for video, own in zip(videos, found, strict=True)]
+    ways = [[own] for own in found], chance
+    return [[_sum(video, times, tolerance) for video, times in zip(videos, way, strict=True)] for way in ways]
+
+
+def score_others(videos: Sequence[Video], found: Sequence[np.ndarray], tolerance: float) -> list[OnsetScore]:
+    """For each clip the score of the moments of clips of other scenes."""
+    both = list(zip(videos, found, strict=True))
+    others = [[times[times < video.seconds] for other, times in both if other.scene != video.scene] for video in videos]
+    return [_sum(video, times, tolerance) for video, times in zip(videos, others, strict=True)]
+
+
+def _sum(video: Video, ways: Sequence[np.ndarray], tolerance: float) -> OnsetScore:
+    return sum((onset_f1(times, video.onsets, tolerance) for times in ways), OnsetScore(0, 0, 0))
+
+
+def cell(scores: list[OnsetScore], seed: int) -> str:
+    """F1 of all clips together, and its interval."""
+    low, high = interval_of_mean(*interval_rows(scores), seed)
+    return f"{reduce(add, scores).f1:.3f} ({low:.2f} to {high:.2f})"
+
+
+if __name__ == "__main__":
+    main()
