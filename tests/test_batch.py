@@ -41,7 +41,7 @@ def statuses(results):
 class TestRun:
     """Failures, and resuming."""
 
-    def test_run_reports_a_failure_and_does_the_others(self, do, folder):
+    def test_run_reports_a_failure_and_continues(self, do, folder):
         results = do(plan([folder], folder / "out"))
         assert statuses(results) == ["made", "failed", "made"]
         assert re.search(r"b\.mp4 is not a media file", results[1].why)
@@ -79,7 +79,7 @@ class TestRun:
 
     @pytest.mark.parametrize("change", [{"guidance": 2.5}, {"temperature": 0.5}, {"top_k": 3}], ids=str)
     def test_run_remakes_outputs_of_other_model_defaults(self, do, folder, pipeline, monkeypatch, change):
-        """Regression: the recipe held None for what the model decides, so outputs of other defaults were kept."""
+        """Regression: the recipe had None for the model's defaults, so outputs with other defaults were kept."""
         jobs = plan([folder], folder / "out")
         do(jobs)
         assert statuses(do(jobs)) == ["kept", "failed", "kept"]

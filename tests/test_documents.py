@@ -1,4 +1,4 @@
-"""Every command, path and link that a document shows exists, and every Python example runs."""
+"""Documents: commands parse, paths and links exist, Python examples run, sentences are short."""
 
 import argparse
 import dataclasses
@@ -51,7 +51,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def inline_code(text: str) -> list[str]:
-    """What stands between single backticks, outside fenced blocks."""
+    """Text between single backticks, outside fenced blocks."""
     return re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))
 
 
@@ -88,11 +88,11 @@ COMMANDS = [
 
 
 class ParsedError(Exception):
-    """Raised in place of what a script does after its options are parsed."""
+    """Raised after a script has parsed its options, instead of its work."""
 
 
 def check_unsilent(words: list[str], inline: bool) -> None:
-    """Parses the options of a verb; in running text, a verb alone stands for itself."""
+    """Parse the options of a subcommand; in running text, its name alone is valid."""
     command, name = typer.main.get_command(app), "unsilent"
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         name, *words = words
@@ -155,7 +155,7 @@ def test_shown_commands_parse(words, inline, monkeypatch):
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_scripts_say_how_they_are_called(path, monkeypatch, capsys):
+def test_scripts_show_their_usage(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [path.name, "--help"])
     monkeypatch.syspath_prepend(path.parent)
     with pytest.raises(SystemExit) as ended:
@@ -229,14 +229,14 @@ def test_sentences_are_short(path):
     assert not long
 
 
-def test_the_front_page_is_short():
+def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= README_LINES
     lengths = [len(words) for words in sentences(text)]
     assert sum(lengths) / len(lengths) < README_MEAN_WORDS
 
 
-def test_what_the_front_page_shows_is_small():
+def test_media_of_the_readme_are_small():
     for path in (ROOT / "docs/demo").iterdir():
         assert path.stat().st_size < (700_000 if path.suffix == ".gif" else 300_000), path.name
 
@@ -290,7 +290,7 @@ def test_the_columns_of_manifests_and_shards_are_those_of_the_code():
     assert shown[1] == list(dict.fromkeys(field.name for kind in ROW_TYPES.values() for field in dataclasses.fields(kind)))
 
 
-def test_the_front_page_names_every_room():
+def test_the_readme_names_every_module():
     shown = (ROOT / "README.md").read_text(encoding="utf-8")
     folders = [path.name for path in (ROOT / "unsilent").iterdir() if (path / "__init__.py").exists()]
     assert [name for name in folders if f"{name}/" not in shown] == []

@@ -1,4 +1,4 @@
-"""Which file becomes which, and what is refused before a model is loaded."""
+"""Output paths, and checks before a model is loaded."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class TestPlan:
         assert len(plan([root, root / "a.mp4", root], None)) == 1
 
     def test_plan_skips_outputs_of_earlier_calls(self, tree):
-        """The second call on a folder must find the videos that the first has found."""
+        """A second call on a folder finds the same videos as the first."""
         root = tree("a.mp4", "a.sound.mp4", "a.sound.take2.mp4", "out/a.mp4", "my.soundtrack.mp4")
         assert sorted(targets(plan([root], root / "out"), root)) == ["a.mp4", "my.soundtrack.mp4"]
 
@@ -118,7 +118,7 @@ class TestPlan:
 
 
 class TestCheck:
-    """What is refused before a model is loaded."""
+    """Checks before a model is loaded."""
 
     def test_check_accepts_a_video(self, make_clip, tmp_path):
         check(plan([make_clip("a.mp4")], tmp_path / "b.mp4"), wav=True, picture=True)

@@ -1,4 +1,4 @@
-"""A video through a tiny model: what codes depend on, lengths, values out of range."""
+"""The pipeline with a tiny model: what codes depend on, lengths, values out of range."""
 
 import dataclasses
 import subprocess
@@ -29,7 +29,7 @@ in_c = pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed with
 
 
 def changing(index):
-    """Pictures of which no two are alike."""
+    """Frames that are all different."""
     return np.random.default_rng(index).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
@@ -41,7 +41,7 @@ def video(make_clip):
 
 @pytest.fixture
 def long_video(make_clip):
-    """Twenty seconds, every picture another."""
+    """Twenty seconds, all frames different."""
     return make_clip("twenty.mp4", n_frames=20 * FPS, images=lambda index: np.full((48, 64, 3), index % 256, np.uint8))
 
 
@@ -63,7 +63,7 @@ def test_another_seed_gives_another_sound(pipeline, video):
 
 
 def test_seeds_have_no_upper_limit(pipeline, video):
-    """Generators of torch stop at 64 bits; a seed typed at random need not."""
+    """Generators of torch have seeds of 64 bits; seeds of a request have no limit."""
     assert pipeline.generate(video, seed=10**30).seed == 10**30
 
 
@@ -142,7 +142,7 @@ def test_bytes_of_the_everyday_model_do_not_depend_on_the_thread_count(precision
 
 
 def test_pipeline_waits_for_another_computation(parts):
-    """Otherwise it would take over the single thread of that computation for good."""
+    """Otherwise its thread would keep the single-thread setting of that computation."""
     with limit_threads(2), ThreadPoolExecutor(1) as pool:
         with one_thread():
             made = pool.submit(Pipeline, parts, torch.device("cpu"))
@@ -153,7 +153,7 @@ def test_pipeline_waits_for_another_computation(parts):
 
 @pytest.mark.parametrize("seconds", ["0.2", "0.5", "9.845", "12", "25"])
 def test_sound_length_equals_video_length_to_the_sample(pipeline, make_clip, seconds):
-    """Ten seconds are the model's unit, not the user's."""
+    """For lengths below, at and above the model's clip."""
     fps = Fraction(max(10, Fraction(seconds).denominator))  # so that whole pictures make up this length
     n_frames = int(Fraction(seconds) * fps)
     made = pipeline.generate(make_clip("video.mp4", n_frames=n_frames, fps=fps, options={"preset": "ultrafast"}))
@@ -177,7 +177,7 @@ def test_sounds_are_audible_and_do_not_clip(pipeline, video):
 
 
 def test_each_window_is_conditioned_on_its_own_frames(pipeline, long_video, make_clip):
-    """Windows begin at columns 0, 26, 52, 78 and show 53 columns each, so what happens after 10 s first shows in the window at 26."""
+    """Windows begin at columns 0, 26, 52, 78 and have 53 columns each, so frames after 10 s first condition the window at 26."""
     other = make_clip(
         "other.mp4", n_frames=20 * FPS, images=lambda index: np.full((48, 64, 3), (index if index < 250 else 3 * index) % 256, np.uint8)
     )
@@ -208,7 +208,7 @@ def test_frames_shared_by_windows_are_embedded_once(pipeline, long_video):
 
 
 def test_frames_stay_aligned_with_the_sound_for_an_hour(pipeline):
-    """A column lasts 3.994 features. Counting four for each let the pictures run ahead of the sound by 5.6 s in an hour."""
+    """Regression: a column lasts 3.994 features; counting 4 shifted frames against the sound by 5.6 s in an hour."""
     scene = Scene(Path("long.mp4"), 3600.0)
     clip = pipeline.clip
     for start in (0, 1000, 19000):
@@ -321,7 +321,7 @@ class TestOtherConditions:
 
     @pytest.fixture
     def struck(self, make_clip):
-        """Twenty seconds of grey with a blow of a bar at `at` seconds, which is over before the next picture whose look is picked."""
+        """Twenty seconds of grey with a blow of a bar at `at` seconds, which ends before the next embedded frame."""
 
         def make(at):
             def image(i):
@@ -336,7 +336,7 @@ class TestOtherConditions:
         return make
 
     def test_motion_changes_codes_from_its_time_on(self, moved, struck):
-        """A blow that no picture looked at shows changes no code of columns before the two that lead up to it."""
+        """A blow between embedded frames changes codes from two columns before it on, and none earlier."""
         clip, scene = moved.clip, Scene(Path("a.mp4"), 20.0)
         picked, at = {number / clip.feature_fps for number in moved.plan(scene, clip.columns).frames[0].embedded}, 6.0
         while min(abs(at - time) for time in picked) < 3 / FPS:
@@ -347,7 +347,7 @@ class TestOtherConditions:
         assert column - 2 <= differ[0] <= column + 1
 
     def test_windows_half_a_clip_apart_share_frames(self, moved):
-        """And at none again where the scene ends: the second window of ten seconds, which adds one column, adds no picture."""
+        """The second window of a ten-second scene has one new column and no new frame."""
         picked = [set(frames.embedded) for frames in moved.plan(Scene(Path("a.mp4"), 10.0), 54).frames]
         assert len(picked[0]) == 27
         assert len(picked[1] - picked[0]) <= 1
@@ -393,7 +393,7 @@ class TestOtherConditions:
 
 
 class TestOtherWays:
-    """Griffin-Lim in the vocoder's place, and lower precision."""
+    """Griffin-Lim instead of the vocoder, and lower precision."""
 
     def test_griffin_lim_keeps_the_codes(self, parts, pipeline, video):
         made = Pipeline(parts, torch.device("cpu"), vocoder="griffin-lim").generate(video)
@@ -418,7 +418,7 @@ class TestOtherWays:
 
 
 class TestReconstruct:
-    """Sound through the codes and back."""
+    """Encoding and decoding of a sound."""
 
     @pytest.mark.parametrize("n_samples", [1, 300, 4096, 4097, 217_088, 300_001])
     def test_reconstruct_keeps_the_length(self, pipeline, n_samples):
@@ -451,7 +451,7 @@ class TestReconstruct:
 
 
 class TestFiles:
-    """What a generation writes."""
+    """Files of a generation."""
 
     def test_video_wav_and_picture(self, pipeline, video, tmp_path):
         made = pipeline.generate(video)
@@ -480,7 +480,7 @@ class TestFiles:
 
 
 class TestLoad:
-    """The front door."""
+    """`unsilent.load` and the names of the package."""
 
     def test_a_bundle_by_its_path(self, tiny_bundle):
         loaded = unsilent.load(str(tiny_bundle), device="cpu")

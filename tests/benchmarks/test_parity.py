@@ -1,4 +1,4 @@
-"""The authors' numbers, from the fixtures: what `make parity` prints."""
+"""Comparison with the authors' numbers in the fixtures, as `make parity` prints it."""
 
 import numpy as np
 import parity
@@ -12,14 +12,14 @@ def numbers():
 
 
 @pytest.mark.parametrize("section", parity.SECTIONS, ids=lambda section: section.__name__)
-def test_ours_are_theirs(section, numbers):
+def test_our_numbers_equal_the_authors(section, numbers):
     with torch.inference_mode():
         rows = list(section(numbers))
     assert rows
     assert not [row for row in rows if not row.passed]
 
 
-def test_a_difference_is_seen(numbers):
+def test_a_difference_is_reported(numbers):
     waveform = numbers.expected("melgan_a", "waveform_first_4096")
     assert numbers.near("melgan_a", "waveform_first_4096", waveform, 1e-6).passed
     assert not numbers.near("melgan_a", "waveform_first_4096", waveform + 1e-3, 1e-3).passed

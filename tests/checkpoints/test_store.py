@@ -72,7 +72,7 @@ def test_load_keeps_the_random_state(folder):
 
 
 def test_load_does_not_import_a_compiler(tiny_parts):
-    """Random initialisation on the meta device once imported torch's compiler, for two seconds."""
+    """Regression: random initialisation on the meta device imported torch's compiler, which takes two seconds."""
     code = (
         "import sys, pathlib; from unsilent.checkpoints.store import KINDS, load_checkpoint; root = pathlib.Path(sys.argv[1])\n"
         "for role, kind in (('codebook', 'codebook'), ('sampler', 'sampler'), ('vocoder', 'vocos')): load_checkpoint(root / role, kind)\n"
@@ -147,7 +147,7 @@ def test_load_refuses_a_config_that_is_not_a_mapping(folder):
 
 
 def test_load_names_a_renamed_weight(folder):
-    """The released system loads with strict=False, and once trained unnoticed against random weights."""
+    """The released system loads with strict=False, so it can train against random weights without an error."""
     weights = load_file(folder / "model.safetensors")
     weights["embed.wait"] = weights.pop("embed.weight")
     save_file(weights, folder / "model.safetensors")
@@ -194,7 +194,7 @@ def test_load_of_a_copied_folder_is_the_same(folder, tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_load_checkpoint_refuses_a_weight_that_is_not_finite(folder, value):
-    """The kernels for CPUs assume finite weights, and promise nothing for others."""
+    """The CPU kernels are compiled with the assumption that weights are finite."""
     weights = load_file(folder / "model.safetensors")
     name = next(name for name, weight in weights.items() if weight.ndim == 2)
     weights[name][1, 2] = value

@@ -56,7 +56,7 @@ def test_evaluate_says_how_many_sounds_have_a_known_label(ask, tmp_path):
     ]
 
 
-def test_evaluate_names_unreadable_files_and_does_the_rest(ask, folders):
+def test_evaluate_names_unreadable_files_and_continues(ask, folders):
     (folders / "made/low0/2.wav").write_bytes(b"")
     soundfile.write(folders / "made/low0/3.wav", np.zeros(9000), 22050)
     code, out, err = ask("--generated", "sounds/made")

@@ -1,4 +1,4 @@
-"""Commands and their mistakes: exit codes, one line for each mistake, files on disk."""
+"""Commands and errors: exit codes, one line for each error, files on disk."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def sound_seconds(path):
 
 
 class TestGenerate:
-    """Options arrive and files appear."""
+    """Options reach the pipeline, and files are written."""
 
     def test_generate_writes_the_video_with_sound(self, unsilent, make_clip, tmp_path):
         video = make_clip("a.mp4", n_frames=50)
@@ -60,7 +60,7 @@ class TestGenerate:
         assert names(tmp_path / "new") == [f"x.take{take}.{kind}" for take in (1, 2) for kind in ("mkv", "png", "wav")]
         assert soundfile.info(tmp_path / "new" / "x.take1.wav").frames == round(0.8 * 22050)
 
-    def test_generate_does_the_rest_of_a_folder_and_keeps_it(self, unsilent, make_clip, tmp_path):
+    def test_generate_names_a_failed_file_and_keeps_the_others(self, unsilent, make_clip, tmp_path):
         (tmp_path / "in").mkdir()
         for name in ("a", "c"):
             make_clip(f"in/{name}.mp4", n_frames=10)
@@ -151,7 +151,7 @@ def noise(index):
 
 
 class TestBadInput:
-    """Each mistake prints one line, exits with 2 and leaves no file."""
+    """Each error prints one line, exits with 2 and leaves no file."""
 
     @pytest.fixture
     def bad(self, make_clip, tmp_path):
@@ -282,7 +282,7 @@ def test_an_interrupted_command_exits_with_130_and_leaves_nothing(unsilent, make
 
 
 class TestReconstruct:
-    """Sound in, sound out."""
+    """Encoding and decoding of a sound file."""
 
     def test_reconstruct_keeps_the_length(self, unsilent, tmp_path):
         soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 33_075), 44_100)

@@ -1,4 +1,4 @@
-"""Wrong options and values: what is suggested, that nothing imports torch before, help, examples and completion."""
+"""Wrong options and values: suggestions, errors before torch is imported; help, examples and completion."""
 
 import pydoc
 import re
@@ -48,7 +48,7 @@ COMMANDS = ["generate", "reconstruct", "sample", "train", "evaluate"]
         ("reconstruct a b -o c.wav", "b is one argument too many; `unsilent reconstruct --help` shows the usage."),
     ],
 )
-def test_wrong_options_are_answered_in_one_sentence(refused, capsys, arguments, sentence):
+def test_wrong_options_give_an_error_of_one_sentence(refused, capsys, arguments, sentence):
     code = run(shlex.split(arguments))
     out, err = capsys.readouterr()
     refused((code, out, err.splitlines()), f"^unsilent: {re.escape(sentence)}")
@@ -95,7 +95,7 @@ sys.exit(run(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "extract"], ["models", "fetch"]], ids=" ".join)
-def test_h_prints_the_help(capsys, command):
+def test_short_option_h_prints_the_help(capsys, command):
     assert run([*command, "-h"]) == 0
     assert f"Usage: unsilent {' '.join(command)}".rstrip() in capsys.readouterr().out
 

@@ -35,7 +35,7 @@ def test_up_to_an_eighth_more_than_a_clip_is_one_window(codebook, columns):
 
 
 def test_cross_fade_has_no_jump(codebook):
-    """A steady code decodes to a steady texture, so no frame may differ from the next much more where windows meet than elsewhere."""
+    """Equal codes decode to a stationary texture, so frames differ from the next no more where windows meet than elsewhere."""
     grid = torch.full((4, 30), 3)
     steps = decode_grid(codebook, grid).diff(dim=1).abs().mean(0)
     seam = 12 * 4  # end of the first window
@@ -59,7 +59,7 @@ def test_chunked_vocoding_equals_one_pass():
 
 
 def test_chunks_without_context_differ():
-    """The promise above rests on `context_frames`: with none, chunks must differ, or the test above could not fail."""
+    """Without context, chunks differ from one pass, which shows that the test above can fail."""
     torch.manual_seed(0)
     vocoder = Vocos(VocosConfig(width=16, hidden=32, n_blocks=3)).eval()
     mel01 = torch.rand(80, 300)

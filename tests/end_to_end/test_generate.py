@@ -1,4 +1,4 @@
-"""The real command in a process of its own, with the real picture network and a tiny model."""
+"""`unsilent generate` in its own process, with the real image network and a tiny sampler."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def start(tiny_bundle, tmp_path):
 
 
 def heed_interrupts():
-    """Shells let what they start in the background ignore Ctrl-C, and so would whatever the tests start there."""
+    """Background jobs of a shell ignore SIGINT, and so would the processes that the tests start."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -56,7 +56,7 @@ def packets(path):
         return [bytes(packet) for packet in container.demux(container.streams.video[0]) if packet.size]
 
 
-def test_the_demo_clip_gets_its_sound(start, tmp_path):
+def test_generate_writes_the_demo_clip_with_sound(start, tmp_path):
     process = start(DEMO, "-o", "out/cat.mp4", "--wav", "--picture", "--json")
     out, err = process.communicate()
     assert process.returncode == 0, err
@@ -69,7 +69,7 @@ def test_the_demo_clip_gets_its_sound(start, tmp_path):
         assert float(stream.duration * stream.time_base) == pytest.approx(10, abs=1024 / stream.rate)
 
 
-def test_a_broken_file_among_good_ones(start, make_clip, tmp_path):
+def test_a_damaged_file_does_not_stop_the_others(start, make_clip, tmp_path):
     make_clip("good.mp4")
     (tmp_path / "bad.mp4").write_text("no video")
     process = start("bad.mp4", "good.mp4", "-o", "out")
@@ -79,7 +79,7 @@ def test_a_broken_file_among_good_ones(start, make_clip, tmp_path):
     assert "out/good.mp4" in out
 
 
-def test_a_single_broken_file(start, tmp_path):
+def test_a_single_damaged_file_exits_with_2(start, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"")
     process = start("bad.mp4")
     assert process.communicate() == ("", "unsilent: bad.mp4 is empty (0 bytes).\n")
@@ -88,7 +88,7 @@ def test_a_single_broken_file(start, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
 @pytest.mark.parametrize("swallowed", [False, True])
-def test_ctrl_c_in_the_middle_of_a_batch(swallowed, start, make_clip, tmp_path):
+def test_an_interrupted_batch_keeps_finished_outputs(swallowed, start, make_clip, tmp_path):
     for index in range(40):
         make_clip(f"in{index:02}.mp4", n_frames=50)
     process = start(".", "-o", "out", code=SWALLOWING if swallowed else COMMAND)

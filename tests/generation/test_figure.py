@@ -55,7 +55,7 @@ def test_any_length_can_be_drawn(make_clip, tmp_path, seconds):
 
 @pytest.mark.parametrize("title", ["猫.mp4", r"a$\nothing$.mp4", "\udcff.mp4", "[red]", "a\nb"])
 def test_any_name_can_be_the_title(video, mel, tmp_path, title):
-    """A dollar sign once was taken for a formula."""
+    """Regression: a dollar sign began a formula."""
     draw_picture(video, mel, 2.0, CLIP, title, tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
 

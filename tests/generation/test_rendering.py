@@ -1,4 +1,4 @@
-"""Streaming decoding: equal to decoding at the end, nothing too early, no thread left."""
+"""Streaming decoding: equal to decoding at the end, without early results, and without threads left at the end."""
 
 import threading
 import time
@@ -45,7 +45,7 @@ def no_thread_is_left():
 
 @pytest.fixture
 def decoded(codec, monkeypatch):
-    """Widths of what has been decoded, and what became of it."""
+    """Widths of the decoded windows, and the decoder's results."""
     decode, calls = codec.codebook.decode_codes, []
 
     def watched(grid, start_column):
@@ -146,7 +146,7 @@ def test_interrupt_cancels_pending_windows(codec, grids, decoded, monkeypatch):
 
 
 def test_background_thread_has_the_threads_of_the_codec(codec, grids):
-    """It must not take over the single thread of a sampler, nor pass its own count on to threads that start later."""
+    """It does not inherit the single thread of a sampler, and its count does not affect threads that start later."""
     codec.threads = 3
     with limit_threads(2):
         with Rendering(codec, 30, 1) as rendering:

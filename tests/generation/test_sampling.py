@@ -82,7 +82,7 @@ def test_a_take_does_not_depend_on_the_others(sampler):
 
 
 def test_guidance_one_computes_no_unconditional_rows(sampler, monkeypatch):
-    """Also in how much the sampler is asked: sequences that are told nothing are read only where they count."""
+    """The sampler processes unconditional sequences only where guidance uses them."""
     expected, rows, step = sample(sampler, 12, takes=2), [], sampler.step
     monkeypatch.setattr(sampler, "step", lambda code, reading: (rows.append(len(code)), step(code, reading))[1])
     assert torch.equal(sample(sampler, 12, takes=2, guidance=1.0), expected)
@@ -115,7 +115,7 @@ def test_a_longer_sound_begins_like_a_shorter_one(sampler):
 
 
 def test_each_window_gets_its_own_condition(sampler):
-    """Another picture from column 15 on may change nothing before the first window that reaches it, and must change something after."""
+    """A condition that differs from column 15 on changes codes only from the first window that reaches it."""
 
     def changed(window):
         return sampler.condition(features=torch.full((1, 3, 6), 1.0 if window.start < 10 else -1.0))
@@ -196,7 +196,7 @@ def test_seeds_beyond_32_bits_are_distinct():
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-320])
 def test_a_temperature_near_zero_is_nearly_greedy(temperature):
-    """Regression: scores divided by next to nothing overflowed, and the last code was chosen."""
+    """Regression: division by a temperature near zero overflowed, and the last code was chosen."""
     assert next_code(torch.tensor([[5.0, 9.0, 1.0]]), torch.tensor([0.9]), temperature, 3).tolist() == [1]
 
 
@@ -216,7 +216,7 @@ def test_next_code_depends_on_its_own_row_only():
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
 def test_extreme_uniforms_respect_top_k(uniform):
-    """A code that top-k rules out is never chosen, also when it is the first or the last."""
+    """A code outside the top k is never chosen, not even the first or the last code."""
     logits = torch.tensor([[-9.0, 1.0, 1.0, -9.0]])
     assert next_code(logits, torch.tensor([uniform], dtype=torch.float64), 1.0, 2).item() in (1, 2)
 

@@ -52,7 +52,7 @@ def test_fetch_replaces_a_damaged_file(fetch_file, tmp_path):
     assert fetch_file().read_bytes() == CONTENT
 
 
-def test_fetch_keeps_a_damaged_file_until_it_has_a_better_one(fetch_file, server, tmp_path):
+def test_fetch_keeps_a_damaged_file_until_the_download_is_complete(fetch_file, server, tmp_path):
     (tmp_path / NAME).write_bytes(b"damaged")
     server.script = [server.answer(404)]
     with pytest.raises(CheckpointError, match="404"):
@@ -79,7 +79,7 @@ def test_fetch_resumes_in_another_call(fetch_file, server, part):
     assert server.sent == len(CONTENT)
 
 
-def test_a_line_that_breaks_again_and_again_is_endured_while_it_brings_something(fetch_file, server):
+def test_fetch_retries_while_each_attempt_makes_progress(fetch_file, server):
     server.files[f"/a/{NAME}"] = content = CONTENT * 5
     stops = range(1_100_000, len(content), 1_100_000)
     assert len(stops) > 10

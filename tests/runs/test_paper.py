@@ -1,4 +1,4 @@
-"""The scripts behind the paper's tables: their commands are such as the program takes, and small tables pair what belongs together."""
+"""The scripts of the paper's tables: their commands parse, and small tables pair images with sounds of the same label."""
 
 import importlib
 import shlex
@@ -38,7 +38,7 @@ def printed(scripts, monkeypatch, capsys):
 
 
 def understood(words):
-    """What the command line makes of a command, without doing it."""
+    """Parsed arguments of a command, which is not run."""
     command, words = typer.main.get_command(app), list(words)
     while hasattr(command, "commands"):
         command = command.commands[name := words.pop(0)]
@@ -49,7 +49,7 @@ def understood(words):
 @pytest.mark.parametrize(
     "scale", [[], ["--everyday", "material", "--classifier", "one", "--classifier", "other", "--workers", "2"]], ids=["full", "small"]
 )
-def test_commands_are_such_as_the_program_takes(printed, which, scale):
+def test_commands_parse(printed, which, scale):
     commands = printed(which, *scale)
     assert commands
     for program, *words in commands:
@@ -59,7 +59,7 @@ def test_commands_are_such_as_the_program_takes(printed, which, scale):
             assert Path(words[0]).is_file()
 
 
-def test_table_3_is_of_all_models_of_the_paper_each_with_its_samples(printed):
+def test_table_3_samples_all_models_of_the_paper(printed):
     commands = printed("3")
     sampled = [understood(words[1:]) for words in commands if words[1] == "sample"]
     models = [asked["model"] for asked in sampled]
@@ -70,14 +70,14 @@ def test_table_3_is_of_all_models_of_the_paper_each_with_its_samples(printed):
     assert judged == models
 
 
-def test_small_table_2_wants_another_judge_than_it_trains_with(scripts, monkeypatch, capsys):
+def test_small_table_2_needs_a_second_classifier_for_scores(scripts, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["table.py", "2", "--everyday", "material", "--classifier", "judge"])
     with pytest.raises(SystemExit):
         scripts("table").main()
     assert "judges by another: give --classifier twice" in capsys.readouterr().err
 
 
-def test_small_tables_show_what_they_say(scripts, tmp_path):
+def test_small_tables_pair_the_stated_images_and_sounds(scripts, tmp_path):
     small, rows = scripts("small"), []
     for label, n_pictures in (("cat", 6), ("dog", 2), ("unknown", 2)):
         for i in range(n_pictures):

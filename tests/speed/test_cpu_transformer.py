@@ -88,7 +88,7 @@ def test_plain_kernels_equal_vnni_kernels(transformer, kind):
 
 
 def test_workers_do_not_read_freed_weights(transformer):
-    """Regression: with more threads than processors, late workers walked through weights that were freed after the call.
+    """Regression: with more threads than processors, late workers read weights that were freed after the call.
 
     It crashed within a hundred samplers.
     """
@@ -177,7 +177,7 @@ def _run_in_a_child(kind, results):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_child_spawns_its_own_workers():
-    """Threads do not survive a fork: a child that waited for its parent's would hang."""
+    """A forked child has no threads of its parent, and would wait for them forever."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     _run_in_a_child("int8", results)  # so that the parent has workers
@@ -189,7 +189,7 @@ def test_forked_child_spawns_its_own_workers():
     assert (found == expected).all()
 
 
-def test_fits_wants_a_multiple_of_the_lanes():
+def test_fits_requires_a_multiple_of_the_lanes():
     assert cpu_transformer.fits(CONFIG)
     assert not cpu_transformer.fits(CONFIG.model_copy(update={"width": 96}))
     assert isinstance(Transformer(CONFIG).blocks[0], Block)

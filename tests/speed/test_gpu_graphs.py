@@ -25,7 +25,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 @pytest.fixture(params=[False, True], ids=["three projections", "one projection"])
 def is_fused(request):
-    """Our GPU kernels are for joined projections only."""
+    """Our GPU kernels require fused projections."""
     return request.param
 
 
@@ -144,7 +144,7 @@ def test_sampler_is_freed_without_garbage_collection(sample_with):
 
 
 def test_is_compile_error_is_true_only_where_triton_cannot_compile():
-    """A bug of our kernels, or a fault of the GPU, must not merely be slower."""
+    """A bug of our kernels, or a fault of the GPU, must raise instead of falling back to torch."""
     of_triton = type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})
     for error in (of_triton(), ImportError(), CalledProcessError(1, "gcc"), RuntimeError("Failed to find C compiler. Please ...")):
         assert is_compile_error(error)

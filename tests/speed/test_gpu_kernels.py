@@ -78,7 +78,7 @@ def test_kernels_equal_torch(width, heads, batch, n, outputs, mean, monkeypatch)
 
 
 def test_float16_errors_are_those_of_rounding():
-    """float16, as the interpreter does not know bfloat16: what is between two products is kept in the weights' numbers."""
+    """In float16, because the interpreter does not support bfloat16; results between two products have the weights' dtype."""
     sampler, codes, positions = random_sampler(64, 4).half(), drawn(3, 12), torch.randn(1, 12, 64).half()
     exact = scores(copy.deepcopy(sampler).double(), codes, positions.double())
     rounded = scores(sampler, codes, positions)

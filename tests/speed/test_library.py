@@ -1,4 +1,4 @@
-"""The C extensions are those of the sources beside them."""
+"""Loading of C extensions: versions must match the sources."""
 
 import ctypes
 

@@ -1,4 +1,4 @@
-"""Threads, precision and packed blocks: a prepared sampler predicts what the original does, within the loss of its precision."""
+"""Threads, precision and packed blocks: a prepared sampler predicts like the original, within the error of its precision."""
 
 import copy
 

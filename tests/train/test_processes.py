@@ -121,7 +121,7 @@ def test_checkpoint_records_data_and_source(material, alone):
 
 
 def test_compared_weights_have_changed(alone):
-    """Otherwise two processes would agree by doing nothing; the moving average lags behind changed weights."""
+    """Without training, two processes would agree too. The moving average lags behind changed weights."""
     for name in every_trainer.RUNS:
         state = torch.load(alone / name / "last.pt", weights_only=True)
         moved = [(value - state["average"][key]).abs().max() for key, value in state["module"].items() if value.is_floating_point()]
