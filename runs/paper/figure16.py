@@ -1,4 +1,4 @@
-"""What top-X does to the samples of one clip: spectrograms, and what the classifier hears in them. Paper figure 16.
+"""Samples of one clip at several top-X: spectrograms, and the class that the classifier finds likeliest. Paper figure 16.
 
 python runs/paper/figure16.py REPORT.csv SAMPLES_AT_ONE_X SAMPLES_AT_ANOTHER_X ... -o FIGURE.png [--clip NAME]
 """
@@ -31,17 +31,17 @@ def main() -> None:
     folders = sorted(about, key=lambda folder: -about[folder]["top_k"])
     clip = options.clip or sorted(about[folders[0]]["clips"])[0]
     with options.report.open(newline="", encoding="utf-8") as file:
-        heard = {(row["system"], row["sample"]): row for row in csv.DictReader(file)}
-    drawn = Figure(figsize=(9, 0.6 + INCHES * len(folders)), layout="constrained")
-    axes = drawn.subplots(len(folders), 1, sharex=True, squeeze=False)[:, 0]
+        results = {(row["system"], row["sample"]): row for row in csv.DictReader(file)}
+    figure = Figure(figsize=(9, 0.6 + INCHES * len(folders)), layout="constrained")
+    axes = figure.subplots(len(folders), 1, sharex=True, squeeze=False)[:, 0]
     for axis, folder in zip(axes, folders, strict=True):
         axis.imshow(_read(folder / clip), origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         axis.set(ylabel=f"X = {about[folder]['top_k']}", yticks=[])
-        row = heard[folder.name, f"{clip}/0"]
-        axis.set_title(f"heard as {row['heard as']}, {float(row['probability']):.0%}", loc="right", fontsize=9, pad=2)
+        row = results[folder.name, f"{clip}/0"]
+        axis.set_title(f"classified as {row['heard as']}, {float(row['probability']):.0%}", loc="right", fontsize=9, pad=2)
     axes[-1].set_xlabel("mel frames of 11.6 ms")
-    drawn.suptitle(f"{clip}, sampled among the X likeliest codes", fontsize=11)
-    drawn.savefig(options.out, dpi=110)
+    figure.suptitle(f"{clip}, sampled among the X likeliest codes", fontsize=11)
+    figure.savefig(options.out, dpi=110)
 
 
 def _read(samples: Path) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Send the sounds of a manifest through codebooks and back: mels before and after, one clip each, for `unsilent evaluate`.
+"""Reconstruct the sounds of a manifest by codebooks: mels before and after, one clip of each sound, for `unsilent evaluate`.
 
     python runs/paper/reconstruct.py M.parquet -o DIR --codebook everyday [--codebook NAME|PATH ...] [--split test] [--workers N]
 
-Writes DIR/real/CLIP.mel.npy and, for each codebook, DIR/NAME/CLIP.mel.npy; what is there already is kept. A codebook is that of a model by
-its name, or a checkpoint folder.
+Writes DIR/real/CLIP.mel.npy and, for each codebook, DIR/NAME/CLIP.mel.npy; existing files are kept. A codebook is given by the name of its
+model, or as a checkpoint folder.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from unsilent.signal.mel import from_mel01, log_mel01
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Gives the mel of a row's first clip and what a codebook makes of it; both float16 around [-1, 1]."""
+    """Mel of a row's first clip and its reconstruction by a codebook; both float16 around [-1, 1]."""
 
     root: Path
     folder: Path
 
     def __call__(self) -> Callable[[Row], list[np.ndarray]]:
-        """Loads the codebook; the published ones were trained on sounds as they are, others on sounds of one loudness."""
+        """Load the codebook; published ones were trained on unchanged sounds, others on sounds of one loudness."""
         codebook, is_published = load_checkpoint(self.folder, "codebook"), "converted_from" in read_config(self.folder)["record"]
         codebook.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         clip = codebook.config.clip
@@ -49,8 +49,8 @@ class Reconstruct:
             waveform = np.pad(waveform, (0, clip.columns_for(len(waveform)) * clip.column_samples - len(waveform)))
             with one_thread(), torch.inference_mode():
                 mel = from_mel01(log_mel01(torch.from_numpy(waveform)[None].to(device), clip))
-                made = decode_grid(codebook, codebook.encode(mel)[0])
-            return [one.cpu().numpy().astype(np.float16) for one in (mel[0], made)]
+                reconstructed = decode_grid(codebook, codebook.encode(mel)[0])
+            return [one.cpu().numpy().astype(np.float16) for one in (mel[0], reconstructed)]
 
         return reconstruct
 
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--split", default="test")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--ray", metavar="ADDRESS")
-    parser.add_argument("--most", type=int, help="take only so many sounds, evenly spaced")
+    parser.add_argument("--most", type=int, help="largest number of sounds, evenly spaced")
     options = parser.parse_args()
     root, rows = read_manifest(options.table)
     rows = [row for row in rows if row.kind != "image" and row.split == options.split]

@@ -1,8 +1,7 @@
-"""The material of the small tables: held-out pictures, each with a held-out sound of its label, and what to look at in its place.
+"""Material of the small tables: held-out images, each paired with a held-out sound of its label, and the conditions to sample from.
 
-The everyday material has pictures and sounds of one label, but not of one scene, and hardly any held-out video. So a real sound stands for
-what a picture might sound like, and conditions differ in what is shown: nothing (grey), a picture of another label, the picture, or five
-pictures of the label one after another.
+The everyday material has images and sounds of the same label, not of the same scene, and hardly any held-out video. So a sound of the label
+is the reference of an image. Conditions: a grey image, an image of another label, the image, or a video of five images of the label.
 """
 
 from collections import defaultdict
@@ -18,45 +17,44 @@ from PIL import Image
 from unsilent.data.manifest import Row, read_manifest, write_manifest
 
 CONDITIONS = ("nothing", "another-label", "1-picture", "5-pictures")
-SIDE, FPS, SECONDS = 256, 2, 10  # of the films of five pictures
+SIDE, FPS, SECONDS = 256, 2, 10  # of the videos of five images
 
 
 def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int) -> None:
-    """Write `CONDITION.parquet` for each of `CONDITIONS`, `reference/LABEL/STEM` with a real sound for each picture, and likewise
-    `training-sound/`, in which a sound of the label that trainings heard stands for a picture.
+    """Write `CONDITION.parquet` for each of `CONDITIONS`, `reference/LABEL/STEM` with a held-out sound for each image, and likewise
+    `training-sound/` with a training sound of the label.
 
     Args:
         material: manifest of the everyday material.
         folder: to write into.
-        classes: labels that the classifier knows; others are left out.
-        n_clips: pictures, of all labels in turn.
+        classes: labels of the classifier; images of others are left out.
+        n_clips: number of images, taken from all labels in turn.
     """
     root, rows = read_manifest(material)
     kinds: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.label in classes:
             kinds[row.kind, row.split][row.label].append(row)
-    pictures, sounds, learnt = kinds["image", "valid"], kinds["sound", "valid"], kinds["sound", "train"]
+    pictures, sounds, training = kinds["image", "valid"], kinds["sound", "valid"], kinds["sound", "train"]
     pairs = [list(zip(pictures[label], sounds[label], strict=False)) for label in sorted(pictures.keys() & sounds.keys())]
     chosen = [pair for turn in zip_longest(*pairs) for pair in turn if pair is not None][:n_clips]
-    made = folder / "pictures"
-    grey = made / "grey.png"
-    made.mkdir(parents=True, exist_ok=True)
+    images = folder / "pictures"
+    grey = images / "grey.png"
+    images.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (SIDE, SIDE), (128, 128, 128)).save(grey)
     tables: dict[str, list[Row]] = {condition: [] for condition in CONDITIONS}
     for number, (picture, sound) in enumerate(chosen):
         name = f"{picture.label}/{Path(picture.path).stem}"
         row = replace(picture, clip_id=name, path=str(root / picture.path))
-        film = made / f"{name}.mp4"
+        video = images / f"{name}.mp4"
         others = [one for one in pictures[picture.label] if one is not picture]
-        _write_film(film, [root / one.path for one in (picture, *others[:4])])
-        stranger = next(one for one, _ in chosen[number + 1 :] + chosen if one.label != picture.label)
+        _write_video(video, [root / one.path for one in (picture, *others[:4])])
+        other_label = next(one for one, _ in chosen[number + 1 :] + chosen if one.label != picture.label)
         tables["nothing"].append(replace(row, path=str(grey.resolve())))
-        tables["another-label"].append(replace(row, path=str(root / stranger.path)))
+        tables["another-label"].append(replace(row, path=str(root / other_label.path)))
         tables["1-picture"].append(row)
-        tables["5-pictures"].append(replace(row, kind="clip", path=str(film.resolve()), duration_seconds=float(SECONDS)))
-        heard = learnt[picture.label]
-        for place, real in (("reference", sound), ("training-sound", heard[number % len(heard)])):
+        tables["5-pictures"].append(replace(row, kind="clip", path=str(video.resolve()), duration_seconds=float(SECONDS)))
+        for place, real in (("reference", sound), ("training-sound", training[picture.label][number % len(training[picture.label])])):
             link = folder / place / f"{name}{Path(real.path).suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
@@ -65,8 +63,8 @@ def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int
         write_manifest(root, table, folder / f"{condition}.parquet")
 
 
-def _write_film(path: Path, pictures: list[Path]) -> None:
-    """Pictures one after another, in equal shares of the time."""
+def _write_video(path: Path, pictures: list[Path]) -> None:
+    """A video of images one after another, each as long as the others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = [np.asarray(Image.open(one).convert("RGB").resize((SIDE, SIDE))) for one in pictures]
     with av.open(str(path), "w") as container:

@@ -1,10 +1,10 @@
-"""The paper's tables 1 to 5 and figures 16 to 18: at full size from VGGSound and VAS, or in small from the everyday material.
+"""The paper's tables 1 to 5 and figures 16 to 18: at full size from VGGSound and VAS, or small, from the everyday material.
 
     python runs/paper/table.py 3 --print                       # the commands at full size; without --print, run them
-    python runs/paper/table.py 3 --everyday MATERIAL --classifier PATH         # in small
+    python runs/paper/table.py 3 --everyday MATERIAL --classifier PATH         # small
     python runs/paper/table.py 17 --everyday MATERIAL --classifier PATH
 
-Everything that was made is kept under work/paper (or work/paper-small), so what is stopped goes on. README.md beside this file has times.
+All results are kept under work/paper (or work/paper-small), so an interrupted run resumes. README.md in this folder has times.
 """
 
 import argparse
@@ -21,7 +21,7 @@ HERE = Path(os.path.relpath(Path(__file__).parent))
 COMMANDS = {"unsilent": [str(Path(sys.executable).with_name("unsilent"))], "python": [sys.executable], "sed": ["sed"]}
 Command = tuple[object, ...]
 
-# Setting of table 3 → data that is sampled for, what follows the condition in names of models, and how often each clip is sampled.
+# Setting of table 3 → data set, suffix of the models' names, samples of each clip.
 SETTINGS = {"a": ("vggsound", "", 10), "b": ("vas", "-vggsound-codebook", 100), "c": ("vas", "", 100)}
 CONDITIONS = ("nofeats", *(f"{n}-{network}" for network in ("resnet50", "bninception") for n in (1, 5, 212)))
 SPLITS = {"vggsound": "test", "vas": "valid"}
@@ -35,30 +35,30 @@ class Full:
     """All of VGGSound and VAS, with the published models."""
 
     out: Path
-    spread: Command
+    parallel: Command
 
     def manifest(self, data: str) -> Command:
-        """The table of a data set, by the authors' lists."""
+        """The manifest of a data set, split by the authors' lists."""
         names = ("train", "valid", "test") if data == "vggsound" else ("train", "valid")
         lists = [part for split in names for part in ("--list", f"{split}=data/{data}_{split}.txt")]
         return "unsilent", "data", "manifest", f"data/{data}", "-o", self.out / f"{data}.parquet", "--preset", "vggsound-5-resnet50", *lists
 
     def sample(self, data: str, model: str, n_samples: int, *more: object, out: str = "") -> Command:
         """A folder of samples."""
-        options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], *more, *self.spread)
+        options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], *more, *self.parallel)
         return "unsilent", "sample", self.out / f"{data}.parquet", "-o", self.out / "samples" / (out or model), *options
 
     def evaluate(self, data: str, report: str, folders: list[str], classifier: str = "melception") -> Command:
         """A report of folders of samples."""
         generated = [part for folder in folders for part in ("--generated", self.out / "samples" / folder)]
-        told = ("--manifest", self.out / f"{data}.parquet", "--split", SPLITS[data], "-o", self.out / report)
-        return "unsilent", "evaluate", "--reference", f"data/{data}", *generated, "--classifier", classifier, *told
+        labels = ("--manifest", self.out / f"{data}.parquet", "--split", SPLITS[data], "-o", self.out / report)
+        return "unsilent", "evaluate", "--reference", f"data/{data}", *generated, "--classifier", classifier, *labels
 
     def reconstruct(self, data: str, *codebooks: object) -> Command:
-        """Mels before and after codebooks."""
+        """Mels of sounds, and what codebooks reconstruct of them."""
         chosen = [part for codebook in codebooks for part in ("--codebook", codebook)]
         place = ("-o", self.out / f"reconstructed-{data}", "--split", SPLITS[data])
-        return "python", HERE / "reconstruct.py", self.out / f"{data}.parquet", *place, *chosen, *self.spread
+        return "python", HERE / "reconstruct.py", self.out / f"{data}.parquet", *place, *chosen, *self.parallel
 
     def compare(self, data: str, report: str, codebooks: list[str]) -> Command:
         """A report of reconstructions."""
@@ -102,17 +102,17 @@ class Full:
             yield self.evaluate(data, f"table3{setting}", models)
 
     def table4(self) -> Iterator[Command]:
-        """RegNet, and models that are told the class besides; those were never published and are trained and assembled first."""
+        """RegNet, and models conditioned on features and the class; these were never published and must be trained and assembled before."""
         yield _fetch("melception")
         yield self.manifest("vas")
         models = []
         for setting in "bc":
             data, suffix, n_samples = SETTINGS[setting]
-            seen, told = f"{data}-212-bninception{suffix}", f"{self.out}/vas-212-bninception-class{suffix}"
-            yield _fetch(seen)
-            yield self.sample(data, seen, n_samples)
-            yield self.sample(data, told, n_samples, out=Path(told).name)
-            models += [seen, Path(told).name]
+            features, with_class = f"{data}-212-bninception{suffix}", f"{self.out}/vas-212-bninception-class{suffix}"
+            yield _fetch(features)
+            yield self.sample(data, features, n_samples)
+            yield self.sample(data, with_class, n_samples, out=Path(with_class).name)
+            models += [features, Path(with_class).name]
         yield self.evaluate("vas", "table4", [*models, "regnet"])
 
     def table5(self) -> Iterator[Command]:
@@ -129,7 +129,7 @@ class Full:
         yield "python", HERE / "figure16.py", self.out / "figure17/report.csv", *folders, "-o", self.out / "figure16.png"
 
     def figure17(self) -> Iterator[Command]:
-        """Fidelity and relevance over top-X; the paper takes the mean over the models of setting (a) that see pictures."""
+        """Fidelity and relevance over top-X; the paper averages over the models of setting (a) with visual features."""
         yield _fetch("melception")
         yield self.manifest("vggsound")
         folders = []
@@ -154,53 +154,53 @@ def _fetch(name: str) -> Command:
 
 @dataclass(frozen=True)
 class Small:
-    """The everyday material and model; see small.py for what stands for what."""
+    """The everyday material and model; small.py says what replaces the paper's data."""
 
     material: Path
     classifiers: list[str]
     n_clips: int
     n_samples: int
     out: Path
-    spread: Command
+    parallel: Command
 
-    def listed(self) -> Iterator[Command]:
-        """The manifest, if it is not there."""
+    def manifest(self) -> Iterator[Command]:
+        """The manifest, unless it exists."""
         if not (self.out / "material.parquet").exists():
             yield "unsilent", "data", "manifest", self.material, "-o", self.out / "material.parquet"
 
     def sample(self, condition: str, name: str, *more: object) -> Command:
         """A folder of samples."""
         place = (self.out / f"{condition}.parquet", "-o", self.out / "samples" / name)
-        return "unsilent", "sample", *place, "--samples", self.n_samples, "--keep", "wav", *more, *self.spread
+        return "unsilent", "sample", *place, "--samples", self.n_samples, "--keep", "wav", *more, *self.parallel
 
     def evaluate(self, report: str, *folders: Path) -> Command:
         """A report."""
         generated = [part for folder in folders for part in ("--generated", folder)]
-        told = ("--classifier", self.classifiers[0], "--labels", "folders", "-o", self.out / report)
-        return "unsilent", "evaluate", "--reference", self.out / "reference", *generated, *told
+        options = ("--classifier", self.classifiers[0], "--labels", "folders", "-o", self.out / report)
+        return "unsilent", "evaluate", "--reference", self.out / "reference", *generated, *options
 
     def prepared(self) -> Iterator[Command]:
-        """Pictures, sounds and manifests."""
-        yield from self.listed()
-        yield "python", HERE / "table.py", "prepare", *self.asked
+        """Images, sounds and manifests of the conditions."""
+        yield from self.manifest()
+        yield "python", HERE / "table.py", "prepare", *self.options
 
     @property
-    def asked(self) -> Command:
+    def options(self) -> Command:
         """The options of this scale."""
         return "--everyday", self.material, "--classifier", self.classifiers[0], "--clips", self.n_clips, "--out", self.out
 
     def table1(self) -> Iterator[Command]:
         """Reconstructions of held-out sounds."""
-        yield from self.listed()
+        yield from self.manifest()
         place = ("-o", self.out / "reconstructed", "--most", self.n_clips, "--codebook", "everyday")
-        yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.spread
+        yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.parallel
         compared = ("--reference", self.out / "reconstructed/real", "--generated", self.out / "reconstructed/everyday")
         yield "unsilent", "evaluate", *compared, "--classifier", self.classifiers[0], "-o", self.out / "table1"
 
     def table2(self) -> Iterator[Command]:
-        """Codebooks trained with each loss for a few steps; the first classifier gives the perceptual distance, the second judges."""
-        yield from self.listed()
-        sounds_only = ("--preset", "vggsound-nofeats")  # whose grid is the same, and which looks at nothing
+        """Codebooks trained with each loss for a few steps; the first classifier is the perceptual distance, the second evaluates."""
+        yield from self.manifest()
+        sounds_only = ("--preset", "vggsound-nofeats")  # the same grid, without an image network
         yield "unsilent", "data", "extract", self.out / "material.parquet", "-o", self.out / "sounds", *sounds_only
         judged = ("--vggishish", self.classifiers[0], "--judge", self.classifiers[-1])
         compared = ("python", HERE.parents[1] / "benchmarks/codebook_losses.py", "--shards", self.out / "sounds", *judged)
@@ -209,7 +209,7 @@ class Small:
         yield *compared, *trained, "--only", "gan", "gan+lpaps", "gan+untrained", "--set", "adversarial_weight=0.05"
 
     def table3(self) -> Iterator[Command]:
-        """What is shown, in place of how much."""
+        """Other frames, where the paper varies their number."""
         from small import CONDITIONS
 
         yield from self.prepared()
@@ -218,17 +218,17 @@ class Small:
         yield self.evaluate("table3", *(self.out / "samples" / condition for condition in CONDITIONS))
 
     def table4(self) -> Iterator[Command]:
-        """Another system: a sound of the label from the training, as a library of sounds would give."""
+        """Another system: a training sound of the label, as a sound library would return."""
         yield from self.prepared()
         yield self.sample("1-picture", "1-picture")
         yield self.evaluate("table4", self.out / "samples/1-picture", self.out / "training-sound")
 
     def table5(self) -> Iterator[Command]:
         """The classifiers themselves."""
-        yield from self.listed()
+        yield from self.manifest()
         for number, classifier in enumerate(self.classifiers, 1):
-            told = ("--manifest", self.out / "material.parquet", "--split", "test", "-o", self.out / f"table5-{number}")
-            yield "unsilent", "evaluate", "--reference", self.material, "--classifier", classifier, *told
+            options = ("--manifest", self.out / "material.parquet", "--split", "test", "-o", self.out / f"table5-{number}")
+            yield "unsilent", "evaluate", "--reference", self.material, "--classifier", classifier, *options
 
     def figure16(self) -> Iterator[Command]:
         """One clip at several top-X."""
@@ -251,12 +251,12 @@ class Small:
 
 
 def run(commands: Iterator[Command]) -> int:
-    """Run commands until one cannot be done; 3 if some inputs of one failed."""
+    """Run commands until one fails; exit code 3 if some inputs of one failed."""
     worst = 0
     for program, *arguments in commands:
-        said = [*COMMANDS[program], *map(str, arguments)]
-        sys.stderr.write(f"$ {shlex.join([program, *said[len(COMMANDS[program]) :]])}\n")
-        code = subprocess.run(said).returncode
+        arguments = [*map(str, arguments)]
+        sys.stderr.write(f"$ {shlex.join([program, *arguments])}\n")
+        code = subprocess.run([*COMMANDS[program], *arguments]).returncode
         if code not in (0, 3):
             return code
         worst = max(worst, code)
@@ -264,7 +264,7 @@ def run(commands: Iterator[Command]) -> int:
 
 
 def table(report: Path) -> str:
-    """Lines of a report in the manner of the paper: FID and MKL of each folder, with their intervals."""
+    """A report as a table of the paper: FID and MKL of each folder, with their intervals."""
     about = json.loads(report.read_text())
     lines = [f"{'':24}  {'FID':>22}  {'MKL':>22}  {'top-1 %':>8}"]
     for system in about["systems"]:
@@ -287,28 +287,28 @@ def main() -> int:
     parser.add_argument("which", choices=["1", "2", "3", "4", "5", "16", "17", "18", "prepare"], help="table or figure")
     parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv and images.csv: the small tables")
     parser.add_argument(
-        "--classifier", action="append", metavar="PATH", help="that judges the small tables; table 2 wants two, table 5 takes several"
+        "--classifier", action="append", metavar="PATH", help="classifier of the small tables; table 2 needs two, table 5 takes several"
     )
     parser.add_argument("--clips", type=int, default=10, help="of the small tables")
     parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
     parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")
     parser.add_argument("--workers", type=int, help="as of `unsilent sample`")
     parser.add_argument("--ray", metavar="ADDRESS", help="as of `unsilent sample`")
-    parser.add_argument("--print", action="store_true", help="say the commands and do nothing")
+    parser.add_argument("--print", action="store_true", help="print the commands and run nothing")
     options = parser.parse_args()
     if options.everyday and not options.classifier:
-        parser.error("the small tables want --classifier, a checkpoint folder trained by runs/everyday/vggishish.toml")
+        parser.error("the small tables need --classifier, a checkpoint folder trained by runs/everyday/vggishish.toml")
     out = options.out or Path("work/paper-small" if options.everyday else "work/paper")
-    asked = {"--workers": options.workers, "--ray": options.ray}
-    spread = tuple(part for name, value in asked.items() if value for part in (name, value))
-    small = (options.everyday, options.classifier, options.clips, options.samples, out, spread)
-    scale = Small(*small) if options.everyday else Full(out, spread)
+    chosen = {"--workers": options.workers, "--ray": options.ray}
+    parallel = tuple(part for name, value in chosen.items() if value for part in (name, value))
+    small = (options.everyday, options.classifier, options.clips, options.samples, out, parallel)
+    scale = Small(*small) if options.everyday else Full(out, parallel)
     if options.which == "prepare":
         return _prepare(scale)
     name = ("table" if len(options.which) == 1 else "figure") + options.which
     make: Callable[[], Iterator[Command]] = getattr(scale, name)
     if name == "table2" and options.everyday and len(options.classifier) < 2:
-        parser.error("table 2 trains with the distance of one classifier and judges by another: give --classifier twice")
+        parser.error("table 2 trains with the distance of one classifier and evaluates by another: give --classifier twice")
     if options.print:
         sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
         return 0

@@ -26,7 +26,7 @@ from unsilent.speed import cpu_transformer
 from unsilent.speed.choice import choose_device, choose_precision
 from unsilent.vision.scene import Scene
 
-# Ends itself with a kill -9 in the middle of writing the third clip.
+# Kills itself by SIGKILL while it writes the third clip.
 KILLED = """
 import os, signal
 from unsilent.jobs import sample
@@ -65,8 +65,8 @@ def material(tmp_path_factory, write_clip):
         row("other.mp4"),
         row("still/a.png", "image"),
         row("still/b.png", "image"),
-        row("other.mp4", split="train", name="learnt"),
-        row("long.mp4", "sound", name="heard"),
+        row("other.mp4", split="train", name="training"),
+        row("long.mp4", "sound", name="sound-only"),
     ]
     write_manifest(root, rows, root / "m.parquet")
     return root
@@ -80,19 +80,19 @@ def tiny(tiny_bundle, parts, monkeypatch):
 
 
 @pytest.fixture
-def blind(tmp_path_factory, tiny_parts, tiny_configs, write_part):
-    """A model without an image network, which worker processes would have to load."""
-    folder = tmp_path_factory.mktemp("blind")
-    seen = ConditionConfig(kind="class", n_classes=2)
-    sampler = write_part(folder / "sampler", "sampler", tiny_configs["sampler"].model_copy(update={"condition": seen}))
+def class_model(tmp_path_factory, tiny_parts, tiny_configs, write_part):
+    """A model conditioned on a class: without an image network, which worker processes would have to load."""
+    folder = tmp_path_factory.mktemp("class-model")
+    condition = ConditionConfig(kind="class", n_classes=2)
+    sampler = write_part(folder / "sampler", "sampler", tiny_configs["sampler"].model_copy(update={"condition": condition}))
     about = {"summary": "", "licences": {}, "classes": ["cat", "dog"]}
     bundle.save_bundle(folder / "model", "vas-class", {**tiny_parts, "sampler": sampler}, about)
     return str(folder / "model")
 
 
-def made(table, out, recipe, spread=Parallel(), split="valid"):
+def sample(table, out, recipe, parallel=Parallel(), split="valid"):
     with Sampling(table, out, recipe, split) as job:
-        return [(row.clip_id, why) for row, why in job.run(spread)]
+        return [(row.clip_id, why) for row, why in job.run(parallel)]
 
 
 def contents(folder):
@@ -102,15 +102,17 @@ def contents(folder):
 
 def test_every_clip_has_its_samples_and_seeds_are_recorded(material, tiny, tmp_path, parts):
     names = ["long-0", "long-1", "other", "still/a", "still/b"]
-    assert made(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2, seed=3))) == [(name, "") for name in names]
+    assert sample(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2, seed=3))) == [(name, "") for name in names]
     assert set(contents(tmp_path)) == {"samples.json", *(f"{name}/{i}.mel.npy" for name in names for i in (0, 1))}
     about = json.loads((tmp_path / "samples.json").read_text())
     assert about["clips"] == {name: seed_of(3, name) for name in names}
-    told = {name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "guidance", "precision", "keep", "failed")}
+    recorded = {
+        name: about[name] for name in ("model", "seed", "samples", "top_k", "temperature", "guidance", "precision", "keep", "failed")
+    }
     precision = choose_precision("auto", choose_device("auto"), parts.sampler.config)
-    own = {"temperature": EVERYDAY.temperature, "guidance": EVERYDAY.guidance}  # the model's, since the recipe names none
-    recipe = {"seed": 3, "samples": 2, "top_k": 32, **own, "precision": precision, "keep": "mel"}
-    assert told == {"model": "everyday", **recipe, "failed": {}}
+    defaults = {"temperature": EVERYDAY.temperature, "guidance": EVERYDAY.guidance}  # of the model, because the recipe names none
+    recipe = {"seed": 3, "samples": 2, "top_k": 32, **defaults, "precision": precision, "keep": "mel"}
+    assert recorded == {"model": "everyday", **recipe, "failed": {}}
     mels = [np.load(tmp_path / name / f"{i}.mel.npy") for name in names for i in (0, 1)]
     assert {(mel.shape, str(mel.dtype)) for mel in mels} == {((80, 848), "float16")}
     assert len({mel.tobytes() for mel in mels}) == len(mels)
@@ -121,72 +123,72 @@ def test_every_clip_has_its_samples_and_seeds_are_recorded(material, tiny, tmp_p
 
 def test_sample_equals_generate_with_the_recorded_seed(material, tiny, tmp_path):
     """A video shorter than a clip has the first codes of its sample, so both mels are equal except near the end."""
-    made(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2)))
+    sample(material / "m.parquet", tmp_path, Recipe(tiny, Request(takes=2)))
     pipeline = load(tiny)
     seed = json.loads((tmp_path / "samples.json").read_text())["clips"]["other"]
-    drawn = []
+    decoded = []
     codebook = pipeline.parts.codebook
     decode = codebook.decode_codes
-    codebook.decode_codes = lambda grids, start: (drawn.append(grids[0].cpu().numpy()), decode(grids, start))[1]
+    codebook.decode_codes = lambda grids, start: (decoded.append(grids[0].cpu().numpy()), decode(grids, start))[1]
     mels = pipeline.sample_mels(Scene(material / "other.mp4", 1.0), Request(takes=2, seed=seed))
     takes = pipeline.takes(material / "other.mp4", 2, seed=seed)
     for take in (0, 1):
         assert (np.load(tmp_path / f"other/{take}.mel.npy") == mels[take].astype(np.float16)).all()
         columns = takes[take].codes.shape[1]
         assert 0 < columns < 53
-        assert (drawn[take][:, :columns] == takes[take].codes).all()
+        assert (decoded[take][:, :columns] == takes[take].codes).all()
 
 
 def test_sample_does_not_depend_on_other_clips(material, tiny, tmp_path):
     recipe = Recipe(tiny, Request())
-    made(material / "m.parquet", tmp_path / "all", recipe)
+    sample(material / "m.parquet", tmp_path / "all", recipe)
     write_manifest(material, [row("still/b.png", "image"), row("long.mp4", start=1.0, name="long-1")], tmp_path / "few.parquet")
-    made(tmp_path / "few.parquet", tmp_path / "few", recipe)
+    sample(tmp_path / "few.parquet", tmp_path / "few", recipe)
     for name in ("still/b", "long-1"):
         assert contents(tmp_path / "few" / name) == contents(tmp_path / "all" / name)
 
 
 in_c = pytest.mark.skipif(choose_device("auto").type != "cpu" or not cpu_transformer.is_built(), reason="GPU present, or no C compiler")
-SPREADS = [
+PARALLEL = [
     pytest.param(Parallel(workers=2), "float32", id="processes"),
     pytest.param(Parallel(workers=2), "int8", id="processes-int8", marks=in_c),
     pytest.param(Parallel(workers=2, ray="local"), "float32", id="ray", marks=pytest.mark.cluster),
 ]
 
 
-@pytest.mark.parametrize(("spread", "precision"), SPREADS)
-def test_bytes_do_not_depend_on_the_number_of_workers(material, blind, tmp_path, spread, precision):
-    rows = [row(f"long-{i}.mp4", label="dog" if i % 2 else "cat") for i in range(3)] + [row("strange.mp4", label="owl")]
+@pytest.mark.parametrize(("parallel", "precision"), PARALLEL)
+def test_bytes_do_not_depend_on_the_number_of_workers(material, class_model, tmp_path, parallel, precision):
+    rows = [row(f"long-{i}.mp4", label="dog" if i % 2 else "cat") for i in range(3)] + [row("unknown-label.mp4", label="owl")]
     write_manifest(material, rows, tmp_path / "m.parquet")
-    recipe = Recipe(blind, Request(takes=2), precision, "wav")
-    plain = made(tmp_path / "m.parquet", tmp_path / "plain", recipe)
-    assert made(tmp_path / "m.parquet", tmp_path / "spread", recipe, spread) == plain
-    assert contents(tmp_path / "spread") == contents(tmp_path / "plain")
-    assert [name for name, why in plain if why] == ["strange"]
+    recipe = Recipe(class_model, Request(takes=2), precision, "wav")
+    plain = sample(tmp_path / "m.parquet", tmp_path / "plain", recipe)
+    assert sample(tmp_path / "m.parquet", tmp_path / "parallel", recipe, parallel) == plain
+    assert contents(tmp_path / "parallel") == contents(tmp_path / "plain")
+    assert [name for name, why in plain if why] == ["unknown-label"]
     assert len(contents(tmp_path / "plain")) == 3 * 2 + 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on Unix")
-def test_killed_job_resumes_to_the_same_bytes(material, blind, tmp_path, capsys):
+def test_killed_job_resumes_to_the_same_bytes(material, class_model, tmp_path, capsys):
     rows = [row(f"clip{i}.mp4", label="cat") for i in range(4)]
     write_manifest(material, rows, tmp_path / "m.parquet")
 
-    def asked(out):
-        return ["sample", str(tmp_path / "m.parquet"), "-o", str(tmp_path / out), "--model", blind, "--samples", "1"]
+    def arguments(out):
+        return ["sample", str(tmp_path / "m.parquet"), "-o", str(tmp_path / out), "--model", class_model, "--samples", "1"]
 
-    assert run(asked("once")) == 0
-    done = subprocess.run([sys.executable, "-c", KILLED, *asked("killed")], capture_output=True, text=True)
+    assert run(arguments("once")) == 0
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments("killed")], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert set(contents(tmp_path / "killed")) == {"samples.json", ".part/0.mel.npy", "clip0/0.mel.npy", "clip1/0.mel.npy"}
     capsys.readouterr()
-    assert run(asked("killed")) == 0
+    assert run(arguments("killed")) == 0
     assert "1 samples of each of 4 clips, 2 of them made before" in capsys.readouterr().out
     assert contents(tmp_path / "killed") == contents(tmp_path / "once")
 
 
 def test_unreadable_clips_are_named_and_others_sampled(material, tiny, tmp_path, capsys):
     (tmp_path / "empty.mp4").touch()
-    (tmp_path / "noise.png").write_bytes(b"no picture")
+    (tmp_path / "noise.png").write_bytes(b"not an image")
     (tmp_path / "good.mp4").write_bytes((material / "other.mp4").read_bytes())
     rows = [row("empty.mp4"), row("noise.png", "image"), row("good.mp4"), row("good.mp4", start=7.0, name="late")]
     write_manifest(tmp_path, rows, tmp_path / "m.parquet")
@@ -203,7 +205,7 @@ def test_unreadable_clips_are_named_and_others_sampled(material, tiny, tmp_path,
 
 
 def test_folder_of_another_recipe_is_refused(material, tiny, tmp_path):
-    made(material / "m.parquet", tmp_path, Recipe(tiny, Request(), "float32"))
+    sample(material / "m.parquet", tmp_path, Recipe(tiny, Request(), "float32"))
     with (
         pytest.raises(
             DataError,
@@ -224,15 +226,15 @@ def test_two_jobs_in_one_folder_are_refused(material, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "error", "words"),
+    ("recipe", "error", "sentence"),
     [
         (Recipe(request=Request(top_k=33)), ParameterError, "top_k 33 was given; the model 'everyday' has 32 codes"),
         (Recipe(model="nowhere/at/all"), CheckpointError, "not a bundle folder"),
     ],
 )
-def test_wrong_requests_are_refused_before_any_work(material, tiny, tmp_path, recipe, error, words):
+def test_wrong_requests_are_refused_before_any_work(material, tiny, tmp_path, recipe, error, sentence):
     recipe = recipe if recipe.model != "everyday" else replace(recipe, model=tiny)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=sentence):
         Sampling(material / "m.parquet", tmp_path / "out", recipe)
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""The scripts of the paper's tables: their commands parse, and small tables pair images with sounds of the same label."""
+"""The scripts of the paper's tables: their commands parse, and small tables pair images with sounds and conditions of their label."""
 
 import importlib
 import shlex
@@ -37,8 +37,8 @@ def printed(scripts, monkeypatch, capsys):
     return call
 
 
-def understood(words):
-    """Parsed arguments of a command, which is not run."""
+def parse(words):
+    """Parameters of a command, which is not run."""
     command, words = typer.main.get_command(app), list(words)
     while hasattr(command, "commands"):
         command = command.commands[name := words.pop(0)]
@@ -54,30 +54,30 @@ def test_commands_parse(printed, which, scale):
     assert commands
     for program, *words in commands:
         if program == "unsilent":
-            understood(words)
+            parse(words)
         elif program == "python":
             assert Path(words[0]).is_file()
 
 
 def test_table_3_samples_all_models_of_the_paper(printed):
     commands = printed("3")
-    sampled = [understood(words[1:]) for words in commands if words[1] == "sample"]
-    models = [asked["model"] for asked in sampled]
+    sampled = [parse(words[1:]) for words in commands if words[1] == "sample"]
+    models = [parameters["model"] for parameters in sampled]
     paper = [name for name in presets.names() if name.startswith(("vggsound", "vas")) and "class" not in name]
     assert sorted(models) == sorted(paper)
-    assert {(asked["split"], asked["samples"]) for asked in sampled} == {("test", 10), ("valid", 100)}
-    judged = [folder.name for words in commands if words[1] == "evaluate" for folder in understood(words[1:])["generated"]]
-    assert judged == models
+    assert {(parameters["split"], parameters["samples"]) for parameters in sampled} == {("test", 10), ("valid", 100)}
+    evaluated = [folder.name for words in commands if words[1] == "evaluate" for folder in parse(words[1:])["generated"]]
+    assert evaluated == models
 
 
-def test_small_table_2_needs_a_second_classifier_for_scores(scripts, monkeypatch, capsys):
+def test_small_table_2_requires_two_classifiers(scripts, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["table.py", "2", "--everyday", "material", "--classifier", "judge"])
     with pytest.raises(SystemExit):
         scripts("table").main()
-    assert "judges by another: give --classifier twice" in capsys.readouterr().err
+    assert "evaluates by another: give --classifier twice" in capsys.readouterr().err
 
 
-def test_small_tables_pair_the_stated_images_and_sounds(scripts, tmp_path):
+def test_small_tables_pair_conditions_and_sounds_by_label(scripts, tmp_path):
     small, rows = scripts("small"), []
     for label, n_pictures in (("cat", 6), ("dog", 2), ("unknown", 2)):
         for i in range(n_pictures):
@@ -90,9 +90,9 @@ def test_small_tables_pair_the_stated_images_and_sounds(scripts, tmp_path):
     tables = {name: read_manifest(tmp_path / f"out/{name}.parquet")[1] for name in small.CONDITIONS}
     for table in tables.values():
         assert [row.clip_id for row in table] == ["cat/cat0", "dog/dog0"]  # there is one real sound of each
-    shown = {name: [Path(row.path).stem for row in table] for name, table in tables.items()}
+    conditions = {name: [Path(row.path).stem for row in table] for name, table in tables.items()}
     own = ["cat0", "dog0"]
-    assert shown == {"nothing": ["grey", "grey"], "another-label": own[::-1], "1-picture": own, "5-pictures": own}
+    assert conditions == {"nothing": ["grey", "grey"], "another-label": own[::-1], "1-picture": own, "5-pictures": own}
     assert [row.kind for row in tables["5-pictures"]] == ["clip", "clip"]
     assert (tmp_path / "out/reference/cat/cat0.wav").readlink().name == "cat valid.wav"
     assert (tmp_path / "out/training-sound/dog/dog0.wav").readlink().name == "dog train.wav"
