@@ -47,9 +47,10 @@ def extract_shards(
         table: manifest; None with a codebook.
         out: folder of shards.
         codebook: checkpoint folder.
-        preset_name: see `extract_material`, as also the next two; none of them with a codebook. None takes `everyday`.
-        sound: None takes `waveforms`.
-        dtype: None takes `float16`.
+        preset_name: preset that gives the clip, the backbone, and the number of features. Without a backbone there is no shard `features`,
+            without motion in its condition no shard `motion`. Not with a codebook; nor the next two. None takes `everyday`.
+        sound: `waveforms`, which None takes, or `mels`, which are smaller but cannot train vocoders.
+        dtype: of features; see `FeatureExtractor`. None takes `float16`.
         variants: see `CodeExtractor`; only with a codebook. None takes `CODE_VARIANTS`.
         seed: of random crops of images, or of variants.
         parallel: where to run.
@@ -71,45 +72,14 @@ def extract_shards(
         raise ParameterError("--variants is for codes; give --codebook, or leave it out.")
     if table is None:
         raise ParameterError("give a manifest to extract, or --codebook for codes of sounds that were extracted before.")
-    return extract_material(table, out, preset_name or "everyday", sound or "waveforms", dtype or "float16", seed, parallel, redo)
-
-
-def extract_material(
-    table: Path,
-    out: Path,
-    preset_name: str,
-    sound: SoundShard = "waveforms",
-    dtype: FeatureDtype = "float16",
-    seed: int = 0,
-    parallel: Parallel = Parallel(),
-    redo: bool = False,
-) -> list[Shard]:
-    """Write the shards of sounds, `features` and `motion` for a manifest.
-
-    Args:
-        table: manifest.
-        out: folder of shards.
-        preset_name: preset that gives the clip, the backbone, and the number of features. Without a backbone there is no shard `features`,
-            without motion in its condition no shard `motion`.
-        sound: `waveforms`, or `mels`, which are smaller but cannot train vocoders.
-        dtype: of features; see `FeatureExtractor`.
-        seed: of random crops of images.
-        parallel: where to run.
-        redo: replace shards of other material or settings.
-
-    Raises:
-        DataError: for an unusable manifest, or shards of other material or settings.
-        ParameterError: for an unknown preset.
-        CheckpointError: if the weights of the backbone are missing.
-    """
     root, rows = read_manifest(table)
-    preset = presets.get(preset_name)
-    shards = [extract(SoundExtractor(root, preset.clip, sound), group_by_file(rows, "sound", "clip"), out, parallel, redo)]
+    preset = presets.get(preset_name or "everyday")
+    shards = [extract(SoundExtractor(root, preset.clip, sound or "waveforms"), group_by_file(rows, "sound", "clip"), out, parallel, redo)]
     if preset.backbone:
         condition = preset.sampler.condition
         one_each = condition.kind == "columns" or condition.n_features == preset.clip.columns
         per_column = 1 if one_each else preset.clip.column_features
-        features = FeatureExtractor(root, preset.clip, preset.backbone, seed, per_column, dtype)
+        features = FeatureExtractor(root, preset.clip, preset.backbone, seed, per_column, dtype or "float16")
         shards.append(extract(features, group_by_file(rows, "image", "clip"), out, parallel, redo))
         if condition.motion:
             shards.append(extract(MotionExtractor(root, preset.clip), group_by_file(rows, "clip"), out, parallel, redo))
