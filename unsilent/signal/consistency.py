@@ -74,14 +74,15 @@ class ConsistencyRefiner:
 
         Args:
             waveform: `(frames - 1) * hop` samples.
-            iterations: 0 returns the waveform unchanged; each costs two transforms.
+            iterations: each costs two transforms. With 0, or a waveform of at most `n_fft / 2` samples, which is too short for reflection
+                padding, the waveform is returned unchanged.
 
         Source:
             Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013). Differs: a mel instead of magnitudes. Momentum acts
             on the waveform, which is equal because the STFT is linear, and has a quarter of the data of the spectrum.
         """
         previous = waveform
-        for _ in range(iterations):
+        for _ in range(iterations if waveform.shape[-1] > self._clip.n_fft // 2 else 0):
             extrapolated = torch.lerp(previous, waveform, 1 + _MOMENTUM)
             previous, waveform = waveform, self.invert(self._stft(extrapolated))
         return waveform

@@ -86,7 +86,7 @@ def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "validation": asdict(validation),
     }
-    temporary = run.out / "last.pt.part"
+    temporary = run.out / "last.pt.part"  # always the same, so that the next save overwrites what a kill leaves
     try:
         run.out.mkdir(parents=True, exist_ok=True)
         torch.save(state, temporary)
