@@ -66,7 +66,9 @@ def test_mistakes_are_found_without_torch(tmp_path, make_clip):
         "generate a.mp4 --model .", "generate a.mp4 --label dog", "generate a.mp4 --top-k 9999", "reconstruct gone.wav -o b.wav",
         "reconstruct a.mp4 -o b.mp4", "reconstruct a.mp4 -o b.wav --model evryday", "reconstruct a.mp4 -o b.wav",
         "sample gone.parquet -o out",
-        "train gone.toml", "train text.mp4", "evaluate --reference gone -o out", "data extract gone.parquet -o out",
+        "train gone.toml", "train text.mp4", "evaluate --reference gone -o out", "evaluate --reference . -o out",
+        "evaluate --reference . -o out --classifier everyday", "evaluate --reference . --generated . -o out --classifier gone",
+        "data extract gone.parquet -o out", "data extract --codebook gone -o out",
         "models show evryday", "models fetch evryday", "models fetch everyday", "models convert gone.ckpt -o out",
     ]  # fmt: skip
     code = f"""
@@ -90,7 +92,12 @@ from unsilent.cli.main import run
 terminal.Bar.__enter__ = lambda bar: sys.exit("torch" in sys.modules)
 sys.exit(run(sys.argv[1:]))
 """
-    for command in ("generate a.mp4", "reconstruct a.mp4 -o b.wav", "sample a.mp4 -o out", "evaluate --reference . -o out"):
+    for command in (
+        "generate a.mp4",
+        "reconstruct a.mp4 -o b.wav",
+        "sample a.mp4 -o out",
+        "evaluate --reference . --generated . -o out --classifier everyday",
+    ):
         subprocess.run([sys.executable, "-c", code, *command.split()], cwd=tmp_path, check=True)
 
 

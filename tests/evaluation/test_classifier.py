@@ -13,7 +13,7 @@ from unsilent.checkpoints import folders
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, MediaError, ParameterError
-from unsilent.evaluation.cache import ResultCache, content_key
+from unsilent.evaluation.cache import ResultCache
 from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.sounds import find_sounds
@@ -112,7 +112,7 @@ class TestLoading:
 
     def test_load_classifier_finds_the_one_of_a_bundle(self, tiny_classifier, tiny_bundle, tmp_path, monkeypatch):
         monkeypatch.setattr(folders, "SHIPPED", tmp_path)
-        monkeypatch.setattr("unsilent.evaluation.classifier.SHIPPED", tmp_path)
+        monkeypatch.setattr("unsilent.evaluation.inputs.SHIPPED", tmp_path)
         model = shutil.copytree(tiny_bundle, tmp_path / "tiny")
         with pytest.raises(CheckpointError, match="the model 'tiny' has no classifier of its own; name a checkpoint of a vggishish"):
             load_classifier("tiny")
@@ -155,7 +155,7 @@ class TestLoading:
 class TestCache:
     @pytest.fixture
     def keys(self, tiny_sounds):
-        return {sound: content_key(sound) for sound in find_sounds(tiny_sounds / "made")}
+        return {sound: sound.content_key() for sound in find_sounds(tiny_sounds / "made")}
 
     def test_classify_all_reuses_cached_results(self, classifier, keys, tmp_path):
         first = ResultCache(tmp_path, classifier)

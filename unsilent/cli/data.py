@@ -79,8 +79,8 @@ def extract(
     """
     from unsilent.files import require_path
 
-    if table and not codebook:
-        require_path(table)
+    if given := codebook or table:
+        require_path(given)
     from unsilent.jobs.extract import extract_shards
     from unsilent.jobs.parallel import Parallel
 

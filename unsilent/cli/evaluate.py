@@ -37,12 +37,15 @@ def evaluate(
     The report has FID, MKL, KID, inception score and accuracy. Without --generated it tests the classifier.
     """
     from unsilent.errors import require_matplotlib
+    from unsilent.evaluation.inputs import find_classifier, find_inputs
     from unsilent.files import require_path
 
     table = [] if labels in (None, "folders", "vggsounder") else [Path(labels)]
     for path in (reference, *generated, *table, *([manifest] if manifest else [])):
         require_path(path)
     require_matplotlib()
+    find_inputs(reference, generated, labels, manifest, split)  # refusals, before torch is imported
+    find_classifier(classifier)
     with Bar(1) as bar:
         from unsilent.evaluation import run, tables  # with torch, after the bar is on the screen
         from unsilent.jobs.parallel import Parallel

@@ -1,6 +1,5 @@
 """Classifier results on disk, appended one by one, so that an interrupted evaluation resumes."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,10 +8,8 @@ from jaxtyping import Float
 
 from unsilent.errors import DataError
 from unsilent.evaluation.classifier import Classifier, Result
-from unsilent.evaluation.sounds import Sound
+from unsilent.evaluation.sounds import KEY_BYTES, Sound
 from unsilent.version import __version__
-
-_KEY_BYTES = 16
 
 
 class ResultCache:
@@ -33,7 +30,7 @@ class ResultCache:
     def __init__(self, folder: Path, classifier: Classifier) -> None:
         self.classifier, self.path, self.n_added = classifier, folder / f"{classifier.digest}-{__version__}.rows", 0
         n_classes = len(classifier.classes)
-        self._dtype = np.dtype([("key", f"V{_KEY_BYTES}"), ("features", "<f4", classifier.feature_dim), ("logits", "<f4", n_classes)])
+        self._dtype = np.dtype([("key", f"V{KEY_BYTES}"), ("features", "<f4", classifier.feature_dim), ("logits", "<f4", n_classes)])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:  # a process that was killed may leave an incomplete last row
@@ -74,9 +71,3 @@ class ResultCache:
         """Features and logits of contents, in the order of `keys`; all must be in the cache."""
         rows = self._rows()[[self._row_of[key] for key in keys]]
         return rows["features"], rows["logits"]
-
-
-def content_key(sound: Sound) -> bytes:
-    """Digest of a file's content, different for a mel and a sound of equal bytes."""
-    with sound.path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha256(b"mel" if sound.is_mel else b"")).digest()[:_KEY_BYTES]

@@ -7,7 +7,6 @@ unchanged. Mels in place of sounds are cut or repeated alike, at their own level
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unsilent import labels, presets
-from unsilent.checkpoints import catalog
-from unsilent.checkpoints.folders import SHIPPED, models_folder, read_config
+from unsilent.checkpoints.folders import read_config
 from unsilent.checkpoints.store import load_checkpoint, weights_digest
 from unsilent.choices import Device
 from unsilent.clip import Clip
-from unsilent.errors import CheckpointError, MediaError, ParameterError
+from unsilent.errors import CheckpointError, MediaError
+from unsilent.evaluation.inputs import find_classifier
 from unsilent.evaluation.sounds import Sound
 from unsilent.media.audio import read_audio
 from unsilent.models.melception import Melception
@@ -32,8 +31,6 @@ from unsilent.signal.mel import log_mel01, to_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
 from unsilent.speed.choice import choose_device
 from unsilent.speed.threads import one_thread
-
-KINDS = ("vggishish", "melception")
 
 Result = tuple[np.ndarray, np.ndarray]  # features [dim] and logits [labels] of one sound
 
@@ -149,15 +146,8 @@ def load_classifier(name: str | None, device: Device = "auto") -> Classifier:
         CheckpointError: if there is no such classifier here, it is damaged, or it has no class names.
         ParameterError: if none is named, or the device is not present.
     """
-    if name is None:
-        raise ParameterError(
-            "the metrics need a classifier: give --classifier with the checkpoint folder of a VGGish-ish or Melception that was trained on "
-            "such sounds, or melception, the published one for VGGSound."
-        )
-    chosen, folder = choose_device(device), _find(name)
+    chosen, folder = choose_device(device), find_classifier(name)
     about = read_config(folder)
-    if about["kind"] not in KINDS:
-        raise CheckpointError(f"{folder} holds a {about['kind']}; a classifier is a {' or a '.join(KINDS)}.")
     module, record = load_checkpoint(folder, about["kind"]), about["record"]
     classes = tuple(record.get("classes", ()) or (labels.classes("vggsound") if "converted_from" in record else ()))
     if len(classes) != module.config.labels:
@@ -170,15 +160,3 @@ def load_classifier(name: str | None, device: Device = "auto") -> Classifier:
     facts = [about["config"], clip.model_dump(), frames, bool(run), weights_digest(folder)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     return Classifier(folder, about["kind"], module.to(chosen), classes, clip, frames, bool(run), digest)
-
-
-def _find(name: str) -> Path:
-    for place in (SHIPPED / name, models_folder() / name, Path(name)):
-        for folder in (place, place / "classifier"):
-            if os.path.exists(folder / "config.json"):
-                return folder
-        if os.path.exists(place / "bundle.json"):
-            raise CheckpointError(f"the model {name!r} has no classifier of its own; name a checkpoint of a {' or a '.join(KINDS)}.")
-    if name in catalog.names() and catalog.find(name).kind in KINDS:
-        raise CheckpointError(f"the classifier {name!r} is not here; fetch it with: unsilent models fetch {name}.")
-    raise CheckpointError(f"there is no classifier {name!r}: neither a checkpoint folder nor the name of a published {' or '.join(KINDS)}.")

@@ -5,14 +5,17 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unsilent.errors import DataError, ParameterError
-from unsilent.evaluation.cache import content_key
+from unsilent.checkpoints import catalog
+from unsilent.checkpoints.folders import SHIPPED, models_folder, read_config
+from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.evaluation.ground_truth import Labels, read_labels, read_manifest_labels
 from unsilent.evaluation.sounds import ClipNames, Sound, find_sounds, take_number
 
+KINDS = ("vggishish", "melception")  # of classifiers
 ABOUT = "samples.json"  # settings of a generated folder
 ABOUT_KEYS = ("model", "seed", "top_k", "temperature")
 SETTING = re.compile(r"[\W_]*(top[-_]k|[A-Za-z]+)=(\d+(?:\.\d+)?)")  # in the name of a folder
@@ -44,12 +47,40 @@ class Inputs:
     Attributes:
         folders: the reference first.
         labels: of the reference clips.
-        keys: content key of each sound.
     """
 
     folders: list[Folder]
     labels: Labels
-    keys: dict[Sound, bytes]
+
+    @cached_property
+    def keys(self) -> dict[Sound, bytes]:
+        """Content key of each sound; reads all files when first used."""
+        return {sound: sound.content_key() for folder in self.folders for sound in folder.sounds}
+
+
+def find_classifier(name: str | None) -> Path:
+    """Checkpoint folder of a classifier. Arguments and errors: see `classifier.load_classifier`."""
+    if name is None:
+        raise ParameterError(
+            "the metrics need a classifier: give --classifier with the checkpoint folder of a VGGish-ish or Melception that was trained on "
+            "such sounds, or melception, the published one for VGGSound."
+        )
+    folder = _classifier_folder(name)
+    if (kind := read_config(folder)["kind"]) not in KINDS:
+        raise CheckpointError(f"{folder} holds a {kind}; a classifier is a {' or a '.join(KINDS)}.")
+    return folder
+
+
+def _classifier_folder(name: str) -> Path:
+    for place in (SHIPPED / name, models_folder() / name, Path(name)):
+        for folder in (place, place / "classifier"):
+            if os.path.exists(folder / "config.json"):
+                return folder
+        if os.path.exists(place / "bundle.json"):
+            raise CheckpointError(f"the model {name!r} has no classifier of its own; name a checkpoint of a {' or a '.join(KINDS)}.")
+    if name in catalog.names() and catalog.find(name).kind in KINDS:
+        raise CheckpointError(f"the classifier {name!r} is not here; fetch it with: unsilent models fetch {name}.")
+    raise CheckpointError(f"there is no classifier {name!r}: neither a checkpoint folder nor the name of a published {' or '.join(KINDS)}.")
 
 
 def find_inputs(
@@ -88,7 +119,7 @@ def find_inputs(
         pairs = [(clip_names.clip_of(sound.name), sound) for sound in find_sounds(path)]
         pairs.sort(key=lambda pair: (pair[0] or pair[1].name, take_number(pair[1].name), pair[1].name))
         folders.append(Folder(name, path, [sound for _, sound in pairs], [clip for clip, _ in pairs], _settings(path)))
-    return Inputs(folders, clip_labels, {sound: content_key(sound) for folder in folders for sound in folder.sounds})
+    return Inputs(folders, clip_labels)
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:

@@ -57,9 +57,9 @@ def evaluate(
         MediaError: if a report file cannot be written. Sounds that cannot be read are left out and named in `System.failed`.
     """
     require_matplotlib()
-    out, loaded = Path(out), load_classifier(classifier, device)
+    out = Path(out)
     inputs = find_inputs(Path(reference), [Path(folder) for folder in generated], labels, manifest, split)
-    cache = ResultCache(out / "heard", loaded)
+    cache = ResultCache(out / "heard", load_classifier(classifier, device))
     n_waiting = len(cache.missing(inputs.keys))
     n_steps = n_waiting + len(inputs.folders)
     failures = classify_all(cache, inputs.keys, parallel, lambda done, total, sound: progress(f"classified {sound.name}", done / n_steps))

@@ -1,5 +1,6 @@
 """Sound files of a folder, and the pairing of samples with the clips of a reference folder."""
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from unsilent.errors import ParameterError
 from unsilent.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 MEL_SUFFIX = ".mel.npy"  # a mel as a codebook decodes it: float16 [mels, frames] around [-1, 1]
+KEY_BYTES = 16  # of a content key
 _SUFFIXES = (MEL_SUFFIX, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)  # in order of preference
 _TAKE = re.compile(r"(?:\.take|_|/)(\d+)$")
 
@@ -33,6 +35,11 @@ class Sound:
     def is_mel(self) -> bool:
         """Whether `path` is a mel."""
         return self.path.name.lower().endswith(MEL_SUFFIX)
+
+    def content_key(self) -> bytes:
+        """Digest of the file's content, different for a mel and a sound of equal bytes."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.sha256(b"mel" if self.is_mel else b"")).digest()[:KEY_BYTES]
 
 
 def find_sounds(folder: Path) -> list[Sound]:
