@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-networks test-rest smoke sanitize test-kernels lint format bench bench-gpu parity clean
+.PHONY: demo test test-training test-models test-media test-rest smoke sanitize test-kernels lint format bench bench-gpu parity clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -12,19 +12,27 @@ demo: $(VENV)/demo.installed
 	@echo "The video with its new sound: $(CURDIR)/out/cat.mp4"
 	@echo "What was made, drawn:         $(CURDIR)/out/cat.png"
 
-# The suite runs as two processes side by side, of one thread each; each tells its results at its end.
-NETWORKS := tests/benchmarks tests/checkpoints tests/train
+# The suite runs as four processes of one thread each, two at a time; each prints its results at its end.
+TRAINING := tests/train tests/benchmarks
+MODELS := tests/checkpoints tests/models tests/published tests/jobs tests/evaluation
+MEDIA := tests/media tests/cli
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
 test: lint
-	@echo "Running the test suite (about six minutes) ..."
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-networks test-rest
+	@echo "Running the test suite (about ten minutes) ..."
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-training test-models test-media test-rest
 	@$(MAKE) --no-print-directory smoke
 
-test-networks:
-	@$(PYTEST) $(NETWORKS)
+test-training:
+	@$(PYTEST) $(TRAINING)
+
+test-models:
+	@$(PYTEST) $(MODELS)
+
+test-media:
+	@$(PYTEST) $(MEDIA)
 
 test-rest:
-	@$(PYTEST) $(addprefix --ignore=,$(NETWORKS))
+	@$(PYTEST) $(addprefix --ignore=,$(TRAINING) $(MODELS) $(MEDIA))
 
 # The whole training chain on made-up clips, in about a minute.
 smoke: $(VENV)/test.installed
