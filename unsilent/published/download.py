@@ -37,14 +37,11 @@ def checksum(path: Path, algorithm: str) -> str:
     Raises:
         CheckpointError: if the file cannot be read.
     """
-    digest = hashlib.new(algorithm, usedforsecurity=False)  # systems that forbid MD5 for security allow this
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        with open(path, "rb") as file:  # systems that forbid MD5 for security allow this
+            return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}.") from None
-    return digest.hexdigest()
 
 
 def matches(path: Path, digest: Digest) -> bool:
@@ -232,12 +229,7 @@ class Download:
             raise self._refusal(error.code) from None
         except urllib.error.URLError as error:
             raise _IncompleteError(f"cannot reach {self.host} ({self._reason(error.reason)})") from None
-        except (
-            OSError,
-            ValueError,
-            OverflowError,
-            http.client.HTTPException,
-        ) as error:  # the middle two: invalid host or port
+        except (OSError, ValueError, OverflowError, http.client.HTTPException) as error:  # the middle two: invalid host or port
             raise _IncompleteError(f"{self.host} did not answer ({self._reason(error)})") from None
 
     def _reason(self, error: object) -> str:
