@@ -370,6 +370,7 @@ class TestExtract:
         ],
     )
     def test_extract_refuses_options_without_effect(self, refused, unsilent, tmp_path, arguments, words):
+        (tmp_path / "c").mkdir()
         refused(unsilent("data", "extract", *arguments, "-o", "shards"), words)
         assert not (tmp_path / "shards").exists()
 
