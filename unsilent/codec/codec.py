@@ -102,10 +102,11 @@ class Codec:
 
     def vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
         """Waveform of a mel around [-1, 1] of any length."""
-        with EXCLUSIVE, self.computing():
-            if self.vocoder is None:
+        with EXCLUSIVE, limit_threads(self.threads):
+            if self.vocoder is None:  # in float32, because autocast would round the product with the inverse mel filters
                 return griffin_lim_vocode(to_mel01(mel)[None], self.clip)[0]
-            return vocode(self.vocode_chunk, mel, self.vocoder.context_frames, self.clip.hop)
+            with self.autocast():
+                return vocode(self.vocode_chunk, mel, self.vocoder.context_frames, self.clip.hop)
 
     def vocode_chunk(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
         """Output of the vocoder network for short mels around [-1, 1]."""
