@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-training test-models test-media test-rest smoke sanitize test-kernels lint format bench bench-gpu parity clean
+.PHONY: demo test test-training test-models test-media test-rest smoke paper-small sanitize test-kernels lint format bench bench-gpu parity clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -62,6 +62,15 @@ test-kernels: build/triton
 
 build/triton: | $(VENV)/test.installed
 	@$(PIP) --target $@ triton
+
+# All tables and figures of the paper in small. MATERIAL is a folder with sounds.csv, images.csv and clips.csv, CLASSIFIERS two checkpoint
+# folders: a VGGish-ish, which also gives the perceptual distance of table 2, and another that judges.
+PAPER = 1 2 3 4 5 fig4 fig5 fig6 11 12 14 16 17 18 20
+CLASSIFIERS ?= work/everyday/vggishish/checkpoint work/everyday/melception/checkpoint
+paper-small: $(VENV)/test.installed
+	@test -n "$(MATERIAL)" || { echo "Name the material: make paper-small MATERIAL=FOLDER"; exit 2; }
+	@for which in $(PAPER); do $(BIN)/python runs/paper/table.py $$which --everyday $(MATERIAL) $(addprefix --classifier ,$(CLASSIFIERS)) \
+	  --clips 6 --samples 2 || test $$? = 3 || exit 1; done
 
 lint: $(VENV)/test.installed
 	@$(BIN)/ruff check .

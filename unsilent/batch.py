@@ -42,6 +42,7 @@ def run(
     *,
     wav: bool = False,
     picture: bool = False,
+    attention: bool = False,
 ) -> Iterator[Result]:
     """Run all jobs. A failed job is reported and does not stop the others.
 
@@ -55,6 +56,7 @@ def run(
         progress: called once for each job; returns the callback for the job's stages.
         wav: also write each sound alone, as WAV beside the video.
         picture: also draw each sound, as PNG beside the video.
+        attention: draw what the sampler's attention looks at below it.
 
     Raises:
         ParameterError: before the first job, for a request that does not fit the model, a missing matplotlib, or two sounds or figures with
@@ -72,7 +74,7 @@ def run(
             yield from (Result(job.video, out, "kept") for out in job.outputs(request.takes))
             continue
         try:
-            yield from _make(pipeline, job, request, comment, suffixes, progress(job))
+            yield from _make(pipeline, job, request, comment, suffixes, progress(job), attention)
         except UnsilentError as error:
             yield Result(job.video, job.out, "failed", str(error))
         except OSError as error:
@@ -84,7 +86,9 @@ def run(
             yield Result(job.video, job.out, "failed", f"{job.video}: {type(error).__name__}: {error}")
 
 
-def _make(pipeline: Pipeline, job: Job, request: Request, comment: str, suffixes: list[str], progress: Report) -> Iterator[Result]:
+def _make(
+    pipeline: Pipeline, job: Job, request: Request, comment: str, suffixes: list[str], progress: Report, attention: bool
+) -> Iterator[Result]:
     refuse_unwritable(job.out)
     takes = pipeline.takes(job.video, request=request, progress=progress)
     job.out.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +97,8 @@ def _make(pipeline: Pipeline, job: Job, request: Request, comment: str, suffixes
         if ".wav" in suffixes:
             generation.save_wav(out.with_suffix(".wav"))
         if ".png" in suffixes:
-            generation.save_picture(out.with_suffix(".png"))
+            looked = pipeline.attention(generation) if attention else None
+            generation.save_picture(out.with_suffix(".png"), looked)
         made = (generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor)
         yield Result(job.video, out, "made", "", *made)
 

@@ -9,9 +9,11 @@ Precision = Literal["float32", "bfloat16", "int8"]
 AnyPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 VocoderChoice = Literal["neural", "griffin-lim"]
 Original = Literal["drop", "keep", "duck"]  # the video's own sound: left out, mixed in, mixed in quieter
+PrimeKeep = Literal["codes", "samples"]  # what is kept of a real beginning
 Keep = Literal["mel", "wav"]  # what is written of a sample
 FeatureDtype = Literal["float16", "uint8"]
 SoundShard = Literal["waveforms", "mels"]  # how sounds are stored for training
+Loudness = Literal["normalise", "keep"]  # of training sounds: -23 LUFS, or as recorded
 TrainingKind = Literal["codebook", "vocoder", "sampler", "classifier"]
 
 

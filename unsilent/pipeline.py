@@ -17,14 +17,16 @@ from unsilent.checkpoints.folders import find_bundle, sampler_config
 from unsilent.choices import AnyPrecision, Device, Precision, VocoderChoice, check_choice
 from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
+from unsilent.generation.attention import WindowAttention, attention_of
 from unsilent.generation.conditions import Plan, make_conditions, plan_frames
+from unsilent.generation.priming import Prime, load_prime
 from unsilent.generation.progress import Clock, Progress, Report, stage
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import sample_codes
 from unsilent.generation.windows import plan_windows
 from unsilent.media.probe import probe
-from unsilent.models.code_order import to_grid
+from unsilent.models.code_order import to_grid, to_sequence
 from unsilent.request import Request
 from unsilent.speed.choice import choose_device, choose_precision, convolution_dtype
 from unsilent.speed.memory import trim_memory
@@ -121,21 +123,42 @@ class Pipeline:
         with EXCLUSIVE, limit_threads(self.threads):
             clock = Clock()
             info = probe(Path(video))
-            n_samples = max(1, round(info.seconds * self.clip.sample_rate))
+            n_samples = max(1, round((request.seconds or info.seconds) * self.clip.sample_rate))
             n_columns = self.clip.columns_for(n_samples)
             clock.lap("probe")
             scene = Scene(info.path, info.seconds)
+            prime = self.prime(scene, request)
             plan = self.plan(scene, n_columns)
             observation = self.observe(scene, plan, request, stage(progress, "reading"))
             clock.lap("features")
             conditions = self.conditions(plan, observation, request)
             with Rendering(self.codec, n_columns, request.takes) as rendering:
-                grids = self.sample(plan, conditions, request, rendering.feed, stage(progress, "sampling"))
-                finished = rendering.finish(grids, n_samples, clock, stage(progress, "decoding"))
+                grids = self.sample(plan, conditions, request, rendering.feed, stage(progress, "sampling"), prime)
+                join = prime.join if prime is not None and request.prime_keep == "samples" else None
+                finished = rendering.finish(grids, n_samples, clock, stage(progress, "decoding"), join)
         features = None if observation is None else observation.features.cpu().numpy()
         made_by = {"clip": self.clip, "request": request, "model": self.name, "precision": self.precision}
         common = {"video": info.path, "sample_rate": self.clip.sample_rate, "features": features, "timings": clock.per_take(request.takes)}
         return [Generation(**common, **made_by, take=take, **arrays._asdict()) for take, arrays in enumerate(finished)]
+
+    @torch.inference_mode()
+    def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:
+        """How much each code of a sound looked at the condition and at earlier codes, window by window; see `attention_of`.
+
+        The video is read again. `layer` and `head` choose one; None takes the mean of all.
+
+        Raises:
+            MediaError: if the video cannot be read.
+            ParameterError: for a layer or head that the sampler does not have.
+        """
+        with EXCLUSIVE, limit_threads(self.threads):
+            scene, sampler = Scene(made.video, probe(made.video).seconds), self.parts.plain_sampler()
+            plan = self.plan(scene, made.codes.shape[1])
+            conditions = self.conditions(plan, self.observe(scene, plan, made.request), made.request)
+            codes, rows = to_sequence(torch.from_numpy(made.codes)[None]), self.clip.rows
+            spans = [codes[:, window.start * rows : window.stop * rows] for window in plan.windows]
+            each = zip(plan.windows, spans, conditions, strict=True)
+            return [attention_of(sampler, window, span, one.float().cpu(), layer, head) for window, span, one in each]
 
     @torch.inference_mode()
     def sample_mels(self, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
@@ -144,7 +167,7 @@ class Pipeline:
         with EXCLUSIVE, limit_threads(self.threads), Rendering(self.codec, n_columns, request.takes) as rendering:
             plan = self.plan(scene, n_columns)
             conditions = self.conditions(plan, self.observe(scene, plan, request), request)
-            grids = self.sample(plan, conditions, request, rendering.feed)
+            grids = self.sample(plan, conditions, request, rendering.feed, prime=self.prime(scene, request))
             rendering.wait()
             return [rendering.decode(take, grid).cpu().numpy() for take, grid in enumerate(grids)]
 
@@ -171,6 +194,10 @@ class Pipeline:
         with self.codec.autocast(), one_thread():  # so that features do not depend on the thread count; a second thread decodes frames
             return observe(scene, self.clip, self.parts.backbone, self.parts.backbone_row, embedded, measured, progress)
 
+    def prime(self, scene: Scene, request: Request) -> Prime | None:
+        """Codes and samples of the real beginning that is asked for; see `load_prime`."""
+        return load_prime(scene, request, self.codec, self.parts.loudness_lufs)
+
     @torch.inference_mode()
     def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> list[Float[Tensor, "1 condition width"]]:
         """Embed the condition of each window."""
@@ -186,14 +213,16 @@ class Pipeline:
         request: Request,
         feed: Callable[[Int[Tensor, "takes known"]], None] = lambda known: None,
         progress: Progress = lambda share: None,
+        prime: Prime | None = None,
     ) -> Int[Tensor, "takes rows columns"]:
-        """Sample the codes of all takes; `feed` gets all codes known so far after each column."""
+        """Sample the codes of all takes, after those of a prime; `feed` gets all codes known so far after each column."""
 
         def on_column(known: Int[Tensor, "takes known"]) -> None:
             progress(known.shape[1] / (plan.n_columns * self.clip.rows))
             feed(known)
 
         with sampling_mode(self.parts.sampler, self.precision):
-            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, on_column=on_column)
+            known = None if prime is None else prime.codes
+            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, prime=known, on_column=on_column)
         trim_memory()  # of the KV cache, before the decoder needs its own
         return to_grid(sequences, self.clip.rows)

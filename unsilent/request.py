@@ -5,10 +5,13 @@ from typing import Any
 
 from pydantic import Field
 
-from unsilent.choices import Original
+from unsilent.choices import Original, PrimeKeep
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 from unsilent.labels import find_label
+
+OWN = "own"  # as `prime`: the video's own sound
+PRIME_SECONDS = 3.0  # of a beginning, where nothing else is asked for
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,36 @@ class Request(Config):
         default=True, description="Condition on the video's motion, for models that take it; leave it out for a shaking camera."
     )
     label: str | None = Field(default=None, description="Class name, for models with classes.")
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Length of the sound; None is that of the video, whose last frame stays after it.",
+    )
+    prime: str | None = Field(
+        default=None, description="File whose sound is the beginning, or `own` for the video's own; the model continues it (priming)."
+    )
+    prime_seconds: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Length of this beginning, rounded down to whole code columns; None is 3."
+    )
+    prime_keep: PrimeKeep = Field(
+        default="codes", description="What is kept of it: its codes, or its very samples, at their own level and cross-faded into the rest."
+    )
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
 
     def resolve(self, defaults: Defaults) -> "Request":
         """Replace None by the model's defaults; resolving twice changes nothing.
 
         Returns:
-            A request without None, except `label` for a model without classes. The label has the model's spelling.
+            A request without None, except `label` for a model without classes, `seconds`, and what concerns a prime where there is none.
+            The label has the model's spelling.
 
         Raises:
             ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, missing for one with
-                classes, or unknown to it.
+                classes, or unknown to it; or something is asked of a prime that is not given.
         """
+        if self.prime is None and (self.prime_seconds is not None or self.prime_keep != "codes"):
+            raise ParameterError("prime_seconds and prime_keep are about a beginning, but prime is not given; name a file, or `own`.")
         top_k = min(defaults.top_k, defaults.n_codes) if self.top_k is None else self.top_k
         if top_k > defaults.n_codes:
             raise ParameterError(
@@ -76,6 +97,7 @@ class Request(Config):
             "temperature": defaults.temperature if self.temperature is None else self.temperature,
             "guidance": defaults.guidance if self.guidance is None else self.guidance,
             "label": _resolve_label(self.label, defaults),
+            "prime_seconds": self.prime_seconds or (None if self.prime is None else PRIME_SECONDS),
         }
         return self.model_copy(update=filled)
 
@@ -84,7 +106,8 @@ class Request(Config):
 
         Part of the recipe inside outputs, of JSON records and of `samples.json`.
         """
-        return self.model_dump(exclude={"takes", "original"}, exclude_none=True)
+        without_prime = {"prime_keep"} if self.prime is None else set()
+        return self.model_dump(exclude={"takes", "original"} | without_prime, exclude_none=True)
 
 
 def _resolve_label(label: str | None, defaults: Defaults) -> str | None:

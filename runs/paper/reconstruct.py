@@ -3,7 +3,7 @@
     python runs/paper/reconstruct.py M.parquet -o DIR --codebook everyday [--codebook NAME|PATH ...] [--split test] [--workers N]
 
 Writes DIR/real/CLIP.mel.npy and, for each codebook, DIR/NAME/CLIP.mel.npy; existing files are kept. A codebook is given by the name of its
-model, or as a checkpoint folder.
+model, or as a checkpoint folder. With `--wav` it writes sounds instead of mels: the real one, and the output of codebook and vocoder.
 """
 
 import argparse
@@ -16,40 +16,50 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unsilent.checkpoints.folders import find_bundle, read_config
+from unsilent.checkpoints.folders import find_part, read_config, trained_loudness
 from unsilent.checkpoints.store import load_checkpoint
+from unsilent.clip import Clip
+from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import decode_grid
 from unsilent.data.extract import one_thread
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.files import atomic_write
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
-from unsilent.media.audio import read_audio
+from unsilent.media.audio import read_audio, write_wav
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Mel of a row's first clip and its reconstruction by a codebook; both float16 around [-1, 1]."""
+    """Mel of a row's first clip and its reconstruction by a codebook; both float16 around [-1, 1].
+
+    With a `vocoder`, the name of a model, waveforms instead.
+    """
 
     root: Path
     folder: Path
+    vocoder: str | None = None
 
     def __call__(self) -> Callable[[Row], list[np.ndarray]]:
-        """Load the codebook; published ones were trained on unchanged sounds, others on sounds of one loudness."""
-        codebook, is_published = load_checkpoint(self.folder, "codebook"), "converted_from" in read_config(self.folder)["record"]
+        """Load the codebook, which gets sounds of the loudness of its training; published ones were trained on unchanged sounds."""
+        about = read_config(self.folder)
+        codebook, record = load_checkpoint(self.folder, about["kind"]), about["record"]
+        normalises = trained_loudness(record) is not None
         codebook.to(device := torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        clip = codebook.config.clip
+        clip, codec = codebook.config.clip, Codec.load(self.vocoder) if self.vocoder else None
 
         def reconstruct(row: Row) -> list[np.ndarray]:
             first = round(row.start_seconds * clip.sample_rate)
             waveform = read_audio(self.root / row.path, clip.sample_rate)[first : first + clip.columns * clip.column_samples]
-            if not is_published:
+            if normalises:
                 waveform = normalise_loudness(waveform, clip.sample_rate)
-            waveform = np.pad(waveform, (0, clip.columns_for(len(waveform)) * clip.column_samples - len(waveform)))
+            waveform = np.resize(waveform, clip.columns * clip.column_samples)  # a short one is repeated, as in the paper
             with one_thread(), torch.inference_mode():
                 mel = from_mel01(log_mel01(torch.from_numpy(waveform)[None].to(device), clip))
                 reconstructed = decode_grid(codebook, codebook.encode(mel)[0])
+            if codec is not None:
+                return [waveform, codec.sound(reconstructed.cpu().numpy())]
             return [one.cpu().numpy().astype(np.float16) for one in (mel[0], reconstructed)]
 
         return reconstruct
@@ -65,26 +75,31 @@ def main() -> int:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--ray", metavar="ADDRESS")
     parser.add_argument("--most", type=int, help="largest number of sounds, evenly spaced")
+    parser.add_argument("--wav", action="store_true", help="sounds instead of mels")
     options = parser.parse_args()
+    suffix = ".wav" if options.wav else ".mel.npy"
     root, rows = read_manifest(options.table)
     rows = [row for row in rows if row.kind != "image" and row.split == options.split]
     rows = rows[:: -(-len(rows) // options.most)] if options.most else rows
     failed = 0
     for name in options.codebook:
         is_checkpoint = (Path(name) / "config.json").exists()
-        folder = Path(name) if is_checkpoint else find_bundle(name) / "codebook"
+        folder, vocoder = find_part("codebook", name), ("everyday" if is_checkpoint else name) if options.wav else None
         target = options.out / (name.strip("/").replace("/", "_"))
-        waiting = [row for row in rows if not (target / f"{row.clip_id}.mel.npy").exists()]
-        for row, mels in map_ordered(Reconstruct(root, folder), waiting, Parallel(options.workers, options.ray), attrgetter("clip_id")):
-            if isinstance(mels, Failed):
+        waiting, work = [row for row in rows if not (target / f"{row.clip_id}{suffix}").exists()], Reconstruct(root, folder, vocoder)
+        for row, made in map_ordered(work, waiting, Parallel(options.workers, options.ray), attrgetter("clip_id")):
+            if isinstance(made, Failed):
                 failed += 1
-                sys.stderr.write(f"left out {row.clip_id}: {mels.reason}\n")
+                sys.stderr.write(f"left out {row.clip_id}: {made.reason}\n")
                 continue
-            for place, mel in zip((options.out / "real", target), mels, strict=True):
-                path = place / f"{row.clip_id}.mel.npy"
+            for place, one in zip((options.out / "real", target), made, strict=True):
+                path = place / f"{row.clip_id}{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_write(path) as temporary:
-                    np.save(temporary, mel)
+                if options.wav:
+                    write_wav(path, one, Clip().sample_rate)
+                else:
+                    with atomic_write(path) as temporary:
+                        np.save(temporary, one)
     return 3 if failed else 0
 
 

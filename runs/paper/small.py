@@ -22,7 +22,7 @@ SIDE, FPS, SECONDS = 256, 2, 10  # of the videos of five images
 
 def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int) -> None:
     """Write `CONDITION.parquet` for each of `CONDITIONS`, `reference/LABEL/STEM` with a held-out sound for each image, and likewise
-    `training-sound/` with a training sound of the label.
+    `training-sound/` with a training sound of the label. `clips.parquet` has held-out videos, which are also in `films/`.
 
     Args:
         material: manifest of the everyday material.
@@ -55,12 +55,18 @@ def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int
         tables["1-picture"].append(row)
         tables["5-pictures"].append(replace(row, kind="clip", path=str(video.resolve()), duration_seconds=float(SECONDS)))
         for place, real in (("reference", sound), ("training-sound", training[picture.label][number % len(training[picture.label])])):
-            link = folder / place / f"{name}{Path(real.path).suffix}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to((root / real.path).resolve())
+            _link(folder / place / f"{name}{Path(real.path).suffix}", root / real.path)
+    tables["clips"] = [row for row in rows if row.kind == "clip" and row.split == "valid" and not row.start_seconds][:n_clips]
+    for row in tables["clips"]:
+        _link(folder / "films" / f"{row.clip_id}{Path(row.path).suffix}", root / row.path)
     for condition, table in tables.items():
         write_manifest(root, table, folder / f"{condition}.parquet")
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
 
 
 def _write_video(path: Path, pictures: list[Path]) -> None:

@@ -24,8 +24,11 @@ Command = tuple[object, ...]
 # Setting of table 3 → data set, suffix of the models' names, samples of each clip.
 SETTINGS = {"a": ("vggsound", "", 10), "b": ("vas", "-vggsound-codebook", 100), "c": ("vas", "", 100)}
 CONDITIONS = ("nofeats", *(f"{n}-{network}" for network in ("resnet50", "bninception") for n in (1, 5, 212)))
+WHICH = ("1", "2", "3", "4", "5", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", *map(str, range(10, 19)), "20", "prepare")
 SPLITS = {"vggsound": "test", "vas": "valid"}
+ALL = ("--preset", "vggsound-5-resnet50", "--keep-silent")  # clips of the paper's length, silent ones among them
 TOP_X = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+MOST_SHOWN = 24  # clips that are made for figures of random clips
 SMALL_STEPS = 60  # of each training of the small table 2
 SMALL_TOP_X = (1, 8, 64, 512)
 
@@ -41,17 +44,17 @@ class Full:
         """The manifest of a data set, split by the authors' lists."""
         names = ("train", "valid", "test") if data == "vggsound" else ("train", "valid")
         lists = [part for split in names for part in ("--list", f"{split}=data/{data}_{split}.txt")]
-        return "unsilent", "data", "manifest", f"data/{data}", "-o", self.out / f"{data}.parquet", "--preset", "vggsound-5-resnet50", *lists
+        return "unsilent", "data", "manifest", f"data/{data}", "-o", self.out / f"{data}.parquet", *ALL, *lists
 
     def sample(self, data: str, model: str, n_samples: int, *more: object, out: str = "") -> Command:
         """A folder of samples."""
-        options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], *more, *self.parallel)
+        options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], "--precision", "float32", *more, *self.parallel)
         return "unsilent", "sample", self.out / f"{data}.parquet", "-o", self.out / "samples" / (out or model), *options
 
     def evaluate(self, data: str, report: str, folders: list[str], classifier: str = "melception") -> Command:
         """A report of folders of samples."""
         generated = [part for folder in folders for part in ("--generated", self.out / "samples" / folder)]
-        labels = ("--manifest", self.out / f"{data}.parquet", "--split", SPLITS[data], "-o", self.out / report)
+        labels = ("--manifest", self.out / f"{data}.parquet", "--split", SPLITS[data], "--keep-silent", "-o", self.out / report)
         return "unsilent", "evaluate", "--reference", f"data/{data}", *generated, "--classifier", classifier, *labels
 
     def reconstruct(self, data: str, *codebooks: object) -> Command:
@@ -64,7 +67,15 @@ class Full:
         """A report of reconstructions."""
         folder = self.out / f"reconstructed-{data}"
         generated = [part for name in codebooks for part in ("--generated", folder / name)]
-        return "unsilent", "evaluate", "--reference", folder / "real", *generated, "--classifier", "melception", "-o", self.out / report
+        told = ("--classifier", "melception", "--keep-silent", "-o", self.out / report)
+        return "unsilent", "evaluate", "--reference", folder / "real", *generated, *told
+
+    def released(self, data: str) -> Command:
+        """The authors' mels and features, as shards."""
+        lists = [part for split in ("train", "valid") for part in ("--list", f"{split}=data/{data}_{split}.txt")]
+        labels = ("--labels", "data/vggsound/vggsound.csv") if data == "vggsound" else ()
+        place = (f"data/{data}/features", "-o", f"work/{data}/released", "--backbone", "bninception")
+        return "unsilent", "data", "import", *place, *lists, *labels
 
     def table1(self) -> Iterator[Command]:
         """Reconstructions of held-out sounds."""
@@ -78,7 +89,7 @@ class Full:
         """The codebook without its discriminator, without its perceptual distance, and with both."""
         yield _fetch("melception")
         yield self.manifest("vggsound")
-        yield "unsilent", "data", "extract", self.out / "vggsound.parquet", "-o", "work/vggsound/shards", "--preset", "vggsound-5-resnet50"
+        yield self.released("vggsound")
         yield "unsilent", "train", HERE / "vggishish.toml", "--resume"
         yield "sed", "-n", f"/^perceptual/!w {self.out}/gan.toml", HERE / "vggsound-codebook.toml"
         whole = HERE / "vggsound-codebook.toml"
@@ -146,6 +157,90 @@ class Full:
         yield self.manifest("vggsound")
         yield self.sample("vggsound", "vggsound-5-resnet50", 10)
         yield self.evaluate("vggsound", "figure18", ["vggsound-5-resnet50"])
+
+    def sheet(self, name: str, *folders: object, more: Command = ()) -> Command:
+        """Sounds of folders beside each other."""
+        return "python", HERE / "sheet.py", *folders, "-o", self.out / f"{name}.png", *more
+
+    def shown(self, name: str, data: str, models: list[str], *asked: object, real: bool = True, n_samples: int = 1) -> Iterator[Command]:
+        """Random clips of a data set: real, and as one model or several make them."""
+        yield self.manifest(data)
+        folders = []
+        for model in models:
+            yield _fetch(model)
+            folders.append(self.out / "heard" / f"{name}-{model}")
+            options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], "--keep", "wav", "--most", MOST_SHOWN)
+            place = (self.out / f"{data}.parquet", "-o", folders[-1])
+            yield "unsilent", "sample", *place, *options, "--precision", "float32", *asked, *self.parallel
+        names = [part for one in (*(["real"] if real else []), *models) for part in ("--name", one)]
+        takes = ("--takes", n_samples) if n_samples > 1 else ()
+        yield self.sheet(name, *([f"data/{data}"] if real else []), *folders, more=(*names, *takes))
+
+    def figure4(self) -> Iterator[Command]:
+        """Samples of setting (a), and of (b) and (c) in figures 9 and 10."""
+        yield from self.shown("figure4", "vggsound", ["vggsound-5-resnet50"])
+
+    figure8 = figure4
+
+    def figure5(self) -> Iterator[Command]:
+        """A sound longer than its video."""
+        yield _fetch("vas-212-resnet50")
+        place = ("data/vas/drum/video_00000.mp4", "-o", self.out / "figure5/drum.mp4")
+        yield "unsilent", "generate", *place, "--model", "vas-212-resnet50", "--seconds", 60, "--wav", "--picture", "--precision", "float32"
+
+    def figure6(self) -> Iterator[Command]:
+        """Reconstructions of random clips of VGGSound."""
+        yield from self.reconstructed("figure6", "vggsound", ["vggsound-5-resnet50"])
+
+    def figure7(self) -> Iterator[Command]:
+        """Reconstructions of random clips of VAS by both codebooks."""
+        yield from self.reconstructed("figure7", "vas", ["vggsound-5-resnet50", "vas-5-resnet50"])
+
+    def reconstructed(self, name: str, data: str, models: list[str]) -> Iterator[Command]:
+        """Random clips, and the same through codebooks and vocoder."""
+        yield from map(_fetch, models)
+        yield self.manifest(data)
+        folder = self.out / f"heard/{name}"
+        chosen = [part for model in models for part in ("--codebook", model)]
+        told = ("--split", SPLITS[data], "--most", MOST_SHOWN, "--wav", *chosen, *self.parallel)
+        yield "python", HERE / "reconstruct.py", self.out / f"{data}.parquet", "-o", folder, *told
+        yield self.sheet(name, folder / "real", *(folder / model for model in models))
+
+    def figure9(self) -> Iterator[Command]:
+        """Samples of setting (b)."""
+        yield from self.shown("figure9", "vas", ["vas-212-bninception-vggsound-codebook"])
+
+    def figure10(self) -> Iterator[Command]:
+        """Samples of setting (c)."""
+        yield from self.shown("figure10", "vas", ["vas-212-bninception"])
+
+    def figure11(self) -> Iterator[Command]:
+        """RegNet beside the model of setting (c) that is told the class, which is trained and assembled first."""
+        model = self.out / "vas-212-bninception-class"
+        yield self.manifest("vas")
+        options = ("--model", model, "--samples", 1, "--split", "valid", "--keep", "wav", "--precision", "float32", *self.parallel)
+        yield "unsilent", "sample", self.out / "vas.parquet", "-o", self.out / "heard/figure11", *options
+        yield self.sheet("figure11", "data/vas", self.out / "samples/regnet", self.out / "heard/figure11")
+
+    def figure12(self) -> Iterator[Command]:
+        """Samples without condition, VGGSound."""
+        yield from self.shown("figure12", "vggsound", ["vggsound-nofeats"], real=False)
+
+    def figure13(self) -> Iterator[Command]:
+        """Samples without condition, VAS."""
+        yield from self.shown("figure13", "vas", ["vas-nofeats"], real=False)
+
+    def figure14(self) -> Iterator[Command]:
+        """Real beginnings that a model without condition continues, VGGSound."""
+        yield from self.shown("figure14", "vggsound", ["vggsound-nofeats"], "--prime", "own")
+
+    def figure15(self) -> Iterator[Command]:
+        """Real beginnings that a model without condition continues, VAS."""
+        yield from self.shown("figure15", "vas", ["vas-nofeats"], "--prime", "own")
+
+    def figure20(self) -> Iterator[Command]:
+        """Several samples of each clip."""
+        yield from self.shown("figure20", "vggsound", ["vggsound-5-resnet50"], n_samples=5)
 
 
 def _fetch(name: str) -> Command:
@@ -249,6 +344,59 @@ class Small:
         yield self.sample("1-picture", "1-picture")
         yield self.evaluate("figure18", self.out / "samples/1-picture")
 
+    def sheet(self, name: str, *folders: Path, more: Command = ()) -> Command:
+        """Sounds of folders beside each other."""
+        return "python", HERE / "sheet.py", *folders, "-o", self.out / f"{name}.png", *more
+
+    def figure4(self) -> Iterator[Command]:
+        """A real sound of the label, and what the model makes of the picture."""
+        yield from self.prepared()
+        yield self.sample("1-picture", "1-picture")
+        yield self.sheet("figure4", self.out / "reference", self.out / "samples/1-picture")
+
+    figure8 = figure9 = figure10 = figure4
+
+    def figure5(self) -> Iterator[Command]:
+        """A sound longer than its video."""
+        yield "unsilent", "generate", "demo/cat.mp4", "-o", self.out / "figure5/cat.mp4", "--seconds", 30, "--wav", "--picture"
+
+    def figure6(self) -> Iterator[Command]:
+        """Reconstructions of held-out sounds."""
+        yield from self.listed()
+        place = ("-o", self.out / "heard", "--most", self.n_clips, "--wav", "--codebook", "everyday")
+        yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.parallel
+        yield self.sheet("figure6", self.out / "heard/real", self.out / "heard/everyday")
+
+    figure7 = figure6
+
+    def figure11(self) -> Iterator[Command]:
+        """Another system beside the model: a sound of the label from the training."""
+        yield from self.prepared()
+        yield self.sample("1-picture", "1-picture")
+        yield self.sheet("figure11", self.out / "reference", self.out / "training-sound", self.out / "samples/1-picture")
+
+    def figure12(self) -> Iterator[Command]:
+        """Sounds for a grey picture."""
+        yield from self.prepared()
+        yield self.sample("nothing", "nothing")
+        yield self.sheet("figure12", self.out / "samples/nothing")
+
+    figure13 = figure12
+
+    def figure14(self) -> Iterator[Command]:
+        """Real beginnings of held-out videos, which the model continues."""
+        yield from self.prepared()
+        yield self.sample("clips", "primed", "--prime", "own", "--split", "all")
+        yield self.sheet("figure14", self.out / "films", self.out / "samples/primed")
+
+    figure15 = figure14
+
+    def figure20(self) -> Iterator[Command]:
+        """Several samples of each picture."""
+        yield from self.prepared()
+        yield self.sample("1-picture", "1-picture")
+        yield self.sheet("figure20", self.out / "samples/1-picture", more=("--takes", self.n_samples))
+
 
 def run(commands: Iterator[Command]) -> int:
     """Run commands until one fails; exit code 3 if some inputs of one failed."""
@@ -284,7 +432,7 @@ def _shown(figure: dict | None) -> str:
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", choices=["1", "2", "3", "4", "5", "16", "17", "18", "prepare"], help="table or figure")
+    parser.add_argument("which", choices=WHICH, help="table 1 to 5, or figure; figures 4 and 5 are fig4 and fig5")
     parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv and images.csv: the small tables")
     parser.add_argument(
         "--classifier", action="append", metavar="PATH", help="classifier of the small tables; table 2 needs two, table 5 takes several"
@@ -305,7 +453,7 @@ def main() -> int:
     scale = Small(*small) if options.everyday else Full(out, parallel)
     if options.which == "prepare":
         return _prepare(scale)
-    name = ("table" if len(options.which) == 1 else "figure") + options.which
+    name = ("table" if len(options.which) == 1 else "figure") + options.which.removeprefix("fig")
     make: Callable[[], Iterator[Command]] = getattr(scale, name)
     if name == "table2" and options.everyday and len(options.classifier) < 2:
         parser.error("table 2 trains with the distance of one classifier and evaluates by another: give --classifier twice")

@@ -2,8 +2,8 @@
 
 python runs/smoke/chain.py [--folder work/smoke]
 
-Takes about a minute on two CPU cores. Every training must lower its loss, a sampler must overfit four clips, and the bundle must
-generate sound; a failure is reported in one sentence.
+Takes about a minute on two CPU cores. Every training must lower its loss, a sampler must overfit four clips, and three models must
+generate sound: of frames and motion, of a class, of frames and a class. A failure is reported in one sentence.
 """
 
 import argparse
@@ -118,16 +118,6 @@ def accuracy(four: Path, checkpoint: Path) -> float:
     return (guessed == pairs.codes).float().mean().item()
 
 
-def assemble(folder: Path) -> Path:
-    """Put codebook, sampler and vocoder into a bundle."""
-    from unsilent.checkpoints.bundle import save_bundle
-    from unsilent.checkpoints.folders import ROLES
-
-    parts = {role: folder / role / "checkpoint" for role in ROLES}
-    save_bundle(folder / "bundle", "smoke", parts, {"summary": "Trained by runs/smoke on synthetic clips.", "licences": {}})
-    return folder / "bundle"
-
-
 def check_sound(video: Path, seconds: float) -> None:
     """Check the sound of a video.
 
@@ -144,6 +134,16 @@ def check_sound(video: Path, seconds: float) -> None:
         raise ChainError(f"{video.name} has {found:.2f} s of sound, its pictures last {seconds:.2f} s.")
     if not np.isfinite(waveform).all() or np.sqrt(np.mean(waveform**2)) < 1e-3:
         raise ChainError(f"the sound of {video.name} is silent or not finite.")
+
+
+def assemble_and_generate(folder: Path, sampler: str, video: Path, seconds: float, *asked: object) -> None:
+    """Make a model of the codebook, the vocoder and a sampler, and a sound with it, which is checked."""
+    parts = {"codebook": "codebook", "sampler": sampler, "vocoder": "vocoder"}
+    words = [word for role, name in parts.items() for word in (f"--{role}", folder / name / "checkpoint")]
+    model, made = folder / f"model-{sampler}", folder / f"made-{sampler}.mp4"
+    unsilent("models", "assemble", "-o", model, *words)
+    unsilent("generate", video, "--model", model, "-o", made, *asked)
+    check_sound(made, seconds)
 
 
 def run_chain(folder: Path) -> None:
@@ -174,8 +174,11 @@ def run_chain(folder: Path) -> None:
         train(folder, "sampler")
         for future in background:
             future.result()
-    unsilent("generate", video, "--model", assemble(folder), "-o", folder / "made.mp4")
-    check_sound(folder / "made.mp4", SECONDS)
+    assemble_and_generate(folder, "sampler", video, SECONDS)
+    for kind in ("class", "features+class"):
+        settings = (f"condition={kind}", "cut_share=0", "motion_dropout=0", "real_share=1.0", f"shards={shards}", f"out={folder / kind}")
+        unsilent("train", RUNS / "sampler.toml", *(part for setting in settings for part in ("--set", setting)))
+        assemble_and_generate(folder, kind, video, SECONDS, "--label", "chirp")
     report("the whole chain", began)
 
 

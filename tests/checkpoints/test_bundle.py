@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from unsilent.checkpoints import folders
+from unsilent.checkpoints.assemble import assemble
 from unsilent.checkpoints.bundle import load_parts, save_bundle
 from unsilent.checkpoints.folders import ROLES, find_bundle, present, read_bundle, sampler_config
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.evaluation.classifier import load_classifier
 from unsilent.models.codebook import Codebook
 from unsilent.models.sampler import Sampler
 
@@ -149,3 +151,69 @@ def test_save_bundle_names_an_unwritable_file(tiny_parts, tmp_path):
     (tmp_path / "out" / "bundle.json").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"out/bundle\.json cannot be written: Is a directory"):
         save_bundle(tmp_path / "out", "everyday", tiny_parts, {})
+
+
+def sampler_of(folder, tiny_configs, kind, classes=(), **sizes):
+    """A trained sampler's checkpoint: `kind` of condition, with the classes of its training."""
+    condition = {"kind": kind, "n_classes": len(classes), **sizes}
+    config = type(tiny_configs["sampler"])(**(tiny_configs["sampler"].model_dump() | {"condition": condition}))
+    save_checkpoint(folder, "sampler", "everyday", config, Sampler(config).state_dict(), {"classes": list(classes)} if classes else {})
+    return folder
+
+
+FEATURES = {"n_features": 53, "feature_dim": 1280}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "classes"),
+    [
+        ("class", {}, ("bark", "meow")),
+        ("features+class", FEATURES, ("bark", "meow")),
+        ("features", FEATURES, ()),
+        ("none", {"n_features": 1, "feature_dim": 2048}, ()),
+        ("coordinates", {}, ()),
+        ("columns", FEATURES | {"n_features": 27, "motion": 8}, ()),
+    ],
+)
+def test_assembled_parts_of_every_condition_load(tmp_path, tiny_parts, tiny_configs, kind, sizes, classes):
+    sampler = sampler_of(tmp_path / "sampler", tiny_configs, kind, classes, **sizes)
+    sources = {**{role: str(folder) for role, folder in tiny_parts.items()}, "sampler": str(sampler)}
+    parts = assemble(tmp_path / "model", sources, defaults={"top_k": 7, "guidance": None})
+    loaded = load_parts(tmp_path / "model")
+    assert (loaded.classes, loaded.top_k, loaded.guidance) == (classes, 7, 3.0)
+    assert (loaded.backbone is not None) == (kind in ("features", "features+class", "columns"))
+    assert [part.role for part in parts] == list(sources)
+    network = {part.role: part.n_parameters for part in parts}
+    assert network["sampler"] == sum(parameter.numel() for parameter in loaded.sampler.parameters())
+
+
+def test_assemble_takes_parts_of_models_and_a_classifier(tmp_path, tiny_bundle, tiny_parts, tiny_classifier):
+    sources = {role: str(tiny_bundle) for role in ROLES}
+    (tmp_path / "about.json").write_text('{"summary": "mine", "licences": {"clips": ["CC0"]}}')
+    assemble(tmp_path / "model", {**sources, "classifier": str(tiny_classifier)}, about=tmp_path / "about.json")
+    assert read_bundle(tmp_path / "model")["licences"] == {"clips": ["CC0"]}
+    assert load_classifier(str(tmp_path / "model")).classes == ("high", "low", "noise")
+    again = assemble(tmp_path / "again", {**sources, "codebook": str(tiny_parts["codebook"]), "classifier": str(tmp_path / "model")})
+    assert [part.kind for part in again] == ["codebook", "sampler", "vocos", "vggishish"]
+    with pytest.raises(CheckpointError, match=r"model is a bundle already; choose another folder"):
+        assemble(tmp_path / "model", sources)
+    with pytest.raises(CheckpointError, match="has no classifier; name a checkpoint folder of one"):
+        assemble(tmp_path / "third", {**sources, "classifier": str(tiny_bundle)})
+
+
+def test_assemble_refuses_parts_that_do_not_fit_and_writes_nothing(tmp_path, tiny_parts, tiny_configs):
+    sources = {role: str(folder) for role, folder in tiny_parts.items()}
+    other = type(tiny_configs["codebook"])(**(tiny_configs["codebook"].model_dump() | {"n_codes": 64}))
+    save_checkpoint(tmp_path / "codebook", "codebook", "everyday", other, Codebook(other).state_dict(), {})
+    for wrong, message in (
+        ({"codebook": str(tmp_path / "codebook")}, "the parts do not fit together: the sampler has 32 codes, the codebook 64"),
+        ({"codebook": sources["sampler"]}, r"sampler holds a sampler, which cannot be the codebook of a model"),
+        ({"vocoder": sources["codebook"]}, r"codebook holds a codebook, which cannot be the vocoder of a model"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            assemble(tmp_path / "model", sources | wrong)
+    with pytest.raises(CheckpointError, match="the sampler has 53 features, but the preset has no image network"):
+        assemble(tmp_path / "model", sources, preset_name="vggsound-nofeats")
+    with pytest.raises(ParameterError, match="top_k 33 was given; the model 'everyday' has 32 codes, choose 1 to 32"):
+        assemble(tmp_path / "model", sources, defaults={"top_k": 33})
+    assert not (tmp_path / "model").exists()

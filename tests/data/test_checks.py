@@ -37,6 +37,8 @@ def test_silent_clips_of_a_video_are_left_out(make_clip, tmp_path):
     assert [start for start, _ in found.clips] == pytest.approx([CLIP.seconds, 2 * CLIP.seconds])
     assert found.left_out == [(0.0, "a.mkv is silent from 0.00 s to 0.74 s.")]
     assert found.sample_rate == 22050
+    kept = Check(tmp_path, CLIP, keep_silent=True)()(Candidate("a.mkv", "clip", ""))
+    assert (len(kept.clips), kept.left_out) == (3, [])
 
 
 def test_unusable_files_are_named(make_clip, tmp_path):

@@ -165,3 +165,27 @@ def test_at_speed_keeps_events_in_time(speed):
     played = at_speed(click, speed)
     assert len(played) == round(len(click) / speed)
     assert abs(int(np.abs(played).argmax()) - 4 * 22050 / speed) < 2
+
+
+def test_short_clips_are_repeated_and_short_recordings_sometimes_padded(tmp_path):
+    """As in the paper, whose clips all last ten seconds; a recording may end in silence."""
+    for kind, share in (("clip", 0.0), ("sound", 0.5)):
+        write_shard(tmp_path / kind, "waveforms", [(np.full(600, 9000, np.int16), ItemRow("a", kind, "", "train", 22050))], {})
+        crops = WaveformCrops(tmp_path / kind, "train", 1000).batch(generators(0, 0, range(200))).sound
+        assert (crops == 0).any(1).float().mean() == pytest.approx(share, abs=0.1)
+
+
+def test_a_classifier_hears_normalised_clips_without_silent_ends(tmp_path):
+    """As the sounds that it judges; clips as recorded are left alone, as the paper's are."""
+    clip = Clip()
+    padded = np.pad(np.full(2 * clip.column_samples, 9000, np.int16), (5000, 7000))
+    for loudness, is_trimmed in ((-23.0, True), (None, False)):
+        items = [(padded, ItemRow(label, "clip", label, "train", 22050)) for label in ("a", "b")]
+        write_shard(tmp_path / str(loudness), "waveforms", items, {"clip": clip.model_dump(), "loudness_lufs": loudness})
+        crops = LabelledCrops(tmp_path / str(loudness), "train", 2 * clip.column_samples)
+        assert bool((next(crops.in_order(2)).sound > 0).all()) == is_trimmed
+        batch = crops.batch(generators(0, 0, range(20))).sound
+        assert bool((batch > 0).all()) == is_trimmed
+        assert (
+            WaveformCrops(tmp_path / str(loudness), "train", 2 * clip.column_samples).batch(generators(0, 0, range(20))).sound == 0
+        ).any()

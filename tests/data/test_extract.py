@@ -24,7 +24,7 @@ from unsilent.data.shards import Shard, dequantise, mel01_from_stored, write_sha
 from unsilent.errors import MediaError
 from unsilent.models.codebook import Codebook
 from unsilent.models.configs import CodebookConfig
-from unsilent.signal.loudness import loudness_lufs
+from unsilent.signal.loudness import LOUDNESS, loudness_lufs
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.silence import trim_silent_ends
 from unsilent.vision.features import Backbone
@@ -220,3 +220,14 @@ def test_mels_are_encoded_once(tmp_path, codebook, dtype):
     expected = codebook.encode(2 * torch.from_numpy(mel01_from_stored(mel)[:64]).T[None] - 1)[0].T
     assert np.array_equal(first, expected)
     assert (len(last), first_row.clip_id, first_row.start_column, last_row.start_column) == (3, "a", 0, 4)
+
+
+def test_sounds_at_their_own_loudness_are_not_changed(material, sounds):
+    """Silent ones and silent ends stay; the default extractor of the same sounds gives other values."""
+    files = [file for file in sounds if str(file) in ("low0.wav", "silent.wav")]
+    (low, _), (silent, _) = extracted(SoundExtractor(material, CLIP, loudness="keep"), files)
+    np.testing.assert_allclose(low / 32767, 0.1 * np.sin(2 * np.pi * 200 / 22050 * np.arange(22050)), atol=1e-4)
+    assert silent.shape == (22050,)
+    assert not silent.any()
+    assert SoundExtractor(material, CLIP, loudness="keep").settings()[LOUDNESS] is None
+    assert SoundExtractor(material, CLIP).settings()[LOUDNESS] == -23

@@ -144,3 +144,30 @@ def test_without_labels_and_pairs_nothing_can_be_drawn(tmp_path):
         PairedCodes(tmp_path, "train", CLIP)
     with pytest.raises(DataError, match=r"no clip of the split 'train' in .* has both codes and features"):
         PairedCodes(tmp_path, "train", CLIP, real_share=1.0)
+
+
+def test_in_order_gives_every_real_clip_once(tmp_path):
+    """One with two encodings, and one of another split."""
+    place = {"item": 0, "speed": 1.0, "shift_samples": 0, "start_column": 0}
+    rows = [("a", "valid", 0), ("a", "valid", 1), ("b", "valid", 0), ("c", "train", 0)]
+    codes = [
+        (np.full((4, 5), n, np.int16), CodesRow(name, "clip", "", split, 22050, variant=v, **place))
+        for n, (name, split, v) in enumerate(rows)
+    ]
+    write_shard(tmp_path, "codes", codes, {})
+    features = [
+        (np.zeros((10, 6), np.float16), FeaturesRow(name, "clip", "", split, 22050)) for name, split in (("a", "valid"), ("b", "valid"))
+    ]
+    write_shard(tmp_path, "features", features, {"rows_per_column": 1})
+    batches = list(PairedCodes(tmp_path, "valid", CLIP, real_share=1.0).in_order(1))
+    assert [(batch.names, batch.codes[0, 0].item()) for batch in batches] == [(["a"], 0), (["b"], 2)]
+
+
+def test_a_condition_without_features_needs_no_features(tmp_path):
+    place = {"item": 0, "variant": 0, "speed": 1.0, "shift_samples": 0, "start_column": 0}
+    codes = [(np.full((4, 5), n, np.int16), CodesRow(label, "sound", label, "train", 22050, **place)) for n, label in enumerate("ab")]
+    write_shard(tmp_path, "codes", codes, {})
+    batch = PairedCodes(tmp_path, "train", CLIP, real_share=1.0, named_only=True, features=False).batch(generators(0, 0, range(20)))
+    assert batch.features is None
+    assert torch.equal(batch.labels, batch.codes[:, 0])
+    assert set(batch.labels.tolist()) == {0, 1}

@@ -244,3 +244,20 @@ def test_damaged_files_are_left_out_and_logged(vas, tmp_path, caplog):
 def test_a_shard_without_items_is_an_error(vas, tmp_path):
     with pytest.raises(DataError, match=r"none of 3 clips in .* gave features; the log says why"):
         write_shards(ReleasedFolder(vas), tmp_path, "bninception", CLIP)
+
+
+def test_clips_of_vggsound_get_the_labels_of_its_table(tmp_path):
+    for stem in ("-Qowmc0P9ic_34000_44000", "00000000000_1000_11000"):
+        put_mel(tmp_path / "vggsound", stem)
+    table = tmp_path / "vggsound.csv"
+    table.write_text('-Qowmc0P9ic,34,"dog barking",test\nzzzzzzzzzzz,0,"cat purring",train\n')
+    assert [clip.label for clip in ReleasedFolder(tmp_path / "vggsound", labels=table)] == ["dog barking", ""]
+    table.write_text("zzzzzzzzzzz,0,cat purring,train\n")
+    with pytest.raises(DataError, match=r"vggsound\.csv names none of the 2 clips"):
+        ReleasedFolder(tmp_path / "vggsound", labels=table)
+
+
+def test_a_table_of_labels_beside_class_folders_is_refused(vas, tmp_path):
+    (tmp_path / "vggsound.csv").write_text("")
+    with pytest.raises(ParameterError, match="are classes, so it needs no table of labels; leave out"):
+        ReleasedFolder(vas, labels=tmp_path / "vggsound.csv")

@@ -71,6 +71,16 @@ class TestInput:
         short = classifier.read_mel01(sound(tmp_path, "b.mel.npy", mel[:, :40]))
         assert torch.equal(short[:, :24], short[:, 40:])
 
+    def test_mels_for_a_classifier_of_unchanged_sounds_are_not_clipped(self, classifier, tmp_path):
+        classifier = dataclasses.replace(classifier, preprocesses=False)
+        mel = np.linspace(-1.2, 1.1, 80 * 64).reshape(80, 64).astype(np.float32)
+        np.testing.assert_allclose(classifier.read_mel01(sound(tmp_path, "a.mel.npy", mel)), (mel + 1) / 2, atol=1e-6)
+
+    @pytest.mark.parametrize("name", ["a.wav", "a.mel.npy"])
+    def test_silence_is_heard_where_asked(self, classifier, tmp_path, name):
+        silent = sound(tmp_path, name, np.zeros(30000) if name == "a.wav" else np.full((80, 90), -1.0, np.float32))
+        assert not dataclasses.replace(classifier, hears_silence=True).read_mel01(silent).any()
+
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
@@ -98,6 +108,9 @@ class TestLoading:
         assert (classifier.kind, classifier.classes) == ("vggishish", ("high", "low", "noise"))
         assert (classifier.feature_dim, classifier.frames, classifier.preprocesses) == (12, 64, True)
         assert len(classifier.digest) == 16
+
+    def test_results_with_silence_have_a_digest_of_their_own(self, classifier, tiny_classifier):
+        assert load_classifier(str(tiny_classifier), "cpu", hears_silence=True).digest != classifier.digest
 
     def test_digest_depends_on_weights_and_settings(self, classifier, tiny_classifier, tmp_path):
         changed = shutil.copytree(tiny_classifier, tmp_path / "changed")
@@ -186,3 +199,25 @@ class TestCache:
         first = ResultCache(tmp_path, classifier)
         classify_all(first, keys)
         assert len(ResultCache(tmp_path, dataclasses.replace(classifier, digest="0" * 16)).missing(keys)) == len(keys)
+
+
+def test_likeliest_classes_are_those_of_the_logits(classifier, tmp_path):
+    made = sound(tmp_path, "a.wav", chirp(30000))
+    _, logits = classifier.classify(classifier.read_mel01(made))
+    found = classifier.likeliest(made.path, 2)
+    assert [name for name, _ in found] == [classifier.classes[index] for index in np.argsort(-logits)[:2]]
+    assert found[0][1] == pytest.approx(np.exp(logits).max() / np.exp(logits).sum(), rel=1e-5)
+
+
+def test_classify_prints_and_draws_what_is_heard(tiny_classifier, tmp_path, capsys):
+    from unsilent.cli.main import run
+
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, chirp(30000), 22050)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(30000), 22050)
+    files = [str(tmp_path / name) for name in ("a.wav", "b.wav", "silent.wav")]
+    assert run(["classify", *files, "--classifier", str(tiny_classifier), "--json", "--picture", str(tmp_path / "heard.png")]) == 3
+    out, err = capsys.readouterr()
+    assert [len(json.loads(line)["classes"]) for line in out.splitlines()] == [3, 3]
+    assert "silent.wav is silent" in err
+    assert (tmp_path / "heard.png").stat().st_size > 1000

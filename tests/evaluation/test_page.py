@@ -1,6 +1,7 @@
 """The report: a page that needs only the sounds it plays, JSON, CSV; identical bytes for identical results."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -19,8 +20,9 @@ from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.classify import classify_all
 from unsilent.evaluation.inputs import find_inputs
 from unsilent.evaluation.page import write_report
-from unsilent.evaluation.plots import thumbnail
+from unsilent.evaluation.plots import mean_line, thumbnail
 from unsilent.evaluation.results import compute_metrics
+from unsilent.evaluation.scores import Estimate
 from unsilent.evaluation.tables import format_value
 
 COMMAND, DATE = "unsilent evaluate --reference '<real> sounds'", datetime(2026, 1, 2, 3, 4)
@@ -176,3 +178,11 @@ def test_thumbnail_has_low_bands_at_the_bottom():
 )
 def test_format_value_has_fewer_digits_for_large_values(name, value, text):
     assert format_value(name, value) == text
+
+
+def test_the_mean_of_a_sweep_is_over_the_values_that_all_models_have(evaluation):
+    def system(value):
+        return dataclasses.replace(evaluation.systems[0], scores={"fid": Estimate(value, None, samples=2, clips=2, real=2, seed=0)})
+
+    lines = {"one": [(1.0, system(2.0)), (8.0, system(4.0))], "other": [(8.0, system(8.0)), (64.0, system(9.0))]}
+    assert mean_line(lines, "fid") == ([8.0], [6.0])

@@ -25,3 +25,13 @@ def test_evaluate_writes_the_report_of_its_result(tiny_sounds, tiny_classifier, 
     assert steps[-1][0] == "metrics of made"
     command = f"--reference {tiny_sounds}/real --generated {tiny_sounds}/made --classifier {tiny_classifier} --labels folders --out"
     assert command in (tmp_path / "out/report.html").read_text()
+
+
+def test_the_page_shows_clips_of_each_class_where_asked(tiny_sounds, tiny_classifier, tmp_path):
+    """Two classes of four clips each; the page has two of each, with their samples and players."""
+    places = (tiny_sounds / "real", [tiny_sounds / "made"], tmp_path / "out", str(tiny_classifier))
+    evaluate(*places, labels="folders", device="cpu", per_class=2)
+    page = (tmp_path / "out/report.html").read_text()
+    assert [f"<summary>{label}: 2 of 4 clips" in page for label in ("high", "low")] == [True, True]
+    assert page.count("<audio") == 2 * 2 * (1 + 2)
+    assert "--per-class 2" in page

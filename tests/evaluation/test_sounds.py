@@ -33,7 +33,7 @@ def test_find_sounds_refuses_a_folder_without_sounds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sample", ["x", "x/0", "x/12", "x_3", "x.take2", "x.sound", "x.sound.take1", "dog/x", "dog/x/3", "else/dog/x_1", "else/x.take3"]
+    "sample", ["x", "x/0", "x/12", "x_3", "x.take2", "x.sound", "x.sound.take1", "dog/x", "dog/x/3", "else/dog/x_1", "else/dog/x.take3"]
 )
 def test_clip_of_finds_the_clip_of_each_form_of_name(sample):
     assert ClipNames(["dog/x", "cat/y"]).clip_of(sample) == "dog/x"
@@ -53,6 +53,14 @@ def test_clip_of_distinguishes_equal_stems_by_folder():
     assert names.clip_of("out/baby/video_1.take4") == "baby/video_1"
     assert names.clip_of("video_1") is None
     assert names.clip_of("baby/video_1/3") == "baby/video_1"  # not the clip named 3
+
+
+@pytest.mark.parametrize("sample", ["hammer/video_00350", "hammer/video_00350/2", "out/hammer/video_00350.take1", "hammer/video_00350_4"])
+def test_clip_of_never_gives_the_clip_of_another_class(sample):
+    names = ClipNames(["cough/video_00350", "hammer/video_00351"])
+    assert names.clip_of(sample) is None
+    assert names.find(sample) is None
+    assert names.clip_of("video_00350") == "cough/video_00350"
 
 
 def test_take_number_is_the_number_at_the_end():

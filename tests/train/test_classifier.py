@@ -15,10 +15,13 @@ from unsilent.data.datasets import generators
 from unsilent.data.rows import ItemRow
 from unsilent.data.shards import write_shard
 from unsilent.errors import DataError, ParameterError
+from unsilent.evaluation.classifier import load_classifier
 from unsilent.models.band_statistics import BandStatistics
+from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.signal.mel import log_mel01
 from unsilent.train.classifier import ClassifierTrainer
 from unsilent.train.config import ClassifierRun
+from unsilent.train.initialisation import initialise_as_released
 from unsilent.train.loop import fit
 from unsilent.train.steps import StepContext, TrainingDivergedError
 
@@ -208,3 +211,24 @@ def test_settings_of_the_other_network_and_single_labels_are_refused(shards, tmp
     write_sounds(tmp_path / "one", [(tone(300), "bee", "train")])
     with pytest.raises(DataError, match="have 1 labels; a classifier needs 2 or more"):
         build(tmp_path / "one", tmp_path)
+
+
+def test_classifiers_start_as_in_the_released_code_where_asked(shards, tmp_path):
+    _, trainer, _ = build(shards, tmp_path, released_start=True, hidden=64)
+    first = trainer.module.module.classifier[0]
+    assert first.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not first.bias.any()
+    module = Melception(MelceptionConfig(bands=BandStatistics(), labels=4, width=0.125))
+    initialise_as_released(module)
+    assert module.fc.weight.std().item() == pytest.approx(0.1, rel=0.1)
+    assert module.AuxLogits.fc.weight.std().item() == pytest.approx(0.001, rel=0.1)
+
+
+def test_checkpoints_say_the_loudness_that_they_learnt_from(train, tmp_path):
+    for loudness in (-23.0, None):
+        folder = tmp_path / str(loudness)
+        items = [(tone(hz), ItemRow(label, "sound", label, "train", 22050)) for label, hz in LABELS.items()]
+        write_shard(folder, "waveforms", items, {"clip": CLIP.model_dump(), "loudness_lufs": loudness})
+        out = train(folder, folder / "out", steps=1)
+        assert record_of(out)["loudness_lufs"] == loudness
+        assert load_classifier(str(out)).preprocesses == (loudness is not None)

@@ -10,6 +10,8 @@ import torch
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import generators
+from unsilent.data.rows import CodesRow
+from unsilent.data.shards import write_shard
 from unsilent.errors import DataError, ParameterError
 from unsilent.models.codebook import Codebook
 from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig
@@ -155,3 +157,45 @@ def test_too_few_features_are_named(shards, tmp_path):
 def test_settings_that_do_not_fit_classes_are_named(shards, tmp_path, settings, words):
     with pytest.raises(ParameterError, match=words):
         build("class", shards, tmp_path, **settings)
+
+
+def test_validation_of_0_items_is_of_every_clip_once(tmp_path):
+    """Three clips in batches of two: the loss is the mean of those of the clips alone."""
+    place = {"item": 0, "variant": 0, "speed": 1.0, "shift_samples": 0, "start_column": 0}
+    names = [(name, split) for split in ("train", "valid") for name in "abc"]
+    codes = [(np.full((4, 5), n, np.int16), CodesRow(name, "clip", "", split, 22050, **place)) for n, (name, split) in enumerate(names)]
+    write_shard(tmp_path, "codes", codes, {})
+    _, trainer, fabric = build("coordinates", tmp_path, tmp_path / "out", batch=2, real_share=1.0, valid_every=1, valid_items=0)
+    alone = [batch.codes for batch in trainer.valid.in_order(1)]
+    losses = [next_code_loss(trainer.module.module(one), one).item() for one in alone]
+    assert len(losses) == 3
+    assert trainer.validate(fabric)["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    with pytest.raises(ParameterError, match=r"valid_items 0 is every real clip once, but real_share is 0\.5; set a number"):
+        build("coordinates", tmp_path, tmp_path / "out", real_share=0.5, valid_every=1, valid_items=0)
+
+
+def test_embedders_start_as_in_the_released_code_where_asked(shards, tmp_path):
+    for released in (False, True):
+        _, trainer, _ = build("features+class", shards, tmp_path, n_classes=2, released_start=released)
+        embedder = trainer.module.module.embedder
+        bound = 6**-0.5  # of a convolution of six values
+        assert embedder.feature_embedder.weight.std().item() == pytest.approx(bound / 3**0.5 if released else 0.02, rel=0.2)
+        assert bool(embedder.feature_embedder.bias.any()) == released
+        assert embedder.class_embedder.weight.std().item() == pytest.approx(1.0 if released else 0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("kind", ["class", "features+class", "features", "coordinates", "none"])
+def test_a_run_may_choose_another_condition_with_the_labels_at_hand(shards, tmp_path, kind):
+    """Of a preset of columns; two labels are there, whatever the preset says."""
+    _, trainer, _ = build("columns", shards, tmp_path, condition=kind)
+    found = trainer.config.condition
+    assert (found.kind, found.n_classes, found.motion) == (kind, 2 if "class" in kind else 0, 0)
+    assert trainer.draw(generators(0, 0, range(2))).motion is None
+    folder = tmp_path / "saved"
+    trainer.save(folder, trainer.module.module.state_dict(), {})
+    assert load_checkpoint(folder, "sampler").config == trainer.config
+
+
+def test_a_condition_with_features_needs_a_preset_with_features(shards, tmp_path):
+    with pytest.raises(ParameterError, match="'everyday' has no features, which a condition of kind 'features' needs"):
+        build("class", shards, tmp_path, condition="features")

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from unsilent.clip import Clip
 from unsilent.errors import MediaError
+from unsilent.media.video import stream_frames
 from unsilent.models.condition import pick_rows
+from unsilent.vision.features import BACKBONES, _resize_and_crop
 from unsilent.vision.scene import Scene, observe
 
 
@@ -58,3 +62,16 @@ def test_stretch_after_the_end_is_refused(numbers_of, observed, make_clip):
     scene = Scene(make_clip("short.mp4", n_frames=25), 1.0, 7.0)
     with pytest.raises(MediaError, match=r"short.mp4 has no frame from 7.00 s on"):
         observed(scene, numbers_of(scene))
+
+
+def test_resnet50_sees_frames_as_pillow_scales_them(make_clip, monkeypatch):
+    """A large video of noise, so that every other filter gives other levels; two decoders round conversion to RGB alike."""
+    seen = []
+    monkeypatch.setattr("unsilent.vision.scene.extract", lambda frames, *_, **__: seen.extend(frames) or torch.zeros(len(seen), 1))
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
+    path, expects = make_clip("large.mp4", n_frames=5, size=(640, 480), images=lambda i: noise), BACKBONES["resnet50"]
+    observe(Scene(path, 0.2), Clip(), None, expects, [0])
+    _, whole = next(stream_frames(path, 21.5))
+    pillow = np.asarray(Image.fromarray(whole).resize((341, 256), Image.Resampling.BILINEAR))[16:240, 58:282]
+    given = _resize_and_crop(seen[0], expects).permute(1, 2, 0).numpy()
+    assert np.abs(given.astype(int) - pillow).max() <= 1

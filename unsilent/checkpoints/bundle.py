@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from unsilent import presets
-from unsilent.checkpoints.folders import ROLES, is_here, models_folder, read_bundle, read_config
+from unsilent.checkpoints.folders import (
+    ROLES,
+    is_here,
+    models_folder,
+    read_bundle,
+    read_config,
+    read_defaults,
+    trained_loudness,
+)
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
 from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, save_checkpoint
 from unsilent.choices import Precision
 from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
+from unsilent.models.configs import CodebookConfig, MelGANConfig, SamplerConfig, VocosConfig
 from unsilent.models.melgan import MelGAN
-from unsilent.models.residual_codebook import AnyCodebook
+from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebookConfig
 from unsilent.models.sampler import Sampler
 from unsilent.models.vocos import Vocos
 from unsilent.request import Defaults
@@ -28,6 +39,7 @@ from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare_convolutions
 from unsilent.speed.prepare import accelerate, prepare_block
 from unsilent.vision.features import Backbone, find_backbone
 
+SEEING = ("features", "features+class", "columns")  # kinds of conditions with visual features
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # a fingerprint samples large files, because two trainings differ in every weight
 
 
@@ -42,6 +54,8 @@ class Parts:
         classes: names by class number; empty for a model without classes.
         top_k, temperature, guidance: defaults of sampling; see `sampling.sample_codes`.
         fingerprint: short digest of the weights, different for two bundles of one preset.
+        loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
+        folder: of the bundle.
     """
 
     name: str
@@ -55,11 +69,17 @@ class Parts:
     temperature: float
     guidance: float
     fingerprint: str
+    loudness_lufs: float | None
+    folder: Path
 
     @property
     def defaults(self) -> Defaults:
         """Defaults of a request to this model."""
         return Defaults(self.name, self.codebook.config.n_codes, self.top_k, self.temperature, self.guidance, self.classes)
+
+    def plain_sampler(self) -> Sampler:
+        """The sampler as it was trained, in float32 on the CPU: read again where it was prepared for sampling."""
+        return load_sampler(self.folder / read_bundle(self.folder)["parts"]["sampler"], None, torch.device("cpu"))
 
     def modules(self) -> list[nn.Module]:
         """All networks."""
@@ -82,14 +102,17 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     preset = presets.get(about["preset"])
     codebook, vocoder = load_codec_networks(folder, precision, device)
     sampler = load_sampler(folder / about["parts"]["sampler"], precision, device)
-    backbone, backbone_row = load_backbone(preset.backbone) if preset.backbone else (None, None)
+    sees = preset.backbone and sampler.config.condition.kind in SEEING
+    backbone, backbone_row = load_backbone(preset.backbone) if sees else (None, None)
     if precision and backbone is not None and can_fuse(device):
         fuse(backbone, convolution_dtype(precision))
     classes = tuple(about.get("classes", ()))
-    defaults = (preset.top_k, preset.temperature, preset.guidance)
-    parts = Parts(preset.name, codebook, sampler, vocoder, backbone, backbone_row, classes, *defaults, fingerprint(folder, about))
-    problem = _misfit(parts)
-    if problem:
+    chosen = read_defaults(folder)
+    defaults = (chosen.top_k, chosen.temperature, chosen.guidance)
+    loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
+    networks = (codebook, sampler, vocoder, backbone, backbone_row)
+    parts = Parts(preset.name, *networks, classes, *defaults, fingerprint(folder, about), loudness, folder)
+    if problem := misfit(codebook.config, sampler.config, vocoder.config, backbone_row, classes):
         raise CheckpointError(f"the parts of {folder} do not fit together: {problem}.")
     return parts
 
@@ -124,23 +147,40 @@ def load_sampler(folder: Path, precision: Precision | None, device: torch.device
     return sampler
 
 
-def _misfit(parts: Parts) -> str:
-    """Description of the first mismatch between parts; empty if they fit."""
-    codebook, sampler = parts.codebook.config, parts.sampler.config
+def misfit(
+    codebook: CodebookConfig | ResidualCodebookConfig,
+    sampler: SamplerConfig,
+    vocoder: VocosConfig | MelGANConfig,
+    backbone: Backbone | None,
+    classes: Sequence[str],
+) -> str:
+    """Description of the first mismatch between the configurations of a model's parts; empty if they fit.
+
+    Args:
+        codebook: sizes of the codebook, of either kind.
+        sampler: sizes of the sampler.
+        vocoder: sizes of the vocoder.
+        backbone: image network of the preset; None for a preset without.
+        classes: names of the sampler's classes.
+    """
+    sees = sampler.condition.kind in SEEING
+    if sees and backbone is None:
+        return f"the sampler has {sampler.condition.n_features} features, but the preset has no image network"
     # a sampler of kind `none` has a random vector in place of features
-    feature_dim = parts.backbone_row.dim if parts.backbone_row else sampler.condition.feature_dim
+    feature_dim = backbone.dim if sees else sampler.condition.feature_dim
+    rows = [getattr(config, "levels", config.clip.rows) for config in (sampler, codebook)]  # residual codes have levels
     for what, sampler_has, other, other_has in (
         ("codes", sampler.codes, "codebook", codebook.n_codes),
-        ("code rows in a clip", sampler.clip.rows, "codebook", codebook.clip.rows),
+        ("code rows in a clip", rows[0], "codebook", rows[1]),
         ("code columns in a clip", sampler.clip.columns, "codebook", codebook.clip.columns),
         ("samples in a code column", sampler.clip.column_samples, "codebook", codebook.clip.column_samples),
         ("samples in a second", sampler.clip.sample_rate, "codebook", codebook.clip.sample_rate),
         ("feature dimensions", sampler.condition.feature_dim, "image network", feature_dim),
-        ("classes", sampler.condition.n_classes, "bundle", len(parts.classes)),
+        ("classes", sampler.condition.n_classes, "bundle", len(classes)),
     ):
         if sampler_has != other_has:
             return f"the sampler has {sampler_has} {what}, the {other} {other_has}"
-    bands, hop = (getattr(parts.vocoder.config, "clip", parts.vocoder.config).mels, parts.vocoder.hop)
+    bands, hop = (vocoder.clip.mels, vocoder.clip.hop) if isinstance(vocoder, VocosConfig) else (vocoder.mels, prod(vocoder.ratios))
     if (bands, hop) != (codebook.clip.mels, codebook.clip.hop):
         return f"the vocoder has {bands} bands and a hop of {hop}, the codebook {codebook.clip.mels} and {codebook.clip.hop}"
     return ""
@@ -187,14 +227,15 @@ def _two_streams(weights: dict[str, Tensor]) -> TwoStream:
     return module.eval().requires_grad_(False)
 
 
-def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any]) -> None:
-    """Copy checkpoint folders into one bundle, weights as float16.
+def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+    """Copy checkpoint folders, which must fit together, into one bundle.
 
     Args:
         folder: made if absent.
         preset: of the model.
         parts: checkpoint folder of each of `ROLES`.
         about: more entries of `bundle.json` (summary, licences).
+        dtype: of the weights on disk.
 
     Raises:
         CheckpointError: if a part cannot be read or the folder cannot be written.
@@ -203,7 +244,7 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
         described = read_config(parts[role])
         module = load_checkpoint(parts[role], described["kind"])
         config = KINDS[described["kind"]][0](**described["config"])
-        save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], torch.float16)
+        save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], dtype)
     write_about(folder, preset, about)
 
 

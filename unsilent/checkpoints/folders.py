@@ -12,6 +12,7 @@ from unsilent.errors import CheckpointError, ParameterError
 from unsilent.files import cache_folder
 from unsilent.models.configs import SamplerConfig
 from unsilent.request import Defaults
+from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
 ROLES = ("codebook", "sampler", "vocoder")
@@ -52,6 +53,27 @@ def find_codebook(name: str) -> Path | None:
     return None
 
 
+def find_part(role: str, source: str | Path) -> Path:
+    """Checkpoint folder of a part: a checkpoint folder itself, or a model (a name whose weights are here, or a bundle folder) that has it.
+
+    Args:
+        role: `codebook`, `sampler`, `vocoder` or `classifier`.
+        source: path or name.
+
+    Raises:
+        CheckpointError: if its weights are not installed, or the model has no classifier.
+        ParameterError: if there is no model of that name.
+    """
+    for place in (SHIPPED / source, models_folder() / source, Path(source)):
+        if (place / "config.json").is_file():
+            return place
+    bundle = find_bundle(str(source))
+    folder = bundle / (read_bundle(bundle)["parts"][role] if role in ROLES else role)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"the model {str(source)!r} has no {role}; name a checkpoint folder of one.")
+    return folder
+
+
 def models_folder() -> Path:
     """Folder of installed models and networks, one folder each."""
     return cache_folder() / "models"
@@ -85,8 +107,16 @@ def read_defaults(folder: Path) -> Defaults:
     """
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
-    n_codes = sampler_config(folder).codes
-    return Defaults(preset.name, n_codes, preset.top_k, preset.temperature, preset.guidance, tuple(about.get("classes", ())))
+    values = {"top_k": preset.top_k, "temperature": preset.temperature, "guidance": preset.guidance} | about.get("defaults", {})
+    return Defaults(preset.name, sampler_config(folder).codes, **values, classes=tuple(about.get("classes", ())))
+
+
+def trained_loudness(record: dict[str, Any]) -> float | None:
+    """Loudness in LUFS of the sounds that a codebook or classifier was trained on, by its record; None for sounds as recorded.
+
+    The authors' networks were trained on sounds as recorded, and the first checkpoints of this project, which do not say it, at -23 LUFS.
+    """
+    return record.get(LOUDNESS, None if "converted_from" in record else TARGET_LUFS)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:

@@ -93,6 +93,13 @@ def save_checkpoint(
         raise CheckpointError(f"cannot write the checkpoint {folder}: {error}.") from None
 
 
+def count_parameters(kind: str, config: dict[str, Any]) -> int:
+    """Number of learnt parameters of a network of a kind and configuration, without making its weights."""
+    build, make = KINDS[kind]
+    with torch.device("meta"), _Uninitialised():
+        return sum(parameter.numel() for parameter in make(build(**config)).parameters())
+
+
 def weights_digest(folder: Path) -> str:
     """SHA-256 of a checkpoint folder's weights.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from unsilent.choices import FeatureDtype, SoundShard
+from unsilent.choices import FeatureDtype, Loudness, SoundShard
 from unsilent.cli.terminal import say
 
 app = typer.Typer(help="Prepare training material.")
@@ -25,6 +25,7 @@ def manifest(
     lists: list[str] = LISTS,
     valid: float = typer.Option(0.125, min=0, max=1, help="Share of the sources without a split that go to validation."),
     test: float = typer.Option(0.0, min=0, max=1, help="Share of the sources without a split that go to the test split."),
+    keep_silent: bool = typer.Option(False, "--keep-silent", help="Keep silent clips, as the paper does."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
 ) -> int:
@@ -36,7 +37,8 @@ def manifest(
     from unsilent.jobs.manifest import make_manifest
     from unsilent.jobs.parallel import Parallel
 
-    rows, left_out = make_manifest(folder, out, preset, _split_lists(lists), {"valid": valid, "test": test}, Parallel(workers, ray))
+    shares, parallel = {"valid": valid, "test": test}, Parallel(workers, ray)
+    rows, left_out = make_manifest(folder, out, preset, _split_lists(lists), shares, keep_silent, parallel)
     for name, why in left_out:
         say(f"left out {name}: {why}")
     typer.echo(f"{summarise(rows, left_out)}\n{out}: {len(rows)} rows")
@@ -59,10 +61,15 @@ def _split_lists(lists: list[str]) -> dict[str, Path]:
 def extract(
     table: Path | None = typer.Argument(None, metavar="[M.parquet]", help="Manifest; not with --codebook.", show_default=False),
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
-    codebook: Path | None = typer.Option(None, help="Checkpoint folder of a codebook, which encodes the sounds in SHARDS."),
+    codebook: str | None = typer.Option(
+        None, metavar="PATH|MODEL", help="Codebook that encodes the sounds in SHARDS: a checkpoint folder, or a model that has it."
+    ),
     preset: str | None = typer.Option(None, help="Preset that gives clip and image network; not with --codebook. [default: everyday]"),
     sound: SoundShard | None = typer.Option(
         None, help="How to store sounds; mels take a sixth of the space but cannot train vocoders. [default: waveforms]"
+    ),
+    loudness: Loudness | None = typer.Option(
+        None, help="Normalise sounds to -23 LUFS, or keep them as recorded, also silent ones, as the paper does. [default: normalise]"
     ),
     features: FeatureDtype | None = typer.Option(None, help="Dtype of stored features; uint8 takes half the space. [default: float16]"),
     variants: int | None = typer.Option(
@@ -77,10 +84,14 @@ def extract(
 
     An interrupted extraction resumes, and finished shards are kept. Files that cannot be read are left out and named.
     """
+    from unsilent import presets
+    from unsilent.checkpoints.folders import find_part
     from unsilent.files import require_path
 
-    if given := codebook or table:
-        require_path(given)
+    if codebook in presets.names():
+        find_part("codebook", codebook)  # raises if its weights are not here
+    elif given := codebook or table:
+        require_path(Path(given))
     from unsilent.jobs.extract import extract_shards
     from unsilent.jobs.parallel import Parallel
 
@@ -88,9 +99,10 @@ def extract(
     shards = extract_shards(
         table,
         out,
-        codebook,
+        Path(codebook) if codebook else None,
         preset_name=preset,
         sound=sound,
+        loudness=loudness,
         dtype=features,
         variants=variants,
         seed=seed,
@@ -112,10 +124,11 @@ def import_released(
     out: Path = typer.Option(..., "-o", "--out", metavar="SHARDS", show_default=False),
     backbone: str = typer.Option("resnet50", help="resnet50 or bninception."),
     lists: list[str] = LISTS,
+    labels: Path | None = typer.Option(None, metavar="vggsound.csv", help="VGGSound's table, for the labels of its clips."),
 ) -> None:
     """Convert the authors' feature files to shards, without executing pickles."""
     from unsilent.clip import Clip
     from unsilent.data.released import ReleasedFolder, write_shards
 
-    counts = write_shards(ReleasedFolder(folder, _split_lists(lists)), out, backbone, Clip())
+    counts = write_shards(ReleasedFolder(folder, _split_lists(lists), labels), out, backbone, Clip())
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

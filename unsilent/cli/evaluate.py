@@ -27,6 +27,8 @@ def evaluate(
     ),
     manifest: Path | None = typer.Option(None, metavar="M.parquet", help="A manifest instead of --labels."),
     split: str | None = typer.Option(None, help="Take only real sounds of this split of the manifest."),
+    per_class: int | None = typer.Option(None, min=1, metavar="N", help="Show N clips of each class on the page. [default: 24 of all]"),
+    keep_silent: bool = typer.Option(False, "--keep-silent", help="Classify silent sounds too, as the paper does."),
     seed: int = typer.Option(0, min=0, help="Seed of the resamples for intervals."),
     workers: int | None = WORKERS,
     ray: str | None = RAY,
@@ -51,7 +53,8 @@ def evaluate(
         from unsilent.jobs.parallel import Parallel
 
         progress, parallel = bar.watch("evaluation"), Parallel(workers, ray)
-        evaluation = run.evaluate(reference, generated, out, classifier, labels, manifest, split, seed, device, parallel, progress)
+        places = (reference, generated, out, classifier, labels, manifest, split)
+        evaluation = run.evaluate(*places, seed, device, parallel, progress, keep_silent, per_class)
     failed = [sample for system in evaluation.folders for sample in system.failed]
     for sample in failed:
         say(sample.why)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Column
 
-from unsilent.choices import Original
+from unsilent.choices import Original, PrimeKeep
 from unsilent.cli import options
 from unsilent.cli.terminal import Bar, print_table, say
 
@@ -16,6 +16,7 @@ EXAMPLES = options.examples(
     "unsilent generate clip.mp4 -o with_sound.mp4 --seed 7 --takes 4",
     "unsilent generate videos -o out --wav --picture",
     "unsilent generate clip.mp4 --original duck --json",
+    "unsilent generate clip.mp4 --prime own --prime-seconds 2 --seconds 20",
 )
 
 
@@ -32,18 +33,25 @@ def generate(
     guidance: options.Guidance = None,
     motion: options.Motion = True,
     label: Annotated[str | None, typer.Option(help="Class name, for models with classes.")] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the sound. [default: that of the video]")] = None,
+    prime: Annotated[str | None, typer.Option(metavar="FILE|own", help="Begin with a file's sound, or the video's own.")] = None,
+    prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="How much of it. [default: 3]")] = None,
+    prime_keep: Annotated[PrimeKeep, typer.Option(help="Keep its codes, or its very samples, cross-faded into the rest.")] = "codes",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     vocoder: options.Vocoder = "neural",
     original: Annotated[Original, typer.Option(help="The video's own sound: drop, keep (mixed in), duck (mixed in, quieter).")] = "drop",
     wav: Annotated[bool, typer.Option("--wav", help="Also write the sound alone.")] = False,
     picture: Annotated[bool, typer.Option("--picture", help="Also draw frames and spectrogram on one time axis (PNG).")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="With --picture: draw the sampler's attention too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of a table.")] = False,
 ) -> int:
     """Give videos their sound. Their frames are copied bit for bit."""
     from unsilent import outputs
     from unsilent.checkpoints.folders import find_bundle, read_defaults
-    from unsilent.request import Request
+    from unsilent.errors import ParameterError
+    from unsilent.files import require_path
+    from unsilent.request import OWN, Request
 
     request = Request(
         seed=seed,
@@ -53,10 +61,18 @@ def generate(
         guidance=guidance,
         motion=motion,
         label=label,
+        seconds=seconds,
+        prime=prime,
+        prime_seconds=prime_seconds,
+        prime_keep=prime_keep,
         original=original,
     )
+    if attention and not picture:
+        raise ParameterError("--attention is drawn into the picture; add --picture.")
     jobs = outputs.plan(inputs, out)
     outputs.check(jobs, wav=wav, picture=picture)
+    if prime not in (None, OWN):
+        require_path(Path(prime))
     request.resolve(read_defaults(find_bundle(model)))  # raises for values that do not fit the model
     results = []
     with Bar(len(jobs)) as bar:
@@ -64,7 +80,8 @@ def generate(
         from unsilent.pipeline import load
 
         pipeline = load(model, device, precision, vocoder)
-        for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), wav=wav, picture=picture):
+        files = {"wav": wav, "picture": picture, "attention": attention}
+        for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), **files):
             results.append(result)
             bar.finish(len({one.video for one in results}))
             if result.status == "failed":

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from unsilent.cli import data, evaluate, generate, models, reconstruct, sample, train
+from unsilent.cli import classify, codes, data, evaluate, generate, models, reconstruct, sample, train
 from unsilent.cli.mistakes import explain
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
@@ -18,10 +18,13 @@ app = typer.Typer(
 )
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
+app.command("encode", epilog=codes.ENCODE_EXAMPLES)(codes.encode)
+app.command("decode", epilog=codes.DECODE_EXAMPLES)(codes.decode)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("classify", epilog=classify.EXAMPLES)(classify.classify)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 
 

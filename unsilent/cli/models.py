@@ -80,6 +80,45 @@ def fetch(
     typer.echo(f"{name}: {models_folder() / name}" + ("" if rows else " (was here already)"))
 
 
+def _part(what: str) -> typer.models.OptionInfo:
+    return typer.Option(..., metavar="PATH|MODEL", help=f"{what}: a checkpoint folder, or a model that has it.", show_default=False)
+
+
+@app.command()
+def assemble(
+    out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder of the new model.", show_default=False),
+    codebook: str = _part("Codebook"),
+    sampler: str = _part("Sampler, trained on codes of this codebook"),
+    vocoder: str = _part("Vocoder"),
+    classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Classifier that evaluates the model."),
+    preset: str | None = typer.Option(None, help="Preset of the model, for its image network and defaults. [default: the sampler's]"),
+    top_k: int | None = typer.Option(None, min=1, help="Default of --top-k for the new model."),
+    temperature: float | None = typer.Option(None, min=0.0, help="Default of --temperature."),
+    guidance: float | None = typer.Option(None, min=0.0, help="Default of --guidance."),
+    about: Path | None = typer.Option(None, metavar="FILE.json", help="Summary and licences to put into bundle.json."),
+    numbers: WeightDtype = typer.Option("float16", "--numbers", help="Dtype of the weights on disk."),
+) -> None:
+    """Make a model of trained parts.
+
+    The parts are checked against each other first. Class names are those of the sampler's training.
+    """
+    from unsilent.files import require_path
+
+    if about:
+        require_path(about)
+    with Bar(1):
+        import torch  # after the bar is on the screen
+
+        from unsilent.checkpoints.assemble import assemble as assemble_parts
+
+        sources = {"codebook": codebook, "sampler": sampler, "vocoder": vocoder, **({"classifier": classifier} if classifier else {})}
+        defaults = {"top_k": top_k, "temperature": temperature, "guidance": guidance}
+        parts = assemble_parts(out, sources, preset, defaults, about, getattr(torch, numbers))
+    columns = [Column("part", no_wrap=True), Column("kind", no_wrap=True), Column("parameters", justify="right"), Column("from")]
+    print_table(columns, [(part.role, part.kind, f"{part.n_parameters:,}", str(part.folder)) for part in parts])
+    typer.echo(str(out))
+
+
 @app.command()
 def convert(
     file: Path = typer.Argument(..., help="Archive, checkpoint or unpacked folder, as its authors published it.", show_default=False),

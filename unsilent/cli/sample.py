@@ -27,6 +27,9 @@ def sample(
     temperature: options.Temperature = None,
     guidance: options.Guidance = None,
     motion: options.Motion = True,
+    prime: Annotated[str | None, typer.Option(metavar="own|FILE", help="Begin with the clip's own sound, or a file's.")] = None,
+    prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="How much of it. [default: 3]")] = None,
+    most: Annotated[int | None, typer.Option(min=1, metavar="N", help="Take only N clips, evenly spaced.")] = None,
     precision: options.Precision = "auto",
     keep: Annotated[Keep, typer.Option(help="What to write: mels (136 kB each at the paper's size) or sounds (434 kB).")] = "mel",
     workers: int | None = WORKERS,
@@ -43,14 +46,15 @@ def sample(
 
     require_path(table)
     find_bundle(model)
-    request = Request(seed=seed, takes=samples, top_k=top_k, temperature=temperature, guidance=guidance, motion=motion)
+    asked = {"top_k": top_k, "temperature": temperature, "guidance": guidance, "motion": motion}
+    request = Request(seed=seed, takes=samples, **asked, prime=prime, prime_seconds=prime_seconds)
     with Bar(1):
         from unsilent.jobs.parallel import Parallel  # with torch, after the bar is on the screen
         from unsilent.jobs.sample import Recipe, Sampling
 
     recipe = Recipe(model, request, precision, keep)
     n_failed = 0
-    with Sampling(table, out, recipe, None if split == "all" else split) as job, Bar(len(job.waiting)) as bar:
+    with Sampling(table, out, recipe, None if split == "all" else split, most) as job, Bar(len(job.waiting)) as bar:
         for n_done, (row, why) in enumerate(job.run(Parallel(workers, ray)), start=1):
             bar.finish(n_done)
             for coming in job.waiting[n_done : n_done + 1]:  # they are done in order

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unsilent.checkpoints.bundle import load_codec_networks
-from unsilent.checkpoints.folders import find_bundle, find_codebook, sampler_config
+from unsilent.checkpoints.folders import find_bundle, find_codebook, find_part, read_config, sampler_config, trained_loudness
+from unsilent.checkpoints.store import weights_digest
 from unsilent.choices import AnyPrecision, Device, VocoderChoice, check_choice
 from unsilent.codec.stitching import decode_grid, vocode
 from unsilent.errors import ParameterError
@@ -31,6 +32,8 @@ class Codec:
         device: that both are on.
         dtype: that their convolutions compute in: float32, or bfloat16 by autocast.
         threads: of torch, to compute with; None is the current count.
+        loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
+        digest: first 16 bytes of the SHA-256 of the codebook's weights; empty where unknown.
     """
 
     def __init__(
@@ -40,7 +43,10 @@ class Codec:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
+        loudness_lufs: float | None = None,
+        digest: bytes = b"",
     ) -> None:
+        self.loudness_lufs, self.digest = loudness_lufs, digest
         self.codebook, self.vocoder, self.device, self.dtype, self.clip = codebook, vocoder, device, dtype, codebook.config.clip
         self.threads = threads or torch.get_num_threads()
 
@@ -59,7 +65,9 @@ class Codec:
         settled = choose_precision(precision, chosen, config)
         codebook, network = load_codec_networks(folder, settled, chosen, alone)
         networks = codebook.to(chosen), network.to(chosen) if vocoder == "neural" else None
-        return cls(*networks, chosen, convolution_dtype(settled), codec_threads(config))
+        checkpoint = alone or find_part("codebook", name)
+        about = trained_loudness(read_config(checkpoint)["record"]), bytes.fromhex(weights_digest(checkpoint))[:16]
+        return cls(*networks, chosen, convolution_dtype(settled), codec_threads(config), *about)
 
     @property
     def bitrate_kbps(self) -> float:

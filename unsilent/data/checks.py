@@ -45,10 +45,12 @@ class Check:
     Attributes:
         root: folder of the material.
         clip: length that videos are cut to; a remainder of at least half a clip is kept.
+        keep_silent: whether silent clips can be used.
     """
 
     root: Path
     clip: Clip
+    keep_silent: bool = False
 
     def __call__(self) -> Callable[[Candidate], Content]:
         """`inspect`."""
@@ -79,7 +81,7 @@ class Check:
             if length < self.clip.column_seconds or len(sound) < self.clip.column_samples:
                 shorter = min(length, len(sound) / rate)
                 left_out.append((start, f"{candidate.path} has {shorter:.2f} s of sound, less than {self.clip.column_seconds:.2f} s."))
-            elif np.abs(sound).max() <= SILENT_PEAK:
+            elif not self.keep_silent and np.abs(sound).max() <= SILENT_PEAK:
                 left_out.append((start, f"{candidate.path} is silent from {start:.2f} s to {start + length:.2f} s."))
             else:
                 clips.append((start, length))

@@ -18,7 +18,9 @@ from unsilent.clip import Clip
 from unsilent.data.augmentation import Augmentation
 from unsilent.data.shards import Shard, mel01_from_stored, sound_shard
 from unsilent.errors import DataError, ParameterError
+from unsilent.signal.loudness import LOUDNESS
 from unsilent.signal.mel import RANGE_DB, log_mel01
+from unsilent.signal.silence import without_silent_ends
 
 _MIXED_DB = 12.0  # largest attenuation of a sound that is mixed in
 
@@ -58,6 +60,7 @@ class WaveformCrops:
         min_sample_rate: in Hz; recordings made at lower rates are left out, because they have no high frequencies.
         augmentation: random changes of crops.
         peak: range from 0 to 1 (full scale) that the peak of each recording is scaled to, drawn evenly; None does not scale.
+        trims: cut silent ends also off clips, which are stored with them; only of sounds that were normalised.
 
     Raises:
         DataError: if no sound is left.
@@ -73,8 +76,11 @@ class WaveformCrops:
         min_sample_rate: int = 0,
         augmentation: Augmentation = Augmentation(),
         peak: tuple[float, float] | None = None,
+        trims: bool = False,
     ) -> None:
         self.shard = Shard(shards, self.kind)
+        self.loudness_lufs: float | None = self.shard.extractor.get(LOUDNESS)
+        self.trims = trims and self.loudness_lufs is not None
         self.samples = samples
         self.augmentation, self.peak = augmentation, peak
         rows = [entry.row for entry in self.shard.entries]
@@ -96,9 +102,20 @@ class WaveformCrops:
         sound = np.stack([self.crop(i, rng) for i, rng in zip(chosen, rngs, strict=True)])
         return Crops(torch.from_numpy(sound), [self.name(i) for i in chosen])
 
+    def in_order(self, size: int) -> Iterator[Crops]:
+        """The middle of every sound once, repeated if shorter than a crop, in batches of `size`; the last batch may be smaller."""
+        for start in range(0, len(self.items), size):
+            chosen = self.items[start : start + size]
+            sound = np.stack([self.middle(i) for i in chosen])
+            yield Crops(torch.from_numpy(sound), [self.name(i) for i in chosen])
+
     def name(self, item: int) -> str:
         """Clip of an item of the shard."""
         return self.shard.entries[item].row.clip_id
+
+    def _is_clip(self, item: int) -> bool:
+        """Whether it is the sound of a video, which is repeated where it is too short, as in the paper; a recording may end in silence."""
+        return self.shard.entries[item].row.kind == "clip"
 
     def crop(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "samples"]:
         """A random crop of an item of the shard in [-1, 1], augmented."""
@@ -112,18 +129,25 @@ class WaveformCrops:
 
     def _cut(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "samples"]:
         """A random crop at a random speed."""
-        waveform, (slowest, fastest) = self.shard[item], self.augmentation.speed
+        waveform, (slowest, fastest) = self._stored(item), self.augmentation.speed
         scale = 1 / 32768 if self.peak is None else rng.uniform(*self.peak) / _peak(waveform)
         length = self.samples if slowest == fastest == 1 else _fft_length(round(self.samples * rng.uniform(slowest, fastest)))
-        crop = _random_cut(waveform, length, rng).astype(np.float32) * np.float32(scale)
+        crop = _random_cut(waveform, length, rng, self._is_clip(item)).astype(np.float32) * np.float32(scale)
         return crop if length == self.samples else _resample(crop, self.samples)
 
     def middle(self, item: int) -> Float32[np.ndarray, "samples"]:
         """The middle of an item of the shard in [-1, 1], not augmented; a shorter item is repeated."""
         return self._middle(item).astype(np.float32) / 32768
 
-    def _middle(self, item: int) -> Shaped[np.ndarray, "length *row"]:
+    def _stored(self, item: int) -> Shaped[np.ndarray, "length *row"]:
         sound = self.shard[item]
+        if not self.trims or not self._is_clip(item):
+            return sound
+        # as floating point, because the magnitude of the lowest 16-bit number is not one
+        return without_silent_ends(sound.astype(np.float32), Clip(**self.shard.setting("clip")).column_samples)
+
+    def _middle(self, item: int) -> Shaped[np.ndarray, "length *row"]:
+        sound = self._stored(item)
         start = max(0, len(sound) - self.samples) // 2
         return _repeat(sound[start : start + self.samples], self.samples)
 
@@ -152,7 +176,7 @@ class MelCrops(WaveformCrops):
 
     def crop(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "mels frames"]:
         """A random crop of an item of the shard in [0, 1], augmented."""
-        mel01 = mel01_from_stored(_random_cut(self.shard[item], self.samples, rng)).T
+        mel01 = mel01_from_stored(_random_cut(self.shard[item], self.samples, rng, self._is_clip(item))).T
         return np.where(mel01 > 0, np.clip(mel01 + np.float32(rng.uniform(*self.augmentation.gain_db) / RANGE_DB), 0, 1), 0)
 
     def middle(self, item: int) -> Float32[np.ndarray, "mels frames"]:
@@ -160,10 +184,11 @@ class MelCrops(WaveformCrops):
         return mel01_from_stored(self._middle(item)).T
 
 
-def open_crops(shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation()) -> WaveformCrops:
-    """Crops of the waveforms of a folder of shards, or of its mels if there are no waveforms."""
-    kind = MelCrops if sound_shard(shards) == "mels" else WaveformCrops
-    return kind(shards, split, samples, augmentation=augmentation)
+def open_crops(shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation(), trims: bool = False) -> WaveformCrops:
+    """Crops of the waveforms of a folder of shards, or of its mels, which are never trimmed, if there are no waveforms."""
+    if sound_shard(shards) == "mels":
+        return MelCrops(shards, split, samples, augmentation)
+    return WaveformCrops(shards, split, samples, augmentation=augmentation, trims=trims)
 
 
 class LabelledCrops:
@@ -190,7 +215,7 @@ class LabelledCrops:
         balance: float = 0.5,
         augmentation: Augmentation = Augmentation(),
     ) -> None:
-        self.crops = open_crops(shards, split, samples, augmentation)
+        self.crops = open_crops(shards, split, samples, augmentation, trims=True)  # a classifier needs no time in common with a video
         labels = {i: self.crops.shard.entries[i].row.label for i in self.crops.items}
         self.classes = sorted(set(labels.values()) - {""}) if classes is None else classes
         if len(self.classes) < 2:
@@ -249,10 +274,15 @@ def _resample(waveform: Float32[np.ndarray, "samples"], n_samples: int) -> Float
     return np.fft.irfft(np.fft.rfft(waveform), n_samples).astype(np.float32) * np.float32(n_samples / len(waveform))
 
 
-def _random_cut(sound: Shaped[np.ndarray, "time *row"], length: int, rng: np.random.Generator) -> Shaped[np.ndarray, "length *row"]:
-    """A random stretch of the first axis; a shorter sound is repeated, or padded with silence on both sides, one as often as the other."""
+def _random_cut(
+    sound: Shaped[np.ndarray, "time *row"], length: int, rng: np.random.Generator, repeat: bool
+) -> Shaped[np.ndarray, "length *row"]:
+    """A random stretch of the first axis.
+
+    A shorter sound is repeated or, unless `repeat`, every second time padded with silence on both sides.
+    """
     if len(sound) < length:
-        sound = _repeat(sound, length) if rng.random() < 0.5 else _pad(sound, length, rng)
+        sound = _repeat(sound, length) if repeat or rng.random() < 0.5 else _pad(sound, length, rng)
     start = rng.integers(len(sound) - length + 1)
     return sound[start : start + length]
 

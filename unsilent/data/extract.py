@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.folders import read_config
 from unsilent.checkpoints.store import load_checkpoint, weights_digest
-from unsilent.choices import FeatureDtype, SoundShard
+from unsilent.choices import FeatureDtype, Loudness, SoundShard
 from unsilent.clip import Clip
 from unsilent.data.datasets import at_speed
 from unsilent.data.manifest import Row
@@ -28,7 +28,7 @@ from unsilent.data.shards import Item, Shard, mel01_from_stored, quantise, sound
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames, stream_lazy_frames
 from unsilent.models.codebook import Codebook
-from unsilent.signal.loudness import TARGET_LUFS, normalise_loudness
+from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
 from unsilent.speed.choice import choose_device
@@ -108,24 +108,27 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class SoundExtractor:
-    """`File` → items of `waveforms` (int16 `[samples]`) or `mels` (uint8 `[frames, mels]`), all at one loudness.
+    """`File` → items of `waveforms` (int16 `[samples]`) or `mels` (uint8 `[frames, mels]`), all at one loudness or as recorded.
 
-    Silence at both ends is cut off recordings but not clips, whose sound must stay in time with the video. Mels in [0, 1] are stored as
+    Silence at both ends is cut off recordings but not clips, whose sound must stay in time with the video. At their own loudness sounds are
+    not changed at all, and silent ones stay, as in the paper. Mels in [0, 1] are stored as
     0 to 255, in steps of 0.39 dB.
 
     Attributes:
         root: folder of the material.
         clip: sample rate and mel settings.
         shard: `waveforms` or `mels`.
+        loudness: `normalise` to -23 LUFS, or `keep`.
     """
 
     root: Path
     clip: Clip
     shard: SoundShard = "waveforms"
+    loudness: Loudness = "normalise"
 
     def settings(self) -> dict[str, Any]:
         """Clip and loudness."""
-        return {"clip": self.clip.model_dump(), "loudness_lufs": TARGET_LUFS, "version": VERSION}
+        return {"clip": self.clip.model_dump(), LOUDNESS: TARGET_LUFS if self.loudness == "normalise" else None, "version": VERSION}
 
     def __call__(self) -> Callable[[File], Extracted]:
         """`read`."""
@@ -141,16 +144,19 @@ class SoundExtractor:
         whole = read_audio(self.root / str(file), rate)
         for row in file.rows:
             first = round(row.start_seconds * rate)
-            waveform = trim_silent_ends(whole) if row.kind == "sound" else whole[first : first + round(row.duration_seconds * rate)]
-            if len(waveform) < self.clip.column_samples or not np.abs(waveform).max() > SILENT_PEAK:
+            waveform = whole if row.kind == "sound" else whole[first : first + round(row.duration_seconds * rate)]
+            if self.loudness == "normalise":
+                audible = trim_silent_ends(waveform) if row.kind == "sound" else waveform
+                waveform = normalise_loudness(audible, rate) if np.abs(audible).max(initial=0) > SILENT_PEAK else audible[:0]
+            if len(waveform) < self.clip.column_samples:
                 extracted.left_out.append((row.clip_id, f"{file} is silent or shorter than {self.clip.column_seconds:.2f} s."))
             else:
-                extracted.items.append((self._stored(normalise_loudness(waveform, rate)), _item_row(row)))
+                extracted.items.append((self._stored(waveform), _item_row(row)))
         return extracted
 
     def _stored(self, waveform: Float[np.ndarray, "samples"]) -> Int16[np.ndarray, "samples"] | UInt8[np.ndarray, "frames mels"]:
         if self.shard == "waveforms":
-            return np.round(waveform * 32767).astype(np.int16)
+            return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
         with one_thread():
             mel01 = log_mel01(torch.from_numpy(waveform)[None], self.clip)[0]
         return np.round(mel01.T.numpy() * 255).astype(np.uint8)
@@ -216,7 +222,7 @@ class FeatureExtractor:
         spans = [span[every - 1 :: every] for span in _frame_spans(file, clip)]
         wanted = sorted({number for span in spans for number in span})
         stream = stream_frames(
-            self.root / str(file), clip.feature_fps, wanted=needed_frames(wanted, expects), short_side=expects.short_side
+            self.root / str(file), clip.feature_fps, wanted=needed_frames(wanted, expects), short_side=expects.decoded_side
         )
         numbers: list[int] = []  # of the frames that the video has
 

@@ -99,20 +99,32 @@ def _read_table(path: Path, kind: Kind) -> Iterator[Candidate]:
 def _read_vggsound(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]:
     videos = {Path(found.path).stem: found.path for found in _walk(folder) if found.kind == "clip"}
     found, missing = [], []
-    with (folder / _VGGSOUND).open(newline="", encoding="utf-8") as file:
-        for number, record in enumerate(csv.reader(file), 1):
-            try:
-                name, start, label, split = record
-                seconds = int(start)
-            except ValueError:
-                raise DataError(f"line {number} of {_VGGSOUND} is not id, second, label and split: {','.join(record)[:80]!r}.") from None
-            stems = (f"{name}_{1000 * seconds}_{1000 * (seconds + _VGGSOUND_SECONDS)}", f"{name}_{seconds:06d}")
-            path = next((videos[stem] for stem in stems if stem in videos), None)
-            if path is None:
-                missing.append((stems[0], f"there is no video {stems[0]} or {stems[1]}."))
-            else:
-                found.append(Candidate(path, "clip", label, "" if split == "train" else split, name))
+    for name, stems, label, split in read_vggsound_table(folder / _VGGSOUND):
+        path = next((videos[stem] for stem in stems if stem in videos), None)
+        if path is None:
+            missing.append((stems[0], f"there is no video {stems[0]} or {stems[1]}."))
+        else:
+            found.append(Candidate(path, "clip", label, "" if split == "train" else split, name))
     return found, missing
+
+
+def read_vggsound_table(path: Path) -> Iterator[tuple[str, tuple[str, str], str, str]]:
+    """Rows of VGGSound's table: YouTube id, both forms of the file's stem (`ID_START_END` in milliseconds first), label, split.
+
+    Raises:
+        DataError: if it cannot be read, or a line has other fields.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the table {path}: {getattr(error, 'strerror', 'it is not text')}.") from None
+    for number, record in enumerate(csv.reader(lines), 1):
+        try:
+            name, start, label, split = record
+            seconds = int(start)
+        except ValueError:
+            raise DataError(f"line {number} of {path.name} is not id, second, label and split: {','.join(record)[:80]!r}.") from None
+        yield name, (f"{name}_{1000 * seconds}_{1000 * (seconds + _VGGSOUND_SECONDS)}", f"{name}_{seconds:06d}"), label, split
 
 
 def _walk(folder: Path) -> Iterator[Candidate]:

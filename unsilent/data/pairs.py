@@ -4,7 +4,7 @@ As in `datasets`, every item has a generator of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +61,7 @@ class PairedCodes:
         named_only: leave out real clips without a label.
         labels: in the order of their indices; None takes those of the split with both sounds and images, sorted.
         motion: give motion too; needs the shard `motion` and, for composed sequences, `waveforms` or `mels`.
+        features: give features too; without them, every sound is a real clip.
 
     Raises:
         DataError: if no label has both sounds and images or, at a `real_share` of 1, no clip has both.
@@ -76,18 +77,19 @@ class PairedCodes:
         named_only: bool = False,
         labels: list[str] | None = None,
         motion: bool = False,
+        features: bool = True,
     ) -> None:
-        self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features")
+        self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features") if features else None
         self.code_rows: list[CodesRow] = [entry.row for entry in self.codes.entries]
         self.motion = Shard(shards, "motion") if motion else None
         self.motion_of_clip = {entry.row.clip_id: i for i, entry in enumerate(self.motion.entries)} if motion else {}
         self.sound_items = Shard(shards, sound_shard(shards)) if motion and real_share < 1 else None
         self.strengths: dict[int, Float32[np.ndarray, "frames"]] = {}  # onset strength of sounds used so far
         self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
-        self.rows_per_column: int = self.features.setting("rows_per_column")
+        self.rows_per_column: int = self.features.setting("rows_per_column") if features else 1
         self.sounds, self.images, self.real = defaultdict(list), defaultdict(list), []
         self._group(split)
-        complete = set(self.sounds) & set(self.images)
+        complete = set(self.sounds) & (set(self.images) if features else set(self.sounds))
         self.labels = sorted(complete) if labels is None else labels
         self.present = [index for index, label in enumerate(self.labels) if label in complete]
         if real_share == 1 and not self.real:
@@ -103,7 +105,7 @@ class PairedCodes:
     def _group(self, split: str) -> None:
         """Group items of the split: `sounds` and `images` by label, and `real` pairs of codes and features."""
         features_of_clip = {}
-        for i, entry in enumerate(self.features.entries):
+        for i, entry in enumerate(self.features.entries if self.features else ()):
             if entry.row.split == split:
                 if entry.row.label:
                     self.images[entry.row.label].append(i)
@@ -116,19 +118,33 @@ class PairedCodes:
                 paired = features_of_clip.get(row.clip_id)
                 if self.motion is not None and row.clip_id not in self.motion_of_clip:
                     continue
-                if paired is not None and self.features.entries[paired].length > row.start_column * self.rows_per_column:
+                if self.features is None:
+                    self.real.append((i, None))
+                elif paired is not None and self.features.entries[paired].length > row.start_column * self.rows_per_column:
                     self.real.append((i, paired))
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
         """One sequence for each generator; `keep` is None, and `motion` if it was not asked for."""
-        scenes = [self._real(rng) if self.real and rng.random() < self.real_share else self._composed(rng) for rng in rngs]
+        scenes = []
+        for rng in rngs:
+            is_real = self.real and rng.random() < self.real_share
+            scenes.append(self._real(*self.real[int(rng.integers(len(self.real)))]) if is_real else self._composed(rng))
+        return self._batch(scenes)
+
+    def in_order(self, size: int) -> Iterator[SamplerBatch]:
+        """Every real clip once, in batches of `size`; the last may be smaller."""
+        pairs = [pair for pair in self.real if not self.code_rows[pair[0]].variant]
+        for start in range(0, len(pairs), size):
+            yield self._batch([self._real(*pair) for pair in pairs[start : start + size]])
+
+    def _batch(self, scenes: list["_Scene"]) -> SamplerBatch:
         codes = np.stack([scene.grid.reshape(-1) for scene in scenes]).astype(np.int64)  # column by column, low rows first
-        features = np.stack([scene.features for scene in scenes]).astype(np.float32)
+        features = torch.from_numpy(np.stack([scene.features for scene in scenes]).astype(np.float32)) if self.features else None
         labels, motion = torch.tensor([scene.label for scene in scenes]), None
         if self.motion is not None:
             curves = np.stack([normalise(scene.levels).reshape(self.clip.columns, -1) for scene in scenes])
             motion = torch.from_numpy(curves.astype(np.float32))
-        return SamplerBatch(torch.from_numpy(codes), torch.from_numpy(features), labels, motion, None, [scene.name for scene in scenes])
+        return SamplerBatch(torch.from_numpy(codes), features, labels, motion, None, [scene.name for scene in scenes])
 
     def _composed(self, rng: np.random.Generator) -> "_Scene":
         columns = self.clip.columns
@@ -182,11 +198,10 @@ class PairedCodes:
         strength = np.pad(self.strengths[row.item], (0, max(0, frames[-1] + 1 - len(self.strengths[row.item]))))
         return np.maximum.reduceat(strength, frames)[:-1]
 
-    def _real(self, rng: np.random.Generator) -> "_Scene":
+    def _real(self, code_item: int, feature_item: int | None) -> "_Scene":
         """A real clip with its own features; one shorter than the sequence is repeated, as in the released training."""
-        code_item, feature_item = self.real[int(rng.integers(len(self.real)))]
-        row, each = self.code_rows[code_item], self.rows_per_column
-        grid, features = self.codes[code_item], self._features(feature_item)[row.start_column * each :]
+        row, each, grid = self.code_rows[code_item], self.rows_per_column, self.codes[code_item]
+        features = np.empty((len(grid), 0)) if feature_item is None else self._features(feature_item)[row.start_column * each :]
         length = min(len(grid), len(features) // each)
         columns = np.arange(self.clip.columns) % length
         feature_rows = (columns[:, None] * each + np.arange(each)).ravel()

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float16, Float32, Shaped
 
 from unsilent.clip import Clip
 from unsilent.data.foreign_arrays import format_shape, read_array
+from unsilent.data.layouts import read_vggsound_table
 from unsilent.data.rows import FeaturesRow, ItemRow
 from unsilent.data.shards import Item, write_shard
 from unsilent.errors import DataError, ParameterError
@@ -117,7 +118,7 @@ class ReleasedClip:
 
     Attributes:
         clip_id: as in the authors' lists: `dog/video_00000` for VAS, `<video>_<start ms>_<end ms>` for VGGSound.
-        label: class name; empty for VGGSound, whose folders have none.
+        label: class name; empty where unknown.
         split: name of the list that contains the clip; empty if none does.
         folder: contains its folders of mels and features.
     """
@@ -144,24 +145,36 @@ class ReleasedFolder:
     Args:
         root: folder `features` of VAS, which has a folder for each class, or the folder of VGGSound, which has none.
         lists: split → text file with one clip a line, such as the authors' `vas_train.txt`.
+        labels: VGGSound's table, whose folders have no labels.
 
     Raises:
-        DataError: if there are no mels, or a list is missing.
+        DataError: if there are no mels, a list is missing, or the table has no label for any clip.
+        ParameterError: for a table of labels where folders are classes.
 
     Source:
         Directories of the released data/vas and data/vggsound.
     """
 
-    def __init__(self, root: Path, lists: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, root: Path, lists: Mapping[str, Path] | None = None, labels: Path | None = None) -> None:
         self.root = root
         missing = [path for path in (lists or {}).values() if not path.is_file()]
         if missing:
             raise DataError(f"there is no list of clips {missing[0]}.")
         splits = {line: name for name, path in (lists or {}).items() for line in path.read_text(encoding="utf-8").splitlines()}
-        labels = [""] if (root / _MELS).is_dir() else sorted(path.parent.name for path in root.glob(f"*/{_MELS}"))
-        self.clips = [clip for label in labels for clip in _clips(root, label, splits)]
+        classes = [""] if (root / _MELS).is_dir() else sorted(path.parent.name for path in root.glob(f"*/{_MELS}"))
+        self.clips = [clip for label in classes for clip in _clips(root, label, splits)]
         if not self.clips:
             raise DataError(f"there is no mel in {root}; it must contain {_MELS}/*_mel.npy, or class folders that contain it.")
+        if labels is not None:
+            self._label(labels, classes)
+
+    def _label(self, table: Path, classes: list[str]) -> None:
+        if classes != [""]:
+            raise ParameterError(f"the folders of {self.root} are classes, so it needs no table of labels; leave out {table}.")
+        label_of = {stems[0]: label for _, stems, label, _ in read_vggsound_table(table)}
+        self.clips = [replace(clip, label=label_of.get(clip.clip_id, "")) for clip in self.clips]
+        if not any(clip.label for clip in self.clips):
+            raise DataError(f"{table} names none of the {len(self.clips)} clips in {self.root}.")
 
     def __len__(self) -> int:
         return len(self.clips)

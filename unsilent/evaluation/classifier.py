@@ -1,8 +1,9 @@
 """The classifier behind FID, MKL and accuracy: finding it, its input, and its features and logits.
 
-Its input is the middle of a sound, as many mel frames as in training; a shorter sound is repeated. A classifier trained by this project
-gets sounds as in its training: silent ends cut (unless less than 0.19 s would remain), normalised to -23 LUFS. A published one gets them
-unchanged. Mels in place of sounds are cut or repeated alike, at their own level.
+Its input is the middle of a sound, as many mel frames as in training; a shorter sound is repeated. A classifier trained on sounds of one
+loudness gets sounds as in its training: silent ends cut (unless less than 0.19 s would remain), normalised to -23 LUFS. A published one,
+and one trained on sounds as recorded, gets them unchanged. Mels in place of sounds are cut or repeated alike, at their own level; for a
+classifier of unchanged sounds they are not clipped to [0, 1] either, as in the released evaluation.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unsilent import labels, presets
-from unsilent.checkpoints.folders import read_config
+from unsilent.checkpoints.folders import read_config, trained_loudness
 from unsilent.checkpoints.store import load_checkpoint, weights_digest
 from unsilent.choices import Device
 from unsilent.clip import Clip
@@ -27,8 +28,8 @@ from unsilent.media.audio import read_audio
 from unsilent.models.melception import Melception
 from unsilent.models.vggishish import VGGishish
 from unsilent.signal.loudness import normalise_loudness
-from unsilent.signal.mel import log_mel01, to_mel01
-from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
+from unsilent.signal.mel import log_mel01
+from unsilent.signal.silence import SILENT_PEAK, without_silent_ends
 from unsilent.speed.choice import choose_device
 from unsilent.speed.threads import one_thread
 
@@ -47,6 +48,7 @@ class Classifier:
         clip: grid of its mels.
         frames: mel frames of its input.
         preprocesses: whether silent ends are cut and loudness is normalised, as in its training.
+        hears_silence: whether silent sounds are classified, as in the paper, instead of refused.
         digest: 16 hexadecimal digits that identify weights and configuration.
     """
 
@@ -57,6 +59,7 @@ class Classifier:
     clip: Clip
     frames: int
     preprocesses: bool
+    hears_silence: bool
     digest: str
 
     @property
@@ -73,7 +76,7 @@ class Classifier:
         """The classifier's input for a sound: a mel in [0, 1].
 
         Raises:
-            MediaError: if the file cannot be read, is silent, or is shorter than one code column (0.19 s).
+            MediaError: if the file cannot be read, is silent (unless silence is heard), or is shorter than one code column (0.19 s).
         """
         return self.fit(self._mel01_of_array(sound.path) if sound.is_mel else self._mel01_of_audio(sound.path))
 
@@ -84,16 +87,14 @@ class Classifier:
 
     def _mel01_of_audio(self, path: Path) -> Tensor:
         waveform = read_audio(path, self.clip.sample_rate)
-        if not np.abs(waveform).max(initial=0) > SILENT_PEAK:
+        if not self.hears_silence and not np.abs(waveform).max(initial=0) > SILENT_PEAK:
             raise MediaError(f"{path} is silent.")
         if len(waveform) < self.clip.column_samples:
             raise MediaError(
                 f"{path} has {len(waveform) / self.clip.sample_rate:.2f} s of sound, {self.clip.column_seconds:.2f} s are needed."
             )
         if self.preprocesses:
-            trimmed = trim_silent_ends(waveform)
-            # because a single click, trimmed and repeated, would become a tone
-            waveform = normalise_loudness(trimmed if len(trimmed) >= self.clip.column_samples else waveform, self.clip.sample_rate)
+            waveform = normalise_loudness(without_silent_ends(waveform, self.clip.column_samples), self.clip.sample_rate)
         if len(waveform) < self.frames * self.clip.hop:
             waveform = np.resize(waveform, self.frames * self.clip.hop)
         return log_mel01(torch.from_numpy(waveform)[None], self.clip)[0]
@@ -108,10 +109,10 @@ class Classifier:
             raise MediaError(f"{path} holds {mel.dtype} of shape {list(mel.shape)}; {wanted}.")
         if not np.isfinite(mel).all():
             raise MediaError(f"{path} holds NaN or infinity.")
-        mel01 = to_mel01(torch.from_numpy(mel.astype(np.float32)))
-        if not mel01.any():
+        mel01 = (torch.from_numpy(mel.astype(np.float32)) + 1) / 2
+        if not self.hears_silence and not (mel01 > 0).any():
             raise MediaError(f"{path} is silent.")
-        return mel01
+        return mel01.clamp(0, 1) if self.preprocesses else mel01
 
     @torch.inference_mode()
     def classify(self, mel01: Float[Tensor, "mels frames"]) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "labels"]]:
@@ -125,6 +126,21 @@ class Classifier:
             logits = self.output_layer(features)
         return features[0].cpu().numpy(), logits[0].cpu().numpy()
 
+    def likeliest(self, path: Path, n: int = 10) -> list[tuple[str, float]]:
+        """The classes that a sound, a video with sound or a mel is most likely of, with their probabilities.
+
+        Args:
+            path: file.
+            n: how many, at most.
+
+        Raises:
+            MediaError: as of `read_mel01`.
+        """
+        _, logits = self.classify(self.read_mel01(Sound(path.stem, path, None)))
+        probabilities = torch.from_numpy(logits).double().softmax(0)
+        best = probabilities.topk(min(n, len(self.classes)))
+        return [(self.classes[index], value) for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
     def without_bias(self, logits: Float[np.ndarray, "samples labels"]) -> Float[np.ndarray, "samples labels"]:
         """Logits minus the output layer's bias, for the inception score."""
         return logits - self.output_layer.bias.detach().cpu().numpy()
@@ -134,13 +150,14 @@ class Classifier:
         return np.array([[name in one for name in self.classes] for one in labels], dtype=bool).reshape(len(labels), len(self.classes))
 
 
-def load_classifier(name: str | None, device: Device = "auto") -> Classifier:
+def load_classifier(name: str | None, device: Device = "auto", hears_silence: bool = False) -> Classifier:
     """Load a classifier.
 
     Args:
         name: checkpoint folder of a VGGish-ish or Melception, or name of a fetched one. Or name or path of a model with a classifier in its
             bundle.
         device: `auto` is a GPU if there is one.
+        hears_silence: see `Classifier`.
 
     Raises:
         CheckpointError: if there is no such classifier here, it is damaged, or it has no class names.
@@ -157,6 +174,7 @@ def load_classifier(name: str | None, device: Device = "auto") -> Classifier:
         raise CheckpointError(f"{folder} reads {module.config.bands.mels} mel bands, its preset {about['preset']} has {clip.mels}.")
     run = record.get("run", {})
     frames = run.get("crop_frames") or clip.frames
-    facts = [about["config"], clip.model_dump(), frames, bool(run), weights_digest(folder)]
+    preprocesses = trained_loudness(record) is not None
+    facts = [about["config"], clip.model_dump(), frames, preprocesses, weights_digest(folder), *(["silence"] if hears_silence else [])]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return Classifier(folder, about["kind"], module.to(chosen), classes, clip, frames, bool(run), digest)
+    return Classifier(folder, about["kind"], module.to(chosen), classes, clip, frames, preprocesses, hears_silence, digest)

@@ -21,9 +21,10 @@ class _LoadInWorker:
 
     classifier: str
     device: Device
+    hears_silence: bool
 
     def __call__(self) -> Callable[[Sound], Result]:
-        return _classify_by(load_classifier(self.classifier, self.device))
+        return _classify_by(load_classifier(self.classifier, self.device, self.hears_silence))
 
 
 def _classify_by(classifier: Classifier) -> Callable[[Sound], Result]:
@@ -55,7 +56,8 @@ def classify_all(
     def here() -> Callable[[Sound], Result]:
         return _classify_by(classifier)
 
-    build = here if parallel == Parallel() else _LoadInWorker(str(classifier.folder), classifier.output_layer.weight.device.type)
+    device = classifier.output_layer.weight.device.type
+    build = here if parallel == Parallel() else _LoadInWorker(str(classifier.folder), device, classifier.hears_silence)
 
     def good() -> Iterator[tuple[bytes, Result]]:
         with closing(map_ordered(build, waiting, parallel, attrgetter("name"))) as results:

@@ -33,7 +33,7 @@ svg { max-width: 100%; min-width: 40rem; height: auto }
 """
 
 
-def write_report(evaluation: Evaluation, out: Path, command: str, date: datetime) -> Path:
+def write_report(evaluation: Evaluation, out: Path, command: str, date: datetime, per_class: int | None = None) -> Path:
     """Write `report.html`, `report.json` and `report.csv`, each atomically.
 
     Args:
@@ -41,6 +41,7 @@ def write_report(evaluation: Evaluation, out: Path, command: str, date: datetime
         out: folder, made if absent. The page links to sounds relative to it, so move them together.
         command: that repeats the evaluation; shown on the page.
         date: of the evaluation; shown on the page.
+        per_class: clips of each class that the page shows, class by class; None shows 24 of all.
 
     Returns:
         The page.
@@ -58,7 +59,7 @@ def write_report(evaluation: Evaluation, out: Path, command: str, date: datetime
     texts = {
         "report.json": json.dumps(as_json(evaluation), indent=2) + "\n",
         "report.csv": as_csv(evaluation, out),
-        "report.html": _page(evaluation, out, command, date),
+        "report.html": _page(evaluation, out, command, date, per_class),
     }
     for name, text in texts.items():
         with atomic_write(out / name) as temporary:
@@ -66,7 +67,7 @@ def write_report(evaluation: Evaluation, out: Path, command: str, date: datetime
     return out / "report.html"
 
 
-def _page(evaluation: Evaluation, out: Path, command: str, date: datetime) -> str:
+def _page(evaluation: Evaluation, out: Path, command: str, date: datetime, per_class: int | None) -> str:
     classifier, real, systems = evaluation.classifier, evaluation.real, evaluation.systems
     title = (
         f"Evaluation of {', '.join(system.name for system in systems)}" if systems else f"Report of a sound classifier: {classifier.kind}"
@@ -81,7 +82,7 @@ def _page(evaluation: Evaluation, out: Path, command: str, date: datetime) -> st
         parts.append(f"<h2>By {escape(setting.replace('_', '-'))}</h2><div class=wide>{sweep_plot(setting, lines)}</div>")
     if any(row.scores for system in evaluation.folders for row in system.classes):
         parts.append(f"<h2>By class</h2><div class=wide>{classes_plot(real, systems)}</div>")
-    parts += [f"<h2>Sounds</h2>{_sounds(evaluation, out)}", "<h2>Files</h2>", *map(_files, evaluation.folders)]
+    parts += [f"<h2>Sounds</h2>{_sounds(evaluation, out, per_class)}", "<h2>Files</h2>", *map(_files, evaluation.folders)]
     methods = "".join(
         f"<dt>{escape(STYLES[name].heading if name in STYLES else name)}</dt><dd>{escape(text)}</dd>" for name, text in METHODS.items()
     )
@@ -123,20 +124,39 @@ def _score(name: str, score: Estimate, marks: Callable[[Sequence[str]], str]) ->
     return f"{value}<small>{interval}</small><small>n {score.samples}{clips}{real}</small>"
 
 
-def _sounds(evaluation: Evaluation, out: Path) -> str:
-    """Table of clips, evenly spaced by name, with their samples of each system and the predicted classes."""
+def _sounds(evaluation: Evaluation, out: Path, per_class: int | None) -> str:
+    """Clips, evenly spaced by name, with samples of each system and the predicted classes; in one table, or one to unfold by class."""
     by_clip = [_samples_by_clip(system) for system in evaluation.folders]
     covered = {clip for found in by_clip[1:] for clip in found} if evaluation.systems else set(by_clip[0])
     clips = sorted(covered & set(by_clip[0]))
-    chosen = clips[:: -(-len(clips) // CLIPS_SHOWN)] if clips else []
     head = "".join(f"<th>{escape(system.name)}</th>" for system in evaluation.folders)
-    rows = []
-    for clip in chosen:
+
+    def table(chosen: list[str]) -> str:
+        rows = "".join(row(clip) for clip in chosen)
+        return f"<div class=wide><table class=sounds><tr><th></th>{head}</tr>{rows}</table></div>"
+
+    def row(clip: str) -> str:
         labels = f"<small>{escape(', '.join(sorted(evaluation.labels.get(clip, ()))))}</small>"
         cells = ("".join(_sound(sample, evaluation, out) for sample in found.get(clip, [])[:TAKES_SHOWN]) for found in by_clip)
-        rows.append(f"<tr><td>{escape(clip)}{labels}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    note = f"<p class=notes>{len(chosen)} of {len(clips)} clips, evenly spaced by name; at most {TAKES_SHOWN} samples of each.</p>"
-    return f"{note}<div class=wide><table class=sounds><tr><th></th>{head}</tr>{''.join(rows)}</table></div>"
+        return f"<tr><td>{escape(clip)}{labels}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+    if per_class is None:
+        chosen = _spaced(clips, CLIPS_SHOWN)
+        note = f"{len(chosen)} of {len(clips)} clips, evenly spaced by name; at most {TAKES_SHOWN} samples of each."
+        return f"<p class=notes>{note}</p>{table(chosen)}"
+    of_class: dict[str, list[str]] = {}
+    for clip in clips:
+        for label in evaluation.labels.get(clip, ("without a label",)):
+            of_class.setdefault(label, []).append(clip)
+    parts = [f"<p class=notes>At most {per_class} clips of each class, and {TAKES_SHOWN} samples of each clip.</p>"]
+    for label, all_of_it in sorted(of_class.items()):
+        chosen = _spaced(all_of_it, per_class)
+        parts.append(f"<details><summary>{escape(label)}: {len(chosen)} of {len(all_of_it)} clips</summary>{table(chosen)}</details>")
+    return "".join(parts)
+
+
+def _spaced(clips: list[str], most: int) -> list[str]:
+    return clips[:: -(-len(clips) // most)] if clips else []
 
 
 def _samples_by_clip(system: System) -> dict[str, list[Sample]]:

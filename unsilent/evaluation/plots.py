@@ -3,8 +3,9 @@
 import base64
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -13,11 +14,33 @@ from PIL import Image
 from unsilent.evaluation.results import System
 from unsilent.evaluation.scores import Estimate
 from unsilent.evaluation.tables import STYLES
+from unsilent.files import atomic_write
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#000000")  # distinguishable with colour blindness
 _REAL = "#8a8a8a"
 _LABEL_INCHES, _WIDTH_INCHES = 0.24, 10.0
 _THUMBNAIL = (240, 60)  # pixels
+
+
+def draw_opinions(heard: Mapping[str, Sequence[tuple[str, float]]], out: Path) -> None:
+    """Draw the likeliest classes of several sounds as bars, into a PNG.
+
+    Args:
+        heard: sound → classes with their probabilities.
+        out: to write.
+    """
+    from matplotlib.figure import Figure
+
+    most = max(map(len, heard.values()))
+    figure = Figure(figsize=(_WIDTH_INCHES, (0.6 + _LABEL_INCHES * most) * len(heard)), layout="constrained")
+    for axis, (name, classes) in zip(figure.subplots(len(heard), 1, squeeze=False)[:, 0], heard.items(), strict=True):
+        labels, values = zip(*reversed(classes), strict=True)
+        axis.barh(range(len(labels)), values, color=_COLOURS[0])
+        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        axis.set(xlim=(0, 1))
+        axis.set_title(name.encode("utf-8", "backslashreplace").decode(), fontsize=9, loc="left", parse_math=False)
+    with atomic_write(out) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
 
 
 def classes_plot(real: System, systems: Sequence[System]) -> str:
@@ -51,7 +74,7 @@ def classes_plot(real: System, systems: Sequence[System]) -> str:
 
 
 def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> str:
-    """Metrics over a setting, a line for each model. Paper figure 17."""
+    """Metrics over a setting: a line for each model and, of several, their mean at the values that all have. Paper figure 17."""
     shown = [name for name in ("fid", "mkl", "top1") if any(name in system.scores for points in lines.values() for _, system in points)]
     values = sorted({value for points in lines.values() for value, _ in points})
     with _figure(1, len(shown), (_WIDTH_INCHES, 3.4)) as (drawn, axes):
@@ -59,6 +82,9 @@ def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> st
             for (line, points), colour in zip(sorted(lines.items()), _cycle(len(lines)), strict=True):
                 scored = [(value, system.scores[name]) for value, system in points if name in system.scores]
                 _points(axis, [score for _, score in scored], [value for value, _ in scored], name, colour, line, upright=True)
+            places, means = mean_line(lines, name)
+            if len(lines) > 1 and places:
+                axis.plot(places, np.array(means) * STYLES[name].factor, "--", color=_REAL, label="mean of the models")
             if values[0] > 0 and values[-1] >= 8 * values[0]:
                 axis.set_xscale("log", base=2)
             axis.minorticks_off()
@@ -67,6 +93,13 @@ def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> st
             axis.grid(alpha=0.3)
         _legend(drawn, axes)
         return _svg(drawn)
+
+
+def mean_line(lines: Mapping[str, Sequence[tuple[float, System]]], name: str) -> tuple[list[float], list[float]]:
+    """Values of a setting at which every line has a metric, and the metric's means over the lines."""
+    scored = [{value: system.scores[name].value for value, system in points if name in system.scores} for points in lines.values()]
+    places = sorted(set.intersection(*map(set, scored)))
+    return places, [float(np.mean([line[place] for line in scored])) for place in places]
 
 
 def thumbnail(mel01: Float[np.ndarray, "mels frames"]) -> str:

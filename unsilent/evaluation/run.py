@@ -28,6 +28,8 @@ def evaluate(
     device: Device = "auto",
     parallel: Parallel = Parallel(),
     progress: Callable[[str, float], None] = lambda step, share: None,
+    keep_silent: bool = False,
+    per_class: int | None = None,
 ) -> Evaluation:
     """Evaluate generated sounds against real ones, and write the report.
 
@@ -49,6 +51,8 @@ def evaluate(
         device: for the classifier.
         parallel: where to run.
         progress: called with the current step, and the share done in [0, 1].
+        per_class: clips of each class that the page shows, class by class; None shows 24 of all.
+        keep_silent: classify silent sounds too, as the paper does; otherwise they are left out and named.
 
     Raises:
         ParameterError: if there is nothing to evaluate, options exclude each other, no classifier is named, or matplotlib is missing.
@@ -59,7 +63,7 @@ def evaluate(
     require_matplotlib()
     out = Path(out)
     inputs = find_inputs(Path(reference), [Path(folder) for folder in generated], labels, manifest, split)
-    cache = ResultCache(out / "heard", load_classifier(classifier, device))
+    cache = ResultCache(out / "heard", load_classifier(classifier, device, keep_silent))
     n_waiting = len(cache.missing(inputs.keys))
     n_steps = n_waiting + len(inputs.folders)
     failures = classify_all(cache, inputs.keys, parallel, lambda done, total, sound: progress(f"classified {sound.name}", done / n_steps))
@@ -69,6 +73,7 @@ def evaluate(
     options = {"classifier": classifier, "labels": labels, "manifest": manifest, "split": split, "seed": seed or None, "out": out}
     words = ["unsilent", "evaluate", "--reference", str(reference)]
     words += [word for folder in generated for word in ("--generated", str(folder))]
+    words += [*(["--keep-silent"] if keep_silent else []), *(["--per-class", str(per_class)] if per_class else [])]
     words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    write_report(evaluation, out, shlex.join(words), datetime.now())
+    write_report(evaluation, out, shlex.join(words), datetime.now(), per_class)
     return evaluation

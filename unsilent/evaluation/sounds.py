@@ -69,6 +69,8 @@ def _sound(name: str, found: dict[str, Path]) -> Sound:
 class ClipNames:
     """Finds clips by their whole name, or by the end of a path if only one clip has it.
 
+    Folders may precede either the name asked for or the clip's, not both: `dog/3` never stands for `cat/3`.
+
     Args:
         names: of the clips, with `/` between folders.
     """
@@ -81,7 +83,7 @@ class ClipNames:
                 self._by_end[end].add(name)
 
     def find(self, name: str) -> str | None:
-        """Clip of a path without suffix, whatever folders precede it on either side; None if none or several match."""
+        """Clip of a path without suffix, whatever folders precede one of the two; None if none or several match."""
         return self._first([name])
 
     def clip_of(self, sample: str) -> str | None:
@@ -90,10 +92,10 @@ class ClipNames:
 
     def _first(self, names: list[str]) -> str | None:
         for ends in zip_longest(*map(_ends, names), fillvalue=""):  # longer ends of any name precede shorter ends of another
-            for end in ends:
+            for end, name in zip(ends, names, strict=True):
                 if end in self._names:
                     return end
-                if len(self._by_end.get(end, ())) == 1:
+                if end == name and len(self._by_end.get(end, ())) == 1:
                     return next(iter(self._by_end[end]))
         return None
 

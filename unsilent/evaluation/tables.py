@@ -55,7 +55,8 @@ def preprocessing(evaluation: Evaluation) -> str:
     seconds = classifier.frames * classifier.clip.hop / classifier.clip.sample_rate
     level = "with silent ends cut and normalised to -23 LUFS (mels unchanged)" if classifier.preprocesses else "unchanged"
     middle = f"the middle {classifier.frames} mel frames ({seconds:.2f} s)"
-    return f"Its input is each sound, {level}: {middle}; a shorter sound is repeated."
+    silent = "counted" if classifier.hears_silence else "left out"
+    return f"Its input is each sound, {level}: {middle}; a shorter sound is repeated. Silent sounds are {silent}."
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

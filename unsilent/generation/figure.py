@@ -16,8 +16,16 @@ N_THUMBNAILS = 10
 _TICKS_HZ = (200, 500, 1000, 2000, 4000, 7000)
 
 
-def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip, title: str, out: Path) -> None:
-    """Draw frames and mel of a whole video into a PNG.
+def draw(
+    video: Path,
+    mel: Float[np.ndarray, "mels frames"],
+    seconds: float,
+    clip: Clip,
+    title: str,
+    out: Path,
+    attention: tuple[Float[np.ndarray, "places columns"], str] | None = None,
+) -> None:
+    """Draw frames and mel of a whole video, and attention if given, into a PNG.
 
     Args:
         video: file of the frames.
@@ -26,6 +34,7 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
         clip: the grid of the mel.
         title: one line above.
         out: PNG to write.
+        attention: for each code column, and what its places are; see `attention.over_time`.
 
     Raises:
         ParameterError: if matplotlib is not installed.
@@ -34,11 +43,18 @@ def draw(video: Path, mel: Float[np.ndarray, "mels frames"], seconds: float, cli
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.2])
+    heights = [1, 2.2] if attention is None else [1, 2.2, 1.5]
+    figure = Figure(figsize=(12, 1.6 * sum(heights)), layout="constrained")
+    above, below, *more = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _draw_frames(above, video, seconds)
     image = draw_mel(below, mel, seconds, clip)
     figure.colorbar(image, ax=below, label="level (dB)", pad=0.01)
+    for axes in more:
+        weights, places = attention
+        shown_seconds = weights.shape[1] * clip.column_seconds
+        image = axes.imshow(weights, origin="lower", aspect="auto", extent=(0, shown_seconds, -0.5, len(weights) - 0.5), cmap="viridis")
+        axes.set(xlim=(0, seconds), xlabel="time (s)", ylabel=places)
+        figure.colorbar(image, ax=axes, label="attention", pad=0.01)
     # file names in a title need not be valid text, and may contain TeX
     above.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
     with warnings.catch_warnings(), atomic_write(out) as temporary:

@@ -5,6 +5,7 @@ concurrent decoding costs less than decoding afterwards.
 """
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
@@ -118,7 +119,14 @@ class Rendering:
         is_whole = streaming.done == streaming.mel.shape[1]
         return (self._waveforms.pop(take) if is_whole else self._waveforms[take]).waveform
 
-    def finish(self, grids: Int[Tensor, "takes rows columns"], n_samples: int, clock: Clock, progress: Progress) -> list[Finished]:
+    def finish(
+        self,
+        grids: Int[Tensor, "takes rows columns"],
+        n_samples: int,
+        clock: Clock,
+        progress: Progress,
+        join: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> list[Finished]:
         """Wait for the background thread, then decode, vocode and level the rest of each take.
 
         Args:
@@ -126,6 +134,7 @@ class Rendering:
             n_samples: length of the sound.
             clock: gets the laps `codes`, `decode`, `vocode` and `loudness`.
             progress: called with the share of takes that are finished.
+            join: makes the final waveform of a take, in place of levelling.
         """
         self.wait()
         clock.lap("codes")
@@ -136,7 +145,7 @@ class Rendering:
                 clock.lap("decode")
                 waveform = self.vocode(take)[:n_samples].cpu().numpy()
                 clock.lap("vocode")
-                waveform = level(waveform, self._codec.clip.sample_rate)
+                waveform = level(waveform, self._codec.clip.sample_rate) if join is None else join(waveform)
                 clock.lap("loudness")
                 finished.append(Finished(waveform, mel.cpu().numpy(), grid.cpu().numpy()))
                 progress(len(finished) / len(grids))

@@ -1,5 +1,6 @@
 """The result of a generation: a sound with its mel, codes and settings, and methods that write files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from unsilent.choices import Original, Precision, check_choice
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
+from unsilent.generation.attention import WindowAttention, over_time
 from unsilent.generation.figure import draw
 from unsilent.media.audio import write_wav
 from unsilent.media.mux import mux
@@ -104,8 +106,8 @@ class Generation:
         _check_suffix(Path(out), ".wav", "sound")
         write_wav(Path(out), self.waveform, self.sample_rate)
 
-    def save_picture(self, out: str | Path) -> None:
-        """Draw the video's frames above the mel, on one time axis, as PNG.
+    def save_picture(self, out: str | Path, attention: Sequence[WindowAttention] | None = None) -> None:
+        """Draw the video's frames above the mel, on one time axis, as PNG; below them attention, a result of `Pipeline.attention`.
 
         Raises:
             ParameterError: if matplotlib is not installed, or the suffix is not `.png`.
@@ -113,7 +115,15 @@ class Generation:
         """
         _check_suffix(Path(out), ".png", "figure")
         title = f"{self.video.name}: model {self.model}, seed {self.seed}, take {self.take + 1}"
-        draw(self.video, self.mel, self.seconds, self.clip, title, Path(out))
+        draw(
+            self.video,
+            self.mel,
+            self.seconds,
+            self.clip,
+            title,
+            Path(out),
+            None if attention is None else over_time(attention, self.clip.rows),
+        )
 
 
 def _check_suffix(out: Path, suffix: str, what: str) -> None:

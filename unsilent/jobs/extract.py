@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unsilent import presets
-from unsilent.choices import FeatureDtype, SoundShard
+from unsilent.checkpoints.folders import find_part
+from unsilent.choices import FeatureDtype, Loudness, SoundShard
 from unsilent.data.extract import (
     CODE_VARIANTS,
     CodeExtractor,
@@ -35,6 +36,7 @@ def extract_shards(
     *,
     preset_name: str | None = None,
     sound: SoundShard | None = None,
+    loudness: Loudness | None = None,
     dtype: FeatureDtype | None = None,
     variants: int | None = None,
     seed: int = 0,
@@ -46,10 +48,11 @@ def extract_shards(
     Args:
         table: manifest; None with a codebook.
         out: folder of shards.
-        codebook: checkpoint folder.
+        codebook: checkpoint folder, or a model that has it.
         preset_name: preset that gives the clip, the backbone, and the number of features. Without a backbone there is no shard `features`,
-            without motion in its condition no shard `motion`. Not with a codebook; nor the next two. None takes `everyday`.
+            without motion in its condition no shard `motion`. Not with a codebook; nor the next three. None takes `everyday`.
         sound: `waveforms`, which None takes, or `mels`, which are smaller but cannot train vocoders.
+        loudness: see `SoundExtractor`. None takes `normalise`.
         dtype: of features; see `FeatureExtractor`. None takes `float16`.
         variants: see `CodeExtractor`; only with a codebook. None takes `CODE_VARIANTS`.
         seed: of random crops of images, or of variants.
@@ -65,16 +68,19 @@ def extract_shards(
         CheckpointError: if the weights of the backbone or the codebook are missing.
     """
     if codebook is not None:
-        if unused := table or (preset_name and "--preset") or (sound and "--sound") or (dtype and "--features"):
+        options = {"--preset": preset_name, "--sound": sound, "--loudness": loudness, "--features": dtype}
+        if unused := table or next((name for name, value in options.items() if value), None):
             raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unused}.")
-        return [extract(CodeExtractor(out, codebook, seed, variants or CODE_VARIANTS), stored_sounds(out), out, parallel, redo)]
+        sounds, folder = stored_sounds(out), find_part("codebook", codebook)
+        return [extract(CodeExtractor(out, folder, seed, variants or CODE_VARIANTS), sounds, out, parallel, redo)]
     if variants:
         raise ParameterError("--variants is for codes; give --codebook, or leave it out.")
     if table is None:
         raise ParameterError("give a manifest to extract, or --codebook for codes of sounds that were extracted before.")
     root, rows = read_manifest(table)
     preset = presets.get(preset_name or "everyday")
-    shards = [extract(SoundExtractor(root, preset.clip, sound or "waveforms"), group_by_file(rows, "sound", "clip"), out, parallel, redo)]
+    sounds = SoundExtractor(root, preset.clip, sound or "waveforms", loudness or "normalise")
+    shards = [extract(sounds, group_by_file(rows, "sound", "clip"), out, parallel, redo)]
     if preset.backbone:
         condition = preset.sampler.condition
         one_each = condition.kind == "columns" or condition.n_features == preset.clip.columns

@@ -17,6 +17,7 @@ def make_manifest(
     preset_name: str = "everyday",
     lists: Mapping[str, Path] | None = None,
     shares: Mapping[str, float] | None = None,
+    keep_silent: bool = False,
     parallel: Parallel = Parallel(),
 ) -> tuple[list[Row], list[tuple[str, str]]]:
     """Write the manifest of a folder in any layout of `data.layouts.survey`.
@@ -27,6 +28,7 @@ def make_manifest(
         preset_name: preset whose clip length videos are cut to.
         lists: split → file with the names of its clips.
         shares: split → share, from 0 to 1, of the sources that have no split; the rest is `train`.
+        keep_silent: list silent clips too.
         parallel: where to run.
 
     Returns:
@@ -41,7 +43,7 @@ def make_manifest(
         raise ParameterError(f"shares of splits add up to 0 to 1, found {', '.join(f'{k} {v:g}' for k, v in shares.items())}.")
     candidates, left_out = survey(folder, lists)
     usable = []
-    for candidate, content in map_ordered(Check(folder, presets.get(preset_name).clip), candidates, parallel):
+    for candidate, content in map_ordered(Check(folder, presets.get(preset_name).clip, keep_silent), candidates, parallel):
         if isinstance(content, Failed):
             left_out.append((candidate.path, content.reason.replace(f"{folder}/", "")))
         else:

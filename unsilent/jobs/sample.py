@@ -95,6 +95,7 @@ class Sampling:
         out: folder, made if absent.
         recipe: settings of the samples.
         split: of the manifest; None takes all.
+        most: take only so many rows, evenly spaced; None takes all.
 
     Attributes:
         rows: rows to sample.
@@ -107,12 +108,13 @@ class Sampling:
         ParameterError: for a value out of range, or a precision that this machine cannot compute.
     """
 
-    def __init__(self, table: Path, out: Path, recipe: Recipe, split: str | None = "valid") -> None:
+    def __init__(self, table: Path, out: Path, recipe: Recipe, split: str | None = "valid", most: int | None = None) -> None:
         self.out, self.waiting = out, list[Row]()
         self._root, rows = read_manifest(table)
         self.rows = [row for row in rows if row.kind in KINDS and split in (None, row.split)]
         if not self.rows:
             raise DataError(f"{table} has no clips or images{f' of the split {split!r}' if split else ''} to make sounds for.")
+        self.rows = self.rows[:: -(-len(self.rows) // most)] if most else self.rows
         for row in self.rows:
             parts = PurePosixPath(row.clip_id).parts
             if not parts or any(part.startswith((".", "/")) for part in parts):

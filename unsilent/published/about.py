@@ -8,6 +8,7 @@ from unsilent.checkpoints import catalog
 from unsilent.checkpoints.catalog import Published
 from unsilent.checkpoints.folders import ROLES, SHIPPED, find_bundle, is_here, models_folder, present, read_bundle, read_config
 from unsilent.errors import ParameterError, did_you_mean
+from unsilent.models.configs import MelGANConfig
 from unsilent.presets import Preset
 
 _SCORES = {  # by the authors, on the test set of VGGSound
@@ -75,9 +76,12 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
         lines.append(f"paper: FID {row.fid}, MKL {row.mkl}")
     about: dict[str, Any] = read_bundle(folder) if folder else {}
     sizes = {role: getattr(row, role).model_dump(mode="json") for role in ROLES}
-    sizes |= {role: read_config(folder / part)["config"] for role, part in about.get("parts", {}).items()}
+    kinds = {"codebook": "codebook", "sampler": "sampler", "vocoder": "melgan" if isinstance(row.vocoder, MelGANConfig) else "vocos"}
+    for role, part in about.get("parts", {}).items():
+        found = read_config(folder / part)
+        kinds[role], sizes[role] = found["kind"], found["config"]
     lines += [f"{role}: { {key: value for key, value in size.items() if key != 'clip'} }" for role, size in sizes.items()]
-    lines.append(f"clip: {sizes['codebook']['clip']}")
+    lines += [f"clip: {sizes['codebook']['clip']}", f"parameters: {_parameters(kinds, sizes)}"]
     if row.backbone:
         lines.append(f"image network: {row.backbone}")
     classes = about.get("classes") or row.classes
@@ -87,6 +91,15 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
         lines += _published(catalog.find(row.name))
     lines.append(f"weights: {folder or _where(row.name)}")
     return lines + [f"licence of {what}: {'; '.join(rows)}" for what, rows in about.get("licences", {}).items()]
+
+
+def _parameters(kinds: dict[str, str], sizes: dict[str, dict[str, Any]]) -> str:
+    """Parameters of each part; the paper's table 4 counts codebook and sampler together."""
+    from unsilent.checkpoints.store import count_parameters  # with torch
+
+    counts = {role: count_parameters(kind, sizes[role]) for role, kind in kinds.items()}
+    both = counts["codebook"] + counts["sampler"]
+    return ", ".join(f"{role} {count:,}" for role, count in counts.items()) + f"; codebook and sampler together {both:,}"
 
 
 def _network(row: Published) -> list[str]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from unsilent.errors import ParameterError
 
 TARGET_LUFS = -23.0  # the European broadcast level (EBU R 128)
+LOUDNESS = "loudness_lufs"  # in shards and checkpoints: what sounds were normalised to; None for sounds as recorded
 _BLOCK_SECONDS = 0.4  # gating blocks of the standard
 _BLOCKS_PER_POSITION = 4  # 75 % overlap
 _GATE_LUFS = -70.0  # absolute gate

@@ -18,7 +18,9 @@ from unsilent.models.band_statistics import BandStatistics
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.signal.griffin_lim import vocode
+from unsilent.signal.loudness import LOUDNESS
 from unsilent.train.config import ClassifierRun
+from unsilent.train.initialisation import initialise_as_released
 from unsilent.train.report import Examples
 from unsilent.train.state import load_initial
 from unsilent.train.steps import StepContext, synchronise_batch_norms
@@ -40,7 +42,10 @@ class ClassifierTrainer(Trainer):
         self.crops = LabelledCrops(run.shards, "train", samples, balance=run.balance, augmentation=run.augmentation)
         self.valid = LabelledCrops(run.shards, "valid", samples, self.crops.classes) if run.valid_every else None
         bands = BandStatistics() if run.bands == "vggsound" else measure_bands(self.crops, clip, run.seed)
-        module = load_initial(run, run.network, self._build(bands))
+        module = self._build(bands)
+        if run.released_start:
+            initialise_as_released(module)
+        module = load_initial(run, run.network, module)
         self.config = module.config
         weights = [p for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(weights, lr=run.learning_rate, betas=run.betas, weight_decay=run.weight_decay)
@@ -96,9 +101,9 @@ class ClassifierTrainer(Trainer):
         return {name: value / len(self.valid) for name, value in sums.items()}
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the classifier's checkpoint folder, with the names of its classes in the order of their indices."""
-        classes = {"classes": self.crops.classes}
-        save_checkpoint(folder, self.run.network, self.run.preset, self.config, weights, record | classes)
+        """Write the checkpoint folder, with the names of the classes in the order of their indices, and the loudness that it expects."""
+        about = {"classes": self.crops.classes, LOUDNESS: self.crops.crops.loudness_lufs}
+        save_checkpoint(folder, self.run.network, self.run.preset, self.config, weights, record | about)
 
 
 def measure_bands(crops: LabelledCrops, clip: Clip, seed: int) -> BandStatistics:

@@ -20,6 +20,7 @@ from unsilent.models.discriminators import PatchDiscriminator, PatchDiscriminato
 from unsilent.models.perceptual import Perceptual
 from unsilent.models.quantizer import as_vectors
 from unsilent.signal.griffin_lim import vocode
+from unsilent.signal.loudness import LOUDNESS
 from unsilent.signal.mel import from_mel01, to_mel01
 from unsilent.train.codes import CodeUpdates
 from unsilent.train.config import CodebookRun
@@ -36,8 +37,8 @@ _CODES = "quantize.embedding.weight"  # state-dict name of the codes
 class CodebookTrainer(Trainer):
     """Trains a codebook with a perceptual distance and a discriminator, if the run has them.
 
-    Codes are initialised with latents of the first batches, unless the run has initial weights. Codes unused for `run.revive_every` steps
-    are replaced by latents of the current batch.
+    Codes are initialised with latents of the first batches, unless the run has initial weights or uniform first codes. Codes unused for
+    `run.revive_every` steps are replaced by latents of the current batch.
 
     Source:
         Paper section 3.1 and the released VQLPAPSWithDiscriminator (LPAPS). Differs: the perceptual distance, if there is one, has trained
@@ -82,7 +83,7 @@ class CodebookTrainer(Trainer):
     def step(self, context: StepContext, batch: Crops) -> StepResult:
         """One step on a batch of crops, of both networks once the discriminator has started."""
         mel, replaced = self.mel_of(batch), []
-        if context.step == 0 and context.is_first and self.run.initial is None:
+        if context.step == 0 and context.is_first and self.run.initial is None and self.run.initialise != "uniform":
             replaced.append(self.codes.initialise(self._first_latents(context.fabric, mel)))
         result = self.module(mel)
         is_adversarial = bool(self.others) and context.step >= self.run.adversarial_start
@@ -187,7 +188,7 @@ class CodebookTrainer(Trainer):
                 terms["perceptual"] = self.run.perceptual_weight * self.distance(mel, made).mean()
             return terms | {"loss": torch.stack(list(terms.values())).sum()}
 
-        return mean_metrics(fabric, self.run, self.valid.batch, measure)
+        return mean_metrics(fabric, self.run, self.valid.batch, self.valid.in_order, measure)
 
     def examples(self, batch: Crops) -> Examples:
         """True and reconstructed mels, their sounds by Griffin-Lim, and the codes."""
@@ -200,8 +201,8 @@ class CodebookTrainer(Trainer):
         return Examples(images, sounds, {"codes": result.quantized.grid}, clip.sample_rate)
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the codebook's checkpoint folder."""
-        save_checkpoint(folder, "codebook", self.run.preset, self.config, weights, record)
+        """Write the codebook's checkpoint folder, with the loudness that it expects."""
+        save_checkpoint(folder, "codebook", self.run.preset, self.config, weights, record | {LOUDNESS: self.crops.loudness_lufs})
 
 
 def load_distance(folder: Path, mels: int, may_be_untrained: bool = False) -> Perceptual:

@@ -12,6 +12,7 @@ from unsilent.choices import TrainingKind
 from unsilent.config import Config
 from unsilent.data.augmentation import Augmentation
 from unsilent.errors import ParameterError, did_you_mean
+from unsilent.models.configs import ConditionKind
 
 
 class Run(Config):
@@ -20,7 +21,9 @@ class Run(Config):
     preset: str = Field(description="name of a preset, whose network sizes are trained")
     shards: Path = Field(description="folder of shards, written by `unsilent data extract`")
     out: Path = Field(description="folder for checkpoints and logs")
-    initial: Path | None = Field(None, description="checkpoint folder to start from; without it weights are random")
+    initial: Path | None = Field(
+        None, description="checkpoint folder to start from, or a model that has such a network; without it weights are random"
+    )
     seed: int = Field(0, description="random seed of weights, batches and dropout")
     steps: int = Field(gt=0, description="optimizer steps")
     batch: int = Field(gt=0, description="items in each process and part of a step")
@@ -40,7 +43,9 @@ class Run(Config):
     log_every: int = Field(50, gt=0, description="steps between lines of progress and points of TensorBoard curves")
     show_every: int = Field(1000, ge=0, description="steps between images and sounds in TensorBoard; 0 shows none")
     valid_every: int = Field(0, ge=0, description="steps between validations, the best of which is kept; 0 keeps the last weights")
-    valid_items: int = Field(256, gt=0, description="crops or clips of a validation, always the same; classifiers use all sounds")
+    valid_items: int = Field(
+        256, ge=0, description="crops or clips of a validation, always the same; 0 is every one once, as classifiers do in any case"
+    )
     patience: int = Field(0, ge=0, description="validations without improvement before training stops; 0 never stops early")
 
     @model_validator(mode="after")
@@ -82,8 +87,10 @@ class CodebookRun(SoundRun):
         "gradient", description="how codes are learnt: by the codebook loss, or as moving averages of the latents that chose them"
     )
     codes_decay: float = Field(0.99, gt=0, lt=1, description="decay per step of these moving averages")
-    initialise: Literal["latents", "k-means"] = Field(
-        "latents", description="first codes: latents of the first batch, or k-means centres of the latents of eight batches"
+    initialise: Literal["latents", "k-means", "uniform"] = Field(
+        "latents",
+        description="first codes: latents of the first batch, k-means centres of the latents of eight batches, or random numbers within "
+        "1 / (number of codes), as in the released code",
     )
     revive_every: int = Field(100, gt=0, description="steps after which unused codes are moved onto latents of the batch")
     perceptual: Path | None = Field(None, description="checkpoint folder of a trained VGGish-ish, or of a distance made from one")
@@ -163,6 +170,10 @@ class SamplerRun(Run):
     """Training of the sampler on codes and features."""
 
     kind: Literal["sampler"]
+    condition: ConditionKind | None = Field(
+        None, description="kind of the condition, in place of the preset's; its classes are the labels of the shards"
+    )
+    released_start: bool = Field(False, description="draw the first weights of feature and class embedders as the released code does")
     real_share: float = Field(0.15, ge=0, le=1, description="share of real clips; the others are composed of sounds and images of a label")
     cut_share: float = Field(0.3, ge=0, le=1, description="share of composed clips that change their label midway")
     feature_noise: float = Field(0.1, ge=0, description="standard deviation of noise on features, relative to that of the features")
@@ -170,6 +181,12 @@ class SamplerRun(Run):
     codebook: Path | None = Field(None, description="checkpoint folder of the codebook, whose vectors code embeddings start from")
     condition_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without condition, for classifier-free guidance")
     motion_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without motion")
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> "SamplerRun":
+        if self.valid_every and not self.valid_items and self.real_share < 1:
+            raise ParameterError(f"valid_items 0 is every real clip once, but real_share is {self.real_share}; set a number.")
+        return self
 
     @model_validator(mode="after")
     def _check_initial(self) -> "SamplerRun":
@@ -185,6 +202,7 @@ class ClassifierRun(SoundRun):
 
     kind: Literal["classifier"]
     network: Literal["vggishish", "melception"] = Field(description="architecture")
+    released_start: bool = Field(False, description="draw the first weights as the released code does")
     crop_frames: int | None = Field(None, gt=0, description="mel frames in a training crop; without it the preset's clip")
     balance: float = Field(0.5, ge=0, le=1, description="labels are drawn by their counts to this power: 0 all alike, 1 as they occur")
     bands: Literal["measured", "vggsound"] = Field(

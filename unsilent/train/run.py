@@ -10,6 +10,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from unsilent import presets
+from unsilent.checkpoints.folders import find_part
 from unsilent.errors import ParameterError
 from unsilent.train.config import AnyRun, ClassifierRun, CodebookRun, VocoderRun
 from unsilent.train.loop import fit
@@ -33,6 +34,7 @@ def train(run: AnyRun, resume: bool) -> Path | None:
         CheckpointError: if a saved state or checkpoint does not fit the run.
         TrainingDivergedError: if a loss or gradient is not finite.
     """
+    run = _find_parts(run)
     if run.threads:
         torch.set_num_threads(run.threads)
     try:
@@ -51,6 +53,13 @@ def train(run: AnyRun, resume: bool) -> Path | None:
             raise
         raise SystemExit(2) from None
     return folder if fabric.is_global_zero else None
+
+
+def _find_parts(run: AnyRun) -> AnyRun:
+    """The run with checkpoint folders in place of models whose parts it names."""
+    roles = {"initial": run.kind, "codebook": "codebook", "perceptual": "classifier"}
+    given = {name: role for name, role in roles.items() if getattr(run, name, None) is not None}
+    return run.model_copy(update={name: find_part(role, getattr(run, name)) for name, role in given.items()})
 
 
 def _destroy_process_group() -> None:

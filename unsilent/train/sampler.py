@@ -1,6 +1,6 @@
 """Training of the sampler: cross-entropy of every code given the condition and the codes before it (paper section 3.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights_digest
+from unsilent.data.datasets import generators
 from unsilent.data.pairs import PairedCodes, SamplerBatch
 from unsilent.errors import ParameterError
 from unsilent.models.code_order import to_grid
 from unsilent.models.condition import condition_rows
-from unsilent.models.configs import SamplerConfig
+from unsilent.models.configs import ConditionConfig, ConditionKind, SamplerConfig
 from unsilent.models.sampler import Sampler
 from unsilent.train.config import SamplerRun
+from unsilent.train.initialisation import initialise_as_released
 from unsilent.train.losses import next_code_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import load_initial
@@ -29,15 +31,18 @@ class SamplerTrainer(Trainer):
     """Trains a sampler on codes, with features, labels and motion as its condition needs them."""
 
     def __init__(self, run: SamplerRun, config: SamplerConfig, fabric: lightning_fabric.Fabric) -> None:
-        self.run, self.config = run, config
-        condition = config.condition
+        condition = config.condition if run.condition is None else condition_of_kind(run.condition, config.condition, run.preset)
         has_labels, has_motion = bool(condition.n_classes), bool(condition.motion)
         if has_labels and run.cut_share:
             raise ParameterError(f"a label is for the whole clip, but cut_share is {run.cut_share}; set it to 0.")
         if run.motion_dropout and not has_motion:
             raise ParameterError(f"{run.preset!r} is not conditioned on motion, but motion_dropout is {run.motion_dropout}; leave it out.")
-        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, named_only=has_labels, motion=has_motion)
-        if has_labels and condition.n_classes != len(self.pairs.labels):
+        # composed clips are sounds and images of a label, whatever the condition sees of them
+        kinds = {"motion": has_motion, "features": run.real_share < 1 or condition.kind in ("features", "features+class", "columns")}
+        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, named_only=has_labels, **kinds)
+        if has_labels and run.condition:
+            condition = condition.model_copy(update={"n_classes": len(self.pairs.labels)})
+        elif has_labels and condition.n_classes != len(self.pairs.labels):
             raise ParameterError(
                 f"{run.preset!r} has {condition.n_classes} classes, the shards {run.shards} have {len(self.pairs.labels)} labels."
             )
@@ -46,11 +51,13 @@ class SamplerTrainer(Trainer):
             raise ParameterError(f"{run.preset!r} needs {condition.n_features} features, a clip of {run.shards} has {available}.")
         self.valid = None
         if run.valid_every:
-            pairs = run.real_share, run.cut_share, has_labels, self.pairs.labels, has_motion
-            self.valid = PairedCodes(run.shards, "valid", config.clip, *pairs)
-        shards = [self.pairs.codes, self.pairs.features, *([self.pairs.motion] if has_motion else [])]
-        data = {shard.name: shard.digest for shard in shards}
-        module = Sampler(config)
+            shares = run.real_share, run.cut_share, has_labels, self.pairs.labels
+            self.valid = PairedCodes(run.shards, "valid", config.clip, *shares, **kinds)
+        data = {shard.name: shard.digest for shard in (self.pairs.codes, self.pairs.features, self.pairs.motion) if shard is not None}
+        self.run, self.config = run, config.model_copy(update={"condition": condition})
+        module = Sampler(self.config)
+        if run.released_start:
+            initialise_as_released(module)
         if run.codebook is not None:
             module.init_from_codebook(load_checkpoint(run.codebook, "codebook").quantize.embedding.weight)
             data["codebook"] = weights_digest(run.codebook)
@@ -61,7 +68,7 @@ class SamplerTrainer(Trainer):
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
         """Codes with their conditions, after condition dropout and noise."""
-        batch = self._conditioned(self.pairs, rngs, self.run.feature_noise)
+        batch = self._conditioned(self.pairs.batch(rngs), rngs, self.run.feature_noise)
         if dropout := self.run.condition_dropout:
             batch = batch._replace(keep=torch.tensor([rng.random() >= dropout for rng in rngs]))
         if dropout := self.run.motion_dropout:
@@ -69,9 +76,9 @@ class SamplerTrainer(Trainer):
             batch = batch._replace(motion=batch.motion * has_motion[:, None, None])
         return batch
 
-    def _conditioned(self, source: PairedCodes, rngs: Sequence[np.random.Generator], feature_noise: float) -> SamplerBatch:
-        """A batch with the features and labels that the condition uses."""
-        pairs, condition = source.batch(rngs), self.config.condition
+    def _conditioned(self, pairs: SamplerBatch, rngs: Sequence[np.random.Generator], feature_noise: float) -> SamplerBatch:
+        """The batch with the features and labels that the condition uses."""
+        condition = self.config.condition
         features = None
         if condition.kind == "none":
             features = np.stack([rng.random((condition.n_features, condition.feature_dim), dtype=np.float32) for rng in rngs])
@@ -101,7 +108,17 @@ class SamplerTrainer(Trainer):
             logits = self.module.module(batch.codes, batch.features, batch.labels, batch.motion)
             return {"loss": next_code_loss(logits, batch.codes), "accuracy": (logits.argmax(-1) == batch.codes).float().mean()}
 
-        return mean_metrics(fabric, self.run, lambda rngs: self._conditioned(self.valid, rngs, feature_noise=0.0), measure)
+        def draw(rngs: list[np.random.Generator]) -> SamplerBatch:
+            return self._conditioned(self.valid.batch(rngs), rngs, feature_noise=0.0)
+
+        def in_order(size: int) -> Iterator[SamplerBatch]:
+            first = 0
+            for batch in self.valid.in_order(size):
+                rngs = generators(self.run.seed, 0, range(first, first + len(batch.names)))  # of random vectors
+                yield self._conditioned(batch, rngs, feature_noise=0.0)
+                first += len(batch.names)
+
+        return mean_metrics(fabric, self.run, draw, in_order, measure)
 
     def examples(self, batch: SamplerBatch) -> Examples:
         """Grids and histograms of the true codes, and of the most likely code at each position given the true ones before."""
@@ -113,6 +130,24 @@ class SamplerTrainer(Trainer):
         """Write the sampler's checkpoint folder, with the names of its classes if it has any."""
         classes = {"classes": self.pairs.labels} if self.config.condition.n_classes else {}
         save_checkpoint(folder, "sampler", self.run.preset, self.config, weights, record | classes)
+
+
+def condition_of_kind(kind: ConditionKind, own: ConditionConfig, preset: str) -> ConditionConfig:
+    """Sizes of a condition of another kind than a preset's own, with the features of the preset; the number of classes is not known yet.
+
+    Raises:
+        ParameterError: if the kind needs features, and the preset has none.
+    """
+    if kind in ("none", "features", "features+class", "columns") and not own.n_features:
+        raise ParameterError(f"{preset!r} has no features, which a condition of kind {kind!r} needs; choose another preset.")
+    if kind == "none":
+        return ConditionConfig(kind=kind, n_features=1, feature_dim=own.feature_dim)
+    if kind in ("class", "coordinates"):
+        return ConditionConfig(kind=kind, n_classes=int(kind == "class"))
+    motion = own.motion if kind == "columns" else 0
+    return ConditionConfig(
+        kind=kind, n_features=own.n_features, feature_dim=own.feature_dim, n_classes=int(kind == "features+class"), motion=motion
+    )
 
 
 def decay_groups(module: Sampler, weight_decay: float) -> list[dict[str, Any]]:

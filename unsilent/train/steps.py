@@ -120,23 +120,27 @@ def mean_metrics(
     fabric: lightning_fabric.Fabric,
     run: Run,
     draw: Callable[[list[np.random.Generator]], Batch],
+    in_order: Callable[[int], Iterator[Batch]],
     measure: Callable[[Batch], dict[str, Float[Tensor, ""]]],
 ) -> dict[str, float]:
-    """Means of metrics over `run.valid_items` items, which are always the same.
+    """Means of metrics over `run.valid_items` items, which are always the same, or over every item once.
 
     Args:
         fabric: gives device and precision.
         run: settings.
         draw: a batch with one item for each generator.
+        in_order: every item once, in batches of the given size; the last may be smaller.
         measure: means over a batch.
     """
-    sums: Counter[str] = Counter()
-    for start in range(0, run.valid_items, run.batch):
-        items = range(start, min(start + run.batch, run.valid_items))
-        batch = to_device(fabric, draw(generators(run.seed, 0, items)))
+    starts = range(0, run.valid_items, run.batch)
+    drawn = (draw(generators(run.seed, 0, range(start, min(start + run.batch, run.valid_items)))) for start in starts)
+    sums, n_items = Counter[str](), 0
+    for batch in drawn if run.valid_items else in_order(run.batch):
+        batch = to_device(fabric, batch)
         with fabric.autocast():
-            sums.update({name: value.item() * len(items) for name, value in measure(batch).items()})
-    return {name: value / run.valid_items for name, value in sums.items()}
+            sums.update({name: value.item() * len(batch.names) for name, value in measure(batch).items()})
+        n_items += len(batch.names)
+    return {name: value / n_items for name, value in sums.items()}
 
 
 def synchronise_batch_norms(fabric: lightning_fabric.Fabric, module: nn.Module) -> nn.Module:

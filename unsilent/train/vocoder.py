@@ -106,7 +106,7 @@ class VocoderTrainer(Trainer):
             mel01 = log_mel01(batch.sound, self.clip)
             return {"loss": mel_loss(self.module.module(mel01).float(), mel01, self.clip)}
 
-        return mean_metrics(fabric, self.run, self.valid.batch, measure)
+        return mean_metrics(fabric, self.run, self.valid.batch, self.valid.in_order, measure)
 
     def examples(self, batch: Crops) -> Examples:
         """A real sound and the vocoder's output for its mel, with the mels of both."""

@@ -109,8 +109,7 @@ def observe(
         if not scene.seconds:
             yield 0, read_image(scene.path)
             return
-        # smaller frames are scaled once, inside the decoder's graph
-        for frame in stream_lazy_frames(scene.path, clip.feature_fps, wanted=to_embed | to_measure, short_side=expects.short_side):
+        for frame in stream_lazy_frames(scene.path, clip.feature_fps, wanted=to_embed | to_measure, short_side=expects.decoded_side):
             if frame.number in to_measure:
                 meter.add(frame.number, frame.grey())
             if frame.number in to_embed:

@@ -1,0 +1,62 @@
+"""Sounds as files of codes, by the tiny model."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from unsilent.codec.codec import Codec
+from unsilent.codec.files import decode_file, encode_file
+from unsilent.errors import DataError, ParameterError
+
+
+@pytest.fixture
+def codec(tiny_bundle):
+    return Codec.load(str(tiny_bundle), "cpu", "float32")
+
+
+def noise(seconds, level=0.01):
+    return (level * np.random.default_rng(0).standard_normal(round(seconds * 22050))).astype(np.float32)
+
+
+def test_a_decoded_sound_is_that_of_its_codes_at_the_level_of_the_original(codec, tmp_path):
+    waveform = noise(12)
+    size = encode_file(codec, waveform, tmp_path / "a.uns")
+    decoded = decode_file(codec, tmp_path / "a.uns")
+    assert (decoded.lost, len(decoded.waveform)) == ([], len(waveform))
+    assert size * 8 < 12 * codec.bitrate_kbps * 1000 + 8 * 200
+    louder = encode_file(codec, 4 * waveform, tmp_path / "b.uns")
+    assert louder == size
+    np.testing.assert_allclose(decode_file(codec, tmp_path / "b.uns").waveform, 4 * decoded.waveform, rtol=1e-2, atol=1e-4)
+
+
+def test_lost_blocks_are_silent_and_named(codec, tmp_path):
+    encode_file(codec, noise(22), tmp_path / "a.uns")
+    data = bytearray((tmp_path / "a.uns").read_bytes())
+    data[data.find(b"\xabUNB", data.find(b"\xabUNB") + 1) + 20] ^= 255
+    (tmp_path / "a.uns").write_bytes(data)
+    decoded = decode_file(codec, tmp_path / "a.uns")
+    ((start, stop),) = decoded.lost
+    assert (start, stop) == pytest.approx((9.845, 19.69), abs=0.01)
+    assert not decoded.waveform[round(start * 22050) : round(stop * 22050)].any()
+    assert decoded.waveform[: round(start * 22050)].any()
+
+
+def test_files_of_another_codebook_are_refused(codec, tiny_parts, tmp_path):
+    encode_file(codec, noise(1), tmp_path / "a.uns")
+    codec.digest = bytes(16)
+    with pytest.raises(ParameterError, match=r"a\.uns was written with another codebook than this one; name its model"):
+        decode_file(codec, tmp_path / "a.uns")
+    with pytest.raises(DataError, match=r"cannot read .*missing\.uns: No such file"):
+        decode_file(codec, tmp_path / "missing.uns")
+
+
+def test_encode_and_decode_of_the_command_line(tiny_bundle, tmp_path, capsys):
+    from unsilent.cli.main import run
+
+    soundfile.write(tmp_path / "a.wav", noise(2), 22050)
+    assert run(["encode", str(tmp_path / "a.wav"), "-o", str(tmp_path / "a.uns"), "--model", str(tiny_bundle)]) == 0
+    assert "2.00 s in" in capsys.readouterr().out
+    assert run(["decode", str(tmp_path / "a.uns"), "-o", str(tmp_path / "b.wav"), "--model", str(tiny_bundle)]) == 0
+    assert soundfile.info(tmp_path / "b.wav").frames == 44100
+    assert run(["decode", str(tmp_path / "a.wav"), "-o", str(tmp_path / "c.wav"), "--model", str(tiny_bundle)]) == 2
+    assert "this is not a file of codes" in capsys.readouterr().err

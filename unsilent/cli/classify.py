@@ -1,0 +1,58 @@
+"""`unsilent classify`: what a classifier hears in sounds."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Column
+
+from unsilent.cli import options
+from unsilent.cli.terminal import Bar, print_table, say
+
+EXAMPLES = options.examples("unsilent classify recording.wav clip.sound.mp4", "unsilent classify clip.mp4 --classifier melception --json")
+
+
+def classify(
+    inputs: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Sounds, or videos with sound.", show_default=False)],
+    classifier: Annotated[str, typer.Option(metavar="NAME|PATH", help="A VGGish-ish or Melception, or a model that has one.")] = "everyday",
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes.")] = 10,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw them as bars.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file instead of a table.")] = False,
+    device: options.Device = "auto",
+) -> int:
+    """Name the likeliest classes of sounds: real, reconstructed or made."""
+    from unsilent.errors import MediaError, ParameterError, require_matplotlib
+    from unsilent.files import require_path
+
+    if picture is not None:
+        require_matplotlib()
+        if picture.suffix.lower() != ".png":
+            raise ParameterError(f"{picture} cannot be written: the figure is written as PNG, so name it with .png.")
+    for path in inputs:
+        require_path(path)
+    heard = {}
+    with Bar(len(inputs)) as bar:
+        from unsilent.evaluation.classifier import load_classifier  # with torch, after the bar is on the screen
+
+        loaded = load_classifier(classifier, device)
+        for n_done, path in enumerate(inputs, start=1):
+            try:
+                heard[path] = loaded.likeliest(path, top)
+            except MediaError as error:
+                say(str(error))
+            bar.finish(n_done)
+    for path, classes in heard.items() if as_json else ():
+        typer.echo(json.dumps({"file": str(path), "classes": [{"class": name, "probability": value} for name, value in classes]}))
+    if heard and not as_json:
+        rows = [(str(path) if number == 0 else "", *one) for path, classes in heard.items() for number, one in enumerate(_shown(classes))]
+        print_table([Column("file", overflow="fold"), Column("heard as"), Column("probability", justify="right")], rows)
+    if heard and picture is not None:
+        from unsilent.evaluation.plots import draw_opinions
+
+        draw_opinions({str(path): classes for path, classes in heard.items()}, picture)
+    return 0 if len(heard) == len(inputs) else 3 if len(inputs) > 1 else 2
+
+
+def _shown(classes: list[tuple[str, float]]) -> list[tuple[str, str]]:
+    return [(name, f"{value:.1%}") for name, value in classes]
