@@ -43,7 +43,8 @@ def test_attention_is_drawn_over_time(pipeline, make_clip, tmp_path):
     assert (weights.shape, places) == ((53, made.codes.shape[1]), "position of the condition")
     made.save_picture(tmp_path / "plain.png")
     made.save_picture(tmp_path / "looked.png", looked)
-    assert Image.open(tmp_path / "looked.png").size[1] > Image.open(tmp_path / "plain.png").size[1]
+    with Image.open(tmp_path / "looked.png") as looked_at, Image.open(tmp_path / "plain.png") as plain:
+        assert looked_at.size[1] > plain.size[1]
     with pytest.raises(ParameterError, match="layer 1 was asked for; this sampler has 0 to 0"):
         pipeline.attention(made, layer=1)
 

@@ -137,7 +137,8 @@ def test_a_sheet_has_the_clips_that_all_folders_have(scripts, tmp_path, monkeypa
     page = (tmp_path / "out/figure.html").read_text()
     assert page.count("<audio") == 6
     assert 'src="../made/dog/a/1.wav"' in page
-    assert Image.open(tmp_path / "out/figure.png").size[0] > 500
+    with Image.open(tmp_path / "out/figure.png") as figure:
+        assert figure.size[0] > 500
 
 
 def test_small_tables_pair_conditions_and_sounds_by_label(scripts, tmp_path):

@@ -6,6 +6,7 @@ gives the weights of all its steps. Sampling in another precision differs from t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def attention_of(
     blocks = sampler.transformer.blocks if layer is None else [sampler.transformer.blocks[layer]]
     found: list[Tensor] = []
 
-    def keep(module: Attention, arguments: tuple[Tensor, ...]) -> None:
+    def keep(module: Attention, arguments: tuple[Any, ...]) -> None:
         heads = weights_of(module, arguments[0])[0]
         found.append(heads.mean(0) if head is None else heads[head])
 
