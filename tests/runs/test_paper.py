@@ -79,7 +79,7 @@ def test_table_3_samples_all_models_of_the_paper(printed):
 
 @pytest.mark.parametrize("which", ["3", "4", "16", "17", "18"])
 def test_full_tables_are_sampled_in_float32_and_count_silent_clips(printed, which):
-    commands = [(words[1], understood(words[1:])) for words in printed(which) if words[1] in ("sample", "evaluate", "data")]
+    commands = [(words[1], parse(words[1:])) for words in printed(which) if words[1] in ("sample", "evaluate", "data")]
     assert {asked["precision"] for verb, asked in commands if verb == "sample"} == {"float32"}
     assert all(asked["keep_silent"] for verb, asked in commands if verb != "sample")
 
