@@ -2,7 +2,7 @@
 
     python benchmarks/codebook_losses.py --shards DIR --vggishish CHECKPOINT --judge CHECKPOINT --out DIR [--steps N] [--only NAME...]
 
-Trains the codebook of runs/everyday/codebook.toml for the same number of steps with different losses, one after the other, each on one
+Trains the codebook of runs/small/codebook.toml for the same number of steps with different losses, one after the other, each on one
 thread; an interrupted training resumes, a finished one is only measured. Rows of the table:
 
 - `plain`: reconstruction and codebook terms
@@ -41,7 +41,7 @@ from unsilent.models.perceptual import Perceptual
 from unsilent.models.vggishish import VGGishish
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
 
-RUN = Path(__file__).parents[1] / "runs/everyday/codebook.toml"
+RUN = Path(__file__).parents[1] / "runs/small/codebook.toml"
 WINDOW = 256  # mel frames that the judge is shown, as many as it learns from in runs/everyday/vggishish.toml
 BATCH = 16  # windows at a time
 UNTRAINED_SEED = 0

@@ -24,7 +24,7 @@ def test_networks_of_a_row_fit_each_other(name):
     assert row.sampler.codes == row.codebook.n_codes
     assert row.sampler.clip == row.codebook.clip == row.clip
     assert 1 <= row.top_k <= row.codebook.n_codes
-    assert (row.backbone is not None) == row.sampler.condition.kind.startswith(("features", "columns"))
+    assert (row.backbone is not None) == row.sampler.condition.kind.startswith(("features", "columns", "sight"))
     assert row.sampler.condition.n_features <= row.clip.n_features
 
 
@@ -37,8 +37,8 @@ def test_default_is_first():
     assert presets.names()[0] == "everyday"
 
 
-def test_row_for_trials_is_not_offered():
-    assert presets.all_names() == [*presets.names(), "smoke"]
+def test_rows_for_trials_are_not_offered():
+    assert presets.all_names() == [*presets.names(), "small", "smoke"]
 
 
 def test_tables_of_the_paper_are_complete():

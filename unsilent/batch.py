@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,8 @@ class Result:
     seconds: float | None = None  # length of the sound
     spent_seconds: float | None = None  # time it took; see `Generation.spent_seconds`
     real_time_factor: float | None = None
+    score: float | None = None  # agreement with what is seen or named; see `Generation`
+    seen: dict[str, float] = field(default_factory=dict)  # likeliest classes
 
 
 def run(
@@ -99,7 +101,7 @@ def _make(
         if ".png" in suffixes:
             looked = pipeline.attention(generation) if attention else None
             generation.save_picture(out.with_suffix(".png"), looked)
-        made = (generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor)
+        made = generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor, generation.score, generation.seen
         yield Result(job.video, out, "made", "", *made)
 
 
@@ -142,4 +144,6 @@ def as_record(result: Result, request: Request, pipeline: Pipeline) -> dict[str,
         "seconds": result.seconds,
         "spent_seconds": result.spent_seconds,
         "real_time_factor": result.real_time_factor,
+        "score": result.score,
+        "seen": result.seen,
     }

@@ -28,7 +28,8 @@ class Clip(Config):
     lowest_hz: float = Field(default=125.0, ge=0, description="Lower edge of the first mel band (fmin), in Hz.")
     highest_hz: float = Field(default=7600.0, gt=0, description="Upper edge of the last mel band (fmax), in Hz.")
     frames: int = Field(default=848, gt=0, description="Mel frames of one clip.")
-    downsampling: int = Field(default=16, gt=0, description="Mel frames per code column, and mel bands per code row.")
+    downsampling: int = Field(default=16, gt=0, description="Mel frames per code column, and mel bands per code row where rows are bands.")
+    levels: int = Field(default=0, ge=0, description="Code rows of a residual codebook, coarsest first; 0: rows are frequency bands.")
     feature_fps: float = Field(default=21.5, gt=0, description="Visual features per second.")
 
     @model_validator(mode="after")
@@ -40,8 +41,8 @@ class Clip(Config):
 
     @property
     def rows(self) -> int:
-        """Code rows (frequency): 5 in the paper."""
-        return self.mels // self.downsampling
+        """Code rows: frequency bands, 5 in the paper, or the levels of a residual codebook."""
+        return self.levels or self.mels // self.downsampling
 
     @property
     def columns(self) -> int:

@@ -3,7 +3,7 @@
 Each stage is a public method, and its result is the input of the next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from unsilent.choices import AnyPrecision, Device, Precision, VocoderChoice, che
 from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
 from unsilent.generation.attention import WindowAttention, attention_of
-from unsilent.generation.conditions import Plan, make_conditions, plan_frames
+from unsilent.generation.conditions import Plan, expected_classes, make_conditions, plan_frames
 from unsilent.generation.priming import Prime, load_prime
 from unsilent.generation.progress import Clock, Progress, Report, stage
+from unsilent.generation.ranking import Chosen, likeliest, rank
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
-from unsilent.generation.sampling import sample_codes
+from unsilent.generation.sampling import Feed, sample_codes
 from unsilent.generation.windows import plan_windows
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid, to_sequence
@@ -131,15 +132,16 @@ class Pipeline:
             plan = self.plan(scene, n_columns)
             observation = self.observe(scene, plan, request, stage(progress, "reading"))
             clock.lap("features")
-            conditions = self.conditions(plan, observation, request)
             with Rendering(self.codec, n_columns, request.takes) as rendering:
-                grids = self.sample(plan, conditions, request, rendering.feed, stage(progress, "sampling"), prime)
+                chosen = self.choose(plan, observation, request, rendering.feed, stage(progress, "sampling"), prime)
                 join = prime.join if prime is not None and request.prime_keep == "samples" else None
-                finished = rendering.finish(grids, n_samples, clock, stage(progress, "decoding"), join)
+                finished = rendering.finish(chosen.grids, n_samples, clock, stage(progress, "decoding"), join)
         features = None if observation is None else observation.features.cpu().numpy()
         made_by = {"clip": self.clip, "request": request, "model": self.name, "precision": self.precision}
         common = {"video": info.path, "sample_rate": self.clip.sample_rate, "features": features, "timings": clock.per_take(request.takes)}
-        return [Generation(**common, **made_by, take=take, **arrays._asdict()) for take, arrays in enumerate(finished)]
+        made_by["seen"] = likeliest(chosen.expected, self.parts.classes)
+        both = zip(chosen.ranked, finished, strict=True)
+        return [Generation(**common, **made_by, **one._asdict(), **arrays._asdict()) for one, arrays in both]
 
     @torch.inference_mode()
     def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:
@@ -163,13 +165,11 @@ class Pipeline:
     @torch.inference_mode()
     def sample_mels(self, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
         """Mels of exactly one clip for each take, around [-1, 1]. Their codes are those that `takes` begins with for this scene."""
-        request, n_columns = self.resolve(request), self.clip.columns
-        with EXCLUSIVE, limit_threads(self.threads), Rendering(self.codec, n_columns, request.takes) as rendering:
-            plan = self.plan(scene, n_columns)
-            conditions = self.conditions(plan, self.observe(scene, plan, request), request)
-            grids = self.sample(plan, conditions, request, rendering.feed, prime=self.prime(scene, request))
-            rendering.wait()
-            return [rendering.decode(take, grid).cpu().numpy() for take, grid in enumerate(grids)]
+        request = self.resolve(request)
+        with EXCLUSIVE, limit_threads(self.threads):
+            plan = self.plan(scene, self.clip.columns)
+            chosen = self.choose(plan, self.observe(scene, plan, request), request, prime=self.prime(scene, request))
+            return [self.codec.decode(grid).cpu().numpy() for grid in chosen.grids]
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
         """Send a sound through codebook and vocoder; see `Codec.reconstruct`."""
@@ -201,9 +201,25 @@ class Pipeline:
     @torch.inference_mode()
     def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> list[Float[Tensor, "1 condition width"]]:
         """Embed the condition of each window."""
-        class_number = None if request.label is None else self.parts.classes.index(request.label)
         with sampling_mode(self.parts.sampler, self.precision):
-            return make_conditions(self.parts.sampler, plan, observation, request.seed, class_number)
+            return make_conditions(self.parts.sampler, plan, observation, request.seed, self.parts.class_number(request.label))
+
+    @torch.inference_mode()
+    def choose(
+        self,
+        plan: Plan,
+        observation: Observation | None,
+        request: Request,
+        feed: Feed = lambda known: None,
+        progress: Progress = lambda share: None,
+        prime: Prime | None = None,
+    ) -> Chosen:
+        """Sample all candidates and keep the best of each take; `feed` gets codes while they are sampled, unless they are ranked later."""
+        conditions, ranks = self.conditions(plan, observation, request), request.candidates is not None
+        grids = self.sample(plan, conditions, request, (lambda known: None) if ranks else feed, progress, prime)
+        expected = expected_classes(self.parts.sampler, plan, observation, self.parts.class_number(request.label))
+        with sampling_mode(self.parts.sampler, self.precision):
+            return rank(self.parts.sampler, grids, conditions[0], expected, request)
 
     @torch.inference_mode()
     def sample(
@@ -211,11 +227,12 @@ class Pipeline:
         plan: Plan,
         conditions: Sequence[Float[Tensor, "1 condition width"]],
         request: Request,
-        feed: Callable[[Int[Tensor, "takes known"]], None] = lambda known: None,
+        feed: Feed = lambda known: None,
         progress: Progress = lambda share: None,
         prime: Prime | None = None,
     ) -> Int[Tensor, "takes rows columns"]:
-        """Sample the codes of all takes, after those of a prime; `feed` gets all codes known so far after each column."""
+        """Sample the codes of all candidates of all takes, after those of a prime; `feed` gets all codes known after each column."""
+        request = request.model_copy(update={"takes": request.takes * (request.candidates or 1)})
 
         def on_column(known: Int[Tensor, "takes known"]) -> None:
             progress(known.shape[1] / (plan.n_columns * self.clip.rows))

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from unsilent import labels
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError, did_you_mean
-from unsilent.models.configs import CodebookConfig, ConditionConfig, MelGANConfig, SamplerConfig, TransformerConfig, VocosConfig
+from unsilent.models.configs import (
+    AnySamplerConfig,
+    CodebookConfig,
+    ConditionConfig,
+    MelGANConfig,
+    ResidualCodebookConfig,
+    ResidualSamplerConfig,
+    SamplerConfig,
+    TransformerConfig,
+    VocosConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -20,15 +30,15 @@ class Preset:
         summary: one line.
         codebook, sampler, vocoder: sizes of the networks.
         backbone: image network of the condition; None for conditions without features.
-        top_k, temperature, guidance: defaults of sampling; see `request.Request`. The paper calls top-k top-X.
+        top_k, temperature, guidance, candidates: defaults of sampling; see `request.Request`. The paper calls top-k top-X.
         fid, mkl: fidelity and relevance in the paper (table 3 or 4); None where it reports none.
         source: where the sizes are from.
     """
 
     name: str
     summary: str
-    codebook: CodebookConfig
-    sampler: SamplerConfig
+    codebook: CodebookConfig | ResidualCodebookConfig
+    sampler: AnySamplerConfig
     vocoder: MelGANConfig | VocosConfig
     backbone: str | None
     top_k: int
@@ -37,6 +47,7 @@ class Preset:
     source: str
     temperature: float = 1.0
     guidance: float = 1.0
+    candidates: int = 0
 
     @property
     def clip(self) -> Clip:
@@ -45,8 +56,9 @@ class Preset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the sampler's class numbers; empty for a model without classes."""
-        return labels.classes(self.name.split("-")[0]) if self.sampler.condition.n_classes else ()
+        """Class names in the order of the sampler's class numbers; empty for a model without classes, or whose bundle names them."""
+        data = self.name.split("-")[0]
+        return labels.classes(data) if self.sampler.condition.n_classes and data in N_CLASSES else ()
 
 
 VGGSOUND_CODEBOOK = CodebookConfig()
@@ -111,16 +123,19 @@ def _paper_condition(data: str, condition: str) -> ConditionConfig:
     return ConditionConfig(kind=kind, n_features=n_features, feature_dim=PAPER_FEATURE_DIM, n_classes=n_classes)
 
 
-_EVERYDAY_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))
+_EVERYDAY_CODEBOOK = ResidualCodebookConfig()
 EVERYDAY = Preset(
     name="everyday",
-    summary="small default, part of the package; conditioned on a frame every 0.37 s and on motion",
+    summary="small default, part of the package; conditioned on what is seen, or a label, and on impacts",
     codebook=_EVERYDAY_CODEBOOK,
-    sampler=SamplerConfig(
+    sampler=ResidualSamplerConfig(
         clip=_EVERYDAY_CODEBOOK.clip,
         codes=_EVERYDAY_CODEBOOK.n_codes,
-        transformer=TransformerConfig(layers=6, heads=4, width=256),
-        condition=ConditionConfig(kind="columns", n_features=27, feature_dim=1280, motion=8),
+        dim=_EVERYDAY_CODEBOOK.dim,
+        transformer=TransformerConfig(layers=6, heads=6, width=384),
+        inner=320,
+        inner_blocks=2,
+        condition=ConditionConfig(kind="sight", n_features=27, feature_dim=1280, n_classes=234, motion=8),
     ),
     vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),
     backbone="efficientnet-lite0",
@@ -128,7 +143,29 @@ EVERYDAY = Preset(
     fid=None,
     mkl=None,
     source="runs/everyday",
-    guidance=3.0,  # both measured, see LOG.md
+    guidance=5.0,  # measured, as temperature and candidates, see LOG.md
+    temperature=0.8,
+    candidates=4,
+)
+
+_SMALL_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))
+SMALL = Preset(
+    name="small",
+    summary="the paper's design for trainings on two cores; version 3 of everyday had these sizes",
+    codebook=_SMALL_CODEBOOK,
+    sampler=SamplerConfig(
+        clip=_SMALL_CODEBOOK.clip,
+        codes=_SMALL_CODEBOOK.n_codes,
+        transformer=TransformerConfig(layers=6, heads=4, width=256),
+        condition=ConditionConfig(kind="columns", n_features=27, feature_dim=1280, motion=8),
+    ),
+    vocoder=VocosConfig(width=320, hidden=960, n_blocks=8),
+    backbone="efficientnet-lite0",
+    top_k=_SMALL_CODEBOOK.n_codes,
+    fid=None,
+    mkl=None,
+    source="runs/small",
+    guidance=3.0,
     temperature=0.8,
 )
 
@@ -155,17 +192,19 @@ SMOKE = Preset(
 _ROWS = {row.name: row for row in [
     EVERYDAY,
     *(_paper_row(data, book, condition, *scores) for (data, book), rows in _PAPER_SCORES.items() for condition, scores in rows.items()),
+    SMALL,
     SMOKE,
 ]}  # fmt: skip
+_TRIALS = {SMALL.name, SMOKE.name}
 
 
 def names() -> list[str]:
-    """Names of the models offered to users, the default first: all rows except the one for trials."""
-    return [name for name in _ROWS if name != SMOKE.name]
+    """Names of the models offered to users, the default first: all rows except those for trials."""
+    return [name for name in _ROWS if name not in _TRIALS]
 
 
 def all_names() -> list[str]:
-    """Names of all rows, including the one for trials."""
+    """Names of all rows, including those for trials."""
     return list(_ROWS)
 
 

@@ -23,6 +23,8 @@ class Defaults:
         n_codes: entries of its codebook, the upper limit of `top_k`.
         top_k, temperature, guidance: its own values of these fields.
         classes: names in the order of the sampler's class numbers; empty for a model without classes.
+        candidates: its own value of this field; 0 for a model that is trained without dropped conditions, and so cannot rank.
+        sees: whether the model recognises the class in the pictures if no label is given.
     """
 
     model: str
@@ -31,6 +33,8 @@ class Defaults:
     temperature: float
     guidance: float
     classes: tuple[str, ...] = ()
+    candidates: int = 0
+    sees: bool = False
 
 
 class Request(Config):
@@ -56,7 +60,12 @@ class Request(Config):
     motion: bool = Field(
         default=True, description="Condition on the video's motion, for models that take it; leave it out for a shaking camera."
     )
-    label: str | None = Field(default=None, description="Class name, for models with classes.")
+    label: str | None = Field(
+        default=None, description="What sounds: a class name, for models with classes. A model that sees, such as everyday, needs none."
+    )
+    candidates: int | None = Field(
+        default=None, ge=1, description="Sounds sampled for each take; the one that fits best what is seen or named is kept."
+    )
     seconds: float | None = Field(
         default=None,
         gt=0,
@@ -78,12 +87,12 @@ class Request(Config):
         """Replace None by the model's defaults; resolving twice changes nothing.
 
         Returns:
-            A request without None, except `label` for a model without classes, `seconds`, and what concerns a prime where there is none.
-            The label has the model's spelling.
+            A request without None, except `label` for a model without classes or one that sees, `seconds`, and what concerns a prime where
+            there is none. The label has the model's spelling.
 
         Raises:
-            ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, missing for one with
-                classes, or unknown to it; or something is asked of a prime that is not given.
+            ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, unknown to the model, or
+                missing for one that needs it; or something is asked of a prime that is not given.
         """
         if self.prime is None and (self.prime_seconds is not None or self.prime_keep != "codes"):
             raise ParameterError("prime_seconds and prime_keep are about a beginning, but prime is not given; name a file, or `own`.")
@@ -98,6 +107,7 @@ class Request(Config):
             "guidance": defaults.guidance if self.guidance is None else self.guidance,
             "label": _resolve_label(self.label, defaults),
             "prime_seconds": self.prime_seconds or (None if self.prime is None else PRIME_SECONDS),
+            "candidates": _resolve_candidates(self.candidates, defaults),
         }
         return self.model_copy(update=filled)
 
@@ -107,12 +117,19 @@ class Request(Config):
         Part of the recipe inside outputs, of JSON records and of `samples.json`.
         """
         without_prime = {"prime_keep"} if self.prime is None else set()
-        return self.model_dump(exclude={"takes", "original"} | without_prime, exclude_none=True)
+        unranked = {"takes"} if self.candidates is None else set()  # ranking orders takes, so their number matters
+        return self.model_dump(exclude={"original"} | unranked | without_prime, exclude_none=True)
+
+
+def _resolve_candidates(candidates: int | None, defaults: Defaults) -> int | None:
+    if candidates is not None and not defaults.candidates:
+        raise ParameterError(f"the model {defaults.model!r} does not rank its sounds; leave candidates out.")
+    return candidates or defaults.candidates or None
 
 
 def _resolve_label(label: str | None, defaults: Defaults) -> str | None:
     classes = defaults.classes
-    if label is None and not classes:
+    if label is None and (defaults.sees or not classes):
         return None
     if not classes:
         raise ParameterError(

@@ -24,14 +24,11 @@ from torch import Tensor
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.data.augmentation import Augmentation
 from unsilent.data.datasets import open_crops
-from unsilent.models.quantizer import closest, tally
-from unsilent.models.residual_codebook import ResidualCodebook, ResidualCodebookConfig, patch_power, texture
+from unsilent.models.configs import ResidualCodebookConfig
+from unsilent.models.residual_codebook import ResidualCodebook, patch_power, texture
 from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.train.residual_codes import TEXTURE_FRAMES, columns_of, fit
 
-KMEANS_ITERATIONS = 4
-CHUNK = 4096  # vectors assigned to codes at once
-SILENT = -0.98  # maximum of a patch-power column, below which it counts as silent
-TEXTURE_FRAMES = 5000
 UNIT = 5.0  # mels in [-1, 1] times this are tens of decibels
 SAVE_SECONDS = 240.0
 
@@ -67,7 +64,8 @@ def main() -> None:
         average, done = saved["average"], saved["done"]
     else:
         n_batches = -(-options.columns // (64 * options.crop_columns))
-        fit(codebook, torch.cat([columns_of(mels(64, 0, batch), config) for batch in range(n_batches)]))
+        for level, left in enumerate(fit(codebook, torch.cat([columns_of(mels(64, 0, batch), config) for batch in range(n_batches)]))):
+            sys.stdout.write(f"level {level + 1}: {left:.4f} of the variance left\n")
         average = {name: value.clone() for name, value in codebook.state_dict().items()}
     weights = list(codebook.decoder.parameters())
     optimizer = torch.optim.AdamW(weights, options.learning_rate, betas=(0.85, 0.99), weight_decay=0.01)
@@ -98,46 +96,6 @@ def main() -> None:
     save_checkpoint(options.out / "checkpoint", "residual_codebook", "everyday", config, average, record, torch.float16)
 
 
-def columns_of(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebookConfig) -> Float[Tensor, "n features"]:
-    """What the encoder's linear map gets, without most of the silent columns."""
-    columns = patch_power(mel, config.patch).unflatten(2, (-1, config.patches)).transpose(1, 2).flatten(2).flatten(0, 1)
-    return columns[(columns.amax(1) > SILENT) | (torch.rand(len(columns)) < 0.02)]
-
-
-@torch.no_grad()
-def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> None:
-    """Set the linear maps to the PCA of columns, and each level's codes to the k-means of what those before leave over."""
-    config, mean = codebook.config, columns.mean(0)
-    centred = columns - mean
-    basis = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : config.dim]
-    codebook.encoder.linear.weight.copy_(basis.T)
-    codebook.encoder.linear.bias.copy_(-(basis.T @ mean))
-    codebook.decoder.linear.weight.copy_(basis)
-    drawn = texture(config.clip, 0, TEXTURE_FRAMES)
-    excess = patch_power(drawn[None], 1000)[0].mean(1) - drawn.mean(1)  # logarithm of mean power above mean logarithm
-    codebook.decoder.linear.bias.copy_(mean - excess.repeat_interleave(config.patches))
-    residuals = centred @ basis
-    for level in range(config.levels):
-        centres = residuals[torch.randperm(len(residuals))[: config.n_codes]].clone()
-        for iteration in range(KMEANS_ITERATIONS):
-            counts, sums = tally_in_chunks(residuals, centres)
-            centres = sums / counts.clamp(min=1)[:, None]
-            rare = torch.nonzero(counts < 0.1 * counts.mean()).flatten()
-            if len(rare) and iteration + 1 < KMEANS_ITERATIONS:  # move rare codes next to frequent ones
-                near = centres[torch.multinomial(counts, len(rare))]
-                centres[rare] = 0.7 * near + 0.3 * residuals[torch.randint(len(residuals), (len(rare),))]
-        codebook.quantize.codes[level] = centres
-        residuals = residuals - torch.cat([centres[closest(chunk, centres)] for chunk in residuals.split(CHUNK)])
-        left = residuals.square().sum(1).mean() / centred.square().sum(1).mean()
-        sys.stdout.write(f"level {level + 1}: {left:.4f} of the variance left\n")
-
-
-def tally_in_chunks(vectors: Float[Tensor, "n dim"], centres: Float[Tensor, "codes dim"]) -> tuple[Tensor, Tensor]:
-    """Count and sum of the vectors nearest to each centre."""
-    parts = [tally(chunk, closest(chunk, centres), len(centres)) for chunk in vectors.split(CHUNK)]
-    return sum(counts for counts, _ in parts), sum(sums for _, sums in parts)
-
-
 def decoder_losses(
     codebook: ResidualCodebook,
     mel: Float[Tensor, "batch mels frames"],
@@ -151,15 +109,16 @@ def decoder_losses(
     """
     levels = codebook.config.levels
     depth = levels if rng.random() < 0.5 else int(min(levels, np.exp(rng.uniform(np.log(1.5), np.log(levels + 1)))))
-    envelope, strength = codebook(mel, depth)
-    starts = rng.integers(0, noise.shape[1] - mel.shape[2], len(mel))
-    drawn = torch.stack([noise[:, start : start + mel.shape[2]] for start in starts])
+    starts = rng.integers(0, noise.shape[1] - mel.shape[2], (2, len(mel)))
+    draws = [torch.stack([noise[:, start : start + mel.shape[2]] for start in row]) for row in starts]
+    envelope, strength = codebook.decoder.parts(codebook.quantize.lookup(codebook.encode(mel, depth)), draws[0])
     # the strength gets no gradient from distances, because no texture at all would be nearest
-    losses = distances(envelope + strength.detach() * drawn, mel, rng)
-    made = envelope + strength * drawn
-    deviations = zip(local_deviations(made), local_deviations(mel), strict=True)
-    losses["deviation"] = weight * sum((one - other).abs().mean() for one, other in deviations)
-    losses["range"] = 10 * (F.relu(made - 1.2) + F.relu(-1.2 - made)).mean()
+    losses = distances(envelope + strength.detach() * draws[0], mel, rng)
+    made = [envelope + strength * drawn for drawn in draws]
+    deviations = zip(*(local_deviations(sound) for sound in (*made, mel)), strict=True)
+    # the product of two draws' errors is an unbiased estimate of the squared error of the mean; any other distance lets the strength fade
+    losses["deviation"] = weight * sum(((one - real) * (other - real)).mean() for one, other, real in deviations)
+    losses["range"] = 10 * (F.relu(made[0] - 1.2) + F.relu(-1.2 - made[0])).mean()
     return losses
 
 

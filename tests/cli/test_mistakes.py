@@ -20,7 +20,7 @@ COMMANDS = ["generate", "reconstruct", "sample", "train", "evaluate"]
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("generate --prompt dog", "there is no option --prompt: use --label with a model that has classes; `everyday` takes none."),
+        ("generate --prompt dog", "there is no option --prompt: use --label with a class name of `unsilent models show everyday`."),
         ("generate --negative-prompt x", "there is no option --negative-prompt: no sound can be excluded; another --seed"),
         ("generate --negative_prompt x", "there is no option --negative_prompt: no sound can be excluded"),
         ("generate --duration 8", "there is no option --duration: the sound is as long as the video; cut the video."),
@@ -63,7 +63,7 @@ def test_mistakes_are_found_without_torch(tmp_path, make_clip):
         "generate gone.mp4", "generate https://example.com/a.mp4", "generate text.mp4", "generate a.png", "generate a.mp4 -o a.wav",
         "generate a.mp4 -o a.mp4", "generate a.mp4 -o text.mp4/x.mp4", "generate a.mp4 --seed -1", "generate a.mp4 --guidance inf",
         "generate a.mp4 --prompt dog", "generate a.mp4 --model evryday", "generate a.mp4 --model vggsound-class",
-        "generate a.mp4 --model .", "generate a.mp4 --label dog", "generate a.mp4 --top-k 9999", "reconstruct gone.wav -o b.wav",
+        "generate a.mp4 --model .", "generate a.mp4 --label doog", "generate a.mp4 --top-k 9999", "reconstruct gone.wav -o b.wav",
         "reconstruct a.mp4 -o b.mp4", "reconstruct a.mp4 -o b.wav --model evryday", "reconstruct a.mp4 -o b.wav",
         "sample gone.parquet -o out",
         "train gone.toml", "train text.mp4", "evaluate --reference gone -o out", "evaluate --reference . -o out",

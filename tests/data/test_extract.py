@@ -23,7 +23,8 @@ from unsilent.data.rows import ItemRow
 from unsilent.data.shards import Shard, dequantise, mel01_from_stored, write_shard
 from unsilent.errors import MediaError
 from unsilent.models.codebook import Codebook
-from unsilent.models.configs import CodebookConfig
+from unsilent.models.configs import CodebookConfig, ResidualCodebookConfig
+from unsilent.models.residual_codebook import ResidualCodebook
 from unsilent.signal.loudness import LOUDNESS, loudness_lufs
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.silence import trim_silent_ends
@@ -187,8 +188,8 @@ def test_codes_have_the_columns_and_codes_of_the_codebook(waveforms, codebook, t
     first = [(grid, row) for grid, row in found if row.item == 0 and row.variant == 0]
     assert sum(len(grid) for grid, _ in first) == CLIP.columns_for(len(sounds[0]))
     assert [row.start_column for _, row in first] == [0, 4]
-    shifts = {(row.variant, 0 < row.shift_samples < CLIP.column_samples) for _, row in found}
-    assert shifts == {(0, False), (1, True)}
+    shifts = {(row.variant, 0 < -row.shift_samples < CLIP.column_samples) for _, row in found}
+    assert shifts == {(0, False), (1, True)}  # negative: a short sound is moved later, so that it keeps its attack
     assert {grid.shape[1] for grid, _ in found} == {CLIP.rows}
     assert max(grid.max() for grid, _ in found) < 16
 
@@ -208,6 +209,16 @@ def test_variants_of_a_sound_have_other_speeds(waveforms, codebook, tmp_path):
         assert 0.85 <= speed <= 1.18
         assert lengths[item, variant] == CLIP.columns_for(round(len(sounds[item]) / speed) - shift)
     assert extractor.settings() != CodeExtractor(waveforms, tmp_path / "codebook", 0).settings()
+
+
+def test_residual_codes_have_the_levels_of_the_clip(waveforms, tmp_path):
+    torch.manual_seed(0)
+    clip = CLIP.model_copy(update={"levels": 2})
+    config = ResidualCodebookConfig(clip=clip, levels=3, n_codes=16, dim=8, fine=12, coarse=16, coarse_blocks=1, fine_blocks=1)
+    save_checkpoint(tmp_path / "codebook", "residual_codebook", "everyday", config, ResidualCodebook(config).state_dict(), {})
+    found = extracted(CodeExtractor(waveforms, tmp_path / "codebook", 0), stored_sounds(waveforms))
+    assert {grid.shape[1] for grid, _ in found} == {2}
+    assert max(grid.max() for grid, _ in found) < 16
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.uint8])

@@ -136,6 +136,45 @@ def test_clips_without_motion_are_left_out_if_motion_is_wanted(claps):
     assert PairedCodes(claps, "train", CLIP, real_share=1.0).batch(generators(0, 0, range(1))).motion is None
 
 
+def test_pauses_are_silent_and_move_the_onsets(claps):
+    """Codes of claps are 0, those of pauses 7."""
+    pairs = PairedCodes(claps, "train", CLIP, 0.0, 0.0, motion=True, silence=np.full(5, 7, np.int16), pause_share=1.0)
+    codes = pairs.batch(generators(0, 0, range(32))).codes.reshape(32, 10, 5)
+    assert set(codes.unique().tolist()) == {0, 7}
+    assert torch.equal(codes, codes[..., :1].expand_as(codes))
+    share = (codes == 7).float().mean()
+    assert 0.1 < share < 0.9
+    without = PairedCodes(claps, "train", CLIP, 0.0, 0.0, motion=True).batch(generators(0, 0, range(32)))
+    assert (without.codes == 0).all()
+
+
+def test_onset_at_the_start_of_a_sound_counts(claps):
+    """Silence in front of a sound moves its first onset; without any, an event at the first sample is one too."""
+    pairs = PairedCodes(claps, "train", CLIP, real_share=0.0, motion=True)
+    loud = np.zeros(8192, np.int16)
+    loud[:2000] = 8000 * np.random.default_rng(0).standard_normal(2000).clip(-3, 3)
+    pairs.sound_items = [loud]
+    pairs.code_rows = [codes_row(("a", "sound", "a", "train", 22050), shift_samples=shift) for shift in (0, -3300)]
+    assert int(pairs.onset_strength(0, 0, 2).argmax()) == 0
+    pairs.strengths.clear()
+    assert int(pairs.onset_strength(1, 0, 2).argmax()) == 3300 // 1024
+
+
+def test_labels_without_images_are_drawn_blind(claps):
+    """Their features are zero and `seen` is false."""
+    columns = "other", "sound", "whisper", "train", 22050
+    rows = [(grid, row) for grid, row in ((np.full((4, 5), 3, np.int16), codes_row(columns)),)]
+    write_shard(claps, "codes", rows, {})
+    with pytest.raises(DataError, match="no label of the split 'train'"):
+        PairedCodes(claps, "train", CLIP, real_share=0.0)
+    pairs = PairedCodes(claps, "train", CLIP, real_share=0.0, cut_share=0.0, blind=True)
+    batch = pairs.batch(generators(0, 0, range(3)))
+    assert pairs.labels == ["whisper"]
+    assert not batch.seen.any()
+    assert (batch.features == 0).all()
+    assert (batch.codes == 3).all()
+
+
 def test_without_labels_and_pairs_nothing_can_be_drawn(tmp_path):
     columns = "clip", "", "train", 22050
     write_shard(tmp_path, "codes", [(np.zeros((5, 5), np.int16), codes_row(("a", *columns)))], {})

@@ -215,7 +215,7 @@ def test_folder_of_another_recipe_is_refused(material, tiny, tmp_path):
     ):
         pass
     (tmp_path / "samples.json").write_text("[]")
-    with pytest.raises(DataError, match="does not say what"), Sampling(material / "m.parquet", tmp_path, Recipe(tiny, Request())):
+    with pytest.raises(DataError, match="does not have the settings"), Sampling(material / "m.parquet", tmp_path, Recipe(tiny, Request())):
         pass
 
 

@@ -11,10 +11,20 @@ from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import generators
 from unsilent.data.rows import CodesRow
-from unsilent.data.shards import write_shard
+from unsilent.data.shards import Shard, write_shard
 from unsilent.errors import DataError, ParameterError
 from unsilent.models.codebook import Codebook
-from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig
+from unsilent.models.condition import Sight
+from unsilent.models.configs import (
+    CodebookConfig,
+    ConditionConfig,
+    ResidualCodebookConfig,
+    ResidualSamplerConfig,
+    SamplerConfig,
+    SightConfig,
+    TransformerConfig,
+)
+from unsilent.models.residual_codebook import ResidualCodebook
 from unsilent.models.sampler import Sampler
 from unsilent.train.config import SamplerRun
 from unsilent.train.loop import fit
@@ -199,3 +209,58 @@ def test_a_run_may_choose_another_condition_with_the_labels_at_hand(shards, tmp_
 def test_a_condition_with_features_needs_a_preset_with_features(shards, tmp_path):
     with pytest.raises(ParameterError, match="'everyday' has no features, which a condition of kind 'features' needs"):
         build("class", shards, tmp_path, condition="features")
+
+
+@pytest.fixture
+def sees(shards, tmp_path):
+    """Trainer of a sampler over columns that sees: a codebook of two levels, and a classifier of the shards' features."""
+    clip = Clip(frames=64, levels=2)
+    config = ResidualCodebookConfig(clip=clip, levels=2, n_codes=8, dim=4, fine=8, coarse=8, coarse_blocks=1, fine_blocks=1)
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "codebook", "residual_codebook", "everyday", config, ResidualCodebook(config).state_dict(), {})
+    sight = Sight(SightConfig(feature_dim=6, n_classes=2))
+    views = torch.cat([torch.from_numpy(Shard(shards, "features")[item].astype(np.float32)) for item in range(2)])
+    sight.weight.copy_((torch.linalg.pinv(views) @ (20 * torch.eye(2).repeat_interleave(3, dim=0))).T)  # all six views are told apart
+    save_checkpoint(tmp_path / "sight", "sight", "", sight.config, sight.state_dict(), {"classes": ["a", "b"]})
+    condition = ConditionConfig(kind="sight", n_features=2, feature_dim=6, n_classes=2)
+    transformer = TransformerConfig(layers=1, heads=2, width=16)
+    sizes = ResidualSamplerConfig(clip=clip, codes=8, dim=4, transformer=transformer, inner=16, inner_blocks=1, condition=condition)
+    rows = Shard(shards, "codes")
+    write_shard(shards, "codes", [(rows[i][:, :2], entry.row) for i, entry in enumerate(rows.entries)], {})
+
+    def make(**settings):
+        common = {"warmup_steps": 0, "learning_rate": 1e-2, "batch": 4, "real_share": 0.0, "cut_share": 0.0, "average": 0.0, "steps": 150}
+        paths = {"codebook": tmp_path / "codebook", "sight": tmp_path / "sight", "shards": shards, "out": tmp_path / "out"}
+        run = SamplerRun(kind="sampler", preset="everyday", **common | paths | settings)
+        fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+        fabric.seed_everything(0, verbose=False)
+        return run, SamplerTrainer(run, sizes, fabric), fabric
+
+    return make
+
+
+@pytest.mark.parametrize("label_share", [0.0, 1.0])
+def test_sampler_that_sees_follows_label_and_picture(sees, shards, label_share):
+    """Codes of a label are its number, so given the label, named or seen, the first code is nearly certain."""
+    run, trainer, fabric = sees(label_share=label_share)
+    sampler = load_checkpoint(fit(run, trainer, fabric, resume=False), "residual_sampler")
+    codes = torch.ones(1, sampler.config.clip.n_codes, dtype=torch.long)
+    for label in (0, 1):
+        named = torch.tensor([label]) if label_share else None
+        views = torch.from_numpy(Shard(shards, "features")[label][:2].astype(np.float32))
+        assert sampler.logits(codes, sampler.condition(views[None], named))[0, 0].softmax(0)[label] > 0.9
+
+
+def test_silence_of_pauses_is_that_of_the_codebook(sees):
+    _, trainer, _ = sees(pause_share=0.5)
+    assert trainer.pairs.silence.shape == (2,)
+    assert trainer.pairs.pause_share == 0.5
+
+
+def test_settings_of_sight_and_pauses_that_do_not_fit_are_refused(sees, shards, tmp_path):
+    with pytest.raises(ParameterError, match="'everyday' needs a classifier of features, the setting sight"):
+        sees(sight=None)
+    with pytest.raises(ParameterError, match="has no use for a classifier of features"):
+        build("class", shards, tmp_path, sight=tmp_path / "sight")
+    with pytest.raises(ParameterError, match="pauses are silence in codes"):
+        build("class", shards, tmp_path, pause_share=0.5)

@@ -23,15 +23,15 @@ from unsilent.checkpoints.folders import (
     trained_loudness,
 )
 from unsilent.checkpoints.imagenet import load_efficientnet_lite0
-from unsilent.checkpoints.store import KINDS, load_checkpoint, network_config, save_checkpoint
+from unsilent.checkpoints.store import KINDS, load_checkpoint, load_codebook, network_config, save_checkpoint
 from unsilent.choices import Precision
 from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
-from unsilent.models.configs import CodebookConfig, MelGANConfig, SamplerConfig, VocosConfig
+from unsilent.models.configs import AnySamplerConfig, CodebookConfig, MelGANConfig, ResidualCodebookConfig, VocosConfig
 from unsilent.models.melgan import MelGAN
-from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebookConfig
-from unsilent.models.sampler import Sampler
+from unsilent.models.residual_codebook import AnyCodebook
+from unsilent.models.residual_sampler import AnySampler
 from unsilent.models.vocos import Vocos
 from unsilent.request import Defaults
 from unsilent.speed.choice import can_pack, convolution_dtype
@@ -52,7 +52,7 @@ class Parts:
         codebook, sampler, vocoder: with their weights, in evaluation mode.
         backbone: image network of the condition, and `backbone_row` its input; None for a model without visual features.
         classes: names by class number; empty for a model without classes.
-        top_k, temperature, guidance: defaults of sampling; see `sampling.sample_codes`.
+        top_k, temperature, guidance, candidates: defaults of sampling; see `request.Request`.
         fingerprint: short digest of the weights, different for two bundles of one preset.
         loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
         folder: of the bundle.
@@ -60,7 +60,7 @@ class Parts:
 
     name: str
     codebook: AnyCodebook
-    sampler: Sampler
+    sampler: AnySampler
     vocoder: Vocos | MelGAN
     backbone: nn.Module | None
     backbone_row: Backbone | None
@@ -68,6 +68,7 @@ class Parts:
     top_k: int
     temperature: float
     guidance: float
+    candidates: int
     fingerprint: str
     loudness_lufs: float | None
     folder: Path
@@ -75,9 +76,14 @@ class Parts:
     @property
     def defaults(self) -> Defaults:
         """Defaults of a request to this model."""
-        return Defaults(self.name, self.codebook.config.n_codes, self.top_k, self.temperature, self.guidance, self.classes)
+        values, sees = (self.top_k, self.temperature, self.guidance), self.sampler.config.condition.kind == "sight"
+        return Defaults(self.name, self.codebook.config.n_codes, *values, self.classes, self.candidates if sees else 0, sees)
 
-    def plain_sampler(self) -> Sampler:
+    def class_number(self, label: str | None) -> int | None:
+        """Number of a resolved label; None for none."""
+        return None if label is None else self.classes.index(label)
+
+    def plain_sampler(self) -> AnySampler:
         """The sampler as it was trained, in float32 on the CPU: read again where it was prepared for sampling."""
         return load_sampler(self.folder / read_bundle(self.folder)["parts"]["sampler"], None, torch.device("cpu"))
 
@@ -108,7 +114,7 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
         fuse(backbone, convolution_dtype(precision))
     classes = tuple(about.get("classes", ()))
     chosen = read_defaults(folder)
-    defaults = (chosen.top_k, chosen.temperature, chosen.guidance)
+    defaults = (chosen.top_k, chosen.temperature, chosen.guidance, preset.candidates)
     loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
     networks = (codebook, sampler, vocoder, backbone, backbone_row)
     parts = Parts(preset.name, *networks, classes, *defaults, fingerprint(folder, about), loudness, folder)
@@ -123,8 +129,7 @@ def load_codec_networks(
     """Load codebook and vocoder of a bundle, or the codebook of another checkpoint. Other arguments and errors: see `load_parts`."""
     parts = read_bundle(folder)["parts"]
     codebook_folder = codebook_folder or folder / parts["codebook"]
-    kind = "residual_codebook" if read_config(codebook_folder)["kind"] == "residual_codebook" else "codebook"
-    codebook = load_checkpoint(codebook_folder, kind)
+    codebook = load_codebook(codebook_folder)
     vocoder_folder = folder / parts["vocoder"]
     vocoder = load_checkpoint(vocoder_folder, "vocos" if read_config(vocoder_folder)["kind"] == "vocos" else "melgan")
     if isinstance(vocoder, MelGAN):
@@ -135,21 +140,22 @@ def load_codec_networks(
     return codebook, vocoder
 
 
-def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> Sampler:
+def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> AnySampler:
     """Load a sampler's checkpoint and prepare it. Arguments and errors: see `load_parts`."""
+    kind = "residual_sampler" if read_config(folder)["kind"] == "residual_sampler" else "sampler"
     if precision is None:
-        return load_checkpoint(folder, "sampler")
-    packs = can_pack(network_config(folder, "sampler"), device)
+        return load_checkpoint(folder, kind)
+    packs = can_pack(network_config(folder, kind), device)
     # bfloat16 in memory, because autocast would convert the matrices at every step
     dtype = torch.bfloat16 if precision == "bfloat16" and not packs else torch.float32
-    sampler = load_checkpoint(folder, "sampler", dtype, partial(prepare_block, precision=precision, packs=packs))
+    sampler = load_checkpoint(folder, kind, dtype, partial(prepare_block, precision=precision, packs=packs))
     accelerate(sampler, precision, device)
     return sampler
 
 
 def misfit(
     codebook: CodebookConfig | ResidualCodebookConfig,
-    sampler: SamplerConfig,
+    sampler: AnySamplerConfig,
     vocoder: VocosConfig | MelGANConfig,
     backbone: Backbone | None,
     classes: Sequence[str],

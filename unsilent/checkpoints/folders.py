@@ -10,7 +10,7 @@ from unsilent.checkpoints import catalog
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.files import cache_folder
-from unsilent.models.configs import SamplerConfig
+from unsilent.models.configs import AnySamplerConfig, ResidualSamplerConfig, SamplerConfig
 from unsilent.request import Defaults
 from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS
 
@@ -18,8 +18,8 @@ SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one f
 ROLES = ("codebook", "sampler", "vocoder")
 # of networks, see `store.KINDS`
 KIND_NAMES = (
-    "codebook", "residual_codebook", "sampler", "melgan", "vocos", "vggishish", "melception", "perceptual", "discriminator",
-    "melgan_discriminator", "resnet50", "bninception",
+    "codebook", "residual_codebook", "sampler", "residual_sampler", "sight", "melgan", "vocos", "vggishish", "melception", "perceptual",
+    "discriminator", "melgan_discriminator", "resnet50", "bninception",
 )  # fmt: skip
 
 
@@ -90,13 +90,15 @@ def present() -> list[str]:
     return [name for name in presets.names() if is_here(name)]
 
 
-def sampler_config(folder: Path) -> SamplerConfig:
+def sampler_config(folder: Path) -> AnySamplerConfig:
     """Configuration of a bundle's sampler, without loading it.
 
     Raises:
         CheckpointError: if the bundle or its sampler is missing or damaged.
     """
-    return read_network_config(folder / read_bundle(folder)["parts"]["sampler"], "sampler", SamplerConfig)
+    part = folder / read_bundle(folder)["parts"]["sampler"]
+    is_residual = read_config(part)["kind"] == "residual_sampler"
+    return read_network_config(part, *(("residual_sampler", ResidualSamplerConfig) if is_residual else ("sampler", SamplerConfig)))
 
 
 def read_defaults(folder: Path) -> Defaults:
@@ -108,7 +110,9 @@ def read_defaults(folder: Path) -> Defaults:
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
     values = {"top_k": preset.top_k, "temperature": preset.temperature, "guidance": preset.guidance} | about.get("defaults", {})
-    return Defaults(preset.name, sampler_config(folder).codes, **values, classes=tuple(about.get("classes", ())))
+    sampler, classes = sampler_config(folder), tuple(about.get("classes", ()))
+    sees = sampler.condition.kind == "sight"
+    return Defaults(preset.name, sampler.codes, **values, classes=classes, candidates=preset.candidates if sees else 0, sees=sees)
 
 
 def trained_loudness(record: dict[str, Any]) -> float | None:

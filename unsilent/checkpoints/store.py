@@ -14,19 +14,29 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unsilent.checkpoints.folders import read_network_config
+from unsilent.checkpoints.folders import read_config, read_network_config
 from unsilent.config import Config
 from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception
 from unsilent.models.backbones.resnet50 import ResNet50
 from unsilent.models.codebook import Codebook
-from unsilent.models.configs import CodebookConfig, MelGANConfig, SamplerConfig, VocosConfig
+from unsilent.models.condition import Sight
+from unsilent.models.configs import (
+    CodebookConfig,
+    MelGANConfig,
+    ResidualCodebookConfig,
+    ResidualSamplerConfig,
+    SamplerConfig,
+    SightConfig,
+    VocosConfig,
+)
 from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig, PatchDiscriminator, PatchDiscriminatorConfig
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.melgan import MelGAN
 from unsilent.models.perceptual import Perceptual, PerceptualConfig
-from unsilent.models.residual_codebook import ResidualCodebook, ResidualCodebookConfig
+from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebook
+from unsilent.models.residual_sampler import ResidualSampler
 from unsilent.models.sampler import Sampler
 from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.models.vocos import Vocos
@@ -37,6 +47,8 @@ KINDS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "codebook": (CodebookConfig, Codebook),
     "residual_codebook": (ResidualCodebookConfig, ResidualCodebook),
     "sampler": (SamplerConfig, Sampler),
+    "residual_sampler": (ResidualSamplerConfig, ResidualSampler),
+    "sight": (SightConfig, Sight),
     "melgan": (MelGANConfig, MelGAN),
     "vocos": (VocosConfig, Vocos),
     "vggishish": (VGGishishConfig, VGGishish),
@@ -149,6 +161,11 @@ def load_checkpoint(
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from None
     return module
+
+
+def load_codebook(folder: Path) -> AnyCodebook:
+    """Load a codebook of either kind; errors as of `load_checkpoint`."""
+    return load_checkpoint(folder, "residual_codebook" if read_config(folder)["kind"] == "residual_codebook" else "codebook")
 
 
 def network_config(folder: Path, kind: str) -> Config:

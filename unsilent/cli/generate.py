@@ -32,7 +32,10 @@ def generate(
     temperature: options.Temperature = None,
     guidance: options.Guidance = None,
     motion: options.Motion = True,
-    label: Annotated[str | None, typer.Option(help="Class name, for models with classes.")] = None,
+    label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the sound. [default: that of the video]")] = None,
     prime: Annotated[str | None, typer.Option(metavar="FILE|own", help="Begin with a file's sound, or the video's own.")] = None,
     prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="How much of it. [default: 3]")] = None,
@@ -65,6 +68,7 @@ def generate(
         prime=prime,
         prime_seconds=prime_seconds,
         prime_keep=prime_keep,
+        candidates=candidates,
         original=original,
     )
     if attention and not picture:
@@ -97,11 +101,17 @@ def generate(
 
 def _print_results(results: list) -> None:
     """A table with a row for each take; every row says how fast it was made, or that it was kept or failed."""
-    figures = [Column(name, justify="right", no_wrap=True) for name in ("length", "time", "real-time factor")]
+    ranked = any(result.score is not None for result in results)
+    names = ("length", "time", "real-time factor", *(("seen", "score") if ranked else ()))
+    figures = [Column(name, justify="right", no_wrap=True) for name in names]
     rows = []
     for result in results:
         last = ("", "", result.status)
         if result.status == "made":
             last = (f"{result.seconds:.2f} s", f"{result.spent_seconds:.2f} s", f"{result.real_time_factor:.2f}")
+        if ranked:
+            seen = next(iter(result.seen.items()), None)
+            score = "" if result.score is None else f"{result.score:.2f}"
+            last += (f"{seen[0]} {seen[1]:.0%}" if seen else "", score)
         rows.append((str(result.video), "" if result.status == "failed" else str(result.out), *last))
     print_table([Column("video", overflow="fold"), Column("sound", overflow="fold"), *figures], rows)

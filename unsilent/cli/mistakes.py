@@ -9,7 +9,7 @@ from unsilent.errors import did_you_mean
 
 # What users of similar programs type after `unsilent generate`, and what exists here instead.
 _FOREIGN = {
-    ("--prompt", "--text", "--caption", "--description"): "use --label with a model that has classes; `everyday` takes none",
+    ("--prompt", "--text", "--caption", "--description"): "use --label with a class name of `unsilent models show everyday`",
     ("--negative-prompt", "--neg-prompt"): "no sound can be excluded; another --seed or more --takes give other sounds",
     ("--duration", "--seconds", "--length", "--audio-length"): "the sound is as long as the video; cut the video",
     ("--sample-rate", "--sampling-rate", "--sr"): "all models have 22050 Hz; convert the file that --wav writes",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unsilent.checkpoints import bundle
 from unsilent.checkpoints.folders import read_config
-from unsilent.checkpoints.store import load_checkpoint, weights_digest
+from unsilent.checkpoints.store import load_codebook, weights_digest
 from unsilent.choices import FeatureDtype, Loudness, SoundShard
 from unsilent.clip import Clip
 from unsilent.data.datasets import at_speed
@@ -27,7 +27,7 @@ from unsilent.data.rows import CodesRow, FeaturesRow, ItemRow
 from unsilent.data.shards import Item, Shard, mel01_from_stored, quantise, sound_shard
 from unsilent.media.audio import read_audio
 from unsilent.media.video import stream_frames, stream_lazy_frames
-from unsilent.models.codebook import Codebook
+from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebook
 from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
@@ -39,9 +39,11 @@ from unsilent.vision.motion import CHANNELS
 
 PSEUDO_FRAMES = 3  # random crops of one image
 CODE_VARIANTS = 2  # encodings of one sound
+_EVENT_COLUMNS = 16  # a sound shorter than this, 3 s at the paper's grid, counts as a single event
 CODE_SPEEDS = (0.85, 1.18)  # range of playback speeds for sounds without a video, drawn evenly in the logarithm
 VERSION = 1  # of the extractors; raise it when the same material gives other bytes
-CODES_VERSION = 4  # likewise, of the extractor of codes
+_BEAM = 4  # candidates while encoding training data: four times as fast as 16
+CODES_VERSION = 5  # likewise, of the extractor of codes
 MOTION_VERSION = 2  # likewise, of motion
 
 
@@ -302,7 +304,7 @@ def _random_crops(path: Path, rng: np.random.Generator, expects: Backbone) -> It
 
 @dataclass(frozen=True)
 class CodeExtractor:
-    """`Stored` → items of `codes`, int16 `[columns, rows]`.
+    """`Stored` → items of `codes`, int16 `[columns, rows]`; of a residual codebook the first `levels`.
 
     Waveforms are encoded several times, with changes of gain and, for sounds without a video, of speed and start. An encoding longer than a
     clip is cut into several items.
@@ -328,8 +330,10 @@ class CodeExtractor:
 
     def __call__(self) -> Callable[[Stored], Extracted]:
         """Loads the codebook."""
-        codebook, sounds = load_checkpoint(self.codebook, "codebook"), Shard(self.shards, sound_shard(self.shards))
+        codebook, sounds = load_codebook(self.codebook), Shard(self.shards, sound_shard(self.shards))
         codebook.to(device := choose_device("auto"))
+        if isinstance(codebook, ResidualCodebook):
+            codebook.quantize.beam = min(codebook.quantize.beam, _BEAM)
         encode = self._encode_waveform if sounds.array.ndim == 1 else self._encode_mel
 
         def work(item: Stored) -> Extracted:
@@ -341,7 +345,7 @@ class CodeExtractor:
         return work
 
     def _encode_waveform(
-        self, codebook: Codebook, device: torch.device, stored: Shaped[Tensor, "samples"], number: int, may_move: bool
+        self, codebook: AnyCodebook, device: torch.device, stored: Shaped[Tensor, "samples"], number: int, may_move: bool
     ) -> Iterator[tuple[dict[str, float], Int16[np.ndarray, "columns rows"]]]:
         clip, waveform, rng = codebook.config.clip, stored.float() / 32768, np.random.default_rng([self.seed, number])
         for variant in range(self.variants):
@@ -350,13 +354,15 @@ class CodeExtractor:
             shift = int(rng.integers(clip.column_samples)) if may_move and variant else 0
             gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
             played = waveform if speed == 1 else torch.from_numpy(at_speed(waveform.numpy(), speed))
-            shift = min(shift, len(played) // 2)  # at least half of a short sound stays
-            for start, piece in _clips_of(played[shift:] * gain, clip.column_samples, clip):
+            if len(played) < _EVENT_COLUMNS * clip.column_samples:  # a short sound keeps its attack, at any place in a column
+                shift = -shift
+            moved = played[shift:] if shift >= 0 else nn.functional.pad(played, (-shift, 0))
+            for start, piece in _clips_of(moved * gain, clip.column_samples, clip):
                 where = {"variant": variant, "speed": speed, "shift_samples": shift, "start_column": start}
                 yield where, _encode(codebook, log_mel01(piece[None].to(device), clip))
 
     def _encode_mel(
-        self, codebook: Codebook, device: torch.device, stored: Shaped[Tensor, "frames mels"], number: int, may_move: bool
+        self, codebook: AnyCodebook, device: torch.device, stored: Shaped[Tensor, "frames mels"], number: int, may_move: bool
     ) -> Iterator[tuple[dict[str, float], Int16[np.ndarray, "columns rows"]]]:
         clip = codebook.config.clip
         for start, piece in _clips_of(torch.from_numpy(mel01_from_stored(stored.numpy())).T, clip.downsampling, clip):
@@ -372,8 +378,9 @@ def _clips_of(sound: Shaped[Tensor, "*mels time"], column: int, clip: Clip) -> I
         yield start, padded[..., start * column : (start + clip.columns) * column]
 
 
-def _encode(codebook: Codebook, mel01: Float[Tensor, "1 mels frames"]) -> Int16[np.ndarray, "columns rows"]:
-    return codebook.encode(from_mel01(mel01))[0].T.cpu().numpy().astype(np.int16)
+def _encode(codebook: AnyCodebook, mel01: Float[Tensor, "1 mels frames"]) -> Int16[np.ndarray, "columns rows"]:
+    levels = (codebook.config.clip.levels,) if isinstance(codebook, ResidualCodebook) else ()
+    return codebook.encode(from_mel01(mel01), *levels)[0].T.cpu().numpy().astype(np.int16)
 
 
 def _item_row(row: Row) -> ItemRow:

@@ -23,6 +23,7 @@ from unsilent.signal.onsets import onset_strength
 from unsilent.vision.motion import CHANNELS, normalise, synthetic_motion
 
 _NEW_VIEW = 0.2  # probability that the view of an image changes at a column
+_PAUSES = (1.0, 10.0)  # range of their mean length in columns, drawn evenly in the logarithm
 
 
 class SamplerBatch(NamedTuple):
@@ -32,6 +33,7 @@ class SamplerBatch(NamedTuple):
         codes: in the sampler's order.
         features: of images or videos; `PairedCodes` gives those of the shard, one or several for each code column.
         labels: indices in `PairedCodes.labels`; -1 for unlabelled clips.
+        seen: false where the features show nothing, because the label has no image.
         motion: curves of `vision.motion.normalise`, `values` for each code column.
         keep: false where the condition is dropped.
         names: clip of each sequence's first sound.
@@ -40,6 +42,7 @@ class SamplerBatch(NamedTuple):
     codes: Int64[Tensor, "batch sequence"]
     features: Float[Tensor, "batch features dim"] | None
     labels: Int64[Tensor, "batch"] | None
+    seen: Bool[Tensor, "batch"]
     motion: Float[Tensor, "batch columns values"] | None
     keep: Bool[Tensor, "batch"] | None
     names: list[str]
@@ -48,7 +51,8 @@ class SamplerBatch(NamedTuple):
 class PairedCodes:
     """Code sequences with visual features and, if wanted, motion.
 
-    A composed sequence has sounds of one label with features of an image of that label, both chosen at random. With probability `cut_share`
+    A composed sequence has sounds of one label with features of an image of that label, both chosen at random. A share of them
+    has pauses between and before its sounds, as single events in a video have. With probability `cut_share`
     sound and image change to another label at the same column, so that the sampler learns which features belong to which column. Motion of
     images is synthesised from the onsets of the sound. A real clip keeps its own features, timing and motion.
 
@@ -62,6 +66,9 @@ class PairedCodes:
         labels: in the order of their indices; None takes those of the split with both sounds and images, sorted.
         motion: give motion too; needs the shard `motion` and, for composed sequences, `waveforms` or `mels`.
         features: give features too; without them, every sound is a real clip.
+        silence: codes of a silent column, for pauses.
+        pause_share: share of composed sequences with pauses; needs `silence`.
+        blind: also draw labels without images, whose features are zero and whose `seen` is false.
 
     Raises:
         DataError: if no label has both sounds and images or, at a `real_share` of 1, no clip has both.
@@ -78,6 +85,9 @@ class PairedCodes:
         labels: list[str] | None = None,
         motion: bool = False,
         features: bool = True,
+        silence: Integer[np.ndarray, "rows"] | None = None,
+        pause_share: float = 0.0,
+        blind: bool = False,
     ) -> None:
         self.codes, self.features = Shard(shards, "codes"), Shard(shards, "features") if features else None
         self.code_rows: list[CodesRow] = [entry.row for entry in self.codes.entries]
@@ -89,13 +99,14 @@ class PairedCodes:
         self.rows_per_column: int = self.features.setting("rows_per_column") if features else 1
         self.sounds, self.images, self.real = defaultdict(list), defaultdict(list), []
         self._group(split)
-        complete = set(self.sounds) & (set(self.images) if features else set(self.sounds))
+        self.silence, self.pause_share = silence, pause_share
+        complete = set(self.sounds) if blind or not features else set(self.sounds) & set(self.images)
         self.labels = sorted(complete) if labels is None else labels
         self.present = [index for index, label in enumerate(self.labels) if label in complete]
         if real_share == 1 and not self.real:
             raise DataError(f"no clip of the split {split!r} in {shards} has both codes and features.")
         if real_share < 1 and not self.present:
-            raise DataError(f"no label of the split {split!r} in {shards} has both sounds and images.")
+            raise DataError(f"no label of the split {split!r} in {shards} has {'sounds' if blind else 'both sounds and images'}.")
         if named_only:
             self.real = [pair for pair in self.real if self.code_rows[pair[0]].label in self.labels]
         # square root: labels with much material are drawn more often, but not as often as they occur
@@ -144,7 +155,8 @@ class PairedCodes:
         if self.motion is not None:
             curves = np.stack([normalise(scene.levels).reshape(self.clip.columns, -1) for scene in scenes])
             motion = torch.from_numpy(curves.astype(np.float32))
-        return SamplerBatch(torch.from_numpy(codes), features, labels, motion, None, [scene.name for scene in scenes])
+        seen, names = torch.tensor([bool(scene.features.any()) for scene in scenes]), [scene.name for scene in scenes]
+        return SamplerBatch(torch.from_numpy(codes), features, labels, seen, motion, None, names)
 
     def _composed(self, rng: np.random.Generator) -> "_Scene":
         columns = self.clip.columns
@@ -156,9 +168,17 @@ class PairedCodes:
     def _scene(self, columns: int, rng: np.random.Generator) -> "_Scene":
         """Consecutive sounds of one label, with features of one image, whose crop changes at random columns."""
         index = self.present[self.draw(rng)]
-        sounds, images = self.sounds[self.labels[index]], self.images[self.labels[index]]
+        sounds, images = self.sounds[self.labels[index]], self.images.get(self.labels[index], [])
         parts, names, strengths, filled = [], [], [], 0
+        pause = float(np.exp(rng.uniform(*np.log(_PAUSES)))) if self.pause_share and rng.random() < self.pause_share else 0.0
         while filled < columns:
+            if pause:
+                length = min(columns - filled, int(rng.exponential(pause)))
+                parts.append(np.broadcast_to(self.silence, (length, len(self.silence))))
+                strengths.append(np.zeros(length * self.clip.column_features, np.float32))
+                filled += length
+                if filled == columns:
+                    break
             item = sounds[int(rng.integers(len(sounds)))]
             part = self.codes[item]
             # a long sound starts at a random column; a short one is used whole, because it is often a single event
@@ -168,12 +188,13 @@ class PairedCodes:
             if self.motion is not None:
                 strengths.append(self.onset_strength(item, start, len(parts[-1])))
             filled += len(parts[-1])
-        image = self._features(images[int(rng.integers(len(images)))])
+        dim = self.features.array.shape[1]
+        image = self._features(images[int(rng.integers(len(images)))]) if images else np.zeros((1, dim), np.float32)
         views = rng.integers(len(image), size=columns)
         last_change = np.maximum.accumulate(np.where(rng.random(columns) < _NEW_VIEW, np.arange(columns), 0))
         features = image[views[last_change]].repeat(self.rows_per_column, axis=0)
         levels = np.empty((0, CHANNELS)) if self.motion is None else synthetic_motion(np.concatenate(strengths), rng)
-        return _Scene(np.concatenate(parts), features, levels, index, names[0])
+        return _Scene(np.concatenate(parts), features, levels, index, names[0] if names else "")
 
     def onset_strength(self, item: int, start: int, columns: int) -> Float32[np.ndarray, "moments"]:
         """Strongest onset within the time of each feature.
@@ -191,12 +212,14 @@ class PairedCodes:
             stored = torch.from_numpy(np.array(self.sound_items[row.item]))
             is_mel = stored.ndim == 2
             mel01 = torch.from_numpy(mel01_from_stored(stored.numpy())).T if is_mel else log_mel01(stored[None] / 32768, clip)[0]
-            self.strengths[row.item] = onset_strength(mel01, clip).numpy()
+            lead = clip.n_fft // clip.hop  # frames of silence, so that an event at the very start counts
+            self.strengths[row.item] = onset_strength(torch.nn.functional.pad(mel01, (lead, 0)), clip).numpy()[lead:]
         first = row.shift_samples / clip.hop + (row.start_column + start) * clip.downsampling  # in frames at the changed speed
         moments = first + np.arange(columns * clip.column_features + 1) * clip.downsampling / clip.column_features
         frames = np.floor(moments * row.speed).astype(int)
-        strength = np.pad(self.strengths[row.item], (0, max(0, frames[-1] + 1 - len(self.strengths[row.item]))))
-        return np.maximum.reduceat(strength, frames)[:-1]
+        before = max(0, -frames[0])  # silence put in front while encoding
+        strength = np.pad(self.strengths[row.item], (before, max(0, frames[-1] + 1 - len(self.strengths[row.item]))))
+        return np.maximum.reduceat(strength, frames + before)[:-1]
 
     def _real(self, code_item: int, feature_item: int | None) -> "_Scene":
         """A real clip with its own features; one shorter than the sequence is repeated, as in the released training."""

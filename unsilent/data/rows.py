@@ -50,7 +50,7 @@ class CodesRow(ItemRow):
         item: index of the sound in the shard `waveforms` or `mels`.
         variant: number of the encoding; 0 encodes the sound unchanged.
         speed: factor that the sound was played faster by before encoding, pitch included.
-        shift_samples: samples cut off at the start, after the change of speed.
+        shift_samples: samples cut off at the start, after the change of speed; negative for silence put in front of it.
         start_column: code column of the whole encoding at which this stretch starts; a multiple of the clip's columns.
     """
 

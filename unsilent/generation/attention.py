@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unsilent.errors import ParameterError
 from unsilent.generation.windows import Window
+from unsilent.models.residual_sampler import AnySampler
 from unsilent.models.sampler import Sampler
 from unsilent.models.transformer import Attention
 
@@ -50,7 +51,7 @@ def weights_of(layer: Attention, x: Float[Tensor, "batch sequence width"]) -> Fl
 
 @torch.inference_mode()
 def attention_of(
-    sampler: Sampler,
+    sampler: AnySampler,
     window: Window,
     codes: Int[Tensor, "1 sequence"],
     condition: Float[Tensor, "1 condition width"],
@@ -68,8 +69,10 @@ def attention_of(
         head: number of the head; None takes the mean of all.
 
     Raises:
-        ParameterError: for a layer or head that the sampler does not have.
+        ParameterError: for a layer or head that the sampler does not have, or a sampler over columns.
     """
+    if not isinstance(sampler, Sampler):
+        raise ParameterError("this model's sampler attends to columns, not to codes; attention is drawn for the other models.")
     sizes = sampler.config.transformer
     for name, given, n in (("layer", layer, sizes.layers), ("head", head, sizes.heads)):
         if given is not None and not 0 <= given < n:

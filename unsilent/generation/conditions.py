@@ -11,7 +11,7 @@ from unsilent.clip import Clip
 from unsilent.generation.windows import Window
 from unsilent.models.condition import condition_rows
 from unsilent.models.configs import ConditionConfig
-from unsilent.models.sampler import Sampler
+from unsilent.models.residual_sampler import AnySampler
 from unsilent.vision.scene import Observation, Scene
 
 
@@ -60,7 +60,7 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
         pairs: whether a feature is computed from a frame and the next.
     """
     rows = condition_rows(condition, clip.n_features, clip.columns)
-    repeat = condition.kind != "columns"  # the published models were trained on repeated frames
+    repeat = not condition.by_column  # the published models were trained on repeated frames
     return [
         WindowFrames(
             scene.frame_numbers(window.start, clip, rows, pairs, repeat),
@@ -70,8 +70,21 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
     ]
 
 
+def expected_classes(
+    sampler: AnySampler, plan: Plan, observation: Observation | None, class_number: int | None
+) -> Float[Tensor, "classes"] | None:
+    """Probability of each class over a whole scene: certain for a named one, else what is seen; None for a sampler that does not see."""
+    sight = getattr(sampler.embedder, "sight", None)
+    if sight is None:
+        return None
+    if class_number is not None:
+        return torch.eye(sight.config.n_classes)[class_number]
+    windows = [observation.features_of(window.embedded)[None].to(sight.weight) for window in plan.frames]
+    return torch.stack([sight.shares(features)[0].mean(0) for features in windows]).mean(0)
+
+
 def make_conditions(
-    sampler: Sampler, plan: Plan, observation: Observation | None, seed: int, class_number: int | None
+    sampler: AnySampler, plan: Plan, observation: Observation | None, seed: int, class_number: int | None
 ) -> list[Float[Tensor, "1 condition width"]]:
     """Embed the condition of each window.
 

@@ -1,7 +1,7 @@
 """The result of a generation: a sound with its mel, codes and settings, and methods that write files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,9 @@ class Generation:
         features: of the frames, `[features, dim]` in the order of time; None for a model without features.
         clip: the grid of mel and codes.
         request: resolved against the model's defaults.
-        take: number of this sound, from 0.
+        take: number of this sound among all that were sampled, from 0; in the order of takes where nothing is ranked.
+        score: agreement with what is seen or named, see `models.ranker`; None for a model that does not rank.
+        seen: likeliest classes and their probabilities; empty for a model that does not see.
         model: name of the model.
         precision: that it was computed in, see `speed.choice.choose_precision`.
         timings: seconds of each stage. Decoding and vocoding concurrent with sampling count as sampling (`codes`).
@@ -48,6 +50,8 @@ class Generation:
     model: str
     precision: Precision
     timings: dict[str, float]
+    score: float | None = None
+    seen: dict[str, float] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         """True for equal sounds of the same model and request; timings are not compared."""

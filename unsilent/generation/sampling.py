@@ -11,8 +11,10 @@ from torch import Tensor
 from unsilent.errors import ParameterError
 from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
-from unsilent.models.sampler import Sampler
+from unsilent.models.residual_sampler import AnySampler
 from unsilent.request import Request
+
+Feed = Callable[[Int[Tensor, "takes known"]], None]  # gets all codes known so far after each column
 
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
@@ -98,13 +100,13 @@ class NextCode:
 
 @torch.inference_mode()
 def sample_codes(
-    sampler: Sampler,
+    sampler: AnySampler,
     windows: Sequence[Window],
     conditions: Iterable[Float[Tensor, "1 condition width"]],
     request: Request,
     *,
     prime: Int[Tensor, "rows known"] | None = None,
-    on_column: Callable[[Int[Tensor, "takes known"]], None] = lambda known: None,
+    on_column: Feed = lambda known: None,
 ) -> Int[Tensor, "takes sequence"]:
     """Sample the codes of a sound of any length.
 

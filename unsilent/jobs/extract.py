@@ -83,7 +83,7 @@ def extract_shards(
     shards = [extract(sounds, group_by_file(rows, "sound", "clip"), out, parallel, redo)]
     if preset.backbone:
         condition = preset.sampler.condition
-        one_each = condition.kind == "columns" or condition.n_features == preset.clip.columns
+        one_each = condition.by_column or condition.n_features == preset.clip.columns
         per_column = 1 if one_each else preset.clip.column_features
         features = FeatureExtractor(root, preset.clip, preset.backbone, seed, per_column, dtype or "float16")
         shards.append(extract(features, group_by_file(rows, "image", "clip"), out, parallel, redo))

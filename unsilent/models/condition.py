@@ -1,4 +1,4 @@
-"""The sampler's conditions: visual features, a class, both, nothing, or time coordinates.
+"""The sampler's conditions: visual features, a class, both, nothing, time coordinates, or what is seen in features.
 
 batch      windows
 features   visual features of one clip
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.models.configs import ConditionConfig
+from unsilent.models.configs import ConditionConfig, SightConfig
 
 _CONTEXT_COLUMNS = 2  # on each side, which the vector of one column depends on for kind `columns`
+_SIGHT_FEATURES = 5  # on each side, over which the logits of sight are averaged: about two seconds for `everyday`
 
 
 class Condition(nn.Module):
@@ -27,9 +28,11 @@ class Condition(nn.Module):
     def __init__(self, config: ConditionConfig, width: int, clip: Clip) -> None:
         super().__init__()
         self.config = config
-        self.feature_embedder = nn.Linear(config.feature_dim, width) if config.n_features else None
+        sees = config.kind == "sight"
+        self.feature_embedder = nn.Linear(config.feature_dim, width) if config.n_features and not sees else None
         self.class_embedder = nn.Embedding(config.n_classes, width) if config.n_classes else None
-        self.columns = Columns(config.motion, width, clip.columns) if config.kind == "columns" else None
+        self.sight = Sight(SightConfig(feature_dim=config.feature_dim, n_classes=config.n_classes)) if sees else None
+        self.columns = Columns(config.motion, width, clip.columns) if config.by_column else None
 
     def forward(
         self,
@@ -41,13 +44,17 @@ class Condition(nn.Module):
 
         Args:
             features: `n_features` per item; None for kinds without.
-            labels: class indices; None for kinds without.
+            labels: class indices; None for kinds without. For kind `sight`, -1 or None leaves the class to the features.
             motion: of each code column; None for kinds without, or where nothing moves.
 
         Raises:
             ParameterError: if an input is missing, superfluous or of a wrong size; names both sizes.
         """
+        if self.sight is not None and labels is None:
+            labels = torch.full((len(features),), -1, device=features.device)
         self._check(features, labels)
+        if self.sight is not None:
+            return self.columns(self._seen(features, labels), motion)
         tokens = []
         if self.feature_embedder is not None:
             tokens.append(self.feature_embedder(features))
@@ -60,6 +67,13 @@ class Condition(nn.Module):
             raise ParameterError(f"a sampler with a condition of kind {self.config.kind!r} was given motion.")
         return embedded
 
+    def _seen(self, features: Float[Tensor, "batch features dim"], labels: Int[Tensor, "batch"]) -> Float[Tensor, "batch features width"]:
+        """Class embeddings: of the named class, or the mean over classes weighted by how likely the features show each."""
+        shares = self.sight.shares(features)
+        named = F.one_hot(labels.clamp(min=0), self.config.n_classes).to(shares)
+        shares = torch.where((labels >= 0)[:, None, None], named[:, None], shares)
+        return shares @ self.class_embedder.weight.to(shares)
+
     def _check(self, features: Float[Tensor, "batch features dim"] | None, labels: Int[Tensor, "batch"] | None) -> None:
         kind, config = self.config.kind, self.config
         if (features is not None) != bool(config.n_features) or (labels is not None) != bool(config.n_classes):
@@ -70,9 +84,36 @@ class Condition(nn.Module):
                 f"{features.shape[1]} features of width {features.shape[2]} given; this sampler takes {config.n_features} of width "
                 f"{config.feature_dim}."
             )
-        if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < config.n_classes:
-            wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+        lowest = 0 if self.sight is None else -1
+        if labels is not None and not lowest <= int(labels.min()) <= int(labels.max()) < config.n_classes:
+            wrong = int(labels.min()) if int(labels.min()) < lowest else int(labels.max())
             raise ParameterError(f"class {wrong} given; this sampler knows 0 to {config.n_classes - 1}.")
+
+
+class Sight(nn.Module):
+    """Linear classifier of visual features: what a picture shows, among the classes of sounds.
+
+    Attributes:
+        weight, bias: logits of each class; -infinity is written as a large negative bias for classes that no picture teaches.
+        mean, std: of the features that it was fitted to.
+    """
+
+    def __init__(self, config: SightConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(config.feature_dim))
+        self.register_buffer("std", torch.ones(config.feature_dim))
+        self.register_buffer("weight", torch.zeros(config.n_classes, config.feature_dim))
+        self.register_buffer("bias", torch.zeros(config.n_classes))
+
+    def forward(self, features: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows classes"]:
+        """Logits of each class."""
+        return F.linear((features - self.mean) / self.std, self.weight, self.bias)
+
+    def shares(self, features: Float[Tensor, "batch features dim"]) -> Float[Tensor, "batch features classes"]:
+        """Probability of each class at each feature; logits are averaged over neighbouring features, because single frames mislead."""
+        logits, width = self(features).transpose(1, 2), 2 * _SIGHT_FEATURES + 1
+        return F.avg_pool1d(logits, width, 1, _SIGHT_FEATURES, count_include_pad=False).softmax(1).transpose(1, 2)
 
 
 class Columns(nn.Module):
@@ -148,7 +189,7 @@ def condition_rows(condition: ConditionConfig, n_total: int, n_columns: int) -> 
         frames.
     """
     n_wanted = condition.n_features
-    if condition.kind != "columns":
+    if not condition.by_column:
         return pick_rows(n_wanted, n_total)
     each = n_total // n_columns
     return [(-(-index * n_columns // n_wanted) + 1) * each - 1 for index in range(n_wanted)]

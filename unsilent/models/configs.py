@@ -8,7 +8,7 @@ from unsilent.clip import Clip
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
-ConditionKind = Literal["none", "features", "class", "features+class", "coordinates", "columns"]
+ConditionKind = Literal["none", "features", "class", "features+class", "coordinates", "columns", "sight"]
 
 
 class CodebookConfig(Config):
@@ -32,6 +32,35 @@ class CodebookConfig(Config):
                 f"{len(self.multipliers)} multipliers downsample by {2 ** (len(self.multipliers) - 1)}, "
                 f"the clip by {self.clip.downsampling}."
             )
+
+
+class ResidualCodebookConfig(Config):
+    """Sizes of a residual codebook; the defaults are those of the `everyday` model."""
+
+    clip: Clip = Field(default=Clip(levels=8), description="The time and frequency grid; its rows are the levels that a sampler predicts.")
+    levels: int = Field(default=16, gt=0, description="Rows of the grid: codes per column.")
+    n_codes: int = Field(default=1024, gt=1, description="Entries of each level's codebook.")
+    dim: int = Field(default=128, gt=0, description="Width of latents and codes.")
+    patch: int = Field(default=4, gt=0, description="Mel frames averaged before encoding; must divide the clip's downsampling.")
+    coarse: int = Field(default=384, gt=0, description="Channels of decoder blocks at the column rate.")
+    fine: int = Field(default=256, gt=0, description="Channels of decoder blocks at the patch rate.")
+    coarse_blocks: int = Field(default=4, gt=0, description="ConvNeXt blocks at the column rate.")
+    fine_blocks: int = Field(default=6, gt=0, description="ConvNeXt blocks at the patch rate.")
+    kernel: int = Field(default=7, gt=0, description="Positions seen by one block; odd.")
+    beam: int = Field(default=16, gt=0, description="Candidates kept from level to level while encoding.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "ResidualCodebookConfig":
+        if self.clip.downsampling % self.patch:
+            raise ParameterError(f"columns of {self.clip.downsampling} frames are not a whole multiple of patches of {self.patch}.")
+        if not 1 <= self.clip.levels <= self.levels:
+            raise ParameterError(f"{self.clip.levels} levels to sample of a codebook of {self.levels}; sample 1 or more of them.")
+        return self
+
+    @property
+    def patches(self) -> int:
+        """Patches in one column."""
+        return self.clip.downsampling // self.patch
 
 
 class TransformerConfig(Config):
@@ -59,7 +88,8 @@ class ConditionConfig(Config):
 
     `none` is the published "no feats": one random vector instead of a feature. `coordinates` are codes that increase with time. Both are
     unconditional models in the paper's tables. All kinds of the paper are a prefix of the sequence. `columns`, which is not in the paper,
-    is added to the embeddings: each position gets the condition at the time of the code that it predicts.
+    is added to the embeddings: each position gets the condition at the time of the code that it predicts. `sight` is `columns` with a
+    class in place of the feature: the named one, or those that a linear classifier sees in the features.
     """
 
     kind: ConditionKind = Field(description="Content of the condition and its place in the sequence.")
@@ -70,23 +100,35 @@ class ConditionConfig(Config):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "ConditionConfig":
-        wants_features = self.kind in ("none", "features", "features+class", "columns")
-        wants_classes = self.kind in ("class", "features+class")
+        wants_features = self.kind in ("none", "features", "features+class", "columns", "sight")
+        wants_classes = self.kind in ("class", "features+class", "sight")
         if wants_features != bool(self.n_features and self.feature_dim) or bool(self.n_features) != bool(self.feature_dim):
             raise ParameterError(f"{self.n_features} features of width {self.feature_dim} do not fit a condition of kind {self.kind!r}.")
         if wants_classes != bool(self.n_classes):
             raise ParameterError(f"{self.n_classes} classes do not fit a condition of kind {self.kind!r}.")
-        if self.motion and self.kind != "columns":
+        if self.motion and not self.by_column:
             raise ParameterError(f"{self.motion} motion values do not fit a condition of kind {self.kind!r}.")
         return self
 
+    @property
+    def by_column(self) -> bool:
+        """Whether the condition is one vector per code column, added to the embeddings, instead of a prefix."""
+        return self.kind in ("columns", "sight")
+
     def n_tokens(self, clip: Clip) -> int:
-        """Length of the prefix before the codes; for kind `columns` a single start position."""
+        """Length of the prefix before the codes; a single start position for a condition by column."""
         if self.kind == "coordinates":
             return clip.n_codes
-        if self.kind == "columns":
+        if self.by_column:
             return 1
         return self.n_features + bool(self.n_classes)
+
+
+class SightConfig(Config):
+    """Sizes of a linear classifier of visual features."""
+
+    feature_dim: int = Field(gt=0, description="Width of one feature.")
+    n_classes: int = Field(gt=0, description="Classes.")
 
 
 class SamplerConfig(Config):
@@ -99,11 +141,38 @@ class SamplerConfig(Config):
 
     @model_validator(mode="after")
     def _has_columns(self) -> "SamplerConfig":
+        if self.condition.kind == "sight":
+            raise ParameterError("a condition of kind sight belongs to a sampler over columns (residual_sampler).")
         if self.condition.kind == "columns" and self.condition.n_features > self.clip.columns:
             raise ParameterError(
                 f"{self.condition.n_features} features given for {self.clip.columns} code columns; give at most one per column."
             )
         return self
+
+
+class ResidualSamplerConfig(Config):
+    """Sizes of the sampler of a residual codebook; `clip.levels` is how many of its levels are sampled."""
+
+    clip: Clip = Field(description="The time grid; its rows are the levels that are sampled.")
+    codes: int = Field(gt=1, description="Entries of each level's codebook.")
+    dim: int = Field(gt=0, description="Width of a code vector.")
+    transformer: TransformerConfig = Field(description="Sizes of the transformer over columns.")
+    inner: int = Field(gt=0, description="Width of the network over levels.")
+    inner_blocks: int = Field(gt=0, description="MLP blocks of the network over levels.")
+    condition: ConditionConfig = Field(description="Kind and sizes of the condition.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ResidualSamplerConfig":
+        if not self.condition.by_column:
+            raise ParameterError(f"a sampler over columns takes a condition of kind columns or sight, not {self.condition.kind!r}.")
+        if self.condition.n_features > self.clip.columns:
+            raise ParameterError(
+                f"{self.condition.n_features} features given for {self.clip.columns} code columns; give at most one per column."
+            )
+        return self
+
+
+AnySamplerConfig = SamplerConfig | ResidualSamplerConfig
 
 
 class MelGANConfig(Config):

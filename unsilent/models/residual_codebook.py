@@ -14,19 +14,17 @@ around it, and adds a noise texture of that strength, because listeners cannot d
 """
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unsilent.clip import Clip
-from unsilent.config import Config
 from unsilent.errors import ParameterError
 from unsilent.models.codebook import Codebook
+from unsilent.models.configs import ResidualCodebookConfig
 from unsilent.models.vocos import ConvNeXtBlock
 from unsilent.signal.mel import RANGE_DB, log_mel01
 
@@ -36,37 +34,11 @@ _MAX_STRENGTH = 1.2  # of the texture; white noise has 1
 TEXTURE_CLIPS = 6  # period of the texture: a minute at the paper's grid
 
 
-class ResidualCodebookConfig(Config):
-    """Sizes of a residual codebook; the defaults are those of the `everyday` model."""
-
-    clip: Clip = Field(default=Clip(), description="The time and frequency grid; its rows are not used.")
-    levels: int = Field(default=16, gt=0, description="Rows of the grid: codes per column.")
-    n_codes: int = Field(default=1024, gt=1, description="Entries of each level's codebook.")
-    dim: int = Field(default=128, gt=0, description="Width of latents and codes.")
-    patch: int = Field(default=4, gt=0, description="Mel frames averaged before encoding; must divide the clip's downsampling.")
-    coarse: int = Field(default=384, gt=0, description="Channels of decoder blocks at the column rate.")
-    fine: int = Field(default=256, gt=0, description="Channels of decoder blocks at the patch rate.")
-    coarse_blocks: int = Field(default=4, gt=0, description="ConvNeXt blocks at the column rate.")
-    fine_blocks: int = Field(default=6, gt=0, description="ConvNeXt blocks at the patch rate.")
-    kernel: int = Field(default=7, gt=0, description="Positions seen by one block; odd.")
-    beam: int = Field(default=16, gt=0, description="Candidates kept from level to level while encoding.")
-
-    @model_validator(mode="after")
-    def _divides(self) -> "ResidualCodebookConfig":
-        if self.clip.downsampling % self.patch:
-            raise ParameterError(f"columns of {self.clip.downsampling} frames are not a whole multiple of patches of {self.patch}.")
-        return self
-
-    @property
-    def patches(self) -> int:
-        """Patches in one column."""
-        return self.clip.downsampling // self.patch
-
-
 @lru_cache(maxsize=4)
 def _texture_period(clip: Clip) -> np.ndarray:
     noise = torch.randn(1, TEXTURE_CLIPS * clip.n_samples, generator=torch.Generator().manual_seed(0)) * _NOISE_STD
-    mel = log_mel01(noise, clip)[0] * 2
+    with torch.autocast("cpu", enabled=False):  # whoever asks first must not decide the precision
+        mel = log_mel01(noise, clip)[0] * 2
     return (mel - mel.mean(1, keepdim=True)).numpy()
 
 
@@ -151,20 +123,35 @@ class ResidualDecoder(nn.Module):
         self.coarse = _blocks(config.coarse_blocks, config.coarse, config.kernel)
         self.upsample = nn.ConvTranspose1d(config.coarse, config.fine, config.patches, stride=config.patches)
         self.envelope = nn.Conv1d(mels, config.fine, 1)
+        self.grain = nn.Conv1d(mels * patch, config.fine, 1, bias=False)
         self.fine = _blocks(config.fine_blocks, config.fine, config.kernel)
         self.norm_out = nn.LayerNorm(config.fine, eps=1e-6)
         self.head = nn.Linear(config.fine, 2 * mels * patch)
+        nn.init.zeros_(self.grain.weight)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, latents: Float[Tensor, "batch dim columns"]
+        self, latents: Float[Tensor, "batch dim columns"], noise: Float[Tensor, "#batch mels frames"]
+    ) -> Float[Tensor, "batch mels frames"]:
+        """Mel, unbounded around [-1, 1].
+
+        Args:
+            latents: of each column.
+            noise: texture of white noise, which the network may shape; it is added with a predicted strength in [0, 1.2].
+        """
+        envelope, strength = self.parts(latents, noise)
+        return envelope + strength * noise
+
+    def parts(
+        self, latents: Float[Tensor, "batch dim columns"], noise: Float[Tensor, "#batch mels frames"]
     ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
-        """Envelope, unbounded around [-1, 1], and strength of the texture in [0, 1.2], where white noise has 1."""
+        """Envelope and strength of the texture; arguments as of `forward`."""
         mels = self.config.clip.mels
         x = self.norm_in(self.embed(latents).transpose(1, 2)).transpose(1, 2)
         envelope = self.linear(latents.transpose(1, 2)).unflatten(2, (mels, -1)).transpose(1, 2).flatten(2)
-        x = self.fine(self.upsample(self.coarse(x)) + self.envelope(envelope))
+        grain = self.grain(noise.unflatten(2, (-1, self.config.patch)).transpose(2, 3).flatten(1, 2))
+        x = self.fine(self.upsample(self.coarse(x)) + self.envelope(envelope) + grain)
         # [batch, positions, 2 * mels * patch] to two spectrograms [batch, mels, frames]
         change, strength = self.head(self.norm_out(x.transpose(1, 2))).unflatten(2, (2, mels, -1)).permute(2, 0, 3, 1, 4).flatten(3)
         return envelope.repeat_interleave(self.config.patch, 2) + change, _MAX_STRENGTH * torch.sigmoid(strength + 1)
@@ -172,13 +159,6 @@ class ResidualDecoder(nn.Module):
 
 def _blocks(n: int, width: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(*(ConvNeXtBlock(width, 3 * width, kernel, 1 / n) for _ in range(n)))
-
-
-class ResidualReconstruction(NamedTuple):
-    """A spectrogram after encoding and decoding, as the trainer needs it."""
-
-    envelope: Float[Tensor, "batch mels frames"]
-    strength: Float[Tensor, "batch mels frames"]
 
 
 class ResidualCodebook(nn.Module):
@@ -193,7 +173,7 @@ class ResidualCodebook(nn.Module):
 
     @property
     def rows(self) -> int:
-        """Rows of the grid."""
+        """Rows of the grid of `encode`: all levels, of which a sampler predicts the first."""
         return self.config.levels
 
     def latents(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim columns"]:
@@ -224,14 +204,8 @@ class ResidualCodebook(nn.Module):
             grid: codes.
             start_column: place of the grid in the whole sound, so that overlapping windows draw the same texture.
         """
-        envelope, strength = self.decoder(self.quantize.lookup(grid))
-        columns = self.config.clip.downsampling
-        noise = texture(self.config.clip, start_column * columns, envelope.shape[2]).to(envelope)
-        return envelope + strength * noise
-
-    def forward(self, mel: Float[Tensor, "batch mels frames"], levels: int | None = None) -> ResidualReconstruction:
-        """Encode and decode through all levels, or the first `levels`; the texture is left to the caller."""
-        return ResidualReconstruction(*self.decoder(self.quantize.lookup(self.encode(mel, levels))))
+        latents, each = self.quantize.lookup(grid), self.config.clip.downsampling
+        return self.decoder(latents, texture(self.config.clip, start_column * each, grid.shape[2] * each)[None].to(latents))
 
 
 AnyCodebook = Codebook | ResidualCodebook

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.models.condition import Condition, coordinates
 from unsilent.models.configs import SamplerConfig
@@ -70,10 +69,10 @@ class Sampler(nn.Module):
         self.transformer = Transformer(config.transformer)
         self.head = nn.Linear(width, config.codes, bias=False)
         self.fast_advance: Advance | None = None
-        self.apply(_initialise)
+        self.apply(initialise)
         # not on meta tensors, which are filled later: torch would import sympy for them, which takes a second
         if config.condition.kind == "columns" and not self.pos_emb.is_meta:
-            self.pos_emb.data.copy_(_positional_encoding(config.clip, self.pos_emb.shape[1], width))
+            self.pos_emb.data.copy_(positional_encoding(self.pos_emb.shape[1], config.clip.rows, width))
 
     @torch.no_grad()
     def init_from_codebook(self, vectors: Float[Tensor, "codes dim"]) -> None:
@@ -232,7 +231,7 @@ class Sampler(nn.Module):
         return torch.empty((), device=embedded.device, dtype=dtype)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Initialisation of minGPT: normal weights of standard deviation 0.02, zero biases, zero positions."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
@@ -240,17 +239,17 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _positional_encoding(clip: Clip, positions: int, width: int) -> Float[Tensor, "positions width"]:
+def positional_encoding(positions: int, rows: int, width: int) -> Float[Tensor, "positions width"]:
     """Initial position embeddings: half of each vector is a sinusoidal encoding of the column, the other half a random one of the row.
 
     From minGPT's zeros, training on small data takes a thousand steps to learn which codes are adjacent.
     """
     position, half = torch.arange(positions), width // 2
     lengths = _LONGEST_COLUMNS ** (torch.arange(half // 2) / (half // 2))
-    angles = (position // clip.rows)[:, None] * (torch.pi / 2) / lengths
+    angles = (position // rows)[:, None] * (torch.pi / 2) / lengths
     columns = 2**0.5 * torch.cat([angles.sin(), angles.cos()], dim=1)
-    rows = torch.randn(clip.rows, width - columns.shape[1])[position % clip.rows]
-    return _EMBEDDING_STD * torch.cat([columns, rows], dim=1)
+    of_rows = torch.randn(rows, width - columns.shape[1])[position % rows]
+    return _EMBEDDING_STD * torch.cat([columns, of_rows], dim=1)
 
 
 def released_names(module: Sampler) -> dict[str, str]:

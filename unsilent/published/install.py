@@ -19,7 +19,7 @@ from unsilent.checkpoints.folders import SHIPPED, is_here, models_folder, read_c
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
-from unsilent.models.configs import MelGANConfig, SamplerConfig
+from unsilent.models.configs import AnySamplerConfig, MelGANConfig, SamplerConfig
 from unsilent.presets import Preset
 from unsilent.published.containers import Container, read_container
 from unsilent.published.convert import convert, recognise
@@ -194,8 +194,10 @@ def _find_preset(container: Container) -> str:
     raise ParameterError(f"{container.stem} could be any of {', '.join(fits)}; choose one with --preset.")
 
 
-def _could_be(published: SamplerConfig, found: SamplerConfig) -> bool:
+def _could_be(published: AnySamplerConfig, found: SamplerConfig) -> bool:
     """Whether the shapes are equal; a random vector in place of a feature does not show in them."""
+    if not isinstance(published, SamplerConfig):
+        return False
     theirs, ours = (config.condition.model_copy(update={"kind": "features"}) for config in (published, found))
     return theirs == ours and (published.codes, published.transformer) == (found.codes, found.transformer)
 

@@ -4,7 +4,7 @@ import torch
 
 from unsilent.choices import AnyPrecision, Device, Precision, check_choice
 from unsilent.errors import ParameterError
-from unsilent.models.configs import SamplerConfig
+from unsilent.models.configs import AnySamplerConfig
 from unsilent.speed import cpu_transformer
 
 
@@ -20,7 +20,7 @@ def choose_device(asked: Device) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu")
 
 
-def choose_precision(asked: AnyPrecision, device: torch.device, config: SamplerConfig) -> Precision:
+def choose_precision(asked: AnyPrecision, device: torch.device, config: AnySamplerConfig) -> Precision:
     """The precision to compute in.
 
     A sampling step takes as long as reading its matrices from memory, so on a CPU the smallest dtype that multiplies fast is the fastest.
@@ -49,7 +49,7 @@ def choose_precision(asked: AnyPrecision, device: torch.device, config: SamplerC
     return asked
 
 
-def can_pack(config: SamplerConfig, device: torch.device) -> bool:
+def can_pack(config: AnySamplerConfig, device: torch.device) -> bool:
     """Whether a sampler's transformer is packed for the C extension when it is loaded, rather than run by torch."""
     return device.type == "cpu" and cpu_transformer.is_built() and cpu_transformer.fits(config.transformer)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from unsilent.choices import Precision
+from unsilent.models.residual_sampler import AnySampler
 from unsilent.models.sampler import Sampler
 from unsilent.models.transformer import Block
 from unsilent.speed.cpu_transformer import LANES, PackedBlock, PackedHead, PackedTransformer
@@ -16,7 +17,7 @@ from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, one_thread
 
 
 @contextmanager
-def sampling_mode(sampler: Sampler, precision: Precision) -> Iterator[None]:
+def sampling_mode(sampler: AnySampler, precision: Precision) -> Iterator[None]:
     """Context for sampling: torch's thread count, and autocast where torch computes in bfloat16.
 
     torch gets one thread beside a packed transformer, which has threads of its own, and for a small network. Both run hundreds of small
@@ -51,11 +52,12 @@ def prepare_block(part: nn.Module, precision: Precision, packs: bool) -> nn.Modu
     return packed
 
 
-def accelerate(sampler: Sampler, precision: Precision, device: torch.device) -> None:
+def accelerate(sampler: AnySampler, precision: Precision, device: torch.device) -> None:
     """Replace a sampler's step by a faster one: C if its blocks are packed, a CUDA graph on a GPU."""
     if device.type == "cuda":
-        sampler.fast_advance = GraphedAdvance(sampler)
+        if isinstance(sampler, Sampler):
+            sampler.fast_advance = GraphedAdvance(sampler)
     elif all(isinstance(block, PackedBlock) for block in sampler.transformer.blocks):
         sampler.transformer = PackedTransformer(sampler.transformer, precision)
-        if sampler.config.codes % LANES == 0:
+        if isinstance(sampler, Sampler) and sampler.config.codes % LANES == 0:
             sampler.head = PackedHead(sampler.head, sampler.transformer, "float32" if precision == "float32" else "bfloat16")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from unsilent.models.sampler import SamplerConfig
+from unsilent.models.configs import AnySamplerConfig
 
 # Lock of all loading and computing, because torch's thread count, malloc's settings and a sampler's KV cache are shared by the process. A
 # Python thread keeps the count of its first use of torch, so it must not start inside `one_thread` of another thread.
@@ -42,7 +42,7 @@ def count_threads() -> int:
         return torch.get_num_threads()
 
 
-def codec_threads(config: SamplerConfig) -> int:
+def codec_threads(config: AnySamplerConfig) -> int:
     """Threads for the decoder and vocoder of a model: 1 for a small one, else torch's current count.
 
     Small convolutions gain little from a second thread. With one, bytes do not depend on the thread count, and no thread spins while it

@@ -179,6 +179,9 @@ class SamplerRun(Run):
     feature_noise: float = Field(0.1, ge=0, description="standard deviation of noise on features, relative to that of the features")
     code_noise: float = Field(0.0, ge=0, lt=1, description="share of input codes replaced at random, because sampled codes may be wrong")
     codebook: Path | None = Field(None, description="checkpoint folder of the codebook, whose vectors code embeddings start from")
+    sight: Path | None = Field(None, description="checkpoint folder of the classifier of features, for a condition of kind sight")
+    label_share: float = Field(0.5, ge=0, le=1, description="kind sight: share of sequences whose label is named rather than seen")
+    pause_share: float = Field(0.0, ge=0, le=1, description="share of composed sequences with pauses between their sounds; needs codebook")
     condition_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without condition, for classifier-free guidance")
     motion_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without motion")
 
@@ -190,10 +193,12 @@ class SamplerRun(Run):
 
     @model_validator(mode="after")
     def _check_initial(self) -> "SamplerRun":
-        if self.codebook and self.initial:
+        if self.codebook and self.initial and not self.pause_share:
             raise ParameterError(
                 "codebook has no effect on a training that starts from initial; leave one out, for instance with --set codebook=."
             )
+        if self.pause_share and not self.codebook:
+            raise ParameterError("pauses are silence in codes; give the codebook that makes them, or set pause_share to 0.")
         return self
 
 

@@ -7,16 +7,19 @@ from typing import Any
 import lightning_fabric
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from unsilent.checkpoints.store import load_checkpoint, save_checkpoint, weights_digest
+from unsilent.checkpoints.folders import read_config
+from unsilent.checkpoints.store import load_checkpoint, load_codebook, save_checkpoint, weights_digest
 from unsilent.data.datasets import generators
 from unsilent.data.pairs import PairedCodes, SamplerBatch
 from unsilent.errors import ParameterError
 from unsilent.models.code_order import to_grid
 from unsilent.models.condition import condition_rows
-from unsilent.models.configs import ConditionConfig, ConditionKind, SamplerConfig
+from unsilent.models.configs import AnySamplerConfig, ConditionConfig, ConditionKind, ResidualSamplerConfig
+from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebook
+from unsilent.models.residual_sampler import AnySampler, ResidualSampler
 from unsilent.models.sampler import Sampler
 from unsilent.train.config import SamplerRun
 from unsilent.train.initialisation import initialise_as_released
@@ -30,16 +33,25 @@ from unsilent.train.trainer import StepResult, Trainer
 class SamplerTrainer(Trainer):
     """Trains a sampler on codes, with features, labels and motion as its condition needs them."""
 
-    def __init__(self, run: SamplerRun, config: SamplerConfig, fabric: lightning_fabric.Fabric) -> None:
+    def __init__(self, run: SamplerRun, config: AnySamplerConfig, fabric: lightning_fabric.Fabric) -> None:
         condition = config.condition if run.condition is None else condition_of_kind(run.condition, config.condition, run.preset)
-        has_labels, has_motion = bool(condition.n_classes), bool(condition.motion)
+        has_labels, has_motion, sees = bool(condition.n_classes), bool(condition.motion), condition.kind == "sight"
+        if sees != bool(run.sight):
+            raise ParameterError(f"{run.preset!r} {'needs' if sees else 'has no use for'} a classifier of features, the setting sight.")
+        codebook = None if run.codebook is None else load_codebook(run.codebook)
         if has_labels and run.cut_share:
             raise ParameterError(f"a label is for the whole clip, but cut_share is {run.cut_share}; set it to 0.")
         if run.motion_dropout and not has_motion:
             raise ParameterError(f"{run.preset!r} is not conditioned on motion, but motion_dropout is {run.motion_dropout}; leave it out.")
         # composed clips are sounds and images of a label, whatever the condition sees of them
-        kinds = {"motion": has_motion, "features": run.real_share < 1 or condition.kind in ("features", "features+class", "columns")}
-        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, named_only=has_labels, **kinds)
+        kinds = {
+            "motion": has_motion,
+            "features": run.real_share < 1 or condition.kind in ("features", "features+class", "columns", "sight"),
+        }
+        kinds |= {"named_only": has_labels and not sees, "blind": sees}
+        named = read_config(run.sight)["record"]["classes"] if sees else None
+        pauses = {"silence": silent_column(codebook), "pause_share": run.pause_share} if run.pause_share else {}
+        self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, labels=named, **kinds, **pauses)
         if has_labels and run.condition:
             condition = condition.model_copy(update={"n_classes": len(self.pairs.labels)})
         elif has_labels and condition.n_classes != len(self.pairs.labels):
@@ -51,17 +63,22 @@ class SamplerTrainer(Trainer):
             raise ParameterError(f"{run.preset!r} needs {condition.n_features} features, a clip of {run.shards} has {available}.")
         self.valid = None
         if run.valid_every:
-            shares = run.real_share, run.cut_share, has_labels, self.pairs.labels
-            self.valid = PairedCodes(run.shards, "valid", config.clip, *shares, **kinds)
+            shares = run.real_share, run.cut_share
+            self.valid = PairedCodes(run.shards, "valid", config.clip, *shares, labels=self.pairs.labels, **kinds)
         data = {shard.name: shard.digest for shard in (self.pairs.codes, self.pairs.features, self.pairs.motion) if shard is not None}
         self.run, self.config = run, config.model_copy(update={"condition": condition})
-        module = Sampler(self.config)
+        residual = is_residual(config)
+        self.kind, module = ("residual_sampler", ResidualSampler(self.config)) if residual else ("sampler", Sampler(self.config))
         if run.released_start:
             initialise_as_released(module)
-        if run.codebook is not None:
-            module.init_from_codebook(load_checkpoint(run.codebook, "codebook").quantize.embedding.weight)
+        if codebook is not None:
+            codes = codebook.quantize
+            module.init_from_codebook(codes.codes if isinstance(codebook, ResidualCodebook) else codes.embedding.weight)
             data["codebook"] = weights_digest(run.codebook)
-        module = load_initial(run, "sampler", module)
+        if sees:
+            module.embedder.sight.load_state_dict(load_checkpoint(run.sight, "sight").state_dict())
+            data["sight"] = weights_digest(run.sight)
+        module = load_initial(run, self.kind, module)
         optimizer = torch.optim.AdamW(decay_groups(module, run.weight_decay), lr=run.learning_rate, betas=run.betas)
         module, optimizer = fabric.setup(module, optimizer)
         super().__init__(module, [optimizer], data)
@@ -69,6 +86,9 @@ class SamplerTrainer(Trainer):
     def draw(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
         """Codes with their conditions, after condition dropout and noise."""
         batch = self._conditioned(self.pairs.batch(rngs), rngs, self.run.feature_noise)
+        if self.config.condition.kind == "sight":
+            is_named = ~batch.seen | torch.tensor([rng.random() < self.run.label_share for rng in rngs])
+            batch = batch._replace(labels=torch.where(is_named, batch.labels, -1))
         if dropout := self.run.condition_dropout:
             batch = batch._replace(keep=torch.tensor([rng.random() >= dropout for rng in rngs]))
         if dropout := self.run.motion_dropout:
@@ -92,11 +112,12 @@ class SamplerTrainer(Trainer):
 
     def step(self, context: StepContext, batch: SamplerBatch) -> StepResult:
         """One step on a batch of code sequences."""
-        inputs = batch.codes
+        noisy = batch.codes
         if self.run.code_noise:
-            wrong = torch.rand(inputs.shape, device=inputs.device) < self.run.code_noise
-            inputs = torch.where(wrong, torch.randint_like(inputs, self.config.codes), inputs)
-        logits = self.module(inputs, batch.features, batch.labels, batch.motion, batch.keep)
+            wrong = torch.rand(noisy.shape, device=noisy.device) < self.run.code_noise
+            noisy = torch.where(wrong, torch.randint_like(noisy, self.config.codes), noisy)
+        inputs = (batch.features, batch.labels, batch.motion, batch.keep)
+        logits = self.module(batch.codes, *inputs, noisy) if is_residual(self.config) else self.module(noisy, *inputs)
         loss = next_code_loss(logits, batch.codes)
         context.optimise(loss, self.module, self.optimizers[0])
         return StepResult({"next_code": loss, "accuracy": (logits.argmax(-1) == batch.codes).float().mean()})
@@ -129,7 +150,7 @@ class SamplerTrainer(Trainer):
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Write the sampler's checkpoint folder, with the names of its classes if it has any."""
         classes = {"classes": self.pairs.labels} if self.config.condition.n_classes else {}
-        save_checkpoint(folder, "sampler", self.run.preset, self.config, weights, record | classes)
+        save_checkpoint(folder, self.kind, self.run.preset, self.config, weights, record | classes)
 
 
 def condition_of_kind(kind: ConditionKind, own: ConditionConfig, preset: str) -> ConditionConfig:
@@ -150,13 +171,27 @@ def condition_of_kind(kind: ConditionKind, own: ConditionConfig, preset: str) ->
     )
 
 
-def decay_groups(module: Sampler, weight_decay: float) -> list[dict[str, Any]]:
+def is_residual(config: AnySamplerConfig) -> bool:
+    """Whether a sampler is for the levels of a residual codebook."""
+    return isinstance(config, ResidualSamplerConfig)
+
+
+@torch.inference_mode()
+def silent_column(codebook: AnyCodebook) -> Int64[np.ndarray, "rows"]:
+    """Codes of a column of silence, from the middle of a silent clip."""
+    clip = codebook.config.clip
+    silence = torch.full((1, clip.mels, clip.frames), -1.0)
+    return codebook.encode(silence)[0, : clip.rows, clip.columns // 2].numpy()
+
+
+def decay_groups(module: AnySampler, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups with weight decay (matrices of the transformer and the head) and without (all others).
 
     Source:
         The released sampler's optimizer (minGPT's rule), in which the feature embedding is a convolution and so has no weight decay.
     """
-    decaying = [*module.transformer.modules(), module.head]
+    inner = [module.blocks, module.column, module.partial] if isinstance(module, ResidualSampler) else [module.head]
+    decaying = [layer for part in (module.transformer, *inner) for layer in part.modules()]
     matrices = {id(layer.weight) for layer in decaying if isinstance(layer, nn.Linear)}
     decayed = [p for p in module.parameters() if id(p) in matrices]
     others = [p for p in module.parameters() if id(p) not in matrices]

@@ -1,0 +1,252 @@
+"""The sampler of a residual codebook: a transformer over columns, then a small network that predicts a column's codes level by level.
+
+batch      sequences side by side
+sequence   codes: column by column, coarsest level first
+columns    code columns of one clip
+condition  code columns of the embedded condition
+width      residual stream of the transformer
+inner      width of the network over levels
+dim        width of a code vector
+
+The transformer sees one position per column instead of one per code, so it is as many times cheaper as there are levels. Its input is the
+sum of the codes of the column before. The levels network sees the transformer's output and the sum of the column's codes so far.
+
+Source:
+    Lee et al., "Autoregressive image generation using residual quantization" (CVPR 2022). Differs: the network over levels is an MLP,
+    because the sum of the codes so far says what they leave over.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from unsilent.errors import ParameterError
+from unsilent.models.condition import Condition
+from unsilent.models.configs import ResidualSamplerConfig
+from unsilent.models.sampler import ChooseCodes, Sampler, initialise, positional_encoding
+from unsilent.models.transformer import KeyValueCache, Transformer
+
+
+@dataclass
+class ColumnState:
+    """State of one window between steps.
+
+    Attributes:
+        cache: KV cache of the columns read so far.
+        positions: addend of each column's embedding, from its position and condition.
+        hidden: the transformer's output for the current column.
+        level: codes of the current column that are known.
+        sum: of their vectors.
+    """
+
+    cache: KeyValueCache
+    positions: Float[Tensor, "batch columns width"]
+    hidden: Float[Tensor, "batch width"]
+    level: int
+    sum: Float[Tensor, "batch dim"]
+
+
+class LevelBlock(nn.Module):
+    """Pre-norm MLP, added to its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+
+    def forward(self, x: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
+        """Keep shape."""
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+class ResidualSampler(nn.Module):
+    """Predicts each code of a clip from the condition, the columns before it and the coarser levels of its column.
+
+    Same interface as `Sampler`. Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.generation.sampling`).
+    """
+
+    def __init__(self, config: ResidualSamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, inner, rows = config.transformer.width, config.inner, config.clip.rows
+        self.register_buffer("vectors", torch.zeros(rows, config.codes, config.dim))
+        self.column_embedder = nn.Linear(config.dim, width)
+        self.pos_emb = nn.Parameter(torch.zeros(1, config.clip.columns, width))
+        self.embedder = Condition(config.condition, width, config.clip)
+        self.transformer = Transformer(config.transformer)
+        self.column = nn.Linear(width, inner)
+        self.partial = nn.Linear(config.dim, inner)
+        self.level = nn.Parameter(torch.zeros(rows, inner))
+        self.blocks = nn.ModuleList(LevelBlock(inner) for _ in range(config.inner_blocks))
+        self.norm = nn.LayerNorm(inner)
+        self.head = nn.Parameter(torch.zeros(rows, config.codes, inner))
+        self.apply(initialise)
+        # not on meta tensors, which are filled later: torch would import sympy for them, which takes a second
+        if not self.pos_emb.is_meta:
+            self.pos_emb.data.copy_(positional_encoding(config.clip.columns, 1, width))
+            nn.init.normal_(self.level, std=0.3)
+            # at minGPT's 0.02, classes would be negligible beside codes and stay unlearned for a thousand steps
+            nn.init.normal_(self.embedder.class_embedder.weight)
+            nn.init.normal_(self.embedder.columns.out.weight, std=width**-0.5)
+            for layer in (self.column, self.partial, self.column_embedder):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+
+    @torch.no_grad()
+    def init_from_codebook(self, vectors: Float[Tensor, "levels codes dim"]) -> None:
+        """Take the vectors of the first levels as embeddings; the head starts from them too.
+
+        Each dimension is divided by the root of its standard deviation, because a few principal components would drown the others.
+
+        Raises:
+            ParameterError: if the codebook has fewer levels, or another number or width of codes.
+        """
+        rows, codes, dim = self.vectors.shape
+        if len(vectors) < rows or vectors.shape[1:] != (codes, dim):
+            found = " x ".join(str(n) for n in vectors.shape)
+            raise ParameterError(f"the codebook has {found} numbers, the sampler wants {rows} levels of {codes} x {dim}.")
+        spread = vectors[:rows].var(1).sum(0).sqrt()
+        self.vectors.copy_(vectors[:rows] / (spread * spread.mean()).sqrt())
+        spreads = self.vectors.std((1, 2), keepdim=True)
+        projection = torch.randn(dim, self.head.shape[2]) / dim**0.5
+        self.head.copy_(0.02 * (self.vectors / spreads) @ projection)
+
+    def condition(
+        self,
+        features: Float[Tensor, "batch features dim"] | None = None,
+        labels: Int[Tensor, "batch"] | None = None,
+        motion: Float[Tensor, "batch columns motion"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch condition width"]:
+        """Embed a condition, once for all steps. The unconditional one of classifier-free guidance is all zeros.
+
+        Args:
+            features: `n_features` of one clip.
+            labels: class indices; -1 where the features tell the class, None for all.
+            motion: of each code column; None where nothing moves.
+            generator: not used, because this condition draws nothing.
+
+        Raises:
+            ParameterError: if the inputs do not fit the kind or its sizes.
+        """
+        return self.embedder(features, labels, motion)
+
+    def logits(
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
+    ) -> Float[Tensor, "batch sequence codes"]:
+        """Logits of every code given the true codes before it (teacher forcing); whole columns of one clip or its beginning."""
+        return self.logits_after(codes, codes, condition)
+
+    def logits_after(
+        self,
+        context: Int[Tensor, "batch sequence"],
+        codes: Int[Tensor, "batch sequence"],
+        condition: Float[Tensor, "#batch condition width"],
+    ) -> Float[Tensor, "batch sequence codes"]:
+        """As `logits`, with other codes in the columns before (`context`) than in the column itself (`codes`).
+
+        Wrong codes in a column would contradict what its finer levels quantise, so training corrupts the context only.
+        """
+        embedded = self._embed_columns(self._sums(context)[:, :-1, -1], condition)
+        # a packed transformer always writes a cache
+        hidden = self.transformer(embedded, None if self.training else self.transformer.cache(*embedded.shape[:2], embedded))
+        sums = F.pad(self._sums(codes)[:, :, :-1], (0, 0, 1, 0))
+        inner = self.column(hidden)[:, :, None] + self.partial(sums) + self.level
+        logits = torch.einsum("bcli,lki->bclk", self._levels(inner), self.head.to(inner.dtype))
+        return logits.flatten(1, 2)
+
+    def forward(
+        self,
+        codes: Int[Tensor, "batch sequence"],
+        features: Float[Tensor, "batch features dim"] | None = None,
+        labels: Int[Tensor, "batch"] | None = None,
+        motion: Float[Tensor, "batch columns motion"] | None = None,
+        keep: Bool[Tensor, "batch"] | None = None,
+        context: Int[Tensor, "batch sequence"] | None = None,
+    ) -> Float[Tensor, "batch sequence codes"]:
+        """`condition` and `logits` in one, for training.
+
+        Args:
+            codes: as in `logits`.
+            features: as in `condition`.
+            labels: as in `condition`.
+            motion: as in `condition`.
+            keep: False drops a sequence's condition (condition dropout for guidance); None keeps all.
+            context: codes of the columns before; None takes `codes`.
+        """
+        condition = self.condition(features, labels, motion)
+        kept = condition if keep is None else condition * keep[:, None, None]
+        return self.logits_after(codes if context is None else context, codes, kept)
+
+    @torch.inference_mode()
+    def start(
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
+    ) -> tuple[Float[Tensor, "batch codes"], ColumnState]:
+        """Prefill: process the condition and the known codes, whole columns or none; logits of the next code.
+
+        Each condition is for its `batch / conditions` consecutive sequences.
+
+        Raises:
+            ParameterError: if the codes are no whole columns, or fill the window.
+        """
+        rows, columns = self.vectors.shape[0], self.pos_emb.shape[1]
+        if codes.shape[1] % rows or codes.shape[1] >= rows * columns:
+            raise ParameterError(f"{codes.shape[1]} codes given; this sampler takes fewer than {columns} whole columns of {rows}.")
+        positions = (self.pos_emb + condition.to(self.pos_emb)).repeat_interleave(len(codes) // len(condition), dim=0)
+        cache = self.transformer.cache(len(codes), columns, positions)
+        known = self._sums(codes)[:, :, -1]
+        embedded = self._embed_known(known, positions)
+        hidden = self.transformer(embedded, cache)[:, -1]
+        state = ColumnState(cache, positions, hidden, 0, known.new_zeros(len(codes), self.config.dim))
+        return self._logits(state), state
+
+    @torch.inference_mode()
+    def step(self, code: Int[Tensor, "batch"], state: ColumnState) -> Float[Tensor, "batch codes"]:
+        """Process one more code; logits of the next."""
+        state.sum = state.sum + self.vectors[state.level][code]
+        state.level += 1
+        if state.level == len(self.vectors):
+            embedded = self.column_embedder(state.sum) + state.positions[:, state.cache.length]
+            state.hidden = self.transformer(embedded[:, None], state.cache)[:, -1]
+            state.level, state.sum = 0, torch.zeros_like(state.sum)
+        return self._logits(state)
+
+    @torch.inference_mode()
+    def advance(
+        self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: ColumnState
+    ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
+        """One sampling step: choose the next code of each take and compute the logits of the code after it; as `Sampler.advance`."""
+        codes = choose(logits, uniforms)
+        return codes, self.step(codes.repeat(len(logits) // len(codes)), state)
+
+    def _logits(self, state: ColumnState) -> Float[Tensor, "batch codes"]:
+        inner = self.column(state.hidden) + self.partial(state.sum) + self.level[state.level]
+        return self._levels(inner) @ self.head[state.level].T
+
+    def _levels(self, inner: Float[Tensor, "*rows inner"]) -> Float[Tensor, "*rows inner"]:
+        for block in self.blocks:
+            inner = block(inner)
+        return self.norm(inner)
+
+    def _sums(self, codes: Int[Tensor, "batch sequence"]) -> Float[Tensor, "batch columns rows dim"]:
+        """Sum of the code vectors of each column up to each level."""
+        grid = codes.unflatten(1, (-1, self.vectors.shape[0]))
+        return torch.stack([F.embedding(grid[:, :, level], vectors) for level, vectors in enumerate(self.vectors)], 2).cumsum(2)
+
+    def _embed_columns(
+        self, known: Float[Tensor, "batch known dim"], condition: Float[Tensor, "#batch condition width"]
+    ) -> Float[Tensor, "batch embedded width"]:
+        return self._embed_known(known, self.pos_emb + condition.to(self.pos_emb))
+
+    def _embed_known(
+        self, known: Float[Tensor, "batch known dim"], positions: Float[Tensor, "#batch columns width"]
+    ) -> Float[Tensor, "batch embedded width"]:
+        """Input of the transformer: nothing for the first column, then each known column."""
+        embedded = F.pad(self.column_embedder(known), (0, 0, 1, 0))
+        return embedded + positions[:, : embedded.shape[1]]
+
+
+AnySampler = Sampler | ResidualSampler

@@ -1,0 +1,63 @@
+"""Fits the linear maps and codes of a residual codebook, without gradients: PCA, then k-means level by level."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unsilent.models.configs import ResidualCodebookConfig
+from unsilent.models.quantizer import closest, tally
+from unsilent.models.residual_codebook import ResidualCodebook, patch_power, texture
+
+TEXTURE_FRAMES = 5000  # of noise texture, for its statistics
+_ITERATIONS = 4  # of k-means
+_CHUNK = 4096  # vectors assigned to codes at once
+_SILENT = -0.98  # maximum of a patch-power column, below which it counts as silent
+
+
+def columns_of(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebookConfig) -> Float[Tensor, "n features"]:
+    """What the encoder's linear map gets, without most of the silent columns."""
+    columns = patch_power(mel, config.patch).unflatten(2, (-1, config.patches)).transpose(1, 2).flatten(2).flatten(0, 1)
+    return columns[(columns.amax(1) > _SILENT) | (torch.rand(len(columns)) < 0.02)]
+
+
+@torch.no_grad()
+def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> Iterator[float]:
+    """Set the linear maps to the PCA of columns, and each level's codes to the k-means of what those before leave over.
+
+    Args:
+        codebook: of any sizes; its decoder's network is left as it is.
+        columns: as of `columns_of`, many times as many as there are codes.
+
+    Yields:
+        After each level, the share of the variance that is left.
+    """
+    config, mean = codebook.config, columns.mean(0)
+    centred = columns - mean
+    basis = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : config.dim]
+    codebook.encoder.linear.weight.copy_(basis.T)
+    codebook.encoder.linear.bias.copy_(-(basis.T @ mean))
+    codebook.decoder.linear.weight.copy_(basis)
+    drawn = texture(config.clip, 0, TEXTURE_FRAMES)
+    excess = patch_power(drawn[None], 1000)[0].mean(1) - drawn.mean(1)  # logarithm of mean power above mean logarithm
+    codebook.decoder.linear.bias.copy_(mean - excess.repeat_interleave(config.patches))
+    residuals = centred @ basis
+    for level in range(config.levels):
+        centres = residuals[torch.randperm(len(residuals))[: config.n_codes]].clone()
+        for iteration in range(_ITERATIONS):
+            counts, sums = _tally_in_chunks(residuals, centres)
+            centres = sums / counts.clamp(min=1)[:, None]
+            rare = torch.nonzero(counts < 0.1 * counts.mean()).flatten()
+            if len(rare) and iteration + 1 < _ITERATIONS:  # move rare codes next to frequent ones
+                near = centres[torch.multinomial(counts, len(rare))]
+                centres[rare] = 0.7 * near + 0.3 * residuals[torch.randint(len(residuals), (len(rare),))]
+        codebook.quantize.codes[level] = centres
+        residuals = residuals - torch.cat([centres[closest(chunk, centres)] for chunk in residuals.split(_CHUNK)])
+        yield float(residuals.square().sum(1).mean() / centred.square().sum(1).mean())
+
+
+def _tally_in_chunks(vectors: Float[Tensor, "n dim"], centres: Float[Tensor, "codes dim"]) -> tuple[Tensor, Tensor]:
+    """Count and sum of the vectors nearest to each centre."""
+    parts = [tally(chunk, closest(chunk, centres), len(centres)) for chunk in vectors.split(_CHUNK)]
+    return sum(counts for counts, _ in parts), sum(sums for _, sums in parts)
