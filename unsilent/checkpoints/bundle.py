@@ -39,7 +39,7 @@ from unsilent.speed.cpu_convolutions import can_fuse, fuse, prepare_convolutions
 from unsilent.speed.prepare import accelerate, prepare_block
 from unsilent.vision.features import Backbone, find_backbone
 
-SEEING = ("features", "features+class", "columns")  # kinds of conditions with visual features
+SEEING = ("features", "features+class", "columns", "sight")  # kinds of conditions with visual features
 _STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # a fingerprint samples large files, because two trainings differ in every weight
 
 
@@ -174,10 +174,9 @@ def misfit(
         return f"the sampler has {sampler.condition.n_features} features, but the preset has no image network"
     # a sampler of kind `none` has a random vector in place of features
     feature_dim = backbone.dim if sees else sampler.condition.feature_dim
-    rows = [getattr(config, "levels", config.clip.rows) for config in (sampler, codebook)]  # residual codes have levels
     for what, sampler_has, other, other_has in (
         ("codes", sampler.codes, "codebook", codebook.n_codes),
-        ("code rows in a clip", rows[0], "codebook", rows[1]),
+        ("code rows in a clip", sampler.clip.rows, "codebook", codebook.clip.rows),
         ("code columns in a clip", sampler.clip.columns, "codebook", codebook.clip.columns),
         ("samples in a code column", sampler.clip.column_samples, "codebook", codebook.clip.column_samples),
         ("samples in a second", sampler.clip.sample_rate, "codebook", codebook.clip.sample_rate),
