@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from unsilent.clip import Clip
-from unsilent.config import Config
+from unsilent.config import MAX_DEPTH, MAX_SIZE, Config
 from unsilent.errors import ParameterError
 from unsilent.models.codebook import Codebook
 from unsilent.models.vocos import ConvNeXtBlock
@@ -40,16 +40,16 @@ class ResidualCodebookConfig(Config):
     """Sizes of a residual codebook; the defaults are those of the `everyday` model."""
 
     clip: Clip = Field(default=Clip(), description="The time and frequency grid; its rows are not used.")
-    levels: int = Field(default=16, gt=0, description="Rows of the grid: codes per column.")
-    n_codes: int = Field(default=1024, gt=1, description="Entries of each level's codebook.")
-    dim: int = Field(default=128, gt=0, description="Width of latents and codes.")
-    patch: int = Field(default=4, gt=0, description="Mel frames averaged before encoding; must divide the clip's downsampling.")
-    coarse: int = Field(default=384, gt=0, description="Channels of decoder blocks at the column rate.")
-    fine: int = Field(default=256, gt=0, description="Channels of decoder blocks at the patch rate.")
-    coarse_blocks: int = Field(default=4, gt=0, description="ConvNeXt blocks at the column rate.")
-    fine_blocks: int = Field(default=6, gt=0, description="ConvNeXt blocks at the patch rate.")
-    kernel: int = Field(default=7, gt=0, description="Positions seen by one block; odd.")
-    beam: int = Field(default=16, gt=0, description="Candidates kept from level to level while encoding.")
+    levels: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Rows of the grid: codes per column.")
+    n_codes: int = Field(default=1024, gt=1, le=MAX_SIZE, description="Entries of each level's codebook.")
+    dim: int = Field(default=128, gt=0, le=MAX_SIZE, description="Width of latents and codes.")
+    patch: int = Field(default=4, gt=0, le=MAX_SIZE, description="Mel frames averaged before encoding; divides the clip's downsampling.")
+    coarse: int = Field(default=384, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the column rate.")
+    fine: int = Field(default=256, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the patch rate.")
+    coarse_blocks: int = Field(default=4, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks at the column rate.")
+    fine_blocks: int = Field(default=6, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks at the patch rate.")
+    kernel: int = Field(default=7, gt=0, le=MAX_SIZE, description="Positions seen by one block; odd.")
+    beam: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Candidates kept from level to level while encoding.")
 
     @model_validator(mode="after")
     def _divides(self) -> "ResidualCodebookConfig":
