@@ -201,9 +201,10 @@ def test_a_full_disk_keeps_the_last_state(train, shards, tmp_path, monkeypatch):
     assert not [path.name for path in tmp_path.iterdir() if "part" in path.name]
 
 
-def test_two_trainings_in_one_folder_are_refused(train, shards, tmp_path):
+def test_two_trainings_in_one_folder_are_refused(shards, tmp_path):
+    run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=1, batch=1, learning_rate=1e-3)
     with locked(tmp_path / ".lock", CheckpointError), pytest.raises(CheckpointError, match="another process is writing"):
-        train("vocoder", shards, tmp_path, 1)
+        train_run(run, resume=False)
 
 
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.8])

@@ -153,7 +153,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     about = read_json(folder / "config.json")
     missing = {"kind", "preset", "config", "record"} - about.keys()
-    if missing or about["kind"] not in KIND_NAMES or not isinstance(about["config"], dict) or not isinstance(about["record"], dict):
+    if missing or about["kind"] not in KIND_NAMES or not isinstance(about["record"], dict):
         raise CheckpointError(f"{folder / 'config.json'} is not a checkpoint of this project (kind {about.get('kind')!r}).")
     return about
 

@@ -89,7 +89,7 @@ def read_manifest(path: Path) -> tuple[Path, list[Row]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged, or not a Parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path} is not a Parquet file, or damaged: {str(error).splitlines()[0]}") from None
     columns = {field.name for field in fields(Row)}
     if missing := columns - set(table.column_names) - {_OPTIONAL}:
         raise DataError(f"the manifest {path} lacks the columns {', '.join(sorted(missing))}; make it again.")

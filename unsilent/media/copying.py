@@ -266,6 +266,9 @@ def add_streams(
             copy = plan.vfw.add(target, stream) if plan.vfw else _copy_pictures(stream, target, plan)
         elif not _is_other(stream):
             continue
+        elif stream.type == "video" and plan.container == "matroska":
+            _attach_cover(stream, target)
+            continue
         elif stream.type == "attachment":
             copy = target.add_attachment(stream.name or stream.metadata.get("filename", "attachment"), stream.mimetype or "", stream.data)
             copy.metadata.update(stream.metadata)
@@ -275,6 +278,14 @@ def add_streams(
         _describe_copy(stream, copy)
         copies[stream] = copy
     return copies, encoders
+
+
+def _attach_cover(stream: av.VideoStream, target: av.container.OutputContainer) -> None:
+    """Matroska holds a cover as an attachment."""
+    with open_media(Path(stream.container.name)) as again:
+        content = next((bytes(packet) for packet in demux(again, again.streams[stream.index]) if packet.size), b"")
+    kind = "png" if stream.codec_context.name == "png" else "jpeg"
+    target.add_attachment("cover.png" if kind == "png" else "cover.jpg", f"image/{kind}", content)
 
 
 def _describe_copy(stream: av.stream.Stream, copy: av.stream.Stream) -> None:

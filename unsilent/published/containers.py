@@ -4,6 +4,7 @@ Lightning checkpoints inside `.tar.gz` archives with their YAML, state dicts wra
 """
 
 import gzip
+import io
 import pickle
 import re
 import shutil
@@ -14,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import yaml
@@ -173,7 +174,7 @@ def _unpack(path: Path, scratch: Path) -> tuple[Path, Path | None]:
 class _Bounded:
     """A file that is read as far as its content is plausible: compressed weights are hardly smaller than themselves."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: gzip.GzipFile | io.BufferedReader, path: Path) -> None:
         self._file, self._path, self._left = file, path, max(_LEAST_CONTENT, _MOST_COMPRESSED * path.stat().st_size)
 
     def read(self, n_bytes: int) -> bytes:
