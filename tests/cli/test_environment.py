@@ -23,8 +23,9 @@ def test_streams_may_be_closed(streams):
 
 def test_a_user_need_not_have_a_home(tmp_path):
     """As in containers: a number without a name, and no variable."""
-    wrapper = "import os; os.path.expanduser = lambda path: path; from unsilent.cli.main import run; raise SystemExit(run(['models']))"
-    done = run(f'unsilent; {sys.executable} -c "{wrapper}"'.removeprefix("unsilent; "))
+    code = "import os; os.path.expanduser = lambda path: path; from unsilent.cli.main import run; raise SystemExit(run(['models']))"
+    kept = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME", "UNSILENT_CACHE")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=kept, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "everyday" in done.stdout
 

@@ -70,7 +70,7 @@ def evaluate(
     words += [word for folder in generated for word in ("--generated", str(folder))]
     words += [*(["--keep-silent"] if keep_silent else []), *(["--per-class", str(per_class)] if per_class else [])]
     words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    with locked(out / ".lock", DataError):
+    with locked(out / "heard" / ".lock", DataError):
         evaluation = _measure(
             inputs, ResultCache(out / "heard", load_classifier(classifier, device, keep_silent)), seed, parallel, progress
         )
