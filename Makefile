@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-training test-models test-media test-rest smoke paper-small sanitize test-kernels lint format bench bench-gpu parity clean
+.PHONY: demo test test-training test-models test-media test-rest smoke paper-small sanitize test-kernels lint format bench bench-gpu parity fuzz clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -96,6 +96,10 @@ bench-gpu: $(VENV)/test.installed
 # REFERENCE may name a folder with the authors' complete numbers; otherwise those in tests/fixtures are compared.
 parity: $(VENV)/test.installed
 	@$(BIN)/python benchmarks/parity.py $(REFERENCE)
+
+# Damaged files against everything that reads files, half an hour at most; cases that fail are written to build/fuzz. Options: FUZZ="--seed 2".
+fuzz: $(VENV)/test.installed
+	@$(BIN)/python benchmarks/fuzz.py $(FUZZ)
 
 $(VENV)/bin/python:
 	@echo "Making $(VENV) ..."

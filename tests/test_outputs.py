@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from unsilent.errors import MediaError, ParameterError
-from unsilent.outputs import Job, check, plan
+from unsilent.outputs import Job, check, passed_over, plan
 
 
 @pytest.fixture
@@ -79,8 +79,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("inputs", "out", "message"),
         [
-            (["x/a.mp4", "y/a.mp4"], "out", r"x/a\.mp4 and .*y/a\.mp4 would both become .*out/a\.mp4; give them different folders"),
-            (["x/a.avi", "x/a.flv"], None, r"would both become .*a\.sound\.mkv"),
+            (["x/a.mp4", "y/a.mp4"], "out", r"x/a\.mp4 and .*y/a\.mp4 would both become .*out/a\.mp4\.mp4; give them different folders"),
             (["x/a.mp4"], "x/a.mp4", r"the output .*x/a\.mp4 would overwrite an input; choose another with -o"),
             (["y"], "y", "would overwrite an input"),
             (["empty"], "out", r"no videos in .*empty"),
@@ -95,6 +94,30 @@ class TestPlan:
         root = tree("x/a.mp4", "x/a.avi", "x/a.flv", "x/notes.txt", "y/a.mp4", "empty/notes.txt")
         with pytest.raises(ParameterError, match=message):
             plan([root / name for name in inputs], None if out is None else root / out)
+
+    def test_plan_names_suffixes_where_stems_are_equal(self, tree):
+        root = tree("a.avi", "a.flv", "b.avi")
+        assert targets(plan([root], None), root) == {"a.avi": "a.avi.sound.mkv", "a.flv": "a.flv.sound.mkv", "b.avi": "b.sound.mkv"}
+
+    def test_names_contain_the_seed(self, tree):
+        root = tree("in/a.mp4")
+        assert plan([root / "in"], root / "out", seed=7)[0].out == root / "out" / "a.seed7.mp4"
+        assert plan([root / "in" / "a.mp4"], None, seed=7)[0].outputs(2)[1] == root / "in" / "a.sound.seed7.take2.mp4"
+        assert plan([root / "in" / "a.mp4"], root / "x.mp4", seed=7)[0].outputs(1) == [root / "x.mp4"]
+        assert plan([root / "in" / "a.mp4"], root / "x.mp4", seed=7)[0].outputs(2)[0] == root / "x.seed7.take1.mp4"
+        assert not plan([root / "in" / "a.mp4"], root / "x.mp4")[0].tag
+
+    def test_plan_follows_a_linked_folder_once(self, tree):
+        root = tree("store/a.mp4", "in/b.mp4")
+        (root / "in" / "link").symlink_to(root / "store")
+        (root / "store" / "loop").symlink_to(root / "store")
+        assert targets(plan([root / "in"], root / "out"), root) == {"in/b.mp4": "out/b.mp4", "in/link/a.mp4": "out/link/a.mp4"}
+
+    def test_passed_over_names_what_is_no_video(self, tree):
+        root = tree("in/a.mp4", "in/b.txt", "in/.hidden", "in/a.sound.wav", "in/out/a.mp4", "in/c.gif")
+        jobs = plan([root / "in"], root / "in" / "out")
+        assert [job.video.name for job in jobs] == ["a.mp4", "c.gif"]
+        assert passed_over([root / "in"], jobs, root / "in" / "out") == [root / "in" / "b.txt"]
 
     def test_plan_refuses_inputs_of_which_none_exists(self, tree):
         root = tree("a.mp4")
@@ -147,3 +170,19 @@ class TestCheck:
         check(jobs)
         with pytest.raises(ParameterError, match=r"a\.mov and .*a\.mp4 would become one file"):
             check(jobs, wav=True)
+
+    @pytest.mark.parametrize("name", ["a.sound.mp4", "a.sound.wav", "a.sound.png"])
+    def test_check_refuses_to_replace_what_is_not_its_own(self, make_clip, tmp_path, name):
+        """Whole files and damaged ones; an empty one is nobody's."""
+        jobs = plan([make_clip("a.mp4")], None)
+        for content in ((tmp_path / "a.mp4").read_bytes(), b"notes"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ParameterError, match=rf"{name} exists and was not made by unsilent; .*--overwrite"):
+                check(jobs, wav=True, picture=True)
+            check(jobs, wav=True, picture=True, overwrite=True)
+        (tmp_path / name).write_bytes(b"")
+        check(jobs, wav=True, picture=True)
+
+    def test_check_refuses_a_name_that_is_too_long(self, make_clip, tmp_path):
+        with pytest.raises(MediaError, match="the name has 260 bytes, 255 are possible"):
+            check(plan([make_clip(f"{'x' * 250}.mp4")], None))

@@ -1,6 +1,7 @@
 """Generation for many videos: finished outputs are kept, and a failed video does not stop the others."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Literal
 
 from unsilent.errors import MediaError, UnsilentError, require_matplotlib
 from unsilent.generation.progress import Report
+from unsilent.media.mux import plan_mux
 from unsilent.media.probe import read_comment
-from unsilent.outputs import Job, refuse_equal_stems, refuse_unwritable
+from unsilent.media.suffixes import OWN_COMMENT
+from unsilent.outputs import Job, files_of, refuse_equal_stems, refuse_foreign, refuse_unwritable
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 from unsilent.version import __version__
@@ -34,6 +37,8 @@ class Result:
     real_time_factor: float | None = None
     score: float | None = None  # agreement with what is seen or named; see `Generation`
     seen: dict[str, float] = field(default_factory=dict)  # likeliest classes
+    pictures: str | None = None  # "copied", or how they were encoded
+    notes: tuple[str, ...] = ()  # what of the video the output lacks
 
 
 def run(
@@ -45,6 +50,7 @@ def run(
     wav: bool = False,
     picture: bool = False,
     attention: bool = False,
+    overwrite: bool = False,
 ) -> Iterator[Result]:
     """Run all jobs. A failed job is reported and does not stop the others.
 
@@ -59,6 +65,7 @@ def run(
         wav: also write each sound alone, as WAV beside the video.
         picture: also draw each sound, as PNG beside the video.
         attention: draw what the sampler's attention looks at below it.
+        overwrite: replace files that this program has not made, too.
 
     Raises:
         ParameterError: before the first job, for a request that does not fit the model, a missing matplotlib, or two sounds or figures with
@@ -76,6 +83,8 @@ def run(
             yield from (Result(job.video, out, "kept") for out in job.outputs(request.takes))
             continue
         try:
+            if not overwrite:
+                refuse_foreign(files_of(job, request.takes, wav=wav, picture=picture))
             yield from _make(pipeline, job, request, comment, suffixes, progress(job), attention)
         except UnsilentError as error:
             yield Result(job.video, job.out, "failed", str(error))
@@ -91,18 +100,22 @@ def run(
 def _make(
     pipeline: Pipeline, job: Job, request: Request, comment: str, suffixes: list[str], progress: Report, attention: bool
 ) -> Iterator[Result]:
-    refuse_unwritable(job.out)
+    for out in job.outputs(request.takes):
+        refuse_unwritable(out)
+    plan = plan_mux(job.video, job.out, request.original)
+    for note in plan.notes:
+        log.warning("%s", note)
     takes = pipeline.takes(job.video, request=request, progress=progress)
     job.out.parent.mkdir(parents=True, exist_ok=True)
     for generation, out in zip(takes, job.outputs(request.takes), strict=True):
-        generation.save_video(out, comment=comment)
+        generation.save_video(out, comment=comment, plan=plan)
         if ".wav" in suffixes:
             generation.save_wav(out.with_suffix(".wav"))
         if ".png" in suffixes:
             looked = pipeline.attention(generation) if attention else None
             generation.save_picture(out.with_suffix(".png"), looked)
         made = generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor, generation.score, generation.seen
-        yield Result(job.video, out, "made", "", *made)
+        yield Result(job.video, out, "made", "", *made, plan.pictures, plan.notes)
 
 
 def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
@@ -117,14 +130,15 @@ def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
     size = video.stat().st_size if video.exists() else 0  # a missing video is reported later
     about = f"model={pipeline.name} weights={pipeline.parts.fingerprint} vocoder={pipeline.vocoder} precision={pipeline.precision}"
     asked = " ".join(f"{field}={value}" for field, value in request.describe().items())
-    return f"sound by unsilent {__version__}: {about} source={name} bytes={size} {asked} original={request.original}"
+    return f"{OWN_COMMENT} {__version__}: {about} source={name} bytes={size} {asked} original={request.original}"
 
 
 def _is_made(video: Path, out: Path, comment: str, suffixes: list[str]) -> bool:
     """Whether an earlier run has made `out`, and its files of other suffixes, from the video as it is now."""
     wanted = [out, *(out.with_suffix(suffix) for suffix in suffixes)]
     try:
-        return all(path.stat().st_mtime >= video.stat().st_mtime for path in wanted) and read_comment(out) == comment
+        changed = min(video.stat().st_mtime, time.time())  # cameras' clocks may be in the future
+        return all(path.stat().st_mtime >= changed for path in wanted) and read_comment(out) == comment
     except (OSError, MediaError):
         return False
 
@@ -146,4 +160,6 @@ def as_record(result: Result, request: Request, pipeline: Pipeline) -> dict[str,
         "real_time_factor": result.real_time_factor,
         "score": result.score,
         "seen": result.seen,
+        "pictures": result.pictures,
+        "notes": list(result.notes),
     }

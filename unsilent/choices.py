@@ -16,6 +16,8 @@ SoundShard = Literal["waveforms", "mels"]  # how sounds are stored for training
 Loudness = Literal["normalise", "keep"]  # of training sounds: -23 LUFS, or as recorded
 TrainingKind = Literal["codebook", "vocoder", "sampler", "classifier"]
 
+MAX_TAKES = 1000  # sounds of one video in one request, because all are in memory at once
+
 
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Refuse a value that is not in a `Literal`.

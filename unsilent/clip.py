@@ -5,7 +5,7 @@ A clip is the input of one network pass (9.845 s in the paper). Longer videos ar
 
 from pydantic import Field, model_validator
 
-from unsilent.config import Config
+from unsilent.config import MAX_DEPTH, MAX_SIZE, Config
 from unsilent.errors import ParameterError
 
 
@@ -21,15 +21,19 @@ class Clip(Config):
         Paper section 4 "Details"; exact constants from the released extract_mel_spectrogram.py and configs.
     """
 
-    sample_rate: int = Field(default=22050, gt=0, description="Sample rate, in Hz.")
-    n_fft: int = Field(default=1024, gt=0, description="Samples of one STFT window.")
-    hop: int = Field(default=256, gt=0, description="Samples between mel frames (hop length).")
-    mels: int = Field(default=80, gt=0, description="Mel bands.")
+    sample_rate: int = Field(default=22050, gt=0, le=MAX_SIZE, description="Sample rate, in Hz.")
+    n_fft: int = Field(default=1024, gt=0, le=MAX_SIZE, description="Samples of one STFT window.")
+    hop: int = Field(default=256, gt=0, le=MAX_SIZE, description="Samples between mel frames (hop length).")
+    mels: int = Field(default=80, gt=0, le=MAX_SIZE, description="Mel bands.")
     lowest_hz: float = Field(default=125.0, ge=0, description="Lower edge of the first mel band (fmin), in Hz.")
     highest_hz: float = Field(default=7600.0, gt=0, description="Upper edge of the last mel band (fmax), in Hz.")
-    frames: int = Field(default=848, gt=0, description="Mel frames of one clip.")
-    downsampling: int = Field(default=16, gt=0, description="Mel frames per code column, and mel bands per code row where rows are bands.")
-    levels: int = Field(default=0, ge=0, description="Code rows of a residual codebook, coarsest first; 0: rows are frequency bands.")
+    frames: int = Field(default=848, gt=0, le=MAX_SIZE, description="Mel frames of one clip.")
+    downsampling: int = Field(
+        default=16, gt=0, le=MAX_SIZE, description="Mel frames per code column, and mel bands per code row where rows are bands."
+    )
+    levels: int = Field(
+        default=0, ge=0, le=MAX_DEPTH, description="Code rows of a residual codebook, coarsest first; 0: rows are frequency bands."
+    )
     feature_fps: float = Field(default=21.5, gt=0, description="Visual features per second.")
 
     @model_validator(mode="after")

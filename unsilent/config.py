@@ -25,6 +25,10 @@ _RULES = {
 }
 
 
+# Upper bounds of sizes in configuration files, far above every network's: damaged files are refused before anything is built.
+MAX_SIZE, MAX_DEPTH = 1 << 20, 1000
+
+
 class Config(BaseModel):
     """A frozen model that can be written to JSON or TOML and read back. Units and ranges are in the fields' descriptions.
 
@@ -32,7 +36,7 @@ class Config(BaseModel):
         ParameterError: for an unknown key, a value out of range, or values that do not fit each other; names the field.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -1,8 +1,12 @@
 """Files on disk: the cache folder, atomic replacement, and an exclusive lock between processes."""
 
+import codecs
+import csv
 import errno
+import io
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +18,12 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock
     fcntl = None
+
+_NO_HOME = Path("/nonexistent")  # where nothing is found, and writing says to set UNSILENT_CACHE
+_MARK = ".unsilent-part"  # in the names of temporary files
+_TEMPORARY = re.compile(rf"\.[0-9a-f]{{8}}{re.escape(_MARK)}(\.[^.]*)?$")
+_STEM_BYTES = 100  # of the output's name in that of its temporary file, because names have 255 at most
+_swept: set[Path] = set()
 
 
 def cache_folder() -> Path:
@@ -28,7 +38,12 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("UNSILENT_CACHE"):
         return Path(chosen).expanduser()
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "unsilent"
+    if xdg.is_absolute():
+        return xdg / "unsilent"
+    try:
+        return Path.home() / ".cache" / "unsilent"
+    except RuntimeError:  # a user without a home, as in containers
+        return _NO_HOME / ".cache" / "unsilent"
 
 
 def require_path(path: Path) -> None:
@@ -44,27 +59,135 @@ def require_path(path: Path) -> None:
     raise MediaError(f"{path} does not exist.")
 
 
+def walk(folder: Path) -> list[Path]:
+    """All files in and below a folder, sorted; linked folders are followed, each folder once."""
+    found, seen = list[Path](), set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found += [Path(place, name) for name in names]
+    return sorted(path for path in found if path.is_file())
+
+
+def read_text(path: Path, error: type[UnsilentError], errors: str = "strict") -> str:
+    """Text as spreadsheet programs and editors save it: UTF-8 or UTF-16, with or without a byte order mark.
+
+    Args:
+        path: file.
+        error: class to raise.
+        errors: how bytes that are no text are read, see `bytes.decode`.
+
+    Raises:
+        UnsilentError: of class `error`, if it cannot be read or has another encoding.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return content.decode(encoding, errors)
+    except OSError as why:
+        raise error(f"{path} cannot be read: {why.strerror}.") from None
+    except UnicodeDecodeError as why:
+        line = content.count(b"\n", 0, why.start) + 1
+        raise error(f"line {line} of {path} is not UTF-8; save it with that encoding (in spreadsheet programs: CSV UTF-8).") from None
+
+
+def read_csv(path: Path, error: type[UnsilentError], errors: str = "strict") -> list[list[str]]:
+    """Rows of a table, the first with the names of its columns; separated by commas, semicolons or tabs.
+
+    Raises:
+        UnsilentError: of class `error`, as `read_text`, or for text that is no table.
+    """
+    lines = io.StringIO(read_text(path, error, errors), newline="")
+    head = lines.readline()
+    lines.seek(0)
+    separator = next((one for one in ",;\t" if one in head), ",")
+    try:
+        return [row for row in csv.reader(lines, delimiter=separator) if row]
+    except csv.Error as why:
+        raise error(f"{path} is not a table: {why}.") from None
+
+
 @contextmanager
-def atomic_write(out: Path, error: type[UnsilentError] = MediaError) -> Iterator[Path]:
+def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bool = False) -> Iterator[Path]:
     """Give a temporary file beside `out`, which is renamed to `out` when the block ends and removed when it fails.
+
+    Temporary files that killed processes have left in the folder are removed.
 
     Args:
         out: file to write. The temporary file has the same suffix, because libraries choose formats by it.
         error: class to raise.
+        durable: whether the content is on disk before the name, so that a power failure leaves the old or the new file.
 
     Raises:
         UnsilentError: of class `error`, if the folder is missing or not writable, or the disk is full.
     """
-    temporary = out.with_name(f".{out.stem[:40]}.{uuid.uuid4().hex[:8]}{out.suffix}")
+    kept = out.stem.encode(errors="surrogateescape")[:_STEM_BYTES].decode(errors="ignore")
+    temporary = out.with_name(f".{kept}.{uuid.uuid4().hex[:8]}{_MARK}{out.suffix}")
     try:
-        temporary.touch(exist_ok=False)
-        yield temporary
-        os.replace(temporary, out)
+        _sweep(out.parent)
+        with temporary.open("xb") as file:
+            try_lock(file.fileno())  # tells other processes that it is in use
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            yield temporary
+            os.chmod(temporary, mode)  # that of the umask, whatever a library has made of it
+            if durable:
+                sync(temporary)
+            os.replace(temporary, out)
+        if durable:
+            sync(out.parent)
     except OSError as why:
         raise error(f"{out} cannot be written: {why.strerror or why}.") from why
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Write a file's content, or a folder's names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary files of killed processes, once for each folder."""
+    if fcntl is None or folder in _swept:
+        return
+    _swept.add(folder)
+    for left in folder.glob(f".*{_MARK}*"):
+        if not _TEMPORARY.search(left.name):
+            continue
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+
+
+@contextmanager
+def locked(path: Path, error: type[UnsilentError]) -> Iterator[None]:
+    """Keep other processes out of what a lock file stands for.
+
+    Args:
+        path: lock file, made if absent; it stays.
+        error: class to raise.
+
+    Raises:
+        UnsilentError: of class `error`, if another process holds the lock, or the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as why:
+        raise error(f"{path.parent} cannot be written: {why.strerror or why}.") from None
+    with file:
+        if not try_lock(file.fileno()):
+            raise error(f"another process is writing {path.parent}; wait for it, or choose another folder.")
+        yield
 
 
 def try_lock(file: int) -> bool:

@@ -2,38 +2,50 @@
 
 import os
 import re
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from unsilent.choices import Original
 from unsilent.errors import MediaError, ParameterError, require_matplotlib
-from unsilent.files import require_path
-from unsilent.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.files import require_path, walk
+from unsilent.media.suffixes import OWN_COMMENT, SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others become Matroska, which supports all codecs
-OWN_STEM = re.compile(r"\.sound(\.take\d+)?$")  # stem of outputs that were written beside their videos
+LONGEST_NAME = 255  # bytes, of file systems
+OWN_STEM = re.compile(r"\.sound(\.seed\d+)?(\.take\d+)?$")  # stem of outputs that were written beside their videos
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video and its output file. With several takes, `.takeN` is added before the suffix."""
+    """One video and its output file.
+
+    Attributes:
+        video: input.
+        out: output of a single take. With several, `.takeN` is added before the suffix.
+        tag: added before `.takeN`, for a seed that `out` does not name.
+    """
 
     video: Path
     out: Path
+    tag: str = ""
 
     def outputs(self, takes: int) -> list[Path]:
         """The files that will be written, one for each take."""
         if takes == 1:
             return [self.out]
-        return [self.out.with_name(f"{self.out.stem}.take{take + 1}{self.out.suffix}") for take in range(takes)]
+        return [self.out.with_name(f"{self.out.stem}{self.tag}.take{take + 1}{self.out.suffix}") for take in range(takes)]
 
 
-def plan(inputs: list[Path], out: Path | None) -> list[Job]:
+def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
     """Choose the output path of every video.
 
     Args:
         inputs: videos, or folders, which stand for all videos in and below them.
         out: a file for one video, else a folder, which gets the stems of the videos and the sub-folders of input folders. None writes
             `STEM.sound.SUFFIX` beside each video.
+        seed: of the request. Names that are chosen here contain it unless it is 0, so that seeds do not replace each other's outputs.
 
     Raises:
         ParameterError: if there is no video, two videos have the same output, or an output would overwrite an input. If `out` is a file
@@ -51,20 +63,24 @@ def plan(inputs: list[Path], out: Path | None) -> list[Job]:
         _refuse_output(out, one_file)
     originals = {video.resolve() for video in found}
     jobs: dict[Path, Job] = {}
+    tag = f".seed{seed}" if seed else ""
+    targets = {video: _target(video, below, out, tag, video.stem) for video, below in found.items()}
+    counts = Counter(targets.values())
     for video, below in found.items():
-        suffix = video.suffix if video.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
-        if one_file:
-            target = out
-        elif out is None:
-            target = video.with_name(f"{video.stem}.sound{suffix}")
-        else:
-            target = out / below / f"{video.stem}{suffix}"
+        target = out if one_file else targets[video]
+        if not one_file and counts[target] > 1:  # videos that differ in their suffix only keep it in the name
+            target = _target(video, below, out, tag, video.name)
         if target in jobs:
             raise ParameterError(f"{jobs[target].video} and {video} would both become {target}; give them different folders.")
         if target.resolve() in originals:
             raise ParameterError(f"the output {target} would overwrite an input; choose another with -o.")
-        jobs[target] = Job(video, target)
+        jobs[target] = Job(video, target, tag if one_file else "")
     return list(jobs.values())
+
+
+def _target(video: Path, below: Path, out: Path | None, tag: str, stem: str) -> Path:
+    suffix = video.suffix if video.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
+    return video.with_name(f"{stem}.sound{tag}{suffix}") if out is None else out / below / f"{stem}{tag}{suffix}"
 
 
 def _refuse_output(out: Path, one_file: bool) -> None:
@@ -78,7 +94,7 @@ def _refuse_output(out: Path, one_file: bool) -> None:
 
 def _videos(folder: Path, out: Path | None) -> list[Path]:
     """Videos in and below a folder, without outputs of earlier calls beside them or in the output folder."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    files = [path for path in walk(folder) if path.suffix.lower() in VIDEO_SUFFIXES]
     own = out.resolve() if out is not None and out.resolve() != folder.resolve() else None
     return [
         path
@@ -87,16 +103,33 @@ def _videos(folder: Path, out: Path | None) -> list[Path]:
     ]
 
 
-def check(jobs: list[Job], *, wav: bool = False, picture: bool = False) -> None:
+def passed_over(inputs: list[Path], jobs: list[Job], out: Path | None) -> list[Path]:
+    """Files in folders that are neither videos nor outputs of this program."""
+    taken, own = {job.video for job in jobs}, None if out is None else out.resolve()
+    return [
+        path
+        for folder in inputs
+        if folder.is_dir()
+        for path in walk(folder)
+        if path not in taken and not path.name.startswith(".") and not OWN_STEM.search(path.stem) and own not in path.resolve().parents
+    ]
+
+
+def check(
+    jobs: list[Job], *, takes: int = 1, original: Original = "drop", wav: bool = False, picture: bool = False, overwrite: bool = False
+) -> None:
     """Check jobs before a model is loaded. A single video is opened too; one of several may fail later without stopping the others.
 
     Args:
         jobs: as of `plan`.
+        takes: of each.
+        original: the video's own sound.
         wav: whether sounds are written beside the videos.
         picture: whether figures are drawn beside the videos.
+        overwrite: whether files of others may be replaced.
 
     Raises:
-        ParameterError: if two sounds or figures would become one file, or matplotlib is missing.
+        ParameterError: if two sounds or figures would become one file, a file of others would be replaced, or matplotlib is missing.
         MediaError: if a single video cannot be opened, or its output cannot be written.
     """
     if picture:
@@ -104,19 +137,55 @@ def check(jobs: list[Job], *, wav: bool = False, picture: bool = False) -> None:
     if wav or picture:
         refuse_equal_stems(jobs)
     if len(jobs) == 1:
-        from unsilent.media.files import find_video, open_media  # PyAV
+        from unsilent.media.mux import plan_mux  # PyAV
 
         refuse_unwritable(jobs[0].out)
-        with open_media(jobs[0].video) as container:
-            find_video(container, jobs[0].video)
+        if not overwrite:
+            refuse_foreign(files_of(jobs[0], takes, wav=wav, picture=picture))
+        plan_mux(jobs[0].video, jobs[0].out, original)
+
+
+def files_of(job: Job, takes: int, *, wav: bool = False, picture: bool = False) -> list[Path]:
+    """All files that a job writes."""
+    suffixes = [suffix for suffix, wanted in ((".wav", wav), (".png", picture)) if wanted]
+    return [path for out in job.outputs(takes) for path in (out, *(out.with_suffix(suffix) for suffix in suffixes))]
+
+
+def refuse_foreign(paths: list[Path]) -> None:
+    """Refuse to replace files that this program has not made.
+
+    Raises:
+        ParameterError: names the first.
+    """
+    for path in paths:
+        if path.exists() and path.stat().st_size and not is_own(path):
+            raise ParameterError(f"{path} exists and was not made by unsilent; choose another output, or replace it by --overwrite.")
+
+
+def is_own(path: Path) -> bool:
+    """Whether this program has made a video, sound or figure: a comment inside says so."""
+    if path.suffix.lower() == ".png":
+        from PIL import Image
+
+        with suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
+            return str(image.info.get("Comment", "")).startswith(OWN_COMMENT)
+        return False
+    from unsilent.media.probe import read_comment  # PyAV
+
+    with suppress(MediaError):
+        return read_comment(path).startswith(OWN_COMMENT)
+    return False
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Refuse an output in a folder that cannot be written to.
+    """Refuse an output whose name is too long, or in a folder that cannot be written to.
 
     Raises:
-        MediaError: if the nearest folder that exists is a file, or read-only.
+        MediaError: likewise; if the nearest folder that exists is a file, or read-only.
     """
+    for name in (out.name, *(part.name for part in out.absolute().parents if not part.exists())):
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise MediaError(f"{name[:40]}… cannot be written: the name has {len(os.fsencode(name))} bytes, {LONGEST_NAME} are possible.")
     folder = next(above for above in out.absolute().parents if above.exists())
     if not folder.is_dir():
         raise MediaError(f"{out} cannot be written: {folder} is a file, not a folder.")

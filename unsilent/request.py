@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from unsilent.choices import Original, PrimeKeep
+from unsilent.choices import MAX_TAKES, Original, PrimeKeep
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 from unsilent.labels import find_label
@@ -41,7 +41,9 @@ class Request(Config):
     """A request for one or several sounds of one video. None takes the model's own value, see `resolve`."""
 
     seed: int = Field(default=0, ge=0, description="Source of all randomness. Same seed, video, model and machine: same sound.")
-    takes: int = Field(default=1, ge=1, description="Number of different sounds. Take t does not depend on how many there are.")
+    takes: int = Field(
+        default=1, ge=1, le=MAX_TAKES, description="Number of different sounds. Take t does not depend on how many there are."
+    )
     top_k: int | None = Field(
         default=None, ge=1, description="Sample among the k most likely codes, 1 to the codebook's size (the paper's top-X)."
     )

@@ -57,8 +57,8 @@ class TestGenerate:
         assert (code, err) == (0, [])
         wanted = {"seed": 3, "takes": 2, "top_k": 8, "temperature": 0.9, "guidance": 1.5, "motion": False, "original": "duck"}
         assert recorder.requests == [Request(**wanted)]
-        assert names(tmp_path / "new") == [f"x.take{take}.{kind}" for take in (1, 2) for kind in ("mkv", "png", "wav")]
-        assert soundfile.info(tmp_path / "new" / "x.take1.wav").frames == round(0.8 * 22050)
+        assert names(tmp_path / "new") == [f"x.seed3.take{take}.{kind}" for take in (1, 2) for kind in ("mkv", "png", "wav")]
+        assert soundfile.info(tmp_path / "new" / "x.seed3.take1.wav").frames == round(0.8 * 22050)
 
     def test_generate_names_a_failed_file_and_keeps_the_others(self, unsilent, make_clip, tmp_path):
         (tmp_path / "in").mkdir()
@@ -205,10 +205,10 @@ class TestBadInput:
         make_clip("a.mp4")
         refused(unsilent("generate", "a.mp4", "-o", "/proc/x.mp4"), r"/proc/x\.mp4 cannot be written")
 
-    def test_generate_refuses_a_container_that_cannot_hold_the_codec(self, refused, unsilent, make_clip, tmp_path):
+    def test_generate_says_how_pictures_are_encoded(self, unsilent, make_clip):
         make_clip("a.mp4")
-        refused(unsilent("generate", "a.mp4", "-o", "x.webm"), r"cannot hold h264 video; write \.mkv")
-        assert names(tmp_path) == ["a.mp4"]
+        code, out, _ = unsilent("generate", "a.mp4", "-o", "x.webm")
+        assert (code, "x.webm: pictures encoded as lossless VP9" in out) == (0, True)
 
     def test_generate_leaves_nothing_on_a_full_disk(self, refused, unsilent, make_clip, tmp_path, monkeypatch):
         def full(*_args):

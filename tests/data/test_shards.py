@@ -214,3 +214,47 @@ def test_quantised_values_are_within_half_a_step():
 
 def test_dequantise_keeps_floating_point_values():
     assert np.array_equal(dequantise(np.array([0.5, -2], np.float16), features_row()), np.array([0.5, -2], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "object"}, "dtype: 'object'"),
+        ({"dtype": "nonsense"}, "dtype: 'nonsense'"),
+        ({"row_shape": [-2]}, "row_shape: negative"),
+        ({"row_shape": [10**30]}, "row_shape: negative or very large"),
+        ({"entries": [[1, 3, None]]}, "entries.0: starts at 1 instead of 0"),
+        ({"entries": [[0, -3, None]]}, "negative length"),
+        ({"entries": [[0, 3, None], [0, 3, None]]}, "entries.1: starts at 0 instead of 3"),
+    ],
+)
+def test_lying_indexes_are_refused(tmp_path, change, message):
+    write_shard(tmp_path, "codes", [(np.zeros((3, 2), np.int16), row())], {})
+    path = tmp_path / "codes.json"
+    index = json.loads(path.read_text())
+    about = index["entries"][0][2]
+    change = {key: [[*entry[:2], about] for entry in value] if key == "entries" else value for key, value in change.items()}
+    path.write_text(json.dumps(index | change))
+    with pytest.raises(DataError, match=message):
+        Shard(tmp_path, "codes")
+
+
+@pytest.mark.parametrize("line", [b"[]", b"{}", b"5", b"not JSON", b'{"bytes": "x", "entries": [], "left_out": []}', b"[" * 100_000])
+def test_damaged_journals_are_refused(tmp_path, line):
+    with suppress(KeyboardInterrupt), ShardWriter(tmp_path, "codes", {}) as writer:
+        writer.add([(np.zeros((3, 2), np.int16), row())])
+        raise KeyboardInterrupt
+    path = tmp_path / "codes.journal"
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(DataError, match=r"codes\.journal is damaged; start over with --redo"):
+        ShardWriter(tmp_path, "codes", {})
+
+
+@pytest.mark.parametrize("redo", [False, True])
+def test_files_of_others_are_not_replaced(tmp_path, redo):
+    """A file that happens to be named like a shard's array or index."""
+    name = "codes.json" if redo else "codes.bin"
+    (tmp_path / name).write_text("of the user")
+    with pytest.raises(DataError, match=rf"{name} (is damaged|exists without an index)"):
+        ShardWriter(tmp_path, "codes", {}, redo=redo)
+    assert (tmp_path / name).read_text() == "of the user"

@@ -159,7 +159,8 @@ def test_mux_copies_subtitles_that_the_container_supports(make_clip, clicks, tmp
                     packet.stream = copy
                     both.mux(packet)
     for name, n_subtitles in (("out.mkv", 1), ("out.mp4", 0)):
-        mux(tmp_path / "b.mkv", clicks(RATE, 5000), RATE, tmp_path / name)
+        plan = mux(tmp_path / "b.mkv", clicks(RATE, 5000), RATE, tmp_path / name)
+        assert n_subtitles or "left out subtitles (srt), which .mp4 cannot hold; .mkv holds more" in plan.notes[0]
         with av.open(str(tmp_path / name)) as container:
             assert len(container.streams.subtitles) == n_subtitles
             assert len(container.streams.audio) == 1
@@ -264,18 +265,9 @@ def test_frames_hidden_by_an_edit_list_stay_hidden(make_clip, clicks, read_numbe
     for path in (video, tmp_path / "out.mp4"):
         assert [read_number(frame) for _, frame in stream_frames(path, 25)] == list(range(55, 100))
     assert abs(int(np.abs(read_audio(tmp_path / "out.mp4", RATE)).argmax()) - 5000) <= 1
-    with pytest.raises(MediaError, match=r"hides its first frames by an edit list, which only \.mp4 and \.mov have"):
-        mux(video, clicks(RATE, 5000), RATE, tmp_path / "out.mkv")
-
-
-@pytest.mark.parametrize(
-    ("source", "codec", "out"), [("a.mp4", "libx264", "out.webm"), ("a.webm", "libvpx", "out.mp4"), ("a.webm", "libvpx-vp9", "out.mov")]
-)
-def test_container_that_does_not_support_the_codec_is_refused(make_clip, clicks, tmp_path, source, codec, out):
-    video = make_clip(source, codec=codec)
-    with pytest.raises(MediaError, match=r"cannot hold (h264|vp8|vp9) video; write \.mkv, which supports all codecs"):
-        mux(video, clicks(RATE, 5000), RATE, tmp_path / out)
-    assert [path.name for path in tmp_path.iterdir()] == [source]
+    plan = mux(video, clicks(RATE, 5000), RATE, tmp_path / "out.mkv")
+    assert "encoded as lossless FFV1, because an edit list hides some of them, which .mkv cannot" in plan.notes[0]
+    assert [read_number(frame) for _, frame in stream_frames(tmp_path / "out.mkv", 25)] == list(range(55, 100))
 
 
 @pytest.mark.parametrize("name", ["out.avi", "out.gif", "out"])
@@ -299,10 +291,9 @@ def test_missing_video_is_refused(clicks, tmp_path):
         mux(tmp_path / "a.mp4", clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
 
 
-def test_raw_stream_without_time_stamps_is_refused(make_clip, clicks, tmp_path):
-    path = make_clip("a.h264")
-    with pytest.raises(MediaError, match="is a raw stream without time stamps; put it into a container"):
-        mux(path, clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
+def test_raw_stream_gets_time_stamps(make_clip, clicks, read_number, tmp_path):
+    mux(make_clip("a.h264"), clicks(RATE, 5000), RATE, tmp_path / "out.mp4")
+    assert [read_number(frame) for _, frame in stream_frames(tmp_path / "out.mp4", 25)] == list(range(20))
 
 
 def test_missing_folder_is_refused(make_clip, clicks, tmp_path):

@@ -1,12 +1,14 @@
 """Weight files of the authors are read; nothing in a file is executed."""
 
 import argparse
+import gzip
 import io
 import os
 import pickle
 import sys
 import tarfile
 import types
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -341,3 +343,35 @@ def test_read_settings_refuses_other_content(tmp_path, text, words):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(CheckpointError, match=words):
         read_settings(tmp_path / "a.yaml")
+
+
+def test_read_container_refuses_a_compressed_checkpoint(tmp_path):
+    """Mapping it from disk would read other weights."""
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as old, zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(CheckpointError, match=r"a\.pt is not as it was saved: its part .* is compressed"):
+        read_container(tmp_path / "a.pt", tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("kind", ["pax", "long name", "zeros"])
+def test_read_container_refuses_bombs(tmp_path, kind):
+    """Small archives with headers or members of hundreds of megabytes."""
+    size = 300_000_000
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as file:
+        types = {"pax": tarfile.XHDTYPE, "long name": tarfile.GNUTYPE_LONGNAME, "zeros": tarfile.REGTYPE}
+        member = tarfile.TarInfo("x")
+        member.type, member.size = types[kind], size
+        file.write(member.tobuf())
+        for _ in range(size // 1_000_000 + 1):
+            file.write(bytes(1_000_000))
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(CheckpointError, match=r"an extended header of 300000000 bytes|unpacks to more than 50 times its size"):
+        read_container(tmp_path / "a.tar.gz", tmp_path / "scratch")
+
+
+def test_read_container_refuses_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="is a pipe or device; give a file"):
+        read_container(tmp_path / "a.pt", tmp_path)

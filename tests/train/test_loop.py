@@ -18,6 +18,7 @@ from unsilent.checkpoints.folders import read_config
 from unsilent.checkpoints.store import load_checkpoint, weights_digest
 from unsilent.clip import Clip
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.files import locked
 from unsilent.models.configs import CodebookConfig, ConditionConfig, SamplerConfig, TransformerConfig, VocosConfig
 from unsilent.models.sampler import Sampler
 from unsilent.train.codebook import CodebookTrainer
@@ -194,10 +195,45 @@ def test_a_full_disk_keeps_the_last_state(train, shards, tmp_path, monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr("unsilent.train.state.torch.save", full)
-    with pytest.raises(CheckpointError, match=r"cannot write .*last\.pt: PytorchStreamWriter failed writing file"):
+    with pytest.raises(CheckpointError, match=r"last\.pt cannot be written: PytorchStreamWriter failed writing file, \d+ MB are free"):
         train("vocoder", shards, tmp_path, 2, resume=True)
     assert (tmp_path / "last.pt").read_bytes() == before
-    assert not (tmp_path / "last.pt.part").exists()
+    assert not [path.name for path in tmp_path.iterdir() if "part" in path.name]
+
+
+def test_two_trainings_in_one_folder_are_refused(shards, tmp_path):
+    run = VocoderRun(kind="vocoder", preset="everyday", shards=shards, out=tmp_path, steps=1, batch=1, learning_rate=1e-3)
+    with locked(tmp_path / ".lock", CheckpointError), pytest.raises(CheckpointError, match="another process is writing"):
+        train_run(run, resume=False)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_a_flipped_bit_in_the_state_is_found(train, shards, tmp_path, place):
+    train("vocoder", shards, tmp_path, 1)
+    content = bytearray((tmp_path / "last.pt").read_bytes())
+    content[int(place * len(content))] ^= 4
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged"):
+        train("vocoder", shards, tmp_path, 2, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK", bytes(1000)])
+def test_what_is_no_state_is_refused(train, shards, tmp_path, content):
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged"):
+        train("vocoder", shards, tmp_path, 2, resume=True)
+
+
+@pytest.mark.parametrize("part", ["record", "module", "average", "memory", "others", "optimizers", "validation"])
+@pytest.mark.parametrize("value", [None, 5, [], {}, {"a": None}])
+def test_parts_of_a_state_of_another_kind_are_refused(train, shards, tmp_path, part, value):
+    train("vocoder", shards, tmp_path, 1)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    if state[part] == value:
+        pytest.skip("as it is")
+    torch.save(state | {part: value}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt"):
+        train("vocoder", shards, tmp_path, 2, resume=True)
 
 
 @pytest.mark.parametrize("kind", TRAINERS)

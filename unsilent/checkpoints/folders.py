@@ -14,6 +14,7 @@ from unsilent.models.configs import AnySamplerConfig, ResidualSamplerConfig, Sam
 from unsilent.request import Defaults
 from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS
 
+_LARGEST_JSON = 1 << 24  # bytes
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
 ROLES = ("codebook", "sampler", "vocoder")
 # of networks, see `store.KINDS`
@@ -130,12 +131,22 @@ def read_bundle(folder: Path) -> dict[str, Any]:
         CheckpointError: if it cannot be read, or lacks the preset or the parts.
     """
     about = read_json(folder / "bundle.json")
-    parts = about.get("parts")
-    if about.get("preset") not in presets.all_names() or not isinstance(parts, dict) or parts.keys() != set(ROLES):
+    parts, classes, licences = about.get("parts"), about.get("classes", []), about.get("licences", {})
+    if not isinstance(about.get("preset"), str) or about["preset"] not in presets.all_names() or not _has_texts(parts, set(ROLES)):
         raise CheckpointError(
             f"{folder / 'bundle.json'} is not a bundle of this project: it must name a known preset and {', '.join(ROLES)}."
         )
+    if not _is_texts(classes) or not isinstance(licences, dict) or not all(map(_is_texts, licences.values())):
+        raise CheckpointError(f"{folder / 'bundle.json'} is damaged: its classes or licences are not lists of texts.")
     return about
+
+
+def _has_texts(value: Any, keys: set[str]) -> bool:
+    return isinstance(value, dict) and value.keys() == keys and all(isinstance(one, str) for one in value.values())
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -146,7 +157,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     about = read_json(folder / "config.json")
     missing = {"kind", "preset", "config", "record"} - about.keys()
-    if missing or about["kind"] not in KIND_NAMES:
+    if missing or about["kind"] not in KIND_NAMES or not isinstance(about["record"], dict):
         raise CheckpointError(f"{folder / 'config.json'} is not a checkpoint of this project (kind {about.get('kind')!r}).")
     return about
 
@@ -158,10 +169,12 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if the file cannot be read or holds anything else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_JSON + 1)
+        value = json.loads(text) if len(text) <= _LARGEST_JSON else None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object.")

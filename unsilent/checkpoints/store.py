@@ -97,9 +97,9 @@ def save_checkpoint(
         seen.add(value.data_ptr())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / "model.safetensors", CheckpointError) as temporary:
+        with atomic_write(folder / "model.safetensors", CheckpointError, durable=True) as temporary:
             save_file(tensors, temporary)
-        with atomic_write(folder / "config.json", CheckpointError) as temporary:
+        with atomic_write(folder / "config.json", CheckpointError, durable=True) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write the checkpoint {folder}: {error}.") from None
@@ -143,12 +143,19 @@ def load_checkpoint(
         CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, of another shape, NaN or
             infinite.
     """
-    module = blank(KINDS[kind][1], network_config(folder, kind)).eval()
-    path = folder / "model.safetensors"
+    path, config = folder / "model.safetensors", network_config(folder, kind)
+    try:
+        module = blank(KINDS[kind][1], config).eval()
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} has sizes that no network can have: {str(error).splitlines()[0]}") from None
     try:
         with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        problem = _mismatch({name: tuple(value.shape) for name, value in module.state_dict().items()}, found)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: tuple(value.get_shape()) for name, value in slices.items()}
+            dtypes = {name: value.get_dtype() for name, value in slices.items()}
+        problem = _other_dtype(module.state_dict(), dtypes) or _mismatch(
+            {name: tuple(value.shape) for name, value in module.state_dict().items()}, found
+        )
         if problem:
             raise CheckpointError(f"{folder} does not match its own config: {problem}.")
         for part, names in groupby(sorted(found, key=lambda name: (_part(name), name)), _part):
@@ -217,6 +224,14 @@ class _Uninitialised(TorchFunctionMode):
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+def _other_dtype(wanted: dict[str, Tensor], found: dict[str, str]) -> str:
+    """The first weight whose numbers are not of its kind, floating point or whole; empty if there is none."""
+    for name, value in wanted.items():
+        if name in found and value.is_floating_point() != found[name].startswith(("F", "BF")):
+            return f"weight {name} has the dtype {found[name]}"
+    return ""
 
 
 def _mismatch(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from rich.table import Column
 
-from unsilent.choices import Original, PrimeKeep
+from unsilent.choices import MAX_TAKES, Original, PrimeKeep
 from unsilent.cli import options
 from unsilent.cli.terminal import Bar, print_table, say
 
+SOME = 5  # names in a sentence about many files
 EXAMPLES = options.examples(
     "unsilent generate clip.mp4",
     "unsilent generate clip.mp4 -o with_sound.mp4 --seed 7 --takes 4",
@@ -27,7 +28,7 @@ def generate(
     ] = None,
     model: options.Model = "everyday",
     seed: options.Seed = 0,
-    takes: Annotated[int, typer.Option(min=1, help="Different sounds for each video.")] = 1,
+    takes: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="Different sounds for each video.")] = 1,
     top_k: options.TopK = None,
     temperature: options.Temperature = None,
     guidance: options.Guidance = None,
@@ -47,6 +48,7 @@ def generate(
     wav: Annotated[bool, typer.Option("--wav", help="Also write the sound alone.")] = False,
     picture: Annotated[bool, typer.Option("--picture", help="Also draw frames and spectrogram on one time axis (PNG).")] = False,
     attention: Annotated[bool, typer.Option("--attention", help="With --picture: draw the sampler's attention too.")] = False,
+    overwrite: options.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of a table.")] = False,
 ) -> int:
     """Give videos their sound. Their frames are copied bit for bit."""
@@ -73,8 +75,11 @@ def generate(
     )
     if attention and not picture:
         raise ParameterError("--attention is drawn into the picture; add --picture.")
-    jobs = outputs.plan(inputs, out)
-    outputs.check(jobs, wav=wav, picture=picture)
+    jobs = outputs.plan(inputs, out, seed)
+    if others := outputs.passed_over(inputs, jobs, out):
+        some = ", ".join(str(path) for path in others[:SOME]) + (", …" if len(others) > SOME else "")
+        say(f"{len(others)} files are no videos and are left out: {some}.")
+    outputs.check(jobs, takes=takes, original=original, wav=wav, picture=picture, overwrite=overwrite)
     if prime not in (None, OWN):
         require_path(Path(prime))
     request.resolve(read_defaults(find_bundle(model)))  # raises for values that do not fit the model
@@ -84,7 +89,7 @@ def generate(
         from unsilent.pipeline import load
 
         pipeline = load(model, device, precision, vocoder)
-        files = {"wav": wav, "picture": picture, "attention": attention}
+        files = {"wav": wav, "picture": picture, "attention": attention, "overwrite": overwrite}
         for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), **files):
             results.append(result)
             bar.finish(len({one.video for one in results}))
@@ -104,10 +109,11 @@ def _print_results(results: list) -> None:
     ranked = any(result.score is not None for result in results)
     names = ("length", "time", "real-time factor", *(("seen", "score") if ranked else ()))
     figures = [Column(name, justify="right", no_wrap=True) for name in names]
-    rows = []
+    rows, encoded = [], dict[str, str | None]()
     for result in results:
         last = ("", "", result.status)
         if result.status == "made":
+            encoded.update({str(result.out): result.pictures} if result.pictures != "copied" else {})
             last = (f"{result.seconds:.2f} s", f"{result.spent_seconds:.2f} s", f"{result.real_time_factor:.2f}")
         if ranked:
             seen = next(iter(result.seen.items()), None)
@@ -115,3 +121,5 @@ def _print_results(results: list) -> None:
             last += (f"{seen[0]} {seen[1]:.0%}" if seen else "", score)
         rows.append((str(result.video), "" if result.status == "failed" else str(result.out), *last))
     print_table([Column("video", overflow="fold"), Column("sound", overflow="fold"), *figures], rows)
+    for out, pictures in encoded.items():
+        typer.echo(f"{out}: pictures {pictures}")

@@ -1,6 +1,7 @@
 """The `unsilent` command: its subcommands, and errors as one line on stderr with exit code 2."""
 
 import logging
+import os
 import sys
 
 import typer
@@ -43,6 +44,9 @@ def root(version: bool = typer.Option(False, "--version", callback=_print_versio
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 2 wrong request, 3 some of several inputs failed, 130 interrupted."""
     Interrupts.heed()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
     sys.exit(run(sys.argv[1:]))

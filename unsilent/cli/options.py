@@ -35,3 +35,4 @@ Motion = Annotated[bool, typer.Option("--motion/--no-motion", help="Condition on
 Device = Annotated[DeviceChoice, typer.Option("--device", help="Where to compute; auto takes a GPU if there is one.")]
 Precision = Annotated[AnyPrecision, typer.Option("--precision", help="Numeric precision; auto is the fastest that keeps the quality.")]
 Vocoder = Annotated[VocoderChoice, typer.Option("--vocoder", help="Mel to waveform: the model's network, or Griffin-Lim.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Also replace files that unsilent has not made.")]

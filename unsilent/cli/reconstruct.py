@@ -21,6 +21,7 @@ def reconstruct(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     vocoder: options.Vocoder = "neural",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Send a sound through codebook and vocoder.
 
@@ -30,12 +31,15 @@ def reconstruct(
     from unsilent.errors import ParameterError
     from unsilent.files import require_path
     from unsilent.media.audio import read_audio, recorded_rate, write_wav
+    from unsilent.outputs import refuse_foreign
 
     if out.suffix.lower() != ".wav":
         raise ParameterError(f"{out} cannot be written: the sound is written as WAV, so name it with .wav.")
     require_path(source)
     if out.exists() and out.samefile(source):
         raise ParameterError(f"{out} is the source itself; choose another name for the result.")
+    if not overwrite:
+        refuse_foreign([out])
     find_bundle(model)
     recorded_rate(source)  # refuses a file without sound
     with Bar(1) as bar:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unsilent.choices import Keep
+from unsilent.choices import MAX_TAKES, Keep
 from unsilent.cli import options
 from unsilent.cli.data import RAY, WORKERS
 from unsilent.cli.terminal import Bar, say
@@ -20,7 +20,7 @@ def sample(
     table: Annotated[Path, typer.Argument(metavar="M.parquet", help="From `unsilent data manifest`.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="DIR/CLIP/NUMBER for each sample.", show_default=False)],
     model: options.Model = "everyday",
-    samples: Annotated[int, typer.Option(min=1, metavar="N", help="Different sounds for each clip or image.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, max=MAX_TAKES, metavar="N", help="Different sounds for each clip or image.")] = 10,
     split: Annotated[str, typer.Option(help="Split of the manifest to sample, or `all`.")] = "valid",
     seed: options.Seed = 0,
     top_k: options.TopK = None,

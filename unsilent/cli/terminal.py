@@ -15,9 +15,14 @@ QUIET_SECONDS = 10.0  # between two lines of progress where stderr is not a term
 _WIDE = 1000  # characters in a line of a file or pipe, where paths must not be broken
 
 
+def printable(text: str) -> str:
+    """Text with escapes in place of characters that control a terminal, which file names and answers of servers may contain."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape", "backslashreplace").decode() for one in text)
+
+
 def say(sentence: str) -> None:
     """Print one line on stderr; line breaks in file names become spaces."""
-    typer.echo(f"unsilent: {' '.join(sentence.split())}", err=True)
+    typer.echo(f"unsilent: {printable(' '.join(sentence.split()))}", err=True)
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -25,7 +30,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
 
 

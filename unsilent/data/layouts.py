@@ -1,6 +1,5 @@
 """Layouts of training material: tables, VGGSound's list, or folders named after classes. No media file is opened here."""
 
-import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from unsilent.data.manifest import Kind
 from unsilent.errors import DataError
+from unsilent.files import read_csv, read_text, walk
 from unsilent.media.suffixes import IMAGE_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 _TABLES: dict[str, Kind] = {"sounds.csv": "sound", "images.csv": "image", "clips.csv": "clip"}
@@ -83,17 +83,20 @@ def survey(folder: Path, lists: Mapping[str, Path] | None = None) -> tuple[list[
 def _read_table(path: Path, kind: Kind) -> Iterator[Candidate]:
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        for record in csv.DictReader(file):
-            try:
-                name, label, licence = record["path"], record["label"], record["licence"]
-            except KeyError as error:
-                raise DataError(f"{path.name} has no column {error}.") from None
-            impacts = record.get("visible_impacts") or ""
-            if impacts not in _VISIBLE_IMPACTS:
-                raise DataError(f"{path.name} has visible_impacts {impacts!r} for {name}; it is 1, 0 or empty.")
-            split, scene = record.get("split") or "", record.get("scene") or ""
-            yield Candidate(name, kind, label, split, scene, licence, _VISIBLE_IMPACTS[impacts])
+    names, *rows = read_csv(path, DataError) or [[]]
+    if missing := {"path", "label", "licence"} - set(names):
+        raise DataError(
+            f"{path.name} has no column {' and '.join(map(repr, sorted(missing)))}; its columns are {', '.join(names) or 'none'}."
+        )
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(names):
+            raise DataError(f"row {number} of {path.name} has {len(row)} values for {len(names)} columns.")
+        record = dict(zip(names, row, strict=True))
+        impacts = record.get("visible_impacts") or ""
+        if impacts not in _VISIBLE_IMPACTS:
+            raise DataError(f"{path.name} has visible_impacts {impacts!r} for {record['path']}; it is 1, 0 or empty.")
+        about = record["label"], record.get("split") or "", record.get("scene") or "", record["licence"]
+        yield Candidate(record["path"], kind, *about, _VISIBLE_IMPACTS[impacts])
 
 
 def _read_vggsound(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]]:
@@ -114,11 +117,7 @@ def read_vggsound_table(path: Path) -> Iterator[tuple[str, tuple[str, str], str,
     Raises:
         DataError: if it cannot be read, or a line has other fields.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the table {path}: {getattr(error, 'strerror', 'it is not text')}.") from None
-    for number, record in enumerate(csv.reader(lines), 1):
+    for number, record in enumerate(read_csv(path, DataError), 1):
         try:
             name, start, label, split = record
             seconds = int(start)
@@ -129,9 +128,9 @@ def read_vggsound_table(path: Path) -> Iterator[tuple[str, tuple[str, str], str,
 
 def _walk(folder: Path) -> Iterator[Candidate]:
     kinds = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes}
-    for path in sorted(folder.rglob("*")):
+    for path in walk(folder):
         kind = kinds.get(path.suffix.lower())
-        if kind and path.is_file() and not path.name.startswith("."):
+        if kind and not path.name.startswith("."):
             relative = path.relative_to(folder)
             label = relative.parts[0] if len(relative.parts) > 1 else ""
             excerpt = _EXCERPT.fullmatch(path.stem)
@@ -143,7 +142,7 @@ def _apply_lists(found: list[Candidate], lists: Mapping[str, Path]) -> tuple[lis
     for split, path in lists.items():
         if not path.is_file():
             raise DataError(f"there is no list of clips {path}.")
-        splits |= dict.fromkeys(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())), split)
+        splits |= dict.fromkeys(filter(None, map(str.strip, read_text(path, DataError).splitlines())), split)
     listed, left_out, seen = [], [], set()
     for one in found:
         stem = Path(one.path).stem

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from unsilent.data.rows import ROW_TYPES, FeaturesRow, ItemRow, Row
 from unsilent.errors import DataError
 from unsilent.files import try_lock
 
+DTYPES = {"uint8", "int16", "float16", "float32"}  # of arrays in shards
 SAVE_SECONDS = 1.0  # between syncs: the work that a kill may lose
 
 
@@ -91,7 +93,10 @@ class Shard:
         self.name, self._path = name, folder / f"{name}.json"
         if not self._path.exists():
             raise DataError(f"there is no shard {name!r} in {folder}; make it with `unsilent data extract`.")
-        text = self._path.read_bytes()
+        try:
+            text = self._path.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {self._path}: {error.strerror}.") from None
         try:
             index = _index_adapter(name).validate_json(text, strict=True)
         except ValidationError as error:
@@ -101,14 +106,27 @@ class Shard:
         self.digest = hashlib.sha256(text).hexdigest()
         self.extractor, self.left_out = index.extractor, index.left_out
         self.entries = [Entry(*entry) for entry in index.entries]
-        shape = (sum(entry.length for entry in self.entries), *index.row_shape)
+        shape = (self._rows_of(index), *index.row_shape)
         path = folder / f"{name}.bin"
-        expected = int(np.prod(shape)) * np.dtype(index.dtype).itemsize
+        expected = math.prod(shape) * np.dtype(index.dtype).itemsize
         found = path.stat().st_size if path.exists() else 0
         if found != expected:
             raise DataError(f"{path} has {found} bytes instead of the {expected} of its index; extract it again with --redo.")
         # an empty file cannot be mapped
         self.array = np.memmap(path, dtype=index.dtype, mode="r", shape=shape) if expected else np.empty(shape, index.dtype)
+
+    def _rows_of(self, index: _Index) -> int:
+        """Rows of the array, whose entries must follow each other."""
+        if index.dtype not in DTYPES:
+            raise self._unusable(f"dtype: {index.dtype[:20]!r}")
+        if any(not 0 <= length < 1 << 40 for length in index.row_shape):
+            raise self._unusable("row_shape: negative or very large")
+        total = 0
+        for number, entry in enumerate(self.entries):
+            if entry.start != total or entry.length < 0:
+                raise self._unusable(f"entries.{number}: starts at {entry.start} instead of {total}, or has a negative length")
+            total += entry.length
+        return total
 
     def _unusable(self, problem: str) -> DataError:
         return DataError(f"{self._path} is damaged or of another version ({problem}); extract it again with --redo.")
@@ -173,8 +191,12 @@ class ShardWriter:
             if not try_lock(self._journal.fileno()):
                 raise DataError(f"another process is writing {self._bin}; wait for it, or choose another folder.")
             if redo:
+                if self._index.exists():
+                    _read_extractor(self._index)  # refuses to replace what is no shard
                 self._journal.truncate(0)
             elif not self._part.exists() and self._bin.exists():
+                if not self._log.stat().st_size:
+                    raise DataError(f"{self._bin} exists without an index, so it is no shard; choose another folder.")
                 self._bin.replace(self._part)  # killed just before the index appeared
             self._data: BinaryIO = files.enter_context(self._part.open("ab+"))
             self._resume()
@@ -190,14 +212,19 @@ class ShardWriter:
         n_valid, n_bytes, n_available = 0, 0, self._part.stat().st_size
         self._journal.seek(0)
         for text in self._journal.read().splitlines(keepends=True):
-            line = json.loads(text) if text.endswith(b"\n") else None
-            if line is None or n_bytes + line.get("bytes", 0) > n_available:
+            if not text.endswith(b"\n"):
                 break
-            if n_valid:
-                self._record(line)
-                n_bytes += line["bytes"]
-            else:
-                self._check_extractor(line["extractor"], self._part)
+            try:
+                line = json.loads(text)
+                if n_valid and n_bytes + line["bytes"] > n_available:
+                    break
+                if n_valid:
+                    self._record(line)
+                    n_bytes += line["bytes"]
+                else:
+                    self._check_extractor(dict(line["extractor"]), self._part)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise DataError(f"{self._log} is damaged; start over with --redo, or choose another folder.") from None
             n_valid += len(text)
         self._journal.truncate(n_valid)
         if not n_valid:
@@ -234,10 +261,13 @@ class ShardWriter:
         self.n_batches += 1
 
     def _save(self) -> None:
-        _sync(self._data)
-        lines, self._lines = self._lines, []  # cleared first: an interrupt may lose lines, but must not write them twice
-        self._journal.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-        _sync(self._journal)
+        try:
+            _sync(self._data)
+            lines, self._lines = self._lines, []  # cleared first: an interrupt may lose lines, but must not write them twice
+            self._journal.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+            _sync(self._journal)
+        except OSError as error:
+            raise DataError(f"cannot write {self._part}: {error.strerror}.") from None
         self._saved = time.monotonic()
 
     def __enter__(self) -> "ShardWriter":
@@ -275,7 +305,7 @@ def _read_extractor(index: Path) -> dict[str, Any]:
     """Settings in an index whose entries may be of another version."""
     try:
         return dict(json.loads(index.read_bytes())["extractor"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{index} is damaged; choose another folder, or replace it by --redo.") from None
 
 

@@ -62,7 +62,10 @@ class ResultCache:
             for key, (features, logits) in results:
                 row = np.zeros((), self._dtype)
                 row["key"], row["features"], row["logits"] = np.void(key), features, logits
-                file.write(row.tobytes())
+                try:
+                    file.write(row.tobytes())
+                except OSError as error:
+                    raise DataError(f"cannot write {self.path}: {error.strerror}.") from None
                 self._row_of[key] = len(self._row_of)
                 self.n_added += 1
                 yield key

@@ -1,6 +1,5 @@
 """Ground-truth labels of reference clips: from a table, a manifest, folder names, or VGGSounder."""
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from unsilent.data.manifest import read_manifest
 from unsilent.errors import DataError, ParameterError, how_to_install
 from unsilent.evaluation.sounds import ClipNames
+from unsilent.files import read_csv
 
 FOLDERS, VGGSOUNDER = "folders", "vggsounder"
 Labels = dict[str, frozenset[str]]  # of each clip that has any
@@ -86,12 +86,12 @@ def vggsounder_labels(clips: Iterable[str]) -> list[tuple[str, str]]:
 def _read_table(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         raise DataError(f"there is no table of labels {path}; give a CSV file, {FOLDERS!r} or {VGGSOUNDER!r}.")
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        table = csv.DictReader(file)
-        missing = {"path", "label"} - set(table.fieldnames or ())
-        if missing:
-            raise DataError(f"the table of labels {path} lacks the column {' and '.join(sorted(missing))}; it needs path and label.")
-        return [(row["path"].replace("\\", "/"), row["label"] or "") for row in table]
+    names, *rows = read_csv(path, DataError, errors="surrogateescape") or [[]]  # names of files need not be valid text
+    missing = {"path", "label"} - set(names)
+    if missing:
+        raise DataError(f"the table of labels {path} lacks the column {' and '.join(sorted(missing))}; it needs path and label.")
+    place, what = names.index("path"), names.index("label")
+    return [(row[place].replace("\\", "/"), row[what]) for row in rows if len(row) > max(place, what)]
 
 
 def _by_clip(pairs: Iterable[tuple[str, str]], clips: Sequence[str], source: str) -> Labels:

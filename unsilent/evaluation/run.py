@@ -6,13 +6,14 @@ from datetime import datetime
 from pathlib import Path
 
 from unsilent.choices import Device
-from unsilent.errors import require_matplotlib
+from unsilent.errors import DataError, require_matplotlib
 from unsilent.evaluation.cache import ResultCache
 from unsilent.evaluation.classifier import load_classifier
 from unsilent.evaluation.classify import classify_all
-from unsilent.evaluation.inputs import find_inputs
+from unsilent.evaluation.inputs import Inputs, find_inputs
 from unsilent.evaluation.page import write_report
 from unsilent.evaluation.results import Evaluation, compute_metrics
+from unsilent.files import locked
 from unsilent.jobs.parallel import Parallel
 
 
@@ -62,18 +63,30 @@ def evaluate(
     """
     require_matplotlib()
     out = Path(out)
+    _refuse_other_reports(out)
     inputs = find_inputs(Path(reference), [Path(folder) for folder in generated], labels, manifest, split)
-    cache = ResultCache(out / "heard", load_classifier(classifier, device, keep_silent))
-    n_waiting = len(cache.missing(inputs.keys))
-    n_steps = n_waiting + len(inputs.folders)
-    failures = classify_all(cache, inputs.keys, parallel, lambda done, total, sound: progress(f"classified {sound.name}", done / n_steps))
-    evaluation = compute_metrics(
-        inputs, cache, failures, seed, lambda done, name: progress(f"metrics of {name}", (n_waiting + done) / n_steps)
-    )
     options = {"classifier": classifier, "labels": labels, "manifest": manifest, "split": split, "seed": seed or None, "out": out}
     words = ["unsilent", "evaluate", "--reference", str(reference)]
     words += [word for folder in generated for word in ("--generated", str(folder))]
     words += [*(["--keep-silent"] if keep_silent else []), *(["--per-class", str(per_class)] if per_class else [])]
     words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    write_report(evaluation, out, shlex.join(words), datetime.now(), per_class)
+    with locked(out / "heard" / ".lock", DataError):
+        evaluation = _measure(
+            inputs, ResultCache(out / "heard", load_classifier(classifier, device, keep_silent)), seed, parallel, progress
+        )
+        write_report(evaluation, out, shlex.join(words), datetime.now(), per_class)
     return evaluation
+
+
+def _measure(inputs: Inputs, cache: ResultCache, seed: int, parallel: Parallel, progress: Callable[[str, float], None]) -> Evaluation:
+    n_waiting = len(cache.missing(inputs.keys))
+    n_steps = n_waiting + len(inputs.folders)
+    failures = classify_all(cache, inputs.keys, parallel, lambda done, total, sound: progress(f"classified {sound.name}", done / n_steps))
+    return compute_metrics(inputs, cache, failures, seed, lambda done, name: progress(f"metrics of {name}", (n_waiting + done) / n_steps))
+
+
+def _refuse_other_reports(out: Path) -> None:
+    """Refuse to replace files that no evaluation has made: reports lie beside the results of their classifier."""
+    for name in ("report.html", "report.json", "report.csv"):
+        if (out / name).exists() and not (out / "heard").is_dir():
+            raise DataError(f"{out / name} exists and is no report of unsilent; choose another folder.")

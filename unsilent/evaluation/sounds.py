@@ -9,11 +9,13 @@ from itertools import zip_longest
 from pathlib import Path
 
 from unsilent.errors import ParameterError
+from unsilent.files import walk
 from unsilent.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
 MEL_SUFFIX = ".mel.npy"  # a mel as a codebook decodes it: float16 [mels, frames] around [-1, 1]
 KEY_BYTES = 16  # of a content key
 _SUFFIXES = (MEL_SUFFIX, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)  # in order of preference
+_SEED = re.compile(r"\.seed\d+$")
 _TAKE = re.compile(r"(?:\.take|_|/)(\d+)$")
 
 
@@ -51,10 +53,10 @@ def find_sounds(folder: Path) -> list[Sound]:
     if not folder.is_dir():
         raise ParameterError(f"{folder} is not a folder; name one with sounds.")
     files: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in sorted(folder.rglob("*")):
+    for path in walk(folder):
         below = path.relative_to(folder)
         suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), None)
-        if suffix and path.is_file() and not any(part.startswith(".") for part in below.parts):
+        if suffix and not any(part.startswith(".") for part in below.parts):
             files[below.as_posix()[: -len(suffix)]].setdefault(suffix, path)
     if not files:
         raise ParameterError(f"{folder} has no sounds; supported are files that end in {', '.join(_SUFFIXES)}.")
@@ -87,8 +89,9 @@ class ClipNames:
         return self._first([name])
 
     def clip_of(self, sample: str) -> str | None:
-        """Clip of a sample named `CLIP`, `CLIP/3`, `CLIP_3` or `CLIP.take3`, also with `.sound` after `CLIP`; None if none matches."""
-        return self._first([sample, sample.removesuffix(".sound"), _TAKE.sub("", sample).removesuffix(".sound")])
+        """Clip of a sample named `CLIP`, `CLIP/3`, `CLIP_3` or `CLIP.take3`, also with `.sound`, `.seed7` after `CLIP`; or None."""
+        without = _TAKE.sub("", sample)
+        return self._first([sample, *(_SEED.sub("", name).removesuffix(".sound") for name in (sample, without))])
 
     def _first(self, names: list[str]) -> str | None:
         for ends in zip_longest(*map(_ends, names), fillvalue=""):  # longer ends of any name precede shorter ends of another

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from unsilent.clip import Clip
 from unsilent.errors import require_matplotlib
 from unsilent.files import atomic_write
+from unsilent.media.suffixes import OWN_COMMENT
 from unsilent.media.video import stream_frames
 from unsilent.signal.mel import FLOOR_DB, RANGE_DB, band_centres_hz
 
@@ -59,7 +60,7 @@ def draw(
     above.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
     with warnings.catch_warnings(), atomic_write(out) as temporary:
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks become boxes
-        figure.savefig(temporary, dpi=110, format="png")
+        figure.savefig(temporary, dpi=110, format="png", metadata={"Comment": OWN_COMMENT})
 
 
 def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):

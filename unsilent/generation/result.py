@@ -13,6 +13,7 @@ from unsilent.errors import ParameterError
 from unsilent.generation.attention import WindowAttention, over_time
 from unsilent.generation.figure import draw
 from unsilent.media.audio import write_wav
+from unsilent.media.copying import Plan
 from unsilent.media.mux import mux
 from unsilent.request import Request
 
@@ -85,20 +86,24 @@ class Generation:
         """Time spent divided by time played; below 1 is faster than playback."""
         return self.spent_seconds / self.seconds
 
-    def save_video(self, out: str | Path, original: Original | None = None, comment: str = "") -> None:
-        """Write the video with this sound; its video packets are copied.
+    def save_video(self, out: str | Path, original: Original | None = None, comment: str = "", plan: Plan | None = None) -> Plan:
+        """Write the video with this sound; its video packets are copied, or its pictures encoded where `out` cannot hold them.
 
         Args:
             out: file to write; its suffix chooses the container.
             original: the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter); None is as requested.
             comment: metadata field of the file.
+            plan: of `media.mux.plan_mux`; None makes one.
+
+        Returns:
+            What was done with the streams of the video.
 
         Raises:
             MediaError: if the video cannot be read again, or `out` cannot be written or hold such video.
         """
         original = self.request.original if original is None else original
         check_choice("original", original, Original)
-        mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment)
+        return mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment, plan)
 
     def save_wav(self, out: str | Path) -> None:
         """Write the sound alone as 16-bit WAV.

@@ -41,6 +41,8 @@ def make_manifest(
     shares = dict(shares or {})
     if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
         raise ParameterError(f"shares of splits add up to 0 to 1, found {', '.join(f'{k} {v:g}' for k, v in shares.items())}.")
+    if out.suffix.lower() != ".parquet":
+        raise ParameterError(f"{out} cannot be written: the manifest is written as Parquet, so name it with .parquet.")
     candidates, left_out = survey(folder, lists)
     usable = []
     for candidate, content in map_ordered(Check(folder, presets.get(preset_name).clip, keep_silent), candidates, parallel):

@@ -1,23 +1,31 @@
 """Audio of media files as arrays, and WAV files."""
 
 import io
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import soundfile
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Float32
 
 from unsilent.errors import MediaError, ParameterError
 from unsilent.files import atomic_write
-from unsilent.media.files import decode, demux, find_audio, first_frame_time, open_media
+from unsilent.media.files import MAX_GAP_SECONDS, decode, demux, find_audio, first_frame_time, open_media
+from unsilent.media.suffixes import OWN_COMMENT
 
+log = logging.getLogger(__name__)
+
+MAX_RATE = 1_000_000  # Hz; a header with more is damaged
+_UNORDERED = re.compile("channels|ambisonic")  # names of layouts whose channels have no places
+_USUAL = {3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # layouts of so many channels, in FFmpeg's order
 GAP_SECONDS = 0.1  # longer gaps between packets become silence; shorter ones are rounding of time stamps
 
 
 def read_audio(path: Path, sample_rate: int) -> Float[np.ndarray, "samples"]:
-    """The first audio track of a file, mixed down to mono.
+    """The main audio track of a file, mixed down to mono.
 
     Args:
         path: an audio file, or a video. Audio of a video is aligned with its first frame: earlier audio is cut, later audio is preceded
@@ -25,10 +33,11 @@ def read_audio(path: Path, sample_rate: int) -> Float[np.ndarray, "samples"]:
         sample_rate: Hz to resample to.
 
     Returns:
-        Values in [-1, 1]; mono keeps its level, and so do equal channels.
+        Values with full scale 1, which recordings in floating point may exceed; mono keeps its level, and so do equal channels.
 
     Raises:
-        MediaError: if the file is missing, not a media file, has no audio, or nothing of it can be decoded. Damaged parts are skipped.
+        MediaError: if the file is missing, not a media file, has no audio, or nothing of it can be decoded; if samples are NaN or infinite,
+            or time stamps leave more than an hour of silence. Damaged parts are skipped.
         ParameterError: if the sample rate is not positive.
     """
     if sample_rate <= 0:
@@ -36,11 +45,11 @@ def read_audio(path: Path, sample_rate: int) -> Float[np.ndarray, "samples"]:
     blocks = [block[0] for block in decode_blocks(path, sample_rate, "mono")]
     if not blocks:
         raise MediaError(f"{path} has an audio track, but nothing of it can be decoded.")
-    return np.concatenate(blocks).astype(np.float32) / 32768
+    return np.concatenate(blocks)
 
 
 def recorded_rate(path: Path) -> int:
-    """Stored sample rate of the first audio track, in Hz.
+    """Stored sample rate of the main audio track, in Hz.
 
     Raises:
         MediaError: if the file cannot be opened or has no audio.
@@ -49,36 +58,47 @@ def recorded_rate(path: Path) -> int:
         return find_audio(container, path).rate
 
 
-def decode_blocks(path: Path, sample_rate: int, layout: str) -> Iterator[Int16[np.ndarray, "channels block"]]:
-    """Decode the first audio track in blocks, with gaps filled by silence, from the time of the first frame on.
+def decode_blocks(path: Path, sample_rate: int, layout: str, track: int | None = None) -> Iterator[Float32[np.ndarray, "channels block"]]:
+    """Decode an audio track in blocks, with gaps filled by silence, from the time of the first frame on.
 
     Args:
         path: a file with audio; without video, decoding starts at its own start.
         sample_rate: Hz to resample to.
-        layout: `mono` or `stereo`.
+        layout: `mono` or `stereo`. Mono is a mean of the channels; stereo of more channels is a sum, with centre and surround 3 dB lower.
+        track: index of the stream; None takes the main track.
 
     Raises:
-        MediaError: if the file cannot be opened or has no audio.
+        MediaError: if the file cannot be opened or has no audio; if samples are NaN or infinite, or time stamps leave more than an hour of
+            silence.
     """
-    done = 0
-    for position, block in _positioned_blocks(path, sample_rate, layout):
+    done = n_silent = 0
+    for position, block in _positioned_blocks(path, sample_rate, layout, track):
+        if not np.isfinite(block).all():
+            raise MediaError(f"{path} has samples that are NaN or infinite, from {position / sample_rate:.2f} s on.")
         if position > done:
-            yield np.zeros((len(block), position - done), dtype=np.int16)
+            n_silent += position - done
+            if n_silent > MAX_GAP_SECONDS * sample_rate:
+                raise MediaError(
+                    f"{path} has time stamps that leave {n_silent / sample_rate / 3600:.1f} hours of silence: it is damaged; remux it."
+                )
+            yield np.zeros((len(block), position - done), dtype=np.float32)
             done = position
         block = block[:, done - position :]
         done += block.shape[1]
         yield block
 
 
-def _positioned_blocks(path: Path, sample_rate: int, layout: str) -> Iterator[tuple[int, Int16[np.ndarray, "channels block"]]]:
-    """Resampled blocks, each with its position in samples according to its time stamps.
-
-    FFmpeg's resampler converts rate, channels and format in one step, because its mono mix is 3 dB louder in floats than in integers.
-    """
+def _positioned_blocks(
+    path: Path, sample_rate: int, layout: str, track: int | None
+) -> Iterator[tuple[int, Float32[np.ndarray, "channels block"]]]:
+    """Resampled blocks, each with its position in samples according to its time stamps."""
     zero = first_frame_time(path)
     with open_media(path) as container:
+        stream = find_audio(container, path) if track is None else container.streams[track]
         position, expected, kind, resampler = 0, 0.0, None, None
-        for frame in _audio_frames(container, find_audio(container, path)):
+        for frame in map(_mixable, _audio_frames(container, stream)):
+            if not 0 < frame.sample_rate <= MAX_RATE:
+                raise MediaError(f"{path} claims a sample rate of {frame.sample_rate} Hz; it is damaged.")
             seconds = expected if frame.pts is None else float(frame.pts * frame.time_base - (zero or 0))
             if zero is None and resampler is None:
                 zero, seconds = frame.pts * frame.time_base if frame.pts is not None else 0, 0.0
@@ -88,11 +108,19 @@ def _positioned_blocks(path: Path, sample_rate: int, layout: str) -> Iterator[tu
                     for late in _arrays(resampler.resample(None)):
                         yield position, late
                         position += late.shape[1]
-                resampler, kind = av.AudioResampler(format="s16", layout=layout, rate=sample_rate), found
+                # the weights of a mono mix sum to 1; those of a stereo mix may sum to more, as in FFmpeg
+                weights = {"rematrix_maxval": "1"} if layout == "mono" else {}
+                resampler, kind = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate, options=weights), found
                 position, expected = round(seconds * sample_rate), seconds
             expected += frame.samples / frame.sample_rate
             frame.pts = None  # otherwise the resampler would compensate gaps on its own
-            for block in _arrays(resampler.resample(frame)):
+            try:
+                resampled = resampler.resample(frame)
+            except (av.FFmpegError, ValueError) as error:  # such as a damaged layout; skipped like what cannot be decoded
+                log.debug("%s: %s", path, error)
+                kind = resampler = None
+                continue
+            for block in _arrays(resampled):
                 yield position, block
                 position += block.shape[1]
         if resampler is not None:
@@ -106,14 +134,29 @@ def _audio_frames(container: av.container.InputContainer, stream: av.AudioStream
         yield from decode(packet)
 
 
-def _arrays(frames: list[av.AudioFrame]) -> Iterator[Int16[np.ndarray, "channels block"]]:
-    """Arrays of packed 16-bit frames."""
+def _mixable(frame: av.AudioFrame) -> av.AudioFrame:
+    """The frame, with the usual order of channels where nothing says which is which, or the mean of those that have none."""
+    n_channels = frame.layout.nb_channels
+    if n_channels <= 2 or not _UNORDERED.search(frame.layout.name):
+        return frame
+    to_float = av.AudioResampler(format="flt")  # not planar, because PyAV reads 8 planes only
+    pts, frame.pts = frame.pts, None
+    samples = [one.to_ndarray().reshape(-1, n_channels) for one in (*to_float.resample(frame), *to_float.resample(None))]
+    layout = _USUAL.get(n_channels) if frame.layout.name.endswith("channels") else None
+    channels = np.concatenate(samples) if layout else np.concatenate(samples).mean(axis=1, dtype=np.float32)[:, None]
+    mixed = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels).reshape(1, -1), format="flt", layout=layout or "mono")
+    mixed.sample_rate, mixed.time_base, mixed.pts = frame.sample_rate, frame.time_base, pts
+    return mixed
+
+
+def _arrays(frames: list[av.AudioFrame]) -> Iterator[Float32[np.ndarray, "channels block"]]:
+    """Arrays of planar frames."""
     for frame in frames:
-        yield frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+        yield frame.to_ndarray()
 
 
 def write_wav(path: Path, waveform: Float[np.ndarray, "samples"], sample_rate: int) -> None:
-    """Write a 16-bit WAV file atomically.
+    """Write a 16-bit WAV file atomically, with a comment that names this program.
 
     Args:
         path: file to write; an existing one is replaced.
@@ -124,6 +167,8 @@ def write_wav(path: Path, waveform: Float[np.ndarray, "samples"], sample_rate: i
         MediaError: if the folder is missing or cannot be written, or the disk is full.
     """
     buffer = io.BytesIO()  # libsndfile does not report why a write failed
-    soundfile.write(buffer, np.clip(waveform, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
+    with soundfile.SoundFile(buffer, "w", sample_rate, 1, "PCM_16", format="WAV") as file:
+        file.comment = OWN_COMMENT
+        file.write(np.clip(waveform, -1.0, 1.0))
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())

@@ -1,20 +1,25 @@
 """Opening media files with clear errors, choosing streams, demuxing and decoding despite damage."""
 
 import logging
+import stat
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
 
 from unsilent.errors import MediaError
 from unsilent.files import require_path
+from unsilent.media.clock import Clock
 
 log = logging.getLogger(__name__)
 
 # first bytes of container formats, which tell damaged media files from other files: (offset, bytes)
 SIGNATURES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"FLV"), (0, b"\x47"), (0, b"fLaC"))
-NOT_MEDIA = {"tty"}  # a demuxer that renders plain text as video
+# Demuxers of playlists and scripts, which name other files or addresses, and of plain text rendered as video.
+NOT_MEDIA = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "rtp", "sap", "lavfi", "tty", "ffmetadata"}
+MAX_GAP_SECONDS = 3600  # between two frames or sounds; longer gaps come from damaged time stamps
 MAX_CONSECUTIVE_ERRORS = 8  # then a damaged file is given up
 MAX_REORDERING = 32  # packets between the stored and the displayed position of a frame
 
@@ -26,31 +31,43 @@ def open_media(path: Path) -> av.container.InputContainer:
         path: a media file; never interpreted as a URL or a pattern.
 
     Raises:
-        MediaError: if it is missing, a folder, empty, unreadable, truncated, or not a media file.
+        MediaError: if it is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are no media files.
     """
     require_path(path)
-    if path.is_dir():
-        raise MediaError(f"{path} is a folder; name a file.")
+    _require_file(path)
     try:
         with path.open("rb") as file:
             head = file.read(16)
         if not head:
             raise MediaError(f"{path} is empty (0 bytes).")
         # absolute, because FFmpeg would take `take:1.mp4` for a URL; +genpts fills in missing time stamps
-        container = av.open(str(path.absolute()), options={"fflags": "+genpts"})
+        options = {"fflags": "+genpts", "format_whitelist": _formats()}
+        container = av.open(str(path.absolute()), options=options, metadata_errors="replace")
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}.") from None
     except (av.FFmpegError, UnicodeDecodeError):
         if any(head[offset:].startswith(magic) for offset, magic in SIGNATURES):
             raise _damaged(path) from None
         raise MediaError(f"{path} is not a media file that FFmpeg can read.") from None
-    if container.format.name in NOT_MEDIA:
-        container.close()
-        raise MediaError(f"{path} is not a media file that FFmpeg can read.")
     if all(stream.codec_context is None for stream in container.streams):
         container.close()
         raise _damaged(path)
     return container
+
+
+def _require_file(path: Path) -> None:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise MediaError(f"{path} is a folder; name a file.")
+    if not stat.S_ISREG(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "device"
+        raise MediaError(f"{path} is a {kind}, but media are read more than once; save it to a file first.")
+
+
+@cache
+def _formats() -> str:
+    """All formats but those of `NOT_MEDIA`; FFmpeg refuses others before it opens what they name."""
+    return ",".join(sorted(av.formats_available - NOT_MEDIA))
 
 
 def _damaged(path: Path) -> MediaError:
@@ -79,15 +96,22 @@ def video_streams(container: av.container.InputContainer) -> list[av.VideoStream
 
 
 def find_audio(container: av.container.InputContainer, path: Path) -> av.AudioStream:
-    """The main audio track.
+    """The main audio track among those whose codec this FFmpeg knows.
 
     Raises:
         MediaError: if there is none.
     """
+    known = audio_streams(container)
+    if not known:
+        unknown = f" that can be decoded: the codec of its {len(container.streams.audio)} audio tracks is unknown"
+        raise MediaError(f"{path} has no audio{unknown if container.streams.audio else ''}.")
     best = container.streams.best("audio")
-    if best is None or best.codec_context is None:
-        raise MediaError(f"{path} has no audio.")
-    return best
+    return best if best in known else known[0]
+
+
+def audio_streams(container: av.container.InputContainer) -> list[av.AudioStream]:
+    """All audio tracks whose codec this FFmpeg knows."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
 
 
 def first_frame_time(path: Path) -> Fraction | None:
@@ -106,13 +130,16 @@ def first_frame_time(path: Path) -> Fraction | None:
 
 
 def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
-    """Packets in file order, then one empty packet for each stream to flush its decoder; unreadable parts are skipped."""
-    errors = 0
+    """Packets in file order on one time axis, then one empty packet for each stream to flush its decoder; unreadable parts are skipped."""
+    errors, clock, wanted = 0, Clock(container), {stream.index for stream in streams}
     while errors < MAX_CONSECUTIVE_ERRORS:
         try:
-            for packet in container.demux(*streams):
+            for packet in container.demux():  # of all streams, because the clock needs them
                 errors = 0 if packet.size else errors
-                yield packet
+                if packet.size:
+                    clock.correct(packet)
+                if packet.stream_index in wanted:
+                    yield packet
             return
         except av.FFmpegError as error:
             errors += 1
@@ -141,6 +168,7 @@ class Timeline:
         n_packets: packets counted.
         start, end: in units of the stream's time base; None without packets.
         longest_gap: from the end of one frame to the start of the next, in the same units.
+        longest: duration of a frame, in the same units.
     """
 
     def __init__(self, stream: av.VideoStream) -> None:
@@ -151,7 +179,7 @@ class Timeline:
         self.n_packets = 0
         self.start: int | None = None
         self.end: int | None = None
-        self.longest_gap = 0
+        self.longest_gap = self.longest = 0
 
     def add(self, packet: av.Packet) -> None:
         """Count a packet."""
@@ -163,6 +191,7 @@ class Timeline:
         if packet.is_discard or pts < self._key:
             return
         end = pts + (packet.duration or self._default_duration)
+        self.longest = max(self.longest, end - pts)
         self.n_packets += 1
         self.longest_gap = max(self.longest_gap, pts - (pts if self.end is None else self.end))
         self.start = pts if self.start is None else min(self.start, pts)

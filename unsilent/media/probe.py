@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unsilent.errors import MediaError
-from unsilent.media.files import Timeline, decode, demux, find_video, open_media
+from unsilent.media.files import MAX_GAP_SECONDS, Timeline, decode, demux, find_video, open_media
 
-MAX_GAP_SECONDS = 3600  # between two frames; longer gaps come from time stamps that wrap around
+MAX_HOURS = 12  # of a video; its sound takes about 1 GB of memory an hour
+MAX_SLIDE_SECONDS = 10  # mean time between frames above which more than an hour is not plausible
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,31 @@ def probe(path: Path) -> VideoInfo:
                 first = next(iter(decode(packet)), None)
         if first is None or timeline.start is None:
             raise MediaError(f"{path} has no frame that can be decoded.")
-        gap = timeline.longest_gap * timeline.time_base
-        if gap > MAX_GAP_SECONDS:
-            raise MediaError(
-                f"{path} has a gap of {float(gap) / 3600:.1f} hours between two frames: its time stamps are damaged; remux it."
-            )
+        _refuse_implausible(timeline, path)
         seconds = max(timeline.end - timeline.start, 1) * timeline.time_base
         turned = orientation(first)
         width, height = (first.height, first.width) if turned.swaps else (first.width, first.height)
         n_video_frames = timeline.n_packets
         fps = float(n_video_frames / seconds)
         return VideoInfo(path, float(seconds), fps, n_video_frames, width, height, turned.degrees, bool(container.streams.audio))
+
+
+def _refuse_implausible(timeline: Timeline, path: Path) -> None:
+    """Refuse time stamps that no camera or program writes, because a sound of that length would be made.
+
+    Raises:
+        MediaError: names the time.
+    """
+    gap = max(timeline.longest_gap, timeline.longest) * timeline.time_base
+    seconds = (timeline.end - timeline.start) * timeline.time_base
+    if gap > MAX_GAP_SECONDS:
+        raise MediaError(f"{path} has a gap of {float(gap) / 3600:.1f} hours between two frames: its time stamps are damaged; remux it.")
+    if seconds > MAX_HOURS * 3600:
+        raise MediaError(f"{path} is {float(seconds) / 3600:.1f} hours long, {MAX_HOURS} are possible; cut it.")
+    if seconds > MAX_GAP_SECONDS and seconds > MAX_SLIDE_SECONDS * timeline.n_packets:
+        raise MediaError(
+            f"{path} has {timeline.n_packets} frames in {float(seconds) / 3600:.1f} hours: its time stamps are damaged; remux it."
+        )
 
 
 def read_comment(path: Path) -> str:

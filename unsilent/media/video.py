@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from unsilent.errors import MediaError, ParameterError
 from unsilent.media.files import decode, demux, find_video, open_media
+from unsilent.media.filters import build_graph, pull, with_known_colours
 from unsilent.media.probe import orientation
 
 GREY_SIZE = (48, 64)  # height and width of `LazyFrame.grey`, for any aspect ratio of the video
@@ -85,15 +86,15 @@ def _at_rate(path: Path, fps: float | int) -> Iterator[av.VideoFrame]:
         stream.thread_type = "AUTO"
         for frame in _decoded(container, stream):
             if graph is None:
-                graph = _build_graph(frame, ("fps", {"fps": str(Fraction(fps).limit_denominator(100_000))}))
+                graph = build_graph(frame, ("fps", {"fps": str(Fraction(fps).limit_denominator(100_000))}))
             graph.push(frame)
-            for resampled in _pull(graph):
+            for resampled in pull(graph):
                 is_empty = False
                 yield resampled
     if graph is None:
         raise MediaError(f"{path} has no frame that can be decoded.")
     graph.push(None)
-    for resampled in _pull(graph):
+    for resampled in pull(graph):
         is_empty = False
         yield resampled
     if is_empty:  # the filter gives nothing for a video shorter than half a period
@@ -110,7 +111,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
             first = pts if first is None else first
             next_pts = pts + step
             frame.time_base, frame.pts = stream.time_base, pts - first
-            yield frame
+            yield with_known_colours(frame)
 
 
 class _ToRGB:
@@ -137,30 +138,6 @@ class _ToRGB:
             smaller = width * height < frame.width * frame.height
             flags = ("area" if smaller else "bicubic") + "+accurate_rnd+full_chroma_int+full_chroma_inp"
             scale = ("scale", {"width": str(width), "height": str(height), "flags": flags})
-            self._graph, self._kind = _build_graph(frame, scale, ("format", {"pix_fmts": "rgb24"})), kind
+            self._graph, self._kind = build_graph(frame, scale, ("format", {"pix_fmts": "rgb24"})), kind
         self._graph.push(frame)
         return turned.apply(self._graph.vpull().to_ndarray())
-
-
-def _build_graph(frame: av.VideoFrame, *filters: tuple[str, dict[str, str]]) -> Graph:
-    """A chain of filters for frames like `frame`."""
-    graph = Graph()
-    source = graph.add(
-        "buffer",
-        video_size=f"{frame.width}x{frame.height}",
-        pix_fmt=frame.format.name,
-        time_base=str(frame.time_base),
-        colorspace=str(int(frame.colorspace)),
-        range=str(int(frame.color_range)),
-    )
-    graph.link_nodes(source, *(graph.add(name, **options) for name, options in filters), graph.add("buffersink")).configure()
-    return graph
-
-
-def _pull(graph: Graph) -> Iterator[av.VideoFrame]:
-    """All frames that are ready."""
-    while True:
-        try:
-            yield graph.vpull()
-        except (av.BlockingIOError, av.EOFError):
-            return

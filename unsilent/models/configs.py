@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from unsilent.clip import Clip
-from unsilent.config import Config
+from unsilent.config import MAX_DEPTH, MAX_SIZE, Config
 from unsilent.errors import ParameterError
 
 ConditionKind = Literal["none", "features", "class", "features+class", "coordinates", "columns", "sight"]
@@ -19,11 +19,13 @@ class CodebookConfig(Config):
     """
 
     clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
-    n_codes: int = Field(default=1024, gt=1, description="Entries of the codebook: 1024 for VGGSound, 128 for VAS.")
-    dim: int = Field(default=256, gt=0, description="Width of one code vector.")
-    channels: int = Field(default=128, gt=0, description="Channels at full resolution.")
+    n_codes: int = Field(default=1024, gt=1, le=MAX_SIZE, description="Entries of the codebook: 1024 for VGGSound, 128 for VAS.")
+    dim: int = Field(default=256, gt=0, le=MAX_SIZE, description="Width of one code vector.")
+    channels: int = Field(default=128, gt=0, le=MAX_SIZE, description="Channels at full resolution.")
     multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), description="Channels at each resolution, in units of `channels`.")
-    n_blocks: int = Field(default=2, gt=0, description="Residual blocks per resolution of the encoder; the decoder has one more.")
+    n_blocks: int = Field(
+        default=2, gt=0, le=MAX_DEPTH, description="Residual blocks per resolution of the encoder; decoders have one more."
+    )
 
     def model_post_init(self, _context: object) -> None:
         """Check the number of resolutions against the clip's downsampling."""
@@ -38,16 +40,16 @@ class ResidualCodebookConfig(Config):
     """Sizes of a residual codebook; the defaults are those of the `everyday` model."""
 
     clip: Clip = Field(default=Clip(levels=8), description="The time and frequency grid; its rows are the levels that a sampler predicts.")
-    levels: int = Field(default=16, gt=0, description="Rows of the grid: codes per column.")
-    n_codes: int = Field(default=1024, gt=1, description="Entries of each level's codebook.")
-    dim: int = Field(default=128, gt=0, description="Width of latents and codes.")
-    patch: int = Field(default=4, gt=0, description="Mel frames averaged before encoding; must divide the clip's downsampling.")
-    coarse: int = Field(default=384, gt=0, description="Channels of decoder blocks at the column rate.")
-    fine: int = Field(default=256, gt=0, description="Channels of decoder blocks at the patch rate.")
-    coarse_blocks: int = Field(default=4, gt=0, description="ConvNeXt blocks at the column rate.")
-    fine_blocks: int = Field(default=6, gt=0, description="ConvNeXt blocks at the patch rate.")
-    kernel: int = Field(default=7, gt=0, description="Positions seen by one block; odd.")
-    beam: int = Field(default=16, gt=0, description="Candidates kept from level to level while encoding.")
+    levels: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Rows of the grid: codes per column.")
+    n_codes: int = Field(default=1024, gt=1, le=MAX_SIZE, description="Entries of each level's codebook.")
+    dim: int = Field(default=128, gt=0, le=MAX_SIZE, description="Width of latents and codes.")
+    patch: int = Field(default=4, gt=0, le=MAX_SIZE, description="Mel frames averaged before encoding; divides the clip's downsampling.")
+    coarse: int = Field(default=384, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the column rate.")
+    fine: int = Field(default=256, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the patch rate.")
+    coarse_blocks: int = Field(default=4, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks at the column rate.")
+    fine_blocks: int = Field(default=6, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks at the patch rate.")
+    kernel: int = Field(default=7, gt=0, le=MAX_SIZE, description="Positions seen by one block; odd.")
+    beam: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Candidates kept from level to level while encoding.")
 
     @model_validator(mode="after")
     def _divides(self) -> "ResidualCodebookConfig":
@@ -66,9 +68,9 @@ class ResidualCodebookConfig(Config):
 class TransformerConfig(Config):
     """Sizes of a transformer; the paper's are 24 layers, 16 heads, width 1024."""
 
-    layers: int = Field(gt=0, description="Blocks of attention and MLP.")
-    heads: int = Field(gt=0, description="Attention heads; must divide `width`.")
-    width: int = Field(gt=0, description="Width of the residual stream; the MLPs are four times as wide.")
+    layers: int = Field(gt=0, le=MAX_DEPTH, description="Blocks of attention and MLP.")
+    heads: int = Field(gt=0, le=MAX_SIZE, description="Attention heads; must divide `width`.")
+    width: int = Field(gt=0, le=MAX_SIZE, description="Width of the residual stream; the MLPs are four times as wide.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout in training, of attention weights and of each residual.")
 
     @model_validator(mode="after")
@@ -93,10 +95,10 @@ class ConditionConfig(Config):
     """
 
     kind: ConditionKind = Field(description="Content of the condition and its place in the sequence.")
-    n_features: int = Field(default=0, ge=0, description="Visual features of one clip.")
-    feature_dim: int = Field(default=0, ge=0, description="Width of one feature.")
-    n_classes: int = Field(default=0, ge=0, description="Classes.")
-    motion: int = Field(default=0, ge=0, description="Motion values per code column, see `unsilent.vision.motion`.")
+    n_features: int = Field(default=0, ge=0, le=MAX_SIZE, description="Visual features of one clip.")
+    feature_dim: int = Field(default=0, ge=0, le=MAX_SIZE, description="Width of one feature.")
+    n_classes: int = Field(default=0, ge=0, le=MAX_SIZE, description="Classes.")
+    motion: int = Field(default=0, ge=0, le=MAX_SIZE, description="Motion values per code column, see `unsilent.vision.motion`.")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "ConditionConfig":
@@ -127,15 +129,15 @@ class ConditionConfig(Config):
 class SightConfig(Config):
     """Sizes of a linear classifier of visual features."""
 
-    feature_dim: int = Field(gt=0, description="Width of one feature.")
-    n_classes: int = Field(gt=0, description="Classes.")
+    feature_dim: int = Field(gt=0, le=MAX_SIZE, description="Width of one feature.")
+    n_classes: int = Field(gt=0, le=MAX_SIZE, description="Classes.")
 
 
 class SamplerConfig(Config):
     """Sizes of a sampler."""
 
     clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
-    codes: int = Field(gt=1, description="Entries of the codebook.")
+    codes: int = Field(gt=1, le=MAX_SIZE, description="Entries of the codebook.")
     transformer: TransformerConfig = Field(description="Sizes of the transformer.")
     condition: ConditionConfig = Field(description="Kind and sizes of the condition.")
 
@@ -154,11 +156,11 @@ class ResidualSamplerConfig(Config):
     """Sizes of the sampler of a residual codebook; `clip.levels` is how many of its levels are sampled."""
 
     clip: Clip = Field(description="The time grid; its rows are the levels that are sampled.")
-    codes: int = Field(gt=1, description="Entries of each level's codebook.")
-    dim: int = Field(gt=0, description="Width of a code vector.")
+    codes: int = Field(gt=1, le=MAX_SIZE, description="Entries of each level's codebook.")
+    dim: int = Field(gt=0, le=MAX_SIZE, description="Width of a code vector.")
     transformer: TransformerConfig = Field(description="Sizes of the transformer over columns.")
-    inner: int = Field(gt=0, description="Width of the network over levels.")
-    inner_blocks: int = Field(gt=0, description="MLP blocks of the network over levels.")
+    inner: int = Field(gt=0, le=MAX_SIZE, description="Width of the network over levels.")
+    inner_blocks: int = Field(gt=0, le=MAX_DEPTH, description="MLP blocks of the network over levels.")
     condition: ConditionConfig = Field(description="Kind and sizes of the condition.")
 
     @model_validator(mode="after")
@@ -178,22 +180,25 @@ AnySamplerConfig = SamplerConfig | ResidualSamplerConfig
 class MelGANConfig(Config):
     """Sizes of the generator; the defaults are the paper's."""
 
-    mels: int = Field(default=80, gt=0, description="Mel bands.")
-    width: int = Field(default=32, gt=0, description="Channels at the sample rate; each earlier stage has twice as many.")
+    mels: int = Field(default=80, gt=0, le=MAX_SIZE, description="Mel bands.")
+    width: int = Field(default=32, gt=0, le=MAX_SIZE, description="Channels at the sample rate; each earlier stage has twice as many.")
     ratios: tuple[int, ...] = Field(default=(8, 8, 2, 2), min_length=1, description="Upsampling of each stage; the product is the hop.")
-    residual_blocks: int = Field(default=3, gt=0, description="Residual blocks per stage, with dilations 1, 3, 9...")
+    residual_blocks: int = Field(default=3, gt=0, le=MAX_DEPTH, description="Residual blocks per stage, with dilations 1, 3, 9...")
 
 
 class VocosConfig(Config):
     """Sizes of an iSTFT-head vocoder; the defaults are those of the `everyday` model."""
 
     clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
-    width: int = Field(default=256, gt=0, description="Channels of the trunk, which works at the frame rate.")
-    hidden: int = Field(default=768, gt=0, description="Channels inside a ConvNeXt block.")
-    n_blocks: int = Field(default=8, gt=0, description="ConvNeXt blocks.")
-    kernel: int = Field(default=7, gt=0, description="Frames seen by one block; odd.")
+    width: int = Field(default=256, gt=0, le=MAX_SIZE, description="Channels of the trunk, which works at the frame rate.")
+    hidden: int = Field(default=768, gt=0, le=MAX_SIZE, description="Channels inside a ConvNeXt block.")
+    n_blocks: int = Field(default=8, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks.")
+    kernel: int = Field(default=7, gt=0, le=MAX_SIZE, description="Frames seen by one block; odd.")
     rounds: int = Field(
-        default=20, ge=0, description="Iterations of STFT and mel consistency at inference; each costs two transforms. None in training."
+        default=20,
+        ge=0,
+        le=MAX_DEPTH,
+        description="Iterations of STFT and mel consistency at inference; each costs two transforms. None in training.",
     )
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from unsilent.config import Config
+from unsilent.config import MAX_DEPTH, MAX_SIZE, Config
 from unsilent.errors import ParameterError
 
 _SLOPE = 0.2  # negative slope of the leaky ReLUs
@@ -18,8 +18,10 @@ _GROUP = 4  # input channels per group of its strided convolutions
 class PatchDiscriminatorConfig(Config):
     """Sizes of the mel discriminator; the defaults are the paper's (2.8 M parameters)."""
 
-    width: int = Field(default=64, gt=0, description="Channels of the first convolution.")
-    halvings: int = Field(default=3, gt=0, description="Strided convolutions; each but the first doubles the channels, up to 8 * width.")
+    width: int = Field(default=64, gt=0, le=MAX_SIZE, description="Channels of the first convolution.")
+    halvings: int = Field(
+        default=3, gt=0, le=MAX_DEPTH, description="Strided convolutions; each but the first doubles the channels, up to 8 * width."
+    )
 
 
 class PatchDiscriminator(nn.Module):
@@ -63,10 +65,10 @@ class PatchDiscriminator(nn.Module):
 class MelGANDiscriminatorConfig(Config):
     """Sizes of the waveform discriminator; the defaults are the paper's (16.9 M parameters)."""
 
-    scales: int = Field(default=3, gt=0, description="Sample rates; each scale works at half the rate of the one before.")
-    width: int = Field(default=16, gt=0, multiple_of=_GROUP, description="Channels of the first convolution.")
-    strides: int = Field(default=4, gt=0, description="Strided convolutions per scale.")
-    ratio: int = Field(default=4, gt=1, description="Stride of each, and factor of its channels.")
+    scales: int = Field(default=3, gt=0, le=MAX_DEPTH, description="Sample rates; each scale works at half the rate of the one before.")
+    width: int = Field(default=16, gt=0, le=MAX_SIZE, multiple_of=_GROUP, description="Channels of the first convolution.")
+    strides: int = Field(default=4, gt=0, le=MAX_DEPTH, description="Strided convolutions per scale.")
+    ratio: int = Field(default=4, gt=1, le=MAX_SIZE, description="Stride of each, and factor of its channels.")
 
 
 class Scale(nn.Module):

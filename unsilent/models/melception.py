@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unsilent.config import Config
+from unsilent.config import MAX_SIZE, Config
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
 
@@ -19,7 +19,7 @@ class MelceptionConfig(Config):
     """Sizes of the classifier; the defaults are the paper's for VGGSound (25.2 M parameters)."""
 
     bands: BandStatistics = Field(default=BandStatistics(), description="Band statistics of the training data; one entry per mel band.")
-    labels: int = Field(default=309, gt=1, description="Classes.")
+    labels: int = Field(default=309, gt=1, le=MAX_SIZE, description="Classes.")
     width: float = Field(default=1.0, gt=0, description="Channels of every convolution, relative to the paper's.")
     dropout: float = Field(default=0.5, ge=0, lt=1, description="Dropout before the last layer, in training.")
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unsilent.config import Config
+from unsilent.config import MAX_SIZE, Config
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
 from unsilent.models.vggishish import MIN_SIZE, VGGishish, convolutions
@@ -18,7 +18,7 @@ class PerceptualConfig(Config):
     """Sizes of the distance's network, which are those of its classifier."""
 
     bands: BandStatistics = Field(default=BandStatistics(), description="Band statistics of the classifier.")
-    width: int = Field(default=64, gt=0, description="Channels of the first convolution.")
+    width: int = Field(default=64, gt=0, le=MAX_SIZE, description="Channels of the first convolution.")
 
     @model_validator(mode="after")
     def _fit(self) -> "PerceptualConfig":

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from unsilent.config import Config
+from unsilent.config import MAX_SIZE, Config
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
 
@@ -18,10 +18,10 @@ class VGGishishConfig(Config):
     """Sizes of the classifier; the defaults are the paper's for VGGSound (137.6 M parameters)."""
 
     bands: BandStatistics = Field(default=BandStatistics(), description="Band statistics of the training data; one entry per mel band.")
-    labels: int = Field(default=309, gt=1, description="Classes.")
-    width: int = Field(default=64, gt=0, description="Channels of the first convolution; the last has eight times as many.")
+    labels: int = Field(default=309, gt=1, le=MAX_SIZE, description="Classes.")
+    width: int = Field(default=64, gt=0, le=MAX_SIZE, description="Channels of the first convolution; the last has eight times as many.")
     grid: tuple[int, int] = Field(default=(5, 10), description="Rows and columns of the adaptive average pooling.")
-    hidden: int = Field(default=4096, gt=0, description="Width of the two fully connected layers.")
+    hidden: int = Field(default=4096, gt=0, le=MAX_SIZE, description="Width of the two fully connected layers.")
 
     @model_validator(mode="after")
     def _fit(self) -> "VGGishishConfig":

@@ -4,6 +4,7 @@ Lightning checkpoints inside `.tar.gz` archives with their YAML, state dicts wra
 """
 
 import gzip
+import io
 import pickle
 import re
 import shutil
@@ -25,6 +26,9 @@ from unsilent.errors import CheckpointError
 # Packages of objects that the authors' trainer stored beside the weights; they are replaced by `_Inert`.
 _BOOKKEEPING = re.compile(r"(pytorch_lightning|numpy|omegaconf|argparse|pathlib|collections|datetime|typing|train)\.")
 _LARGEST_SETTINGS = 1 << 20  # bytes; released files have a few thousand
+_MOST_COMPRESSED, _LEAST_CONTENT = 50, 1 << 28  # factor and bytes of unpacked content
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MOST_FOREIGN = 40  # names of a trainer's objects; released files have a dozen
 _WRAPPERS = ("state_dict", "model")  # keys of the weights: Lightning's, and the classifiers' trainer's
 
 
@@ -64,6 +68,8 @@ def read_container(path: Path, scratch: Path) -> Container:
     try:
         if not path.exists():
             raise CheckpointError(f"{path} does not exist.")
+        if not path.is_dir() and not path.is_file():
+            raise CheckpointError(f"{path} is a pipe or device; give a file.")
         if path.is_dir():
             checkpoint, settings = _find_unpacked(path)
         elif _is_archive(path):
@@ -71,7 +77,7 @@ def read_container(path: Path, scratch: Path) -> Container:
         else:
             checkpoint, settings = path, _beside(path)
         if not checkpoint.is_relative_to(scratch):  # an archive has a checksum of its own
-            _check_sums(checkpoint)
+            check_sums(checkpoint)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from None
     return Container(path, _stem(path), read_weights(checkpoint), settings)
@@ -85,13 +91,20 @@ def _stem(path: Path) -> str:
     return re.sub(r"(\.tar)?\.\w+$", "", path.name)
 
 
-def _check_sums(path: Path) -> None:
-    """Verify the checksum of every part of a zip file, because mapping it from disk does not."""
+def check_sums(path: Path) -> None:
+    """Verify the checksum of every part of a file of `torch.save`, because mapping it from disk does not.
+
+    Raises:
+        CheckpointError: if a part is damaged, or compressed, which `torch.save` never does and mapping would read as other weights.
+    """
     try:
         with zipfile.ZipFile(path) as parts:
-            damaged = parts.testzip()
-    except (zipfile.BadZipFile, EOFError, zlib.error):
+            compressed = next((part.filename for part in parts.infolist() if part.compress_type != zipfile.ZIP_STORED), None)
+            damaged = parts.testzip() if compressed is None else None
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, ValueError, RuntimeError):
         return  # not a zip file, or so damaged that reading it fails
+    if compressed is not None:
+        raise CheckpointError(f"{path} is not as it was saved: its part {compressed[:80]!r} is compressed.")
     if damaged:
         raise CheckpointError(f"{path} is damaged: its part {damaged[:80]!r} does not match its checksum.")
 
@@ -135,9 +148,12 @@ def _unpack(path: Path, scratch: Path) -> tuple[Path, Path | None]:
     checkpoint = settings = None
     try:
         with gzip.open(path) if _is_compressed(path) else path.open("rb") as content:
-            with tarfile.open(fileobj=content, mode="r|") as archive:
+            content = _Bounded(content, path)
+            with tarfile.open(fileobj=content, mode="r|", tarinfo=_Member) as archive:
                 for member in archive:
                     name = _safe_name(path, member)
+                    if member.issparse():
+                        raise CheckpointError(f"{path} has a file with holes ({member.name[:80]!r}); it was not unpacked.")
                     if not member.isfile() or name.name.startswith("."):
                         continue  # the target of a link is a member itself; devices and hidden files are ignored
                     if name.suffix == ".ckpt" and (checkpoint is None or _preference(name) > _preference(checkpoint)):
@@ -153,6 +169,31 @@ def _unpack(path: Path, scratch: Path) -> tuple[Path, Path | None]:
     if checkpoint is None:
         raise CheckpointError(f"{path} is an archive without a checkpoint (*.ckpt).")
     return checkpoint, settings
+
+
+class _Bounded:
+    """A file that is read as far as its content is plausible: compressed weights are hardly smaller than themselves."""
+
+    def __init__(self, file: gzip.GzipFile | io.BufferedReader, path: Path) -> None:
+        self._file, self._path, self._left = file, path, max(_LEAST_CONTENT, _MOST_COMPRESSED * path.stat().st_size)
+
+    def read(self, n_bytes: int) -> bytes:
+        data = self._file.read(n_bytes)
+        self._left -= len(data)
+        if self._left < 0:
+            raise CheckpointError(
+                f"{self._path} unpacks to more than {_MOST_COMPRESSED} times its size; it is damaged or not a file of weights."
+            )
+        return data
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers are short; tarfile reads them whole."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _EXTENDED and self.size > _LARGEST_SETTINGS:
+            raise tarfile.ReadError(f"an extended header of {self.size} bytes")
+        return super()._proc_member(archive)
 
 
 def _safe_name(path: Path, member: tarfile.TarInfo) -> PurePosixPath:
@@ -202,6 +243,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception:  # damaged bytes raise errors of any class
         raise _unreadable(path) from None
     while True:
+        if len(names) > _MOST_FOREIGN:
+            raise CheckpointError(f"{path} holds more than {_MOST_FOREIGN} kinds of objects besides weights; it was not loaded.")
         for name in names:
             if not _BOOKKEEPING.match(name):
                 raise CheckpointError(f"{path} holds {name[:80]!r}, neither a weight nor a trainer's bookkeeping; it was not loaded.")

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,6 +25,10 @@ Digest = tuple[str, str]  # algorithm ("md5" or "sha256"), first hex digits of i
 
 _CHUNK = 1 << 20  # bytes read at once
 _LARGEST = 1 << 34  # bytes, far above every published file
+_MOST_OF_APPROXIMATE = 2  # times the size that the catalog estimates, before a download is given up
+_LEAST_RATE, _RATE_SECONDS = 1000, 60  # bytes per second, over so many seconds, below which a server counts as unreachable
+_LENGTH_DIGITS = 15
+_LONGEST_REASON = 100  # characters of what a server says
 _RETRIES = 5  # consecutive attempts that gain less than a chunk
 
 
@@ -93,6 +98,7 @@ class Download:
         path: of the complete file.
         digest: of the file.
         size: in bytes, if known.
+        approximate_size: of the file, as the catalog estimates; None where unknown. Twice as many bytes are too many.
         by_hand: clause for errors: how to get the file without this program.
         progress: called after each chunk.
         timeout_seconds: without any bytes, after which the server counts as unreachable.
@@ -104,6 +110,7 @@ class Download:
     path: Path
     digest: Digest
     size: int | None
+    approximate_size: int | None
     by_hand: str
     progress: Progress
     timeout_seconds: float
@@ -113,6 +120,7 @@ class Download:
         self.host, self.part = urlsplit(self.url).netloc, part_of(self.path)
         self.origin = self.path.with_name(self.path.name + ".part.json")  # URL and version of the part
         self.done, self.total, self.has_resumed = size_of(self.part), self.size, False
+        self.limit = self.size or (_MOST_OF_APPROXIMATE * self.approximate_size if self.approximate_size else _LARGEST)
 
     def run(self) -> None:
         """Try until the file is complete, then rename the part.
@@ -193,10 +201,11 @@ class Download:
                 file.flush()
                 self.done += len(chunk)
                 self.progress(self.done, self.total)
-                if self.done > _LARGEST:
+                if self.done > self.limit:
                     raise CheckpointError(f"{self.url} does not end after {_format_bytes(self.done)}; name a mirror with --mirror.")
 
     def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        since, before = time.monotonic(), self.done
         while self.total is None or self.done < self.total:
             wanted = _CHUNK if self.total is None else min(_CHUNK, self.total - self.done)
             try:
@@ -207,6 +216,10 @@ class Download:
             if not chunk:
                 return
             yield chunk
+            if time.monotonic() - since > _RATE_SECONDS:
+                if self.done - before < _LEAST_RATE * _RATE_SECONDS:
+                    raise _IncompleteError(f"{self.host} sends less than {_LEAST_RATE} bytes a second")
+                since, before = time.monotonic(), self.done
 
     def _no_space(self) -> CheckpointError:
         needed = "more space" if self.total is None else f"another {_format_bytes(self.total - self.done)}"
@@ -235,7 +248,8 @@ class Download:
     def _reason(self, error: object) -> str:
         if isinstance(error, TimeoutError):
             return f"no bytes for {self.timeout_seconds:g} s"
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
 
     def _refusal(self, code: int) -> Exception:
         """The error for a status other than success."""
@@ -254,15 +268,17 @@ class Download:
         if response.headers.get_content_type() == "text/html":
             raise CheckpointError(f"{self.url} answers with a web page; does this network need a login, or is the mirror wrong?")
         length = response.headers.get("Content-Length", "")
-        end = int(length) if length.isdecimal() else None
+        end = int(length) if length.isdecimal() and len(length) <= _LENGTH_DIGITS else None
         begin = 0
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            span = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", response.headers.get("Content-Range", ""))
             if not span or int(span[1]) != self.done:
                 raise _WrongContentError(f"{self.url} answers with another range than the one from byte {self.done}")
             begin, end = self.done, int(span[2]) + 1 if span[3] == "*" else int(span[3])
         if None not in (self.size, end) and self.size != end:
             raise CheckpointError(f"{self.url} is another file: it has {end} bytes instead of {self.size}; name a mirror with --mirror.")
+        if end is not None and end > self.limit:
+            raise CheckpointError(f"{self.url} has {_format_bytes(end)}, far more than the file; name a mirror with --mirror.")
         if not begin:
             self._discard()
             self._write_validator(response)

@@ -78,7 +78,9 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         with lock(path, progress):
             if not matches(path, published.digest):  # another process may have downloaded it
-                Download(url, path, published.digest, published.size, by_hand, progress, timeout_seconds, pause).run()
+                Download(
+                    url, path, published.digest, published.size, published.approximate_size, by_hand, progress, timeout_seconds, pause
+                ).run()
     except OSError as error:
         raise CheckpointError(f"cannot read or write {path}: {error.strerror or error}; set UNSILENT_CACHE to another folder.") from None
     return path

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from unsilent.checkpoints.folders import SHIPPED, is_here, models_folder, read_c
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.files import try_lock
 from unsilent.models.configs import AnySamplerConfig, MelGANConfig, SamplerConfig
 from unsilent.presets import Preset
 from unsilent.published.containers import Container, read_container
@@ -27,6 +28,7 @@ from unsilent.published.fetch import fetch, lock
 
 Progress = Callable[[str, float], None]  # current step, share of it done in [0, 1]
 _VOCODER_SIZES = {"mels": "n_mel_channels", "width": "ngf", "residual_blocks": "n_residual_layers"}  # our names → those of args.yml
+_MARK = ".unsilent-part"  # at the end of the names of unfinished folders
 DEFAULT = "everyday"  # the shipped model, whose vocoder is used without a published one
 
 
@@ -65,8 +67,6 @@ def install(
         with lock(folder, lambda done, total: progress("waiting for another process", 0.0)):
             if is_here(row.name):  # another process has installed it
                 return folder
-            for left in folder.parent.glob(f".{row.name}.*"):
-                shutil.rmtree(left)  # of a conversion whose process was killed
             path = fetch(row, mirror=mirror, progress=report, wanted=wanted)
             progress("converting", 1.0)
             convert_file(path, folder, kind=row.kind, preset=row.name if row.kind == "sampler" else None, dtype=dtype)
@@ -239,9 +239,16 @@ def _params(section: Any) -> dict[str, Any]:
 @contextmanager
 def _atomic_folder(out: Path) -> Iterator[tuple[Path, Path]]:
     """A folder that is renamed to `out` at the end of the block, and one for extracted files; both are removed after an error."""
+    with ExitStack() as locks:
+        yield from _folder_beside(out, locks)
+
+
+def _folder_beside(out: Path, locks: ExitStack) -> Iterator[tuple[Path, Path]]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        _sweep(out)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=_MARK))
+        try_lock(locks.enter_context((temporary / "lock").open("ab")).fileno())
     except OSError as error:
         raise _cannot_write(out, error) from None
     try:
@@ -257,6 +264,14 @@ def _atomic_folder(out: Path) -> Iterator[tuple[Path, Path]]:
             raise _cannot_write(out, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove folders that conversions whose processes were killed have left beside `out`."""
+    for left in out.parent.glob(f".*{_MARK}"):
+        with suppress(OSError), (left / "lock").open("rb") as file:
+            if try_lock(file.fileno()):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _cannot_write(out: Path, error: OSError) -> CheckpointError:

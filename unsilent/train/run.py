@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning_fabric
@@ -11,7 +12,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from unsilent import presets
 from unsilent.checkpoints.folders import find_part
-from unsilent.errors import ParameterError
+from unsilent.errors import CheckpointError, ParameterError
+from unsilent.files import locked
 from unsilent.train.config import AnyRun, ClassifierRun, CodebookRun, VocoderRun
 from unsilent.train.loop import fit
 from unsilent.train.steps import TrainingDivergedError
@@ -46,6 +48,11 @@ def train(run: AnyRun, resume: bool) -> Path | None:
     if not fabric.is_global_zero:
         logging.getLogger("unsilent").setLevel(logging.WARNING)  # only the first process reports
     fabric.seed_everything(run.seed, verbose=False)
+    with locked(run.out / ".lock", CheckpointError) if fabric.is_global_zero else nullcontext():
+        return _fit(run, fabric, resume)
+
+
+def _fit(run: AnyRun, fabric: lightning_fabric.Fabric, resume: bool) -> Path | None:
     try:
         folder = fit(run, _trainer(run, fabric), fabric, resume)
     except TrainingDivergedError:  # raised in all processes at once

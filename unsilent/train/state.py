@@ -2,8 +2,7 @@
 
 import logging
 import math
-import os
-import pickle
+import shutil
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,12 +11,17 @@ from torch import Tensor, nn
 
 from unsilent.checkpoints.store import load_checkpoint
 from unsilent.errors import CheckpointError
+from unsilent.files import atomic_write
+from unsilent.published.containers import check_sums
 from unsilent.train.config import Run
 from unsilent.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-_PARTS = {"kind", "preset", "record", "module", "average", "memory", "others", "optimizers", "validation"}
+_PARTS = {
+    "kind": str, "preset": str, "record": dict, "module": dict, "average": dict, "memory": dict, "others": dict, "optimizers": list,
+    "validation": dict,
+}  # fmt: skip
 
 
 @dataclass
@@ -86,14 +90,13 @@ def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "validation": asdict(validation),
     }
-    temporary = run.out / "last.pt.part"  # always the same, so that the next save overwrites what a kill leaves
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-        torch.save(state, temporary)
-        os.replace(temporary, run.out / "last.pt")
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {run.out / 'last.pt'}: {str(error).splitlines()[0]}") from None
+    run.out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(run.out / "last.pt", CheckpointError, durable=True) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # of torch, for a full disk
+            free = shutil.disk_usage(run.out).free
+            raise OSError(None, f"{str(error).splitlines()[0]}, {free / 1e6:.0f} MB are free") from None
 
 
 def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation) -> int:
@@ -108,11 +111,12 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     path = run.out / "last.pt"
     if not path.exists():
         return 0
+    check_sums(path)
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, dict) or not state.keys() >= _PARTS:
+    except Exception:  # damaged bytes raise errors of any class
+        raise CheckpointError(f"{path} is damaged, or holds more than weights and numbers; choose another folder.") from None
+    if not isinstance(state, dict) or any(not isinstance(state.get(name), types) for name, types in _PARTS.items()):
         raise CheckpointError(f"{path} is not a training of this program; choose another folder.")
     if (state["kind"], state["preset"]) != (run.kind, run.preset):
         raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
@@ -123,7 +127,10 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     if state["memory"].keys() != trainer.tensors.keys():
         had, has = (", ".join(names) or "nothing" for names in (state["memory"], trainer.tensors))
         raise CheckpointError(f"{path} has the tensors {had}, the run needs {has}; choose another folder.")
-    changed = [name for name, digest in state["record"]["data"].items() if trainer.data.get(name) != digest]
+    step, data = state["record"].get("steps"), state["record"].get("data")
+    if not isinstance(step, int) or not isinstance(data, dict):
+        raise CheckpointError(f"{path} does not say how far it was trained, or with what; choose another folder.")
+    changed = [name for name, digest in data.items() if trainer.data.get(name) != digest]
     if changed:
         log.warning("the data %s differs from the data that %s was trained with so far", ", ".join(changed), path)
     try:
@@ -132,14 +139,13 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
             other.load_state_dict(others[name])
         for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
             _load_optimizer(optimizer, saved)
-    except (RuntimeError, ValueError):
+        average.update({name: state["average"][name].to(value) for name, value in average.items()})
+        for name, value in state["memory"].items():
+            trainer.tensors[name].copy_(value)
+        best, since_best = (state["validation"][name] for name in ("best", "since_best"))
+        validation.best, validation.since_best = float(best), int(since_best)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError):
         raise CheckpointError(f"{path} holds a network of other sizes than {run.preset!r} has now; choose another folder.") from None
-    average.update({name: value.to(average[name].device) for name, value in state["average"].items()})
-    for name, value in state["validation"].items():
-        setattr(validation, name, value)
-    for name, value in state["memory"].items():
-        trainer.tensors[name].copy_(value)
-    step = state["record"]["steps"]
     log.info("resuming from step %d of %s", step, path)
     return step
 

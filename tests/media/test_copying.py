@@ -1,0 +1,250 @@
+"""What becomes of pictures, metadata and other streams in another container."""
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from unsilent.errors import MediaError
+from unsilent.media.boxes import sample_formats
+from unsilent.media.copying import plan_copy
+from unsilent.media.mux import mux, plan_mux
+from unsilent.media.probe import probe
+from unsilent.media.video import stream_frames
+
+RATE = 22050
+SILENCE = np.zeros(RATE, np.float32)
+
+
+def pictures(path):
+    """Times since the first picture, and pictures as 16-bit RGB."""
+    with av.open(str(path)) as container:
+        frames = [(frame.time, frame.to_ndarray(format="rgb48le")) for frame in container.decode(container.streams.best("video"))]
+    return [round(time - frames[0][0], 3) for time, _ in frames], [picture for _, picture in frames]
+
+
+def assert_same_pictures(one, other):
+    (times, old), (same, new) = pictures(one), pictures(other)
+    assert times == same
+    assert all(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "size"),
+    [
+        ("a.wmv", "wmv2", "yuv420p", (64, 48)),
+        ("a.3gp", "h263", "yuv420p", (128, 96)),
+        ("a.flv", "flv", "yuv420p", (64, 48)),
+        ("a.avi", "huffyuv", "yuv422p", (64, 48)),
+        ("a.avi", "utvideo", "yuv420p", (64, 48)),
+        ("a.mkv", "rawvideo", "yuv420p", (64, 48)),
+        ("a.avi", "mpeg4", "yuv420p", (64, 48)),
+        ("a.mkv", "prores_ks", "yuv422p10le", (64, 48)),
+    ],
+)
+def test_matroska_holds_copies_of_most_codecs(make_clip, tmp_path, name, codec, pix_fmt, size):
+    video = make_clip(name, codec=codec, pix_fmt=pix_fmt, size=size)
+    assert mux(video, SILENCE, RATE, tmp_path / "out.mkv").pictures == "copied"
+    assert_same_pictures(video, tmp_path / "out.mkv")
+    with av.open(str(video)) as old, av.open(str(tmp_path / "out.mkv")) as new:
+        assert old.streams.video[0].codec_context.name == new.streams.video[0].codec_context.name == codec.removesuffix("_ks")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "out", "how"),
+    [
+        ("a.gif", "gif", "rgb8", "out.mkv", "lossless FFV1"),
+        ("a.avi", "rawvideo", "bgr24", "out.mkv", "lossless FFV1"),
+        ("a.wmv", "wmv2", "yuv420p", "out.mp4", "lossless H.264"),
+        ("a.mp4", "libx264", "yuv420p", "out.webm", "lossless VP9"),
+        ("a.webm", "libvpx", "yuv420p", "out.mov", "lossless H.264"),
+    ],
+)
+def test_what_a_container_cannot_hold_is_encoded_without_loss(make_clip, tmp_path, name, codec, pix_fmt, out, how):
+    video = make_clip(name, codec=codec, pix_fmt=pix_fmt)
+    plan = plan_mux(video, tmp_path / out)
+    assert plan.pictures == f"encoded as {how}"
+    assert plan.notes == (f"{video}: the pictures are encoded as {how}, because {(tmp_path / out).suffix} cannot hold {plan_name(video)}.",)
+    mux(video, SILENCE, RATE, tmp_path / out, plan=plan)
+    assert_same_pictures(video, tmp_path / out)
+
+
+def plan_name(path):
+    with av.open(str(path)) as container:
+        return container.streams.video[0].codec_context.name
+
+
+def test_encoded_pictures_are_turned_as_displayed(make_clip, read_number, tmp_path):
+    for rotation, mirrored in ((90, False), (180, False), (270, False), (0, True)):
+        video = make_clip("a.mp4", rotation=rotation, mirrored=mirrored)
+        mux(video, SILENCE, RATE, tmp_path / "out.webm")
+        for (_, old), (_, new) in zip(stream_frames(video, 25), stream_frames(tmp_path / "out.webm", 25), strict=True):
+            assert np.abs(old.astype(int) - new).mean() < 3  # chroma is interpolated in another direction
+
+
+def hide_end(path, milliseconds):
+    """Shorten the edit list of the first track to so many milliseconds, as phones trim clips."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"elst")
+    content[place + 12 : place + 16] = milliseconds.to_bytes(4)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("n_b_frames", [0, 3])
+@pytest.mark.parametrize(("name", "out"), [("a.mp4", "out.mp4"), ("a.mov", "out.mov"), ("a.mp4", "out.mkv"), ("a.mov", "out.webm")])
+def test_a_trimmed_end_stays_hidden(make_clip, read_number, tmp_path, name, out, n_b_frames):
+    video = make_clip(name, n_frames=50, options={"bf": str(n_b_frames)})
+    hide_end(video, 1000)
+    assert probe(video).seconds == 1.0
+    mux(video, SILENCE, RATE, tmp_path / out)
+    assert [read_number(frame) for _, frame in stream_frames(tmp_path / out, 25)] == list(range(25))
+    assert_same_pictures(video, tmp_path / out)
+    with av.open(str(tmp_path / out)) as container:
+        n_packets = sum(bool(packet.size) for packet in container.demux(video=0))
+    assert n_packets <= 25 + (3 if n_b_frames else 0), "the hidden pictures are not even in the file"
+
+
+@pytest.mark.parametrize(("name", "codec", "out"), [("a.mp4", "libx264", "out.mp4"), ("a.mov", "prores_ks", "out.mov")])
+def test_the_shape_of_pixels_is_kept(make_clip, tmp_path, name, codec, out):
+    """In the container, where the codec does not say it."""
+    video = make_clip("b" + name[1:], codec=codec, pix_fmt="yuv422p10le" if codec == "prores_ks" else "yuv420p")
+    with av.open(str(video)) as source, av.open(str(tmp_path / name), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        copy.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    mux(tmp_path / name, SILENCE, RATE, tmp_path / out)
+    with av.open(str(tmp_path / out)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("profile", "tag", "pix_fmt"), [("0", "apco", "yuv422p10le"), ("3", "apch", "yuv422p10le"), ("4", "ap4h", "yuva444p10le")]
+)
+def test_profiles_of_prores_are_kept(make_clip, tmp_path, profile, tag, pix_fmt):
+    video = make_clip("a.mov", codec="prores_ks", pix_fmt=pix_fmt, options={"profile": profile})
+    mux(video, SILENCE, RATE, tmp_path / "out.mov")
+    mux(video, SILENCE, RATE, tmp_path / "out.mkv")
+    mux(tmp_path / "out.mkv", SILENCE, RATE, tmp_path / "again.mov")
+    for out in ("out.mov", "again.mov"):
+        assert sample_formats(tmp_path / out)[1] == tag
+        assert_same_pictures(video, tmp_path / out)
+
+
+def rich(tmp_path, make_clip, name):
+    """A clip with chapters, a title and the tags of a phone, by a template of a plain one."""
+    with av.open(str(make_clip("plain.mp4"))) as source, av.open(str(tmp_path / name), "w", container_options=TAGS.get(name, {})) as target:
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        target.metadata.update({"title": "Trip", "com.apple.quicktime.make": "Maker", "com.apple.quicktime.location.ISO6709": "+10+020/"})
+        base = Fraction(1, 1000)
+        target.set_chapters(
+            [{"id": i, "start": 400 * i, "end": 400 * i + 400, "time_base": base, "metadata": {"title": str(i)}} for i in (0, 1)]
+        )
+        if name.endswith(".mkv"):
+            target.add_attachment("font.ttf", "application/x-truetype-font", bytes(100))
+        if name.endswith(".mov"):
+            copy.metadata["timecode"] = "01:02:03:04"
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    return tmp_path / name
+
+
+TAGS = {"a.mov": {"movflags": "use_metadata_tags"}, "a.mp4": {"movflags": "use_metadata_tags"}}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_chapters_tags_timecode_and_fonts_are_kept(make_clip, tmp_path, name):
+    video, out = rich(tmp_path, make_clip, name), tmp_path / f"out{name[1:]}"
+    assert mux(video, SILENCE, RATE, out, comment="made").notes == ()
+    with av.open(str(out)) as container:
+        found = {key.lower(): value for key, value in container.metadata.items()}
+        assert [one["metadata"]["title"] for one in container.chapters()] == ["0", "1"]
+        assert (found["title"], found["comment"], found["com.apple.quicktime.make"]) == ("Trip", "made", "Maker")
+        assert [stream.data for stream in container.streams.attachments] == ([bytes(100)] if name == "a.mkv" else [])
+        if name == "a.mov":
+            assert container.streams.video[0].metadata["timecode"] == "01:02:03:04"
+
+
+def test_what_is_lost_is_said_beforehand(make_clip, tmp_path):
+    video = rich(tmp_path, make_clip, "a.mkv")
+    assert plan_copy(video, tmp_path / "out.mp4").notes == (
+        f"{video}: left out attachment (font.ttf), which .mp4 cannot hold; .mkv holds more.",
+    )
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out.mkv"])
+def test_a_cover_is_kept(make_clip, tmp_path, out):
+    picture = io.BytesIO()
+    with av.open(picture, "w", format="mjpeg") as target:
+        stream = target.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+        target.mux([*stream.encode(av.VideoFrame(32, 32, "yuvj420p")), *stream.encode(None)])
+    picture.seek(0)
+    with (
+        av.open(str(make_clip("plain.mp4"))) as source,
+        av.open(picture, format="mjpeg") as image,
+        av.open(str(tmp_path / "a.mp4"), "w") as target,
+    ):
+        copies = [target.add_stream_from_template(one.streams.video[0], opaque=True) for one in (source, image)]
+        copies[1].disposition = av.stream.Disposition.attached_pic
+        for one, copy in zip((image, source), copies[::-1], strict=True):
+            for packet in one.demux(video=0):
+                if packet.size:
+                    packet.stream = copy
+                    packet.pts, packet.dts = (0, 0) if one is image else (packet.pts, packet.dts)
+                    target.mux(packet)
+    mux(tmp_path / "a.mp4", SILENCE, RATE, tmp_path / out)
+    with av.open(str(tmp_path / out)) as container:
+        covers = [one for one in container.streams.video if one.disposition & av.stream.Disposition.attached_pic]
+        assert [one.codec_context.width for one in covers] == [32]
+    assert len(pictures(tmp_path / out)[0]) == 20
+
+
+def test_transparency_is_kept(make_clip, tmp_path):
+    with (
+        av.open(str(make_clip("b.webm", codec="libvpx-vp9", pix_fmt="yuva420p"))) as source,
+        av.open(str(tmp_path / "a.webm"), "w") as target,
+    ):
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        copy.codec_context.pix_fmt = "yuva420p"  # else the muxer does not set the flag
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    mux(tmp_path / "a.webm", SILENCE, RATE, tmp_path / "out.webm")
+    with av.open(str(tmp_path / "out.webm")) as container:
+        assert container.streams.video[0].metadata["alpha_mode"] == "1"
+
+
+def test_boxes_of_pictures_are_carried(make_clip, tmp_path):
+    """Such as those of Dolby Vision, which FFmpeg does not write into QuickTime files."""
+    video = make_clip("a.mov")
+    content = bytearray(video.read_bytes())
+    entry, new = content.index(b"avc1", content.index(b"stsd")) - 4, (16).to_bytes(4) + b"hvcE" + b"8 bytes!"
+    end = entry + int.from_bytes(content[entry : entry + 4])
+    path = [content.rindex(kind, 0, entry + 8) - 4 for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")]
+    for start in (*path, entry):
+        content[start : start + 4] = (int.from_bytes(content[start : start + 4]) + len(new)).to_bytes(4)
+    video.write_bytes(content[:end] + new + content[end:])
+    mux(video, SILENCE, RATE, tmp_path / "out.mov")
+    assert new in (tmp_path / "out.mov").read_bytes()
+    assert_same_pictures(video, tmp_path / "out.mov")
+
+
+def test_unknown_matrices_of_colours_are_read(make_clip, tmp_path):
+    """YCgCo in the header of an H.264 stream, which FFmpeg's scaler refuses."""
+    video = make_clip("a.mp4", options={"colormatrix": "YCgCo"})
+    assert len(list(stream_frames(video, 25))) == 20
+    mux(video, SILENCE, RATE, tmp_path / "out.webm")
+
+
+def test_a_container_without_any_way_is_named(make_clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("unsilent.media.copying._works", lambda plan, video: False)
+    with pytest.raises(MediaError, match=r"out\.mp4 cannot hold the pictures of .*a\.mp4 \(h264\); write \.mkv"):
+        plan_copy(make_clip("a.mp4"), tmp_path / "out.mp4")

@@ -1,0 +1,318 @@
+"""How a video's streams get into another file: copied where the container holds them, else encoded; decided, and tried, beforehand."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import av
+
+from unsilent.errors import MediaError
+from unsilent.media.boxes import sample_formats
+from unsilent.media.encoding import ENCODERS, PictureEncoder
+from unsilent.media.files import MAX_REORDERING, decode, demux, find_video, open_media, video_streams
+from unsilent.media.probe import orientation
+from unsilent.media.vfw import VfW, vfw_of
+
+CONTAINERS = {
+    ".mp4": ("mp4", "aac"),
+    ".m4v": ("mp4", "aac"),
+    ".mov": ("mov", "aac"),
+    ".mkv": ("matroska", "aac"),
+    ".webm": ("webm", "libopus"),
+}
+EDIT_LISTS = {"mp4", "mov"}  # containers that have them
+_TAGGED = {"prores", "rawvideo"}  # codecs whose variant only the tag tells
+# Metadata about the old file, not copied.
+_FILE_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+_STREAM_STATISTICS = ("duration", "bps", "number_of", "_statistics", "rotate", "alpha_mode")
+_APPLE = "com.apple.quicktime."
+_FROM_METADATA = {"tmcd", "text"}  # time code and titles of chapters, which are written anew
+_OTHERS = {"subtitle": "subtitles", "data": "data", "attachment": "attachment"}
+_TRIED_PACKETS = 1000  # at most, until a picture can be decoded
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the streams of a video.
+
+    Attributes:
+        container: format of the output.
+        pictures: `copied`, or how they are encoded, for people.
+        encoder: a key of `encoding.ENCODERS`; None copies.
+        hidden_end: whether pictures behind the end, hidden by an edit list, must be copied because others refer to them.
+        with_tags: whether the tags of codecs are copied.
+        vfw: how Matroska holds a codec that has no name there; None for others.
+        swaps: whether encoded pictures are turned by a quarter, because their display matrix says so.
+        left_out: indices of streams that the container cannot hold.
+        notes: sentences about what is lost.
+    """
+
+    container: str
+    pictures: str = "copied"
+    encoder: str | None = None
+    hidden_end: bool = False
+    with_tags: bool = True
+    vfw: VfW | None = None
+    swaps: bool = False
+    left_out: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    def with_notes(self, notes: list[str]) -> "Plan":
+        """The plan with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def plan_copy(video: Path, out: Path) -> Plan:
+    """Decide how the streams of a video get into `out`, and try it in memory with its first packets.
+
+    Raises:
+        MediaError: if the video cannot be read, or its pictures fit into `out` in no way.
+    """
+    plan = Plan(CONTAINERS[out.suffix.lower()][0])
+    with open_media(video) as source:
+        stream = find_video(source, video)
+        codec, why = stream.codec_context.name, ""
+        if source.format.name.split(",")[0] == "mov":
+            hidden = _hidden(stream)
+            if hidden is not None:
+                plan = replace(plan, hidden_end=hidden.behind_end)
+                if hidden.between or (plan.container not in EDIT_LISTS and (hidden.before_start or hidden.behind_end)):
+                    why = "an edit list hides some of them" + ("" if hidden.between else f", which {out.suffix} cannot")
+    if not why:
+        for attempt in _ways_to_copy(plan, video):
+            found = _without_what_fails(attempt, video, out)
+            if found is not None:
+                return found.with_notes(_lost_shape(video, out, found))
+        why = f"{out.suffix} cannot hold {codec}"
+    plan = replace(plan, hidden_end=False, swaps=_swaps(video))
+    for encoder in ENCODERS[plan.container]:
+        found = _without_what_fails(replace(plan, encoder=encoder), video, out)
+        if found is not None:
+            how = f"encoded as {encoder}"
+            return replace(found, pictures=how, notes=(f"{video}: the pictures are {how}, because {why}.", *found.notes))
+    raise MediaError(f"{out} cannot hold the pictures of {video} ({codec}); write .mkv, which holds all.")
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    before_start: bool
+    between: bool
+    behind_end: bool
+
+
+def _swaps(video: Path) -> bool:
+    with open_media(video) as source:
+        stream = find_video(source, video)
+        first = next((frame for packet in demux(source, stream) for frame in decode(packet)), None)
+        return first is not None and orientation(first).swaps
+
+
+def _hidden(stream: av.VideoStream) -> _Hidden | None:
+    """Where the packets lie that an edit list hides, other than at the end of the file; None if there are none at all."""
+    entries = stream.index_entries
+    flags = [entries[i].is_discard for i in range(len(entries))]
+    if not any(flags):
+        return None
+    packets = [(packet.pts, packet.is_discard) for packet in demux(stream.container, stream) if packet.size and packet.pts is not None]
+    shown = [pts for pts, is_hidden in packets if not is_hidden]
+    if not shown:
+        return None
+    last = max(number for number, (_, is_hidden) in enumerate(packets) if not is_hidden)
+    hidden = [pts for pts, is_hidden in packets[:last] if is_hidden]
+    first, end = min(shown), max(shown)
+    return _Hidden(any(pts < first for pts in hidden), any(first <= pts <= end for pts in hidden), any(pts > end for pts in hidden))
+
+
+def _lost_shape(video: Path, out: Path, plan: Plan) -> list[str]:
+    """A note where only the old container says the shape of pixels, which PyAV does not let Matroska say."""
+    with open_media(video) as source:
+        stream = find_video(source, video)
+        shape, own = stream.sample_aspect_ratio or 1, stream.codec_context.sample_aspect_ratio or 1
+    if plan.container in EDIT_LISTS or plan.vfw or shape in (own, 1):
+        return []
+    return [f"{video}: its pixels are {shape} as wide as high, which is lost in {out.suffix}; write .mp4 or .mov to keep it."]
+
+
+def _ways_to_copy(plan: Plan, video: Path) -> Iterator[Plan]:
+    yield plan
+    yield replace(plan, with_tags=False)
+    if plan.container == "matroska":
+        with open_media(video) as source:
+            vfw = vfw_of(find_video(source, video)) if len(video_streams(source)) == 1 else None
+        if vfw is not None:
+            yield replace(plan, vfw=vfw)
+
+
+def _without_what_fails(plan: Plan, video: Path, out: Path) -> Plan | None:
+    """The plan, if its file can be written; without other streams than pictures where these are what fails; else None."""
+    with open_media(video) as source:
+        formats = sample_formats(video) if source.format.name.startswith("mov,") else {}
+        others = {stream.index: stream for stream in source.streams if _is_other(stream)}
+        written = {index for index, stream in others.items() if stream.type == "data" and formats.get(stream.id) in _FROM_METADATA}
+        plan, others = replace(plan, left_out=frozenset(written)), {index: others[index] for index in others.keys() - written}
+        names = {index: _describe(stream, formats.get(stream.id, "")) for index, stream in others.items()}
+        kinds = {index: stream.type for index, stream in others.items()}
+    if _works(plan, video):
+        return plan
+    if not others or not _works(replace(plan, left_out=plan.left_out | frozenset(others)), video):
+        return None
+    left_out = set[int]()
+    for index in others:  # one by one
+        if not _works(replace(plan, left_out=(plan.left_out | frozenset(others)) - {index}), video):
+            left_out.add(index)
+    if not _works(replace(plan, left_out=plan.left_out | left_out), video):
+        left_out = set(others)
+    notes = tuple(
+        _loss(video, out, [names[index] for index in sorted(left_out) if kinds[index] == kind]) for kind in _kinds(left_out, kinds)
+    )
+    return replace(plan, left_out=plan.left_out | left_out, notes=notes)
+
+
+def _kinds(left_out: set[int], kinds: dict[int, str]) -> list[str]:
+    return list(dict.fromkeys(kinds[index] for index in sorted(left_out)))
+
+
+def _loss(video: Path, out: Path, names: list[str]) -> str:
+    hint = "" if out.suffix.lower() == ".mkv" else "; .mkv holds more"
+    return f"{video}: left out {', '.join(names)}, which {out.suffix} cannot hold{hint}."
+
+
+def _is_other(stream: av.stream.Stream) -> bool:
+    """Whether a stream is neither sound nor pictures in motion."""
+    return stream.type != "audio" and not _is_video(stream)
+
+
+def _is_video(stream: av.stream.Stream) -> bool:
+    return stream in video_streams(stream.container)
+
+
+def _describe(stream: av.stream.Stream, sample_format: str) -> str:
+    if stream.type == "video":
+        return "the cover picture" if stream.codec_context else "a video track of an unknown codec"
+    codec = stream.codec_context.name if stream.codec_context else stream.metadata.get("filename", sample_format)
+    kind = _OTHERS.get(stream.type, "a track")
+    return f"{kind} ({codec})" if codec else kind
+
+
+def _works(plan: Plan, video: Path) -> bool:
+    """Write the first packets into memory, read them, and compare codec and first picture, if the source has one that early."""
+    buffer = io.BytesIO()
+    try:
+        with open_media(video) as source, av.open(buffer, "w", format=plan.container, container_options=options_for(source)) as target:
+            copies, encoders = add_streams(source, target, plan)
+            target.start_encoding()
+            has_picture, n_written = False, 0
+            main = find_video(source, video)
+            for packet in islice((one for one in demux(source, *copies, *encoders) if one.size), _TRIED_PACKETS):
+                if packet.stream in encoders:
+                    frames = decode(packet)
+                    has_picture, n_written = has_picture or bool(frames), n_written + len(frames)
+                    target.mux(list(encoders[packet.stream].encode(frames)))
+                elif packet.pts is not None or packet.dts is not None:
+                    has_picture = has_picture or (packet.stream is main and bool(decode(packet)))
+                    n_written += packet.stream is main
+                    prepare(packet, plan)
+                    packet.stream = copies[packet.stream]
+                    target.mux(packet)
+                if has_picture and n_written >= MAX_REORDERING:
+                    break
+            for encoder in encoders.values():
+                target.mux(list(encoder.encode([None])))
+            codec = main.codec_context.name if plan.encoder is None else None
+        if not has_picture:
+            return n_written > 0 or plan.encoder is not None
+        content = buffer.getvalue()
+        with av.open(io.BytesIO(plan.vfw.patch(content) if plan.vfw else content)) as written:
+            stream = written.streams.video[0]
+            if stream.codec_context is None or (codec is not None and stream.codec_context.name != codec):
+                return False
+            return any(True for packet in written.demux(stream) for _ in decode(packet))
+    except (av.FFmpegError, ValueError, IndexError, NotImplementedError):
+        return False
+
+
+def options_for(source: av.container.InputContainer) -> dict[str, str]:
+    """Options of the muxer: boxes for Dolby Vision and 360° that are newer than the standard, and Apple's metadata where there is some."""
+    keeps_keys = any(key.startswith(_APPLE) for key in source.metadata)
+    return {"strict": "unofficial", **({"movflags": "use_metadata_tags"} if keeps_keys else {})}
+
+
+def add_streams(
+    source: av.container.InputContainer, target: av.container.OutputContainer, plan: Plan
+) -> tuple[dict[av.stream.Stream, av.stream.Stream], dict[av.stream.Stream, PictureEncoder]]:
+    """Add what is copied to a target.
+
+    Returns:
+        Target stream of each source stream that is copied; encoder of each one whose pictures are encoded.
+
+    Raises:
+        ValueError: if the container does not support a codec.
+        FFmpegError: likewise.
+    """
+    target.metadata.update({key: value for key, value in source.metadata.items() if key.lower() not in _FILE_METADATA})
+    if chapters := source.chapters():
+        target.set_chapters(chapters)
+    copies, encoders = {}, {}
+    for stream in source.streams:
+        if stream.index in plan.left_out or stream.type == "audio":
+            continue
+        if _is_video(stream):
+            if plan.encoder:
+                encoders[stream] = PictureEncoder(target, stream, ENCODERS[plan.container][plan.encoder], plan.encoder, plan.swaps)
+                _describe_copy(stream, encoders[stream].stream)
+                continue
+            copy = plan.vfw.add(target, stream) if plan.vfw else _copy_pictures(stream, target, plan)
+        elif not _is_other(stream):
+            continue
+        elif stream.type == "video" and plan.container == "matroska":
+            _attach_cover(stream, target)
+            continue
+        elif stream.type == "attachment":
+            copy = target.add_attachment(stream.name or stream.metadata.get("filename", "attachment"), stream.mimetype or "", stream.data)
+            copy.metadata.update(stream.metadata)
+            continue
+        else:
+            copy = target.add_stream_from_template(stream, opaque=True)
+        _describe_copy(stream, copy)
+        copies[stream] = copy
+    return copies, encoders
+
+
+def _attach_cover(stream: av.VideoStream, target: av.container.OutputContainer) -> None:
+    """Matroska holds a cover as an attachment."""
+    with open_media(Path(stream.container.name)) as again:
+        content = next((bytes(packet) for packet in demux(again, again.streams[stream.index]) if packet.size), b"")
+    kind = "png" if stream.codec_context.name == "png" else "jpeg"
+    target.add_attachment("cover.png" if kind == "png" else "cover.jpg", f"image/{kind}", content)
+
+
+def _describe_copy(stream: av.stream.Stream, copy: av.stream.Stream) -> None:
+    statistics = _STREAM_STATISTICS
+    copy.metadata.update({key: value for key, value in stream.metadata.items() if not key.lower().startswith(statistics)})
+    copy.disposition = stream.disposition
+
+
+def _copy_pictures(stream: av.VideoStream, target: av.container.OutputContainer, plan: Plan) -> av.VideoStream:
+    copy = target.add_stream_from_template(stream, opaque=True)
+    context, own = copy.codec_context, stream.codec_context
+    context.framerate = stream.average_rate or 0
+    if stream.sample_aspect_ratio:
+        context.sample_aspect_ratio = stream.sample_aspect_ratio
+    is_relative = stream.container.format.name.split(",")[0] == "mov" and plan.container in EDIT_LISTS
+    if plan.with_tags and (is_relative or own.name in _TAGGED):
+        context.codec_tag = own.codec_tag
+    if stream.metadata.get("alpha_mode") == "1":
+        context.pix_fmt = "yuva420p"  # for the flag of the container, which decoders go by
+    if own.name == "hevc" and plan.container in EDIT_LISTS:
+        context.codec_tag = "hvc1"  # Apple's players refuse the default hev1
+    return copy
+
+
+def prepare(packet: av.Packet, plan: Plan) -> None:
+    """Adapt the time stamps of a packet to how its stream is stored."""
+    if packet.stream.disposition & av.stream.Disposition.attached_pic:
+        packet.pts = packet.dts = 0
+    elif plan.vfw and packet.stream.type == "video" and packet.dts is not None:
+        packet.pts = packet.dts  # the only time stamps of such tracks

@@ -1,0 +1,119 @@
+"""Encoding of pictures that a container cannot hold as they are: without loss, or at a quality at which no loss is seen."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import av
+
+from unsilent.media.filters import build_graph, pull, with_known_colours
+from unsilent.media.probe import orientation
+
+# Pixel formats that FFV1 lacks, and one that holds the same values.
+_SAME = {
+    "yuvj420p": "yuv420p", "yuvj422p": "yuv422p", "yuvj444p": "yuv444p", "yuvj440p": "yuv440p", "nv12": "yuv420p", "nv21": "yuv420p",
+    "yuyv422": "yuv422p", "uyvy422": "yuv422p", "yvyu422": "yuv422p", "rgb24": "bgr0", "bgr24": "bgr0", "rgb0": "bgr0", "0rgb": "bgr0",
+    "0bgr": "bgr0", "gbrp": "bgr0", "pal8": "bgra", "rgba": "bgra", "argb": "bgra", "abgr": "bgra", "gbrap": "bgra", "monow": "gray",
+    "monob": "gray", "rgb48be": "rgb48le", "rgba64be": "rgba64le", "gray16be": "gray16le",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How a codec is used.
+
+    Attributes:
+        codec: FFmpeg's name of the encoder.
+        formats: pixel formats taken as they are; others are converted to `fallback`.
+        fallback: pixel format of others; of pictures whose sides are odd, `odd`.
+        options: of the encoder.
+    """
+
+    codec: str
+    formats: frozenset[str]
+    fallback: str
+    odd: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+_FFV1 = frozenset(one.name for one in av.Codec("ffv1", "w").video_formats)
+_X264 = frozenset(
+    ("yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p", "yuv420p10le", "yuv422p10le", "yuv444p10le", "gray")
+)
+_VP9 = frozenset(("yuv420p", "yuva420p", "yuv422p", "yuv440p", "yuv444p", "gbrp"))
+_H264 = {
+    "lossless H.264": Encoder("libx264", _X264, "", "", {"qp": "0", "preset": "veryfast"}),
+    "H.264 (CRF 12)": Encoder("libx264", frozenset(), "yuv420p", "yuv444p", {"crf": "12", "preset": "fast"}),
+}
+# by container and name for people, the first that works
+ENCODERS = {
+    "matroska": {"lossless FFV1": Encoder("ffv1", _FFV1, "bgra", "bgra", {"level": "3", "g": "1", "slicecrc": "1"})},
+    "mp4": _H264,
+    "mov": _H264,
+    "webm": {
+        "lossless VP9": Encoder("libvpx-vp9", _VP9, "", "", {"lossless": "1", "deadline": "realtime", "cpu-used": "5", "row-mt": "1"}),
+        "VP9 (CRF 12)": Encoder(
+            "libvpx-vp9", frozenset(), "yuva420p", "yuv444p", {"crf": "12", "b": "0", "deadline": "realtime", "cpu-used": "5"}
+        ),
+    },
+}
+
+
+class PictureEncoder:
+    """Encodes the frames of a stream, as displayed, with their own times.
+
+    Args:
+        target: container to add the new stream to.
+        source: stream of the frames.
+        how: parameters.
+        name: key of `ENCODERS`.
+        swaps: whether displaying exchanges width and height.
+
+    Raises:
+        ValueError: if the pixel format of the source is not taken.
+    """
+
+    def __init__(self, target: av.container.OutputContainer, source: av.VideoStream, how: Encoder, name: str, swaps: bool) -> None:
+        own = source.codec_context
+        own.thread_type = "AUTO"
+        found = own.format.name if own.format else ""
+        is_odd = own.width % 2 or own.height % 2
+        wanted = found if found in how.formats else _SAME.get(found) if _SAME.get(found) in how.formats else ""
+        self._format = wanted or (how.odd if is_odd else how.fallback)
+        if not self._format:
+            raise ValueError(f"{name} has no pixel format like {found}")
+        self.stream = target.add_stream(how.codec, rate=source.average_rate or 25, options=how.options)
+        context = self.stream.codec_context
+        context.width, context.height = (own.height, own.width) if swaps else (own.width, own.height)
+        context.pix_fmt = self._format
+        context.time_base = source.time_base
+        context.color_range, context.color_primaries, context.color_trc = own.color_range, own.color_primaries, own.color_trc
+        context.colorspace = 0 if self._format.startswith(("bgr", "rgb", "gbr")) else own.colorspace
+        if source.sample_aspect_ratio:
+            context.sample_aspect_ratio = 1 / source.sample_aspect_ratio if swaps else source.sample_aspect_ratio
+        self._source, self._graph, self._kind, self._last = source, None, None, None
+        self._step = max(1, round(1 / ((source.average_rate or source.guessed_rate or 25) * source.time_base)))
+
+    def encode(self, frames: Sequence[av.VideoFrame | None]) -> Iterator[av.Packet]:
+        """Packets of frames; None ends the stream."""
+        for frame in frames:
+            if frame is None:
+                yield from self.stream.encode(None)
+                return
+            for shown in self._displayed(frame):
+                shown.pict_type = av.video.frame.PictureType.NONE
+                yield from self.stream.encode(shown)
+
+    def _displayed(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        turned, frame = orientation(frame), with_known_colours(frame)
+        follows = (self._source.start_time or 0) if self._last is None else self._last + self._step
+        pts = follows if frame.pts is None else frame.pts
+        self._last = frame.pts = pts if self._last is None else max(pts, self._last + 1)
+        frame.time_base = self._source.time_base
+        kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        if kind != self._kind:
+            steps = [("transpose", {"dir": "0"})] if turned.swaps else []
+            steps += [("hflip", {})] if turned.mirrors else []
+            steps += [("vflip", {})] if turned.flips else []
+            self._graph, self._kind = build_graph(frame, *steps, ("format", {"pix_fmts": self._format})), kind
+        self._graph.push(frame)
+        return pull(self._graph)
