@@ -253,7 +253,7 @@ def test_top_k_one_equals_temperature_zero(pipeline, video):
         ({"guidance": -2.0}, r"^guidance is -2\.0, but must be 0 or more\.$"),
         ({"guidance": float("inf")}, r"^guidance is inf, but must be a finite number\.$"),
         ({"original": "mix"}, r"^original is 'mix', but must be 'drop', 'keep' or 'duck'\.$"),
-        ({"sed": 3}, r"^there is no field 'sed'; did you mean seed\?$"),
+        ({"sed": 3}, r"^there is no field 'sed'; did you mean seed or seconds\?$"),
         ({"label": "dog"}, "the model 'everyday' has no classes, so it takes no label 'dog'"),
     ],
 )

@@ -362,7 +362,7 @@ class Small:
 
     def figure6(self) -> Iterator[Command]:
         """Reconstructions of held-out sounds."""
-        yield from self.listed()
+        yield from self.manifest()
         place = ("-o", self.out / "heard", "--most", self.n_clips, "--wav", "--codebook", "everyday")
         yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.parallel
         yield self.sheet("figure6", self.out / "heard/real", self.out / "heard/everyday")

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from unsilent import presets
 from unsilent.checkpoints import folders
 from unsilent.checkpoints.assemble import assemble
 from unsilent.checkpoints.bundle import load_parts, save_bundle
@@ -180,7 +181,7 @@ def test_assembled_parts_of_every_condition_load(tmp_path, tiny_parts, tiny_conf
     sources = {**{role: str(folder) for role, folder in tiny_parts.items()}, "sampler": str(sampler)}
     parts = assemble(tmp_path / "model", sources, defaults={"top_k": 7, "guidance": None})
     loaded = load_parts(tmp_path / "model")
-    assert (loaded.classes, loaded.top_k, loaded.guidance) == (classes, 7, 3.0)
+    assert (loaded.classes, loaded.top_k, loaded.guidance) == (classes, 7, presets.get("everyday").guidance)
     assert (loaded.backbone is not None) == (kind in ("features", "features+class", "columns"))
     assert [part.role for part in parts] == list(sources)
     network = {part.role: part.n_parameters for part in parts}

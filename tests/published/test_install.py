@@ -369,7 +369,8 @@ def test_install_in_two_threads_downloads_once(serve, server, cache, tmp_path):
 def test_install_removes_remains_of_a_killed_conversion(serve, server, cache, tmp_path):
     torch.save(state_of("melgan"), tmp_path / "a.pt")
     serve("melgan", (tmp_path / "a.pt").read_bytes())
-    (cache / "models/.melgan.abc/part").mkdir(parents=True)
+    (cache / "models/.melgan.abc.unsilent-part/part").mkdir(parents=True)
+    (cache / "models/.melgan.abc.unsilent-part/lock").touch()
     install.install(catalog.find("melgan"), server.url)
     assert sorted(path.name for path in (cache / "models").iterdir()) == ["melgan"]
 

@@ -70,7 +70,7 @@ def test_resnet50_sees_frames_as_pillow_scales_them(make_clip, monkeypatch):
     monkeypatch.setattr("unsilent.vision.scene.extract", lambda frames, *_, **__: seen.extend(frames) or torch.zeros(len(seen), 1))
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
     path, expects = make_clip("large.mp4", n_frames=5, size=(640, 480), images=lambda i: noise), BACKBONES["resnet50"]
-    observe(Scene(path, 0.2), Clip(), None, expects, [0])
+    observe(Scene(path, 0.2), Clip(), torch.nn.Identity(), expects, [0])
     _, whole = next(stream_frames(path, 21.5))
     pillow = np.asarray(Image.fromarray(whole).resize((341, 256), Image.Resampling.BILINEAR))[16:240, 58:282]
     given = _resize_and_crop(seen[0], expects).permute(1, 2, 0).numpy()

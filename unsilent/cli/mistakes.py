@@ -11,7 +11,7 @@ from unsilent.errors import did_you_mean
 _FOREIGN = {
     ("--prompt", "--text", "--caption", "--description"): "use --label with a class name of `unsilent models show everyday`",
     ("--negative-prompt", "--neg-prompt"): "no sound can be excluded; another --seed or more --takes give other sounds",
-    ("--duration", "--seconds", "--length", "--audio-length"): "the sound is as long as the video; cut the video",
+    ("--duration", "--length", "--audio-length"): "use --seconds",
     ("--sample-rate", "--sampling-rate", "--sr"): "all models have 22050 Hz; convert the file that --wav writes",
     ("--cfg", "--cfg-strength", "--cfg-scale", "--cfg-coef", "--guidance-scale"): "use --guidance",
     ("--steps", "--num-steps", "--num-inference-steps"): "codes are sampled without diffusion steps; see --top-k and --temperature",

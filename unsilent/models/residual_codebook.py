@@ -71,7 +71,9 @@ class ResidualQuantizer(nn.Module):
 
     def __init__(self, levels: int, n_codes: int, dim: int, beam: int) -> None:
         super().__init__()
-        self.register_buffer("codes", torch.randn(levels, n_codes, dim) / n_codes)
+        self.register_buffer("codes", torch.zeros(levels, n_codes, dim))
+        if not self.codes.is_meta:  # torch would import sympy to draw on meta tensors
+            self.codes.normal_(std=1 / n_codes)
         self.beam = beam
 
     @torch.no_grad()
