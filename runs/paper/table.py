@@ -160,7 +160,7 @@ class Full:
 
     def sheet(self, name: str, *folders: object, more: Command = ()) -> Command:
         """Sounds of folders beside each other."""
-        return "python", HERE / "sheet.py", *folders, "-o", self.out / f"{name}.png", *more
+        return "python", HERE / "figures.py", *folders, "-o", self.out / f"{name}.png", *more
 
     def shown(self, name: str, data: str, models: list[str], *asked: object, real: bool = True, n_samples: int = 1) -> Iterator[Command]:
         """Random clips of a data set: real, and as one model or several make them."""
@@ -346,7 +346,7 @@ class Small:
 
     def sheet(self, name: str, *folders: Path, more: Command = ()) -> Command:
         """Sounds of folders beside each other."""
-        return "python", HERE / "sheet.py", *folders, "-o", self.out / f"{name}.png", *more
+        return "python", HERE / "figures.py", *folders, "-o", self.out / f"{name}.png", *more
 
     def figure4(self) -> Iterator[Command]:
         """A real sound of the label, and what the model makes of the picture."""

@@ -127,12 +127,12 @@ def test_a_sheet_has_the_clips_that_all_folders_have(scripts, tmp_path, monkeypa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.sin(np.arange(9000) / 9), 22050)
     (tmp_path / "made/samples.json").write_text("{}")
-    sheet, folders = scripts("sheet"), [tmp_path / "real", tmp_path / "made"]
+    sheet, folders = scripts("figures"), [tmp_path / "real", tmp_path / "made"]
     rows, clips = sheet.choose(folders, ["real", "made"], 2, None)
     assert ([heading for heading, _ in rows], clips) == (["real", "made 1", "made 2"], ["cat/c", "dog/a"])
     assert rows[2][1]["dog/a"].path.name == "1.wav"
     assert sheet.choose(folders, ["real", "made"], 1, "dog")[1] == ["dog/a"]
-    monkeypatch.setattr("sys.argv", ["sheet.py", *map(str, folders), "-o", str(tmp_path / "out/figure.png"), "--takes", "2"])
+    monkeypatch.setattr("sys.argv", ["figures.py", *map(str, folders), "-o", str(tmp_path / "out/figure.png"), "--takes", "2"])
     sheet.main()
     page = (tmp_path / "out/figure.html").read_text()
     assert page.count("<audio") == 6

@@ -1,6 +1,6 @@
 """Sounds of several folders beside each other, clip by clip: a sheet of mels and a page that plays them. Paper figures 4 to 15 and 20.
 
-    python runs/paper/sheet.py FOLDER [FOLDER ...] -o figure8.png [--clips N] [--takes N] [--seed N] [--label LABEL] [--name WHAT ...]
+    python runs/paper/figures.py FOLDER [FOLDER ...] -o figure8.png [--clips N] [--takes N] [--seed N] [--label LABEL] [--name WHAT ...]
 
 A folder holds sounds, videos with sound, or decoded mels, named by their clips as `unsilent evaluate` takes them; the first one gives the
 names. Clips are drawn at random among those that all folders have. Beside figure8.png there is figure8.html, with a player for each sound.
