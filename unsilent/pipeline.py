@@ -215,8 +215,9 @@ class Pipeline:
         prime: Prime | None = None,
     ) -> Chosen:
         """Sample all candidates and keep the best of each take; `feed` gets codes while they are sampled, unless they are ranked later."""
-        conditions, ranks = self.conditions(plan, observation, request), request.candidates is not None
-        grids = self.sample(plan, conditions, request, (lambda known: None) if ranks else feed, progress, prime)
+        conditions = self.conditions(plan, observation, request)
+        chooses = request.candidates is not None and request.takes * request.candidates > 1
+        grids = self.sample(plan, conditions, request, (lambda known: None) if chooses else feed, progress, prime)
         expected = expected_classes(self.parts.sampler, plan, observation, self.parts.class_number(request.label))
         with sampling_mode(self.parts.sampler, self.precision):
             return rank(self.parts.sampler, grids, conditions[0], expected, request)

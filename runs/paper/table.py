@@ -215,7 +215,7 @@ class Full:
         yield from self.shown("figure10", "vas", ["vas-212-bninception"])
 
     def figure11(self) -> Iterator[Command]:
-        """RegNet beside the model of setting (c) that is told the class, which is trained and assembled first."""
+        """RegNet beside the model of setting (c) conditioned on the class, which is trained and assembled first."""
         model = self.out / "vas-212-bninception-class"
         yield self.manifest("vas")
         options = ("--model", model, "--samples", 1, "--split", "valid", "--keep", "wav", "--precision", "float32", *self.parallel)

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import torch
 
+import unsilent
 from unsilent.errors import MediaError, ParameterError
 from unsilent.generation.priming import Prime
 from unsilent.media.audio import read_audio
@@ -97,3 +98,12 @@ def test_a_sound_may_be_longer_or_shorter_than_its_video(pipeline, video, tmp_pa
 def test_what_is_not_asked_of_a_prime_is_not_in_the_recipe():
     assert not {"prime", "prime_seconds", "prime_keep", "seconds"} & Request().describe().keys()
     assert Request(prime="own", seconds=3).describe()["prime_keep"] == "codes"
+
+
+def test_the_default_model_continues_a_real_sound(video, knock):
+    """Its codebook has more levels than its sampler predicts."""
+    default = unsilent.load("everyday", device="cpu")
+    made = default.generate(video, prime=str(knock), prime_seconds=1.0)
+    assert made.codes.shape[0] == default.clip.rows < default.codec.codebook.rows
+    beginning = normalise_loudness(soundfile.read(knock, dtype="float32")[0][: 5 * default.clip.column_samples], 22050)
+    assert np.array_equal(made.codes[:, :5], default.codec.encode(beginning)[: default.clip.rows].numpy())

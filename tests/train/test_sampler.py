@@ -251,6 +251,20 @@ def test_sampler_that_sees_follows_label_and_picture(sees, shards, label_share):
         assert sampler.logits(codes, sampler.condition(views[None], named))[0, 0].softmax(0)[label] > 0.9
 
 
+def test_fine_tuning_takes_sight_and_classes_from_the_first_sampler(sees):
+    run, trainer, fabric = sees(steps=2)
+    folder = fit(run, trainer, fabric, resume=False)
+    _, tuned, _ = sees(sight=None, codebook=None, initial=folder, steps=2, out=run.out / "tuned")
+    assert tuned.pairs.labels == ["a", "b"]
+    first, second = (one.module.module.embedder.sight.weight for one in (trainer, tuned))
+    assert torch.equal(first, second)
+
+
+def test_a_sampler_over_columns_keeps_its_kind_of_condition(sees):
+    with pytest.raises(ParameterError, match="samples columns, whose condition cannot be another"):
+        sees(condition="class")
+
+
 def test_silence_of_pauses_is_that_of_the_codebook(sees):
     _, trainer, _ = sees(pause_share=0.5)
     assert trainer.pairs.silence.shape == (2,)

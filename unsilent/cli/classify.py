@@ -1,4 +1,4 @@
-"""`unsilent classify`: what a classifier hears in sounds."""
+"""`unsilent classify`: the likeliest classes of sounds."""
 
 import json
 from pathlib import Path

@@ -82,7 +82,10 @@ def generate(
     outputs.check(jobs, takes=takes, original=original, wav=wav, picture=picture, overwrite=overwrite)
     if prime not in (None, OWN):
         require_path(Path(prime))
-    request.resolve(read_defaults(find_bundle(model)))  # raises for values that do not fit the model
+    defaults = read_defaults(find_bundle(model))
+    request.resolve(defaults)  # raises for values that do not fit the model
+    if attention and defaults.sees:
+        raise ParameterError(f"the sampler of {model!r} attends to columns, not to codes; --attention is for the other models.")
     results = []
     with Bar(len(jobs)) as bar:
         from unsilent import batch  # with torch, after the bar is on the screen

@@ -84,4 +84,4 @@ def load_prime(scene: Scene, request: Request, codec: Codec, loudness_lufs: floa
         raise ParameterError(f"{source} has {found:.2f} s of sound, but prime_seconds is {request.prime_seconds:g}; lower it.")
     waveform = waveform[: n_columns * clip.column_samples]
     heard = waveform if loudness_lufs is None else normalise_loudness(waveform, clip.sample_rate, loudness_lufs)
-    return Prime(codec.encode(heard), waveform, clip.sample_rate)
+    return Prime(codec.encode(heard)[: clip.rows], waveform, clip.sample_rate)

@@ -14,7 +14,7 @@ def trim_silent_ends(waveform: Shaped[np.ndarray, "samples"]) -> Shaped[np.ndarr
 
 
 def without_silent_ends(waveform: Shaped[np.ndarray, "samples"], shortest: int) -> Shaped[np.ndarray, "kept"]:
-    """What a classifier hears of a sound: as `trim_silent_ends`, but unchanged if fewer than `shortest` samples would remain.
+    """Input of a classifier: as `trim_silent_ends`, but unchanged if fewer than `shortest` samples would remain.
 
     A single click, trimmed and repeated, would become a tone.
     """

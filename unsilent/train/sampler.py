@@ -34,10 +34,14 @@ class SamplerTrainer(Trainer):
     """Trains a sampler on codes, with features, labels and motion as its condition needs them."""
 
     def __init__(self, run: SamplerRun, config: AnySamplerConfig, fabric: lightning_fabric.Fabric) -> None:
+        if run.condition and is_residual(config):
+            raise ParameterError(f"{run.preset!r} samples columns, whose condition cannot be another; train with preset 'small' instead.")
         condition = config.condition if run.condition is None else condition_of_kind(run.condition, config.condition, run.preset)
         has_labels, has_motion, sees = bool(condition.n_classes), bool(condition.motion), condition.kind == "sight"
-        if sees != bool(run.sight):
-            raise ParameterError(f"{run.preset!r} {'needs' if sees else 'has no use for'} a classifier of features, the setting sight.")
+        if run.sight and not sees:
+            raise ParameterError(f"{run.preset!r} has no use for a classifier of features, the setting sight.")
+        if sees and not (run.sight or run.initial):
+            raise ParameterError(f"{run.preset!r} needs a classifier of features, the setting sight, or a sampler that has it as initial.")
         codebook = None if run.codebook is None else load_codebook(run.codebook)
         if has_labels and run.cut_share:
             raise ParameterError(f"a label is for the whole clip, but cut_share is {run.cut_share}; set it to 0.")
@@ -49,7 +53,7 @@ class SamplerTrainer(Trainer):
             "features": run.real_share < 1 or condition.kind in ("features", "features+class", "columns", "sight"),
         }
         kinds |= {"named_only": has_labels and not sees, "blind": sees}
-        named = read_config(run.sight)["record"]["classes"] if sees else None
+        named = read_config(run.sight or run.initial)["record"]["classes"] if sees else None
         pauses = {"silence": silent_column(codebook), "pause_share": run.pause_share} if run.pause_share else {}
         self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, labels=named, **kinds, **pauses)
         if has_labels and run.condition:
@@ -75,7 +79,7 @@ class SamplerTrainer(Trainer):
             codes = codebook.quantize
             module.init_from_codebook(codes.codes if isinstance(codebook, ResidualCodebook) else codes.embedding.weight)
             data["codebook"] = weights_digest(run.codebook)
-        if sees:
+        if run.sight:
             module.embedder.sight.load_state_dict(load_checkpoint(run.sight, "sight").state_dict())
             data["sight"] = weights_digest(run.sight)
         module = load_initial(run, self.kind, module)
