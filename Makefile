@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-training test-models test-media test-rest smoke paper-small sanitize test-kernels lint format bench bench-gpu parity fuzz clean
+.PHONY: demo web test test-training test-models test-media test-rest smoke paper-small sanitize test-kernels lint format bench bench-gpu parity fuzz clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
 	@$(BIN)/unsilent generate demo/cat.mp4 -o out/cat.mp4 --picture
 	@echo "The video with its new sound: $(CURDIR)/out/cat.mp4"
 	@echo "What was made, drawn:         $(CURDIR)/out/cat.png"
+
+# The page on this machine, in a browser.
+web: $(VENV)/web.installed
+	@$(BIN)/unsilent web
 
 # The suite runs as four processes of one thread each, two at a time; each prints its results at its end.
 TRAINING := tests/train tests/benchmarks
@@ -110,10 +114,14 @@ $(VENV)/demo.installed: pyproject.toml $(wildcard unsilent/speed/*.c) | $(VENV)/
 	@$(PIP) -e ".[plot]"
 	@touch $@
 
+$(VENV)/web.installed: $(VENV)/demo.installed
+	@$(PIP) -e ".[plot,serve]"
+	@touch $@
+
 $(VENV)/test.installed: pyproject.toml $(wildcard unsilent/speed/*.c) | $(VENV)/bin/python
 	@echo "Installing unsilent with its development tools (a few minutes the first time) ..."
 	@$(PIP) -e ".[dev]"
-	@touch $@ $(VENV)/demo.installed
+	@touch $@ $(VENV)/demo.installed $(VENV)/web.installed
 
 clean:
 	@rm -rf out build *.egg-info .pytest_cache .ruff_cache

@@ -11,7 +11,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module (a folder or file directly below `unsilent`) may import modules of lower levels only. BESIDE has the exceptions within a level.
 LEVELS = {
     "choices": 0, "clip": 0, "config": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
-    "signal": 1, "media": 1, "models": 1, "metrics": 1,
+    "web": 0,
+    "client": 1, "signal": 1, "media": 1, "models": 1, "metrics": 1,
     "outputs": 2, "speed": 2, "vision": 2,
     "presets": 3,
     "checkpoints": 4,
@@ -20,8 +21,9 @@ LEVELS = {
     "pipeline": 7,
     "batch": 8, "jobs": 8,
     "evaluation": 9,
-    "cli": 10,
-    "__main__": 11,
+    "server": 10,
+    "cli": 11,
+    "__main__": 12,
 }  # fmt: skip
 BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("files", "errors"), ("labels", "errors"),
@@ -31,10 +33,11 @@ BESIDE = {
 # Libraries that only one module may import.
 OWNERS = {
     "av": "media", "cv2": "vision", "lightning_fabric": "train", "ray": "jobs", "typer": "cli",
-    "safetensors": "checkpoints", "triton": "speed",
+    "safetensors": "checkpoints", "triton": "speed", "fastapi": "server", "starlette": "server", "uvicorn": "server",
 }  # fmt: skip
 
 CALLED_BY_FRAMEWORKS = {"model_post_init", "root", "forward"}  # pydantic, typer, torch
+MARKED_BY_FRAMEWORKS = ("command", "app.get(", "app.put(", "app.post(", "app.delete(")  # decorators of typer and FastAPI
 
 SOFT_LINES, HARD_LINES, HARD_FUNCTION_LINES = 400, 600, 100
 
@@ -141,7 +144,8 @@ def test_every_public_function_has_a_caller():
         for path in FILES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-        if node.name not in used | CALLED_BY_FRAMEWORKS and not any("command" in ast.unparse(mark) for mark in node.decorator_list)
+        if node.name not in used | CALLED_BY_FRAMEWORKS
+        and not any(name in ast.unparse(mark) for mark in node.decorator_list for name in MARKED_BY_FRAMEWORKS)
     ]
     assert not alone
 

@@ -11,7 +11,7 @@
         take.save_wav(f"clip.{take.take}.wav")
 
 `Request` has the parameters of a generation. `Codec.load("everyday").reconstruct(waveform)` needs no video. `Clip` is the grid of mels,
-codes and features. Names are imported at first use, because importing torch takes a second.
+codes and features. `Client` asks a server of `unsilent serve`. Names are imported at first use, because importing torch takes a second.
 """
 
 import importlib
@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING, Any
 from unsilent.version import __version__
 
 if TYPE_CHECKING:
+    from unsilent.client import Client
     from unsilent.clip import Clip
     from unsilent.codec.codec import Codec
     from unsilent.generation.result import Generation
     from unsilent.pipeline import Pipeline, load
     from unsilent.request import Request
 
-__all__ = ["Clip", "Codec", "Generation", "Pipeline", "Request", "__version__", "load"]
+__all__ = ["Client", "Clip", "Codec", "Generation", "Pipeline", "Request", "__version__", "load"]
 
 _MODULES = {
-    "Clip": "clip", "Codec": "codec.codec", "Generation": "generation.result", "Pipeline": "pipeline", "Request": "request",
-    "load": "pipeline",
+    "Client": "client", "Clip": "clip", "Codec": "codec.codec", "Generation": "generation.result", "Pipeline": "pipeline",
+    "Request": "request", "load": "pipeline",
 }  # fmt: skip
 
 

@@ -114,11 +114,13 @@ class Pipeline:
         request: Request | None = None,
         *,
         progress: Report = lambda step, share: None,
+        watch: Feed = lambda known: None,
         **fields: Any,
     ) -> list[Generation]:
         """Make several different sounds for one video; take 0 equals what `generate` gives. Other arguments and errors as there.
 
-        `n_takes` None takes the request's number. `progress` is called with the name of a stage and the share of all work done, 0 to 1.
+        `n_takes` None takes the request's number. `progress` is called with the name of a stage and the share of all work done, 0 to 1;
+        `watch` after each column with the codes of all candidates that are known by then. An exception of either ends the work.
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
         with EXCLUSIVE, limit_threads(self.threads):
@@ -133,7 +135,7 @@ class Pipeline:
             observation = self.observe(scene, plan, request, stage(progress, "reading"))
             clock.lap("features")
             with Rendering(self.codec, n_columns, request.takes) as rendering:
-                chosen = self.choose(plan, observation, request, rendering.feed, stage(progress, "sampling"), prime)
+                chosen = self.choose(plan, observation, request, rendering.feed, stage(progress, "sampling"), prime, watch)
                 join = prime.join if prime is not None and request.prime_keep == "samples" else None
                 finished = rendering.finish(chosen.grids, n_samples, clock, stage(progress, "decoding"), join)
         features = None if observation is None else observation.features.cpu().numpy()
@@ -213,11 +215,21 @@ class Pipeline:
         feed: Feed = lambda known: None,
         progress: Progress = lambda share: None,
         prime: Prime | None = None,
+        watch: Feed = lambda known: None,
     ) -> Chosen:
-        """Sample all candidates and keep the best of each take; `feed` gets codes while they are sampled, unless they are ranked later."""
+        """Sample all candidates and keep the best of each take.
+
+        `feed` gets codes while they are sampled, unless they are ranked later; `watch` gets those of all candidates.
+        """
         conditions = self.conditions(plan, observation, request)
         chooses = request.candidates is not None and request.takes * request.candidates > 1
-        grids = self.sample(plan, conditions, request, (lambda known: None) if chooses else feed, progress, prime)
+
+        def on_codes(known: Int[Tensor, "draws known"]) -> None:
+            watch(known)
+            if not chooses:
+                feed(known)
+
+        grids = self.sample(plan, conditions, request, on_codes, progress, prime)
         expected = expected_classes(self.parts.sampler, plan, observation, self.parts.class_number(request.label))
         with sampling_mode(self.parts.sampler, self.precision):
             return rank(self.parts.sampler, grids, conditions[0], expected, request)

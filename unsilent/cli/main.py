@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unsilent.cli import classify, codes, data, evaluate, generate, models, reconstruct, sample, train
+from unsilent.cli import classify, codes, data, evaluate, generate, models, reconstruct, sample, serve, train
 from unsilent.cli.mistakes import explain
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
@@ -27,6 +27,8 @@ app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("classify", epilog=classify.EXAMPLES)(classify.classify)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("serve", epilog=serve.SERVE_EXAMPLES)(serve.serve)
+app.command("web", epilog=serve.WEB_EXAMPLES)(serve.web)
 
 
 def _print_version(asked: bool) -> bool:

@@ -1,0 +1,111 @@
+"""A server with the tiny model, asked through FastAPI's test client."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+
+from unsilent.server.app import guarded, make_app
+from unsilent.server.engines import Here
+from unsilent.server.service import Service
+from unsilent.server.settings import Settings
+from unsilent.server.store import Store
+
+ME = {"Unsilent-Client": "the first client of the tests"}
+OTHER = {"Unsilent-Client": "another client of the tests"}
+
+
+class Idle:
+    """An engine that waits until it is released, so that tests see a queue that stands still."""
+
+    lanes = 1
+
+    def __init__(self) -> None:
+        import threading
+
+        self.released = threading.Event()
+        self.done: list[str] = []
+
+    def warm(self) -> None: ...
+
+    def run(self, folder: Path, source: Path, ask: Any, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        emit({"stage": "sampling", "share": 0.5})
+        self.released.wait()
+        self.done.append(folder.name)
+        return {"state": "done", "sounds": []}
+
+    def close(self) -> None:
+        self.released.set()
+
+
+@pytest.fixture
+def tiny(own_cache, tiny_bundle) -> str:
+    """Name of the tiny model, installed."""
+    place = own_cache / "models" / "tiny"
+    if not place.exists():
+        shutil.copytree(tiny_bundle, place)
+    return "tiny"
+
+
+@pytest.fixture
+def start(tmp_path, tiny) -> Iterator[Callable[..., TestClient]]:
+    """`start(engine=None, **settings)`: a client of a new server in the test's folder; a second call is a restart."""
+    opened = []
+
+    def begin(engine=None, **fields: Any) -> TestClient:
+        settings = Settings(**{"folder": tmp_path / "served", "model": tiny, "device": "cpu", **fields})
+        service = Service(settings, Store(settings.folder), engine or Here(settings))
+        client = TestClient(guarded(make_app(service), service), raise_server_exceptions=False, headers=ME)
+        client.service = service
+        opened.append(client.__enter__())
+        return client
+
+    yield begin
+    for client in opened:
+        client.__exit__(None, None, None)
+        client.service.store.close()
+
+
+def upload(client: TestClient, path: Path, **options: Any) -> dict[str, Any]:
+    answer = client.put("/api/inputs", params={"name": path.name}, content=path.read_bytes(), **options)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def ask(client: TestClient, input: str, model: str = "tiny", **fields: Any) -> dict[str, Any]:
+    """Ask for a job; fields of the request, or of the job where they are its own."""
+    own = {name: fields.pop(name) for name in ("kind", "vocoder", "attention") if name in fields}
+    answer = client.post("/api/jobs", json={"input": input, "model": model, **own, "request": fields})
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def follow(client: TestClient, job: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """All events of a job until it ends."""
+    found = []
+    with client.stream("GET", f"/api/jobs/{job['id']}/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                found.append((name, json.loads(line.removeprefix("data: "))))
+    return found
+
+
+def finish(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
+    """The job when it has ended."""
+    return follow(client, job)[-1][1]
+
+
+@pytest.fixture
+def helpers():
+    import types
+
+    return types.SimpleNamespace(upload=upload, ask=ask, follow=follow, finish=finish, Idle=Idle, ME=ME, OTHER=OTHER)

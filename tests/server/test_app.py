@@ -1,0 +1,205 @@
+"""The routes: from upload to result, with the tiny model."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from unsilent.pipeline import load
+from unsilent.request import Request
+
+TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)[None]
+
+
+def wav_of(client, job, number=0):
+    name = job["sounds"][number]["wav"]
+    answer = client.get(f"/api/jobs/{job['id']}/files/{name}")
+    assert answer.status_code == 200
+    return answer.content
+
+
+def test_the_whole_way(start, helpers, make_clip, tmp_path):
+    client, clip = start(), make_clip("clip.mp4")
+    source = helpers.upload(client, clip)
+    assert {"name": "clip.mp4", "kind": "video", "seconds": 0.8, "has_sound": False}.items() <= source.items()
+    events = helpers.follow(client, helpers.ask(client, source["id"], takes=2, seed=5))
+    names = [name for name, _ in events]
+    assert names[-1] == "end"
+    assert names.count("sound") == 2
+    mel = next(event for name, event in events if name == "mel")
+    assert len(base64.b64decode(mel["mel"])) % 80 == 0
+    shares = [event["share"] for name, event in events if name == "progress"]
+    assert shares == sorted(shares)
+    job = events[-1][1]
+    assert job["state"] == "done"
+    for sound in job["sounds"]:
+        files = {key: client.get(f"/api/jobs/{job['id']}/files/{sound[key]}").content for key in ("video", "wav", "mel", "outline")}
+        assert len(files["mel"]) == sound["bands"] * sound["frames"]
+        assert files["video"][4:8] == b"ftyp"
+        assert len(sound["heard"]) == 10
+    made = load("tiny", "cpu").takes(clip, 2, seed=5)
+    for number, take in enumerate(made):
+        take.save_wav(tmp_path / "same.wav")
+        assert wav_of(client, job, number) == (tmp_path / "same.wav").read_bytes()
+
+
+def test_results_are_listed_and_deleted(start, helpers, make_clip):
+    client = start()
+    job = helpers.finish(client, helpers.ask(client, helpers.upload(client, make_clip("clip.mp4"))["id"]))
+    assert [one["id"] for one in client.get("/api/jobs").json()] == [job["id"]]
+    assert client.delete(f"/api/jobs/{job['id']}").status_code == 204
+    assert client.get("/api/jobs").json() == []
+    assert client.get(f"/api/jobs/{job['id']}/files/take1.wav").status_code == 404
+    assert list((client.service.store.folder / "jobs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1}, {"temperature": 3.0}, {"top_k": 1}, {"guidance": 4.0}, {"seconds": 0.4}, {"prime": "own", "prime_seconds": 0.3},
+        {"prime": "own", "prime_seconds": 0.3, "prime_keep": "samples"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_each_control_changes_the_sound(start, helpers, make_clip, change):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4", sound=TONE))["id"]
+    plain, changed = (helpers.finish(client, helpers.ask(client, source, **fields)) for fields in ({}, change))
+    assert changed["state"] == "done", changed["why"]
+    assert wav_of(client, plain) != wav_of(client, changed)
+
+
+def test_controls_of_the_job_change_the_result(start, helpers, make_clip):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4", sound=TONE))["id"]
+    plain, by_phase, looked = (helpers.finish(client, helpers.ask(client, source, **fields))
+                               for fields in ({}, {"vocoder": "griffin-lim"}, {"attention": True}))  # fmt: skip
+    assert wav_of(client, plain) != wav_of(client, by_phase)
+    shown = looked["sounds"][0]["attention"]
+    assert len(client.get(f"/api/jobs/{looked['id']}/files/{shown['file']}").content) == shown["rows"] * shown["columns"]
+    kept = helpers.finish(client, helpers.ask(client, source, original="keep"))
+    videos = [client.get(f"/api/jobs/{job['id']}/files/take1.mp4").content for job in (plain, kept)]
+    assert videos[0] != videos[1]
+
+
+def test_a_prime_may_be_another_upload_of_the_same_client(start, helpers, make_clip, tmp_path):
+    soundfile.write(tmp_path / "beginning.wav", TONE[0], 22050)
+    client = start()
+    clip, sound = (helpers.upload(client, path)["id"] for path in (make_clip("clip.mp4"), tmp_path / "beginning.wav"))
+    job = helpers.finish(client, helpers.ask(client, clip, prime=sound, prime_seconds=0.3))
+    assert job["state"] == "done", job["why"]
+    assert job["recipe"]["prime"] == "beginning.wav"
+    theirs = helpers.upload(client, tmp_path / "beginning.wav", headers=helpers.OTHER)["id"]
+    for prime in (theirs, str(tmp_path / "beginning.wav"), "../../server.sqlite"):
+        refused = client.post("/api/jobs", json={"input": clip, "model": "tiny", "request": {"prime": prime}})
+        assert refused.status_code == 404
+
+
+def test_a_sound_goes_through_the_codes_and_back(start, helpers, tmp_path):
+    soundfile.write(tmp_path / "tone.wav", TONE[0], 22050)
+    client = start()
+    source = helpers.upload(client, tmp_path / "tone.wav")
+    assert source["kind"] == "sound"
+    back = helpers.finish(client, helpers.ask(client, source["id"], kind="reconstruct"))
+    assert [sound["name"] for sound in back["sounds"]] == ["own", "reconstruction", "griffin-lim"]
+    assert len({wav_of(client, back, number) for number in range(3)}) == 3
+    codes = helpers.finish(client, helpers.ask(client, source["id"], kind="encode"))
+    (tmp_path / "tone.uns").write_bytes(client.get(f"/api/jobs/{codes['id']}/files/{codes['codes']}").content)
+    packed = helpers.upload(client, tmp_path / "tone.uns")
+    assert packed["kind"] == "codes"
+    decoded = helpers.finish(client, helpers.ask(client, packed["id"], kind="decode"))
+    assert decoded["sounds"][0]["seconds"] == 1.0
+    assert decoded["lost"] == []
+
+
+def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+    service, job = client.service, None
+    whole = helpers.finish(client, helpers.ask(client, source, seconds=20.0))
+    tell = service._tell
+
+    def stop_soon(id, event):
+        tell(id, event)
+        if event.get("stage") == "sampling" and event["share"] > 0.6:
+            service.stop(service.store.job(None, id))
+
+    service._tell = stop_soon
+    job = helpers.finish(client, helpers.ask(client, source, seconds=20.0))
+    assert job["state"] == "stopped"
+    a, b = (np.frombuffer(wav_of(client, one)[44:], np.int16) for one in (whole, job))
+    assert np.abs(b[: len(b) // 4]).max() > 0
+    assert not b[-22050:].any()
+    assert a[-22050:].any()
+    assert len(job["sounds"]) == 1
+
+
+def test_a_job_that_waits_can_be_stopped(start, helpers, make_clip):
+    client = start(helpers.Idle())
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+    helpers.ask(client, source)
+    second = helpers.ask(client, source)
+    stopped = client.post(f"/api/jobs/{second['id']}/stop").json()
+    assert (stopped["state"], stopped["why"]) == ("stopped", "stopped before it began.")
+
+
+def test_jobs_survive_a_restart(start, helpers, make_clip):
+    killed = start(helpers.Idle())
+    source = helpers.upload(killed, make_clip("clip.mp4"))["id"]
+    jobs = [helpers.ask(killed, source, seed=seed)["id"] for seed in range(3)]
+    killed.service.store.begin(jobs[0])  # as the running one is noted
+    killed.service._stop.set()  # and nothing that comes after is, as after kill -9
+    again = start()
+    for id in jobs:
+        assert helpers.finish(again, {"id": id})["state"] == "done"
+
+
+def test_a_job_that_kills_the_server_is_not_tried_for_ever(start, helpers, make_clip):
+    first = start(helpers.Idle())
+    job = helpers.ask(first, helpers.upload(first, make_clip("clip.mp4"))["id"])["id"]
+    first.service._stop.set()
+    for _ in range(3):
+        first.service.store.begin(job)
+    ended = start().get(f"/api/jobs/{job}").json()
+    assert ended["state"] == "failed"
+    assert ended["why"].startswith("the server ended")
+
+
+def test_results_expire_but_not_what_a_job_waits_for(start, helpers, make_clip):
+    client = start(helpers.Idle())
+    store = client.service.store
+    waits, idle = (helpers.upload(client, make_clip(f"{name}.mp4"))["id"] for name in ("waits", "idle"))
+    helpers.ask(client, waits)
+    assert store.expire(before=1e12) == 1
+    assert client.get(f"/api/inputs/{waits}").status_code == 200
+    assert client.get(f"/api/inputs/{idle}").status_code == 404
+
+
+def test_the_wait_is_stated(start, helpers, make_clip):
+    client = start(helpers.Idle())
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+    helpers.ask(client, source)
+    waits = [helpers.ask(client, source)["wait_seconds"] for _ in range(3)]
+    assert waits == sorted(waits)
+    assert waits[0] < waits[2]
+    assert client.get("/api/limits").json()["wait_seconds"] > waits[2]
+
+
+def test_what_the_server_says_of_itself(start):
+    client = start()
+    assert client.get("/api/health").json()["status"] == "ok"
+    everyday = client.get("/api/models").json()[0]
+    assert everyday["name"] == "everyday"
+    assert "dog" in everyday["classes"]
+    assert "234 kinds" in everyday["knows"]
+    assert 'unsilent_answers_total{code="200"}' in client.get("/metrics").text
+    paths = client.get("/api/openapi.json").json()["paths"]
+    assert paths["/api/jobs"]["post"]["requestBody"]
+    assert "<title>" in client.get("/").text
+
+
+def test_the_schema_of_a_job_has_the_request(start):
+    schema = json.dumps(start().get("/api/openapi.json").json())
+    assert all(f'"{name}"' in schema for name in Request.model_fields)

@@ -1,0 +1,129 @@
+"""The whole way in a real Chromium: upload, progress, play, another take, range, download, reload. Skipped where it is missing."""
+
+import io
+import os
+import shutil
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+import uvicorn
+
+from unsilent.media.probe import probe
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
+SHOTS = os.environ.get("UNSILENT_SHOTS")  # folder for screenshots of each state
+AXE = os.environ.get("UNSILENT_AXE")  # axe.min.js of axe-core, which is not part of the repository
+PATIENCE = 120_000  # milliseconds, on a busy machine
+
+
+@pytest.fixture
+def address(start):
+    client = start(model="everyday")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(client.app, lifespan="off", log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(params=[(1280, "light"), (390, "dark"), (1280, "dark"), (390, "light")], ids=str)
+def page(request, address):
+    """The page at a width and in a scheme, and what its console said."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    width, scheme = request.param
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True).new_page()
+        page.set_default_timeout(PATIENCE)
+        page.said = []
+        page.on("console", lambda message: page.said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.label = f"{width}-{scheme}"
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        yield page
+        browser.close()
+
+
+def look(page, state: str) -> None:
+    """Nothing is wider than the window, and axe finds nothing serious; a screenshot where one is wanted."""
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{state} is wider than the window"
+    if AXE:
+        page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+        found = page.evaluate("axe.run().then((result) => result.violations)")
+        serious = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found if one["impact"] in ("serious", "critical")]
+        assert not serious, (state, serious)
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{state}-{page.label}.png", full_page=True)
+
+
+def download(page, text: str) -> bytes:
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name=text).click()
+    return Path(waiting.value.path()).read_bytes()
+
+
+def test_the_whole_way(page, tmp_path):
+    look(page, "start")
+    page.set_input_files("#file", "demo/cat.mp4")
+    page.wait_for_selector("#stage:not([hidden])")
+    page.wait_for_function("document.querySelector('#player').readyState >= 2")
+    assert "234 kinds" in page.inner_text("#knows")
+    page.fill("#takes-wanted", "2")
+    page.get_by_role("button", name="Make sound").click()
+    page.wait_for_selector("#growing:not([hidden])")
+    look(page, "working")
+    page.wait_for_selector("#outcome:not([hidden])")
+    page.wait_for_function("document.querySelector('#player').readyState >= 2")
+    takes = page.locator("#takes button")
+    assert takes.count() == 2
+    assert page.locator("#heard li").count() == 10
+    first = download(page, "Sound (WAV)")
+    takes.nth(1).click()
+    second = download(page, "Sound (WAV)")
+    assert first != second
+    sound, rate = soundfile.read(io.BytesIO(second))
+    assert (rate, len(sound)) == (22050, 220_500)
+    assert abs(sound).max() > 0.01
+    (tmp_path / "made.mp4").write_bytes(download(page, "Video"))
+    assert probe(tmp_path / "made.mp4").has_audio
+
+    page.evaluate("document.querySelector('#player').muted = true; document.querySelector('#player').play()")
+    page.wait_for_function("document.querySelector('#player').currentTime > 0.3")
+    page.evaluate("document.querySelector('#player').pause()")
+    page.focus("#tracks")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("Math.abs(document.querySelector('#player').currentTime - 0.1) < 0.05")
+    box = page.locator("#mel").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 20, steps=4)
+    page.mouse.up()
+    assert abs(float(page.input_value("#from")) - 2) < 0.1
+    assert abs(float(page.input_value("#to")) - 5) < 0.1
+    look(page, "result")
+
+    page.reload()
+    page.wait_for_selector("#outcome:not([hidden])")
+    assert page.locator("#takes button").count() == 2
+    assert page.locator("#list li").count() == 1
+    page.get_by_role("button", name="Own sound").is_disabled()
+    page.set_input_files("#file", {"name": "text.mp4", "mimeType": "video/mp4", "buffer": b"no media"})
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert "is not a media file" in page.inner_text("#trouble")
+    look(page, "refused")
+    assert not [text for text in page.said if "415" not in text]

@@ -1,0 +1,64 @@
+"""What the server says of itself: its models, its health, its counters."""
+
+import resource
+import sys
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from unsilent import presets
+from unsilent.checkpoints.folders import find_bundle, present, read_defaults
+from unsilent.server.service import Service
+from unsilent.version import __version__
+
+# What the person in front of the page must know before the first sound.
+_KNOWS = {
+    "everyday": "Knows 234 kinds of everyday sound, and recognises about 130 of them in pictures: animals, weather, machines, household, "
+    "steps. For anything else it makes the sound of something similar; a label helps. Little speech and music. Its timing does not "
+    "follow visible hits reliably. Mono, 22 kHz. For research, because parts of its training data are."
+}
+
+
+@cache
+def describe_models() -> list[dict[str, Any]]:
+    """Models whose weights are here: name, what each knows, defaults, classes, and whether it recognises or attends."""
+    described = []
+    for name in present():
+        folder = find_bundle(name)
+        defaults, preset = read_defaults(folder), presets.get(name)
+        described.append({
+            "name": name, "summary": preset.summary, "knows": _KNOWS.get(name, f"{preset.summary}."), "n_codes": defaults.n_codes,
+            "top_k": min(defaults.top_k, defaults.n_codes), "temperature": defaults.temperature, "guidance": defaults.guidance,
+            "candidates": defaults.candidates, "classes": defaults.classes, "sees": defaults.sees, "attends": not defaults.sees,
+            "clip_seconds": round(preset.clip.seconds, 3),
+        })  # fmt: skip
+    return described
+
+
+def health_of(service: Service) -> dict[str, Any]:
+    """Version, and whether the model is loaded."""
+    return {"status": "ok", "version": __version__, "is_warm": service.is_warm}
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def metrics_of(service: Service, answers: Counter[int]) -> str:
+    """Counters in the text format of Prometheus."""
+    rows = [("unsilent_jobs_total", "counter", "Jobs that ended.", [(f'state="{name}"', n) for name, n in sorted(service.counts.items())])]
+    rows += [
+        ("unsilent_answers_total", "counter", "HTTP answers.", [(f'code="{code}"', n) for code, n in sorted(answers.items())]),
+        ("unsilent_jobs_waiting", "gauge", "Jobs that wait.", [("", len(service.queue))]),
+        ("unsilent_wait_seconds", "gauge", "Expected wait of a new job.", [("", round(service.wait_seconds(), 3))]),
+        ("unsilent_work_seconds_total", "counter", "Seconds of work on jobs.", [("", round(service.spent, 3))]),
+        ("unsilent_stored_bytes", "gauge", "Bytes of uploads and results.", [("", service.store.n_bytes())]),
+        ("unsilent_peak_memory_bytes", "gauge", "Largest resident memory so far.", [("", peak_memory_bytes())]),
+    ]
+    lines = []
+    for name, kind, text, values in rows:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        lines += [f"{name}{f'{{{labels}}}' if labels else ''} {value}" for labels, value in values]
+    return "\n".join(lines) + "\n"

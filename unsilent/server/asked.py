@@ -1,0 +1,65 @@
+"""What a client may ask for: the schema of a job, and the limits of a server."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from unsilent.choices import VocoderChoice
+from unsilent.config import Config
+from unsilent.errors import ParameterError
+from unsilent.request import OWN, Defaults, Request
+from unsilent.server.settings import Settings
+
+Kind = Literal["generate", "reconstruct", "encode", "decode"]
+NEEDS = {"generate": ("video",), "reconstruct": ("video", "sound"), "encode": ("video", "sound"), "decode": ("codes",)}
+
+
+class Ask(Config):
+    """A job: what is done with an upload. `request` is that of the command line and of Python, see `unsilent.Request`."""
+
+    kind: Kind = Field(default="generate", description="Make sounds; send the own sound through the codes and back; to codes; from codes.")
+    input: str = Field(description="Id of an upload: a video; for the other kinds a sound, or a file of codes.")
+    model: str = Field(default="everyday", description="Name of a model whose weights are on the server.")
+    vocoder: VocoderChoice = Field(default="neural", description="Mel to waveform.")
+    attention: bool = Field(default=False, description="Also compute what the sampler's attention looks at.")
+    request: Request = Field(default=Request(), description="Parameters of `generate`. `prime` is `own`, or the id of another upload.")
+
+
+def check_ask(ask: Ask, found: str, has_sound: bool, seconds: float, defaults: Defaults, settings: Settings) -> None:
+    """Refuse a job before it waits.
+
+    Args:
+        ask: as given; its model is here.
+        found: kind of the upload: `video`, `sound` or `codes`.
+        has_sound: whether the upload has a sound.
+        seconds: length of the upload.
+        defaults: of the model.
+        settings: with the limits.
+
+    Raises:
+        ParameterError: if the upload is of the wrong kind, a value does not fit the model, or a limit is exceeded.
+    """
+    if found not in NEEDS[ask.kind] or (ask.kind != "generate" and not has_sound):
+        wanted = " or ".join(
+            {"video": "a video with sound" if ask.kind != "generate" else "a video"}.get(one, one) for one in NEEDS[ask.kind]
+        )
+        raise ParameterError(f"{ask.kind} needs {wanted}; this upload is {found if has_sound else found + ' without sound'}.")
+    if ask.kind != "generate":
+        return
+    if ask.attention and defaults.sees:
+        raise ParameterError(f"the sampler of {ask.model!r} attends to columns, not to codes; ask another model for attention.")
+    request = ask.request.resolve(defaults)
+    draws = request.takes * (request.candidates or 1)
+    if draws > settings.max_takes:
+        raise ParameterError(f"takes times candidates is {draws}; this server makes {settings.max_takes} at most.")
+    if (request.seconds or 0) > settings.max_seconds:
+        raise ParameterError(f"seconds is {request.seconds:g}; this server makes {settings.max_seconds:g} at most.")
+    if request.prime == OWN and not has_sound:
+        raise ParameterError("prime is `own`, but the video has no sound of its own; name another upload.")
+
+
+def units(ask: Ask, seconds: float) -> float:
+    """Amount of work in a job, in seconds of sound to be made; candidates of one batch cost about a third each."""
+    request = ask.request
+    draws = request.takes * (request.candidates or 1)
+    return max(1.0, request.seconds or seconds) * (2 + draws) / 3 if ask.kind == "generate" else max(1.0, seconds)

@@ -1,0 +1,104 @@
+"""Where jobs are computed: in this process, or by replicas on a Ray cluster. Both run the same `work.Worker`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+from unsilent.errors import UnsilentError
+from unsilent.server.asked import Ask
+from unsilent.server.settings import Settings
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class Here:
+    """One worker in this process, whose models belong to the thread that calls it. torch is imported by that thread."""
+
+    lanes = 1
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._worker = settings, None
+
+    def warm(self) -> None:
+        """Import torch and load the model."""
+        from unsilent.server.work import Worker
+
+        self._worker = Worker(self._settings.device, self._settings.precision, self._settings.model)
+        self._worker.warm()
+
+    def run(self, folder: Path, source: Path, ask: Ask, emit: Emit) -> dict[str, Any]:
+        """Do one job."""
+        from unsilent.server.work import Task
+
+        return self._worker.run(Task(folder, source, ask), emit)
+
+    def close(self) -> None:
+        """The thread ends with the process."""
+
+
+@dataclass(frozen=True)
+class _Replica:
+    """Picklable; a replica calls it once, and then what it returns for every job."""
+
+    settings: Settings
+
+    def __call__(self) -> Callable[[tuple[Path, Path, Ask]], Iterator[dict[str, Any]]]:
+        engine = Here(self.settings)
+        engine.warm()
+
+        def run(job: tuple[Path, Path, Ask]) -> Iterator[dict[str, Any]]:
+            events: Queue[dict[str, Any]] = Queue()
+
+            def work() -> None:
+                try:
+                    events.put({"result": engine.run(*job, events.put)})
+                except UnsilentError as error:
+                    events.put({"error": str(error)})
+                except Exception as error:
+                    events.put({"error": f"a defect of unsilent: {type(error).__name__}: {error}"})
+
+            Thread(target=work, daemon=True).start()
+            while True:
+                yield (event := events.get())
+                if "result" in event or "error" in event:
+                    return
+
+        return run
+
+
+class OnRay:
+    """Replicas of Ray Serve, which share the server's folder.
+
+    Raises:
+        ParameterError: if Ray is not installed or no cluster answers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from unsilent.jobs.replicas import Replicas
+
+        self.lanes = settings.replicas
+        self._replicas = Replicas(_Replica(settings), settings.ray, settings.replicas)
+
+    def warm(self) -> None:
+        """Replicas load their models when they start."""
+
+    def run(self, folder: Path, source: Path, ask: Ask, emit: Emit) -> dict[str, Any]:
+        """Do one job on a replica that is free.
+
+        Raises:
+            UnsilentError: of the replica.
+        """
+        for event in self._replicas.stream((folder, source, ask)):
+            if "error" in event:
+                raise UnsilentError(event["error"])
+            if "result" in event:
+                return event["result"]
+            emit(event)
+        raise UnsilentError("the replica ended before the job did; try it again.")
+
+    def close(self) -> None:
+        """End the replicas."""
+        self._replicas.close()

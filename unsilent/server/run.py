@@ -1,0 +1,72 @@
+"""Start a server: check its settings, claim its folder, listen."""
+
+import logging
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+
+import uvicorn
+
+from unsilent.errors import DataError, ParameterError
+from unsilent.files import locked
+from unsilent.server.app import guarded, make_app
+from unsilent.server.engines import Here, OnRay
+from unsilent.server.service import Service
+from unsilent.server.settings import Settings
+from unsilent.server.store import Store
+
+LOCK = "server.lock"
+_KEEP_ALIVE_SECONDS, _CLOSING_SECONDS = 30, 5
+
+
+def serve(settings: Settings, tell: Callable[[str], object], open_page: bool = False) -> None:
+    """Run a server until it is interrupted.
+
+    Args:
+        settings: of the server. Where others can reach it and no token is set, one is drawn.
+        tell: gets one line with the address of the page.
+        open_page: whether to show the page in a browser.
+
+    Raises:
+        DataError: if the folder cannot be written, or another server uses it.
+        ParameterError: if the address is taken or not this machine's.
+        UnsilentError: of the cluster, or if a folder or manifest is missing.
+    """
+    if settings.token is None and not settings.is_local:
+        settings = settings.model_copy(update={"token": secrets.token_urlsafe(18)})
+    _require_folders(settings)
+    with _listen(settings) as listener, locked(settings.folder / LOCK, DataError):
+        engine = OnRay(settings) if settings.ray else Here(settings)
+        service = Service(settings, Store(settings.folder), engine)
+        app = guarded(make_app(service), service)
+        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        page = f"{address}?token={settings.token}" if settings.token else address
+        tell(f"unsilent listens at {page}")
+        if open_page:
+            threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
+        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=_KEEP_ALIVE_SECONDS, server_header=False,
+                                timeout_graceful_shutdown=_CLOSING_SECONDS)  # fmt: skip
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _require_folders(settings: Settings) -> None:
+    for what, path in (("manifest", settings.manifest), ("folder of reports", settings.reports)):
+        if path is not None and not path.exists():
+            raise ParameterError(f"the {what} {path} does not exist.")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(256)  # at once, so that the printed address answers
+    except OSError as why:
+        listener.close()
+        raise ParameterError(f"cannot listen at {settings.host}:{settings.port}: {why.strerror or why}; choose another --port.") from None
+    return listener

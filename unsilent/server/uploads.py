@@ -1,0 +1,139 @@
+"""Uploads: streamed to disk within limits, then checked by the media readers before anything else sees them."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from unsilent.codec.bitstream import MAGIC
+from unsilent.errors import MediaError, ResourceError
+from unsilent.server.settings import Settings
+from unsilent.server.store import Input, Store, safe_name
+
+MIN_BYTES_A_SECOND = 8_000  # of an upload, after its first read_seconds
+_CHECK_RATE = 8000  # Hz, at which the length of a sound is counted
+
+
+class TooLargeError(ResourceError):
+    """An upload exceeds a limit of the server."""
+
+
+class TooSlowError(ResourceError):
+    """An upload pauses for too long."""
+
+
+async def receive(parts: AsyncIterator[bytes], length: int | None, name: str, client: str, store: Store, settings: Settings) -> Input:
+    """Stream an upload to disk, check it and keep it; nothing stays of one that breaks off or is refused.
+
+    Args:
+        parts: of the body.
+        length: as announced; None if it is not.
+        name: of the file at the client.
+        client: that it belongs to.
+        store: keeps it.
+        settings: with the limits.
+
+    Raises:
+        TooLargeError: for too many bytes, seconds, frames or pixels, or a full store.
+        TooSlowError: for an upload that pauses.
+        MediaError: if it is no media file.
+    """
+    await asyncio.to_thread(_require_room, length or 0, store, settings)
+    name, folder = safe_name(name), store.new_folder("inputs")
+    try:
+        await _write(parts, folder / name, settings)
+        kind, facts = await asyncio.to_thread(check, folder / name, settings)
+        return store.add_input(folder, client, name, kind, facts)
+    except BaseException:  # of a client that vanishes, too
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def take_over(source: Path, client: str, store: Store, settings: Settings, facts: dict[str, Any] | None = None) -> Input:
+    """Keep a file that is on the server already, such as the example, as an upload of a client; errors as of `receive`."""
+    _require_room(source.stat().st_size, store, settings)
+    name, folder = safe_name(source.name), store.new_folder("inputs")
+    try:
+        shutil.copyfile(source, folder / name)
+        kind, found = check(folder / name, settings)
+        return store.add_input(folder, client, name, kind, {**found, **(facts or {})})
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _require_room(length: int, store: Store, settings: Settings) -> None:
+    if length > settings.max_bytes:
+        raise TooLargeError(f"the file has {length} bytes; this server takes {settings.max_bytes} at most.")
+    if store.n_bytes() + length > settings.max_stored or shutil.disk_usage(store.folder).free < 2 * length + (64 << 20):
+        raise ResourceError("the server's store is full; delete results, or try again when some have expired.")
+
+
+async def _write(parts: AsyncIterator[bytes], out: Path, settings: Settings) -> None:
+    loop, n_bytes = asyncio.get_running_loop(), 0
+    started, waiting = loop.time(), aiter(parts)
+    with out.open("xb") as file:
+        while True:
+            try:
+                part = await asyncio.wait_for(anext(waiting), settings.read_seconds)
+            except StopAsyncIteration:
+                break
+            except TimeoutError:
+                raise TooSlowError(f"nothing of the upload came for {settings.read_seconds:g} s; send it again.") from None
+            n_bytes += len(part)
+            if n_bytes > settings.max_bytes:
+                raise TooLargeError(f"the file has more than {settings.max_bytes} bytes, which is the limit of this server.")
+            spent = loop.time() - started
+            if spent > settings.read_seconds and n_bytes < MIN_BYTES_A_SECOND * spent:
+                raise TooSlowError(f"the upload brings less than {MIN_BYTES_A_SECOND} bytes a second; send it again from a faster line.")
+            file.write(part)
+        file.flush()
+        await asyncio.to_thread(os.fsync, file.fileno())
+
+
+def check(path: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
+    """Kind of an upload, `video`, `sound` or `codes`, and facts about it.
+
+    Raises:
+        MediaError: if it is none of these.
+        TooLargeError: if it is longer or larger than the server takes.
+    """
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            return "codes", {"seconds": 0.0, "has_sound": True}
+    from unsilent.media.probe import probe  # PyAV, after the server has answered for the first time
+
+    try:
+        info = probe(path)
+    except MediaError as no_video:
+        try:
+            seconds = _sound_seconds(path, settings)
+        except MediaError:
+            raise no_video from None
+        return "sound", {"seconds": round(seconds, 3), "has_sound": True}
+    for what, found, most in (
+        ("seconds", info.seconds, settings.max_seconds),
+        ("frames", info.n_video_frames, settings.max_pictures),
+        ("pixels in a frame", info.width * info.height, settings.max_pixels),
+    ):
+        if found > most:
+            raise TooLargeError(f"the video has {found:g} {what}; this server takes {most:g} at most.")
+    if info.has_audio:
+        _sound_seconds(path, settings)  # a track may be longer than the pictures
+    facts = {"seconds": round(info.seconds, 3), "has_sound": info.has_audio, "width": info.width, "height": info.height}
+    return "video", facts | {"fps": round(info.fps, 3)}
+
+
+def _sound_seconds(path: Path, settings: Settings) -> float:
+    from unsilent.media.audio import decode_blocks
+
+    n_samples = 0
+    for block in decode_blocks(path, _CHECK_RATE, "mono"):
+        n_samples += block.shape[1]
+        if n_samples > settings.max_seconds * _CHECK_RATE:
+            raise TooLargeError(f"its sound has more than {settings.max_seconds:g} seconds, which is the limit of this server.")
+    if not n_samples:
+        raise MediaError(f"{path.name} has no sound that can be decoded.")
+    return n_samples / _CHECK_RATE

@@ -1,0 +1,267 @@
+"""What a worker does with a job: loads models, makes sounds, writes files that the page can draw, and reports while it works."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.batch import recipe
+from unsilent.choices import AnyPrecision, Device
+from unsilent.codec.codec import Codec
+from unsilent.codec.files import decode_file, encode_file
+from unsilent.errors import MediaError, UnsilentError
+from unsilent.evaluation.classifier import Classifier, load_classifier
+from unsilent.files import atomic_write
+from unsilent.generation.attention import over_time
+from unsilent.generation.result import Generation
+from unsilent.media.audio import read_audio, write_wav
+from unsilent.media.mux import plan_mux
+from unsilent.media.probe import probe
+from unsilent.models.code_order import to_grid
+from unsilent.outputs import WRITABLE_SUFFIXES
+from unsilent.pipeline import Pipeline, load
+from unsilent.server import pictures
+from unsilent.server.asked import Ask
+from unsilent.server.store import safe_name
+from unsilent.signal.mel import from_mel01, log_mel01
+
+Emit = Callable[[dict[str, Any]], None]
+STOP = "stop"  # name of a file in a job's folder that asks to stop; a file, so that it reaches workers on other machines
+MODELS_KEPT = 2  # loaded at the same time
+CLASSES = 10  # that a classifier names
+_PREVIEW_SHARE = 20  # a preview may take one part in so many of the time
+_CONTEXT = 4  # code columns before a preview's, so that its first ones are decoded as in the whole
+
+
+class _StoppedError(Exception):
+    """The client asked to stop."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job as a worker gets it; picklable.
+
+    Attributes:
+        folder: for its files.
+        source: file of the upload.
+        ask: what is done; the prime of its request is a path by now.
+        classifier: names what is heard.
+    """
+
+    folder: Path
+    source: Path
+    ask: Ask
+    classifier: str = "everyday"
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the client has asked to stop."""
+        return (self.folder / STOP).exists()
+
+
+@dataclass
+class Worker:
+    """Owner of loaded models; only one thread may use it.
+
+    Attributes:
+        device, precision: of all models.
+        model: loaded by `warm`.
+    """
+
+    device: Device = "auto"
+    precision: AnyPrecision = "auto"
+    model: str = "everyday"
+    _pipelines: dict[tuple[str, str], Pipeline] = field(default_factory=dict)
+    _classifiers: dict[str, Classifier | None] = field(default_factory=dict)
+
+    def warm(self) -> None:
+        """Load the first model."""
+        self.pipeline(self.model, "neural")
+
+    def pipeline(self, model: str, vocoder: str) -> Pipeline:
+        """A model, loaded at its first use; the one that was not used for longest is dropped."""
+        key = model, vocoder
+        kept = self._pipelines.pop(key, None)
+        while kept is None and len(self._pipelines) >= MODELS_KEPT:
+            self._pipelines.pop(next(iter(self._pipelines)))
+        self._pipelines[key] = kept or load(model, self.device, self.precision, vocoder)
+        return self._pipelines[key]
+
+    def run(self, task: Task, emit: Emit) -> dict[str, Any]:
+        """Do a job.
+
+        Args:
+            task: the job.
+            emit: gets events: `{"stage", "share"}`, `{"mel", "start"}` of a draft, and `{"sound"}` for each finished one.
+
+        Returns:
+            The result: `state`, `sounds` with the names of their files, and what else is known.
+
+        Raises:
+            UnsilentError: if it cannot be done.
+        """
+        started = time.perf_counter()
+        emit({"stage": "loading", "share": 0.0})
+        does = {"generate": self._generate, "reconstruct": self._reconstruct, "encode": self._encode, "decode": self._decode}
+        result = {"state": "done", **does[task.ask.kind](task, emit)}
+        return result | {"spent_seconds": round(time.perf_counter() - started, 3)}
+
+    def _generate(self, task: Task, emit: Emit) -> dict[str, Any]:
+        ask, pipeline = task.ask, self.pipeline(task.ask.model, task.ask.vocoder)
+        request = pipeline.resolve(ask.request)
+        suffix = task.source.suffix if task.source.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
+        plan = plan_mux(task.source, task.folder / f"take1{suffix}", request.original)
+        draft = _Draft(pipeline, emit, request.takes * (request.candidates or 1))
+
+        def progress(stage: str, share: float) -> None:
+            if task.is_stopped and stage != "decoding":  # which is nearly done
+                raise _StoppedError
+            emit({"stage": stage, "share": round(share, 3)})
+
+        state = "done"
+        try:
+            takes = pipeline.takes(task.source, request=request, progress=progress, watch=draft.watch)
+        except _StoppedError:
+            takes, state = draft.keep(task.source, request), "stopped"
+        prime = None if request.prime in (None, "own") else Path(request.prime).name  # no folder of the server is in a file
+        comment = recipe(pipeline, task.source, request.model_copy(update={"prime": prime or request.prime}))
+        sounds = []
+        for number, take in enumerate(takes, start=1):
+            name = f"take{number}"
+            take.save_video(task.folder / f"{name}{suffix}", comment=comment, plan=plan)
+            take.save_wav(task.folder / f"{name}.wav")
+            sound = {"name": f"take {number}", "video": f"{name}{suffix}", "wav": f"{name}.wav", "draw": take.take + 1, "score": take.score,
+                     "seconds": round(take.seconds, 3), **pictures.write(task.folder / name, take.waveform, take.mel)}  # fmt: skip
+            if ask.attention:
+                weights, places = over_time(pipeline.attention(take), take.clip.rows)
+                sound["attention"] = pictures.write_map(task.folder / f"{name}.attention", weights) | {"of": places}
+            sounds.append(sound)
+            emit({"sound": sound})
+        made = {"sounds": self._heard(task, sounds, emit), "seen": takes[0].seen if takes else {}, "notes": list(plan.notes)}
+        made["timings"] = {name: round(spent, 3) for name, spent in takes[0].timings.items()} if takes else {}
+        if takes and takes[0].features is not None:
+            made["features"] = pictures.write_map(task.folder / "features", takes[0].features.T)
+        made["stills"] = pictures.write_stills(task.folder / "stills.webp", task.source, takes[0].seconds) if takes else None
+        recipe_of = {"model": pipeline.name, "precision": pipeline.precision, "vocoder": pipeline.vocoder, "pictures": plan.pictures}
+        recipe_of |= request.model_copy(update={"prime": prime or request.prime}).describe() | {"original": request.original}
+        _write_json(task.folder / "recipe.json", recipe_of)
+        return made | {"state": state, "recipe": recipe_of}
+
+    def _reconstruct(self, task: Task, emit: Emit) -> dict[str, Any]:
+        codec = self.pipeline(task.ask.model, "neural").codec
+        by_phase = Codec(codec.codebook, None, codec.device, codec.dtype, codec.threads)
+        own = read_audio(task.source, codec.clip.sample_rate)
+        emit({"stage": "encoding", "share": 0.2})
+        mel = codec.decode(codec.encode(own))
+        sounds = []
+        for name, make in (("own", None), ("reconstruction", codec.vocode), ("griffin-lim", by_phase.vocode)):
+            waveform = own if make is None else make(mel)[: len(own)].cpu().numpy()
+            shown = (
+                from_mel01(log_mel01(torch.from_numpy(_padded(own, codec.clip.column_samples))[None], codec.clip))[0]
+                if make is None
+                else mel
+            )
+            write_wav(task.folder / f"{name}.wav", waveform, codec.clip.sample_rate)
+            sounds.append({"name": name, "wav": f"{name}.wav", "seconds": round(len(own) / codec.clip.sample_rate, 3),
+                           **pictures.write(task.folder / name, waveform, shown.cpu().numpy())})  # fmt: skip
+            emit({"sound": sounds[-1], "stage": "decoding", "share": 0.3 + 0.2 * len(sounds)})
+        return {"sounds": self._heard(task, sounds, emit), "bitrate_kbps": round(codec.bitrate_kbps, 3)}
+
+    def _encode(self, task: Task, emit: Emit) -> dict[str, Any]:
+        codec = self.pipeline(task.ask.model, task.ask.vocoder).codec
+        codec = Codec.load(task.ask.model, self.device, self.precision, task.ask.vocoder) if not codec.digest else codec
+        out = task.folder / safe_name(task.source.name, ".uns")
+        n_bytes = encode_file(codec, read_audio(task.source, codec.clip.sample_rate), out)
+        return {"sounds": [], "codes": out.name, "bytes": n_bytes}
+
+    def _decode(self, task: Task, emit: Emit) -> dict[str, Any]:
+        codec = Codec.load(task.ask.model, self.device, self.precision, task.ask.vocoder)
+        decoded = decode_file(codec, task.source)
+        write_wav(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
+        mel = from_mel01(log_mel01(torch.from_numpy(_padded(decoded.waveform, codec.clip.column_samples))[None], codec.clip))[0]
+        sound = {"name": "decoded", "wav": "decoded.wav", "seconds": round(len(decoded.waveform) / codec.clip.sample_rate, 3)}
+        sound |= pictures.write(task.folder / "decoded", decoded.waveform, mel.cpu().numpy())
+        emit({"sound": sound})
+        return {"sounds": [sound], "lost": [[round(one, 3) for one in span] for span in decoded.lost]}
+
+    def _heard(self, task: Task, sounds: list[dict[str, Any]], emit: Emit) -> list[dict[str, Any]]:
+        """The sounds with the likeliest classes of each, where a classifier is here; silence has none."""
+        if task.classifier not in self._classifiers:
+            try:
+                self._classifiers[task.classifier] = load_classifier(task.classifier, self.device)
+            except UnsilentError:
+                self._classifiers[task.classifier] = None
+        classifier, named = self._classifiers[task.classifier], []
+        for sound in sounds:
+            emit({"stage": "listening", "share": 1.0})
+            try:
+                heard = classifier.likeliest(task.folder / sound["wav"], CLASSES) if classifier else []
+            except MediaError:
+                heard = []
+            named.append(sound | {"heard": [[name, round(value, 4)] for name, value in heard]})
+        return named
+
+
+class _Draft:
+    """What is known while codes are sampled: the growing mel of the first candidate, and enough to keep what is there."""
+
+    def __init__(self, pipeline: Pipeline, emit: Emit, draws: int) -> None:
+        self._pipeline, self._emit, self._draws = pipeline, emit, draws
+        self._known: Int[Tensor, "draws known"] | None = None
+        self._shown, self._next = 0, 0.0
+
+    def watch(self, known: Int[Tensor, "draws known"]) -> None:
+        """Take note of all codes known by now, and show new columns of the mel unless that would cost too much."""
+        self._known = known
+        started = time.perf_counter()
+        columns = known.shape[1] // self._pipeline.clip.rows
+        if started < self._next or columns <= self._shown:
+            return
+        first = max(0, self._shown - _CONTEXT)
+        mel = self._decoded(known[:1], first)[0]
+        clip = self._pipeline.clip
+        self._emit(
+            {
+                "mel": pictures.to_bytes(mel, every=4),
+                "start": first * clip.downsampling // 4,
+                "bands": clip.mels,
+                "rate": clip.sample_rate / clip.hop / 4,
+            }
+        )
+        self._shown = columns
+        self._next = time.perf_counter() + _PREVIEW_SHARE * (time.perf_counter() - started)
+
+    def _decoded(self, known: Int[Tensor, "draws known"], first: int = 0) -> list[Float[np.ndarray, "mels frames"]]:
+        grids = to_grid(known, self._pipeline.clip.rows)[:, :, first:]
+        return [self._pipeline.codec.decode(grid).cpu().numpy() for grid in grids]
+
+    def keep(self, source: Path, request: Any) -> list[Generation]:
+        """The beginning of each take as far as it is sampled, then silence."""
+        if self._known is None:
+            return []
+        pipeline, rate = self._pipeline, self._pipeline.clip.sample_rate
+        chosen = self._known[:: request.candidates or 1].clone()
+        n_samples = max(1, round((request.seconds or probe(source).seconds) * rate))
+        made = []
+        for take, (grid, mel) in enumerate(zip(to_grid(chosen, pipeline.clip.rows), self._decoded(chosen), strict=True)):
+            waveform = pipeline.codec.sound(mel)[:n_samples]
+            waveform = np.pad(waveform, (0, n_samples - len(waveform)))
+            made.append(Generation(source, waveform, rate, mel, grid.cpu().numpy(), None, pipeline.clip, request,
+                                   take * (request.candidates or 1), pipeline.name, pipeline.precision, {}))  # fmt: skip
+        return made
+
+
+def _padded(waveform: Float[np.ndarray, "samples"], least: int) -> Float[np.ndarray, "length"]:
+    return np.pad(waveform, (0, max(0, least - len(waveform)))).astype(np.float32)
+
+
+def _write_json(out: Path, value: dict[str, Any]) -> None:
+    with atomic_write(out) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

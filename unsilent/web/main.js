@@ -1,0 +1,251 @@
+// The page: what is open, what is asked, and the list of results. All that stays is on the server; the address names what is open.
+
+import { call, follow, post, upload } from "./api.js"
+import * as draw from "./draw.js"
+import * as player from "./player.js"
+import { bytes } from "./api.js"
+import * as research from "./research.js"
+
+const $ = (id) => document.getElementById(id)
+const [models, NAMES] = [new Map(), { generate: "sound", reconstruct: "own sound and reconstruction", encode: "codes", decode: "sound of codes" }]
+const STAGES = {
+  waiting: "Waiting", loading: "Loading the model", reading: "Looking at the video", sampling: "Sampling the sound",
+  decoding: "Decoding", encoding: "Encoding", listening: "Asking the classifier",
+}
+let [input, job, extras, unfollow] = [null, null, [], () => {}]
+
+function make(tag, text = "", attributes = {}) {
+  const element = document.createElement(tag)
+  element.textContent = text
+  for (const [name, value] of Object.entries(attributes)) name.startsWith("on") ? element.addEventListener(name.slice(2), value) : element.setAttribute(name, value)
+  return element
+}
+
+export async function attempt(work) {
+  try {
+    $("trouble").hidden = true
+    return await work()
+  } catch (error) {
+    $("trouble").textContent = error.message
+    $("trouble").hidden = false
+    $("trouble").scrollIntoView({ block: "nearest" })
+    return undefined
+  }
+}
+
+// ---- the upload
+
+export function openInput(found) {
+  [input, job, extras] = [found, null, []]
+  unfollow()
+  player.open(found)
+  player.select(0, 0)
+  location.hash = `input=${found.id}`
+  if (found.label) $("label").value = found.label
+  show({ drop: false, stage: true, working: false, outcome: false })
+  for (const [id, needs] of [["make", found.kind === "video"], ["compare", found.kind !== "codes" && found.has_sound], ["encode", found.kind !== "codes" && found.has_sound]]) $(id).disabled = !needs
+  if (found.kind === "codes") ask({ kind: "decode" })
+}
+
+function show(shown) { for (const [id, yes] of Object.entries(shown)) $(id).hidden = !yes }
+
+async function send(file) {
+  show({ uploading: true })
+  const found = await attempt(() => upload(file, (share) => {
+    $("upload-share").value = share
+    $("upload-text").textContent = share < 1 ? `${Math.round(100 * share)} % of ${file.name}` : "Checking the file"
+  }))
+  show({ uploading: false })
+  return found
+}
+const sendAndOpen = async (file) => { const found = file && await send(file); if (found) openInput(found) }
+
+$("file").addEventListener("change", () => { sendAndOpen($("file").files[0]); $("file").value = "" })
+$("example").addEventListener("click", () => attempt(async () => openInput(await post("api/inputs/example"))))
+$("another").addEventListener("click", () => { show({ drop: true, stage: false, working: false, outcome: false }); location.hash = ""; $("make").disabled = true })
+for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(name, (event) => {
+  event.preventDefault()
+  $("drop").classList.toggle("over", name === "dragover")
+  if (name === "drop") sendAndOpen(event.dataTransfer.files[0])
+})
+$("prime-file").addEventListener("change", async () => {
+  const found = $("prime-file").files[0] && await send($("prime-file").files[0])
+  if (!found) return
+  $("prime").append(make("option", found.name, { value: found.id }))
+  $("prime").value = found.id
+})
+
+// ---- what is asked
+
+function showModel() {
+  const model = models.get($("model").value)
+  if (!model) return
+  $("knows").textContent = model.knows
+  for (const name of ["temperature", "top_k", "guidance", "candidates"]) $(name).placeholder = model[name] || ""
+  $("top_k").max = model.n_codes
+  $("labels").replaceChildren(...model.classes.map((name) => make("option", "", { value: name })))
+  $("label").disabled = !model.classes.length
+  $("label").required = model.classes.length > 0 && !model.sees
+  $("label-note").textContent = model.classes.length ? `One of ${model.classes.length} kinds${model.sees ? ", or nothing: then the model looks" : ""}.` : "This model takes no label."
+  $("candidates").disabled = !model.candidates
+  $("want-attention").disabled = !model.attends
+  $("attends").textContent = model.attends ? "" : "This model attends to whole columns, so there is no attention to pictures and codes to show. It can be shown for the paper's models."
+}
+$("model").addEventListener("change", showModel)
+
+function requested() {
+  const request = { motion: $("motion").checked, original: $("original").value }
+  for (const name of ["takes", "seed", "temperature", "top_k", "guidance", "candidates", "seconds"]) {
+    const field = $("form").elements[name]
+    if (field.value !== "" && !field.disabled) request[name] = Number(field.value)
+  }
+  if ($("label").value && !$("label").disabled) request.label = $("label").value
+  if ($("prime").value) {
+    Object.assign(request, { prime: $("prime").value, prime_keep: $("prime_keep").value })
+    if ($("prime_seconds").value) request.prime_seconds = Number($("prime_seconds").value)
+  }
+  return request
+}
+
+async function ask(fields) {
+  const asked = { input: input.id, model: $("model").value || "everyday", ...fields }
+  const made = await attempt(() => post("api/jobs", asked))
+  if (made) openJob(made)
+}
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault()
+  if (input) ask({ kind: "generate", vocoder: $("vocoder").value, attention: $("want-attention").checked && !$("want-attention").disabled, request: requested() })
+})
+$("compare").addEventListener("click", () => ask({ kind: "reconstruct" }))
+$("encode").addEventListener("click", () => ask({ kind: "encode" }))
+$("stop").addEventListener("click", () => attempt(() => post(`api/jobs/${job.id}/stop`)))
+
+// ---- a job
+
+async function openJob(found) {
+  unfollow()
+  job = found
+  extras = []
+  player.select(0, 0)
+  location.hash = `job=${found.id}`
+  if (!input || input.id !== found.ask.input) {
+    input = await call(`api/inputs/${found.ask.input}`).catch(() => null)
+    if (input) player.open(input)
+  }
+  show({ drop: false, stage: true, outcome: false })
+  for (const id of ["make", "compare", "encode"]) $(id).disabled = !input || (id === "make" ? input.kind !== "video" : !input.has_sound || input.kind === "codes")
+  list()
+  if (["done", "stopped", "failed"].includes(found.state)) return showOutcome(found)
+  show({ working: true, growing: false })
+  $("status").textContent = "Sent"
+  unfollow = follow(found.id, { progress: showProgress, mel: grow, sound: (sound) => { job.sounds = [...(job.sounds || []), sound] }, end: (ended) => { showOutcome(ended, true); list() } })
+}
+
+function showProgress(now) {
+  $("share").value = now.share
+  const text = now.state === "queued" ? `In place ${now.position} of the queue; about ${Math.ceil(now.wait_seconds)} s to wait.` : STAGES[now.stage] || now.stage
+  if ($("status").textContent !== text) $("status").textContent = text  // screen readers hear stages, not every per cent
+}
+
+function grow(part) {
+  const canvas = $("growing")
+  if (canvas.hidden) {
+    canvas.hidden = false
+    Object.assign(canvas, { width: Math.max(1, Math.ceil((job.ask.request.seconds || input?.seconds || 10) * part.rate)), height: part.bands })
+  }
+  draw.columns(canvas, draw.fromBase64(part.mel), part.bands, part.start)
+}
+
+function showOutcome(ended, isNew = false) {
+  job = ended
+  show({ working: false, outcome: ended.sounds?.length > 0 || Boolean(ended.codes) })
+  if (ended.state === "failed" || ended.why) { $("trouble").textContent = ended.why; $("trouble").hidden = false }
+  if ($("outcome").hidden) return
+  $("outcome-title").textContent = ended.state === "stopped" ? "Sounds, stopped early" : ended.ask.kind === "generate" ? "Sounds" : NAMES[ended.ask.kind]
+  const days = Math.max(0, (ended.expires - Date.now() / 1000) / 3600)
+  const notes = [`Made in ${ended.spent_seconds} s.`, ended.sounds.length > 1 && ended.sounds[0].score != null ? "The best by the model's own rating comes first." : "",
+    ...(ended.notes || []), `Kept for ${days.toFixed(0)} hours.`]
+  $("outcome-note").textContent = notes.filter(Boolean).join(" ")
+  $("recipe").textContent = JSON.stringify({ ...ended.recipe, timings: ended.timings, spent_seconds: ended.spent_seconds }, null, 2)
+  showList($("seen"), Object.entries(ended.seen || {}))
+  $("seen-none").textContent = Object.keys(ended.seen || {}).length ? "" : "Nothing that it has a name for, or this job does not look."
+  const files = `api/jobs/${ended.id}/files/`
+  $("stills").hidden = !ended.stills
+  if (ended.stills) $("stills").src = files + ended.stills.file
+  $("features").hidden = !ended.features
+  if (ended.features) bytes(files + ended.features.file).then((data) => draw.map($("features"), data, ended.features.rows))
+  $("takes").replaceChildren(...ended.sounds.map((sound, at) => make("button", nameOf(sound, at), { type: "button", "aria-pressed": "false", onclick: () => hear(sound) })))
+  showDownloads(null)
+  if (ended.sounds.length) hear(ended.sounds[0])
+  if (isNew) $("outcome-title").focus({ preventScroll: true })
+}
+
+const nameOf = (sound, at) => (sound.score == null ? sound.name : `${sound.name} · rank ${at + 1} · ${sound.score.toFixed(2)}`)
+
+function hear(sound) {
+  job.sounds.forEach((one, at) => $("takes").children[at].setAttribute("aria-pressed", String(one === sound)))
+  showList($("heard"), sound.heard || [])
+  $("attention-note").textContent = sound.attention ? `Attention, below the spectrogram: ${sound.attention.of} (upwards) for each code column.` : ""
+  showDownloads(sound)
+  attempt(() => player.hear(job, sound, input))
+}
+
+function showList(list, pairs) {
+  list.replaceChildren(...pairs.map(([name, value]) => {
+    const item = make("li")
+    item.append(make("span", name.replaceAll("_", " ")), make("meter", "", { value, min: 0, max: 1, "aria-label": name }), make("b", `${(100 * value).toFixed(0)} %`))
+    return item
+  }))
+}
+
+function showDownloads(sound) {
+  const link = (text, name) => make("a", text, { class: "button", href: `api/jobs/${job.id}/files/${name}?download=true`, download: "" })
+  const links = [[sound?.video, "Video"], [sound?.wav, "Sound (WAV)"], [job.codes, "Codes (.uns)"], [job.recipe && "recipe.json", "Recipe (JSON)"]]
+  $("downloads").replaceChildren(...links.filter(([name]) => name).map(([name, text]) => link(text, name)))
+  if (sound) $("downloads").append(make("button", "Spectrogram (PNG)", { type: "button", onclick: savePicture }))
+}
+
+const savePicture = () => $("mel").toBlob((picture) => {
+  const link = make("a", "", { href: URL.createObjectURL(picture), download: `${job.name || "sound"}.png` })
+  link.click()
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000)
+})
+
+// ---- all results
+
+async function list() {
+  const jobs = await attempt(() => call("api/jobs")) || []
+  $("results-note").textContent = jobs.length ? "" : "Nothing yet. Results stay here when you reload the page."
+  $("list").replaceChildren(...jobs.map((one) => {
+    const { request, kind, model } = one.ask
+    const about = kind === "generate" ? `${model}, seed ${request.seed}, takes ${request.takes}${request.label ? `, ${request.label}` : ""}` : model
+    const item = make("li")
+    const text = make("span", `${one.name || "deleted upload"}: ${NAMES[kind]}`)
+    text.append(make("small", `${new Date(1000 * one.created).toLocaleString()} · ${about} · ${one.state}${one.why ? `: ${one.why}` : ""}`))
+    const remove = async () => { if (await attempt(() => call(`api/jobs/${one.id}`, { method: "DELETE" })) !== undefined) list() }
+    item.append(text, make("button", "Open", { type: "button", "aria-label": `Open ${one.name} of ${new Date(1000 * one.created).toLocaleTimeString()}`, onclick: async () => { await openJob(one); $("film").scrollIntoView() } }),
+      make("button", "Delete", { type: "button", "aria-label": `Delete ${one.name} of ${new Date(1000 * one.created).toLocaleTimeString()}`, onclick: remove }))
+    return item
+  }))
+}
+
+// ---- the beginning
+
+async function begin() {
+  const [found, limits, health] = await Promise.all([call("api/models"), call("api/limits"), call("api/health")])
+  for (const model of found) models.set(model.name, model)
+  $("model").replaceChildren(...found.map((model) => make("option", model.name)))
+  showModel()
+  $("takes-wanted").max = limits.max_takes
+  $("limits").textContent = `Up to ${Math.round(limits.max_seconds / 60)} minutes and ${Math.round(limits.max_bytes / 1e6)} MB. It stays on the machine of this server, for ${limits.keep_hours} hours.`
+  $("wait").textContent = limits.wait_seconds > 1 ? `Others are being served: about ${Math.ceil(limits.wait_seconds)} s to wait.` : ""
+  $("about").textContent = `unsilent ${health.version}`
+  research.begin(limits.research, (number) => attempt(async () => { openInput(await post(`api/material/${number}/open`)); $("film").scrollIntoView() }))
+  const [kind, id] = location.hash.slice(1).split("=")
+  if (kind === "job" && id) await attempt(async () => openJob(await call(`api/jobs/${id}`)))
+  else if (kind === "input" && id) await attempt(async () => openInput(await call(`api/inputs/${id}`)))
+  await list()
+  document.body.dataset.ready = "yes"
+}
+attempt(begin)
