@@ -28,6 +28,7 @@ shards = "{shards}"
 out = "out"
 steps = 3
 batch = 2
+learning_rate = 1e-4
 save_every = 1
 log_every = 1
 show_every = 0

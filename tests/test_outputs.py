@@ -51,6 +51,14 @@ class TestPlan:
         jobs = plan([root / "in"], root / "out")
         assert targets(jobs, root) == {"in/a.mp4": "out/a.mp4", "in/x/a.MOV": "out/x/a.MOV", "in/x/y/c.webm": "out/x/y/c.webm"}
 
+    def test_plan_takes_animated_pictures_for_videos(self, tree):
+        root, images = tree("in/a.mp4"), [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        images[0].save(root / "in/still.webp")
+        images[0].save(root / "in/moving.webp", save_all=True, append_images=images[1:], duration=100)
+        jobs = plan([root / "in"], root / "out")
+        assert targets(jobs, root) == {"in/a.mp4": "out/a.mp4", "in/moving.webp": "out/moving.mkv"}
+        assert passed_over([root / "in"], jobs, root / "out") == [root / "in/still.webp"]
+
     def test_plan_accepts_files_and_folders_together(self, tree):
         root = tree("in/a.mp4", "b.mp4")
         assert {job.out.name for job in plan([root / "in", root / "b.mp4"], root / "out")} == {"a.mp4", "b.mp4"}

@@ -11,6 +11,7 @@ from unsilent.choices import Original
 from unsilent.errors import MediaError, ParameterError, require_matplotlib
 from unsilent.files import require_path, walk
 from unsilent.media.suffixes import OWN_COMMENT, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.media.webp import is_animated_webp
 
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others become Matroska, which supports all codecs
 LONGEST_NAME = 255  # bytes, of file systems
@@ -94,7 +95,7 @@ def _refuse_output(out: Path, one_file: bool) -> None:
 
 def _videos(folder: Path, out: Path | None) -> list[Path]:
     """Videos in and below a folder, without outputs of earlier calls beside them or in the output folder."""
-    files = [path for path in walk(folder) if path.suffix.lower() in VIDEO_SUFFIXES]
+    files = [path for path in walk(folder) if path.suffix.lower() in VIDEO_SUFFIXES or is_animated_webp(path)]
     own = out.resolve() if out is not None and out.resolve() != folder.resolve() else None
     return [
         path

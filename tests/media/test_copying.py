@@ -1,11 +1,14 @@
 """What becomes of pictures, metadata and other streams in another container."""
 
 import io
+import struct
+import zlib
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from unsilent.errors import MediaError
 from unsilent.media.boxes import sample_formats
@@ -76,6 +79,54 @@ def plan_name(path):
         return container.streams.video[0].codec_context.name
 
 
+def animated(path, format="WEBP"):
+    """Ten pictures of 0.1 s with a growing bar and a hole; they are also returned, as RGBA."""
+    pictures = []
+    for number in range(10):
+        picture = np.zeros((48, 64, 4), np.uint8)
+        picture[..., 3] = 255
+        picture[:, : 6 * number + 4, :3] = 200, 30, 60
+        picture[10:20, 10:20] = 0 if number % 2 else (0, 0, 250, 255)
+        pictures.append(picture)
+    images = [Image.fromarray(picture) for picture in pictures]
+    images[0].save(path, format=format, save_all=True, append_images=images[1:], duration=100, lossless=True)
+    return pictures
+
+
+def test_animated_webp_becomes_a_video(tmp_path):
+    pictures = animated(tmp_path / "a.webp")
+    assert (probe(tmp_path / "a.webp").seconds, probe(tmp_path / "a.webp").n_video_frames) == (1.0, 10)
+    assert mux(tmp_path / "a.webp", SILENCE, RATE, tmp_path / "out.mkv").pictures == "encoded as lossless FFV1"
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        frames = [(frame.time, frame.to_ndarray(format="rgba")) for frame in container.decode(video=0)]
+    assert [round(time, 2) for time, _ in frames] == [round(0.1 * number, 2) for number in range(10)]
+    assert all(np.array_equal(made, picture) for (_, made), picture in zip(frames, pictures, strict=True))
+
+
+def test_still_and_damaged_webp_are_named(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "still.webp")
+    with pytest.raises(MediaError, match=r"still\.webp is an image; give a video"):
+        probe(tmp_path / "still.webp")
+    animated(tmp_path / "a.webp")
+    content = (tmp_path / "a.webp").read_bytes()
+    (tmp_path / "a.webp").write_bytes(content[:200])
+    with pytest.raises(MediaError, match=r"a\.webp is a damaged animated WebP"):
+        probe(tmp_path / "a.webp")
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out.webm"])
+def test_pictures_without_luma_keep_their_colours(tmp_path, out):
+    """Encoded as luma and chroma, they must not be tagged as RGB, nor shown as such."""
+    pictures = animated(tmp_path / "a.png", "PNG")
+    (tmp_path / "a.png").rename(tmp_path / "a.apng")
+    mux(tmp_path / "a.apng", SILENCE, RATE, tmp_path / out)
+    with av.open(str(tmp_path / out)) as container:
+        for frame, picture in zip(container.decode(video=0), pictures, strict=True):
+            assert (int(frame.colorspace), int(frame.color_range)) == (6, 1)
+            made = frame.to_ndarray(format="rgb24").astype(int)
+            assert np.abs(made[30:, :2] - picture[30:, :2, :3]).max() < 12
+
+
 def test_encoded_pictures_are_turned_as_displayed(make_clip, read_number, tmp_path):
     for rotation, mirrored in ((90, False), (180, False), (270, False), (0, True)):
         video = make_clip("a.mp4", rotation=rotation, mirrored=mirrored)
@@ -106,20 +157,63 @@ def test_a_trimmed_end_stays_hidden(make_clip, read_number, tmp_path, name, out,
     assert n_packets <= 25 + (3 if n_b_frames else 0), "the hidden pictures are not even in the file"
 
 
-@pytest.mark.parametrize(("name", "codec", "out"), [("a.mp4", "libx264", "out.mp4"), ("a.mov", "prores_ks", "out.mov")])
-def test_the_shape_of_pixels_is_kept(make_clip, tmp_path, name, codec, out):
-    """In the container, where the codec does not say it."""
-    video = make_clip("b" + name[1:], codec=codec, pix_fmt="yuv422p10le" if codec == "prores_ks" else "yuv420p")
-    with av.open(str(video)) as source, av.open(str(tmp_path / name), "w") as target:
+def show_only(path, *parts):
+    """Let the edit list of the first track show parts, each a start and a duration in milliseconds, one after another."""
+    content = bytearray(path.read_bytes())
+    scale, rate = (int.from_bytes(content[content.index(kind) + 16 :][:4]) for kind in (b"mvhd", b"mdhd"))
+    start = content.index(b"elst") - 4
+    end, first = start + int.from_bytes(content[start : start + 4]), int.from_bytes(content[start + 20 : start + 24])
+    entries = [((length * scale // 1000), first + begin * rate // 1000, 0x10000) for begin, length in parts]
+    new = struct.pack(">I4sII", 16 + 12 * len(parts), b"elst", 0, len(parts)) + b"".join(struct.pack(">IiI", *one) for one in entries)
+    for kind in (b"moov", b"trak", b"edts"):
+        place = content.rindex(kind, 0, start + 4) - 4
+        content[place : place + 4] = (int.from_bytes(content[place : place + 4]) + len(new) - (end - start)).to_bytes(4)
+    path.write_bytes(content[:start] + new + content[end:])
+
+
+@pytest.mark.parametrize("n_b_frames", [0, 2])
+@pytest.mark.parametrize("out", ["out.mp4", "out.mkv"])
+def test_parts_of_an_edit_list_follow_each_other(make_clip, read_number, tmp_path, out, n_b_frames):
+    video = make_clip("a.mp4", n_frames=100, options={"bf": str(n_b_frames), "g": "25"})
+    show_only(video, (0, 1000), (2000, 1000))
+    assert (probe(video).seconds, probe(video).n_video_frames) == (2.0, 50)
+    mux(video, SILENCE, RATE, tmp_path / out)
+    assert [read_number(frame) for _, frame in stream_frames(tmp_path / out, 25)] == [*range(25), *range(50, 75)]
+    assert_same_pictures(video, tmp_path / out)
+
+
+def with_shape(plain, path, shape):
+    """A copy of a video whose container alone says the shape of its pixels, and the title of its track."""
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
         copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
-        copy.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        copy.codec_context.sample_aspect_ratio = shape
         for packet in source.demux(video=0):
             if packet.size:
                 packet.stream = copy
                 target.mux(packet)
-    mux(tmp_path / name, SILENCE, RATE, tmp_path / out)
-    with av.open(str(tmp_path / out)) as container:
-        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "out"), [("a.mp4", "libx264", "out.mp4"), ("a.mov", "prores_ks", "out.mov"), ("a.mp4", "libx264", "out.mkv")]
+)
+def test_the_shape_of_pixels_is_kept(make_clip, tmp_path, name, codec, out):
+    """In the container, where the codec does not say it."""
+    plain = make_clip("b" + name[1:], codec=codec, pix_fmt="yuv422p10le" if codec == "prores_ks" else "yuv420p")
+    video = with_shape(plain, tmp_path / name, Fraction(4, 3))
+    mux(video, SILENCE, RATE, tmp_path / out)
+    mux(tmp_path / out, SILENCE, RATE, tmp_path / f"again{out[3:]}")
+    for written in (out, f"again{out[3:]}"):
+        with av.open(str(tmp_path / written)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+        assert_same_pictures(video, tmp_path / written)
+
+
+def test_encoded_pictures_keep_their_shape(make_clip, tmp_path):
+    """WebM counts in whole pixels."""
+    mux(with_shape(make_clip("b.mp4"), tmp_path / "a.mp4", Fraction(4, 3)), SILENCE, RATE, tmp_path / "out.webm")
+    with av.open(str(tmp_path / "out.webm")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == pytest.approx(Fraction(4, 3), abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +227,29 @@ def test_profiles_of_prores_are_kept(make_clip, tmp_path, profile, tag, pix_fmt)
     for out in ("out.mov", "again.mov"):
         assert sample_formats(tmp_path / out)[1] == tag
         assert_same_pictures(video, tmp_path / out)
+
+
+def test_tracks_of_matroska_keep_their_names_and_checksums(make_clip, tmp_path):
+    """Where the tracks are written anew."""
+    video = with_shape(make_clip("b.mp4"), tmp_path / "a.mp4", Fraction(4, 3))
+    with av.open(str(video)) as source, av.open(str(tmp_path / "named.mkv"), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        copy.metadata["title"] = "Kamera 1"
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    old = make_clip("c.wmv", codec="wmv2")
+    for one, out in ((with_shape(tmp_path / "named.mkv", tmp_path / "n.mp4", Fraction(4, 3)), "out.mkv"), (old, "old.mkv")):
+        mux(one, SILENCE, RATE, tmp_path / out)
+        content = (tmp_path / out).read_bytes()
+        start = content.index(b"\x16\x54\xae\x6b", 0x100)
+        length = 9 - content[start + 4].bit_length()
+        size = int.from_bytes(content[start + 4 : start + 4 + length]) & ((1 << 7 * length) - 1)
+        tracks = content[start + 4 + length :][:size]
+        assert tracks[:2] == b"\xbf\x84"
+        assert int.from_bytes(tracks[2:6], "little") == zlib.crc32(tracks[6:])
+        assert b"unsilentunsilent" not in content
 
 
 def rich(tmp_path, make_clip, name):

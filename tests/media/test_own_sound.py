@@ -111,6 +111,14 @@ def test_floats_beyond_full_scale_are_not_clipped(make_clip, tmp_path):
     assert np.abs(read_audio(video, 48000)).max() == pytest.approx(3.0, rel=0.01)
 
 
+def test_duck_lowers_floats_beyond_full_scale_before_anything_clips(make_clip, tmp_path):
+    """3 times full scale, 12 dB lower, is -2.5 dB."""
+    video = with_tracks(make_clip("a.mp4", n_frames=25), tmp_path / "b.mkv", (tone(440, 3.0)[None], "mono", ""))
+    out = mixed(video, "duck", 0.1 * tone(3000, 1.0, RATE))
+    assert 20 * np.log10(level(out, 440)[0]) == pytest.approx(-2.5, abs=0.5)
+    assert level(out, 3 * 440)[0] < 0.01
+
+
 def test_duck_follows_the_new_sound(make_clip, tmp_path):
     """12 dB lower around the burst at 1.5 s, unchanged 1 s away from it."""
     video = with_tracks(make_clip("a.mp4", n_frames=75), tmp_path / "b.mkv", (tone(440, seconds=3)[None], "mono", ""))

@@ -4,13 +4,17 @@ import hashlib
 import random
 import re
 import socket
+import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from unsilent.checkpoints.catalog import Published
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.published.download import SafeRedirects
+from unsilent.published.fetch import fetch
 
 CONTENT = random.Random(0).randbytes(3_000_000)  # as `fetch_file.content`
 OTHER = random.Random(1).randbytes(3_000_000)
@@ -358,6 +362,42 @@ def test_fetch_gives_up_on_a_server_that_stalls_before_the_first_byte(fetch_file
     server.script = [server.stall_after(0)]
     with pytest.raises(CheckpointError, match=r"closed the connection after 0 bytes \(no bytes for 0.3 s\); if this persists"):
         fetch_file(timeout_seconds=0.3)
+
+
+def drip(handler):
+    """Announce the file, and send ten bytes a tenth of a second."""
+    handler.begin(200, len(handler.content))
+    for start in range(0, 1000, 10):
+        handler.give(handler.content[start : start + 10])
+        time.sleep(0.1)
+
+
+def test_fetch_gives_up_on_a_server_that_is_too_slow(fetch_file, server, monkeypatch, part):
+    monkeypatch.setattr("unsilent.published.download._RATE_SECONDS", 0.5)
+    server.script = [drip] * 7
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=r"127.0.0.1:\d+ sends less than 1000 bytes a second; \d+ bytes are kept"):
+        fetch_file()
+    assert time.monotonic() - began < 20
+    assert 0 < part.stat().st_size < 1000
+
+
+@pytest.mark.parametrize("length", [None, 10**9])
+def test_fetch_stops_at_twice_the_size_that_the_catalogue_estimates(server, tmp_path, length):
+    """Without a length while the bytes arrive, with one before the first byte."""
+    row = Published("weights", "melgan", f"{server.url}/a/{NAME}", "none", (), "here", md5=MD5, sha256=None, size=None)
+    row = replace(row, approximate_size=1_000_000)
+    server.files[f"/a/{NAME}"] = CONTENT
+    server.script = [server.announce(length)]
+    words = r"does not end after 2\.\d\d MB; name a mirror" if length is None else r"has 1\.00 GB, far more than the file; name a mirror"
+    with pytest.raises(CheckpointError, match=words):
+        fetch(row, folder=tmp_path, timeout_seconds=5.0)
+    assert server.sent <= len(CONTENT)
+
+
+def test_fetch_ignores_a_length_of_thousands_of_digits(fetch_file, server):
+    server.script = [lambda handler: handler.begin(200, None, Content_Length="9" * 5000) or handler.give(handler.content)]
+    assert fetch_file().read_bytes() == CONTENT
 
 
 def test_fetch_names_a_closed_connection(fetch_file, server):

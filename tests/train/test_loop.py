@@ -57,6 +57,19 @@ def train(fit_recorded):
     return train
 
 
+def test_a_checkpoint_without_its_state_is_not_overwritten(train, shards, tmp_path):
+    """Except by the same run, which may have been killed between the two files."""
+    train("vocoder", shards, tmp_path, 2)
+    (tmp_path / "last.pt").unlink()
+    before = (tmp_path / "checkpoint/model.safetensors").read_bytes()
+    for resume, steps in ((False, 2), (True, 3)):
+        with pytest.raises(CheckpointError, match=r"checkpoint is there without last\.pt, from which a training continues"):
+            train("vocoder", shards, tmp_path, steps, resume=resume)
+    assert (tmp_path / "checkpoint/model.safetensors").read_bytes() == before
+    train("vocoder", shards, tmp_path, 2, resume=True)
+    assert (tmp_path / "checkpoint/model.safetensors").read_bytes() == before
+
+
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_resuming_equals_never_stopping(train, kind, shards, tmp_path):
     whole = train(kind, shards, tmp_path / "whole", 6)

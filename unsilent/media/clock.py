@@ -46,11 +46,13 @@ class Clock:
         if packet.stream.type not in ("audio", "video"):
             shift = round(self._offsets[self._current] / packet.time_base)
         else:
-            place = self._place(packet, time)
+            hidden = self._places.get(packet.stream_index) if packet.is_discard else None
+            place = hidden or self._place(packet, time)
             shift, self._current = place.shift, place.stretch
-            if packet.dts is not None:  # presentation times need not increase
-                place.last, place.next = time, time + (packet.duration or 0)
-            place.end = max(place.end, (time if packet.pts is None else packet.pts) + shift + (packet.duration or 0))
+            if not packet.is_discard:  # after what an edit list hides, its next part goes back in time
+                if packet.dts is not None:  # presentation times need not increase
+                    place.last, place.next = time, time + (packet.duration or 0)
+                place.end = max(place.end, (time if packet.pts is None else packet.pts) + shift + (packet.duration or 0))
         if shift:
             packet.dts = None if packet.dts is None else packet.dts + shift
             packet.pts = None if packet.pts is None else packet.pts + shift

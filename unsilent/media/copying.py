@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from unsilent.errors import MediaError
 from unsilent.media.boxes import sample_formats
 from unsilent.media.encoding import ENCODERS, PictureEncoder
 from unsilent.media.files import MAX_REORDERING, decode, demux, find_video, open_media, video_streams
+from unsilent.media.matroska import SPARE, finish_file, finish_tracks
 from unsilent.media.probe import orientation
 from unsilent.media.vfw import VfW, vfw_of
 
@@ -45,6 +47,7 @@ class Plan:
         with_tags: whether the tags of codecs are copied.
         vfw: how Matroska holds a codec that has no name there; None for others.
         swaps: whether encoded pictures are turned by a quarter, because their display matrix says so.
+        shape: width of a pixel divided by its height, where Matroska must be told; None for square pixels.
         left_out: indices of streams that the container cannot hold.
         notes: sentences about what is lost.
     """
@@ -56,12 +59,27 @@ class Plan:
     with_tags: bool = True
     vfw: VfW | None = None
     swaps: bool = False
+    shape: Fraction | None = None
     left_out: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
     def with_notes(self, notes: list[str]) -> "Plan":
         """The plan with more notes."""
         return replace(self, notes=(*self.notes, *notes))
+
+    def finish_tracks(self, head: bytes) -> bytes:
+        """The beginning of a written file with what PyAV cannot write; other formats than Matroska unchanged."""
+        return finish_tracks(head, self.shape, self.vfw is not None, self.container == "webm") if self.patches else head
+
+    def finish_file(self, path: Path) -> None:
+        """`finish_tracks` of a file, in place."""
+        if self.patches:
+            finish_file(path, self.shape, self.vfw is not None, self.container == "webm")
+
+    @property
+    def patches(self) -> bool:
+        """Whether the tracks of the written file must be finished."""
+        return self.shape is not None or self.vfw is not None
 
 
 def plan_copy(video: Path, out: Path) -> Plan:
@@ -73,6 +91,8 @@ def plan_copy(video: Path, out: Path) -> Plan:
     plan = Plan(CONTAINERS[out.suffix.lower()][0])
     with open_media(video) as source:
         stream = find_video(source, video)
+        shape = stream.sample_aspect_ratio or Fraction(1)
+        plan = replace(plan, shape=shape if shape != 1 and plan.container not in EDIT_LISTS else None)
         codec, why = stream.codec_context.name, ""
         if source.format.name.split(",")[0] == "mov":
             hidden = _hidden(stream)
@@ -84,9 +104,10 @@ def plan_copy(video: Path, out: Path) -> Plan:
         for attempt in _ways_to_copy(plan, video):
             found = _without_what_fails(attempt, video, out)
             if found is not None:
-                return found.with_notes(_lost_shape(video, out, found))
+                return found
         why = f"{out.suffix} cannot hold {codec}"
-    plan = replace(plan, hidden_end=False, swaps=_swaps(video))
+    swaps = _swaps(video)
+    plan = replace(plan, hidden_end=False, swaps=swaps, shape=1 / plan.shape if plan.shape and swaps else plan.shape)
     for encoder in ENCODERS[plan.container]:
         found = _without_what_fails(replace(plan, encoder=encoder), video, out)
         if found is not None:
@@ -123,16 +144,6 @@ def _hidden(stream: av.VideoStream) -> _Hidden | None:
     hidden = [pts for pts, is_hidden in packets[:last] if is_hidden]
     first, end = min(shown), max(shown)
     return _Hidden(any(pts < first for pts in hidden), any(first <= pts <= end for pts in hidden), any(pts > end for pts in hidden))
-
-
-def _lost_shape(video: Path, out: Path, plan: Plan) -> list[str]:
-    """A note where only the old container says the shape of pixels, which PyAV does not let Matroska say."""
-    with open_media(video) as source:
-        stream = find_video(source, video)
-        shape, own = stream.sample_aspect_ratio or 1, stream.codec_context.sample_aspect_ratio or 1
-    if plan.container in EDIT_LISTS or plan.vfw or shape in (own, 1):
-        return []
-    return [f"{video}: its pixels are {shape} as wide as high, which is lost in {out.suffix}; write .mp4 or .mov to keep it."]
 
 
 def _ways_to_copy(plan: Plan, video: Path) -> Iterator[Plan]:
@@ -224,7 +235,7 @@ def _works(plan: Plan, video: Path) -> bool:
         if not has_picture:
             return n_written > 0 or plan.encoder is not None
         content = buffer.getvalue()
-        with av.open(io.BytesIO(plan.vfw.patch(content) if plan.vfw else content)) as written:
+        with av.open(io.BytesIO(plan.finish_tracks(content))) as written:
             stream = written.streams.video[0]
             if stream.codec_context is None or (codec is not None and stream.codec_context.name != codec):
                 return False
@@ -255,13 +266,14 @@ def add_streams(
     if chapters := source.chapters():
         target.set_chapters(chapters)
     copies, encoders = {}, {}
+    main = find_video(source, Path(source.name)) if plan.patches else None
     for stream in source.streams:
         if stream.index in plan.left_out or stream.type == "audio":
             continue
         if _is_video(stream):
             if plan.encoder:
                 encoders[stream] = PictureEncoder(target, stream, ENCODERS[plan.container][plan.encoder], plan.encoder, plan.swaps)
-                _describe_copy(stream, encoders[stream].stream)
+                _describe_copy(stream, encoders[stream].stream, stream is main)
                 continue
             copy = plan.vfw.add(target, stream) if plan.vfw else _copy_pictures(stream, target, plan)
         elif not _is_other(stream):
@@ -275,7 +287,7 @@ def add_streams(
             continue
         else:
             copy = target.add_stream_from_template(stream, opaque=True)
-        _describe_copy(stream, copy)
+        _describe_copy(stream, copy, stream is main)
         copies[stream] = copy
     return copies, encoders
 
@@ -288,9 +300,11 @@ def _attach_cover(stream: av.VideoStream, target: av.container.OutputContainer) 
     target.add_attachment("cover.png" if kind == "png" else "cover.jpg", f"image/{kind}", content)
 
 
-def _describe_copy(stream: av.stream.Stream, copy: av.stream.Stream) -> None:
+def _describe_copy(stream: av.stream.Stream, copy: av.stream.Stream, with_spare: bool) -> None:
     statistics = _STREAM_STATISTICS
     copy.metadata.update({key: value for key, value in stream.metadata.items() if not key.lower().startswith(statistics)})
+    if with_spare:
+        copy.metadata["title"] = copy.metadata.get("title", "") + SPARE
     copy.disposition = stream.disposition
 
 

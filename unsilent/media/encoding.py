@@ -15,6 +15,8 @@ _SAME = {
     "0bgr": "bgr0", "gbrp": "bgr0", "pal8": "bgra", "rgba": "bgra", "argb": "bgra", "abgr": "bgra", "gbrap": "bgra", "monow": "gray",
     "monob": "gray", "rgb48be": "rgb48le", "rgba64be": "rgba64le", "gray16be": "gray16le",
 }  # fmt: skip
+_RGB = ("bgr", "rgb", "gbr")  # how pixel formats without luma begin
+_BT601, _LIMITED = 6, 1  # codes of ITU-T H.273 and of FFmpeg
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ class PictureEncoder:
         context.pix_fmt = self._format
         context.time_base = source.time_base
         context.color_range, context.color_primaries, context.color_trc = own.color_range, own.color_primaries, own.color_trc
-        context.colorspace = 0 if self._format.startswith(("bgr", "rgb", "gbr")) else own.colorspace
+        context.colorspace = 0 if self._format.startswith(_RGB) else own.colorspace
+        # FFmpeg would keep the matrix and range of RGB, which no decoder applies to luma and chroma
+        self._to_luma = not self._format.startswith((*_RGB, "gray")) and bool(own.format and own.format.is_rgb)
+        if self._to_luma:
+            context.colorspace, context.color_range = _BT601, _LIMITED
         if source.sample_aspect_ratio:
             context.sample_aspect_ratio = 1 / source.sample_aspect_ratio if swaps else source.sample_aspect_ratio
         self._source, self._graph, self._kind, self._last = source, None, None, None
@@ -114,6 +120,7 @@ class PictureEncoder:
             steps = [("transpose", {"dir": "0"})] if turned.swaps else []
             steps += [("hflip", {})] if turned.mirrors else []
             steps += [("vflip", {})] if turned.flips else []
+            steps += [("scale", {"out_color_matrix": "bt601", "out_range": "limited"})] if self._to_luma else []
             self._graph, self._kind = build_graph(frame, *steps, ("format", {"pix_fmts": self._format})), kind
         self._graph.push(frame)
         return pull(self._graph)

@@ -12,6 +12,7 @@ import av
 from unsilent.errors import MediaError
 from unsilent.files import require_path
 from unsilent.media.clock import Clock
+from unsilent.media.webp import as_animated_png, is_animated_webp
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def open_media(path: Path) -> av.container.InputContainer:
             raise MediaError(f"{path} is empty (0 bytes).")
         # absolute, because FFmpeg would take `take:1.mp4` for a URL; +genpts fills in missing time stamps
         options = {"fflags": "+genpts", "format_whitelist": _formats()}
-        container = av.open(str(path.absolute()), options=options, metadata_errors="replace")
+        source = as_animated_png(path) if is_animated_webp(path) else str(path.absolute())
+        container = av.open(source, options=options, metadata_errors="replace")
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}.") from None
     except (av.FFmpegError, UnicodeDecodeError):
@@ -131,14 +133,14 @@ def first_frame_time(path: Path) -> Fraction | None:
 
 def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
     """Packets in file order on one time axis, then one empty packet for each stream to flush its decoder; unreadable parts are skipped."""
-    errors, clock, wanted = 0, Clock(container), {stream.index for stream in streams}
+    errors, clock = 0, Clock(container)
     while errors < MAX_CONSECUTIVE_ERRORS:
         try:
             for packet in container.demux():  # of all streams, because the clock needs them
                 errors = 0 if packet.size else errors
                 if packet.size:
                     clock.correct(packet)
-                if packet.stream_index in wanted:
+                if packet.stream in streams:  # by identity: a damaged file may begin another stream under the same number
                     yield packet
             return
         except av.FFmpegError as error:

@@ -81,8 +81,7 @@ def mux(
                 shown = interleave(_encoded(packets, encoders), target, copies, start, audio, main)
         except av.FFmpegError as error:
             raise MediaError(f"{out} cannot be written: {error.strerror}.") from error
-        if plan.vfw:
-            plan.vfw.patch_file(temporary)
+        plan.finish_file(temporary)
         if plan.container in EDIT_LISTS:
             finish_boxes(temporary, video, shown if plan.hidden_end else None)
     return plan

@@ -1,19 +1,16 @@
 """Codecs that Matroska holds by their FourCC (`V_MS/VFW/FOURCC`), such as WMV, H.263 or HuffYUV, which PyAV does not offer.
 
-FFmpeg writes their headers into an AVI in memory. A track of MPEG-4, which PyAV does offer and whose codec name has the same length, gets
-these headers; then the name is replaced in the file.
+FFmpeg writes their headers into an AVI in memory. A track of MPEG-4, which PyAV does offer, gets these headers; `matroska.finish_tracks`
+replaces the name of the codec.
 """
 
 import io
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 
-_STAND_IN, _VFW = b"V_MPEG4/ISO/ASP", b"V_MS/VFW/FOURCC"
 _HEADER_BYTES = 40  # of a BITMAPINFOHEADER, before the codec's own data
-_TRACKS = 1 << 16  # bytes at the start of a file in which the tracks are described
 _KEPT_TAGS = ("avi", "asf", "matroska,webm")  # containers whose tags are those of AVI
 
 
@@ -30,7 +27,7 @@ class VfW:
     template: bytes
 
     def add(self, target: av.container.OutputContainer, stream: av.VideoStream) -> av.VideoStream:
-        """Add a track to a target; the file must be patched when it is complete."""
+        """Add a track to a target; the file's tracks must be finished when it is complete."""
         with av.open(io.BytesIO(self.template)) as avi:
             copy = target.add_stream_from_template(avi.streams.video[0], opaque=True)
         copy.codec_context.extradata = self.header
@@ -38,17 +35,6 @@ class VfW:
         copy.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio or 0
         copy.time_base = stream.time_base
         return copy
-
-    def patch(self, content: bytes) -> bytes:
-        """The content of a file with the right name of the codec."""
-        return content[:_TRACKS].replace(_STAND_IN, _VFW, 1) + content[_TRACKS:]
-
-    def patch_file(self, path: Path) -> None:
-        """The same in place."""
-        with path.open("r+b") as file:
-            head = file.read(_TRACKS)
-            file.seek(0)
-            file.write(self.patch(head))
 
 
 def vfw_of(stream: av.VideoStream) -> VfW | None:

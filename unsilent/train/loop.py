@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unsilent.checkpoints.folders import read_config
 from unsilent.checkpoints.store import weights_digest
 from unsilent.data.datasets import generators
 from unsilent.errors import CheckpointError
@@ -49,8 +50,7 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
         TrainingDivergedError: if a loss or gradient is not finite.
         CheckpointError: if the saved state does not fit the run, or if without `resume` a training would be overwritten.
     """
-    if not resume and (run.out / "last.pt").exists():
-        raise CheckpointError(f"{run.out} holds a training already; continue with --resume, or choose another folder by --set out=FOLDER.")
+    _refuse_finished(run, resume)
     average = {name: value.detach().clone().float() for name, value in trainer.module.state_dict().items()}
     validation = Validation()
     first = load_state(run, trainer, average, validation) if resume else 0
@@ -90,6 +90,22 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
                     trainer.save(folder, average, record)
                 save_state(run, trainer, average, validation, record)
     return folder
+
+
+def _refuse_finished(run: Run, resume: bool) -> None:
+    """Refuse to overwrite a training. A checkpoint without `last.pt` may be continued from the start by the same run, which was killed.
+
+    Raises:
+        CheckpointError: likewise.
+    """
+    folder, elsewhere = run.out / "checkpoint", "choose another folder by --set out=FOLDER"
+    has_state = (run.out / "last.pt").exists()
+    if has_state and not resume:
+        raise CheckpointError(f"{run.out} holds a training already; continue with --resume, or {elsewhere}.")
+    if has_state or not (folder / "config.json").exists():
+        return
+    if not resume or read_config(folder)["record"].get("run") != _settings(run):
+        raise CheckpointError(f"{folder} is there without last.pt, from which a training continues, and would be overwritten; {elsewhere}.")
 
 
 def rate_factor(step: int, run: Run) -> float:
