@@ -10,10 +10,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module (a folder or file directly below `unsilent`) may import modules of lower levels only. BESIDE has the exceptions within a level.
 LEVELS = {
-    "choices": 0, "clip": 0, "config": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
+    "choices": 0, "clip": 0, "config": 0, "cues": 0, "errors": 0, "files": 0, "labels": 0, "request": 0, "version": 0,
     "web": 0,
     "client": 1, "signal": 1, "media": 1, "models": 1, "metrics": 1,
-    "outputs": 2, "speed": 2, "vision": 2,
+    "exchange": 2, "outputs": 2, "speed": 2, "vision": 2,
     "presets": 3,
     "checkpoints": 4,
     "codec": 5, "published": 5, "data": 5,
@@ -27,13 +27,15 @@ LEVELS = {
 }  # fmt: skip
 BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("files", "errors"), ("labels", "errors"),
-    ("choices", "errors"), ("request", "choices"), ("request", "config"), ("request", "errors"), ("request", "labels"),
+    ("choices", "errors"), ("cues", "config"), ("cues", "errors"), ("request", "choices"), ("request", "config"), ("request", "cues"),
+    ("request", "errors"), ("request", "labels"),
     ("models", "signal"),  # a vocoder refines its waveform against the mel
 }  # fmt: skip
 # Libraries that only one module may import.
 OWNERS = {
     "av": "media", "cv2": "vision", "lightning_fabric": "train", "ray": "jobs", "typer": "cli",
     "safetensors": "checkpoints", "triton": "speed", "fastapi": "server", "starlette": "server", "uvicorn": "server",
+    "mido": "exchange", "opentimelineio": "exchange",
 }  # fmt: skip
 
 CALLED_BY_FRAMEWORKS = {"model_post_init", "root", "forward"}  # pydantic, typer, torch

@@ -11,7 +11,11 @@ from unsilent.errors import ParameterError
 _VAS = ("baby", "cough", "dog", "drum", "fireworks", "gun", "hammer", "sneeze")
 _SUGGESTIONS = 5  # names in an error message
 _SIMILAR = 0.6  # minimum similarity of spelling, in [0, 1]
+_SPELT_ALIKE = 0.85  # minimum similarity of spelling of what is taken for a typing error
+_SAME_THING = 0.5  # worth of a synonym, where an equal word is worth 1
 _STOP_WORDS = {"and", "the", "with", "etc"}
+_ENDINGS = ("ings", "ing", "ers", "er", "ed", "es", "ie", "s", "e", "y")
+_EMPTY_WORDS = {"for", "from", "who", "that", "this", "some", "someone", "something", "playing", "sound", "sounds", "noise", "people"}
 
 
 @cache
@@ -63,18 +67,91 @@ def find_label(label: str, classes: Sequence[str]) -> int:
     raise ParameterError(f"no class is named {label!r} among the model's {len(classes)}; {hint}`unsilent models show NAME` lists all.")
 
 
+def nearest_label(label: str, classes: Sequence[str]) -> tuple[int, str]:
+    """Class number of a name or of free words.
+
+    Words are compared by their beginning, and with words that mean the same sound: those of a table in this package, and those of the
+    same VGGSound class.
+
+    Args:
+        label: as typed.
+        classes: names by class number.
+
+    Returns:
+        Index into `classes`, and a sentence that says which class was taken; empty where the label is its name.
+
+    Raises:
+        ParameterError: as `find_label`, if no word has to do with any class.
+    """
+    try:
+        return find_label(label, classes), ""
+    except ParameterError:
+        scores = {name: _worth(label, name, classes) for name in classes}
+        best = max(classes, key=lambda name: (scores[name], _spelt_like(label, name)))
+        if not scores[best]:
+            best = max(classes, key=lambda name: _spelt_like(label, name))
+            if _spelt_like(label, best) < _SPELT_ALIKE:
+                raise
+        return classes.index(best), f"no class is named {label!r}; the nearest, {best!r}, is used."
+
+
+def _worth(label: str, name: str, classes: Sequence[str]) -> float:
+    """Sum over the words of a label of what they have to do with a class name: the first of a group most, then equal words, then others."""
+    frequency = _frequency(tuple(classes))
+    own = {_stem(word): 1 / frequency[word] for word in _words(name) - _EMPTY_WORDS}
+    worth = 0.0
+    for word in map(_stem, _words(label) - _EMPTY_WORDS):
+        is_first = 2 * any(_plain(name) == first and word in group for first, group in _groups())
+        synonyms = sum(rarity for one, rarity in own.items() if one in _synonyms(word))
+        worth += is_first + (1 + own[word] if word in own else min(_SAME_THING * synonyms, 0.9))
+    return worth * (1 + 1 / max(1, len(own)))
+
+
+@cache
+def _frequency(classes: tuple[str, ...]) -> Counter[str]:
+    return Counter(word for name in classes for word in _words(name))
+
+
+@cache
+def _groups() -> tuple[tuple[str, frozenset[str]], ...]:
+    """Stems of words that mean the same sound, and the class name that begins each group."""
+    lines = files("unsilent").joinpath("labels_synonyms.txt").read_text(encoding="utf-8").splitlines()
+    groups = [[_plain(word) for word in line.split()] for line in lines if not line.startswith("#")]
+    return tuple((first, frozenset(map(_stem, [first, *others]))) for first, *others in groups)
+
+
+@cache
+def _synonyms(stem: str) -> frozenset[str]:
+    """Stems of words in the same groups, and in the same VGGSound classes."""
+    groups = [group for _, group in _groups()]
+    groups += [frozenset(map(_stem, _words(name) - _EMPTY_WORDS)) for name in classes("vggsound")]
+    return frozenset().union(*(group for group in groups if stem in group))
+
+
+def _stem(word: str) -> str:
+    """A word without its ending: `barks`, `barking` → `bark`; `waves` → `wav`."""
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word.removesuffix(ending)
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
+
+
+def _spelt_like(label: str, name: str) -> float:
+    from difflib import SequenceMatcher
+
+    return SequenceMatcher(None, _plain(label), _plain(name)).ratio()
+
+
 def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _similar(label: str, classes: Sequence[str]) -> list[str]:
     """At most five similar names, the most similar first: by spelling, and by common words weighted by their rarity."""
-    from difflib import SequenceMatcher
-
-    frequency = Counter(word for name in classes for word in _words(name))
-    scores = {}
+    frequency, scores = _frequency(tuple(classes)), {}
     for name in classes:
-        similarity = SequenceMatcher(None, _plain(label), _plain(name)).ratio()
+        similarity = _spelt_like(label, name)
         shared = sum(max((1 / frequency[own] for own in _words(name) if _same_stem(own, word)), default=0.0) for word in _words(label))
         if shared or similarity >= _SIMILAR:
             scores[name] = similarity + shared

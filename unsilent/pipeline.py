@@ -25,6 +25,8 @@ from unsilent.generation.ranking import Chosen, likeliest, rank
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, sample_codes
+from unsilent.generation.shaping import rank_by_onsets, shaper, with_seen_cues
+from unsilent.generation.steering import Steering
 from unsilent.generation.windows import plan_windows
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid, to_sequence
@@ -133,11 +135,12 @@ class Pipeline:
             prime = self.prime(scene, request)
             plan = self.plan(scene, n_columns)
             observation = self.observe(scene, plan, request, stage(progress, "reading"))
+            request = with_seen_cues(request, scene, observation, self.clip)
             clock.lap("features")
             with Rendering(self.codec, n_columns, request.takes) as rendering:
                 chosen = self.choose(plan, observation, request, rendering.feed, stage(progress, "sampling"), prime, watch)
-                join = prime.join if prime is not None and request.prime_keep == "samples" else None
-                finished = rendering.finish(chosen.grids, n_samples, clock, stage(progress, "decoding"), join)
+                shape = shaper(request, self.clip, prime)
+                finished = rendering.finish(chosen.grids, n_samples, clock, stage(progress, "decoding"), shape)
         features = None if observation is None else observation.features.cpu().numpy()
         made_by = {"clip": self.clip, "request": request, "model": self.name, "precision": self.precision}
         common = {"video": info.path, "sample_rate": self.clip.sample_rate, "features": features, "timings": clock.per_take(request.takes)}
@@ -170,7 +173,9 @@ class Pipeline:
         request = self.resolve(request)
         with EXCLUSIVE, limit_threads(self.threads):
             plan = self.plan(scene, self.clip.columns)
-            chosen = self.choose(plan, self.observe(scene, plan, request), request, prime=self.prime(scene, request))
+            observation = self.observe(scene, plan, request)
+            request = with_seen_cues(request, scene, observation, self.clip)
+            chosen = self.choose(plan, observation, request, prime=self.prime(scene, request))
             return [self.codec.decode(grid).cpu().numpy() for grid in chosen.grids]
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
@@ -203,8 +208,9 @@ class Pipeline:
     @torch.inference_mode()
     def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> list[Float[Tensor, "1 condition width"]]:
         """Embed the condition of each window."""
+        steering = Steering.of(request, plan.n_columns, self.clip, self.parts.classes)
         with sampling_mode(self.parts.sampler, self.precision):
-            return make_conditions(self.parts.sampler, plan, observation, request.seed, self.parts.class_number(request.label))
+            return make_conditions(self.parts.sampler, plan, observation, request.seed, self.parts.class_number(request.label), steering)
 
     @torch.inference_mode()
     def choose(
@@ -231,6 +237,8 @@ class Pipeline:
 
         grids = self.sample(plan, conditions, request, on_codes, progress, prime)
         expected = expected_classes(self.parts.sampler, plan, observation, self.parts.class_number(request.label))
+        if request.cues is not None:
+            return rank_by_onsets(self.codec, grids, expected, request)
         with sampling_mode(self.parts.sampler, self.precision):
             return rank(self.parts.sampler, grids, conditions[0], expected, request)
 

@@ -1,17 +1,22 @@
 """Parameters of a generation: a frozen record, resolved once against a model's defaults."""
 
+import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from unsilent.choices import MAX_TAKES, Original, PrimeKeep
 from unsilent.config import Config
+from unsilent.cues import AUTO, Cue, Stretch
 from unsilent.errors import ParameterError
-from unsilent.labels import find_label
+from unsilent.labels import nearest_label
+
+log = logging.getLogger(__name__)
 
 OWN = "own"  # as `prime`: the video's own sound
 PRIME_SECONDS = 3.0  # of a beginning, where nothing else is asked for
+CUE_CANDIDATES = 4  # sampled for each take where cues are given, because onsets of some fit better
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,15 @@ class Request(Config):
         default=None, description="What sounds: a class name, for models with classes. A model that sees, such as everyday, needs none."
     )
     candidates: int | None = Field(
-        default=None, ge=1, description="Sounds sampled for each take; the one that fits best what is seen or named is kept."
+        default=None, ge=1, description="Sounds sampled for each take; the one that fits best the cues, or what is seen or named, is kept."
     )
+    cues: tuple[Cue, ...] | Literal["auto"] | None = Field(
+        default=None, description="When something sounds, in place of the video's motion; `auto` takes the impacts that are seen."
+    )
+    prompt_track: tuple[Stretch, ...] | None = Field(
+        default=None, description="What sounds over time: stretches with labels, for models that take one for each column."
+    )
+    mute: tuple[Stretch, ...] | None = Field(default=None, description="Stretches without label that are silent.")
     seconds: float | None = Field(
         default=None,
         gt=0,
@@ -94,7 +106,7 @@ class Request(Config):
 
         Raises:
             ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, unknown to the model, or
-                missing for one that needs it; or something is asked of a prime that is not given.
+                missing for one that needs it; or something is asked of a prime that is not given, or of a model that cannot do it.
         """
         if self.prime is None and (self.prime_seconds is not None or self.prime_keep != "codes"):
             raise ParameterError("prime_seconds and prime_keep are about a beginning, but prime is not given; name a file, or `own`.")
@@ -109,8 +121,12 @@ class Request(Config):
             "guidance": defaults.guidance if self.guidance is None else self.guidance,
             "label": _resolve_label(self.label, defaults),
             "prime_seconds": self.prime_seconds or (None if self.prime is None else PRIME_SECONDS),
-            "candidates": _resolve_candidates(self.candidates, defaults),
+            "candidates": self._resolve_candidates(defaults),
+            "cues": self.cues if self.cues in (None, AUTO) else tuple(_with_label(cue, defaults) for cue in self.cues),
+            "prompt_track": None if self.prompt_track is None else tuple(_with_label(one, defaults) for one in self.prompt_track),
         }
+        if any(stretch.label is None for stretch in self.prompt_track or ()):
+            raise ParameterError("a stretch of prompt_track has no label; name what sounds, or give the stretch as mute.")
         return self.model_copy(update=filled)
 
     def describe(self) -> dict[str, Any]:
@@ -120,13 +136,29 @@ class Request(Config):
         """
         without_prime = {"prime_keep"} if self.prime is None else set()
         unranked = {"takes"} if self.candidates is None else set()  # ranking orders takes, so their number matters
-        return self.model_dump(exclude={"original"} | unranked | without_prime, exclude_none=True)
+        described = self.model_dump(exclude={"original"} | unranked | without_prime, exclude_none=True)
+        for name in ("cues", "prompt_track", "mute"):
+            if isinstance(described.get(name), tuple):
+                described[name] = [str(one) for one in getattr(self, name)]
+        return described
+
+    def _resolve_candidates(self, defaults: Defaults) -> int | None:
+        if self.cues is not None:
+            return self.candidates or CUE_CANDIDATES
+        if self.candidates is not None and not defaults.candidates:
+            raise ParameterError(f"the model {defaults.model!r} does not rank its sounds; leave candidates out.")
+        return self.candidates or defaults.candidates or None
 
 
-def _resolve_candidates(candidates: int | None, defaults: Defaults) -> int | None:
-    if candidates is not None and not defaults.candidates:
-        raise ParameterError(f"the model {defaults.model!r} does not rank its sounds; leave candidates out.")
-    return candidates or defaults.candidates or None
+def _with_label(one: Cue | Stretch, defaults: Defaults) -> Any:
+    """A cue or stretch whose label has the model's spelling."""
+    if one.label is None:
+        return one
+    if defaults.classes and not defaults.sees:
+        raise ParameterError(
+            f"the model {defaults.model!r} takes one label for all of a sound; labels over time need one such as everyday."
+        )
+    return one.model_copy(update={"label": _resolve_label(one.label, defaults)})
 
 
 def _resolve_label(label: str | None, defaults: Defaults) -> str | None:
@@ -140,4 +172,7 @@ def _resolve_label(label: str | None, defaults: Defaults) -> str | None:
     if label is None:
         some = ", ".join(repr(name) for name in classes[:3])
         raise ParameterError(f"the model {defaults.model!r} needs one of its {len(classes)} classes as label, such as {some}.")
-    return classes[find_label(label, classes)]
+    number, sentence = nearest_label(label, classes)
+    if sentence:
+        log.warning("%s", sentence)
+    return classes[number]

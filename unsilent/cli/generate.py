@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column
@@ -18,6 +18,7 @@ EXAMPLES = options.examples(
     "unsilent generate videos -o out --wav --picture",
     "unsilent generate clip.mp4 --original duck --json",
     "unsilent generate clip.mp4 --prime own --prime-seconds 2 --seconds 20",
+    "unsilent generate clip.mp4 --cues cues.csv --label drum --mute 2-4.5",
 )
 
 
@@ -36,6 +37,16 @@ def generate(
     label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]")
+    ] = None,
+    cues: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|auto", help="When it sounds: .csv, .mid, .edl, .otio or .rpp; auto: the impacts seen, see `unsilent cues`."
+        ),
+    ] = None,
+    prompt_track: Annotated[Path | None, typer.Option(metavar="FILE", help="What sounds over time: a table of start, stop, label.")] = None,
+    mute: Annotated[
+        list[str] | None, typer.Option(metavar="S-S", help="A silent stretch, in seconds: 2-4.5. Several are possible.")
     ] = None,
     seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the sound. [default: that of the video]")] = None,
     prime: Annotated[str | None, typer.Option(metavar="FILE|own", help="Begin with a file's sound, or the video's own.")] = None,
@@ -58,7 +69,9 @@ def generate(
     from unsilent.files import require_path
     from unsilent.request import OWN, Request
 
+    over_time = read_over_time(inputs, cues, prompt_track, mute)
     request = Request(
+        **over_time,
         seed=seed,
         takes=takes,
         top_k=top_k,
@@ -83,7 +96,7 @@ def generate(
     if prime not in (None, OWN):
         require_path(Path(prime))
     defaults = read_defaults(find_bundle(model))
-    request.resolve(defaults)  # raises for values that do not fit the model
+    request = request.resolve(defaults)  # raises for values that do not fit the model
     if attention and defaults.sees:
         raise ParameterError(f"the sampler of {model!r} attends to columns, not to codes; --attention is for the other models.")
     results = []
@@ -105,6 +118,31 @@ def generate(
     if all(result.status != "failed" for result in results):
         return 0
     return 3 if len(jobs) > 1 else 2
+
+
+def read_over_time(inputs: list[Path], cues: str | None, prompt_track: Path | None, mute: list[str] | None) -> dict[str, Any]:
+    """Fields of the request that say what sounds when, read from files."""
+    from unsilent.cues import AUTO, parse_stretch
+    from unsilent.errors import ParameterError
+    from unsilent.files import require_path
+
+    fields: dict[str, Any] = {"mute": tuple(map(parse_stretch, mute))} if mute else {}
+    if cues == AUTO:
+        fields["cues"] = AUTO
+    elif cues is not None:
+        from unsilent.exchange.formats import read_cues  # PyAV
+        from unsilent.exchange.timecode import frame_rate
+
+        if len(inputs) != 1 or inputs[0].is_dir():
+            raise ParameterError("--cues FILE belongs to one video; give one, or --cues auto for several.")
+        require_path(inputs[0])
+        fields["cues"] = tuple(read_cues(Path(cues), frame_rate(inputs[0])))
+    if prompt_track is not None:
+        from unsilent.exchange.tables import read_prompt_track
+
+        require_path(prompt_track)
+        fields["prompt_track"] = tuple(read_prompt_track(prompt_track))
+    return fields
 
 
 def _print_results(results: list) -> None:

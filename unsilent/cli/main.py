@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unsilent.cli import classify, codes, data, evaluate, generate, models, reconstruct, sample, serve, train
+from unsilent.cli import classify, codes, cues, data, evaluate, generate, models, reconstruct, sample, serve, train
 from unsilent.cli.mistakes import explain
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
@@ -18,6 +18,7 @@ app = typer.Typer(
     name="unsilent", pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
+app.command("cues", epilog=cues.EXAMPLES)(cues.cues)
 app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command("encode", epilog=codes.ENCODE_EXAMPLES)(codes.encode)
 app.command("decode", epilog=codes.DECODE_EXAMPLES)(codes.decode)

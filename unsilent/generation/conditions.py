@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unsilent.clip import Clip
+from unsilent.generation.steering import Steering
 from unsilent.generation.windows import Window
 from unsilent.models.condition import condition_rows
 from unsilent.models.configs import ConditionConfig
@@ -84,7 +85,7 @@ def expected_classes(
 
 
 def make_conditions(
-    sampler: AnySampler, plan: Plan, observation: Observation | None, seed: int, class_number: int | None
+    sampler: AnySampler, plan: Plan, observation: Observation | None, seed: int, class_number: int | None, steering: Steering = Steering()
 ) -> list[Float[Tensor, "1 condition width"]]:
     """Embed the condition of each window.
 
@@ -95,14 +96,20 @@ def make_conditions(
             then get one random vector, the same in every window.
         seed: of the random vector; reduced to 63 bits, the range of torch's generators.
         class_number: for samplers with classes.
+        steering: what is asked for over time, by which motion and the class are replaced.
     """
     device, clip = sampler.pos_emb.device, sampler.config.clip
     labels = None if class_number is None else torch.tensor([class_number], device=device)
     if observation is None:
         return [sampler.condition(labels=labels, generator=torch.Generator().manual_seed(seed % 2**63))] * len(plan.windows)
     conditions = []
-    for window in plan.frames:
-        features = observation.features_of(window.embedded)[None].to(device)
-        motion = torch.from_numpy(observation.motion_of(window.measured, clip))[None].to(device) if window.measured else None
+    for window, frames in zip(plan.windows, plan.frames, strict=True):
+        features = observation.features_of(frames.embedded)[None].to(device)
+        if steering.classes is not None:
+            labels = torch.from_numpy(steering.labels(window, features.shape[1], clip))[None].to(device)
+        motion = None
+        if frames.measured:
+            curves = observation.motion_of(frames.measured, clip) if steering.cues is None else steering.motion(window, clip)
+            motion = torch.from_numpy(curves)[None].to(device)
         conditions.append(sampler.condition(features, labels, motion))
     return conditions

@@ -20,7 +20,6 @@ from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import StreamingMel, StreamingWaveform, decoded_windows
 from unsilent.generation.progress import Clock, Progress
 from unsilent.models.code_order import to_grid
-from unsilent.signal.loudness import level
 from unsilent.speed.memory import retain_memory, trim_memory
 
 
@@ -125,16 +124,16 @@ class Rendering:
         n_samples: int,
         clock: Clock,
         progress: Progress,
-        join: Callable[[np.ndarray], np.ndarray] | None = None,
+        shape: Callable[[np.ndarray], np.ndarray],
     ) -> list[Finished]:
-        """Wait for the background thread, then decode, vocode and level the rest of each take.
+        """Wait for the background thread, then decode, vocode and shape the rest of each take.
 
         Args:
             grids: all codes.
             n_samples: length of the sound.
             clock: gets the laps `codes`, `decode`, `vocode` and `loudness`.
             progress: called with the share of takes that are finished.
-            join: makes the final waveform of a take, in place of levelling.
+            shape: makes the final waveform of a take, see `shaping.shaper`.
         """
         self.wait()
         clock.lap("codes")
@@ -145,7 +144,7 @@ class Rendering:
                 clock.lap("decode")
                 waveform = self.vocode(take)[:n_samples].cpu().numpy()
                 clock.lap("vocode")
-                waveform = level(waveform, self._codec.clip.sample_rate) if join is None else join(waveform)
+                waveform = shape(waveform)
                 clock.lap("loudness")
                 finished.append(Finished(waveform, mel.cpu().numpy(), grid.cpu().numpy()))
                 progress(len(finished) / len(grids))

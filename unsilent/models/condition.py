@@ -37,14 +37,15 @@ class Condition(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "batch features dim"] | None,
-        labels: Int[Tensor, "batch"] | None,
+        labels: Int[Tensor, "batch *features"] | None,
         motion: Float[Tensor, "batch columns motion"] | None = None,
     ) -> Float[Tensor, "batch condition width"]:
         """Embed a condition.
 
         Args:
             features: `n_features` per item; None for kinds without.
-            labels: class indices; None for kinds without. For kind `sight`, -1 or None leaves the class to the features.
+            labels: class indices; None for kinds without. For kind `sight`, -1 or None leaves the class to the features, and each feature
+                may have its own.
             motion: of each code column; None for kinds without, or where nothing moves.
 
         Raises:
@@ -67,14 +68,16 @@ class Condition(nn.Module):
             raise ParameterError(f"a sampler with a condition of kind {self.config.kind!r} was given motion.")
         return embedded
 
-    def _seen(self, features: Float[Tensor, "batch features dim"], labels: Int[Tensor, "batch"]) -> Float[Tensor, "batch features width"]:
+    def _seen(
+        self, features: Float[Tensor, "batch features dim"], labels: Int[Tensor, "batch *features"]
+    ) -> Float[Tensor, "batch features width"]:
         """Class embeddings: of the named class, or the mean over classes weighted by how likely the features show each."""
-        shares = self.sight.shares(features)
+        shares, labels = self.sight.shares(features), labels if labels.ndim == 2 else labels[:, None]
         named = F.one_hot(labels.clamp(min=0), self.config.n_classes).to(shares)
-        shares = torch.where((labels >= 0)[:, None, None], named[:, None], shares)
+        shares = torch.where((labels >= 0)[:, :, None], named, shares)
         return shares @ self.class_embedder.weight.to(shares)
 
-    def _check(self, features: Float[Tensor, "batch features dim"] | None, labels: Int[Tensor, "batch"] | None) -> None:
+    def _check(self, features: Float[Tensor, "batch features dim"] | None, labels: Int[Tensor, "batch *features"] | None) -> None:
         kind, config = self.config.kind, self.config
         if (features is not None) != bool(config.n_features) or (labels is not None) != bool(config.n_classes):
             given = " and ".join(name for name, value in (("features", features), ("a class", labels)) if value is not None) or "nothing"

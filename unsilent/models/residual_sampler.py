@@ -117,7 +117,7 @@ class ResidualSampler(nn.Module):
     def condition(
         self,
         features: Float[Tensor, "batch features dim"] | None = None,
-        labels: Int[Tensor, "batch"] | None = None,
+        labels: Int[Tensor, "batch *features"] | None = None,
         motion: Float[Tensor, "batch columns motion"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch condition width"]:
@@ -125,7 +125,7 @@ class ResidualSampler(nn.Module):
 
         Args:
             features: `n_features` of one clip.
-            labels: class indices; -1 where the features tell the class, None for all.
+            labels: class indices, of each feature or of all; -1 where the features tell the class, None for all.
             motion: of each code column; None where nothing moves.
             generator: not used, because this condition draws nothing.
 

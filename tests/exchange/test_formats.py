@@ -1,0 +1,226 @@
+"""Files of other programs: what is written is read by their own libraries, and their content is read here."""
+
+from fractions import Fraction
+
+import mido
+import opentimelineio as otio
+import pytest
+
+from unsilent.cues import Cue
+from unsilent.errors import DataError, MediaError, ParameterError
+from unsilent.exchange.formats import read_cues, write_export
+from unsilent.exchange.tables import read_prompt_track
+from unsilent.exchange.timecode import frame_rate, parse, show, start_frame
+from unsilent.exchange.timeline import Timeline
+
+CUES = [Cue(seconds=0.25), Cue(seconds=1.0, strength=0.5, label="dog"), Cue(seconds=2.5, length=0.4, label="car horn")]
+NTSC = Fraction(30000, 1001)
+
+
+@pytest.fixture
+def timeline(make_clip, tmp_path):
+    (tmp_path / "sounds").mkdir()
+    sounds = [tmp_path / "sounds" / f"clip.take{take}.wav" for take in (1, 2)]
+    for sound in sounds:
+        sound.write_bytes(b"RIFF")
+    return Timeline.of(make_clip("clip.mp4", n_frames=100), sounds, CUES)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".mid", ".edl", ".otio", ".otioz", ".rpp"])
+def test_what_is_written_is_read_again(suffix, timeline, tmp_path):
+    out = tmp_path / f"cues{suffix}"
+    write_export(out, timeline)
+    found = read_cues(out, timeline.rate)
+    tolerance = 0.0201 if suffix == ".edl" else 0.001
+    assert [cue.seconds for cue in found] == pytest.approx([0.25, 1.0, 2.5], abs=tolerance)
+    if suffix == ".csv":
+        assert found == CUES
+    elif suffix == ".mid":
+        assert [round(cue.strength, 1) for cue in found] == [1.0, 0.5, 1.0]
+    else:
+        assert [cue.label for cue in found] == [None, "dog", "car horn"]
+
+
+def test_timelines_are_read_by_their_own_library(timeline, tmp_path):
+    write_export(tmp_path / "clip.otio", timeline)
+    found = otio.adapters.read_from_file(str(tmp_path / "clip.otio"))
+    video, first, second = found.tracks
+    assert (video.kind, first.kind, first.enabled, second.enabled) == ("Video", "Audio", True, False)
+    assert first[0].media_reference.target_url == "sounds/clip.take1.wav"
+    assert found.duration().to_seconds() == pytest.approx(4.0)
+    assert [marker.marked_range.start_time.to_seconds() for marker in found.tracks.markers] == pytest.approx([0.25, 1.0, 2.5])
+
+
+def test_bundles_hold_the_media(timeline, tmp_path):
+    write_export(tmp_path / "clip.otioz", timeline)
+    (tmp_path / "unpacked").mkdir()
+    found = otio.adapters.read_from_file(str(tmp_path / "clip.otioz"), extract_to_directory=str(tmp_path / "unpacked"))
+    assert len(list(found.find_clips())) == 3
+    assert sorted(path.name for path in (tmp_path / "unpacked").rglob("clip.*") if path.is_file()) == [
+        "clip.mp4", "clip.take1.wav", "clip.take2.wav",
+    ]  # fmt: skip
+
+
+def test_midi_is_read_by_its_own_library(timeline, tmp_path):
+    write_export(tmp_path / "hits.mid", timeline, [("take 1", CUES), ("take 2", CUES[:1])])
+    file = mido.MidiFile(tmp_path / "hits.mid")
+    assert [track.name for track in file.tracks] == ["", "take 1", "take 2"]
+    seconds, found = 0.0, []
+    for message in file:
+        seconds += message.time
+        if message.type == "note_on":
+            found.append((round(seconds, 3), message.velocity))
+    assert sorted(found) == [(0.25, 127), (0.25, 127), (1.0, 64), (2.5, 127)]
+
+
+def test_midi_of_another_tempo_is_read(tmp_path):
+    file = mido.MidiFile(ticks_per_beat=480)
+    tempo = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=1_000_000), mido.MetaMessage("set_tempo", tempo=250_000, time=480)])
+    notes = mido.MidiTrack([mido.Message("note_on", note=60, velocity=100, time=480), mido.Message("note_on", note=60, velocity=0, time=48),
+                            mido.Message("note_on", note=62, velocity=127, time=912)])  # fmt: skip
+    file.tracks += [tempo, notes]
+    file.save(tmp_path / "a.mid")
+    found = read_cues(tmp_path / "a.mid", Fraction(25))
+    assert [(cue.seconds, cue.strength) for cue in found] == [(1.0, 0.787), (1.5, 1.0)]
+
+
+def test_projects_have_markers_and_muted_takes(timeline, tmp_path):
+    write_export(tmp_path / "clip.rpp", timeline)
+    text = (tmp_path / "clip.rpp").read_text()
+    assert text.count("<TRACK") == 3
+    assert [line.split()[1] for line in text.splitlines() if "MUTESOLO" in line] == ["1", "0", "1"]
+    assert 'FILE "sounds/clip.take1.wav"' in text
+    depth = 0
+    for line in map(str.strip, text.splitlines()):
+        depth += line.startswith("<") - (line == ">")
+    assert depth == 0
+
+
+def test_markers_of_reaper_and_resolve_are_read(tmp_path):
+    (tmp_path / "a.rpp").write_text(
+        '<REAPER_PROJECT 0.1 "6.80/win64" 1680000000\n  MARKER 1 1.5 "door slam" 0 0 1 R {X} 0\n  MARKER 2 2 Hit 8 0\n'
+        '  MARKER 3 3.25 "" 1 0 1\n  MARKER 3 4 "" 1\n>\n'
+    )
+    found = read_cues(tmp_path / "a.rpp", Fraction(25))
+    assert [(cue.seconds, cue.label, cue.length) for cue in found] == [(1.5, "door slam", None), (2.0, "Hit", None), (3.25, None, 0.75)]
+    (tmp_path / "b.edl").write_text(
+        "TITLE: Timeline 1\nFCM: NON-DROP FRAME\n\n001  001      V     C        01:00:02:10 01:00:02:11 01:00:02:10 01:00:02:11  \n"
+        " |C:ResolveColorBlue |M:Marker 1 |D:1\n\n002  001      V     C        01:00:03:00 01:00:03:01 01:00:03:00 01:00:03:01  \n"
+        " |C:ResolveColorBlue |M:gun |D:1\n"
+    )
+    found = read_cues(tmp_path / "b.edl", Fraction(25))
+    assert [(cue.seconds, cue.label) for cue in found] == [(0.0, None), (0.6, "gun")]
+
+
+def test_cuts_are_cues_where_a_list_has_no_markers(tmp_path):
+    lines = [f"{i:03}  AX  V  C  00:00:0{i}:00 00:00:0{i + 1}:00 10:00:0{i}:00 10:00:0{i + 1}:00" for i in range(3)]
+    (tmp_path / "a.edl").write_text("\n".join(lines))
+    assert [cue.seconds for cue in read_cues(tmp_path / "a.edl", Fraction(25))] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "seconds"),
+    [
+        ("a.csv", "seconds\n1\n2.5\n", [1, 2.5]),
+        ("a.csv", "1\n2.5\n", [1, 2.5]),
+        ("a.csv", "Seconds;Label\n2,5;\n", None),
+        ("a.csv", "seconds;label\n1:02.5;dog\n", [62.5]),
+        ("a.tsv", "seconds\tstrength\n3\t0.5\n1\t1\n", [1, 3]),
+        ("a.txt", "1.0\t1.0\tdog\n2.0\t2.5\tcat\n", [1, 2]),
+        ("a.csv", "#,Name,Start,End,Length\nM1,,0:01.000,,\nR1,dog,0:02.000,0:03.000,0:01.000\n", [1, 2]),
+    ],
+)
+def test_tables_of_people_and_programs_are_read(name, text, seconds, tmp_path):
+    (tmp_path / name).write_text(text)
+    if seconds is None:
+        with pytest.raises(DataError, match=r"line 2"):
+            read_cues(tmp_path / name, Fraction(25))
+    else:
+        assert [cue.seconds for cue in read_cues(tmp_path / name, Fraction(25))] == seconds
+
+
+EVENT = "001  AX  V  C  00:00:00:00 00:00:01:00 01:00:00:00 01:00:01:00\n"
+RPP = "<REAPER_PROJECT 0.1\n"
+WRONG = [
+    ("a.csv", b"", "is empty"),
+    ("a.csv", b"time\n1\n", "no column 'seconds'"),
+    ("a.csv", b"seconds,loudness\n1,2\n", "a column 'loudness'; known are seconds, strength, label, length"),
+    ("a.csv", b"seconds\nsoon\n", "line 2 of .*: 'soon' is no number of seconds"),
+    ("a.csv", b"seconds\n-1\n", "line 2 of .*: seconds is -1.0, but must be 0 or more"),
+    ("a.csv", b"seconds\nnan\n", "'nan' is no number"),
+    ("a.csv", b"seconds\n1e999\n", "line 2 of .*seconds is inf, but must be a finite number"),
+    ("a.csv", b"seconds,strength\n1,2\n", "strength is 2.0, but must be 1 or less"),
+    ("a.csv", b"seconds,strength\n1,0\n", "strength is 0.0, but must be above 0"),
+    ("a.csv", b"seconds,length\n1,-2\n", "length is -2.0, but must be above 0"),
+    ("a.csv", b"seconds,label\n,dog\n", "line 2 of .*: it has no time"),
+    ("a.csv", b"seconds\n", "has no cues"),
+    ("a.csv", b"1,1,dog,1,1\n", "has 5 columns without names"),
+    ("a.csv", b"\xff\xfe\x00\xd8", "is not UTF-8"),
+    ("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00", "is not UTF-8"),
+    ("a.txt", b"hello\nworld\n", "no column 'seconds'"),
+    ("a.mid", b"", "MIDI"),
+    ("a.mid", b"MThd\x00\x00\x00\x06\x00\x01\x00\x01\x01\xe0", "has no notes|MIDI"),
+    ("a.mid", b"RIFF" + bytes(40), "MIDI"),
+    ("a.mid", b"MThd\x00\x00\x00\x06\x00\x00\x00\x01\x01\xe0MTrk\x00\x00\x00\x04\x00\xff\x2f\x00", "has no notes"),
+    ("a.edl", b"hello", "is no cut list"),
+    ("a.edl", b"001  AX  V  C  00:00:00:30 00:00:01:00 01:00:00:00 01:00:00:99\n", "is no timecode at 25 frames|neither markers"),
+    ("a.edl", EVENT.encode(), "neither markers nor cuts"),
+    ("a.edl", (EVENT + "* LOC: 00:59:00:00 RED x\n").encode(), "60.00 s before its first event"),
+    ("a.edl", (EVENT + "* LOC: 01:00:00:29 RED x\n").encode(), "is no timecode at 25 frames per second"),
+    ("a.rpp", b"<PROJECT\n", "is no Reaper project"),
+    ("a.rpp", RPP.encode(), "has no markers"),
+    ("a.rpp", (RPP + "  MARKER 1 soon x 0\n").encode(), "line 2 of .* is no marker that can be read"),
+    ("a.otio", b"{}", "is no OpenTimelineIO file|is no timeline"),
+    ("a.otio", b"not json", "is no OpenTimelineIO file"),
+    ("a.otio", otio.schema.Clip("x").to_json_string().encode(), "is no timeline, but a Clip"),
+    ("a.otio", otio.schema.Timeline("x").to_json_string().encode(), "has no markers"),
+    ("a.otioz", b"PK\x03\x04broken", "is no OpenTimelineIO file|cannot be read"),
+    ("a.xml", b"<xml/>", "gives no cues: known are .edl"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), WRONG, ids=[f"{number}-{name}" for number, (name, _, _) in enumerate(WRONG)])
+def test_wrong_files_are_named_in_one_sentence(name, content, sentence, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises((DataError, ParameterError), match=sentence) as caught:
+        read_cues(path, Fraction(25))
+    assert "a." in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MediaError, match=r"a\.csv does not exist"):
+        read_cues(tmp_path / "a.csv", Fraction(25))
+
+
+def test_a_prompt_track_needs_labels_and_order(tmp_path):
+    path = tmp_path / "track.csv"
+    path.write_text("start,stop,label\n0,2,dog\n2,4.5,cat\n")
+    assert [str(one) for one in read_prompt_track(path)] == ["0-2:dog", "2-4.5:cat"]
+    path.write_text("0,2,\n")
+    with pytest.raises(DataError, match=r"line 1 of .* has no label"):
+        read_prompt_track(path)
+    path.write_text("2,1,dog\n")
+    with pytest.raises(DataError, match=r"line 1 of .*ends before it begins"):
+        read_prompt_track(path)
+
+
+@pytest.mark.parametrize("rate", [Fraction(24000, 1001), 24, 25, NTSC, 30, 50, Fraction(60000, 1001), 60])
+@pytest.mark.parametrize("is_drop", [False, True])
+def test_timecodes_are_inverse(rate, is_drop):
+    rate = Fraction(rate)
+    for frame in [0, 1, 1799, 1800, 1801, 17981, 17982, 17983, 35964, 107892, 500000, 1234567]:
+        assert parse(show(frame, rate, is_drop), rate) == frame
+
+
+def test_drop_frames_follow_the_clock():
+    assert show(1800, NTSC, True) == "00:01:00;02"
+    assert show(107892, NTSC, True) == "01:00:00;00"
+
+
+def test_rate_and_timecode_of_a_video(make_clip):
+    path = make_clip("a.mov", fps=NTSC, n_frames=30)
+    assert frame_rate(path) == NTSC
+    assert start_frame(path, NTSC) == (0, False)

@@ -1,0 +1,53 @@
+"""Cues: what sounds when, asked for over time. No files: see `exchange`."""
+
+from pydantic import Field, model_validator
+
+from unsilent.config import Config
+from unsilent.errors import ParameterError
+
+AUTO = "auto"  # as `cues`: impacts seen in the video
+
+
+class Cue(Config):
+    """A moment at which something sounds."""
+
+    seconds: float = Field(ge=0, description="Time since the first frame.")
+    strength: float = Field(default=1.0, gt=0, le=1, description="Amplitude relative to a cue of 1.")
+    label: str | None = Field(default=None, min_length=1, description="What sounds from here to the next cue; None is as in the request.")
+    length: float | None = Field(default=None, gt=0, description="Seconds after which it is silent until the next cue; None lets it decay.")
+
+    def __str__(self) -> str:
+        text = f"{self.seconds:g}" + ("" if self.strength == 1 else f"*{self.strength:g}")
+        return text + ("" if self.length is None else f"+{self.length:g}") + ("" if self.label is None else f":{self.label}")
+
+
+class Stretch(Config):
+    """A stretch of time, and what sounds in it."""
+
+    start: float = Field(ge=0, description="Seconds since the first frame.")
+    stop: float = Field(gt=0, description="Seconds since the first frame, after `start`.")
+    label: str | None = Field(default=None, min_length=1, description="What sounds; None is silence.")
+
+    @model_validator(mode="after")
+    def _has_length(self) -> "Stretch":
+        if self.stop <= self.start:
+            raise ParameterError(f"the stretch from {self.start:g} to {self.stop:g} s ends before it begins; give start-stop in seconds.")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.start:g}-{self.stop:g}" + ("" if self.label is None else f":{self.label}")
+
+
+def parse_stretch(text: str) -> Stretch:
+    """`2-4` → two seconds from second 2 on.
+
+    Raises:
+        ParameterError: for other text.
+    """
+    start, _, stop = text.partition("-")
+    try:
+        return Stretch(start=float(start), stop=float(stop))
+    except ValueError as error:
+        if isinstance(error, ParameterError):
+            raise
+        raise ParameterError(f"{text!r} is no stretch of time; give seconds as START-STOP, such as 2-4.5.") from None

@@ -1,0 +1,95 @@
+"""OpenTimelineIO: timelines for Resolve, Premiere and others. Read and written with its library, an optional extra."""
+
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from unsilent.cues import Cue
+from unsilent.errors import DataError, ParameterError, how_to_install
+from unsilent.exchange.edl import label_of
+from unsilent.exchange.reaper import relative
+from unsilent.exchange.timeline import Timeline, name_of
+
+_MAX_BYTES = 256 << 20  # of a timeline without its media
+
+
+def read_otio(path: Path) -> list[Cue]:
+    """Cues at the markers of a timeline, its tracks and clips; a marker with a duration gives a length.
+
+    Raises:
+        DataError: if it cannot be read, is no timeline, or has no markers.
+        ParameterError: if the library is not installed.
+    """
+    otio = _otio()
+    try:
+        if path.suffix.lower() == ".otioz" and _unpacked_bytes(path) > _MAX_BYTES:
+            raise DataError(f"{path} would unpack to more than {_MAX_BYTES >> 20} MB, which no timeline has.")
+        timeline = otio.adapters.read_from_file(str(path))
+        if not isinstance(timeline, otio.schema.Timeline):
+            raise DataError(f"{path} is no timeline, but a {type(timeline).__name__}; export the timeline.")
+        items = [timeline.tracks, *timeline.tracks, *timeline.find_clips()]
+        places = [(item, marker) for item in items for marker in item.markers]
+        cues = [_cue(timeline, item, marker) for item, marker in places]
+    except (DataError, ParameterError):
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except Exception as error:  # of many classes, none documented
+        raise DataError(f"{path} is no OpenTimelineIO file, or a damaged one: {' '.join(str(error).split())[:100]}.") from None
+    if not cues:
+        raise DataError(f"{path} has no markers, so it gives no cues.")
+    return sorted(cues, key=lambda cue: cue.seconds)
+
+
+def _unpacked_bytes(path: Path) -> int:
+    with zipfile.ZipFile(path) as bundle:
+        return bundle.getinfo("content.otio").file_size
+
+
+def _cue(timeline: Any, item: Any, marker: Any) -> Cue:
+    start, duration = marker.marked_range.start_time, marker.marked_range.duration
+    start = start if item is timeline.tracks else item.transformed_time(start, timeline.tracks)
+    length = round(duration.to_seconds(), 4) if duration.value > 1 else None  # one frame is no length
+    return Cue(seconds=round(max(0.0, start.to_seconds()), 4), label=label_of(marker.name), length=length)
+
+
+def write_otio(timeline: Timeline, out: Path, final: Path) -> None:
+    """Write a timeline: the video, a track for each take, all but the first disabled, and cues as markers of the timeline.
+
+    Args:
+        timeline: to write.
+        out: file; `.otioz` holds the media too.
+        final: its name in the end, to which paths of media are relative.
+
+    Raises:
+        ParameterError: if the library is not installed.
+    """
+    otio = _otio()
+    at = lambda frames: otio.opentime.RationalTime(frames, float(timeline.rate))  # noqa: E731
+    shown = otio.schema.Timeline(timeline.video.stem, global_start_time=at(timeline.start_frame))
+    bundles = out.suffix == ".otioz"
+    for number, path in enumerate([timeline.video, *timeline.sounds]):
+        kind = otio.schema.TrackKind.Audio if number else otio.schema.TrackKind.Video
+        track = otio.schema.Track(f"take {number}" if number else "video", kind=kind)
+        track.enabled = number < 2
+        # sounds have no timecode of their own in formats other than BWF: players count from their first sample
+        first = at(timeline.start_frame if number == 0 else 0)
+        url = path.absolute().as_posix() if bundles else relative(path, final.parent)
+        media = otio.schema.ExternalReference(url, otio.opentime.TimeRange(first, at(timeline.n_frames)))
+        track.append(otio.schema.Clip(path.name, media, otio.opentime.TimeRange(first, at(timeline.n_frames))))
+        shown.tracks.append(track)
+    for number, cue in enumerate(timeline.cues):
+        length = max(1, round((cue.length or 0) * timeline.rate))
+        place = otio.opentime.TimeRange(at(float(cue.seconds * timeline.rate)), at(length))
+        about = {"unsilent": {"strength": cue.strength}}
+        shown.tracks.markers.append(otio.schema.Marker(name_of(cue, number), place, otio.schema.MarkerColor.RED, about))
+    otio.adapters.write_to_file(shown, str(out))
+
+
+def _otio() -> ModuleType:
+    try:
+        import opentimelineio
+    except ImportError:
+        raise ParameterError(f"OpenTimelineIO files need their library; {how_to_install('projects')}.") from None
+    return opentimelineio

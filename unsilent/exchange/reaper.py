@@ -1,0 +1,104 @@
+"""Reaper projects: the video, each take on a track, cues as markers. Text, read and written here."""
+
+import shlex
+from pathlib import Path
+
+from unsilent.cues import Cue
+from unsilent.errors import DataError
+from unsilent.exchange.edl import label_of
+from unsilent.exchange.timeline import Timeline, name_of
+from unsilent.files import read_text
+
+_SOURCES = {".wav": "WAVE", ".flac": "FLAC", ".opus": "VORBIS"}
+
+
+def read_reaper(path: Path) -> list[Cue]:
+    """Cues at the markers of a project; the two ends of a region are one cue with its length.
+
+    Raises:
+        DataError: if it cannot be read, is no project, or has no markers.
+    """
+    lines = read_text(path, DataError, errors="replace").splitlines()
+    if not lines or not lines[0].lstrip().startswith("<REAPER_PROJECT"):
+        raise DataError(f"{path} is no Reaper project: it does not begin with <REAPER_PROJECT.")
+    cues, regions = list[Cue](), dict[str, tuple[float, str]]()
+    for number, line in enumerate(lines, 1):
+        if not line.strip().startswith("MARKER "):
+            continue
+        words = _words(line)
+        try:
+            index, seconds, name = words[1], float(words[2]), words[3] if len(words) > 3 else ""
+            is_region = len(words) > 4 and int(float(words[4])) & 1
+            if not is_region:
+                cues.append(Cue(seconds=max(0.0, seconds), label=label_of(name)))
+            elif index in regions:
+                start, name = regions.pop(index)
+                cues.append(Cue(seconds=max(0.0, start), label=label_of(name), length=max(seconds - start, 1e-3)))
+            else:
+                regions[index] = seconds, name
+        except (ValueError, IndexError):
+            raise DataError(f"line {number} of {path} is no marker that can be read.") from None
+    if not cues:
+        raise DataError(f"{path} has no markers, so it gives no cues.")
+    return sorted(cues, key=lambda cue: cue.seconds)
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return line.split()
+
+
+def reaper_text(timeline: Timeline, folder: Path) -> str:
+    """A project with a track for the video and one for each take.
+
+    Args:
+        timeline: to show.
+        folder: of the project; files in and below it are named relatively.
+    """
+    lines = ['<REAPER_PROJECT 0.1 "7.0/linux-x86_64" 0', "  RIPPLE 0", f"  TIMEOFFS {float(timeline.start_frame / timeline.rate):.6f}"]
+    whole, drop = round(timeline.rate), 2 if timeline.is_drop else 1 if timeline.rate.denominator != 1 else 0
+    lines += [f"  TIMEMODE 5 5 -1 {whole} {drop} 0 -1", "  SAMPLERATE 48000 0 0", "  TEMPO 120 4 4"]
+    for number, cue in enumerate(timeline.cues):
+        lines.append(f"  MARKER {number + 1} {cue.seconds:.6f} {_quoted(name_of(cue, number))} 0")
+        if cue.length is not None:  # a region
+            lines[-1] = f"  MARKER {number + 1} {cue.seconds:.6f} {_quoted(name_of(cue, number))} 1"
+            lines.append(f'  MARKER {number + 1} {cue.seconds + cue.length:.6f} "" 1')
+    lines += _track("video", "VIDEO", timeline.video, folder, timeline.seconds, muted=bool(timeline.sounds))
+    for take, sound in enumerate(timeline.sounds):
+        kind = _SOURCES.get(sound.suffix.lower(), "VIDEO")
+        lines += _track(f"take {take + 1}", kind, sound, folder, timeline.seconds, muted=take > 0)
+    return "\n".join([*lines, ">", ""])
+
+
+def _track(name: str, kind: str, path: Path, folder: Path, seconds: float, muted: bool) -> list[str]:
+    return [
+        "  <TRACK",
+        f"    NAME {_quoted(name)}",
+        "    VOLPAN 1 0 -1 -1 1",
+        f"    MUTESOLO {int(muted)} 0 0",
+        "    <ITEM",
+        "      POSITION 0",
+        f"      LENGTH {seconds:.9f}",
+        "      LOOP 0",
+        f"      NAME {_quoted(path.name)}",
+        f"      <SOURCE {kind}",
+        f"        FILE {_quoted(relative(path, folder))}",
+        "      >",
+        "    >",
+        "  >",
+    ]
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as a project in `folder` names it: relative where it lies in or below it."""
+    path, folder = path.absolute(), folder.absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+
+
+def _quoted(text: str) -> str:
+    """Text in the kind of quotes that it does not contain, as Reaper does."""
+    text = " ".join(text.split())
+    mark = next((mark for mark in "\"'`" if mark not in text), None)
+    return f"{mark}{text}{mark}" if mark else f"`{text.replace('`', chr(39))}`"

@@ -1,0 +1,84 @@
+"""Shaping: what a request asks of a waveform after the vocoder, and of candidates before it: events at cues, silence, levels."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.clip import Clip
+from unsilent.codec.codec import Codec
+from unsilent.cues import AUTO, Stretch
+from unsilent.generation.priming import Prime
+from unsilent.generation.ranking import Chosen, Ranked
+from unsilent.metrics import onset_f1
+from unsilent.request import Request
+from unsilent.signal.landing import REACH_SECONDS, land
+from unsilent.signal.loudness import level
+from unsilent.signal.mel import to_mel01
+from unsilent.signal.onsets import find_onsets
+from unsilent.vision.cues import cues_of, see_cues
+from unsilent.vision.scene import Observation, Scene
+
+Samples = Float[np.ndarray, "samples"]
+_FADE_SECONDS = 0.01  # at the borders of silence
+
+
+def with_seen_cues(request: Request, scene: Scene, observation: Observation | None, clip: Clip) -> Request:
+    """The request with the impacts that are seen, where it asks for these.
+
+    The video is read again for models that measure no motion.
+    """
+    if request.cues != AUTO:
+        return request
+    seen = cues_of(observation.levels, clip) if observation is not None and observation.levels else see_cues(scene.path, clip)
+    moved = [cue.model_copy(update={"seconds": cue.seconds - scene.start_seconds}) for cue in seen]
+    return request.model_copy(update={"cues": tuple(cue for cue in moved if 0 <= cue.seconds < scene.seconds)})
+
+
+def rank_by_onsets(
+    codec: Codec, grids: Int[Tensor, "draws rows columns"], expected: Float[Tensor, "classes"] | None, request: Request
+) -> Chosen:
+    """Choose the candidate of each take whose onsets lie nearest to the cues; the best take comes first.
+
+    Args:
+        codec: to decode with.
+        grids: codes of all candidates, those of one take after another.
+        expected: probability of each class, to be passed on.
+        request: resolved, with cues; the score is the F1 of onsets within the reach of `landing`.
+    """
+    wanted = np.array([cue.seconds for cue in request.cues])
+    scores = [onset_f1(find_onsets(to_mel01(codec.decode(grid)), codec.clip), wanted, REACH_SECONDS).f1 for grid in grids]
+    takes = [range(first, first + request.candidates) for first in range(0, len(grids), request.candidates)]
+    best = [max(take, key=scores.__getitem__) for take in takes]
+    best.sort(key=scores.__getitem__, reverse=True)
+    return Chosen(grids[best], [Ranked(draw, scores[draw]) for draw in best], expected)
+
+
+def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Samples], Samples]:
+    """What makes the final waveform of a take: events at cues, silent stretches, then the level.
+
+    Args:
+        request: resolved, without automatic cues.
+        clip: the grid.
+        prime: whose samples are the beginning, where they are to be kept.
+    """
+
+    def shape(waveform: Samples) -> Samples:
+        waveform = land(waveform, request.cues, clip) if request.cues else waveform
+        waveform = silence(waveform, request.mute, clip.sample_rate) if request.mute else waveform
+        if prime is not None and request.prime_keep == "samples":
+            return prime.join(waveform)
+        return level(waveform, clip.sample_rate)
+
+    return shape
+
+
+def silence(waveform: Samples, stretches: tuple[Stretch, ...], sample_rate: int) -> Samples:
+    """The sound without some stretches, faded out and in over 10 ms inside them."""
+    gain, fade = np.ones(len(waveform), np.float32), max(1, round(_FADE_SECONDS * sample_rate))
+    for stretch in stretches:
+        start, stop = (min(len(gain), round(at * sample_rate)) for at in (stretch.start, stretch.stop))
+        ramp = np.arange(stop - start)
+        gain[start:stop] = np.minimum(gain[start:stop], 1 - np.minimum(1, (1 + np.minimum(ramp, ramp[::-1])) / fade))
+    return waveform * gain

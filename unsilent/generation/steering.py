@@ -1,0 +1,74 @@
+"""Steering: what is asked for over time, on the grid of the sampler: motion with impacts at cues, and a class for each column."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from unsilent.clip import Clip
+from unsilent.cues import Cue
+from unsilent.generation.windows import Window
+from unsilent.request import Request
+from unsilent.vision.motion import CHANNELS
+
+_WIDTH_FRAMES = 0.8  # standard deviation of the bump that stands for an impact
+_HEIGHT = 1.5  # of the motion curve at a cue of strength 1; curves are in [0, 2]
+SEEN = -1  # class of a column whose features tell it
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What a sampler is told over time.
+
+    Attributes:
+        cues: in the order of time; None leaves the motion to the video.
+        classes: class number of each column, `SEEN` where features tell it; None where the whole sound has one class.
+    """
+
+    cues: Sequence[Cue] | None = None
+    classes: Int[np.ndarray, "columns"] | None = None
+
+    @classmethod
+    def of(cls, request: Request, n_columns: int, clip: Clip, classes: Sequence[str]) -> "Steering":
+        """Steering of a resolved request whose automatic cues are found.
+
+        Args:
+            request: with cues and a prompt track, or without.
+            n_columns: of the whole sound.
+            clip: the grid.
+            classes: names by class number.
+        """
+        cues = None if request.cues is None else sorted(request.cues, key=lambda cue: cue.seconds)
+        stretches = request.prompt_track or ()
+        if not stretches and not any(cue.label for cue in cues or ()):
+            return cls(cues)
+        number = {name: index for index, name in enumerate(classes)}
+        told = np.full(n_columns, SEEN if request.label is None else number[request.label])
+        for stretch in stretches:
+            told[_columns(stretch.start, stretch.stop, clip)] = number[stretch.label]
+        for cue, following in zip(cues or (), [*(cues or ())[1:], None], strict=True):
+            if cue.label is not None:
+                stop = n_columns * clip.column_seconds if following is None else following.seconds
+                told[_columns(cue.seconds, min(stop, cue.seconds + (cue.length or np.inf)), clip)] = number[cue.label]
+        return cls(cues, told)
+
+    def motion(self, window: Window, clip: Clip) -> Float32[np.ndarray, "columns motion"]:
+        """Motion curves of a window as `Observation.motion_of` gives them, with an impact at each cue and nothing else."""
+        curve = np.zeros(clip.n_features)
+        seconds = window.start * clip.column_seconds + np.arange(clip.n_features) / clip.feature_fps
+        for cue in (cue for cue in self.cues if abs(cue.seconds - seconds.mean()) < clip.seconds):
+            bump = np.exp(-0.5 * ((seconds - cue.seconds) * clip.feature_fps / _WIDTH_FRAMES) ** 2)
+            curve = np.maximum(curve, _HEIGHT * (0.5 + 0.5 * cue.strength) * bump)
+        return np.repeat(curve[:, None], CHANNELS, axis=1).astype(np.float32).reshape(clip.columns, -1)
+
+    def labels(self, window: Window, n_features: int, clip: Clip) -> Int[np.ndarray, "features"]:
+        """Class number of each feature of a window; feature `f` conditions the columns around `f / n_features` of the clip."""
+        columns = window.start + (np.arange(n_features) * clip.columns + clip.columns // 2) // n_features
+        return self.classes[np.minimum(columns, len(self.classes) - 1)]
+
+
+def _columns(start: float, stop: float, clip: Clip) -> slice:
+    """Columns that lie, by more than a half, between two times; at least one."""
+    first = round(start / clip.column_seconds)
+    return slice(first, max(first + 1, round(min(stop, 1e9) / clip.column_seconds)))

@@ -1,0 +1,63 @@
+"""Cues that are seen: the moments at which something in a video hits, as peaks of the impact curve."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from unsilent.clip import Clip
+from unsilent.cues import Cue
+from unsilent.media.video import stream_lazy_frames
+from unsilent.vision.impact import ImpactMeter
+from unsilent.vision.motion import normalise
+
+THRESHOLD = 0.25  # height of a peak above the local median, of a curve in [0, 2]
+NEIGHBOURHOOD, GAP = 11, 2  # frames on each side: of the median that a peak exceeds, and without a higher value
+
+
+def see_cues(path: Path, clip: Clip = Clip()) -> list[Cue]:
+    """Read a video, and find its impacts.
+
+    Raises:
+        MediaError: if the video cannot be read.
+    """
+    meter = ImpactMeter()
+    for frame in stream_lazy_frames(path, clip.feature_fps):
+        meter.add(frame.number, frame.grey())
+    return cues_of(meter.levels, clip)
+
+
+def cues_of(levels: dict[int, Float[np.ndarray, "channels"]], clip: Clip) -> list[Cue]:
+    """Cues at the peaks of impact levels.
+
+    Args:
+        levels: of successive frames, by number; see `impact.ImpactMeter`.
+        clip: the grid.
+
+    Returns:
+        In the order of time; the highest has strength 1.
+    """
+    if not levels:
+        return []
+    first = min(levels)
+    curve = normalise(np.stack([levels[number] for number in sorted(levels)])).mean(1)
+    places, heights = peaks(curve, THRESHOLD)
+    seconds = np.maximum((places + first) / clip.feature_fps, 0)
+    return [Cue(seconds=round(at, 3), strength=round(height, 2)) for at, height in zip(seconds, np.minimum(heights, 1), strict=True)]
+
+
+def peaks(curve: Float[np.ndarray, "frames"], threshold: float) -> tuple[Float[np.ndarray, "peaks"], Float[np.ndarray, "peaks"]]:
+    """Places and heights of the peaks of a curve.
+
+    A peak is the largest value within `GAP` frames, and exceeds the median of its neighbourhood by the threshold, which is its height.
+    A parabola through its neighbours gives its place to a fraction of a frame.
+    """
+
+    def windows(reach: int, value: float) -> Float[np.ndarray, "frames width"]:
+        return np.lib.stride_tricks.sliding_window_view(np.pad(curve, reach, constant_values=value), 2 * reach + 1)
+
+    high = curve - np.nanmedian(windows(NEIGHBOURHOOD, np.nan), axis=1)
+    at = np.flatnonzero((curve == windows(GAP, -np.inf).max(1)) & (high >= threshold))
+    before, after = np.pad(curve, 1, mode="edge")[:-2][at], np.pad(curve, 1, mode="edge")[2:][at]
+    bend = np.maximum(2 * curve[at] - before - after, 1e-9)
+    return at + np.clip(0.5 * (after - before) / bend, -0.5, 0.5), high[at]
