@@ -36,7 +36,7 @@ Emit = Callable[[dict[str, Any]], None]
 STOP = "stop"  # name of a file in a job's folder that asks to stop; a file, so that it reaches workers on other machines
 MODELS_KEPT = 2  # loaded at the same time
 CLASSES = 10  # that a classifier names
-_PREVIEW_SHARE = 20  # a preview may take one part in so many of the time
+_PREVIEW_SHARE = 10  # a preview may take one part in so many of the time
 _CONTEXT = 4  # code columns before a preview's, so that its first ones are decoded as in the whole
 
 
