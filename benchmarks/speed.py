@@ -122,7 +122,7 @@ def _generate(
 ) -> dict[str, float]:
     """Seconds of each step; those of codes include what is done beside them."""
     clock, device = Clock(), codec.device
-    with Rendering(codec, n_columns, takes) as rendering:
+    with Rendering(codec, n_columns) as rendering:
         feed = rendering.feed if is_beside else lambda known: None
         windows = plan_windows(n_columns, codec.clip.columns, codec.clip.hop_columns)
         request = Request(takes=takes, top_k=sampler.config.codes, temperature=1.0, guidance=1.0)

@@ -19,11 +19,12 @@ LEVELS = {
     "codec": 5, "published": 5, "data": 5,
     "generation": 6, "train": 6,
     "pipeline": 7,
-    "batch": 8, "jobs": 8,
-    "evaluation": 9,
-    "server": 10,
-    "cli": 11,
-    "__main__": 12,
+    "batch": 8, "loading": 8,
+    "jobs": 9,
+    "evaluation": 10,
+    "server": 11,
+    "cli": 12,
+    "__main__": 13,
 }  # fmt: skip
 BESIDE = {
     ("clip", "config"), ("clip", "errors"), ("config", "errors"), ("files", "errors"), ("labels", "errors"),

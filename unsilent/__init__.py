@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from unsilent.clip import Clip
     from unsilent.codec.codec import Codec
     from unsilent.generation.result import Generation
-    from unsilent.pipeline import Pipeline, load
+    from unsilent.loading import load
+    from unsilent.pipeline import Pipeline
     from unsilent.request import Request
 
 __all__ = ["Client", "Clip", "Codec", "Generation", "Pipeline", "Request", "__version__", "load"]
 
 _MODULES = {
     "Client": "client", "Clip": "clip", "Codec": "codec.codec", "Generation": "generation.result", "Pipeline": "pipeline",
-    "Request": "request", "load": "pipeline",
+    "Request": "request", "load": "loading",
 }  # fmt: skip
 
 

@@ -12,54 +12,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unsilent.checkpoints.bundle import Parts, load_parts
-from unsilent.checkpoints.folders import find_bundle, sampler_config
-from unsilent.choices import AnyPrecision, Device, Precision, VocoderChoice, check_choice
-from unsilent.clip import Clip
+from unsilent.checkpoints.bundle import Parts
+from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
 from unsilent.generation.attention import WindowAttention, attention_of
-from unsilent.generation.conditions import Plan, expected_classes, make_conditions, plan_frames
+from unsilent.generation.conditions import Conditions, Plan, expected_classes, make_conditions, plan_frames
 from unsilent.generation.priming import Prime, load_prime
-from unsilent.generation.progress import Clock, Progress, Report, stage
-from unsilent.generation.ranking import Chosen, likeliest, rank
+from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
+from unsilent.generation.ranking import Ranked, likeliest, rank
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, sample_codes
 from unsilent.generation.shaping import rank_by_onsets, shaper, with_seen_cues
-from unsilent.generation.steering import Steering
 from unsilent.generation.windows import plan_windows
 from unsilent.media.probe import probe
-from unsilent.models.code_order import to_grid, to_sequence
+from unsilent.models.code_order import to_grid
 from unsilent.request import Request
-from unsilent.speed.choice import choose_device, choose_precision, convolution_dtype
+from unsilent.speed.choice import convolution_dtype
 from unsilent.speed.memory import trim_memory
 from unsilent.speed.prepare import sampling_mode
-from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, codec_threads, count_threads, limit_threads, one_thread
+from unsilent.speed.threads import EXCLUSIVE, codec_threads, count_threads, limit_threads, one_thread
 from unsilent.vision.scene import Observation, Scene, observe
-
-
-def load(
-    name: str = "everyday", device: Device = "auto", precision: AnyPrecision = "auto", vocoder: VocoderChoice = "neural"
-) -> "Pipeline":
-    """Load a model.
-
-    Args:
-        name: of a model whose weights are here, or the path of a bundle folder.
-        device: `auto` takes a GPU if there is one.
-        precision: `auto` is the fastest that keeps the quality; `Pipeline.precision` says which was chosen.
-        vocoder: `neural`, or `griffin-lim` for phase estimation without a network.
-
-    Raises:
-        CheckpointError: if weights are missing, damaged, or do not fit.
-        ParameterError: for another value, a device that is not there, or a precision that it cannot compute.
-    """
-    check_choice("vocoder", vocoder, VocoderChoice)
-    chosen, folder = choose_device(device), find_bundle(name)
-    config = sampler_config(folder)
-    settled = choose_precision(precision, chosen, config)
-    with one_thread(config.transformer.n_weights < SMALL_WEIGHTS):  # because thousands of small tensors are copied
-        parts = load_parts(folder, settled, chosen)
-    return Pipeline(parts, chosen, settled, vocoder)
 
 
 class Pipeline:
@@ -83,16 +56,7 @@ class Pipeline:
         self.threads = count_threads()
         network, threads = parts.vocoder if vocoder == "neural" else None, codec_threads(parts.sampler.config)
         self.codec = Codec(parts.codebook, network, device, convolution_dtype(precision), threads)
-
-    @property
-    def clip(self) -> Clip:
-        """The grid of the model."""
-        return self.codec.clip
-
-    @property
-    def bitrate_kbps(self) -> float:
-        """Kilobits of codes for one second of sound; see `Codec.bitrate_kbps`."""
-        return self.codec.bitrate_kbps
+        self.clip, self.bitrate_kbps = self.codec.clip, self.codec.bitrate_kbps
 
     def generate(self, video: str | Path, request: Request | None = None, **fields: Any) -> Generation:
         """Make one sound for a video of any length.
@@ -115,8 +79,8 @@ class Pipeline:
         n_takes: int | None = None,
         request: Request | None = None,
         *,
-        progress: Report = lambda step, share: None,
-        watch: Feed = lambda known: None,
+        progress: Report = quiet,
+        watch: Feed = quiet,
         **fields: Any,
     ) -> list[Generation]:
         """Make several different sounds for one video; take 0 equals what `generate` gives. Other arguments and errors as there.
@@ -126,46 +90,85 @@ class Pipeline:
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
         with EXCLUSIVE, limit_threads(self.threads):
-            clock = Clock()
-            info = probe(Path(video))
+            clock, info = Clock(), probe(Path(video))
             n_samples = max(1, round((request.seconds or info.seconds) * self.clip.sample_rate))
-            n_columns = self.clip.columns_for(n_samples)
-            clock.lap("probe")
             scene = Scene(info.path, info.seconds)
+            plan = self.plan(scene, self.clip.columns_for(n_samples))
+            clock.lap("probe")
             prime = self.prime(scene, request)
-            plan = self.plan(scene, n_columns)
             observation = self.observe(scene, plan, request, stage(progress, "reading"))
             request = with_seen_cues(request, scene, observation, self.clip)
             clock.lap("features")
-            with Rendering(self.codec, n_columns, request.takes) as rendering:
-                chosen = self.choose(plan, observation, request, rendering.feed, stage(progress, "sampling"), prime, watch)
-                shape = shaper(request, self.clip, prime)
-                finished = rendering.finish(chosen.grids, n_samples, clock, stage(progress, "decoding"), shape)
-        features = None if observation is None else observation.features.cpu().numpy()
-        made_by = {"clip": self.clip, "request": request, "model": self.name, "precision": self.precision}
-        common = {"video": info.path, "sample_rate": self.clip.sample_rate, "features": features, "timings": clock.per_take(request.takes)}
-        made_by["seen"] = likeliest(chosen.expected, self.parts.classes)
-        both = zip(chosen.ranked, finished, strict=True)
-        return [Generation(**common, **made_by, **one._asdict(), **arrays._asdict()) for one, arrays in both]
+            conditions = self.conditions(plan, observation, request)
+            with Rendering(self.codec, plan.n_columns) as rendering:
+                feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
+                grids = self.sample(plan, conditions, request, prime, (watch, feed), stage(progress, "sampling"))
+                ranked = self.rank(grids, conditions, request)
+                best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, prime)
+                finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
+            seen = expected_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
+            common = {
+                "video": info.path, "sample_rate": self.clip.sample_rate, "clip": self.clip, "request": request, "model": self.name,
+                "features": None if observation is None else observation.features.cpu().numpy(), "precision": self.precision,
+                "seen": likeliest(seen, self.parts.classes), "timings": clock.per_take(request.takes),
+            }  # fmt: skip
+        return [Generation(**common, **one._asdict(), **arrays._asdict()) for one, arrays in zip(ranked, finished, strict=True)]
+
+    def plan(self, scene: Scene, n_columns: int) -> Plan:
+        """Cut a sound of `n_columns` code columns into windows, and choose the frames that condition each."""
+        windows, expects = plan_windows(n_columns, self.clip.columns, self.clip.hop_columns), self.parts.backbone_row
+        condition = self.parts.sampler.config.condition
+        return Plan(windows, [] if expects is None else plan_frames(scene, windows, self.clip, condition, expects.pairs))
+
+    def prime(self, scene: Scene, request: Request) -> Prime | None:
+        """Codes and samples of the real beginning that is asked for; see `load_prime`."""
+        return load_prime(scene, request, self.codec, self.parts.loudness_lufs)
 
     @torch.inference_mode()
-    def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:
-        """How much each code of a sound looked at the condition and at earlier codes, window by window; see `attention_of`.
+    def observe(self, scene: Scene, plan: Plan, request: Request, progress: Progress = quiet) -> Observation | None:
+        """Read the scene once: features, and motion where requested; None for a model without features."""
+        if self.parts.backbone is None:
+            return None
+        embedded, measured = plan.embedded(), plan.measured() if request.motion else set()
+        with self.codec.autocast(), one_thread():  # so that features do not depend on the thread count; a second thread decodes frames
+            return observe(scene, self.clip, self.parts.backbone, self.parts.backbone_row, embedded, measured, progress)
 
-        The video is read again. `layer` and `head` choose one; None takes the mean of all.
+    @torch.inference_mode()
+    def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> Conditions:
+        """Embed the condition of each window."""
+        with sampling_mode(self.parts.sampler, self.precision):
+            return make_conditions(self.parts.sampler, plan, observation, request, self.parts.classes)
 
-        Raises:
-            MediaError: if the video cannot be read.
-            ParameterError: for a layer or head that the sampler does not have.
-        """
-        with EXCLUSIVE, limit_threads(self.threads):
-            scene, sampler = Scene(made.video, probe(made.video).seconds), self.parts.plain_sampler()
-            plan = self.plan(scene, made.codes.shape[1])
-            conditions = self.conditions(plan, self.observe(scene, plan, made.request), made.request)
-            codes, rows = to_sequence(torch.from_numpy(made.codes)[None]), self.clip.rows
-            spans = [codes[:, window.start * rows : window.stop * rows] for window in plan.windows]
-            each = zip(plan.windows, spans, conditions, strict=True)
-            return [attention_of(sampler, window, span, one.float().cpu(), layer, head) for window, span, one in each]
+    @torch.inference_mode()
+    def sample(
+        self,
+        plan: Plan,
+        conditions: Conditions,
+        request: Request,
+        prime: Prime | None = None,
+        feeds: Sequence[Feed] = (),
+        progress: Progress = quiet,
+    ) -> Int[Tensor, "candidates rows columns"]:
+        """Sample the codes of all candidates of all takes, after those of a prime; `feeds` get all codes known after each column."""
+
+        def on_column(known: Int[Tensor, "candidates known"]) -> None:
+            progress(known.shape[1] / (plan.n_columns * self.clip.rows))
+            for feed in feeds:
+                feed(known)
+
+        with sampling_mode(self.parts.sampler, self.precision):
+            known = prime and prime.codes
+            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, prime=known, on_column=on_column)
+        trim_memory()  # of the KV cache, before the decoder needs its own
+        return to_grid(sequences, self.clip.rows)
+
+    @torch.inference_mode()
+    def rank(self, grids: Int[Tensor, "candidates rows columns"], conditions: Conditions, request: Request) -> list[Ranked]:
+        """Choose the best candidate of each take: by cues if there are any, else by the condition of the first window."""
+        if request.cues is not None:
+            return rank_by_onsets(self.codec, grids, request)
+        with sampling_mode(self.parts.sampler, self.precision):
+            return rank(self.parts.sampler, grids, conditions[0], request)
 
     @torch.inference_mode()
     def sample_mels(self, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
@@ -175,8 +178,18 @@ class Pipeline:
             plan = self.plan(scene, self.clip.columns)
             observation = self.observe(scene, plan, request)
             request = with_seen_cues(request, scene, observation, self.clip)
-            chosen = self.choose(plan, observation, request, prime=self.prime(scene, request))
-            return [self.codec.decode(grid).cpu().numpy() for grid in chosen.grids]
+            conditions = self.conditions(plan, observation, request)
+            grids = self.sample(plan, conditions, request, self.prime(scene, request))
+            return [self.codec.decode(grids[one.take]).cpu().numpy() for one in self.rank(grids, conditions, request)]
+
+    @torch.inference_mode()
+    def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:
+        """How much each code of a sound attended to the condition and to earlier codes; the video is read again. See `attention_of`."""
+        with EXCLUSIVE, limit_threads(self.threads):
+            scene = Scene(made.video, probe(made.video).seconds)
+            plan = self.plan(scene, made.codes.shape[1])
+            conditions = self.conditions(plan, self.observe(scene, plan, made.request), made.request)
+            return attention_of(self.parts.plain_sampler(), plan.windows, made.codes, conditions, layer, head)
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
         """Send a sound through codebook and vocoder; see `Codec.reconstruct`."""
@@ -185,82 +198,3 @@ class Pipeline:
     def resolve(self, request: Request | None = None, **fields: Any) -> Request:
         """A request with every open value filled from the model's defaults; errors as of `Request.resolve`."""
         return Request(**{**({} if request is None else request.model_dump()), **fields}).resolve(self.parts.defaults)
-
-    def plan(self, scene: Scene, n_columns: int) -> Plan:
-        """Cut a sound of `n_columns` code columns into windows, and choose the frames that condition each."""
-        windows, expects = plan_windows(n_columns, self.clip.columns, self.clip.hop_columns), self.parts.backbone_row
-        condition = self.parts.sampler.config.condition
-        return Plan(windows, [] if expects is None else plan_frames(scene, windows, self.clip, condition, expects.pairs))
-
-    @torch.inference_mode()
-    def observe(self, scene: Scene, plan: Plan, request: Request, progress: Progress = lambda share: None) -> Observation | None:
-        """Read the scene once: features, and motion where requested; None for a model without features."""
-        if self.parts.backbone is None:
-            return None
-        embedded, measured = plan.embedded(), plan.measured() if request.motion else set()
-        with self.codec.autocast(), one_thread():  # so that features do not depend on the thread count; a second thread decodes frames
-            return observe(scene, self.clip, self.parts.backbone, self.parts.backbone_row, embedded, measured, progress)
-
-    def prime(self, scene: Scene, request: Request) -> Prime | None:
-        """Codes and samples of the real beginning that is asked for; see `load_prime`."""
-        return load_prime(scene, request, self.codec, self.parts.loudness_lufs)
-
-    @torch.inference_mode()
-    def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> list[Float[Tensor, "1 condition width"]]:
-        """Embed the condition of each window."""
-        steering = Steering.of(request, plan.n_columns, self.clip, self.parts.classes)
-        with sampling_mode(self.parts.sampler, self.precision):
-            return make_conditions(self.parts.sampler, plan, observation, request.seed, self.parts.class_number(request.label), steering)
-
-    @torch.inference_mode()
-    def choose(
-        self,
-        plan: Plan,
-        observation: Observation | None,
-        request: Request,
-        feed: Feed = lambda known: None,
-        progress: Progress = lambda share: None,
-        prime: Prime | None = None,
-        watch: Feed = lambda known: None,
-    ) -> Chosen:
-        """Sample all candidates and keep the best of each take.
-
-        `feed` gets codes while they are sampled, unless they are ranked later; `watch` gets those of all candidates.
-        """
-        conditions = self.conditions(plan, observation, request)
-        chooses = request.candidates is not None and request.takes * request.candidates > 1
-
-        def on_codes(known: Int[Tensor, "draws known"]) -> None:
-            watch(known)
-            if not chooses:
-                feed(known)
-
-        grids = self.sample(plan, conditions, request, on_codes, progress, prime)
-        expected = expected_classes(self.parts.sampler, plan, observation, self.parts.class_number(request.label))
-        if request.cues is not None:
-            return rank_by_onsets(self.codec, grids, expected, request)
-        with sampling_mode(self.parts.sampler, self.precision):
-            return rank(self.parts.sampler, grids, conditions[0], expected, request)
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        plan: Plan,
-        conditions: Sequence[Float[Tensor, "1 condition width"]],
-        request: Request,
-        feed: Feed = lambda known: None,
-        progress: Progress = lambda share: None,
-        prime: Prime | None = None,
-    ) -> Int[Tensor, "takes rows columns"]:
-        """Sample the codes of all candidates of all takes, after those of a prime; `feed` gets all codes known after each column."""
-        request = request.model_copy(update={"takes": request.takes * (request.candidates or 1)})
-
-        def on_column(known: Int[Tensor, "takes known"]) -> None:
-            progress(known.shape[1] / (plan.n_columns * self.clip.rows))
-            feed(known)
-
-        with sampling_mode(self.parts.sampler, self.precision):
-            known = None if prime is None else prime.codes
-            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, prime=known, on_column=on_column)
-        trim_memory()  # of the KV cache, before the decoder needs its own
-        return to_grid(sequences, self.clip.rows)

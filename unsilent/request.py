@@ -97,6 +97,11 @@ class Request(Config):
     )
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
 
+    @property
+    def n_sampled(self) -> int:
+        """Number of sounds that are sampled: all candidates of all takes."""
+        return self.takes * (self.candidates or 1)
+
     def resolve(self, defaults: Defaults) -> "Request":
         """Replace None by the model's defaults; resolving twice changes nothing.
 

@@ -7,7 +7,8 @@ import pytest
 
 from unsilent.checkpoints import bundle, folders
 from unsilent.cli.main import run
-from unsilent.pipeline import Pipeline, load
+from unsilent.loading import load
+from unsilent.pipeline import Pipeline
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def recorder(monkeypatch):
         record.requests.append(request)
         return takes(self, video, n_takes, request, **named)
 
-    monkeypatch.setattr("unsilent.pipeline.load", recording_load)
+    monkeypatch.setattr("unsilent.loading.load", recording_load)
     monkeypatch.setattr(Pipeline, "takes", recording_takes)
     return record
 

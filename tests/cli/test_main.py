@@ -270,7 +270,7 @@ class TestBadInput:
         refused(unsilent(*verb), "there is no command|the name of a command is missing|there is no option")
 
 
-@pytest.mark.parametrize("place", ["unsilent.pipeline.sample_codes", "unsilent.media.mux.interleave", "unsilent.pipeline.load_parts"])
+@pytest.mark.parametrize("place", ["unsilent.pipeline.sample_codes", "unsilent.media.mux.interleave", "unsilent.loading.load_parts"])
 def test_an_interrupted_command_exits_with_130_and_leaves_nothing(unsilent, make_clip, tmp_path, monkeypatch, place):
     def interrupt(*_args, **_named):
         raise KeyboardInterrupt

@@ -67,7 +67,7 @@ def feed_all(rendering, grids):
 @pytest.mark.parametrize("takes", [1, 2])
 def test_streaming_equals_decoding_at_the_end_to_the_bit(codec, grids, n_columns, takes):
     grids = grids[:takes, :, :n_columns]
-    with Rendering(codec, n_columns, takes) as rendering:
+    with Rendering(codec, n_columns) as rendering:
         feed_all(rendering, grids)
         rendering.wait()
         for take, grid in enumerate(grids):
@@ -78,7 +78,7 @@ def test_streaming_equals_decoding_at_the_end_to_the_bit(codec, grids, n_columns
 
 def test_griffin_lim_waits_for_the_whole_mel(codec, grids):
     codec.vocoder = None
-    with Rendering(codec, 20, 1) as rendering:
+    with Rendering(codec, 20) as rendering:
         feed_all(rendering, grids[:1, :, :20])
         rendering.wait()
         mel = rendering.decode(0, grids[0, :, :20])
@@ -86,7 +86,7 @@ def test_griffin_lim_waits_for_the_whole_mel(codec, grids):
 
 
 def test_all_but_the_last_window_is_decoded_before_the_end(codec, grids, decoded):
-    with Rendering(codec, 30, 1) as rendering:
+    with Rendering(codec, 30) as rendering:
         sequence = to_sequence(grids[:1])
         rendering.feed(sequence[:, : 12 * CLIP.rows - 1])
         rendering.wait()
@@ -99,7 +99,7 @@ def test_all_but_the_last_window_is_decoded_before_the_end(codec, grids, decoded
 
 
 def test_one_clip_needs_no_thread(codec, grids, decoded):
-    with Rendering(codec, CLIP.columns, 1) as rendering:
+    with Rendering(codec, CLIP.columns) as rendering:
         feed_all(rendering, grids[:1, :, : CLIP.columns])
         rendering.wait()
         assert not decoded
@@ -125,7 +125,7 @@ def feed_until_error(rendering, grids):
 def test_background_errors_are_raised(codec, grids, monkeypatch, told_by):
     monkeypatch.setattr(codec.codebook, "decode_codes", lambda *_: 1 / 0)
     first = grids[:1, :, : CLIP.columns]
-    with Rendering(codec, 30, 1) as rendering:
+    with Rendering(codec, 30) as rendering:
         feed_all(rendering, first)
         with pytest.raises(ZeroDivisionError):
             told_by(rendering, first)
@@ -136,7 +136,7 @@ def test_interrupt_cancels_pending_windows(codec, grids, decoded, monkeypatch):
     monkeypatch.setattr(codec.codebook, "decode_codes", lambda *place: (time.sleep(0.1), decode(*place))[1])
 
     def interrupted():
-        with Rendering(codec, N_COLUMNS, 2) as rendering:
+        with Rendering(codec, N_COLUMNS) as rendering:
             feed_all(rendering, grids)
             raise KeyboardInterrupt
 
@@ -149,7 +149,7 @@ def test_background_thread_has_the_threads_of_the_codec(codec, grids):
     """It does not inherit the single thread of a sampler, and its count does not affect threads that start later."""
     codec.threads = 3
     with limit_threads(2):
-        with Rendering(codec, 30, 1) as rendering:
+        with Rendering(codec, 30) as rendering:
             with one_thread():
                 feed_all(rendering, grids[:1, :, :30])
                 assert rendering._background.submit(torch.get_num_threads).result() == 3

@@ -18,8 +18,8 @@ from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.evaluation.inputs import find_inputs
 from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import Recipe, Sampling, seed_of
+from unsilent.loading import load
 from unsilent.models.configs import ConditionConfig
-from unsilent.pipeline import load
 from unsilent.presets import EVERYDAY
 from unsilent.request import Request
 from unsilent.speed import cpu_transformer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from unsilent.pipeline import load
+from unsilent.loading import load
 from unsilent.request import Request
 
 TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)[None]

@@ -79,10 +79,6 @@ class Parts:
         values, sees = (self.top_k, self.temperature, self.guidance), self.sampler.config.condition.kind == "sight"
         return Defaults(self.name, self.codebook.config.n_codes, *values, self.classes, self.candidates if sees else 0, sees)
 
-    def class_number(self, label: str | None) -> int | None:
-        """Number of a resolved label; None for none."""
-        return None if label is None else self.classes.index(label)
-
     def plain_sampler(self) -> AnySampler:
         """The sampler as it was trained, in float32 on the CPU: read again where it was prepared for sampling."""
         return load_sampler(self.folder / read_bundle(self.folder)["parts"]["sampler"], None, torch.device("cpu"))

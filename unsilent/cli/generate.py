@@ -102,7 +102,7 @@ def generate(
     results = []
     with Bar(len(jobs)) as bar:
         from unsilent import batch  # with torch, after the bar is on the screen
-        from unsilent.pipeline import load
+        from unsilent.loading import load
 
         pipeline = load(model, device, precision, vocoder)
         files = {"wav": wav, "picture": picture, "attention": attention, "overwrite": overwrite}

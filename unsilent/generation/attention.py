@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.errors import ParameterError
+from unsilent.generation.conditions import Conditions
 from unsilent.generation.windows import Window
+from unsilent.models.code_order import to_sequence
 from unsilent.models.residual_sampler import AnySampler
 from unsilent.models.sampler import Sampler
 from unsilent.models.transformer import Attention
@@ -52,19 +54,19 @@ def weights_of(layer: Attention, x: Float[Tensor, "batch sequence width"]) -> Fl
 @torch.inference_mode()
 def attention_of(
     sampler: AnySampler,
-    window: Window,
-    codes: Int[Tensor, "1 sequence"],
-    condition: Float[Tensor, "1 condition width"],
+    windows: Sequence[Window],
+    codes: Int[np.ndarray, "rows columns"],
+    conditions: Conditions,
     layer: int | None = None,
     head: int | None = None,
-) -> WindowAttention:
-    """Attention of the codes of a window.
+) -> list[WindowAttention]:
+    """Attention of the codes of a sound, window by window.
 
     Args:
-        sampler: in float32, as trained.
-        window: of the codes.
-        codes: of the window, in the order of `code_order`.
-        condition: of the window.
+        sampler: in float32 on the CPU, as trained.
+        windows: of the sound.
+        codes: of the whole sound.
+        conditions: one for each window.
         layer: number of the layer; None takes the mean of all.
         head: number of the head; None takes the mean of all.
 
@@ -77,6 +79,20 @@ def attention_of(
     for name, given, n in (("layer", layer, sizes.layers), ("head", head, sizes.heads)):
         if given is not None and not 0 <= given < n:
             raise ParameterError(f"{name} {given} was asked for; this sampler has 0 to {n - 1}.")
+    sequence, rows = to_sequence(torch.from_numpy(codes)[None]), sampler.config.clip.rows
+    spans = [sequence[:, window.start * rows : window.stop * rows] for window in windows]
+    each = zip(windows, spans, conditions, strict=True)
+    return [_attention_in(sampler, window, span, condition.float().cpu(), layer, head) for window, span, condition in each]
+
+
+def _attention_in(
+    sampler: Sampler,
+    window: Window,
+    codes: Int[Tensor, "1 sequence"],
+    condition: Float[Tensor, "1 condition width"],
+    layer: int | None,
+    head: int | None,
+) -> WindowAttention:
     blocks = sampler.transformer.blocks if layer is None else [sampler.transformer.blocks[layer]]
     found: list[Tensor] = []
 

@@ -13,7 +13,10 @@ from unsilent.generation.windows import Window
 from unsilent.models.condition import condition_rows
 from unsilent.models.configs import ConditionConfig
 from unsilent.models.residual_sampler import AnySampler
+from unsilent.request import Request
 from unsilent.vision.scene import Observation, Scene
+
+Conditions = Sequence[Float[Tensor, "1 condition width"]]  # one for each window
 
 
 @dataclass(frozen=True)
@@ -72,36 +75,36 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
 
 
 def expected_classes(
-    sampler: AnySampler, plan: Plan, observation: Observation | None, class_number: int | None
+    sampler: AnySampler, plan: Plan, observation: Observation | None, request: Request, classes: Sequence[str]
 ) -> Float[Tensor, "classes"] | None:
-    """Probability of each class over a whole scene: certain for a named one, else what is seen; None for a sampler that does not see."""
+    """Probability of each class over a whole scene: 1 for a named class, else by sight; None for a sampler without sight."""
     sight = getattr(sampler.embedder, "sight", None)
     if sight is None:
         return None
-    if class_number is not None:
-        return torch.eye(sight.config.n_classes)[class_number]
+    if request.label is not None:
+        return torch.eye(len(classes))[classes.index(request.label)]
     windows = [observation.features_of(window.embedded)[None].to(sight.weight) for window in plan.frames]
     return torch.stack([sight.shares(features)[0].mean(0) for features in windows]).mean(0)
 
 
 def make_conditions(
-    sampler: AnySampler, plan: Plan, observation: Observation | None, seed: int, class_number: int | None, steering: Steering = Steering()
-) -> list[Float[Tensor, "1 condition width"]]:
+    sampler: AnySampler, plan: Plan, observation: Observation | None, request: Request, classes: Sequence[str]
+) -> Conditions:
     """Embed the condition of each window.
 
     Args:
         sampler: on any device.
         plan: windows, and their frames for a sampler with features.
         observation: of all these frames; None for a sampler without features. In place of a feature, the published "no features" samplers
-            then get one random vector, the same in every window.
-        seed: of the random vector; reduced to 63 bits, the range of torch's generators.
-        class_number: for samplers with classes.
-        steering: what is asked for over time, by which motion and the class are replaced.
+            then get one random vector, the same in every window, of the request's seed reduced to 63 bits, the range of torch's generators.
+        request: resolved; its label names the class, and cues and prompt track replace motion and class over time.
+        classes: names by class number; empty for a sampler without classes.
     """
     device, clip = sampler.pos_emb.device, sampler.config.clip
-    labels = None if class_number is None else torch.tensor([class_number], device=device)
+    labels = None if request.label is None else torch.tensor([classes.index(request.label)], device=device)
     if observation is None:
-        return [sampler.condition(labels=labels, generator=torch.Generator().manual_seed(seed % 2**63))] * len(plan.windows)
+        return [sampler.condition(labels=labels, generator=torch.Generator().manual_seed(request.seed % 2**63))] * len(plan.windows)
+    steering = Steering.of(request, plan.n_columns, clip, classes)
     conditions = []
     for window, frames in zip(plan.windows, plan.frames, strict=True):
         features = observation.features_of(frames.embedded)[None].to(device)

@@ -6,6 +6,11 @@ from collections.abc import Callable
 Progress = Callable[[float], None]  # share of a stage that is done in [0, 1]
 Report = Callable[[str, float], None]  # name of the stage, share of the whole work that is done in [0, 1]
 
+
+def quiet(*_: object) -> None:
+    """A callback that does nothing."""
+
+
 STAGES = {"reading": 0.4, "sampling": 0.5, "decoding": 0.1}  # share of the whole work, roughly
 
 

@@ -3,6 +3,7 @@
 The sampler rates its own sounds, as a generative classifier: how much likelier are the codes with their condition than without?
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,24 +29,10 @@ class Ranked(NamedTuple):
     score: float | None
 
 
-class Chosen(NamedTuple):
-    """What is left of all candidates, the best first.
-
-    Attributes:
-        grids: codes of each take.
-        ranked: number and score of each.
-        expected: probability of each class, seen or named; None for a model that does not see.
-    """
-
-    grids: Int[Tensor, "takes rows columns"]
-    ranked: list[Ranked]
-    expected: Float[Tensor, "classes"] | None
-
-
 @torch.inference_mode()
 def agreement(
-    sampler: AnySampler, grids: Int[Tensor, "draws rows columns"], condition: Float[Tensor, "1 condition width"]
-) -> Float[Tensor, "draws"]:
+    sampler: AnySampler, grids: Int[Tensor, "sounds rows columns"], condition: Float[Tensor, "1 condition width"]
+) -> Float[Tensor, "sounds"]:
     """Mean over codes of the logarithm of `p(code | condition) / p(code)`, in nats; positive where the condition explains the sound.
 
     Args:
@@ -61,27 +48,33 @@ def agreement(
 
 def rank(
     sampler: AnySampler,
-    grids: Int[Tensor, "draws rows columns"],
+    grids: Int[Tensor, "sounds rows columns"],
     condition: Float[Tensor, "1 condition width"],
-    expected: Float[Tensor, "classes"] | None,
     request: Request,
-) -> Chosen:
+) -> list[Ranked]:
     """Choose one candidate for each take; the best take comes first.
 
     Args:
         sampler: of the model.
         grids: codes of all candidates, those of one take after another.
         condition: of the first window, by which sounds are rated.
-        expected: probability of each class, to be passed on.
         request: resolved; without `candidates` nothing is ranked, and the order stays.
     """
     if request.candidates is None:
-        return Chosen(grids, [Ranked(draw, None) for draw in range(len(grids))], expected)
-    scores = agreement(sampler, grids[:, :, : sampler.config.clip.columns], condition).tolist()
-    takes = [range(first, first + request.candidates) for first in range(0, len(grids), request.candidates)]
+        return [Ranked(take, None) for take in range(len(grids))]
+    return best_of(agreement(sampler, grids[:, :, : sampler.config.clip.columns], condition).tolist(), request.candidates)
+
+
+def best_of(scores: Sequence[float], candidates: int) -> list[Ranked]:
+    """The candidate of each take with the highest score; the best take comes first.
+
+    Args:
+        scores: of all sounds, the `candidates` of one take after those of another.
+        candidates: of each take.
+    """
+    takes = [range(first, first + candidates) for first in range(0, len(scores), candidates)]
     best = [max(take, key=scores.__getitem__) for take in takes]
-    best.sort(key=scores.__getitem__, reverse=True)
-    return Chosen(grids[best], [Ranked(draw, scores[draw]) for draw in best], expected)
+    return [Ranked(take, scores[take]) for take in sorted(best, key=scores.__getitem__, reverse=True)]
 
 
 def likeliest(expected: Float[Tensor, "classes"] | None, classes: tuple[str, ...]) -> dict[str, float]:

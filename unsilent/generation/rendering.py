@@ -4,10 +4,11 @@ This file schedules the classes of `codec.stitching`. A sampler's step is bound 
 concurrent decoding costs less than decoding afterwards.
 """
 
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple
 
@@ -46,17 +47,15 @@ class Rendering:
     Args:
         codec: to decode and vocode with.
         n_columns: of the whole sound.
-        takes: how many there are.
     """
 
-    def __init__(self, codec: Codec, n_columns: int, takes: int) -> None:
+    def __init__(self, codec: Codec, n_columns: int) -> None:
         self._codec, clip, vocoder, device = codec, codec.clip, codec.vocoder, codec.device
         *early, _ = decoded_windows(n_columns, clip)
         self._windows = deque(window.stop for window in early)
-        self._mels = [StreamingMel(codec.codebook, n_columns, device) for _ in range(takes)]
         frames, context = n_columns * clip.downsampling, 0 if vocoder is None else vocoder.context_frames
-        n_streams = 0 if vocoder is None else takes
-        self._waveforms = {take: StreamingWaveform(codec.vocode_chunk, frames, context, clip.hop, device) for take in range(n_streams)}
+        self._mels = defaultdict(partial(StreamingMel, codec.codebook, n_columns, device))  # by the number of the take
+        self._waveforms = defaultdict(partial(StreamingWaveform, codec.vocode_chunk, frames, context, clip.hop, device))
         # the pool sets its thread count once; resetting it per call would race with the sampler's own setting
         self._background = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(codec.threads,))
         self._pending = deque[Future]()
@@ -108,7 +107,7 @@ class Rendering:
     def vocode(self, take: int) -> Float[Tensor, "samples"]:
         """Waveform of one take as far as its mel is finished; by Griffin-Lim only when all is.
 
-        A complete waveform can be fetched once; its buffer is released.
+        The buffer of a complete waveform is released.
         """
         streaming = self._mels[take]
         if self._codec.vocoder is None:
@@ -120,7 +119,7 @@ class Rendering:
 
     def finish(
         self,
-        grids: Int[Tensor, "takes rows columns"],
+        grids: Mapping[int, Int[Tensor, "rows columns"]],
         n_samples: int,
         clock: Clock,
         progress: Progress,
@@ -129,7 +128,7 @@ class Rendering:
         """Wait for the background thread, then decode, vocode and shape the rest of each take.
 
         Args:
-            grids: all codes.
+            grids: all codes of each take to be finished, by its number.
             n_samples: length of the sound.
             clock: gets the laps `codes`, `decode`, `vocode` and `loudness`.
             progress: called with the share of takes that are finished.
@@ -139,7 +138,7 @@ class Rendering:
         clock.lap("codes")
         finished = list[Finished]()
         with retain_memory():
-            for take, grid in enumerate(grids):
+            for take, grid in grids.items():
                 mel = self.decode(take, grid)
                 clock.lap("decode")
                 waveform = self.vocode(take)[:n_samples].cpu().numpy()

@@ -1,6 +1,6 @@
 """Sampling of codes: the next code from logits, classifier-free guidance, windows over any length, priming with known codes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.errors import ParameterError
+from unsilent.generation.conditions import Conditions
+from unsilent.generation.progress import quiet
 from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
 from unsilent.models.residual_sampler import AnySampler
 from unsilent.request import Request
 
-Feed = Callable[[Int[Tensor, "takes known"]], None]  # gets all codes known so far after each column
+Feed = Callable[[Int[Tensor, "sounds known"]], None]  # gets all codes known so far after each column
 
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
@@ -102,26 +104,26 @@ class NextCode:
 def sample_codes(
     sampler: AnySampler,
     windows: Sequence[Window],
-    conditions: Iterable[Float[Tensor, "1 condition width"]],
+    conditions: Conditions,
     request: Request,
     *,
     prime: Int[Tensor, "rows known"] | None = None,
-    on_column: Feed = lambda known: None,
-) -> Int[Tensor, "takes sequence"]:
-    """Sample the codes of a sound of any length.
+    on_column: Feed = quiet,
+) -> Int[Tensor, "sounds sequence"]:
+    """Sample the codes of sounds of any length.
 
     Args:
         sampler: in evaluation mode.
         windows: as of `plan_windows`, of the sampler's clip.
         conditions: one for each window, in order.
-        request: resolved; its seed, takes, top_k, temperature and guidance are used. A guidance other than 1 doubles the work, and needs a
-            sampler trained with condition dropout. Take t does not depend on the number of takes: to the bit with the step in C, and to
-            rounding with torch's matrix products.
+        request: resolved; its seed, takes, candidates, top_k, temperature and guidance are used. A guidance other than 1 doubles the work,
+            and needs a sampler trained with condition dropout. A sound does not depend on how many are sampled: to the bit with the step in
+            C, and to rounding with torch's matrix products.
         prime: codes of the first columns, kept as they are (the paper's priming).
         on_column: called after each column with all codes known by then.
 
     Returns:
-        Codes in the order of `code_order`, columns x rows for each take.
+        Codes in the order of `code_order`, columns x rows for each sound: all candidates of take 0, then those of take 1 and so on.
 
     Raises:
         ParameterError: if the request is not resolved or its `top_k` exceeds the number of codes, or the prime does not fit.
@@ -129,8 +131,8 @@ def sample_codes(
     rows, device = sampler.config.clip.rows, sampler.pos_emb.device
     choose = NextCode.of(request)
     total = windows[-1].stop * rows
-    uniforms = torch.from_numpy(np.stack([draw_uniforms(request.seed, take, total) for take in range(request.takes)])).to(device)
-    sequence = torch.zeros(request.takes, total, dtype=torch.long, device=device)
+    uniforms = torch.from_numpy(np.stack([draw_uniforms(request.seed, take, total) for take in range(request.n_sampled)])).to(device)
+    sequence = torch.zeros(request.n_sampled, total, dtype=torch.long, device=device)
     done = 0
     if prime is not None:
         known = _known_codes(prime, rows, sampler.config.codes)[:, :total]

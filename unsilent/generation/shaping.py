@@ -10,7 +10,7 @@ from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
 from unsilent.cues import AUTO, Stretch
 from unsilent.generation.priming import Prime
-from unsilent.generation.ranking import Chosen, Ranked
+from unsilent.generation.ranking import Ranked, best_of
 from unsilent.metrics import onset_f1
 from unsilent.request import Request
 from unsilent.signal.landing import REACH_SECONDS, land
@@ -36,23 +36,17 @@ def with_seen_cues(request: Request, scene: Scene, observation: Observation | No
     return request.model_copy(update={"cues": tuple(cue for cue in moved if 0 <= cue.seconds < scene.seconds)})
 
 
-def rank_by_onsets(
-    codec: Codec, grids: Int[Tensor, "draws rows columns"], expected: Float[Tensor, "classes"] | None, request: Request
-) -> Chosen:
+def rank_by_onsets(codec: Codec, grids: Int[Tensor, "candidates rows columns"], request: Request) -> list[Ranked]:
     """Choose the candidate of each take whose onsets lie nearest to the cues; the best take comes first.
 
     Args:
         codec: to decode with.
         grids: codes of all candidates, those of one take after another.
-        expected: probability of each class, to be passed on.
         request: resolved, with cues; the score is the F1 of onsets within the reach of `landing`.
     """
     wanted = np.array([cue.seconds for cue in request.cues])
     scores = [onset_f1(find_onsets(to_mel01(codec.decode(grid)), codec.clip), wanted, REACH_SECONDS).f1 for grid in grids]
-    takes = [range(first, first + request.candidates) for first in range(0, len(grids), request.candidates)]
-    best = [max(take, key=scores.__getitem__) for take in takes]
-    best.sort(key=scores.__getitem__, reverse=True)
-    return Chosen(grids[best], [Ranked(draw, scores[draw]) for draw in best], expected)
+    return best_of(scores, request.candidates)
 
 
 def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Samples], Samples]:

@@ -24,8 +24,8 @@ from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError
 from unsilent.files import atomic_write, try_lock
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
+from unsilent.loading import load
 from unsilent.media.audio import write_wav
-from unsilent.pipeline import load
 from unsilent.presets import get
 from unsilent.request import Request
 from unsilent.speed.choice import choose_device, choose_precision

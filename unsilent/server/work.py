@@ -21,12 +21,13 @@ from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.files import atomic_write
 from unsilent.generation.attention import over_time
 from unsilent.generation.result import Generation
+from unsilent.loading import load
 from unsilent.media.audio import read_audio, write_wav
 from unsilent.media.mux import plan_mux
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
 from unsilent.outputs import WRITABLE_SUFFIXES
-from unsilent.pipeline import Pipeline, load
+from unsilent.pipeline import Pipeline
 from unsilent.server import pictures
 from unsilent.server.asked import Ask
 from unsilent.server.store import safe_name
