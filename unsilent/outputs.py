@@ -10,7 +10,7 @@ from pathlib import Path
 from unsilent.choices import Original
 from unsilent.errors import MediaError, ParameterError, require_matplotlib
 from unsilent.files import require_path, walk
-from unsilent.media.suffixes import OWN_COMMENT, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.media.suffixes import CODES_MAGIC, CODES_SUFFIX, OWN_COMMENT, SOUND_SUFFIXES, VIDEO_SUFFIXES
 from unsilent.media.webp import is_animated_webp
 
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others become Matroska, which supports all codecs
@@ -152,6 +152,38 @@ def files_of(job: Job, takes: int, *, wav: bool = False, picture: bool = False) 
     return [path for out in job.outputs(takes) for path in (out, *(out.with_suffix(suffix) for suffix in suffixes))]
 
 
+def check_pair(source: Path, out: Path, suffix: str, what: str, overwrite: bool = False) -> None:
+    """Check a request that turns one file into another, before a model is loaded.
+
+    Args:
+        source: file to read.
+        out: file to write.
+        suffix: that `out` must have, such as `.wav`.
+        what: is written, for messages.
+        overwrite: whether a file of others may be replaced.
+
+    Raises:
+        ParameterError: for another suffix, if both are one file, or a file of others would be replaced.
+        MediaError: if `source` does not exist.
+    """
+    check_suffix(out, suffix, what)
+    require_path(source)
+    if out.exists() and out.samefile(source):
+        raise ParameterError(f"{out} is the source itself; choose another name for the result.")
+    if not overwrite:
+        refuse_foreign([out])
+
+
+def check_suffix(out: Path, suffix: str, what: str) -> None:
+    """Refuse an output with another suffix than that of its format.
+
+    Raises:
+        ParameterError: names the right one.
+    """
+    if out.suffix.lower() != suffix:
+        raise ParameterError(f"{out} cannot be written: the {what} is written as {suffix[1:].upper()}, so name it with {suffix}.")
+
+
 def refuse_foreign(paths: list[Path]) -> None:
     """Refuse to replace files that this program has not made.
 
@@ -164,7 +196,10 @@ def refuse_foreign(paths: list[Path]) -> None:
 
 
 def is_own(path: Path) -> bool:
-    """Whether this program has made a video, sound or figure: a comment inside says so."""
+    """Whether this program has made a video, sound, figure or file of codes: a comment inside, or the format, says so."""
+    if path.suffix.lower() == CODES_SUFFIX:
+        with path.open("rb") as file:
+            return file.read(len(CODES_MAGIC)) == CODES_MAGIC
     if path.suffix.lower() == ".png":
         from PIL import Image
 

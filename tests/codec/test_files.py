@@ -60,3 +60,26 @@ def test_encode_and_decode_of_the_command_line(tiny_bundle, tmp_path, capsys):
     assert soundfile.info(tmp_path / "b.wav").frames == 44100
     assert run(["decode", str(tmp_path / "a.wav"), "-o", str(tmp_path / "c.wav"), "--model", str(tiny_bundle)]) == 2
     assert "this is not a file of codes" in capsys.readouterr().err
+
+
+def test_no_file_of_others_is_replaced(tiny_bundle, tmp_path, capsys):
+    from unsilent.cli.main import run
+
+    soundfile.write(tmp_path / "a.wav", noise(1), 22050)
+    (tmp_path / "b.uns").write_bytes(b"notes of somebody")
+    made = ["encode", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.uns"), "--model", str(tiny_bundle)]
+    assert run(made) == 2
+    assert "b.uns exists and was not made by unsilent" in capsys.readouterr().err
+    assert run([*made, "--overwrite"]) == run(made) == 0  # the second replaces its own file
+    assert run(["decode", str(tmp_path / "b.uns"), "-o", str(tmp_path / "a.wav"), "--model", str(tiny_bundle)]) == 2
+    assert "a.wav exists and was not made by unsilent" in capsys.readouterr().err
+
+
+def test_a_codebook_alone_is_a_model(tmp_path, capsys):
+    from unsilent.checkpoints.folders import SHIPPED
+    from unsilent.cli.main import run
+
+    soundfile.write(tmp_path / "a.wav", noise(1), 22050)
+    for number, model in enumerate(["everyday", str(SHIPPED / "everyday" / "codebook")]):
+        assert run(["encode", str(tmp_path / "a.wav"), "-o", str(tmp_path / f"{number}.uns"), "--model", model, "--device", "cpu"]) == 0
+    assert (tmp_path / "0.uns").read_bytes() == (tmp_path / "1.uns").read_bytes()

@@ -22,13 +22,13 @@ def classify(
     device: options.Device = "auto",
 ) -> int:
     """Name the likeliest classes of sounds: real, reconstructed or made."""
-    from unsilent.errors import MediaError, ParameterError, require_matplotlib
+    from unsilent.errors import MediaError, require_matplotlib
     from unsilent.files import require_path
+    from unsilent.outputs import check_suffix
 
     if picture is not None:
         require_matplotlib()
-        if picture.suffix.lower() != ".png":
-            raise ParameterError(f"{picture} cannot be written: the figure is written as PNG, so name it with .png.")
+        check_suffix(picture, ".png", "figure")
     for path in inputs:
         require_path(path)
     heard = {}

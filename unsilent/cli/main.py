@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unsilent.cli import classify, codes, cues, data, evaluate, generate, models, reconstruct, sample, serve, train
+from unsilent.cli import classify, codec, cues, data, evaluate, generate, models, sample, serve, train
 from unsilent.cli.mistakes import explain
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
@@ -19,9 +19,8 @@ app = typer.Typer(
 )
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("cues", epilog=cues.EXAMPLES)(cues.cues)
-app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
-app.command("encode", epilog=codes.ENCODE_EXAMPLES)(codes.encode)
-app.command("decode", epilog=codes.DECODE_EXAMPLES)(codes.decode)
+for name, command in (("reconstruct", codec.reconstruct), ("encode", codec.encode), ("decode", codec.decode)):
+    app.command(name, epilog=codec.EXAMPLES[name])(command)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Int
 
 from unsilent.errors import DataError, ParameterError
+from unsilent.media.suffixes import CODES_MAGIC as MAGIC
 
-MAGIC, VERSION = b"UNSILENT", 1
+VERSION = 1
 _HEADER = struct.Struct("<8sBBBxHHIIf16s")
 _BLOCK_MARKER, _BLOCK = b"\xabUNB", struct.Struct("<4sIHI")
 _INDEX_MARKER, _INDEX, _INDEX_END = b"\xabUNI", struct.Struct("<4sQI"), struct.Struct("<II4s")

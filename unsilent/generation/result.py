@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 
 from unsilent.choices import Original, Precision, check_choice
 from unsilent.clip import Clip
-from unsilent.errors import ParameterError
 from unsilent.generation.attention import WindowAttention, over_time
 from unsilent.generation.figure import draw
 from unsilent.media.audio import write_wav
 from unsilent.media.copying import Plan
 from unsilent.media.mux import mux
+from unsilent.outputs import check_suffix
 from unsilent.request import Request
 
 
@@ -32,7 +32,7 @@ class Generation:
         clip: the grid of mel and codes.
         request: resolved against the model's defaults.
         take: number of this sound among all that were sampled, from 0; in the order of takes where nothing is ranked.
-        score: agreement with what is seen or named, see `models.ranker`; None for a model that does not rank.
+        score: agreement with what is seen or named, see `generation.ranking`; None where nothing was ranked.
         seen: likeliest classes and their probabilities; empty for a model that does not see.
         model: name of the model.
         precision: that it was computed in, see `speed.choice.choose_precision`.
@@ -112,7 +112,7 @@ class Generation:
             ParameterError: if the suffix is not `.wav`.
             MediaError: if `out` cannot be written.
         """
-        _check_suffix(Path(out), ".wav", "sound")
+        check_suffix(Path(out), ".wav", "sound")
         write_wav(Path(out), self.waveform, self.sample_rate)
 
     def save_picture(self, out: str | Path, attention: Sequence[WindowAttention] | None = None) -> None:
@@ -122,7 +122,7 @@ class Generation:
             ParameterError: if matplotlib is not installed, or the suffix is not `.png`.
             MediaError: if the video cannot be read again or `out` cannot be written.
         """
-        _check_suffix(Path(out), ".png", "figure")
+        check_suffix(Path(out), ".png", "figure")
         title = f"{self.video.name}: model {self.model}, seed {self.seed}, take {self.take + 1}"
         draw(
             self.video,
@@ -133,8 +133,3 @@ class Generation:
             Path(out),
             None if attention is None else over_time(attention, self.clip.rows),
         )
-
-
-def _check_suffix(out: Path, suffix: str, what: str) -> None:
-    if out.suffix.lower() != suffix:
-        raise ParameterError(f"{out} cannot be written: the {what} is written as {suffix[1:].upper()}, so name it with {suffix}.")

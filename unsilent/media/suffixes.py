@@ -1,4 +1,4 @@
-"""File name suffixes of media that FFmpeg reads, in lower case, and the mark of own outputs."""
+"""File name suffixes of media that FFmpeg reads, in lower case, and the marks of own outputs."""
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m2v", ".vob", ".mod",
@@ -6,4 +6,5 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-OWN_COMMENT = "sound by unsilent"  # how the comment in every output begins
+OWN_COMMENT = "sound by unsilent"  # how the comment in every video, sound and figure begins
+CODES_SUFFIX, CODES_MAGIC = ".uns", b"UNSILENT"  # of files of codes

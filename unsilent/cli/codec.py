@@ -1,0 +1,117 @@
+"""`unsilent reconstruct`, `encode` and `decode`: a sound through the codes of a model, at once or by way of a file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unsilent.choices import AnyPrecision, Device, VocoderChoice
+from unsilent.cli import options
+from unsilent.cli.terminal import Bar, say
+
+if TYPE_CHECKING:
+    from unsilent.codec.codec import Codec
+
+EXAMPLES = {
+    "reconstruct": options.examples(
+        "unsilent reconstruct recording.wav -o reconstructed.wav",
+        "unsilent reconstruct clip.mp4 -o reconstructed.wav --vocoder griffin-lim",
+    ),
+    "encode": options.examples("unsilent encode recording.wav -o recording.uns", "unsilent encode clip.mp4 -o clip.uns"),
+    "decode": options.examples("unsilent decode recording.uns -o recording.wav"),
+}
+Sound = Annotated[Path, typer.Argument(metavar="AUDIO|VIDEO", show_default=False)]
+Codes = Annotated[Path, typer.Argument(metavar="FILE.uns", show_default=False)]
+OutWav = Annotated[Path, typer.Option("-o", "--out", metavar="FILE.wav", help="WAV file to write.", show_default=False)]
+OutCodes = Annotated[Path, typer.Option("-o", "--out", metavar="FILE.uns", help="File of codes to write.", show_default=False)]
+
+
+def reconstruct(
+    source: Sound,
+    out: OutWav,
+    model: options.Model = "everyday",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    vocoder: options.Vocoder = "neural",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Send a sound through codebook and vocoder.
+
+    The result is the upper limit of a model's quality, because its codes are those of the sound itself.
+    """
+    from unsilent.media.audio import read_audio, recorded_rate, write_wav
+    from unsilent.outputs import check_pair
+
+    check_pair(source, out, ".wav", "sound", overwrite)
+    recorded_rate(source)  # refuses a file without sound
+    with _loaded(source, "reconstructing", model, device, precision, vocoder) as codec:
+        waveform = read_audio(source, codec.clip.sample_rate)
+        write_wav(out, codec.reconstruct(waveform), codec.clip.sample_rate)
+    typer.echo(f"{out}: {len(waveform) / codec.clip.sample_rate:.2f} s as {codec.bitrate_kbps:.2f} kbit/s of codes")
+
+
+def encode(
+    source: Sound,
+    out: OutCodes,
+    model: options.Model = "everyday",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Write a sound as a file of codes, of any length."""
+    from unsilent.media.audio import read_audio, recorded_rate
+    from unsilent.outputs import check_pair
+
+    check_pair(source, out, ".uns", "file of codes", overwrite)
+    recorded_rate(source)  # refuses a file without sound
+    with _loaded(source, "encoding", model, device, precision) as codec:
+        from unsilent.codec.files import encode_file
+
+        waveform = read_audio(source, codec.clip.sample_rate)
+        n_bytes = encode_file(codec, waveform, out)
+    seconds = len(waveform) / codec.clip.sample_rate
+    typer.echo(f"{out}: {seconds:.2f} s in {n_bytes} bytes, {8 * n_bytes / seconds / 1000:.2f} kbit/s")
+
+
+def decode(
+    source: Codes,
+    out: OutWav,
+    model: options.Model = "everyday",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    vocoder: options.Vocoder = "neural",
+    overwrite: options.Overwrite = False,
+) -> int:
+    """Read a sound from a file of codes. Damaged parts are silent and named; the exit code is then 3."""
+    from unsilent.media.audio import write_wav
+    from unsilent.outputs import check_pair
+
+    check_pair(source, out, ".wav", "sound", overwrite)
+    with _loaded(source, "decoding", model, device, precision, vocoder) as codec:
+        from unsilent.codec.files import decode_file
+
+        decoded = decode_file(codec, source)
+        write_wav(out, decoded.waveform, codec.clip.sample_rate)
+    for start, stop in decoded.lost:
+        say(f"{source} is damaged from {start:.2f} s to {stop:.2f} s, which is silent in {out}.")
+    typer.echo(f"{out}: {len(decoded.waveform) / codec.clip.sample_rate:.2f} s")
+    return 3 if decoded.lost else 0
+
+
+@contextmanager
+def _loaded(
+    source: Path, doing: str, model: str, device: Device, precision: AnyPrecision, vocoder: VocoderChoice = "neural"
+) -> "Iterator[Codec]":
+    """The codec of a model, below a bar that says what is done."""
+    from unsilent.checkpoints.folders import find_bundle, find_codebook
+
+    if find_codebook(model) is None:
+        find_bundle(model)
+    with Bar(1) as bar:
+        from unsilent.codec.codec import Codec  # with torch, after the bar is on the screen
+
+        codec = Codec.load(model, device, precision, vocoder)
+        bar.watch(source.name)(doing, 0.0)
+        yield codec
