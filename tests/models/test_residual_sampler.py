@@ -71,7 +71,7 @@ def test_wrong_codes_before_a_column_change_it_only_through_the_transformer(samp
     codes, condition = draw(1, 18), condition_of(sampler, 1)
     wrong = codes.clone()
     wrong[:, 6:9] = (wrong[:, 6:9] + 1) % 64
-    differs = (sampler.logits_after(wrong, codes, condition) != sampler.logits(codes, condition)).any(2)[0]
+    differs = (sampler.logits(codes, condition, context=wrong) != sampler.logits(codes, condition)).any(2)[0]
     assert not differs[:9].any()
     assert differs[9:].all()
 

@@ -31,7 +31,7 @@ from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_w
 from unsilent.models.configs import AnySamplerConfig, CodebookConfig, MelGANConfig, ResidualCodebookConfig, VocosConfig
 from unsilent.models.melgan import MelGAN
 from unsilent.models.residual_codebook import AnyCodebook
-from unsilent.models.residual_sampler import AnySampler
+from unsilent.models.sampler import AnySampler
 from unsilent.models.vocos import Vocos
 from unsilent.request import Defaults
 from unsilent.speed.choice import can_pack, convolution_dtype

@@ -17,8 +17,7 @@ from unsilent.errors import ParameterError
 from unsilent.generation.conditions import Conditions
 from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
-from unsilent.models.residual_sampler import AnySampler
-from unsilent.models.sampler import Sampler
+from unsilent.models.sampler import AnySampler, Sampler
 from unsilent.models.transformer import Attention
 
 

@@ -12,7 +12,7 @@ from unsilent.generation.steering import Steering
 from unsilent.generation.windows import Window
 from unsilent.models.condition import condition_rows
 from unsilent.models.configs import ConditionConfig
-from unsilent.models.residual_sampler import AnySampler
+from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 from unsilent.vision.scene import Observation, Scene
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.models.code_order import to_sequence
-from unsilent.models.residual_sampler import AnySampler
+from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 
 _NAMED = 5  # classes that `likeliest` names

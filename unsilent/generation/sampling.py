@@ -13,7 +13,7 @@ from unsilent.generation.conditions import Conditions
 from unsilent.generation.progress import quiet
 from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
-from unsilent.models.residual_sampler import AnySampler
+from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 
 Feed = Callable[[Int[Tensor, "sounds known"]], None]  # gets all codes known so far after each column

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unsilent.errors import ParameterError
 from unsilent.models.condition import Condition
 from unsilent.models.configs import ResidualSamplerConfig
-from unsilent.models.sampler import ChooseCodes, Sampler, initialise, positional_encoding
+from unsilent.models.sampler import AnySampler, initialise, positional_encoding
 from unsilent.models.transformer import KeyValueCache, Transformer
 
 
@@ -63,11 +63,8 @@ class LevelBlock(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
-class ResidualSampler(nn.Module):
-    """Predicts each code of a clip from the condition, the columns before it and the coarser levels of its column.
-
-    Same interface as `Sampler`. Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.generation.sampling`).
-    """
+class ResidualSampler(AnySampler):
+    """Predicts each code of a clip from the condition, the columns before it and the coarser levels of its column."""
 
     def __init__(self, config: ResidualSamplerConfig) -> None:
         super().__init__()
@@ -114,42 +111,14 @@ class ResidualSampler(nn.Module):
         projection = torch.randn(dim, self.head.shape[2]) / dim**0.5
         self.head.copy_(0.02 * (self.vectors / spreads) @ projection)
 
-    def condition(
-        self,
-        features: Float[Tensor, "batch features dim"] | None = None,
-        labels: Int[Tensor, "batch *features"] | None = None,
-        motion: Float[Tensor, "batch columns motion"] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "batch condition width"]:
-        """Embed a condition, once for all steps. The unconditional one of classifier-free guidance is all zeros.
-
-        Args:
-            features: `n_features` of one clip.
-            labels: class indices, of each feature or of all; -1 where the features tell the class, None for all.
-            motion: of each code column; None where nothing moves.
-            generator: not used, because this condition draws nothing.
-
-        Raises:
-            ParameterError: if the inputs do not fit the kind or its sizes.
-        """
-        return self.embedder(features, labels, motion)
-
     def logits(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
-    ) -> Float[Tensor, "batch sequence codes"]:
-        """Logits of every code given the true codes before it (teacher forcing); whole columns of one clip or its beginning."""
-        return self.logits_after(codes, codes, condition)
-
-    def logits_after(
         self,
-        context: Int[Tensor, "batch sequence"],
         codes: Int[Tensor, "batch sequence"],
         condition: Float[Tensor, "#batch condition width"],
+        context: Int[Tensor, "batch sequence"] | None = None,
     ) -> Float[Tensor, "batch sequence codes"]:
-        """As `logits`, with other codes in the columns before (`context`) than in the column itself (`codes`).
-
-        Wrong codes in a column would contradict what its finer levels quantise, so training corrupts the context only.
-        """
+        """See `AnySampler.logits`."""
+        context = codes if context is None else context
         embedded = self._embed_columns(self._sums(context)[:, :-1, -1], condition)
         # a packed transformer always writes a cache
         hidden = self.transformer(embedded, None if self.training else self.transformer.cache(*embedded.shape[:2], embedded))
@@ -158,40 +127,11 @@ class ResidualSampler(nn.Module):
         logits = torch.einsum("bcli,lki->bclk", self._levels(inner), self.head.to(inner.dtype))
         return logits.flatten(1, 2)
 
-    def forward(
-        self,
-        codes: Int[Tensor, "batch sequence"],
-        features: Float[Tensor, "batch features dim"] | None = None,
-        labels: Int[Tensor, "batch"] | None = None,
-        motion: Float[Tensor, "batch columns motion"] | None = None,
-        keep: Bool[Tensor, "batch"] | None = None,
-        context: Int[Tensor, "batch sequence"] | None = None,
-    ) -> Float[Tensor, "batch sequence codes"]:
-        """`condition` and `logits` in one, for training.
-
-        Args:
-            codes: as in `logits`.
-            features: as in `condition`.
-            labels: as in `condition`.
-            motion: as in `condition`.
-            keep: False drops a sequence's condition (condition dropout for guidance); None keeps all.
-            context: codes of the columns before; None takes `codes`.
-        """
-        condition = self.condition(features, labels, motion)
-        kept = condition if keep is None else condition * keep[:, None, None]
-        return self.logits_after(codes if context is None else context, codes, kept)
-
     @torch.inference_mode()
     def start(
         self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
     ) -> tuple[Float[Tensor, "batch codes"], ColumnState]:
-        """Prefill: process the condition and the known codes, whole columns or none; logits of the next code.
-
-        Each condition is for its `batch / conditions` consecutive sequences.
-
-        Raises:
-            ParameterError: if the codes are no whole columns, or fill the window.
-        """
+        """See `AnySampler.start`."""
         rows, columns = self.vectors.shape[0], self.pos_emb.shape[1]
         if codes.shape[1] % rows or codes.shape[1] >= rows * columns:
             raise ParameterError(f"{codes.shape[1]} codes given; this sampler takes fewer than {columns} whole columns of {rows}.")
@@ -205,7 +145,7 @@ class ResidualSampler(nn.Module):
 
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], state: ColumnState) -> Float[Tensor, "batch codes"]:
-        """Process one more code; logits of the next."""
+        """See `AnySampler.step`."""
         state.sum = state.sum + self.vectors[state.level][code]
         state.level += 1
         if state.level == len(self.vectors):
@@ -213,14 +153,6 @@ class ResidualSampler(nn.Module):
             state.hidden = self.transformer(embedded[:, None], state.cache)[:, -1]
             state.level, state.sum = 0, torch.zeros_like(state.sum)
         return self._logits(state)
-
-    @torch.inference_mode()
-    def advance(
-        self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: ColumnState
-    ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
-        """One sampling step: choose the next code of each take and compute the logits of the code after it; as `Sampler.advance`."""
-        codes = choose(logits, uniforms)
-        return codes, self.step(codes.repeat(len(logits) // len(codes)), state)
 
     def _logits(self, state: ColumnState) -> Float[Tensor, "batch codes"]:
         inner = self.column(state.hidden) + self.partial(state.sum) + self.level[state.level]
@@ -247,6 +179,3 @@ class ResidualSampler(nn.Module):
         """Input of the transformer: nothing for the first column, then each known column."""
         embedded = F.pad(self.column_embedder(known), (0, 0, 1, 0))
         return embedded + positions[:, : embedded.shape[1]]
-
-
-AnySampler = Sampler | ResidualSampler

@@ -8,7 +8,7 @@ rows       sequences in a batch of conditional and, with guidance, unconditional
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unsilent.errors import ParameterError
 from unsilent.models.condition import Condition, coordinates
-from unsilent.models.configs import SamplerConfig
+from unsilent.models.configs import AnySamplerConfig, SamplerConfig
 from unsilent.models.transformer import KeyValueCache, Transformer
 
 _EMBEDDING_STD = 0.3  # initial standard deviation of positional encodings and of embeddings from codebook vectors
@@ -41,7 +41,7 @@ ChooseCodes = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], In
 
 
 class Advance(Protocol):
-    """A faster implementation of `Sampler.advance`: same arguments, same results to rounding."""
+    """A faster implementation of `AnySampler.advance`: same arguments, same results to rounding."""
 
     def __call__(
         self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: WindowState
@@ -49,14 +49,119 @@ class Advance(Protocol):
         """Choose the next code of each take and compute the logits of the code after it."""
 
 
-class Sampler(nn.Module):
-    """Predicts each code of a clip from the condition and the codes before it.
+class AnySampler(nn.Module):
+    """Predicts each code of a clip from the condition and the codes before it: the interface that both kinds of samplers share.
 
     Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.generation.sampling`).
 
     Attributes:
+        config: with sizes of the clip, the condition and the transformer.
+        pos_emb: learned positions, `[1, positions, width]`.
+        embedder: of the condition.
+        transformer: with a KV cache.
         fast_advance: replaces `advance` where there is a faster implementation (a CUDA graph); None without one.
     """
+
+    config: AnySamplerConfig
+    pos_emb: nn.Parameter
+    embedder: Condition
+    transformer: Transformer
+    fast_advance: Advance | None = None
+
+    def condition(
+        self,
+        features: Float[Tensor, "batch features dim"] | None = None,
+        labels: Int[Tensor, "batch *features"] | None = None,
+        motion: Float[Tensor, "batch columns motion"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch condition width"]:
+        """Embed a condition, once for all steps. The unconditional one of classifier-free guidance is all zeros.
+
+        Args:
+            features: `n_features` of one clip; None for kinds without.
+            labels: class indices; None for kinds without. For kind `sight` also one for each feature; -1 or None leaves the class to sight.
+            motion: of each code column, for kinds with motion; None where nothing moves.
+            generator: of the random vector of kind `none`.
+
+        Raises:
+            ParameterError: if the inputs do not fit the kind or its sizes.
+        """
+        return self.embedder(features, labels, motion)
+
+    def logits(
+        self,
+        codes: Int[Tensor, "batch sequence"],
+        condition: Float[Tensor, "#batch condition width"],
+        context: Int[Tensor, "batch sequence"] | None = None,
+    ) -> Float[Tensor, "batch sequence codes"]:
+        """Logits of every code given the true codes before it (teacher forcing).
+
+        Args:
+            codes: of one clip or its beginning, in the order of `code_order`; for a sampler over columns, whole ones.
+            condition: result of `condition`.
+            context: codes that are read in place of `codes`, corrupted by training; None reads `codes`. Inside a column, a sampler over
+                columns always reads `codes`, because wrong ones would contradict what finer levels quantise.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        codes: Int[Tensor, "batch sequence"],
+        features: Float[Tensor, "batch features dim"] | None = None,
+        labels: Int[Tensor, "batch"] | None = None,
+        motion: Float[Tensor, "batch columns motion"] | None = None,
+        keep: Bool[Tensor, "batch"] | None = None,
+        context: Int[Tensor, "batch sequence"] | None = None,
+    ) -> Float[Tensor, "batch sequence codes"]:
+        """`condition` and `logits` in one, for training, with their arguments.
+
+        `keep` is False where a sequence's condition is dropped (condition dropout for guidance); None keeps all.
+        """
+        condition = self.condition(features, labels, motion)
+        return self.logits(codes, condition if keep is None else condition * keep[:, None, None], context)
+
+    def start(
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
+    ) -> tuple[Float[Tensor, "batch codes"], Any]:
+        """Prefill: process the condition and the known codes (possibly none); logits of the next code.
+
+        Each condition is for its `batch / conditions` consecutive sequences.
+
+        Returns:
+            The logits, and the state of the window, which `step` continues from.
+
+        Raises:
+            ParameterError: if the codes fill the window, or are no whole columns where the sampler is over columns.
+        """
+        raise NotImplementedError
+
+    def step(self, code: Int[Tensor, "batch"], state: Any) -> Float[Tensor, "batch codes"]:
+        """Process one more code; logits of the next."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def advance(
+        self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: Any
+    ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
+        """One sampling step: choose the next code of each take and feed it to the transformer.
+
+        Args:
+            choose: picks codes from logits; compares equal to any other that picks the same.
+            logits: of the next code.
+            uniforms: random numbers for `choose`.
+            state: of the window; its rows are those of all takes, once or several times (conditional, unconditional).
+
+        Returns:
+            The codes, and the logits of the codes after them; the next call may overwrite both.
+        """
+        if self.fast_advance is not None:
+            return self.fast_advance(choose, logits, uniforms, state)
+        codes = choose(logits, uniforms)
+        return codes, self.step(codes.repeat(len(logits) // len(codes)), state)
+
+
+class Sampler(AnySampler):
+    """A transformer over codes: each is one position."""
 
     def __init__(self, config: SamplerConfig) -> None:
         super().__init__()
@@ -68,7 +173,6 @@ class Sampler(nn.Module):
         self.embedder = Condition(config.condition, width, config.clip)
         self.transformer = Transformer(config.transformer)
         self.head = nn.Linear(width, config.codes, bias=False)
-        self.fast_advance: Advance | None = None
         self.apply(initialise)
         # not on meta tensors, which are filled later: torch would import sympy for them, which takes a second
         if config.condition.kind == "columns" and not self.pos_emb.is_meta:
@@ -91,21 +195,11 @@ class Sampler(nn.Module):
     def condition(
         self,
         features: Float[Tensor, "batch features dim"] | None = None,
-        labels: Int[Tensor, "batch"] | None = None,
+        labels: Int[Tensor, "batch *features"] | None = None,
         motion: Float[Tensor, "batch columns motion"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch condition width"]:
-        """Embed a condition, once for all steps. The unconditional one of classifier-free guidance is all zeros.
-
-        Args:
-            features: `n_features` of one clip; None for kinds without.
-            labels: class indices; None for kinds without.
-            motion: of each code column, for kind `columns`; None where nothing moves.
-            generator: of the random vector of kind `none`.
-
-        Raises:
-            ParameterError: if the inputs do not fit the kind or its sizes.
-        """
+        """As `AnySampler.condition`; kinds without features or classes get what they are made of."""
         config = self.config.condition
         if config.kind == "coordinates":
             return self.tok_emb(coordinates(self.config.clip, self.config.codes).to(self.pos_emb.device))
@@ -113,51 +207,24 @@ class Sampler(nn.Module):
             if generator is None:
                 raise ParameterError("a sampler with a condition of kind 'none' draws a random vector; give a generator.")
             features = torch.rand(1, config.n_features, config.feature_dim, generator=generator).to(self.pos_emb.device)
-        return self.embedder(features, labels, motion)
+        return super().condition(features, labels, motion)
 
     def logits(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "#batch condition width"]
-    ) -> Float[Tensor, "batch sequence codes"]:
-        """Logits of every code given the true codes before it (teacher forcing).
-
-        Args:
-            codes: of one clip or its beginning, in the order of `code_order`.
-            condition: result of `condition`.
-        """
-        embedded = self._embed(codes[:, :-1], condition, self.position_embeddings(condition), 0)
-        return self.head(self.transformer(embedded)[:, self.n_condition - 1 :])
-
-    def forward(
         self,
         codes: Int[Tensor, "batch sequence"],
-        features: Float[Tensor, "batch features dim"] | None = None,
-        labels: Int[Tensor, "batch"] | None = None,
-        motion: Float[Tensor, "batch columns motion"] | None = None,
-        keep: Bool[Tensor, "batch"] | None = None,
+        condition: Float[Tensor, "#batch condition width"],
+        context: Int[Tensor, "batch sequence"] | None = None,
     ) -> Float[Tensor, "batch sequence codes"]:
-        """`condition` and `logits` in one, for training.
-
-        Args:
-            codes: as in `logits`.
-            features: as in `condition`.
-            labels: as in `condition`.
-            motion: as in `condition`.
-            keep: False drops a sequence's condition (condition dropout for guidance); None keeps all.
-        """
-        condition = self.condition(features, labels, motion)
-        return self.logits(codes, condition if keep is None else condition * keep[:, None, None])
+        """See `AnySampler.logits`."""
+        read = codes if context is None else context
+        embedded = self._embed(read[:, :-1], condition, self.position_embeddings(condition), 0)
+        return self.head(self.transformer(embedded)[:, self.n_condition - 1 :])
 
     @torch.inference_mode()
     def start(
         self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
     ) -> tuple[Float[Tensor, "batch codes"], WindowState]:
-        """Prefill: process the condition and the known codes (possibly none); logits of the next code.
-
-        Each condition is processed once and then repeated for its `batch / conditions` consecutive sequences.
-
-        Returns:
-            The logits, and the state that `step` continues from.
-        """
+        """See `AnySampler.start`. Each condition is processed once and then repeated for its sequences."""
         positions, each = self.position_embeddings(condition), len(codes) // len(condition)
         prefix = self._embed(codes[: len(condition), :0], condition, positions, 0)
         capacity = self.pos_emb.shape[1]
@@ -174,29 +241,9 @@ class Sampler(nn.Module):
 
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], state: WindowState) -> Float[Tensor, "batch codes"]:
-        """Process one more code; logits of the next."""
+        """See `AnySampler.step`."""
         embedded = self._embed(code[:, None], None, state.positions, state.cache.length)
         return self.head(self.transformer(embedded, state.cache)[:, -1])
-
-    @torch.inference_mode()
-    def advance(
-        self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: WindowState
-    ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
-        """One sampling step: choose the next code of each take and feed it to the transformer.
-
-        Args:
-            choose: picks codes from logits; compares equal to any other that picks the same.
-            logits: of the next code.
-            uniforms: random numbers for `choose`.
-            state: of the window; its rows are those of all takes, once or several times (conditional, unconditional).
-
-        Returns:
-            The codes, and the logits of the codes after them; the next call may overwrite both.
-        """
-        if self.fast_advance is not None:
-            return self.fast_advance(choose, logits, uniforms, state)
-        codes = choose(logits, uniforms)
-        return codes, self.step(codes.repeat(len(logits) // len(codes)), state)
 
     def position_embeddings(self, condition: Float[Tensor, "#batch condition width"]) -> Float[Tensor, "#batch sequence width"]:
         """Addend of each position's token embedding: its position and, for kind `columns`, the condition of the column it predicts."""

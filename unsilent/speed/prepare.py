@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from unsilent.choices import Precision
-from unsilent.models.residual_sampler import AnySampler
-from unsilent.models.sampler import Sampler
+from unsilent.models.sampler import AnySampler, Sampler
 from unsilent.models.transformer import Block
 from unsilent.speed.cpu_transformer import LANES, PackedBlock, PackedHead, PackedTransformer
 from unsilent.speed.gpu_graphs import GraphedAdvance

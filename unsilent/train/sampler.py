@@ -19,8 +19,8 @@ from unsilent.models.code_order import to_grid
 from unsilent.models.condition import condition_rows
 from unsilent.models.configs import AnySamplerConfig, ConditionConfig, ConditionKind, ResidualSamplerConfig
 from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebook
-from unsilent.models.residual_sampler import AnySampler, ResidualSampler
-from unsilent.models.sampler import Sampler
+from unsilent.models.residual_sampler import ResidualSampler
+from unsilent.models.sampler import AnySampler, Sampler
 from unsilent.train.config import SamplerRun
 from unsilent.train.initialisation import initialise_as_released
 from unsilent.train.losses import next_code_loss
@@ -120,8 +120,7 @@ class SamplerTrainer(Trainer):
         if self.run.code_noise:
             wrong = torch.rand(noisy.shape, device=noisy.device) < self.run.code_noise
             noisy = torch.where(wrong, torch.randint_like(noisy, self.config.codes), noisy)
-        inputs = (batch.features, batch.labels, batch.motion, batch.keep)
-        logits = self.module(batch.codes, *inputs, noisy) if is_residual(self.config) else self.module(noisy, *inputs)
+        logits = self.module(batch.codes, batch.features, batch.labels, batch.motion, batch.keep, context=noisy)
         loss = next_code_loss(logits, batch.codes)
         context.optimise(loss, self.module, self.optimizers[0])
         return StepResult({"next_code": loss, "accuracy": (logits.argmax(-1) == batch.codes).float().mean()})
