@@ -1,6 +1,6 @@
 """Sampling of codes: the next code from logits, classifier-free guidance, windows over any length, priming with known codes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.errors import ParameterError
-from unsilent.generation.conditions import Conditions
 from unsilent.generation.progress import quiet
 from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
@@ -104,7 +103,7 @@ class NextCode:
 def sample_codes(
     sampler: AnySampler,
     windows: Sequence[Window],
-    conditions: Conditions,
+    conditions: Iterable[Float[Tensor, "1 condition width"]],
     request: Request,
     *,
     prime: Int[Tensor, "rows known"] | None = None,
