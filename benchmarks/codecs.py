@@ -33,7 +33,7 @@ from unsilent.train.losses import stft_loss
 CLIP = Clip()
 OPUS_BITS, OPUS_RATE = 6000, 48000  # the least that Opus takes, a second; its sample rate
 LONGEST_DELAY = 2205  # samples, 0.1 s
-SHEET = Path(__file__).parents[1] / "runs/paper/sheet.py"
+FIGURES = Path(__file__).parents[1] / "runs/paper/figures.py"
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     for name, rows in measured.items():
         sys.stdout.write(f"{name:24}" + "".join(f"{value:10.3f}" for value in np.mean(rows, axis=0)) + "\n")
     folders = [options.out / name for name in methods]
-    subprocess.run([sys.executable, SHEET, *folders, "-o", options.out / "codecs.png", "--clips", str(len(rows))], check=True)
+    subprocess.run([sys.executable, FIGURES, *folders, "-o", options.out / "codecs.png", "--clips", str(len(rows))], check=True)
 
 
 def save(path: Path, waveform: np.ndarray) -> None:
