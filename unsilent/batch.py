@@ -38,7 +38,7 @@ class Result:
     score: float | None = None  # agreement with what is seen or named; see `Generation`
     seen: dict[str, float] = field(default_factory=dict)  # likeliest classes
     pictures: str | None = None  # "copied", or how they were encoded
-    notes: tuple[str, ...] = ()  # what of the video the output lacks
+    notes: tuple[str, ...] = ()  # streams and properties of the video that the output lacks
 
 
 def run(

@@ -133,7 +133,7 @@ def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bo
             try_lock(file.fileno())  # tells other processes that it is in use
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield temporary
-            os.chmod(temporary, mode)  # that of the umask, whatever a library has made of it
+            os.chmod(temporary, mode)  # the umask's mode, because libraries change it
             if durable:
                 sync(temporary)
             os.replace(temporary, out)

@@ -217,7 +217,7 @@ def refuse_unwritable(out: Path) -> None:
     """Refuse an output whose name is too long, or in a folder that cannot be written to.
 
     Raises:
-        MediaError: likewise; if the nearest folder that exists is a file, or read-only.
+        MediaError: if a name is too long, or the nearest existing folder is a file or read-only.
     """
     for name in (out.name, *(part.name for part in out.absolute().parents if not part.exists())):
         if len(os.fsencode(name)) > LONGEST_NAME:

@@ -106,8 +106,8 @@ class Request(Config):
         """Replace None by the model's defaults; resolving twice changes nothing.
 
         Returns:
-            A request without None, except `label` for a model without classes or one that sees, `seconds`, and what concerns a prime where
-            there is none. The label has the model's spelling.
+            A request whose open fields are filled. None remain `seconds`, `label` where the model needs none, and the fields of an absent
+            prime. The label has the model's spelling.
 
         Raises:
             ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, unknown to the model, or

@@ -29,7 +29,7 @@ _MOST_BLOCKS = 1 << 20  # four months; a forged number of a block must not ask f
 
 @dataclass(frozen=True)
 class Header:
-    """What a decoder must know.
+    """Parameters that a decoder needs.
 
     Attributes:
         rows: codes in a column.
@@ -73,7 +73,7 @@ class Unpacked:
 
 
 def pack(header: Header, grid: Int[np.ndarray, "rows columns"], n_samples: int) -> Iterator[bytes]:
-    """The parts of a file, in order; they can be written as they come.
+    """The parts of a file, in the order of writing.
 
     Args:
         header: of the file.

@@ -1,4 +1,4 @@
-"""How much each sampled code looked at each position of the condition and at each earlier code. Paper figure 19.
+"""How much each sampled code attended to each position of the condition and to each earlier code, as in the interface of paper figure 19.
 
 The weights are computed after the sampling, by torch in float32, from the sampled codes. Attention is causal, so one pass over a window
 gives the weights of all its steps. Sampling in another precision differs from them by rounding.
@@ -112,9 +112,9 @@ def _attention_in(
 
 
 def over_time(windows: Sequence[WindowAttention], rows: int) -> tuple[Float[np.ndarray, "places columns"], str]:
-    """A picture of attention: for each code column the weights of its codes, averaged, and what its places are.
+    """Attention as an image: for each code column, the mean weights of its codes at each place; and the meaning of the places.
 
-    Places are the positions of the condition or, where there is a single one, columns before: 0 is the column itself.
+    Places are positions of the condition or, where there is a single one, distances in columns: 0 is the column itself.
 
     Args:
         windows: of a whole sound.
@@ -131,7 +131,7 @@ def over_time(windows: Sequence[WindowAttention], rows: int) -> tuple[Float[np.n
 
 
 def _by_distance(weights: Float[np.ndarray, "codes codes"], rows: int) -> Float[np.ndarray, "codes columns"]:
-    """Weights by how many columns before the code they lie."""
+    """Weights by their distance from the code, in columns."""
     n_codes = len(weights)
     own, column = np.arange(n_codes) // rows, weights.reshape(n_codes, -1, rows).sum(2)
     found = np.zeros_like(column)

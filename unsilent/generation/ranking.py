@@ -1,6 +1,6 @@
-"""Ranking: of several candidates for each take the one that fits best what is seen or named, and takes in order of that.
+"""Ranking: the candidate of each take that fits its condition best is kept, and the best take comes first.
 
-The sampler rates its own sounds, as a generative classifier: how much likelier are the codes with their condition than without?
+The sampler rates its own sounds: how much likelier are the codes with their condition than without it?
 """
 
 from collections.abc import Sequence

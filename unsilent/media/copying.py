@@ -37,7 +37,7 @@ _TRIED_PACKETS = 1000  # at most, until a picture can be decoded
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of the streams of a video.
+    """How each stream of a video gets into another file.
 
     Attributes:
         container: format of the output.
@@ -86,7 +86,7 @@ def plan_copy(video: Path, out: Path) -> Plan:
     """Decide how the streams of a video get into `out`, and try it in memory with its first packets.
 
     Raises:
-        MediaError: if the video cannot be read, or its pictures fit into `out` in no way.
+        MediaError: if the video cannot be read, or `out` cannot hold its pictures.
     """
     plan = Plan(CONTAINERS[out.suffix.lower()][0])
     with open_media(video) as source:
@@ -131,7 +131,7 @@ def _swaps(video: Path) -> bool:
 
 
 def _hidden(stream: av.VideoStream) -> _Hidden | None:
-    """Where the packets lie that an edit list hides, other than at the end of the file; None if there are none at all."""
+    """Place of the packets that an edit list hides before the end of the file; None if none are hidden."""
     entries = stream.index_entries
     flags = [entries[i].is_discard for i in range(len(entries))]
     if not any(flags):
@@ -208,7 +208,7 @@ def _describe(stream: av.stream.Stream, sample_format: str) -> str:
 
 
 def _works(plan: Plan, video: Path) -> bool:
-    """Write the first packets into memory, read them, and compare codec and first picture, if the source has one that early."""
+    """Whether the first packets, written into memory and read again, have the same codec and, if one is among them, first picture."""
     buffer = io.BytesIO()
     try:
         with open_media(video) as source, av.open(buffer, "w", format=plan.container, container_options=options_for(source)) as target:

@@ -1,4 +1,4 @@
-"""Encoding of pictures that a container cannot hold as they are: without loss, or at a quality at which no loss is seen."""
+"""Encoding of pictures that a container cannot hold as they are, losslessly or with invisible loss."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

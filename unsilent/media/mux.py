@@ -22,7 +22,7 @@ BIT_RATE = 192_000  # bits per second
 
 
 def plan_mux(video: Path, out: Path, original: Original = "drop") -> Plan:
-    """Decide what `mux` will do, and find what it cannot do, before a sound is made.
+    """Plan what `mux` does, and refuse what it cannot do, before a sound is made.
 
     Returns:
         The plan, whose notes say what is lost.
@@ -116,7 +116,7 @@ def _check_output(video: Path, out: Path) -> None:
 
 
 def _timed_packets(packets: Iterator[av.Packet], video: Path, plan: Plan) -> Iterator[av.Packet]:
-    """Packets with time stamps, without those behind the last one that is displayed."""
+    """Packets with time stamps, up to the last one that is displayed."""
     any_timed, behind = False, list[av.Packet]()
     for packet in packets:
         if packet.size and packet.stream.type == "video":

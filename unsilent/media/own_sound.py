@@ -1,4 +1,4 @@
-"""The sound that a video has already, mixed with a new one."""
+"""The video's own sound, mixed with a new one."""
 
 from collections.abc import Iterator
 from itertools import pairwise

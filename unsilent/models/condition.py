@@ -94,10 +94,10 @@ class Condition(nn.Module):
 
 
 class Sight(nn.Module):
-    """Linear classifier of visual features: what a picture shows, among the classes of sounds.
+    """Linear classifier of visual features: the class of sound that a frame suggests.
 
     Attributes:
-        weight, bias: logits of each class; -infinity is written as a large negative bias for classes that no picture teaches.
+        weight, bias: logits of each class; classes without training pictures have a large negative bias.
         mean, std: of the features that it was fitted to.
     """
 

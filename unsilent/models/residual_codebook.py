@@ -37,13 +37,13 @@ TEXTURE_CLIPS = 6  # period of the texture: a minute at the paper's grid
 @lru_cache(maxsize=4)
 def _texture_period(clip: Clip) -> np.ndarray:
     noise = torch.randn(1, TEXTURE_CLIPS * clip.n_samples, generator=torch.Generator().manual_seed(0)) * _NOISE_STD
-    with torch.autocast("cpu", enabled=False):  # whoever asks first must not decide the precision
+    with torch.autocast("cpu", enabled=False):  # cached, so it must not depend on the first caller's autocast
         mel = log_mel01(noise, clip)[0] * 2
     return (mel - mel.mean(1, keepdim=True)).numpy()
 
 
 def texture(clip: Clip, start: int, frames: int) -> Float[Tensor, "mels frames"]:
-    """Fluctuation of the mel of stationary white noise around its mean; the same frames for the same numbers.
+    """Fluctuation of the mel of stationary white noise around its mean; equal frame numbers give equal values.
 
     Args:
         clip: the time and frequency grid.

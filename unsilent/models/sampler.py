@@ -199,7 +199,7 @@ class Sampler(AnySampler):
         motion: Float[Tensor, "batch columns motion"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch condition width"]:
-        """As `AnySampler.condition`; kinds without features or classes get what they are made of."""
+        """As `AnySampler.condition`; kind `coordinates` is embedded like codes, and kind `none` draws a random vector."""
         config = self.config.condition
         if config.kind == "coordinates":
             return self.tok_emb(coordinates(self.config.clip, self.config.codes).to(self.pos_emb.device))

@@ -17,14 +17,14 @@ _SILENT = -0.98  # maximum of a patch-power column, below which it counts as sil
 
 
 def columns_of(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebookConfig) -> Float[Tensor, "n features"]:
-    """What the encoder's linear map gets, without most of the silent columns."""
+    """Inputs of the encoder's linear map, without most of the silent columns."""
     columns = patch_power(mel, config.patch).unflatten(2, (-1, config.patches)).transpose(1, 2).flatten(2).flatten(0, 1)
     return columns[(columns.amax(1) > _SILENT) | (torch.rand(len(columns)) < 0.02)]
 
 
 @torch.no_grad()
 def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> Iterator[float]:
-    """Set the linear maps to the PCA of columns, and each level's codes to the k-means of what those before leave over.
+    """Set the linear maps to the PCA of columns, and the codes of each level to the k-means of the residuals of the levels before.
 
     Args:
         codebook: of any sizes; its decoder's network is left as it is.

@@ -1,10 +1,12 @@
-"""Impacts: when something in a video hits, told by how motion grows and stops. The amount of motion alone does not tell it.
+"""Impacts: moments at which something in a video hits, estimated from how motion grows and stops.
+
+The amount of motion alone does not show them.
 
     meter = ImpactMeter()
     meter.add(number, grey)  # each frame
     meter.levels             # of each frame, for `motion.normalise`
 
-`weights` are those of a ridge regression, of which benchmarks/impacts.py is the fit and the score.
+The weights come from a ridge regression; benchmarks/impacts.py fits and scores it.
 """
 
 from collections import deque
@@ -29,13 +31,13 @@ Scales = tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "half_he
 
 
 class ImpactMeter:
-    """Measures how much each frame of a stream looks like a blow, from the `REACH` frames before and after it:
+    """Estimates how strong an impact each frame of a stream shows, from the `REACH` frames before and after it:
 
         level[t] = max(0, sum over k from -5 to 5 of weights[k] · measures(frames t + k - 1 and t + k))
 
-    Channel 0 is from the whole picture, channel 1 also from the liveliest of its 4 x 4 places. The weights of each measure sum to 0, so a
+    Channel 0 is from the whole frame, channel 1 also from the liveliest of its 4 x 4 cells. The weights of each measure sum to 0, so a
     still video and steady motion have level 0. A repeated frame keeps the measures of the pair before. So does a cut, where more than half
-    of the picture changes at once: it is no blow. Memory holds two frames and the measures of `2 * REACH + 1`.
+    of the frame changes at once without an impact. Memory holds two frames and the measures of `2 * REACH + 1`.
 
     Source:
         Deceleration by direction as a sign of impacts: Davis and Agrawala, "Visual rhythm and beat" (2018). Differs: flow by least squares
@@ -52,7 +54,7 @@ class ImpactMeter:
         self._cuts, self._repeats, self._held = 0, 0, np.zeros(MEASURES, np.float32)
 
     def add(self, number: int, grey: UInt8[np.ndarray, "height width"]) -> None:
-        """Measure the next frame; one that does not directly follow the one before begins anew.
+        """Measure the next frame; after a gap in the numbers a new stretch begins.
 
         Args:
             number: of the frame, greater than that of the one before.
