@@ -112,8 +112,8 @@ def _make(
         if ".wav" in suffixes:
             generation.save_wav(out.with_suffix(".wav"))
         if ".png" in suffixes:
-            looked = pipeline.attention(generation) if attention else None
-            generation.save_picture(out.with_suffix(".png"), looked)
+            weights = pipeline.attention(generation) if attention else None
+            generation.save_picture(out.with_suffix(".png"), weights)
         made = generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor, generation.score, generation.seen
         yield Result(job.video, out, "made", "", *made, plan.pictures, plan.notes)
 
