@@ -74,7 +74,7 @@ def test_code_noise_changes_inputs_not_targets(shards, tmp_path, monkeypatch):
     run, trainer, fabric = build("class", shards, tmp_path, steps=1, batch=64, code_noise=0.25)
     module, inputs, targets = trainer.module.module, [], []
     forward = module.forward
-    monkeypatch.setattr(module, "forward", lambda *others, context: inputs.append(context) or forward(*others, context=context))
+    monkeypatch.setattr(module, "forward", lambda *others, context=None: inputs.append(context) or forward(*others, context=context))
 
     def loss(logits, codes):
         targets.append(codes)
