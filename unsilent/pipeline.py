@@ -16,10 +16,10 @@ from unsilent.checkpoints.bundle import Parts
 from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
 from unsilent.generation.attention import WindowAttention, attention_of
-from unsilent.generation.conditions import Conditions, Plan, expected_classes, make_conditions, plan_frames
+from unsilent.generation.conditions import Conditions, Plan, make_conditions, plan_frames, seen_classes
 from unsilent.generation.priming import Prime, load_prime
 from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
-from unsilent.generation.ranking import Ranked, likeliest, rank
+from unsilent.generation.ranking import Ranked, rank
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, sample_codes
@@ -106,11 +106,10 @@ class Pipeline:
                 ranked = self.rank(grids, conditions, request)
                 best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, prime)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
-            seen = expected_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
             common = {
                 "video": info.path, "sample_rate": self.clip.sample_rate, "clip": self.clip, "request": request, "model": self.name,
-                "features": None if observation is None else observation.features.cpu().numpy(), "precision": self.precision,
-                "seen": likeliest(seen, self.parts.classes), "timings": clock.per_take(request.takes),
+                "features": None if observation is None else observation.features.cpu().numpy(), "timings": clock.per_take(request.takes),
+                "seen": seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes), "precision": self.precision,
             }  # fmt: skip
         return [Generation(**common, **one._asdict(), **arrays._asdict()) for one, arrays in zip(ranked, finished, strict=True)]
 

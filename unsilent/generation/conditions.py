@@ -16,6 +16,8 @@ from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 from unsilent.vision.scene import Observation, Scene
 
+_NAMED = 5  # classes that `likeliest` names
+
 Conditions = Sequence[Float[Tensor, "1 condition width"]]  # one for each window
 
 
@@ -74,17 +76,23 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
     ]
 
 
-def expected_classes(
+def seen_classes(
     sampler: AnySampler, plan: Plan, observation: Observation | None, request: Request, classes: Sequence[str]
-) -> Float[Tensor, "classes"] | None:
-    """Probability of each class over a whole scene: 1 for a named class, else by sight; None for a sampler without sight."""
+) -> dict[str, float]:
+    """Likeliest classes of a whole scene with their probabilities: the named one, else by sight; empty for a sampler without sight."""
     sight = getattr(sampler.embedder, "sight", None)
     if sight is None:
-        return None
+        return {}
     if request.label is not None:
-        return torch.eye(len(classes))[classes.index(request.label)]
+        return {request.label: 1.0}
     windows = [observation.features_of(window.embedded)[None].to(sight.weight) for window in plan.frames]
-    return torch.stack([sight.shares(features)[0].mean(0) for features in windows]).mean(0)
+    return likeliest(torch.stack([sight.shares(features)[0].mean(0) for features in windows]).mean(0), classes)
+
+
+def likeliest(expected: Float[Tensor, "classes"], classes: Sequence[str]) -> dict[str, float]:
+    """The likeliest classes with their probabilities, in falling order, without those below 1 %."""
+    values, indices = expected.topk(min(_NAMED, len(classes)))
+    return {classes[index]: round(value, 3) for value, index in zip(values.tolist(), indices.tolist(), strict=True) if value >= 0.01}
 
 
 def make_conditions(

@@ -14,8 +14,6 @@ from unsilent.models.code_order import to_sequence
 from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 
-_NAMED = 5  # classes that `likeliest` names
-
 
 class Ranked(NamedTuple):
     """A chosen candidate.
@@ -75,11 +73,3 @@ def best_of(scores: Sequence[float], candidates: int) -> list[Ranked]:
     takes = [range(first, first + candidates) for first in range(0, len(scores), candidates)]
     best = [max(take, key=scores.__getitem__) for take in takes]
     return [Ranked(take, scores[take]) for take in sorted(best, key=scores.__getitem__, reverse=True)]
-
-
-def likeliest(expected: Float[Tensor, "classes"] | None, classes: tuple[str, ...]) -> dict[str, float]:
-    """The likeliest classes with their probabilities, in falling order, without those below 1 %; empty for None."""
-    if expected is None:
-        return {}
-    values, indices = expected.topk(min(_NAMED, len(classes)))
-    return {classes[index]: round(value, 3) for value, index in zip(values.tolist(), indices.tolist(), strict=True) if value >= 0.01}
