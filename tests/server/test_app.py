@@ -60,6 +60,7 @@ def test_results_are_listed_and_deleted(start, helpers, make_clip):
     [
         {"seed": 1}, {"temperature": 3.0}, {"top_k": 1}, {"guidance": 4.0}, {"seconds": 0.4}, {"prime": "own", "prime_seconds": 0.3},
         {"prime": "own", "prime_seconds": 0.3, "prime_keep": "samples"},
+        {"cues": [{"seconds": 0.3}]}, {"mute": [{"start": 0.1, "stop": 0.5}]},
     ],
     ids=str,
 )  # fmt: skip
@@ -67,6 +68,20 @@ def test_each_control_changes_the_sound(start, helpers, make_clip, change):
     client = start()
     source = helpers.upload(client, make_clip("clip.mp4", sound=TONE))["id"]
     plain, changed = (helpers.finish(client, helpers.ask(client, source, **fields)) for fields in ({}, change))
+    assert changed["state"] == "done", changed["why"]
+    assert wav_of(client, plain) != wav_of(client, changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"label": "dog"}, {"candidates": 3}, {"motion": False}, {"prompt_track": [{"start": 0.4, "stop": 1.2, "label": "rain"}]}],
+    ids=str,
+)
+def test_each_control_of_the_default_model_changes_the_sound(start, helpers, make_clip, change):
+    client = start(model="everyday")
+    clip = make_clip("clip.mp4", n_frames=50, images=lambda number: np.full((48, 64, 3), 250 if number % 10 == 0 else 9, np.uint8))
+    source = helpers.upload(client, clip)["id"]
+    plain, changed = (helpers.finish(client, helpers.ask(client, source, "everyday", **fields)) for fields in ({}, change))
     assert changed["state"] == "done", changed["why"]
     assert wav_of(client, plain) != wav_of(client, changed)
 

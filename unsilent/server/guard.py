@@ -43,7 +43,7 @@ class Guard:
         client = named if len(named) >= _LEAST else secrets.token_urlsafe(24)
         scope.setdefault("state", {})["client"] = digest_of(client)
         new = [] if client == named else [_cookie(CLIENT, client)]
-        if given:
+        if self._is_right(given):
             new.append(_cookie(TOKEN, given))
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -66,6 +66,9 @@ class Guard:
         await answer({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": body})
 
+    def _is_right(self, token: str) -> bool:
+        return self.settings.token is not None and hmac.compare_digest(token.encode(), self.settings.token.encode())
+
     def _refusal(self, headers: dict[str, str], cookie: str, given: str) -> tuple[int, str] | None:
         host = urlsplit(f"//{headers.get('host', '')}")
         if self.settings.is_local and (host.hostname or "") not in _LOCAL:
@@ -78,7 +81,7 @@ class Guard:
         if self.settings.token is None:
             return None
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
-        if any(hmac.compare_digest(one.encode(), self.settings.token.encode()) for one in (bearer, cookie, given)):
+        if any(map(self._is_right, (bearer, cookie, given))):
             return None
         return 401, "this server needs its token: open the address that it printed, or send it as Authorization: Bearer TOKEN."
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from unsilent.clip import Clip
 from unsilent.files import atomic_write
 from unsilent.media.video import stream_frames
 
@@ -27,7 +28,7 @@ def to_bytes(mel: Float[np.ndarray, "mels frames"], every: int = 1) -> bytes:
     return _quantised((np.clip(mean, -1, 1) + 1) / 2).T.tobytes()
 
 
-def write(out: Path, waveform: Float[np.ndarray, "samples"], mel: Float[np.ndarray, "mels frames"]) -> dict[str, Any]:
+def write(out: Path, waveform: Float[np.ndarray, "samples"], mel: Float[np.ndarray, "mels frames"], clip: Clip) -> dict[str, Any]:
     """Write a sound's mel to `out.mel`, and its outline to `out.outline` as int8 pairs; returns their names and sizes."""
     every = max(1, -(-mel.shape[1] // MOST_FRAMES))
     data = to_bytes(mel, every)
@@ -35,7 +36,9 @@ def write(out: Path, waveform: Float[np.ndarray, "samples"], mel: Float[np.ndarr
     edges = np.linspace(0, len(waveform), min(OUTLINE, len(waveform)) + 1).astype(int)[:-1]
     pairs = np.stack([np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)], axis=1)
     _write(out.with_suffix(".outline"), np.round(np.clip(pairs, -1, 1) * 127).astype(np.int8).tobytes())
-    return {"mel": f"{out.stem}.mel", "bands": len(mel), "frames": len(data) // len(mel), "outline": f"{out.stem}.outline"}
+    frames = len(data) // len(mel)
+    sizes = {"bands": len(mel), "frames": frames, "mel_seconds": round(frames * every * clip.hop / clip.sample_rate, 4)}
+    return {"mel": f"{out.stem}.mel", "outline": f"{out.stem}.outline", **sizes}
 
 
 def write_map(out: Path, values: Float[np.ndarray, "rows columns"]) -> dict[str, Any]:

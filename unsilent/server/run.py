@@ -19,6 +19,7 @@ from unsilent.server.store import Store
 
 LOCK = "server.lock"
 _KEEP_ALIVE_SECONDS, _CLOSING_SECONDS = 30, 5
+_CONNECTIONS = 512  # at the same time, listeners of events among them
 
 
 def serve(settings: Settings, tell: Callable[[str], object], open_page: bool = False) -> None:
@@ -47,8 +48,12 @@ def serve(settings: Settings, tell: Callable[[str], object], open_page: bool = F
         tell(f"unsilent listens at {page}")
         if open_page:
             threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
-        config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=_KEEP_ALIVE_SECONDS, server_header=False,
-                                timeout_graceful_shutdown=_CLOSING_SECONDS)  # fmt: skip
+        limits = {
+            "limit_concurrency": _CONNECTIONS,
+            "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+            "timeout_graceful_shutdown": _CLOSING_SECONDS,
+        }
+        config = uvicorn.Config(app, log_level="warning", server_header=False, **limits)
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         uvicorn.Server(config).run(sockets=[listener])
 

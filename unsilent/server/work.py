@@ -138,11 +138,15 @@ class Worker:
             name = f"take{number}"
             take.save_video(task.folder / f"{name}{suffix}", comment=comment, plan=plan)
             take.save_wav(task.folder / f"{name}.wav")
-            sound = {"name": f"take {number}", "video": f"{name}{suffix}", "wav": f"{name}.wav", "draw": take.take + 1, "score": take.score,
-                     "seconds": round(take.seconds, 3), **pictures.write(task.folder / name, take.waveform, take.mel)}  # fmt: skip
+            sound = {"name": f"take {number}", "video": f"{name}{suffix}", "wav": f"{name}.wav", "seconds": round(take.seconds, 3)}
+            sound |= {"draw": take.take + 1, "score": take.score}
+            sound |= pictures.write(task.folder / name, take.waveform, take.mel, take.clip)
             if ask.attention:
-                weights, places = over_time(pipeline.attention(take), take.clip.rows)
-                sound["attention"] = pictures.write_map(task.folder / f"{name}.attention", weights) | {"of": places}
+                looked = pipeline.attention(take)
+                weights, places = over_time(looked, take.clip.rows)
+                to_condition = float(np.mean([one.condition.sum(1).mean() for one in looked]))
+                shown = pictures.write_map(task.folder / f"{name}.attention", weights)
+                sound["attention"] = {**shown, "of": places, "to_condition": round(to_condition, 4)}
             sounds.append(sound)
             emit({"sound": sound})
         made = {"sounds": self._heard(task, sounds, emit), "seen": takes[0].seen if takes else {}, "notes": list(plan.notes)}
@@ -171,7 +175,7 @@ class Worker:
             )
             write_wav(task.folder / f"{name}.wav", waveform, codec.clip.sample_rate)
             sounds.append({"name": name, "wav": f"{name}.wav", "seconds": round(len(own) / codec.clip.sample_rate, 3),
-                           **pictures.write(task.folder / name, waveform, shown.cpu().numpy())})  # fmt: skip
+                           **pictures.write(task.folder / name, waveform, shown.cpu().numpy(), codec.clip)})  # fmt: skip
             emit({"sound": sounds[-1], "stage": "decoding", "share": 0.3 + 0.2 * len(sounds)})
         return {"sounds": self._heard(task, sounds, emit), "bitrate_kbps": round(codec.bitrate_kbps, 3)}
 
@@ -188,7 +192,7 @@ class Worker:
         write_wav(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
         mel = from_mel01(log_mel01(torch.from_numpy(_padded(decoded.waveform, codec.clip.column_samples))[None], codec.clip))[0]
         sound = {"name": "decoded", "wav": "decoded.wav", "seconds": round(len(decoded.waveform) / codec.clip.sample_rate, 3)}
-        sound |= pictures.write(task.folder / "decoded", decoded.waveform, mel.cpu().numpy())
+        sound |= pictures.write(task.folder / "decoded", decoded.waveform, mel.cpu().numpy(), codec.clip)
         emit({"sound": sound})
         return {"sounds": [sound], "lost": [[round(one, 3) for one in span] for span in decoded.lost]}
 

@@ -32,6 +32,13 @@ export function map(canvas, data, rows, share = 1) {
   columns(canvas, data, rows)
 }
 
+// Bytes less the mean of each row over all columns; half of the range stands for no difference.
+export function withoutMean(data, rows) {
+  const n = data.length / rows
+  const means = Array.from({ length: rows }, (_, row) => { let sum = 0; for (let at = row; at < data.length; at += rows) sum += data[at]; return sum / n })
+  return Uint8Array.from(data, (value, at) => Math.max(0, Math.min(255, 128 + (value - means[at % rows]) / 2)))
+}
+
 export function wave(canvas, outline) {
   const [width, height] = [canvas.clientWidth * devicePixelRatio || 600, 72 * devicePixelRatio]
   Object.assign(canvas, { width, height })

@@ -1,9 +1,9 @@
 // The page: what is open, what is asked, and the list of results. All that stays is on the server; the address names what is open.
 
-import { call, follow, post, upload } from "./api.js"
+import { bytes, call, follow, post, upload } from "./api.js"
 import * as draw from "./draw.js"
+import * as overTime from "./over-time.js"
 import * as player from "./player.js"
-import { bytes } from "./api.js"
 import * as research from "./research.js"
 
 const $ = (id) => document.getElementById(id)
@@ -12,7 +12,7 @@ const STAGES = {
   waiting: "Waiting", loading: "Loading the model", reading: "Looking at the video", sampling: "Sampling the sound",
   decoding: "Decoding", encoding: "Encoding", listening: "Asking the classifier",
 }
-let [input, job, extras, unfollow] = [null, null, [], () => {}]
+let [input, job, heard, unfollow] = [null, null, null, () => {}]
 
 function make(tag, text = "", attributes = {}) {
   const element = document.createElement(tag)
@@ -36,13 +36,14 @@ export async function attempt(work) {
 // ---- the upload
 
 export function openInput(found) {
-  [input, job, extras] = [found, null, []]
+  [input, job] = [found, null]
   unfollow()
   player.open(found)
   player.select(0, 0)
   location.hash = `input=${found.id}`
+  overTime.clear()
   if (found.label) $("label").value = found.label
-  show({ drop: false, stage: true, working: false, outcome: false })
+  show({ drop: false, stage: true, timeline: found.kind !== "codes", working: false, outcome: false })
   for (const [id, needs] of [["make", found.kind === "video"], ["compare", found.kind !== "codes" && found.has_sound], ["encode", found.kind !== "codes" && found.has_sound]]) $(id).disabled = !needs
   if (found.kind === "codes") ask({ kind: "decode" })
 }
@@ -62,7 +63,7 @@ const sendAndOpen = async (file) => { const found = file && await send(file); if
 
 $("file").addEventListener("change", () => { sendAndOpen($("file").files[0]); $("file").value = "" })
 $("example").addEventListener("click", () => attempt(async () => openInput(await post("api/inputs/example"))))
-$("another").addEventListener("click", () => { show({ drop: true, stage: false, working: false, outcome: false }); location.hash = ""; $("make").disabled = true })
+$("another").addEventListener("click", () => { show({ drop: true, stage: false, timeline: false, working: false, outcome: false }); location.hash = ""; $("make").disabled = true })
 for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(name, (event) => {
   event.preventDefault()
   $("drop").classList.toggle("over", name === "dragover")
@@ -94,7 +95,9 @@ function showModel() {
 $("model").addEventListener("change", showModel)
 
 function requested() {
-  const request = { motion: $("motion").checked, original: $("original").value }
+  const timing = $("timing").value
+  const request = { motion: timing !== "none", original: $("original").value, ...overTime.fields(timing === "auto") }
+  if (timing !== "mine" && timing !== "auto") delete request.cues
   for (const name of ["takes", "seed", "temperature", "top_k", "guidance", "candidates", "seconds"]) {
     const field = $("form").elements[name]
     if (field.value !== "" && !field.disabled) request[name] = Number(field.value)
@@ -119,21 +122,39 @@ $("form").addEventListener("submit", (event) => {
 })
 $("compare").addEventListener("click", () => ask({ kind: "reconstruct" }))
 $("encode").addEventListener("click", () => ask({ kind: "encode" }))
+$("less-prior").addEventListener("change", () => hear(heard))
 $("stop").addEventListener("click", () => attempt(() => post(`api/jobs/${job.id}/stop`)))
+
+// The form as it was when a job was asked for.
+function restore(asked) {
+  const { request } = asked
+  $("model").value = asked.model
+  showModel()
+  $("vocoder").value = asked.vocoder
+  $("want-attention").checked = asked.attention
+  for (const name of ["takes", "seed", "temperature", "top_k", "guidance", "candidates", "seconds", "label", "original", "prime_seconds", "prime_keep"]) {
+    if (name in request) $("form").elements[name].value = request[name]
+    else if (!["original", "prime_keep"].includes(name)) $("form").elements[name].value = ""
+  }
+  if (request.prime && ![...$("prime").options].some((one) => one.value === request.prime)) $("prime").append(make("option", "the file of then", { value: request.prime }))
+  $("prime").value = request.prime || ""
+  $("timing").value = request.cues === "auto" ? "auto" : request.cues ? "mine" : request.motion === false ? "none" : "motion"
+  overTime.take(request)
+}
 
 // ---- a job
 
 async function openJob(found) {
   unfollow()
   job = found
-  extras = []
   player.select(0, 0)
   location.hash = `job=${found.id}`
   if (!input || input.id !== found.ask.input) {
     input = await call(`api/inputs/${found.ask.input}`).catch(() => null)
     if (input) player.open(input)
   }
-  show({ drop: false, stage: true, outcome: false })
+  if (found.ask.kind === "generate") restore(found.ask)
+  show({ drop: false, stage: true, timeline: input !== null && input.kind !== "codes", outcome: false })
   for (const id of ["make", "compare", "encode"]) $(id).disabled = !input || (id === "make" ? input.kind !== "video" : !input.has_sound || input.kind === "codes")
   list()
   if (["done", "stopped", "failed"].includes(found.state)) return showOutcome(found)
@@ -186,7 +207,10 @@ const nameOf = (sound, at) => (sound.score == null ? sound.name : `${sound.name}
 function hear(sound) {
   job.sounds.forEach((one, at) => $("takes").children[at].setAttribute("aria-pressed", String(one === sound)))
   showList($("heard"), sound.heard || [])
-  $("attention-note").textContent = sound.attention ? `Attention, below the spectrogram: ${sound.attention.of} (upwards) for each code column.` : ""
+  const seen = sound.attention
+  $("attention-note").textContent = seen ? `Attention, below the spectrogram: ${seen.of} (upwards) for each code column. ${(100 * seen.to_condition).toFixed(0)} % goes to the condition, the rest to earlier codes.` : ""
+  $("prior").hidden = !seen
+  heard = sound
   showDownloads(sound)
   attempt(() => player.hear(job, sound, input))
 }

@@ -32,6 +32,8 @@ export function open(input) {
   video.classList.toggle("blind", input.kind === "sound")
   load(`api/inputs/${input.id}/file`)
   setLength(input.seconds)
+  $("timeline").classList.add("empty")
+  for (const id of ["stills", "attention"]) $(id).hidden = true
   $("playing").textContent = input.has_sound ? "You hear its own sound." : "It has no sound yet."
 }
 
@@ -53,7 +55,7 @@ export async function hear(job, sound, input) {
   heard = sound
   const files = `api/jobs/${job.id}/files/`
   setLength(sound.seconds)
-  const blind = input && input.kind === "video" ? false : true
+  const blind = !sound.video && input?.kind !== "video"
   video.classList.toggle("blind", blind)
   if (sound.video || blind) {
     audio.removeAttribute("src")
@@ -65,13 +67,16 @@ export async function hear(job, sound, input) {
     load(`api/inputs/${input.id}/file`)
   }
   $("playing").textContent = `You hear: ${sound.name}.`
+  $("timeline").classList.remove("empty")
   const [mel, outline] = await Promise.all([bytes(files + sound.mel), bytes(files + sound.outline)])
   if (heard !== sound) return
-  const covered = (sound.frames / (sound.seconds || 1)) * sound.seconds  // whole code columns may be longer than the sound
-  draw.map($("mel"), mel, sound.bands, Math.min(1, sound.frames / Math.max(1, covered)))
+  draw.map($("mel"), mel, sound.bands, sound.mel_seconds / sound.seconds)
   draw.wave($("wave"), new Int8Array(outline.buffer))
   $("attention").hidden = !sound.attention
-  if (sound.attention) draw.map($("attention"), await bytes(files + sound.attention.file), sound.attention.rows)
+  if (!sound.attention) return
+  const seen = await bytes(files + sound.attention.file)
+  const shown = $("less-prior").checked ? draw.withoutMean(seen, sound.attention.rows) : seen
+  draw.map($("attention"), shown, sound.attention.rows, sound.mel_seconds / sound.seconds)
 }
 
 video.addEventListener("error", () => {
@@ -111,7 +116,7 @@ export function select(from, to) {
   }
   $("from").value = range ? range[0].toFixed(2) : ""
   $("to").value = range ? range[1].toFixed(2) : ""
-  document.dispatchEvent(new Event("range"))
+  for (const button of document.querySelectorAll(".of-range")) button.disabled = !range
 }
 
 const at = (event) => {
@@ -119,7 +124,6 @@ const at = (event) => {
   return (Math.min(1, Math.max(0, (event.clientX - box.left) / box.width))) * length
 }
 $("tracks").addEventListener("pointerdown", (event) => {
-  if (event.target.closest(".cue")) return
   const first = at(event)
   $("tracks").setPointerCapture(event.pointerId)
   const move = (later) => { if (Math.abs(later.clientX - event.clientX) > 4) select(Math.min(first, at(later)), Math.max(first, at(later))) }

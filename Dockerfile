@@ -1,0 +1,24 @@
+# The server and its page, without root, on a read-only file system but for one volume.
+#   docker build -t unsilent .                                                          for CPUs
+#   docker build -t unsilent --build-arg WHEELS=cu128 .                                 for GPUs; run it with --gpus all
+#   docker run --read-only --tmpfs /tmp -v sounds:/data -p 127.0.0.1:8000:8000 unsilent    prints its address with a token
+FROM python:3.12-slim-bookworm AS build
+ARG WHEELS=cpu
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/unsilent
+ENV PATH=/opt/unsilent/bin:$PATH
+RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${WHEELS}" "torch>=2.8,<2.14"
+COPY . /src
+RUN pip install --no-cache-dir "/src[serve]"
+
+FROM python:3.12-slim-bookworm
+RUN useradd --uid 10001 --home-dir /data --no-create-home unsilent && install --directory --owner=unsilent /data
+COPY --from=build /opt/unsilent /opt/unsilent
+ENV PATH=/opt/unsilent/bin:$PATH HOME=/data UNSILENT_CACHE=/data PYTHONDONTWRITEBYTECODE=1
+USER 10001
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+  CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/api/health', timeout=4)"]
+ENTRYPOINT ["unsilent", "serve", "--host", "0.0.0.0"]
