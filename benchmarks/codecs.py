@@ -73,7 +73,7 @@ def save(path: Path, waveform: np.ndarray) -> None:
 def through_codes(codec: Codec, waveform: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
     """A sound after this project's codec, and the bytes of its file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    n_bytes = encode_file(codec, waveform, path)
+    n_bytes = encode_file(codec, waveform, path).n_bytes
     return decode_file(codec, path).waveform, n_bytes
 
 

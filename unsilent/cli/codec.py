@@ -19,7 +19,11 @@ EXAMPLES = {
         "unsilent reconstruct recording.wav -o reconstructed.wav",
         "unsilent reconstruct clip.mp4 -o reconstructed.wav --vocoder griffin-lim",
     ),
-    "encode": options.examples("unsilent encode recording.wav -o recording.uns", "unsilent encode clip.mp4 -o clip.uns"),
+    "encode": options.examples(
+        "unsilent encode recording.wav -o recording.uns",
+        "unsilent encode clip.mp4 -o clip.uns",
+        "unsilent encode clip.wav -o clip.uns --entropy",
+    ),
     "decode": options.examples("unsilent decode recording.uns -o recording.wav"),
 }
 Sound = Annotated[Path, typer.Argument(metavar="AUDIO|VIDEO", show_default=False)]
@@ -55,13 +59,14 @@ def reconstruct(
 def encode(
     source: Sound,
     out: OutCodes,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Entropy-code by the model's sampler: smaller, slower to decode.")] = False,
     model: options.Model = "everyday",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write a sound as a file of codes, of any length."""
-    from unsilent.media.audio import read_audio, recorded_rate
+    from unsilent.media.audio import read_blocks, recorded_rate
     from unsilent.outputs import check_pair
 
     check_pair(source, out, ".uns", "file of codes", overwrite)
@@ -69,10 +74,9 @@ def encode(
     with _loaded(source, "encoding", model, device, precision) as codec:
         from unsilent.codec.files import encode_file
 
-        waveform = read_audio(source, codec.clip.sample_rate)
-        n_bytes = encode_file(codec, waveform, out)
-    seconds = len(waveform) / codec.clip.sample_rate
-    typer.echo(f"{out}: {seconds:.2f} s in {n_bytes} bytes, {8 * n_bytes / seconds / 1000:.2f} kbit/s")
+        written = encode_file(codec, lambda: read_blocks(source, codec.clip.sample_rate), out, entropy)
+    seconds = written.n_samples / codec.clip.sample_rate
+    typer.echo(f"{out}: {seconds:.2f} s in {written.n_bytes} bytes, {8 * written.n_bytes / seconds / 1000:.2f} kbit/s")
 
 
 def decode(
@@ -85,7 +89,7 @@ def decode(
     overwrite: options.Overwrite = False,
 ) -> int:
     """Read a sound from a file of codes. Damaged parts are silent and named; the exit code is then 3."""
-    from unsilent.media.audio import write_wav
+    from unsilent.media.audio import write_wav_blocks
     from unsilent.outputs import check_pair
 
     check_pair(source, out, ".wav", "sound", overwrite)
@@ -93,10 +97,12 @@ def decode(
         from unsilent.codec.files import decode_file
 
         decoded = decode_file(codec, source)
-        write_wav(out, decoded.waveform, codec.clip.sample_rate)
+        write_wav_blocks(out, decoded.blocks, codec.clip.sample_rate)
     for start, stop in decoded.lost:
         say(f"{source} is damaged from {start:.2f} s to {stop:.2f} s, which is silent in {out}.")
-    typer.echo(f"{out}: {len(decoded.waveform) / codec.clip.sample_rate:.2f} s")
+    if decoded.disagreed:
+        say(f"parts of {source} were encoded with other probabilities than this machine computes; encode without --entropy.")
+    typer.echo(f"{out}: {decoded.n_samples / codec.clip.sample_rate:.2f} s")
     return 3 if decoded.lost else 0
 
 

@@ -1,27 +1,28 @@
 """The file format of codes, `.uns`: a header, blocks of whole code columns that are decoded alone, and an index of the blocks.
 
-    header   magic, version, rows, bits, codes, sample rate, samples in a column, columns in a block, gain, digest, CRC
-    blocks   marker, number, columns, bytes, CRC; then the codes, column by column, each of `bits` bits, most significant first
+    header   magic, version, rows, coder, codes, sample rate, samples in a column, columns in a block, gain, digests, CRC
+    blocks   marker, number, columns, bytes, CRC of the codes; then the codes by one of `coders`, column by column; CRC
     index    marker, samples, blocks, then the offset of each block; CRC, bytes of the index, marker
 
-All numbers are little-endian. A CRC is CRC-32 of everything before it in its part. A damaged block loses itself and no other: blocks are
-found through the index or, where that is damaged, by their markers.
+All numbers are little-endian. A CRC is CRC-32 of everything before it in its part, or of codes as 16-bit numbers. A damaged block loses
+itself and no other: blocks are found through the index or, where that is damaged, by their markers.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
+from unsilent.codec.coders import BlockCoder, PlainCoder
 from unsilent.errors import DataError, ParameterError
 from unsilent.media.suffixes import CODES_MAGIC as MAGIC
 
-VERSION = 1
-_HEADER = struct.Struct("<8sBBBxHHIIf16s")
-_BLOCK_MARKER, _BLOCK = b"\xabUNB", struct.Struct("<4sIHI")
+VERSION = 2
+_HEADER = struct.Struct("<8sBBBxHHIIf16s16s")
+_BLOCK_MARKER, _BLOCK = b"\xabUNB", struct.Struct("<4sIHII")
 _INDEX_MARKER, _INDEX, _INDEX_END = b"\xabUNI", struct.Struct("<4sQI"), struct.Struct("<II4s")
 _CRC = struct.Struct("<I")
 _MOST_BLOCKS = 1 << 20  # four months; a forged number of a block must not ask for more memory
@@ -39,6 +40,8 @@ class Header:
         block_columns: columns in each block but the last.
         gain_db: gain that was applied before encoding.
         digest: first 16 bytes of the SHA-256 of the codebook's weights.
+        coder: number of the coder of the blocks.
+        coder_digest: of what the coder needs, see `coders`.
     """
 
     rows: int
@@ -48,11 +51,13 @@ class Header:
     block_columns: int
     gain_db: float
     digest: bytes
+    coder: int = 0
+    coder_digest: bytes = bytes(16)
 
     @property
-    def bits(self) -> int:
-        """Bits of a code."""
-        return max(1, (self.n_codes - 1).bit_length())
+    def plain(self) -> PlainCoder:
+        """The coder that needs nothing else."""
+        return PlainCoder(self.rows, max(1, (self.n_codes - 1).bit_length()))
 
 
 @dataclass(frozen=True)
@@ -64,57 +69,84 @@ class Unpacked:
         grid: all codes; those of lost blocks are -1.
         n_samples: length of the sound.
         lost: numbers of the blocks that are damaged or missing.
+        disagreed: whether blocks were lost because they decode to other codes than were encoded.
     """
 
     header: Header
     grid: Int[np.ndarray, "rows columns"]
     n_samples: int
     lost: list[int]
+    disagreed: bool
 
 
-def pack(header: Header, grid: Int[np.ndarray, "rows columns"], n_samples: int) -> Iterator[bytes]:
-    """The parts of a file, in the order of writing.
+def pack(
+    header: Header, grids: Iterable[Int[np.ndarray, "rows _"]], n_samples: Callable[[], int], coder: BlockCoder | None = None
+) -> Iterator[bytes]:
+    """The parts of a file, in order; they can be written as they come.
 
     Args:
         header: of the file.
-        grid: codes, from 0 to `n_codes - 1`.
-        n_samples: length of the sound, at most that of all columns.
+        grids: codes, from 0 to `n_codes - 1`, in pieces of `block_columns`; the last may have fewer.
+        n_samples: gives the length of the sound, at most that of all columns; called after the last piece.
+        coder: of the blocks; None takes the plain one.
 
     Raises:
         ParameterError: if the codes do not fit the header.
     """
-    if grid.ndim != 2 or len(grid) != header.rows or not grid.size or not 0 <= grid.min() <= grid.max() < header.n_codes:
-        raise ParameterError(f"codes of shape {list(grid.shape)} do not fit {header.rows} rows of {header.n_codes} codes.")
-    sizes = header.rows, header.bits, header.n_codes, header.block_columns, header.sample_rate, header.column_samples
-    yield (first := _with_crc(_HEADER.pack(MAGIC, VERSION, *sizes, header.gain_db, header.digest)))
+    coder = coder or header.plain
+    sizes = header.rows, coder.name, header.n_codes, header.block_columns, header.sample_rate, header.column_samples
+    yield (first := _with_crc(_HEADER.pack(MAGIC, VERSION, *sizes, header.gain_db, header.digest, coder.digest)))
     position, offsets = len(first), []
-    for start in range(0, grid.shape[1], header.block_columns):
-        part = grid[:, start : start + header.block_columns].T
-        codes = _to_bytes(part, header.bits)
-        block = _BLOCK.pack(_BLOCK_MARKER, len(offsets), len(part), len(codes)) + codes
+    for grid in grids:
+        _check(header, grid)
+        codes = grid.T
+        data = coder.encode(codes)
+        block = _with_crc(_BLOCK.pack(_BLOCK_MARKER, len(offsets), len(codes), len(data), _crc_of(codes)) + data)
         offsets.append(position)
-        yield (block := _with_crc(block))
+        yield block
         position += len(block)
-    index = _INDEX.pack(_INDEX_MARKER, n_samples, len(offsets)) + struct.pack(f"<{len(offsets)}Q", *offsets)
+    index = _INDEX.pack(_INDEX_MARKER, n_samples(), len(offsets)) + struct.pack(f"<{len(offsets)}Q", *offsets)
     yield index + _INDEX_END.pack(zlib.crc32(index), len(index), _INDEX_MARKER)
 
 
-def unpack(data: bytes) -> Unpacked:
+def _check(header: Header, grid: Int[np.ndarray, "rows columns"]) -> None:
+    if grid.ndim != 2 or len(grid) != header.rows or not grid.size or not 0 <= grid.min() <= grid.max() < header.n_codes:
+        raise ParameterError(f"codes of shape {list(grid.shape)} do not fit {header.rows} rows of {header.n_codes} codes.")
+
+
+def _crc_of(codes: Int[np.ndarray, "columns rows"]) -> int:
+    return zlib.crc32(np.ascontiguousarray(codes, dtype="<u2").tobytes())
+
+
+def unpack(data: bytes, coder: BlockCoder | None = None) -> Unpacked:
     """Read a file.
+
+    Args:
+        data: all of it.
+        coder: that its header names; None for the plain one.
 
     Raises:
         DataError: if it is no such file, of another version, its header is damaged, or no block can be read.
     """
-    header = _read_header(data)
+    header = read_header(data)
+    coder = coder or header.plain
     first = _HEADER.size + _CRC.size
     index = _read_index(data)
     n_samples, offsets = index or (0, list(_find_blocks(data, first)))
     blocks: dict[int, np.ndarray] = {}
+    disagreed = False
     for offset in offsets:
-        if (found := _read_block(data, offset, header)) is not None:
-            blocks[found[0]] = found[1]
+        if (found := _read_block(data, offset, header)) is None:
+            continue
+        number, n_columns, crc, coded = found
+        codes = coder.decode(coded, n_columns)
+        if codes is not None and codes.max() < header.n_codes and _crc_of(codes) == crc:
+            blocks[number] = codes
+        else:
+            disagreed = True
     if not blocks:
-        raise DataError("no block of codes in the file can be read.")
+        why = "; it was encoded with other probabilities than this machine computes" if disagreed else ""
+        raise DataError(f"no block of codes in the file can be read{why}.")
     last = max(max(blocks), len(offsets) - 1 if index else 0)
     n_columns = -(-n_samples // header.column_samples) if n_samples else last * header.block_columns + len(blocks[last])
     n_columns = min(n_columns, (last + 1) * header.block_columns)
@@ -123,23 +155,24 @@ def unpack(data: bytes) -> Unpacked:
         start = number * header.block_columns
         grid[:, start : start + len(columns)] = columns.T[:, : max(0, n_columns - start)]
     lost = [number for number in range(last + 1) if number not in blocks]
-    return Unpacked(header, grid, n_samples or n_columns * header.column_samples, lost)
+    return Unpacked(header, grid, n_samples or n_columns * header.column_samples, lost, disagreed)
 
 
 def _with_crc(part: bytes) -> bytes:
     return part + _CRC.pack(zlib.crc32(part))
 
 
-def _read_header(data: bytes) -> Header:
+def read_header(data: bytes) -> Header:
+    """The header of a file. Raises `DataError` as `unpack`."""
     if data[: len(MAGIC)] != MAGIC:
         raise DataError("this is not a file of codes (.uns).")
+    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
+        raise DataError(f"the file of codes is of version {data[len(MAGIC)]}, or damaged; this program reads version {VERSION}.")
     if len(data) < _HEADER.size + _CRC.size or _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
         raise DataError("the header of the file of codes is damaged.")
-    _, version, rows, bits, n_codes, block_columns, sample_rate, column_samples, gain_db, digest = _HEADER.unpack_from(data)
-    if version != VERSION:
-        raise DataError(f"the file of codes is of version {version}; this program reads version {VERSION}.")
-    header = Header(rows, n_codes, sample_rate, column_samples, block_columns, gain_db, digest)
-    if not all((rows, n_codes, sample_rate, column_samples, block_columns)) or bits != header.bits:
+    _, _, rows, coder, n_codes, block_columns, sample_rate, column_samples, *rest = _HEADER.unpack_from(data)
+    header = Header(rows, n_codes, sample_rate, column_samples, block_columns, *rest[:2], coder, rest[2])
+    if not all((rows, n_codes, sample_rate, column_samples, block_columns)):
         raise DataError("the header of the file of codes contradicts itself.")
     return header
 
@@ -165,25 +198,14 @@ def _find_blocks(data: bytes, first: int) -> Iterator[int]:
         position = data.find(_BLOCK_MARKER, position + 1)
 
 
-def _read_block(data: bytes, offset: int, header: Header) -> tuple[int, Int[np.ndarray, "columns rows"]] | None:
-    """Number and codes of a block; None if it is damaged."""
+def _read_block(data: bytes, offset: int, header: Header) -> tuple[int, int, int, bytes] | None:
+    """Number, columns, CRC of the codes and coded bytes of a block; None if it is damaged."""
     if offset + _BLOCK.size > len(data):
         return None
-    marker, number, n_columns, n_bytes = _BLOCK.unpack_from(data, offset)
+    marker, number, n_columns, n_bytes, crc = _BLOCK.unpack_from(data, offset)
     stop = offset + _BLOCK.size + n_bytes
     if marker != _BLOCK_MARKER or stop + _CRC.size > len(data) or not 0 < n_columns <= header.block_columns or number >= _MOST_BLOCKS:
         return None
-    if _CRC.unpack_from(data, stop)[0] != zlib.crc32(data[offset:stop]) or n_bytes != -(-n_columns * header.rows * header.bits // 8):
+    if _CRC.unpack_from(data, stop)[0] != zlib.crc32(data[offset:stop]):
         return None
-    codes = _from_bytes(data[offset + _BLOCK.size : stop], n_columns * header.rows, header.bits)
-    return (number, codes.reshape(n_columns, header.rows)) if codes.max() < header.n_codes else None
-
-
-def _to_bytes(codes: Int[np.ndarray, "columns rows"], bits: int) -> bytes:
-    """Codes side by side, most significant bit first; zeros fill the last byte."""
-    return np.packbits((codes.reshape(-1, 1) >> np.arange(bits - 1, -1, -1)) & 1).tobytes()
-
-
-def _from_bytes(data: bytes, n_codes: int, bits: int) -> Int[np.ndarray, "n_codes"]:
-    each = np.unpackbits(np.frombuffer(data, np.uint8), count=n_codes * bits).reshape(n_codes, bits)
-    return each.astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1))
+    return number, n_columns, crc, data[offset + _BLOCK.size : stop]

@@ -1,24 +1,27 @@
 """The codec: sound to codes and codes to sound, of any length, without a sampler."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unsilent.checkpoints.bundle import load_codec_networks
+from unsilent.checkpoints.bundle import load_codec_networks, load_sampler
 from unsilent.checkpoints.folders import find_bundle, find_codebook, find_part, read_config, sampler_config, trained_loudness
 from unsilent.checkpoints.store import weights_digest
 from unsilent.choices import AnyPrecision, Device, VocoderChoice, check_choice
+from unsilent.codec.coders import BlockCoder, PlainCoder, SamplerCoder
 from unsilent.codec.stitching import decode_grid, vocode
+from unsilent.codec.streaming import stream_decoded, stream_mels, stream_vocoded
 from unsilent.errors import ParameterError
 from unsilent.models.residual_codebook import AnyCodebook
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
 from unsilent.signal.loudness import level
-from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
+from unsilent.signal.mel import to_mel01
 from unsilent.speed.choice import choose_device, choose_precision, convolution_dtype
 from unsilent.speed.threads import EXCLUSIVE, codec_threads, limit_threads
 
@@ -34,6 +37,7 @@ class Codec:
         threads: of torch, to compute with; None is the current count.
         loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
         digest: first 16 bytes of the SHA-256 of the codebook's weights; empty where unknown.
+        sampler: checkpoint folder of the model's sampler, which entropy coding loads; None without one.
     """
 
     def __init__(
@@ -45,8 +49,9 @@ class Codec:
         threads: int | None = None,
         loudness_lufs: float | None = None,
         digest: bytes = b"",
+        sampler: Path | None = None,
     ) -> None:
-        self.loudness_lufs, self.digest = loudness_lufs, digest
+        self.loudness_lufs, self.digest, self._sampler_folder = loudness_lufs, digest, sampler
         self.codebook, self.vocoder, self.device, self.dtype, self.clip = codebook, vocoder, device, dtype, codebook.config.clip
         self.threads = threads or torch.get_num_threads()
 
@@ -66,7 +71,11 @@ class Codec:
         codebook, network = load_codec_networks(folder, settled, chosen, alone)
         networks = codebook.to(chosen), network.to(chosen) if vocoder == "neural" else None
         checkpoint = alone or find_part("codebook", name)
-        about = trained_loudness(read_config(checkpoint)["record"]), bytes.fromhex(weights_digest(checkpoint))[:16]
+        about = (
+            trained_loudness(read_config(checkpoint)["record"]),
+            _short_digest(checkpoint),
+            None if alone else find_part("sampler", name),
+        )
         return cls(*networks, chosen, convolution_dtype(settled), codec_threads(config), *about)
 
     @property
@@ -95,13 +104,49 @@ class Codec:
             ParameterError: for another shape or dtype, or NaN and infinite samples.
         """
         check_waveform(waveform)
-        clip = self.clip
-        missing = clip.columns_for(len(waveform)) * clip.column_samples - len(waveform)
-        padded = torch.from_numpy(np.pad(waveform.astype(np.float32), (0, missing))).to(self.device)
-        with EXCLUSIVE, self.computing():
-            # one mel of the whole sound, so that the borders of clips do not change it
-            mel = from_mel01(log_mel01(padded[None], clip))[0]
-            return torch.cat([self.codebook.encode(piece[None])[0] for piece in mel.split(clip.frames, dim=1)], dim=1)
+        return torch.cat(list(self.encode_blocks([waveform])), dim=1)
+
+    @torch.inference_mode()
+    def encode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[Int[Tensor, "rows columns"]]:
+        """Codes of a sound that comes in blocks of any length, clip by clip; memory does not grow with the length.
+
+        Args:
+            blocks: each as the waveform of `encode`.
+
+        Raises:
+            ParameterError: as of `encode`.
+        """
+        mels = stream_mels(self.checked(blocks), self.clip)
+        while True:
+            with EXCLUSIVE, limit_threads(self.threads):
+                if (mel := next(mels, None)) is None:
+                    return
+                with self.autocast():
+                    codes = self.codebook.encode(mel[None].to(self.device))[0]
+            yield codes
+
+    def checked(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Blocks of a sound. Raises `ParameterError` where `encode` would, and for a sound without samples."""
+        is_empty = True
+        for block in blocks:
+            check_waveform(block)
+            is_empty = False
+            yield block
+        if is_empty:
+            raise ParameterError("a sound without samples was given.")
+
+    def coder(self, entropy: bool) -> BlockCoder:
+        """The coder of blocks of codes: plain, or with the probabilities of the model's sampler, which is loaded.
+
+        Raises:
+            ParameterError: for a codebook without a sampler, or a sampler that entropy coding does not take.
+        """
+        plain = PlainCoder(self.codebook.rows, max(1, (self.codebook.config.n_codes - 1).bit_length()))
+        if not entropy:
+            return plain
+        if self._sampler_folder is None:
+            raise ParameterError("entropy coding needs the sampler of a model; a codebook alone has none.")
+        return SamplerCoder(load_sampler(self._sampler_folder, None, torch.device("cpu")), plain, _short_digest(self._sampler_folder))
 
     def decode(self, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
         """Mel, unbounded around [-1, 1], of codes of any length."""
@@ -119,6 +164,24 @@ class Codec:
     def vocode_chunk(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
         """Output of the vocoder network for short mels around [-1, 1]."""
         return self.vocoder(to_mel01(mel))
+
+    def stream(self, grid: Int[Tensor, "rows columns"]) -> Iterator[Float[Tensor, "samples"]]:
+        """Waveform of codes of any length, in pieces; memory for sound does not grow with the length."""
+
+        def decode(columns: Int[Tensor, "rows columns"], start: int) -> Float[Tensor, "mels frames"]:
+            with EXCLUSIVE, self.computing():
+                return self.codebook.decode_codes(columns[None], start)[0]
+
+        mels = stream_decoded(decode, grid, self.clip)
+        if self.vocoder is None:  # phases are estimated for a sound as a whole
+            yield self.vocode(torch.cat(list(mels), dim=1))
+            return
+
+        def vocode_chunk(mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
+            with EXCLUSIVE, self.computing():
+                return self.vocode_chunk(mel)
+
+        yield from stream_vocoded(vocode_chunk, mels, self.vocoder.context_frames, self.clip.hop)
 
     @torch.inference_mode()
     def sound(self, mel: Float[np.ndarray, "mels frames"]) -> Float[np.ndarray, "samples"]:
@@ -140,6 +203,10 @@ class Codec:
         """
         with EXCLUSIVE:
             return self.vocode(self.decode(self.encode(waveform)))[: len(waveform)].cpu().numpy()
+
+
+def _short_digest(checkpoint: Path) -> bytes:
+    return bytes.fromhex(weights_digest(checkpoint))[:16]
 
 
 def check_waveform(waveform: np.ndarray) -> None:

@@ -1,17 +1,21 @@
-"""Sounds as files of codes (`.uns`): any length, without a sampler; see `bitstream` for the format."""
+"""Sounds as files of codes (`.uns`): any length in bounded memory, without a sampler unless asked; see `bitstream` for the format."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
-from unsilent.codec.bitstream import Header, pack, unpack
+from unsilent.codec.bitstream import Header, Unpacked, pack, read_header, unpack
 from unsilent.codec.codec import Codec
 from unsilent.errors import DataError, ParameterError
 from unsilent.files import atomic_write
-from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.loudness import LoudnessMeter, normalising_gain_db
+
+Blocks = Callable[[], Iterable[Float[np.ndarray, "_"]]]  # a sound from its start, in blocks of any length
 
 
 @dataclass(frozen=True)
@@ -19,36 +23,65 @@ class Decoded:
     """A sound from a file of codes.
 
     Attributes:
-        waveform: mono at the codec's sample rate, at the level that it was encoded at; silent where blocks were lost.
-        lost: start and stop in seconds of every lost block.
+        n_samples: its length.
+        blocks: mono at the codec's sample rate, at the level that it was encoded at; silent where blocks of codes were lost. Made as it is
+            read, once.
+        lost: start and stop in seconds of every lost block of codes.
+        disagreed: whether blocks were lost because they decode to other codes than were encoded.
     """
 
-    waveform: Float[np.ndarray, "samples"]
+    n_samples: int
+    blocks: Iterator[Float32[np.ndarray, "samples"]]
     lost: list[tuple[float, float]]
+    disagreed: bool
+
+    @cached_property
+    def waveform(self) -> Float32[np.ndarray, "samples"]:
+        """The whole sound, in place of `blocks`."""
+        return np.concatenate([np.zeros(0, np.float32), *self.blocks])
 
 
-def encode_file(codec: Codec, waveform: Float[np.ndarray, "samples"], out: Path) -> int:
+@dataclass(frozen=True)
+class Encoded:
+    """What was written: bytes of the file, and samples of the sound."""
+
+    n_bytes: int
+    n_samples: int
+
+
+def encode_file(codec: Codec, sound: Float[np.ndarray, "samples"] | Blocks, out: Path, entropy: bool = False) -> Encoded:
     """Write a sound as a file of codes, one block for each clip of the codec.
 
     The sound is normalised to the loudness that the codebook was trained with. The file has the gain, so that decoding restores the level.
 
-    Returns:
-        Bytes of the file.
+    Args:
+        codec: to encode with.
+        sound: waveform, or a function that reads it in blocks, which is called twice: to measure and to encode.
+        out: file to write.
+        entropy: whether a range coder with the probabilities of the model's sampler makes the file smaller.
 
     Raises:
-        ParameterError: for a waveform that `Codec.encode` refuses.
+        ParameterError: for a waveform that `Codec.encode` refuses, or a codec without a sampler for `entropy`.
         DataError: if the file cannot be written.
     """
-    levelled, gain_db = waveform, 0.0
-    if codec.loudness_lufs is not None and len(waveform) and np.abs(waveform).max() > 0:
-        levelled = normalise_loudness(waveform, codec.clip.sample_rate, codec.loudness_lufs)
-        loudest = int(np.abs(waveform).argmax())
-        gain_db = float(20 * np.log10(np.abs(levelled[loudest]) / np.abs(waveform[loudest])))
-    grid = codec.encode(levelled).cpu().numpy()
+    read = sound if callable(sound) else lambda: [sound]
+    meter, coder = LoudnessMeter(codec.clip.sample_rate), codec.coder(entropy)
+    if codec.loudness_lufs is not None:
+        for block in codec.checked(read()):
+            meter.add(block)
+    gain_db = normalising_gain_db(meter.lufs(), meter.peak, codec.loudness_lufs) if meter.peak else 0.0
+    count = [0]
+
+    def levelled() -> Iterator[Float[np.ndarray, "samples"]]:
+        for block in read():
+            count[0] += len(block)
+            yield block * block.dtype.type(10 ** (gain_db / 20))
+
     with atomic_write(out, DataError) as temporary, temporary.open("wb") as file:
-        for part in pack(header_of(codec, gain_db), grid, len(waveform)):
+        grids = (grid.cpu().numpy() for grid in codec.encode_blocks(levelled()))
+        for part in pack(header_of(codec, gain_db), grids, lambda: count[0], coder):
             file.write(part)
-    return out.stat().st_size
+    return Encoded(out.stat().st_size, count[0])
 
 
 def header_of(codec: Codec, gain_db: float = 0.0) -> Header:
@@ -58,26 +91,38 @@ def header_of(codec: Codec, gain_db: float = 0.0) -> Header:
     return Header(*sizes, gain_db, codec.digest)
 
 
-@torch.inference_mode()
 def decode_file(codec: Codec, path: Path) -> Decoded:
     """Read a sound from a file of codes.
 
     Raises:
         DataError: if the file cannot be read or holds no block that can be.
-        ParameterError: if it was written with another codebook.
+        ParameterError: if it was written with another codebook, or entropy-coded with another sampler.
     """
     try:
-        found = unpack(path.read_bytes())
+        data = path.read_bytes()
+        header = read_header(data)
+        if header_of(codec, header.gain_db) != replace(header, coder=0, coder_digest=bytes(16)):
+            raise ParameterError(f"{path} was written with another codebook than this one; name its model.")
+        coder = codec.coder(header.coder != header.plain.name)
+        if coder.digest != header.coder_digest:
+            raise ParameterError(f"{path} was written with another sampler than this one; name its model.")
+        found = unpack(data, coder)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}.") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    if found.header != header_of(codec, found.header.gain_db):
-        raise ParameterError(f"{path} was written with another codebook than this one; name its model.")
+    each, rate = header.block_columns * header.column_samples, header.sample_rate
+    lost = [(number * each / rate, min((number + 1) * each, found.n_samples) / rate) for number in found.lost]
+    return Decoded(found.n_samples, _sound(codec, found, each), lost, found.disagreed)
+
+
+@torch.inference_mode()
+def _sound(codec: Codec, found: Unpacked, each: int) -> Iterator[Float32[np.ndarray, "samples"]]:
     grid = torch.from_numpy(found.grid.clip(min=0)).to(codec.device)
-    waveform = codec.vocode(codec.decode(grid))[: found.n_samples].cpu().numpy() * np.float32(10 ** (-found.header.gain_db / 20))
-    each, rate, lost = found.header.block_columns * found.header.column_samples, found.header.sample_rate, []
-    for number in found.lost:
-        waveform[number * each : (number + 1) * each] = 0
-        lost.append((number * each / rate, min((number + 1) * each, len(waveform)) / rate))
-    return Decoded(waveform, lost)
+    gain, position, lost = np.float32(10 ** (-found.header.gain_db / 20)), 0, set(found.lost)
+    for piece in codec.stream(grid):
+        block = piece.cpu().numpy()[: found.n_samples - position] * gain
+        is_lost = np.isin((position + np.arange(len(block))) // each, list(lost))
+        block[is_lost] = 0
+        position += len(block)
+        yield block

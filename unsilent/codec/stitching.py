@@ -61,12 +61,18 @@ class StreamingMel:
             window = self._codebook.decode_codes(known[None, :, columns.start : columns.stop], columns.start)[0]
             first = columns.start * frames
             if first:
-                overlap = OVERLAP_COLUMNS * frames
-                rise = (torch.arange(overlap, device=self.mel.device) + 0.5) / overlap
-                before = self.mel[:, first : first + overlap]
-                window = torch.cat([before * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
+                window = cross_fade(self.mel[:, first:], window, self._codebook.config.clip)
             self.mel[:, first : first + window.shape[1]] = window
             self.done = self._windows[0].start * frames if self._windows else self.mel.shape[1]
+
+
+def cross_fade(before: Float[Tensor, "mels rest"] | None, window: Float[Tensor, "mels frames"], clip: Clip) -> Float[Tensor, "mels frames"]:
+    """A window whose first 8 columns fade in while what the window before has there fades out; None before the first window."""
+    if before is None:
+        return window
+    overlap = OVERLAP_COLUMNS * clip.downsampling
+    rise = (torch.arange(overlap, device=window.device) + 0.5) / overlap
+    return torch.cat([before[:, :overlap] * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
 
 
 def decode_grid(codebook: AnyCodebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:

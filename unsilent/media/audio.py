@@ -3,7 +3,8 @@
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -40,12 +41,19 @@ def read_audio(path: Path, sample_rate: int) -> Float[np.ndarray, "samples"]:
             or time stamps leave more than an hour of silence. Damaged parts are skipped.
         ParameterError: if the sample rate is not positive.
     """
+    return np.concatenate(list(read_blocks(path, sample_rate)))
+
+
+def read_blocks(path: Path, sample_rate: int) -> Iterator[Float[np.ndarray, "block"]]:
+    """The same in blocks, as they are decoded. Arguments and errors: see `read_audio`."""
     if sample_rate <= 0:
         raise ParameterError(f"the sample rate must be positive, found {sample_rate} Hz.")
-    blocks = [block[0] for block in decode_blocks(path, sample_rate, "mono")]
-    if not blocks:
+    is_empty = True
+    for block in decode_blocks(path, sample_rate, "mono"):
+        is_empty = False
+        yield block[0]
+    if is_empty:
         raise MediaError(f"{path} has an audio track, but nothing of it can be decoded.")
-    return np.concatenate(blocks)
 
 
 def recorded_rate(path: Path) -> int:
@@ -172,3 +180,22 @@ def write_wav(path: Path, waveform: Float[np.ndarray, "samples"], sample_rate: i
         file.write(np.clip(waveform, -1.0, 1.0))
     with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def write_wav_blocks(path: Path, blocks: Iterable[Float[np.ndarray, "_"]], sample_rate: int) -> None:
+    """`write_wav` of a sound that comes in blocks, which are written as they come."""
+    with atomic_write(path) as temporary:
+        try:
+            with av.open(str(temporary.absolute()), "w", format="wav") as target:
+                target.metadata["comment"] = OWN_COMMENT
+                stream, position = target.add_stream("pcm_s16le", rate=sample_rate), 0
+                stream.layout = "mono"
+                for block in blocks:
+                    samples = np.rint(np.clip(block, -1.0, 1.0) * 32767).astype(np.int16)
+                    frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+                    frame.sample_rate, frame.time_base, frame.pts = sample_rate, Fraction(1, sample_rate), position
+                    position += len(block)
+                    target.mux(stream.encode(frame))
+                target.mux(stream.encode(None))
+        except av.FFmpegError as error:
+            raise MediaError(f"{path} cannot be written: {error.strerror}.") from error

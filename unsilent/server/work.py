@@ -183,7 +183,7 @@ class Worker:
         codec = self.pipeline(task.ask.model, task.ask.vocoder).codec
         codec = Codec.load(task.ask.model, self.device, self.precision, task.ask.vocoder) if not codec.digest else codec
         out = task.folder / safe_name(task.source.name, ".uns")
-        n_bytes = encode_file(codec, read_audio(task.source, codec.clip.sample_rate), out)
+        n_bytes = encode_file(codec, read_audio(task.source, codec.clip.sample_rate), out).n_bytes
         return {"sounds": [], "codes": out.name, "bytes": n_bytes}
 
     def _decode(self, task: Task, emit: Emit) -> dict[str, Any]:

@@ -45,13 +45,49 @@ def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> f
     """
     if not np.isfinite(waveform).all():
         raise ParameterError(f"{np.count_nonzero(~np.isfinite(waveform))} of {len(waveform)} samples are NaN or infinite.")
-    length = round(_CHUNK_SECONDS * sample_rate)
-    chunks = [waveform[start : start + length] for start in range(0, max(1, len(waveform)), length)]
-    levels = np.array([_chunk_lufs(chunk, sample_rate) for chunk in chunks])
-    audible, weights = np.isfinite(levels), np.array([len(chunk) for chunk in chunks])
-    if not audible.any():
-        return -inf
-    return float(levels[0] if len(levels) == 1 else 10 * np.log10(np.average(10 ** (levels[audible] / 10), weights=weights[audible])))
+    meter = LoudnessMeter(sample_rate)
+    meter.add(waveform)
+    return meter.lufs()
+
+
+class LoudnessMeter:
+    """Loudness and peak of a sound that comes in blocks of any length; arguments and values as of `loudness_lufs`.
+
+    Attributes:
+        peak: largest magnitude so far.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate, self._length = sample_rate, round(_CHUNK_SECONDS * sample_rate)
+        self._waiting, self._n_waiting, self._levels, self._weights = list[np.ndarray](), 0, list[float](), list[int]()
+        self.peak = 0.0
+
+    def add(self, block: Float[np.ndarray, "samples"]) -> None:
+        """Measure the next samples, which are finite."""
+        self.peak = max(self.peak, float(np.abs(block).max(initial=0)))
+        for start in range(0, len(block), self._length):
+            piece = block[start : start + self._length]
+            missing = self._length - self._n_waiting
+            self._waiting.append(piece[:missing])
+            self._n_waiting += len(piece[:missing])
+            if self._n_waiting == self._length:
+                self._measure()
+                self._waiting, self._n_waiting = [piece[missing:]], len(piece) - missing
+
+    def lufs(self) -> float:
+        """LUFS of all that was added; `-inf` for silence. Ends the measurement."""
+        if self._n_waiting or not self._levels:
+            self._measure()
+        levels, weights = np.array(self._levels), np.array(self._weights)
+        audible = np.isfinite(levels)
+        if not audible.any():
+            return -inf
+        return float(levels[0] if len(levels) == 1 else 10 * np.log10(np.average(10 ** (levels[audible] / 10), weights=weights[audible])))
+
+    def _measure(self) -> None:
+        chunk = np.concatenate([np.zeros(0), *self._waiting])
+        self._levels.append(_chunk_lufs(chunk, self._sample_rate))
+        self._weights.append(len(chunk))
 
 
 def _chunk_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> float:
@@ -112,11 +148,20 @@ def normalise_loudness(
     """
     if peak_db > 0:
         raise ParameterError(f"a peak limit of {peak_db} dB would clip; it must be 0 dB (full scale) or less.")
-    loudness = loudness_lufs(waveform, sample_rate)
-    if not isfinite(loudness):
-        return waveform
-    gain_db = min(target_lufs - loudness, peak_db - 20 * log10(np.abs(waveform).max(initial=0)))
-    return waveform * waveform.dtype.type(10 ** (gain_db / 20))
+    gain_db = normalising_gain_db(loudness_lufs(waveform, sample_rate), float(np.abs(waveform).max(initial=0)), target_lufs, peak_db)
+    return waveform * waveform.dtype.type(10 ** (gain_db / 20)) if gain_db else waveform
+
+
+def normalising_gain_db(loudness: float, peak: float, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0) -> float:
+    """Gain of `normalise_loudness` in dB; 0 for silence.
+
+    Args:
+        loudness: of the sound, in LUFS.
+        peak: its largest magnitude.
+        target_lufs: wanted loudness.
+        peak_db: limit of the peak.
+    """
+    return min(target_lufs - loudness, peak_db - 20 * log10(peak)) if isfinite(loudness) else 0.0
 
 
 def level(

@@ -1,0 +1,87 @@
+"""Encoding and decoding of sounds of any length in bounded memory, to the same numbers as at once."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.clip import Clip
+from unsilent.codec.stitching import chunk_frames, cross_fade, decoded_windows
+from unsilent.signal.mel import from_mel01, log_mel01
+
+
+def stream_mels(blocks: Iterable[Float[np.ndarray, "_"]], clip: Clip) -> Iterator[Float[Tensor, "mels frames"]]:
+    """Mels around [-1, 1] of the clips of a sound, the last one as long as the whole code columns that are left; zeros fill these.
+
+    Frames at borders of clips see the samples on both sides.
+    """
+    context, length = clip.n_fft // 2, clip.columns * clip.column_samples
+    before, waiting, n_waiting = np.zeros(0, np.float32), list[np.ndarray](), 0
+    for block in _ending_in_columns(blocks, clip):
+        waiting.append(block)
+        n_waiting += len(block)
+        while n_waiting >= length + context:
+            whole = np.concatenate(waiting)
+            yield _mel(before, whole[:length], whole[length : length + context], clip)
+            before, waiting = whole[length - context : length], [whole[length:]]
+            n_waiting -= length
+    if n_waiting:
+        yield _mel(before, np.concatenate(waiting), np.zeros(0, np.float32), clip)
+
+
+def _ending_in_columns(blocks: Iterable[Float[np.ndarray, "_"]], clip: Clip) -> Iterator[Float[np.ndarray, "samples"]]:
+    n_samples = 0
+    for block in blocks:
+        n_samples += len(block)
+        yield block.astype(np.float32)
+    yield np.zeros(clip.columns_for(n_samples) * clip.column_samples - n_samples, np.float32)
+
+
+def _mel(before: np.ndarray, samples: np.ndarray, after: np.ndarray, clip: Clip) -> Float[Tensor, "mels frames"]:
+    mel = log_mel01(torch.from_numpy(np.concatenate([before, samples, after]))[None], clip)[0]
+    first = len(before) // clip.hop
+    return from_mel01(mel[:, first : first + len(samples) // clip.hop])
+
+
+def stream_decoded(
+    decode: Callable[[Int[Tensor, "rows columns"], int], Float[Tensor, "mels frames"]], grid: Int[Tensor, "rows columns"], clip: Clip
+) -> Iterator[Float[Tensor, "mels frames"]]:
+    """Mel of codes in pieces, as `stitching.decode_grid` gives it at once.
+
+    Args:
+        decode: gives the mel of a window of codes that begins at a column of the whole sound.
+        grid: all codes.
+        clip: the codebook's.
+    """
+    windows = decoded_windows(grid.shape[1], clip)
+    kept: Tensor | None = None  # of the window before, from the start of this one on
+    for window, following in zip(windows, [*windows[1:], None], strict=True):
+        mel = cross_fade(kept, decode(grid[:, window.start : window.stop], window.start), clip)
+        final = mel.shape[1] if following is None else (following.start - window.start) * clip.downsampling
+        kept = mel[:, final:]
+        yield mel[:, :final]
+
+
+def stream_vocoded(
+    vocoder: Callable[[Float[Tensor, "1 mels frames"]], Float[Tensor, "1 samples"]],
+    mels: Iterable[Float[Tensor, "mels _"]],
+    context: int,
+    hop: int,
+) -> Iterator[Float[Tensor, "samples"]]:
+    """Waveform of a mel in pieces, as `stitching.vocode` gives it at once; arguments as there."""
+    seen, done = None, 0  # frames that are in memory, and how many of them are vocoded
+    for mel in chain(mels, [None]):
+        is_last = mel is None
+        if not is_last:
+            seen = mel if seen is None else torch.cat([seen, mel], dim=1)
+        while seen is not None and (left := seen.shape[1] - done):
+            chunk = chunk_frames(context, seen.device)
+            if not is_last and left < chunk + context:
+                break
+            stop = done + min(chunk, left)
+            yield vocoder(seen[None, :, : stop + context])[0, done * hop : stop * hop]
+            drop = max(0, stop - context)
+            seen, done = seen[:, drop:], stop - drop
