@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unsilent import metrics
 from unsilent.clip import Clip
 from unsilent.data.released import read_features, read_mel
+from unsilent.generation.attention import weights_of
 from unsilent.models.band_statistics import VGGSOUND_MEAN, VGGSOUND_STD
 from unsilent.models.code_order import to_sequence
 from unsilent.models.condition import pick_rows
@@ -315,7 +316,12 @@ def _compare_sampler(
     codes = torch.from_numpy(numbers.expected("codebook_a", "tokens"))[None]
     if file not in ("transformer_class_a", "transformer_nofeats_a"):
         yield numbers.same(file, "feature_index", np.array(pick_rows(n_features, CLIP.n_features)))
+    seen: list[Tensor] = []
+    attention = sampler.transformer.blocks[-1].attn
+    hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     logits = sampler.logits(codes, embedded)
+    hook.remove()
+    yield numbers.near(file, "attention_last_layer_last_query", weights_of(attention, seen[0])[0, :, -1], 1e-3)
     yield numbers.near(file, "logits_every_16", logits[0, ::16], 1e-3)
     yield numbers.near(file, "cross_entropy", next_code_loss(logits, codes), 1e-4)
     scores, cache = sampler.start(codes[:, :KNOWN], embedded)
@@ -323,18 +329,6 @@ def _compare_sampler(
     while len(greedy) < GREEDY:
         greedy.append(sampler.step(greedy[-1], cache).argmax(1))
     yield numbers.same(file, "greedy_after_25", torch.cat(greedy))
-    yield numbers.near(file, "attention_last_layer_last_query", _last_attention(sampler, codes, embedded), 1e-3)
-
-
-def _last_attention(sampler: nn.Module, codes: Tensor, embedded: Tensor) -> Tensor:
-    """How much the last position of the last layer looks at each position, `[heads, positions]`."""
-    seen: list[Tensor] = []
-    attention = sampler.transformer.blocks[-1].attn
-    hook = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    sampler.logits(codes, embedded)
-    hook.remove()
-    query, key = (layer(seen[0])[0].unflatten(1, (attention.heads, -1)).transpose(0, 1) for layer in (attention.query, attention.key))
-    return torch.softmax(query[:, -1:] @ key.transpose(1, 2) / query.shape[-1] ** 0.5, dim=-1)[:, 0]
 
 
 def compare_metrics(numbers: Numbers) -> Iterator[Row]:

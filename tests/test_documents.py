@@ -294,3 +294,11 @@ def test_the_readme_names_every_module():
     shown = (ROOT / "README.md").read_text(encoding="utf-8")
     folders = [path.name for path in (ROOT / "unsilent").iterdir() if (path / "__init__.py").exists()]
     assert [name for name in folders if f"{name}/" not in shown] == []
+
+
+def test_the_index_names_what_its_files_define():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    index = text[text.index("## Where to find") : text.index("## Other data flows")]
+    found = re.findall(r"`(unsilent/[\w/]+\.py)`: `(\w+)`", index)
+    assert len(found) > 10
+    assert [name for path, name in found if not re.search(rf"^(?:def|class) {name}\b", (ROOT / path).read_text(), re.M)] == []

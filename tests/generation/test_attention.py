@@ -14,15 +14,15 @@ from unsilent.vision.scene import Scene
 
 def test_attention_is_that_of_torch(pipeline, make_clip):
     """Of one head: the weights, applied to the values, give what torch's attention gives."""
-    made = pipeline.generate(make_clip("twenty.mp4", n_frames=500), seed=2)
+    made = pipeline.generate(make_clip("twelve.mp4", n_frames=300), seed=2)
     windows = pipeline.attention(made, layer=0, head=1)
-    assert [one.window.start for one in windows] == [0, 26, 52, 78]
+    assert [one.window.start for one in windows] == [0, 26]
     sampler, first = pipeline.parts.plain_sampler(), windows[0]
     inputs, outputs = [], []
     layer = sampler.transformer.blocks[0].attn
     layer.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     layer.proj.register_forward_pre_hook(lambda module, given: outputs.append(given[0]))
-    scene = Scene(made.video, 20.0)
+    scene = Scene(made.video, 12.0)
     plan = pipeline.plan(scene, made.codes.shape[1])
     condition = pipeline.conditions(plan, pipeline.observe(scene, plan, made.request), made.request)[0]
     codes = to_sequence(torch.from_numpy(made.codes[None, :, :53]))

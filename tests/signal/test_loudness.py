@@ -69,18 +69,12 @@ def test_normalise_reaches_the_target(amplitude, seconds):
     assert sound.dtype == np.float32
 
 
-@pytest.mark.parametrize("peak_db", [-6.0, -1.0, 0.0])
-def test_peak_limit_takes_precedence_over_the_target(peak_db):
+def test_peak_limit_takes_precedence_over_the_target():
     clicks = tone(2, 0.01)
     clicks[::4000] = 0.5
-    sound = normalise_loudness(clicks, RATE, target_lufs=0.0, peak_db=peak_db)
-    assert np.abs(sound).max() == pytest.approx(10 ** (peak_db / 20), rel=1e-6)
+    sound = normalise_loudness(clicks, RATE, target_lufs=0.0)
+    assert np.abs(sound).max() == pytest.approx(10 ** (-1 / 20), rel=1e-6)
     np.testing.assert_allclose(sound / clicks.max() * 0.5, clicks * (sound.max() / 0.5), rtol=1e-5)  # one gain for all
-
-
-def test_peak_limit_above_full_scale_is_refused():
-    with pytest.raises(ParameterError, match=r"a peak limit of 0\.5 dB would clip"):
-        normalise_loudness(tone(1), RATE, peak_db=0.5)
 
 
 def test_nan_samples_are_refused():

@@ -12,11 +12,10 @@ from unsilent.codec.codec import Codec
 from unsilent.errors import ParameterError
 from unsilent.media.audio import read_audio
 from unsilent.request import OWN, Request
-from unsilent.signal.loudness import limit_peaks, normalise_loudness
+from unsilent.signal.loudness import CEILING, limit_peaks, normalise_loudness
 from unsilent.vision.scene import Scene
 
 _FADE_SECONDS = 0.05  # cross-fade from real to made samples
-_CEILING = 10 ** (-1 / 20)  # peak of made samples, -1 dB
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Prime:
         real = self.waveform[: len(made)]
         power_of_real, power_of_made = (float(np.square(one[: len(real)], dtype=np.float64).mean()) for one in (real, made))
         scaled = made * np.float32((power_of_real / power_of_made) ** 0.5 if power_of_made else 1.0)
-        scaled = limit_peaks(scaled, self.sample_rate, max(_CEILING, float(np.abs(real).max())))
+        scaled = limit_peaks(scaled, self.sample_rate, max(CEILING, float(np.abs(real).max())))
         fade = min(round(_FADE_SECONDS * self.sample_rate), len(real))
         angle = ((np.arange(fade) + 0.5) / fade * np.pi / 2).astype(np.float32)
         scaled[: len(real) - fade] = real[: len(real) - fade]

@@ -9,6 +9,8 @@ from unsilent.errors import ParameterError
 
 TARGET_LUFS = -23.0  # the European broadcast level (EBU R 128)
 LOUDNESS = "loudness_lufs"  # in shards and checkpoints: what sounds were normalised to; None for sounds as recorded
+_PEAK_DB = -1.0  # limit of peaks relative to full scale
+CEILING = 10 ** (_PEAK_DB / 20)  # the same as a magnitude
 _BLOCK_SECONDS = 0.4  # gating blocks of the standard
 _BLOCKS_PER_POSITION = 4  # 75 % overlap
 _GATE_LUFS = -70.0  # absolute gate
@@ -130,68 +132,59 @@ def _biquad_angle(hz: float, q: float, sample_rate: int) -> tuple[float, float]:
 
 
 def normalise_loudness(
-    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0
+    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS
 ) -> Float[np.ndarray, "samples"]:
-    """Scale a sound by one gain to a target loudness, as far as its peak allows.
+    """Scale a sound by one gain to a target loudness, as far as a peak of -1 dB allows.
 
     Args:
         waveform: mono, full scale 1.
         sample_rate: in Hz.
         target_lufs: wanted loudness.
-        peak_db: limit of the peak, in dB relative to full scale, at most 0; takes precedence over the target.
 
     Returns:
         The scaled sound, in its own dtype; silence comes back unchanged.
 
     Raises:
-        ParameterError: if the peak limit is above full scale, or a sample is NaN or infinite.
+        ParameterError: if a sample is NaN or infinite.
     """
-    if peak_db > 0:
-        raise ParameterError(f"a peak limit of {peak_db} dB would clip; it must be 0 dB (full scale) or less.")
-    gain_db = normalising_gain_db(loudness_lufs(waveform, sample_rate), float(np.abs(waveform).max(initial=0)), target_lufs, peak_db)
+    gain_db = normalising_gain_db(loudness_lufs(waveform, sample_rate), float(np.abs(waveform).max(initial=0)), target_lufs)
     return waveform * waveform.dtype.type(10 ** (gain_db / 20)) if gain_db else waveform
 
 
-def normalising_gain_db(loudness: float, peak: float, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0) -> float:
+def normalising_gain_db(loudness: float, peak: float, target_lufs: float = TARGET_LUFS) -> float:
     """Gain of `normalise_loudness` in dB; 0 for silence.
 
     Args:
         loudness: of the sound, in LUFS.
         peak: its largest magnitude.
         target_lufs: wanted loudness.
-        peak_db: limit of the peak.
     """
-    return min(target_lufs - loudness, peak_db - 20 * log10(peak)) if isfinite(loudness) else 0.0
+    return min(target_lufs - loudness, _PEAK_DB - 20 * log10(peak)) if isfinite(loudness) else 0.0
 
 
-def level(
-    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS, peak_db: float = -1.0
-) -> Float[np.ndarray, "samples"]:
-    """Scale a sound to a target loudness; a look-ahead limiter reduces peaks above the limit by up to 12 dB.
+def level(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> Float[np.ndarray, "samples"]:
+    """Scale a sound to -23 LUFS; a look-ahead limiter reduces peaks above -1 dB by up to 12 dB.
 
     Args:
         waveform: mono, full scale 1.
         sample_rate: in Hz.
-        target_lufs: wanted loudness; missed where the limiter would have to reduce peaks by more than 12 dB.
-        peak_db: limit of the peak, in dB relative to full scale, at most 0.
 
     Returns:
-        The result of `normalise_loudness` where that reaches the target.
+        The result of `normalise_loudness` where that reaches the target. A sound whose peaks would lose more than 12 dB stays quieter.
 
     Raises:
         ParameterError: as `normalise_loudness`.
     """
-    levelled = normalise_loudness(waveform, sample_rate, target_lufs, peak_db)
+    levelled = normalise_loudness(waveform, sample_rate)
     before, after = (float(np.abs(one).max(initial=0)) for one in (waveform, levelled))
-    ceiling = 10 ** (peak_db / 20)
     gain = after / before if before else 1.0
     max_gain = gain * 10 ** (_MAX_REDUCTION_DB / 20)
     for _ in range(_MAX_PASSES):
-        missing_db = target_lufs - loudness_lufs(levelled, sample_rate)
+        missing_db = TARGET_LUFS - loudness_lufs(levelled, sample_rate)
         if not isfinite(missing_db) or missing_db < _TOLERANCE_DB or gain == max_gain:
             break
         gain = min(gain * 10 ** (missing_db / 20), max_gain)
-        levelled = limit_peaks(waveform * waveform.dtype.type(gain), sample_rate, ceiling)
+        levelled = limit_peaks(waveform * waveform.dtype.type(gain), sample_rate, CEILING)
     return levelled
 
 
