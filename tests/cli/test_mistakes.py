@@ -14,13 +14,16 @@ from PIL import Image
 import unsilent as package
 from unsilent.cli.main import app, run
 
-COMMANDS = ["generate", "reconstruct", "sample", "train", "evaluate"]
+COMMANDS = ["generate", "reconstruct", "encode", "decode", "sample", "train", "classify", "evaluate"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("generate --prompt dog", "there is no option --prompt: use --label with a class name of `unsilent models show everyday`."),
+        (
+            "generate --prompt dog",
+            "there is no option --prompt: use --label, with a class name of `unsilent models show everyday` or free words.",
+        ),
         ("generate --negative-prompt x", "there is no option --negative-prompt: no sound can be excluded; another --seed"),
         ("generate --negative_prompt x", "there is no option --negative_prompt: no sound can be excluded"),
         ("generate --duration 8", "there is no option --duration: use --seconds."),
@@ -64,7 +67,7 @@ def test_mistakes_are_found_without_torch(tmp_path, make_clip):
         "generate a.mp4 --prompt dog", "generate a.mp4 --model evryday", "generate a.mp4 --model vggsound-class",
         "generate a.mp4 --model .", "generate a.mp4 --label doog", "generate a.mp4 --top-k 9999", "reconstruct gone.wav -o b.wav",
         "reconstruct a.mp4 -o b.mp4", "reconstruct a.mp4 -o b.wav --model evryday", "reconstruct a.mp4 -o b.wav",
-        "sample gone.parquet -o out",
+        "encode a.mp4 -o a.wav", "encode a.mp4 -o a.uns", "decode a.mp4 -o b.wav", "classify gone.wav", "sample gone.parquet -o out",
         "train gone.toml", "train text.mp4", "evaluate --reference gone -o out", "evaluate --reference . -o out",
         "evaluate --reference . -o out --classifier everyday", "evaluate --reference . --generated . -o out --classifier gone",
         "data extract gone.parquet -o out", "data extract --codebook gone -o out",

@@ -24,7 +24,9 @@ EXAMPLES = {
         "unsilent encode clip.mp4 -o clip.uns",
         "unsilent encode clip.wav -o clip.uns --entropy",
     ),
-    "decode": options.examples("unsilent decode recording.uns -o recording.wav"),
+    "decode": options.examples(
+        "unsilent decode recording.uns -o recording.wav", "unsilent decode recording.uns -o recording.wav --vocoder griffin-lim"
+    ),
 }
 Sound = Annotated[Path, typer.Argument(metavar="AUDIO|VIDEO", show_default=False)]
 Codes = Annotated[Path, typer.Argument(metavar="FILE.uns", show_default=False)]
@@ -89,10 +91,12 @@ def decode(
     overwrite: options.Overwrite = False,
 ) -> int:
     """Read a sound from a file of codes. Damaged parts are silent and named; the exit code is then 3."""
+    from unsilent.codec.bitstream import check_header
     from unsilent.media.audio import write_wav_blocks
     from unsilent.outputs import check_pair
 
     check_pair(source, out, ".wav", "sound", overwrite)
+    check_header(source)
     with _loaded(source, "decoding", model, device, precision, vocoder) as codec:
         from unsilent.codec.files import decode_file
 

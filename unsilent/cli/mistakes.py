@@ -9,7 +9,7 @@ from unsilent.errors import did_you_mean
 
 # What users of similar programs type after `unsilent generate`, and what exists here instead.
 _FOREIGN = {
-    ("--prompt", "--text", "--caption", "--description"): "use --label with a class name of `unsilent models show everyday`",
+    ("--prompt", "--text", "--caption", "--description"): "use --label, with a class name of `unsilent models show everyday` or free words",
     ("--negative-prompt", "--neg-prompt"): "no sound can be excluded; another --seed or more --takes give other sounds",
     ("--duration", "--length", "--audio-length"): "use --seconds",
     ("--sample-rate", "--sampling-rate", "--sr"): "all models have 22050 Hz; convert the file that --wav writes",
