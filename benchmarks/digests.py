@@ -38,7 +38,7 @@ CHANGING = ("spent_seconds", "real_time_factor", "version")  # in records, from 
 Parts = dict[str, str]  # part of a result → digest
 
 # Model → preset, and what differs from the shipped model: codes, mel frames of a clip, width of the transformer, condition, classes;
-# `paper` for codebook and vocoder of the paper's sizes. A width that is no multiple of 64 is left to torch.
+# `paper` for codebook and vocoder of the paper's sizes. A width that is not a multiple of 64 is left to torch.
 MODELS: dict[str, dict[str, Any]] = {
     "none": {
         "preset": "vggsound-nofeats", "codes": 1024, "paper": True, "width": 128,

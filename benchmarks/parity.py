@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the two agree; a difference that is no number does not."""
+        """Whether the two agree; a difference that is not a number does not."""
         return self.difference <= self.limit
 
 

@@ -31,7 +31,7 @@ class Client:
         base, _, given = address.partition("?token=")
         self.address, self.name, self._token = base.rstrip("/"), name or secrets.token_urlsafe(24), token or given or None
         if not self.address.startswith(("http://", "https://")):
-            raise ParameterError(f"{address!r} is no address of a server; it begins with http:// or https://.")
+            raise ParameterError(f"{address!r} is not the address of a server; it begins with http:// or https://.")
 
     def generate(
         self, video: str | Path, folder: str | Path, request: Request | None = None, *, model: str = "everyday",

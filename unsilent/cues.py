@@ -50,4 +50,4 @@ def parse_stretch(text: str) -> Stretch:
     except ValueError as error:
         if isinstance(error, ParameterError):
             raise
-        raise ParameterError(f"{text!r} is no stretch of time; give seconds as START-STOP, such as 2-4.5.") from None
+        raise ParameterError(f"{text!r} is not a stretch of time; give seconds as START-STOP, such as 2-4.5.") from None

@@ -79,7 +79,7 @@ def read_text(path: Path, error: type[UnsilentError], errors: str = "strict") ->
     Args:
         path: file.
         error: class to raise.
-        errors: how bytes that are no text are read, see `bytes.decode`.
+        errors: how bytes that are not text are read, see `bytes.decode`.
 
     Raises:
         UnsilentError: of class `error`, if it cannot be read or has another encoding.
@@ -99,7 +99,7 @@ def read_csv(path: Path, error: type[UnsilentError], errors: str = "strict") -> 
     """Rows of a table, the first with the names of its columns; separated by commas, semicolons or tabs.
 
     Raises:
-        UnsilentError: of class `error`, as `read_text`, or for text that is no table.
+        UnsilentError: of class `error`, as `read_text`, or for text that is not a table.
     """
     lines = io.StringIO(read_text(path, error, errors), newline="")
     head = lines.readline()

@@ -33,7 +33,7 @@ def test_a_missing_or_unreadable_manifest_is_named(tmp_path):
 
 def test_a_file_of_others_is_not_replaced(tmp_path):
     (tmp_path / "in.parquet").write_bytes(b"a video of the user")
-    with pytest.raises(DataError, match=r"in\.parquet exists and is no manifest of unsilent"):
+    with pytest.raises(DataError, match=r"in\.parquet exists and is not a manifest of unsilent"):
         write_manifest(tmp_path, [ROW], tmp_path / "in.parquet")
     assert (tmp_path / "in.parquet").read_bytes() == b"a video of the user"
 

@@ -31,7 +31,7 @@ def test_map_ordered_keeps_the_order_and_names_failed_items(tasks, parallel):
             case int():
                 assert result == item**2
             case "refused":
-                assert result == Failed("refused is no media file.")
+                assert result == Failed("refused is not a media file.")
             case "defect":
                 assert result == Failed("defect: ZeroDivisionError: division by zero")
             case "missing":

@@ -22,7 +22,7 @@ class Square:
     def square(self, item):
         match item:
             case "refused":
-                raise MediaError("refused is no media file.")
+                raise MediaError("refused is not a media file.")
             case "defect":
                 return 1 / 0
             case "missing":

@@ -57,5 +57,5 @@ def test_mistakes_are_those_of_the_package(address, make_clip, tmp_path):
 def test_no_server():
     with pytest.raises(UnsilentError, match="no server answers at"):
         unsilent.Client("http://127.0.0.1:9").models()
-    with pytest.raises(ParameterError, match="is no address of a server"):
+    with pytest.raises(ParameterError, match="is not the address of a server"):
         unsilent.Client("ftp://127.0.0.1")

@@ -125,7 +125,7 @@ class TestChoice:
         [
             (CUDA, True, 128, "this is a GPU"),
             (CPU, False, 128, "was installed without a C compiler"),
-            (CPU, True, 96, "a width of 96 is no multiple of 64"),
+            (CPU, True, 96, "a width of 96 is not a multiple of 64"),
         ],
     )
     def test_int8_is_refused_where_it_cannot_be_computed(self, device, is_built, width, words, monkeypatch):

@@ -91,7 +91,7 @@ def generate(
     jobs = outputs.plan(inputs, out, seed)
     if others := outputs.passed_over(inputs, jobs, out):
         some = ", ".join(str(path) for path in others[:SOME]) + (", …" if len(others) > SOME else "")
-        say(f"{len(others)} files are no videos and are left out: {some}.")
+        say(f"{len(others)} files are not videos and are left out: {some}.")
     outputs.check(jobs, takes=takes, original=original, wav=wav, picture=picture, overwrite=overwrite)
     if prime not in (None, OWN):
         require_path(Path(prime))

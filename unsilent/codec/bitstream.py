@@ -127,7 +127,7 @@ def unpack(data: bytes, coder: BlockCoder | None = None) -> Unpacked:
         coder: that its header names; None for the plain one.
 
     Raises:
-        DataError: if it is no such file, of another version, its header is damaged, or no block can be read.
+        DataError: if it is not such a file, of another version, its header is damaged, or no block can be read.
     """
     header = read_header(data)
     coder = coder or header.plain

@@ -57,13 +57,13 @@ def write_manifest(root: Path, rows: list[Row], path: Path) -> None:
     The column `visible_impacts` is written if it is known of any row.
 
     Raises:
-        DataError: if the file cannot be written, or would replace one that is no manifest.
+        DataError: if the file cannot be written, or would replace one that is not a manifest.
     """
     import pyarrow
     import pyarrow.parquet
 
     if path.exists() and path.stat().st_size and not _is_manifest(path):
-        raise DataError(f"{path} exists and is no manifest of unsilent; choose another name for it.")
+        raise DataError(f"{path} exists and is not a manifest of unsilent; choose another name for it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     unknown = {_OPTIONAL} if all(row.visible_impacts is None for row in rows) else set()
     records = [{name: value for name, value in asdict(row).items() if name not in unknown} for row in rows]

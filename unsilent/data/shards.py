@@ -192,11 +192,11 @@ class ShardWriter:
                 raise DataError(f"another process is writing {self._bin}; wait for it, or choose another folder.")
             if redo:
                 if self._index.exists():
-                    _read_extractor(self._index)  # refuses to replace what is no shard
+                    _read_extractor(self._index)  # refuses to replace what is not a shard
                 self._journal.truncate(0)
             elif not self._part.exists() and self._bin.exists():
                 if not self._log.stat().st_size:
-                    raise DataError(f"{self._bin} exists without an index, so it is no shard; choose another folder.")
+                    raise DataError(f"{self._bin} exists without an index, so it is not a shard; choose another folder.")
                 self._bin.replace(self._part)  # killed just before the index appeared
             self._data: BinaryIO = files.enter_context(self._part.open("ab+"))
             self._resume()

@@ -89,4 +89,4 @@ def _refuse_other_reports(out: Path) -> None:
     """Refuse to replace files that no evaluation has made: reports lie beside the results of their classifier."""
     for name in ("report.html", "report.json", "report.csv"):
         if (out / name).exists() and not (out / "heard").is_dir():
-            raise DataError(f"{out / name} exists and is no report of unsilent; choose another folder.")
+            raise DataError(f"{out / name} exists and is not a report of unsilent; choose another folder.")

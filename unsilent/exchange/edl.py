@@ -23,7 +23,7 @@ def read_edl(path: Path, rate: Fraction) -> list[Cue]:
         rate: frames per second, which the file does not say.
 
     Raises:
-        DataError: if it cannot be read, or is no such list.
+        DataError: if it cannot be read, or is not such a list.
     """
     start, cuts, markers = None, list[int](), list[tuple[int, str]]()
     for line in read_text(path, DataError, errors="replace").splitlines():
@@ -39,7 +39,7 @@ def read_edl(path: Path, rate: Fraction) -> list[Cue]:
         except ValueError as error:
             raise DataError(f"{path}: {error}; give the video's own frame rate to the list.") from None
     if start is None:
-        raise DataError(f"{path} is no cut list: it has no line such as `001  AX  V  C` with four timecodes.")
+        raise DataError(f"{path} is not a cut list: it has no line such as `001  AX  V  C` with four timecodes.")
     places = markers or [(cut, "") for cut in cuts if cut > start]
     if not places:
         raise DataError(f"{path} has neither markers nor cuts, so it gives no cues.")

@@ -42,7 +42,7 @@ def read_cues(path: Path, rate: Fraction) -> list[Cue]:
     if suffix not in readers:
         raise ParameterError(f"{path} gives no cues: known are {', '.join(readers)}.")
     if not path.is_file():
-        raise DataError(f"{path} is no file; name a file of cues.")
+        raise DataError(f"{path} is not a file; name a file of cues.")
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path} has {path.stat().st_size >> 20} MB, which no list of cues has.")
     cues = readers[suffix](path)

@@ -17,7 +17,7 @@ def read_midi(path: Path) -> list[Cue]:
     """Cues at the notes of all tracks; notes at one time are one cue. The velocity gives the strength, 127 is 1.
 
     Raises:
-        DataError: if it is no MIDI file, or has no notes.
+        DataError: if it is not a MIDI file, or has no notes.
         ParameterError: if mido is not installed.
     """
     mido = _mido()
@@ -33,7 +33,7 @@ def read_midi(path: Path) -> list[Cue]:
     except OSError as error:
         raise DataError(f"{path} cannot be read as MIDI: {error.strerror or error or 'it ends early'}.") from None
     except (ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError):
-        raise DataError(f"{path} is no MIDI file, or a damaged one.") from None
+        raise DataError(f"{path} is not a MIDI file, or a damaged one.") from None
     if not strongest:
         raise DataError(f"{path} has no notes, so it gives no cues.")
     return [Cue(seconds=at, strength=round(velocity / 127, 3)) for at, velocity in sorted(strongest.items())]

@@ -18,7 +18,7 @@ def read_otio(path: Path) -> list[Cue]:
     """Cues at the markers of a timeline, its tracks and clips; a marker with a duration gives a length.
 
     Raises:
-        DataError: if it cannot be read, is no timeline, or has no markers.
+        DataError: if it cannot be read, is not a timeline, or has no markers.
         ParameterError: if the library is not installed.
     """
     otio = _otio()
@@ -27,7 +27,7 @@ def read_otio(path: Path) -> list[Cue]:
             raise DataError(f"{path} would unpack to more than {_MAX_BYTES >> 20} MB, which no timeline has.")
         timeline = otio.adapters.read_from_file(str(path))
         if not isinstance(timeline, otio.schema.Timeline):
-            raise DataError(f"{path} is no timeline, but a {type(timeline).__name__}; export the timeline.")
+            raise DataError(f"{path} is not a timeline, but a {type(timeline).__name__}; export the timeline.")
         items = [timeline.tracks, *timeline.tracks, *timeline.find_clips()]
         places = [(item, marker) for item in items for marker in item.markers]
         cues = [_cue(timeline, item, marker) for item, marker in places]
@@ -36,7 +36,7 @@ def read_otio(path: Path) -> list[Cue]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # of many classes, none documented
-        raise DataError(f"{path} is no OpenTimelineIO file, or a damaged one: {' '.join(str(error).split())[:100]}.") from None
+        raise DataError(f"{path} is not an OpenTimelineIO file, or a damaged one: {' '.join(str(error).split())[:100]}.") from None
     if not cues:
         raise DataError(f"{path} has no markers, so it gives no cues.")
     return sorted(cues, key=lambda cue: cue.seconds)
@@ -50,7 +50,7 @@ def _unpacked_bytes(path: Path) -> int:
 def _cue(timeline: Any, item: Any, marker: Any) -> Cue:
     start, duration = marker.marked_range.start_time, marker.marked_range.duration
     start = start if item is timeline.tracks else item.transformed_time(start, timeline.tracks)
-    length = round(duration.to_seconds(), 4) if duration.value > 1 else None  # one frame is no length
+    length = round(duration.to_seconds(), 4) if duration.value > 1 else None  # one frame is not a length
     return Cue(seconds=round(max(0.0, start.to_seconds()), 4), label=label_of(marker.name), length=length)
 
 

@@ -16,11 +16,11 @@ def read_reaper(path: Path) -> list[Cue]:
     """Cues at the markers of a project; the two ends of a region are one cue with its length.
 
     Raises:
-        DataError: if it cannot be read, is no project, or has no markers.
+        DataError: if it cannot be read, is not a project, or has no markers.
     """
     lines = read_text(path, DataError, errors="replace").splitlines()
     if not lines or not lines[0].lstrip().startswith("<REAPER_PROJECT"):
-        raise DataError(f"{path} is no Reaper project: it does not begin with <REAPER_PROJECT.")
+        raise DataError(f"{path} is not a Reaper project: it does not begin with <REAPER_PROJECT.")
     cues, regions = list[Cue](), dict[str, tuple[float, str]]()
     for number, line in enumerate(lines, 1):
         if not line.strip().startswith("MARKER "):
@@ -37,7 +37,7 @@ def read_reaper(path: Path) -> list[Cue]:
             else:
                 regions[index] = seconds, name
         except (ValueError, IndexError):
-            raise DataError(f"line {number} of {path} is no marker that can be read.") from None
+            raise DataError(f"line {number} of {path} is not a marker that can be read.") from None
     if not cues:
         raise DataError(f"{path} has no markers, so it gives no cues.")
     return sorted(cues, key=lambda cue: cue.seconds)

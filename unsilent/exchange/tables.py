@@ -125,5 +125,5 @@ def _seconds(text: str) -> float:
     if match := _CLOCK.fullmatch(text):
         return 3600 * int(match[1] or 0) + 60 * int(match[2]) + float(match[3])
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text!r} is no number of seconds")
+        raise ValueError(f"{text!r} is not a number of seconds")
     return float(text)

@@ -48,7 +48,7 @@ def parse(text: str, rate: Fraction) -> int:
     match = _TIMECODE.fullmatch(text.strip())
     whole = round(rate)
     if match is None or int(match[5]) >= whole:
-        raise ValueError(f"{text!r} is no timecode at {float(rate):g} frames per second")
+        raise ValueError(f"{text!r} is not a timecode at {float(rate):g} frames per second")
     hours, minutes, seconds, frames = (int(match[group]) for group in (1, 2, 3, 5))
     minutes += 60 * hours
     dropped = whole // 15 * (minutes - minutes // 10) if match[4] == ";" and rate.denominator != 1 else 0

@@ -32,7 +32,7 @@ def open_media(path: Path) -> av.container.InputContainer:
         path: a media file; never interpreted as a URL or a pattern.
 
     Raises:
-        MediaError: if it is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are no media files.
+        MediaError: if it is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are not media files.
     """
     require_path(path)
     _require_file(path)

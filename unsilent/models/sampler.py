@@ -131,7 +131,7 @@ class AnySampler(nn.Module):
             The logits, and the state of the window, which `step` continues from.
 
         Raises:
-            ParameterError: if the codes fill the window, or are no whole columns where the sampler is over columns.
+            ParameterError: if the codes fill the window, or are not whole columns where the sampler is over columns.
         """
         raise NotImplementedError
 

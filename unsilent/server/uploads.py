@@ -38,7 +38,7 @@ async def receive(parts: AsyncIterator[bytes], length: int | None, name: str, cl
     Raises:
         TooLargeError: for too many bytes, seconds, frames or pixels, or a full store.
         TooSlowError: for an upload that pauses.
-        MediaError: if it is no media file.
+        MediaError: if it is not a media file.
     """
     await asyncio.to_thread(_require_room, length or 0, store, settings)
     name, folder = safe_name(name), store.new_folder("inputs")

@@ -41,7 +41,7 @@ def onset_strength(mel01: Float[Tensor, "mels frames"], clip: Clip = Clip()) -> 
     """
     decibels = RANGE_DB * torch.maximum(mel01, mel01.max() - FLOOR_DB / RANGE_DB)
     lag = max(1, clip.n_fft // 2 // clip.hop)
-    # maximum over neighbouring bands: a glide into the next band is no onset
+    # maximum over neighbouring bands: a glide into the next band is not an onset
     before = torch.nn.functional.max_pool1d(decibels.T, 3, stride=1, padding=1).T
     strength = decibels.new_zeros(decibels.shape[1])
     strength[lag:-lag] = (decibels[:, lag:-lag] - before[:, : -2 * lag]).clamp(min=0).mean(0)

@@ -44,7 +44,7 @@ def choose_precision(asked: AnyPrecision, device: torch.device, config: AnySampl
         why = "this is a GPU" if device.type == "cuda" else no_compiler
         width = config.transformer.width
         raise ParameterError(
-            f"precision int8 cannot be computed: {why or f'a width of {width} is no multiple of 64'}; use float32 or auto."
+            f"precision int8 cannot be computed: {why or f'a width of {width} is not a multiple of 64'}; use float32 or auto."
         )
     return asked
 
