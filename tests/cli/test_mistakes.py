@@ -65,7 +65,7 @@ def test_mistakes_are_found_without_torch(tmp_path, make_clip):
         "generate gone.mp4", "generate https://example.com/a.mp4", "generate text.mp4", "generate a.png", "generate a.mp4 -o a.wav",
         "generate a.mp4 -o a.mp4", "generate a.mp4 -o text.mp4/x.mp4", "generate a.mp4 --seed -1", "generate a.mp4 --guidance inf",
         "generate a.mp4 --prompt dog", "generate a.mp4 --model evryday", "generate a.mp4 --model vggsound-class",
-        "generate a.mp4 --model .", "generate a.mp4 --label doog", "generate a.mp4 --top-k 9999", "reconstruct gone.wav -o b.wav",
+        "generate a.mp4 --model .", "generate a.mp4 --label xyzzy", "generate a.mp4 --top-k 9999", "reconstruct gone.wav -o b.wav",
         "reconstruct a.mp4 -o b.mp4", "reconstruct a.mp4 -o b.wav --model evryday", "reconstruct a.mp4 -o b.wav",
         "encode a.mp4 -o a.wav", "encode a.mp4 -o a.uns", "decode a.mp4 -o b.wav", "classify gone.wav", "sample gone.parquet -o out",
         "train gone.toml", "train text.mp4", "evaluate --reference gone -o out", "evaluate --reference . -o out",
