@@ -198,8 +198,7 @@ def refuse_foreign(paths: list[Path]) -> None:
 def is_own(path: Path) -> bool:
     """Whether this program has made a video, sound, figure or file of codes: a comment inside, or the format, says so."""
     if path.suffix.lower() == CODES_SUFFIX:
-        with path.open("rb") as file:
-            return file.read(len(CODES_MAGIC)) == CODES_MAGIC
+        return is_codes(path)
     if path.suffix.lower() == ".png":
         from PIL import Image
 
@@ -211,6 +210,12 @@ def is_own(path: Path) -> bool:
     with suppress(MediaError):
         return read_comment(path).startswith(OWN_COMMENT)
     return False
+
+
+def is_codes(path: Path) -> bool:
+    """Whether a file begins as files of codes do."""
+    with path.open("rb") as file:
+        return file.read(len(CODES_MAGIC)) == CODES_MAGIC
 
 
 def refuse_unwritable(out: Path) -> None:

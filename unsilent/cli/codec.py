@@ -91,12 +91,13 @@ def decode(
     overwrite: options.Overwrite = False,
 ) -> int:
     """Read a sound from a file of codes. Damaged parts are silent and named; the exit code is then 3."""
-    from unsilent.codec.bitstream import check_header
+    from unsilent.errors import DataError
     from unsilent.media.audio import write_wav_blocks
-    from unsilent.outputs import check_pair
+    from unsilent.outputs import check_pair, is_codes
 
     check_pair(source, out, ".wav", "sound", overwrite)
-    check_header(source)
+    if not is_codes(source):
+        raise DataError(f"{source}: this is not a file of codes (.uns).")
     with _loaded(source, "decoding", model, device, precision, vocoder) as codec:
         from unsilent.codec.files import decode_file
 

@@ -12,7 +12,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
@@ -157,21 +156,6 @@ def unpack(data: bytes, coder: BlockCoder | None = None) -> Unpacked:
         grid[:, start : start + len(columns)] = columns.T[:, : max(0, n_columns - start)]
     lost = [number for number in range(last + 1) if number not in blocks]
     return Unpacked(header, grid, n_samples or n_columns * header.column_samples, lost, disagreed)
-
-
-def check_header(path: Path) -> None:
-    """Refuse any file but one of codes, before a model is loaded.
-
-    Raises:
-        DataError: if the file cannot be read, is not such a file, of another version, or its header is damaged.
-    """
-    try:
-        with path.open("rb") as file:
-            read_header(file.read(_HEADER.size + _CRC.size))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}.") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
 
 
 def _with_crc(part: bytes) -> bytes:

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float64, Int, UInt32
 
 from unsilent.errors import ParameterError
-from unsilent.models.residual_sampler import AnySampler, ResidualSampler
+from unsilent.models.residual_sampler import ResidualSampler
+from unsilent.models.sampler import AnySampler
 
 _STEPS = 8  # of the grid of logits, per nat
 _TEMPERATURE = 1.2  # of the sampler; held-out sounds take 1.5 % less than at 1
