@@ -37,7 +37,7 @@ Emit = Callable[[dict[str, Any]], None]
 STOP = "stop"  # name of a file in a job's folder that asks to stop; a file, so that it reaches workers on other machines
 MODELS_KEPT = 2  # loaded at the same time
 CLASSES = 10  # that a classifier names
-_PREVIEW_SHARE = 10  # a preview may take one part in so many of the time
+_PREVIEW_REST = 5  # so many times as long as a preview took, none follows
 _CONTEXT = 4  # code columns before a preview's, so that its first ones are decoded as in the whole
 
 
@@ -240,8 +240,9 @@ class _Draft:
                 "rate": clip.sample_rate / clip.hop / 4,
             }
         )
-        self._shown = columns
-        self._next = time.perf_counter() + _PREVIEW_SHARE * (time.perf_counter() - started)
+        is_first, self._shown = self._shown == 0, columns
+        spent = time.perf_counter() - started  # that of the first is the decoder's own start, too
+        self._next = started + spent * (1 if is_first else 1 + _PREVIEW_REST)
 
     def _decoded(self, known: Int[Tensor, "draws known"], first: int = 0) -> list[Float[np.ndarray, "mels frames"]]:
         grids = to_grid(known, self._pipeline.clip.rows)[:, :, first:]

@@ -181,11 +181,12 @@ function grow(part) {
 function showOutcome(ended, isNew = false) {
   job = ended
   show({ working: false, outcome: ended.sounds?.length > 0 || Boolean(ended.codes) })
+  if (ended.sounds?.length) show({ timeline: true })
   if (ended.state === "failed" || ended.why) { $("trouble").textContent = ended.why; $("trouble").hidden = false }
   if ($("outcome").hidden) return
   $("outcome-title").textContent = ended.state === "stopped" ? "Sounds, stopped early" : ended.ask.kind === "generate" ? "Sounds" : NAMES[ended.ask.kind]
   const days = Math.max(0, (ended.expires - Date.now() / 1000) / 3600)
-  const notes = [`Made in ${ended.spent_seconds} s.`, ended.sounds.length > 1 && ended.sounds[0].score != null ? "The best by the model's own rating comes first." : "",
+  const notes = [`Made in ${ended.spent_seconds} s.`, ended.sounds.length > 1 && ended.sounds[0].score != null ? "The best rated comes first." : "",
     ...(ended.notes || []), `Kept for ${days.toFixed(0)} hours.`]
   $("outcome-note").textContent = notes.filter(Boolean).join(" ")
   $("recipe").textContent = JSON.stringify({ ...ended.recipe, timings: ended.timings, spent_seconds: ended.spent_seconds }, null, 2)

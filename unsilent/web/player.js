@@ -30,11 +30,11 @@ export function open(input) {
   audio.removeAttribute("src")
   video.muted = false
   video.classList.toggle("blind", input.kind === "sound")
-  load(`api/inputs/${input.id}/file`)
+  if (input.kind !== "codes") load(`api/inputs/${input.id}/file`)
   setLength(input.seconds)
   $("timeline").classList.add("empty")
   for (const id of ["stills", "attention"]) $(id).hidden = true
-  $("playing").textContent = input.has_sound ? "You hear its own sound." : "It has no sound yet."
+  $("playing").textContent = input.kind === "codes" ? "A file of codes." : input.has_sound ? "You hear its own sound." : "It has no sound yet."
 }
 
 function setLength(seconds) {
@@ -78,6 +78,8 @@ export async function hear(job, sound, input) {
   const shown = $("less-prior").checked ? draw.withoutMean(seen, sound.attention.rows) : seen
   draw.map($("attention"), shown, sound.attention.rows, sound.mel_seconds / sound.seconds)
 }
+
+addEventListener("resize", () => { if (length) setLength(length) })
 
 video.addEventListener("error", () => {
   if (!video.getAttribute("src")) return
