@@ -33,7 +33,7 @@ class Here:
         """Do one job."""
         from unsilent.server.work import Task
 
-        return self._worker.run(Task(folder, source, ask), emit)
+        return self._worker.run(Task(folder, source, ask, self._settings.max_seconds), emit)
 
     def close(self) -> None:
         """The thread ends with the process."""

@@ -16,7 +16,7 @@ from unsilent.batch import recipe
 from unsilent.choices import AnyPrecision, Device
 from unsilent.codec.codec import Codec
 from unsilent.codec.files import decode_file, encode_file
-from unsilent.errors import MediaError, UnsilentError
+from unsilent.errors import MediaError, ParameterError, UnsilentError
 from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.files import atomic_write
 from unsilent.generation.attention import over_time
@@ -53,12 +53,14 @@ class Task:
         folder: for its files.
         source: file of the upload.
         ask: what is done; the prime of its request is a path by now.
+        most_seconds: of a sound.
         classifier: names what is heard.
     """
 
     folder: Path
     source: Path
     ask: Ask
+    most_seconds: float
     classifier: str = "everyday"
 
     @property
@@ -189,6 +191,8 @@ class Worker:
     def _decode(self, task: Task, emit: Emit) -> dict[str, Any]:
         codec = Codec.load(task.ask.model, self.device, self.precision, task.ask.vocoder)
         decoded = decode_file(codec, task.source)
+        if decoded.n_samples > task.most_seconds * codec.clip.sample_rate:
+            raise ParameterError(f"the codes are of more than {task.most_seconds:g} seconds, which is the limit of this server.")
         write_wav(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
         mel = from_mel01(log_mel01(torch.from_numpy(_padded(decoded.waveform, codec.clip.column_samples))[None], codec.clip))[0]
         sound = {"name": "decoded", "wav": "decoded.wav", "seconds": round(len(decoded.waveform) / codec.clip.sample_rate, 3)}
