@@ -46,6 +46,7 @@ class Replicas:
         deployment = serve.deployment(
             _Deployment, num_replicas=n, max_ongoing_requests=1, ray_actor_options={"num_cpus": 1, "num_gpus": gpus}
         )
+        serve.start(proxy_location="Disabled")  # calls come through the handle, not over HTTP
         self._handle = serve.run(deployment.bind(build), name="unsilent", route_prefix=None, blocking=False)
 
     def stream(self, item: Any) -> Iterator[Any]:
