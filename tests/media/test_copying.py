@@ -323,6 +323,27 @@ def test_a_cover_is_kept(make_clip, tmp_path, out):
     assert len(pictures(tmp_path / out)[0]) == 20
 
 
+@pytest.mark.parametrize("out", ["out.mp4", "out.mkv"])
+def test_a_track_of_an_unknown_codec_is_left_out(make_clip, tmp_path, out):
+    """Such as the depth that phones film beside the picture."""
+    with av.open(str(make_clip("plain.mp4"))) as source, av.open(str(tmp_path / "a.mp4"), "w") as target:
+        copies = [target.add_stream_from_template(source.streams.video[0], opaque=True) for _ in range(2)]
+        for packet in source.demux(video=0):
+            for copy in copies if packet.size else ():
+                again = av.Packet(bytes(packet))
+                again.pts, again.dts, again.time_base, again.stream = packet.pts, packet.dts, packet.time_base, copy
+                again.is_keyframe = packet.is_keyframe
+                target.mux(again)
+    content = (tmp_path / "a.mp4").read_bytes()
+    place = content.rindex(b"avc1")
+    (tmp_path / "a.mp4").write_bytes(content[:place] + content[place:].replace(b"avc1", b"dpth", 1).replace(b"avcC", b"dptC", 1))
+    notes = plan_copy(tmp_path / "a.mp4", tmp_path / out).notes
+    assert len(notes) == 1
+    assert "left out a video track of an unknown codec, which" in notes[0]
+    mux(tmp_path / "a.mp4", SILENCE, RATE, tmp_path / out)
+    assert_same_pictures(tmp_path / "a.mp4", tmp_path / out)
+
+
 def test_transparency_is_kept(make_clip, tmp_path):
     with (
         av.open(str(make_clip("b.webm", codec="libvpx-vp9", pix_fmt="yuva420p"))) as source,

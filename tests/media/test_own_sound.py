@@ -150,3 +150,15 @@ def test_channels_without_places_are_averaged(tmp_path, n_channels):
 
     soundfile.write(tmp_path / "a.wav", np.repeat(tone(440, rate=RATE)[:, None], n_channels, axis=1), RATE)
     assert np.abs(read_audio(tmp_path / "a.wav", RATE)).max() == pytest.approx(0.25, rel=0.02)
+
+
+@pytest.mark.parametrize("n_channels", [1, 5])
+def test_a_sample_rate_that_no_recorder_has_is_named(tmp_path, n_channels):
+    import soundfile
+
+    soundfile.write(tmp_path / "a.wav", np.repeat(tone(440, rate=RATE)[:, None], n_channels, axis=1), RATE)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[24:28] = (2**31 - 1).to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(MediaError, match="claims a sample rate of 2147483647 Hz; it is damaged"):
+        read_audio(tmp_path / "a.wav", RATE)

@@ -104,9 +104,7 @@ def _positioned_blocks(
     with open_media(path) as container:
         stream = find_audio(container, path) if track is None else container.streams[track]
         position, expected, kind, resampler = 0, 0.0, None, None
-        for frame in map(_mixable, _audio_frames(container, stream)):
-            if not 0 < frame.sample_rate <= MAX_RATE:
-                raise MediaError(f"{path} claims a sample rate of {frame.sample_rate} Hz; it is damaged.")
+        for frame in _mixable_frames(container, stream, path):
             seconds = expected if frame.pts is None else float(frame.pts * frame.time_base - (zero or 0))
             if zero is None and resampler is None:
                 zero, seconds = frame.pts * frame.time_base if frame.pts is not None else 0, 0.0
@@ -137,9 +135,16 @@ def _positioned_blocks(
                 position += block.shape[1]
 
 
-def _audio_frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
-    for packet in demux(container, stream):
-        yield from decode(packet)
+def _mixable_frames(container: av.container.InputContainer, stream: av.AudioStream, path: Path) -> Iterator[av.AudioFrame]:
+    for frame in (frame for packet in demux(container, stream) for frame in decode(packet)):
+        if not 0 < frame.sample_rate <= MAX_RATE:
+            raise MediaError(f"{path} claims a sample rate of {frame.sample_rate} Hz; it is damaged.")
+        try:
+            mixable = _mixable(frame)
+        except (av.FFmpegError, ValueError) as error:  # such as a damaged layout; skipped like what cannot be decoded
+            log.debug("%s: %s", path, error)
+            continue
+        yield mixable
 
 
 def _mixable(frame: av.AudioFrame) -> av.AudioFrame:

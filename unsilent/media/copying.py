@@ -278,6 +278,8 @@ def add_streams(
             copy = plan.vfw.add(target, stream) if plan.vfw else _copy_pictures(stream, target, plan)
         elif not _is_other(stream):
             continue
+        elif stream.type == "video" and stream.codec_context is None:
+            raise ValueError("a track of an unknown codec cannot be copied")
         elif stream.type == "video" and plan.container == "matroska":
             _attach_cover(stream, target)
             continue
