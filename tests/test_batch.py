@@ -5,11 +5,14 @@ import os
 import re
 from pathlib import Path
 
+import av
 import pytest
+from PIL import Image
 
 from unsilent.batch import Result, as_record, run
 from unsilent.errors import MediaError, ParameterError
 from unsilent.generation.result import Generation
+from unsilent.generation.sidecar import find_sidecar
 from unsilent.media.probe import probe, read_comment
 from unsilent.outputs import plan
 from unsilent.request import Request
@@ -207,3 +210,38 @@ def test_as_record_gives_plain_values(do, folder, pipeline):
     assert "b.mp4 is not a media file" in failed["why"]
     kept = as_record(Result(Path("a.mp4"), Path("b.mp4"), "kept"), request, pipeline)
     assert (kept["status"], kept["out"], kept["why"], kept["take"]) == ("kept", "b.mp4", None, None)
+
+
+class TestTakes:
+    """Several takes in one video, and as one picture."""
+
+    def test_takes_are_tracks_of_one_video(self, pipeline, make_clip, tmp_path):
+        """In the order of rank; the first is what players play; each take can be reopened."""
+        job = plan([make_clip("a.mp4", n_frames=20)], tmp_path / "out" / "x.mkv")
+        made = list(run(pipeline, job, Request(takes=3), tracks=True, sidecar=True))
+        assert {result.out.name for result in made} == {"x.mkv"}
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            "x.mkv",
+            *(f"x.take{take}.mkv.unsilent.json" for take in (1, 2, 3)),
+        ]
+        with av.open(str(tmp_path / "out" / "x.mkv")) as container:
+            tracks = container.streams.audio
+            assert [track.metadata.get("title") for track in tracks] == [None, "take 2, seed 0", "take 3, seed 0"]
+            assert [bool(track.disposition & av.stream.Disposition.default) for track in tracks] == [True, False, False]
+            samples = {track.index: 0 for track in tracks}
+            for packet in container.demux(*tracks):
+                samples[packet.stream.index] += sum(frame.samples for frame in packet.decode())
+        assert set(samples.values()) == {round(0.8 * 22050 / 1024 + 0.5) * 1024} or len(set(samples.values())) == 1
+        assert find_sidecar(tmp_path / "out" / "x.mkv").sidecar.take == 0
+        assert read_comment(tmp_path / "out" / "x.mkv").endswith("sidecar=x.take1.mkv.unsilent.json")
+
+    def test_tracks_are_kept_in_a_batch(self, pipeline, make_clip, tmp_path):
+        jobs = plan([make_clip(f"{name}.mp4", n_frames=5) for name in "ab"], tmp_path / "out")
+        statuses = [[one.status for one in run(pipeline, jobs, Request(takes=2), tracks=True)] for _ in range(2)]
+        assert statuses == [["made"] * 4, ["kept"] * 4]
+
+    def test_a_sheet_shows_all_takes(self, pipeline, make_clip, tmp_path):
+        list(run(pipeline, plan([make_clip("a.mp4", n_frames=20)], None, 2), Request(takes=2, seed=2), sheet=True))
+        with Image.open(tmp_path / "a.sound.seed2.sheet.png") as image:
+            assert image.info["Comment"].startswith("sound by unsilent")
+            assert image.height > 300

@@ -19,7 +19,7 @@ LEVELS = {
     "codec": 5, "published": 5, "data": 5,
     "generation": 6, "train": 6,
     "pipeline": 7,
-    "batch": 8, "loading": 8,
+    "batch": 8, "editing": 8, "loading": 8,
     "jobs": 9,
     "evaluation": 10,
     "server": 11,

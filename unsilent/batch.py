@@ -9,10 +9,13 @@ from typing import Literal
 
 from unsilent.errors import MediaError, UnsilentError, require_matplotlib
 from unsilent.generation.progress import Report
+from unsilent.generation.result import save_sheet
+from unsilent.generation.sidecar import POINTER, Made, pointer_to, sidecar_for
+from unsilent.media.audio import write_float_wav
 from unsilent.media.mux import plan_mux
 from unsilent.media.probe import read_comment
 from unsilent.media.suffixes import OWN_COMMENT
-from unsilent.outputs import Job, files_of, refuse_equal_stems, refuse_foreign, refuse_unwritable
+from unsilent.outputs import Job, files_of, refuse_equal_stems, refuse_foreign, refuse_unwritable, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 from unsilent.version import __version__
@@ -39,6 +42,7 @@ class Result:
     seen: dict[str, float] = field(default_factory=dict)  # likeliest classes
     pictures: str | None = None  # "copied", or how they were encoded
     notes: tuple[str, ...] = ()  # streams and properties of the video that the output lacks
+    sidecar: Path | None = None
 
 
 def run(
@@ -50,6 +54,9 @@ def run(
     wav: bool = False,
     picture: bool = False,
     attention: bool = False,
+    sidecar: bool = False,
+    tracks: bool = False,
+    sheet: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Result]:
     """Run all jobs. A failed job is reported and does not stop the others.
@@ -65,6 +72,9 @@ def run(
         wav: also write each sound alone, as WAV beside the video.
         picture: also draw each sound, as PNG beside the video.
         attention: draw what the sampler's attention looks at below it.
+        sidecar: also write a description beside each output, from which it can be reopened; see `generation.sidecar`.
+        tracks: write one video with a track for each take instead of a video for each.
+        sheet: also draw all takes below each other, as one PNG.
         overwrite: replace files that this program has not made, too.
 
     Raises:
@@ -72,20 +82,21 @@ def run(
             one path.
     """
     request = pipeline.resolve(request)
-    if picture:
+    if picture or sheet:
         require_matplotlib()
-    if wav or picture:
+    if wav or picture or sheet:
         refuse_equal_stems(jobs)
-    suffixes = [suffix for suffix, wanted in ((".wav", wav), (".png", picture)) if wanted]
+    beside = {"wav": wav, "picture": picture, "sidecar": sidecar, "samples": sidecar and request.prime_keep == "samples"}
+    beside |= {"tracks": tracks, "sheet": sheet}
     for job in jobs:
         comment = recipe(pipeline, job.video, request)
-        if len(jobs) > 1 and all(_is_made(job.video, out, comment, suffixes) for out in job.outputs(request.takes)):
-            yield from (Result(job.video, out, "kept") for out in job.outputs(request.takes))
+        if len(jobs) > 1 and _is_made(job, request.takes, comment, beside):
+            yield from (Result(job.video, job.out if tracks else out, "kept") for out in job.outputs(request.takes))
             continue
         try:
             if not overwrite:
-                refuse_foreign(files_of(job, request.takes, wav=wav, picture=picture))
-            yield from _make(pipeline, job, request, comment, suffixes, progress(job), attention)
+                refuse_foreign(files_of(job, request.takes, **beside))
+            yield from _make(pipeline, job, request, comment, progress(job), attention, beside)
         except UnsilentError as error:
             yield Result(job.video, job.out, "failed", str(error))
         except OSError as error:
@@ -98,24 +109,35 @@ def run(
 
 
 def _make(
-    pipeline: Pipeline, job: Job, request: Request, comment: str, suffixes: list[str], progress: Report, attention: bool
+    pipeline: Pipeline, job: Job, request: Request, comment: str, progress: Report, attention: bool, beside: dict[str, bool]
 ) -> Iterator[Result]:
-    for out in job.outputs(request.takes):
-        refuse_unwritable(out)
+    for path in files_of(job, request.takes, **beside):
+        refuse_unwritable(path)
     plan = plan_mux(job.video, job.out, request.original)
     for note in plan.notes:
         log.warning("%s", note)
     takes = pipeline.takes(job.video, request=request, progress=progress)
     job.out.parent.mkdir(parents=True, exist_ok=True)
+    if beside["sheet"]:
+        save_sheet(takes, job.sheet)
     for generation, out in zip(takes, job.outputs(request.takes), strict=True):
-        generation.save_video(out, comment=comment, plan=plan)
-        if ".wav" in suffixes:
+        video = job.out if beside["tracks"] else out
+        if beside["sidecar"]:
+            samples = samples_beside(out) if beside["samples"] else None
+            if samples is not None:
+                write_float_wav(samples, generation.waveform, generation.sample_rate)
+            model = Made.of(pipeline.parts, pipeline.precision, pipeline.vocoder)
+            sidecar_for(generation, video, model, samples=samples).write(out)
+        if video == out or generation is takes[0]:
+            pointer, further = pointer_to(out) if beside["sidecar"] else "", takes[1:] if beside["tracks"] else []
+            generation.save_video(video, comment=comment + pointer, plan=plan, further=further)
+        if beside["wav"]:
             generation.save_wav(out.with_suffix(".wav"))
-        if ".png" in suffixes:
+        if beside["picture"]:
             weights = pipeline.attention(generation) if attention else None
             generation.save_picture(out.with_suffix(".png"), weights)
         made = generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor, generation.score, generation.seen
-        yield Result(job.video, out, "made", "", *made, plan.pictures, plan.notes)
+        yield Result(job.video, video, "made", "", *made, plan.pictures, plan.notes, sidecar_of(out) if beside["sidecar"] else None)
 
 
 def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
@@ -133,12 +155,13 @@ def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
     return f"{OWN_COMMENT} {__version__}: {about} source={name} bytes={size} {asked} original={request.original}"
 
 
-def _is_made(video: Path, out: Path, comment: str, suffixes: list[str]) -> bool:
-    """Whether an earlier run has made `out`, and its files of other suffixes, from the video as it is now."""
-    wanted = [out, *(out.with_suffix(suffix) for suffix in suffixes)]
+def _is_made(job: Job, takes: int, comment: str, beside: dict[str, bool]) -> bool:
+    """Whether an earlier run has made all files of a job from the video as it is now."""
     try:
-        changed = min(video.stat().st_mtime, time.time())  # cameras' clocks may be in the future
-        return all(path.stat().st_mtime >= changed for path in wanted) and read_comment(out) == comment
+        changed = min(job.video.stat().st_mtime, time.time())  # cameras' clocks may be in the future
+        is_newer = all(path.stat().st_mtime >= changed for path in files_of(job, takes, **beside))
+        videos = [job.out] if beside["tracks"] else job.outputs(takes)
+        return is_newer and all(read_comment(out).partition(POINTER)[0] == comment for out in videos)
     except (OSError, MediaError):
         return False
 
@@ -162,4 +185,5 @@ def as_record(result: Result, request: Request, pipeline: Pipeline) -> dict[str,
         "seen": result.seen,
         "pictures": result.pictures,
         "notes": list(result.notes),
+        "sidecar": None if result.sidecar is None else str(result.sidecar),
     }

@@ -10,6 +10,7 @@ AnyPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 VocoderChoice = Literal["neural", "griffin-lim"]
 Original = Literal["drop", "keep", "duck"]  # the video's own sound: left out, mixed in, mixed in quieter
 PrimeKeep = Literal["codes", "samples"]  # what is kept of a real beginning
+Layer = Literal["replace", "mix"]  # what a retake does to the sound that is there
 Keep = Literal["mel", "wav"]  # what is written of a sample
 FeatureDtype = Literal["float16", "uint8"]
 SoundShard = Literal["waveforms", "mels"]  # how sounds are stored for training

@@ -1,21 +1,26 @@
 """Output path of each video, and checks before a model is loaded. Does not import torch, so that errors appear at once."""
 
+import json
 import os
 import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from unsilent.choices import Original
 from unsilent.errors import MediaError, ParameterError, require_matplotlib
 from unsilent.files import require_path, walk
-from unsilent.media.suffixes import CODES_MAGIC, CODES_SUFFIX, OWN_COMMENT, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.media.suffixes import CODES_MAGIC, CODES_SUFFIX, OWN_COMMENT, OWN_FORMAT, SOUND_SUFFIXES, VIDEO_SUFFIXES
 from unsilent.media.webp import is_animated_webp
 
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others become Matroska, which supports all codecs
 LONGEST_NAME = 255  # bytes, of file systems
-OWN_STEM = re.compile(r"\.sound(\.seed\d+)?(\.take\d+)?$")  # stem of outputs that were written beside their videos
+RETAKE_STEM = re.compile(r"\.retake\d+(\.take\d+)?$")  # end of the stem of retakes
+# stem of outputs that were written beside their videos
+OWN_STEM = re.compile(r"\.sound(\.seed\d+)?(\.take\d+|\.sheet)?(\.retake\d+(\.take\d+)?)?$")
+SIDECAR_SUFFIX, SAMPLES_SUFFIX = ".unsilent.json", ".unsilent.wav"  # after the whole name of a result; see `generation.sidecar`
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,31 @@ class Job:
     out: Path
     tag: str = ""
 
+    @property
+    def sheet(self) -> Path:
+        """The contact sheet of all takes."""
+        return self.out.with_name(f"{self.out.stem}{self.tag}.sheet.png")
+
     def outputs(self, takes: int) -> list[Path]:
         """The files that will be written, one for each take."""
         if takes == 1:
             return [self.out]
         return [self.out.with_name(f"{self.out.stem}{self.tag}.take{take + 1}{self.out.suffix}") for take in range(takes)]
+
+
+def sidecar_of(result: Path) -> Path:
+    """Path of the description beside a result, from which it can be reopened."""
+    return result.with_name(result.name + SIDECAR_SUFFIX)
+
+
+def samples_beside(result: Path) -> Path:
+    """Path of a result's exact samples beside it."""
+    return result.with_name(result.name + SAMPLES_SUFFIX)
+
+
+def is_beside(path: Path) -> bool:
+    """Whether a file is of the kind that is written beside a result."""
+    return path.name.endswith((SIDECAR_SUFFIX, SAMPLES_SUFFIX))
 
 
 def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
@@ -79,6 +104,39 @@ def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
     return list(jobs.values())
 
 
+def retake_job(result: Path, out: Path | None, is_video: bool) -> Job:
+    """Choose the output of a retake: beside the result, under the first number that no file has yet.
+
+    Args:
+        result: that is worked on, a video or a sound.
+        out: file or folder; None chooses.
+        is_video: whether the result has pictures.
+
+    Raises:
+        ParameterError: if `out` has a suffix that cannot be written, or is the result.
+    """
+    suffix = ".wav" if not is_video else result.suffix if result.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
+    if out is None or out.is_dir():
+        named = (result.with_name(f"{RETAKE_STEM.sub('', result.stem)}.retake{number}{suffix}") for number in count(1))
+        named = named if out is None else (out / one.name for one in named)
+        out = next(one for one in named if not one.exists() and not one.with_name(f"{one.stem}.take1{suffix}").exists())
+    allowed = (".wav", *WRITABLE_SUFFIXES) if is_video else (".wav",)
+    if out.suffix.lower() not in allowed:
+        raise ParameterError(f"cannot write {out}: choose one of {', '.join(allowed)}, or name a folder.")
+    if out.exists() and out.samefile(result):
+        raise ParameterError(f"{out} is the result itself; choose another name.")
+    return Job(result, out)
+
+
+def check_retake(job: Job, takes: int, *, wav: bool = False, overwrite: bool = False) -> None:
+    """Check the outputs of a retake before a model is loaded; errors as of `check`."""
+    is_video = job.out.suffix.lower() != ".wav"
+    for path in (paths := files_of(job, takes, wav=wav and is_video, sidecar=True, samples=is_video)):
+        refuse_unwritable(path)
+    if not overwrite:
+        refuse_foreign(paths)
+
+
 def _target(video: Path, below: Path, out: Path | None, tag: str, stem: str) -> Path:
     suffix = video.suffix if video.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
     return video.with_name(f"{stem}.sound{tag}{suffix}") if out is None else out / below / f"{stem}{tag}{suffix}"
@@ -112,12 +170,22 @@ def passed_over(inputs: list[Path], jobs: list[Job], out: Path | None) -> list[P
         for folder in inputs
         if folder.is_dir()
         for path in walk(folder)
-        if path not in taken and not path.name.startswith(".") and not OWN_STEM.search(path.stem) and own not in path.resolve().parents
+        if path not in taken and not path.name.startswith(".") and not OWN_STEM.search(path.stem) and not is_beside(path)
+        if own not in path.resolve().parents
     ]
 
 
 def check(
-    jobs: list[Job], *, takes: int = 1, original: Original = "drop", wav: bool = False, picture: bool = False, overwrite: bool = False
+    jobs: list[Job],
+    *,
+    takes: int = 1,
+    original: Original = "drop",
+    wav: bool = False,
+    picture: bool = False,
+    sidecar: bool = False,
+    tracks: bool = False,
+    sheet: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Check jobs before a model is loaded. A single video is opened too; one of several may fail later without stopping the others.
 
@@ -127,29 +195,49 @@ def check(
         original: the video's own sound.
         wav: whether sounds are written beside the videos.
         picture: whether figures are drawn beside the videos.
+        sidecar: whether sidecars are written beside the videos.
+        tracks: whether all takes become tracks of one video.
+        sheet: whether a contact sheet of all takes is drawn.
         overwrite: whether files of others may be replaced.
 
     Raises:
         ParameterError: if two sounds or figures would become one file, a file of others would be replaced, or matplotlib is missing.
         MediaError: if a single video cannot be opened, or its output cannot be written.
     """
-    if picture:
+    if (tracks or sheet) and takes == 1:
+        raise ParameterError("tracks and a sheet are of several takes, but one was asked for; ask for more.")
+    if picture or sheet:
         require_matplotlib()
-    if wav or picture:
+    if wav or picture or sheet:
         refuse_equal_stems(jobs)
     if len(jobs) == 1:
         from unsilent.media.mux import plan_mux  # PyAV
 
-        refuse_unwritable(jobs[0].out)
+        paths = files_of(jobs[0], takes, wav=wav, picture=picture, sidecar=sidecar, tracks=tracks, sheet=sheet)
+        for path in paths:
+            refuse_unwritable(path)
         if not overwrite:
-            refuse_foreign(files_of(jobs[0], takes, wav=wav, picture=picture))
+            refuse_foreign(paths)
         plan_mux(jobs[0].video, jobs[0].out, original)
 
 
-def files_of(job: Job, takes: int, *, wav: bool = False, picture: bool = False) -> list[Path]:
-    """All files that a job writes."""
+def files_of(
+    job: Job,
+    takes: int,
+    *,
+    wav: bool = False,
+    picture: bool = False,
+    sidecar: bool = False,
+    samples: bool = False,
+    tracks: bool = False,
+    sheet: bool = False,
+) -> list[Path]:
+    """All files that a job writes; `samples` are exact ones beside the sidecar, `tracks` puts all takes into one video."""
     suffixes = [suffix for suffix, wanted in ((".wav", wav), (".png", picture)) if wanted]
-    return [path for out in job.outputs(takes) for path in (out, *(out.with_suffix(suffix) for suffix in suffixes))]
+    named = [name for name, wanted in ((sidecar_of, sidecar), (samples_beside, samples)) if wanted]
+    each = job.outputs(takes)
+    beside = [path for out in each for path in (*map(out.with_suffix, suffixes), *(name(out) for name in named))]
+    return [*([job.out] if tracks else each), *beside, *([job.sheet] if sheet else [])]
 
 
 def check_pair(source: Path, out: Path, suffix: str, what: str, overwrite: bool = False) -> None:
@@ -196,9 +284,13 @@ def refuse_foreign(paths: list[Path]) -> None:
 
 
 def is_own(path: Path) -> bool:
-    """Whether this program has made a video, sound, figure or file of codes: a comment inside, or the format, says so."""
+    """Whether this program has made a video, sound, figure, sidecar or file of codes: a comment inside, or the format, says so."""
     if path.suffix.lower() == CODES_SUFFIX:
         return is_codes(path)
+    if path.name.endswith(SIDECAR_SUFFIX):
+        with suppress(OSError, ValueError, TypeError, LookupError):
+            return json.loads(path.read_text(encoding="utf-8"))["format"] == OWN_FORMAT
+        return False
     if path.suffix.lower() == ".png":
         from PIL import Image
 

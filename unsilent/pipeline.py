@@ -24,6 +24,7 @@ from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, sample_codes
 from unsilent.generation.shaping import rank_by_onsets, shaper, with_seen_cues
+from unsilent.generation.streaming import LIVE, Eyes, Stream, made_of, sees_in_time
 from unsilent.generation.windows import plan_windows
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
@@ -89,9 +90,12 @@ class Pipeline:
         `watch` after each column with the codes of all candidates that are known by then. An exception of either ends the work.
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
+        clock = Clock()
+        if request.stream:
+            return [made_of(self.stream(video, request), Path(video), self.name, clock)]
         with EXCLUSIVE, limit_threads(self.threads):
-            clock, info = Clock(), probe(Path(video))
-            n_samples = max(1, round((request.seconds or info.seconds) * self.clip.sample_rate))
+            info = probe(Path(video))
+            n_samples = self.samples_for(request, info.seconds)
             scene = Scene(info.path, info.seconds)
             plan = self.plan(scene, self.clip.columns_for(n_samples))
             clock.lap("probe")
@@ -122,6 +126,33 @@ class Pipeline:
     def prime(self, scene: Scene, request: Request) -> Prime | None:
         """Codes and samples of the real beginning that is asked for; see `load_prime`."""
         return load_prime(scene, request, self.codec, self.parts.loudness_lufs)
+
+    def samples_for(self, request: Request, seconds: float) -> int:
+        """Samples of a sound for a video of some seconds."""
+        return max(1, round((request.seconds or seconds) * self.clip.sample_rate))
+
+    def stream(self, video: str | Path, request: Request | None = None, **fields: Any) -> Stream:
+        """Make one sound while the video is read: an iterator over its stretches, each as soon as it is made; see `generation.streaming`.
+
+        Together they are the sound of `generate` with `stream=True`, byte by byte. Arguments and errors as there.
+        """
+        request, info = self.resolve(request, **fields, stream=True), probe(Path(video))
+        scene, n_samples = Scene(info.path, info.seconds), self.samples_for(request, info.seconds)
+        if sees_in_time(self.parts):
+            return Stream(self.parts, self.codec, self.precision, request, Eyes.of_video(scene, self.parts), n_samples=n_samples)
+        plan = self.plan(scene, self.clip.columns_for(n_samples))
+        conditions = self.conditions(plan, self.observe(scene, plan, request), request)
+        return Stream(self.parts, self.codec, self.precision, request, conditions=conditions, n_samples=n_samples)
+
+    def live(self, source: str, *, raw: tuple[int, int, float] | None = None, **fields: Any) -> Stream:
+        """As `stream`, for pictures that arrive while they are looked at, until they end; `source` and `raw` as of `Eyes.live`.
+
+        Raises:
+            MediaError: if the source cannot be opened.
+            ParameterError: for a model whose condition or decoder needs a whole clip, or a field as of `stream`.
+        """
+        request = self.resolve(**fields, stream=True)
+        return Stream(self.parts, self.codec, self.precision, request, Eyes.live(source, self.parts, raw), pace=LIVE)
 
     @torch.inference_mode()
     def observe(self, scene: Scene, plan: Plan, request: Request, progress: Progress = quiet) -> Observation | None:

@@ -95,6 +95,10 @@ class Request(Config):
     prime_keep: PrimeKeep = Field(
         default="codes", description="What is kept of it: its codes, or its very samples, at their own level and cross-faded into the rest."
     )
+    stream: bool = Field(
+        default=False,
+        description="Look ahead less than a second and keep the level of the codes: a sound that is heard while it is made.",
+    )
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
 
     @property
@@ -111,10 +115,16 @@ class Request(Config):
 
         Raises:
             ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, unknown to the model, or
-                missing for one that needs it; or something is asked of a prime that is not given, or of a model that cannot do it.
+                missing for one that needs it; or something is asked of a prime that is not given, or of a model that cannot do it, or of
+                a stream that needs the whole sound.
         """
         if self.prime is None and (self.prime_seconds is not None or self.prime_keep != "codes"):
             raise ParameterError("prime_seconds and prime_keep are about a beginning, but prime is not given; name a file, or `own`.")
+        over_time = (self.prime, self.cues, self.prompt_track, self.mute)
+        if self.stream and (self.takes > 1 or (self.candidates or 1) > 1 or any(one is not None for one in over_time)):
+            raise ParameterError(
+                "a stream is one sound that is heard at once; leave out takes, candidates, prime, cues, prompt_track and mute, or stream."
+            )
         top_k = min(defaults.top_k, defaults.n_codes) if self.top_k is None else self.top_k
         if top_k > defaults.n_codes:
             raise ParameterError(
@@ -126,7 +136,7 @@ class Request(Config):
             "guidance": defaults.guidance if self.guidance is None else self.guidance,
             "label": _resolve_label(self.label, defaults),
             "prime_seconds": self.prime_seconds or (None if self.prime is None else PRIME_SECONDS),
-            "candidates": self._resolve_candidates(defaults),
+            "candidates": None if self.stream else self._resolve_candidates(defaults),
             "cues": self.cues if self.cues in (None, AUTO) else tuple(_with_label(cue, defaults) for cue in self.cues),
             "prompt_track": None if self.prompt_track is None else tuple(_with_label(one, defaults) for one in self.prompt_track),
         }
@@ -141,7 +151,8 @@ class Request(Config):
         """
         without_prime = {"prime_keep"} if self.prime is None else set()
         unranked = {"takes"} if self.candidates is None else set()  # ranking orders takes, so their number matters
-        described = self.model_dump(exclude={"original"} | unranked | without_prime, exclude_none=True)
+        whole = set() if self.stream else {"stream"}
+        described = self.model_dump(exclude={"original"} | unranked | without_prime | whole, exclude_none=True)
         for name in ("cues", "prompt_track", "mute"):
             if isinstance(described.get(name), tuple):
                 described[name] = [str(one) for one in getattr(self, name)]

@@ -44,7 +44,7 @@ class TestGenerate:
         video = make_clip("a.mp4", n_frames=50)
         code, out, err = unsilent("generate", "a.mp4")
         assert (code, err) == (0, [])
-        assert names(tmp_path) == ["a.mp4", "a.sound.mp4"]
+        assert names(tmp_path) == ["a.mp4", "a.sound.mp4", "a.sound.mp4.unsilent.json"]
         assert re.search(r"a\.mp4 +a\.sound\.mp4 +2\.00 s +\d+\.\d\d s +\d+\.\d\d", out)
         assert video_packets(tmp_path / "a.sound.mp4") == video_packets(video)
         assert sound_seconds(tmp_path / "a.sound.mp4") == pytest.approx(2, abs=1024 / 22050)
@@ -57,7 +57,8 @@ class TestGenerate:
         assert (code, err) == (0, [])
         wanted = {"seed": 3, "takes": 2, "top_k": 8, "temperature": 0.9, "guidance": 1.5, "motion": False, "original": "duck"}
         assert recorder.requests == [Request(**wanted)]
-        assert names(tmp_path / "new") == [f"x.seed3.take{take}.{kind}" for take in (1, 2) for kind in ("mkv", "png", "wav")]
+        kinds = ("mkv", "mkv.unsilent.json", "png", "wav")
+        assert names(tmp_path / "new") == [f"x.seed3.take{take}.{kind}" for take in (1, 2) for kind in kinds]
         assert soundfile.info(tmp_path / "new" / "x.seed3.take1.wav").frames == round(0.8 * 22050)
 
     def test_generate_names_a_failed_file_and_keeps_the_others(self, unsilent, make_clip, tmp_path):
@@ -68,7 +69,7 @@ class TestGenerate:
         code, out, err = unsilent("generate", "in", "-o", "out")
         assert code == 3
         assert err == ["unsilent: in/b.mp4 is empty (0 bytes)."]
-        assert names(tmp_path / "out") == ["a.mp4", "c.mp4"]
+        assert names(tmp_path / "out") == ["a.mp4", "a.mp4.unsilent.json", "c.mp4", "c.mp4.unsilent.json"]
         assert re.search(r"in/b\.mp4 +failed", out)
         code, out, err = unsilent("generate", "in", "-o", "out")
         assert (code, len(err), len(re.findall("kept", out))) == (3, 1, 2)

@@ -62,7 +62,7 @@ def test_generate_writes_the_demo_clip_with_sound(start, tmp_path):
     assert process.returncode == 0, err
     record = json.loads(out)
     assert (record["status"], record["seconds"], record["out"]) == ("made", 10.0, "out/cat.mp4")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat.mp4", "cat.png", "cat.wav"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cat.mp4", "cat.mp4.unsilent.json", "cat.png", "cat.wav"]
     assert packets(tmp_path / "out" / "cat.mp4") == packets(DEMO)
     with av.open(str(tmp_path / "out" / "cat.mp4")) as container:
         stream = container.streams.audio[0]
@@ -100,6 +100,6 @@ def test_an_interrupted_batch_keeps_finished_outputs(swallowed, start, make_clip
     assert process.returncode == 130
     assert err.splitlines()[-1] == "unsilent: interrupted; what was finished is kept."
     assert "Traceback" not in err
-    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    made = sorted(path.name for path in (tmp_path / "out").glob("*.mp4"))
     assert made == [f"in{index:02}.mp4" for index in range(len(made))]
     assert 2 <= len(made) < 40

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column
 
 from unsilent.choices import MAX_TAKES, Original, PrimeKeep
-from unsilent.cli import options
+from unsilent.cli import live, options
 from unsilent.cli.terminal import Bar, print_table, say
+
+if TYPE_CHECKING:
+    from unsilent.request import Request
 
 SOME = 5  # names in a sentence about many files
 EXAMPLES = options.examples(
@@ -17,6 +20,7 @@ EXAMPLES = options.examples(
     "unsilent generate clip.mp4 -o with_sound.mp4 --seed 7 --takes 4",
     "unsilent generate videos -o out --wav --picture",
     "unsilent generate clip.mp4 --original duck --json",
+    "unsilent generate clip.mp4 --stream -o - | aplay -f S16_LE -r 22050",
     "unsilent generate clip.mp4 --prime own --prime-seconds 2 --seconds 20",
     "unsilent generate clip.mp4 --cues cues.csv --label drum --mute 2-4.5",
 )
@@ -55,19 +59,22 @@ def generate(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     vocoder: options.Vocoder = "neural",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Sound while it is made: -o FILE.wav grows, -o - is 16-bit PCM on standard output.")
+    ] = False,
     original: Annotated[Original, typer.Option(help="The video's own sound: drop, keep (mixed in), duck (mixed in, quieter).")] = "drop",
     wav: Annotated[bool, typer.Option("--wav", help="Also write the sound alone.")] = False,
     picture: Annotated[bool, typer.Option("--picture", help="Also draw frames and spectrogram on one time axis (PNG).")] = False,
+    sidecar: Annotated[bool, typer.Option(help="Also write NAME.unsilent.json, from which the result can be reopened.")] = True,
     attention: Annotated[bool, typer.Option("--attention", help="With --picture: draw the sampler's attention too.")] = False,
+    tracks: Annotated[bool, typer.Option("--tracks", help="Write all takes as tracks of one video.")] = False,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also draw all takes below each other (PNG).")] = False,
     overwrite: options.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of a table.")] = False,
 ) -> int:
     """Give videos their sound. Their frames are copied bit for bit."""
-    from unsilent import outputs
-    from unsilent.checkpoints.folders import find_bundle, read_defaults
     from unsilent.errors import ParameterError
-    from unsilent.files import require_path
-    from unsilent.request import OWN, Request
+    from unsilent.request import Request
 
     over_time = read_over_time(inputs, cues, prompt_track, mute)
     request = Request(
@@ -85,28 +92,50 @@ def generate(
         prime_keep=prime_keep,
         candidates=candidates,
         original=original,
+        stream=stream,
     )
+    if stream and out is not None and (str(out) == live.PIPE or out.suffix.lower() == ".wav"):
+        return _stream(inputs, str(out), request, (model, device, precision, vocoder), overwrite)
     if attention and not picture:
         raise ParameterError("--attention is drawn into the picture; add --picture.")
-    jobs = outputs.plan(inputs, out, seed)
+    files = {"wav": wav, "picture": picture, "sidecar": sidecar, "tracks": tracks, "sheet": sheet, "overwrite": overwrite}
+    return _make(inputs, out, request, (model, device, precision, vocoder), files, attention, as_json)
+
+
+def _make(
+    inputs: list[Path],
+    out: Path | None,
+    request: "Request",
+    load_as: tuple[str, ...],
+    files: dict[str, bool],
+    attention: bool,
+    as_json: bool,
+) -> int:
+    """Make and write the sounds of all videos."""
+    from unsilent import outputs
+    from unsilent.checkpoints.folders import find_bundle, read_defaults
+    from unsilent.errors import ParameterError
+    from unsilent.files import require_path
+    from unsilent.request import OWN
+
+    jobs = outputs.plan(inputs, out, request.seed)
     if others := outputs.passed_over(inputs, jobs, out):
         some = ", ".join(str(path) for path in others[:SOME]) + (", …" if len(others) > SOME else "")
         say(f"{len(others)} files are not videos and are left out: {some}.")
-    outputs.check(jobs, takes=takes, original=original, wav=wav, picture=picture, overwrite=overwrite)
-    if prime not in (None, OWN):
-        require_path(Path(prime))
-    defaults = read_defaults(find_bundle(model))
+    outputs.check(jobs, takes=request.takes, original=request.original, **files)
+    if request.prime not in (None, OWN):
+        require_path(Path(request.prime))
+    defaults = read_defaults(find_bundle(load_as[0]))
     request = request.resolve(defaults)  # raises for values that do not fit the model
     if attention and defaults.sees:
-        raise ParameterError(f"the sampler of {model!r} attends to columns, not to codes; --attention is for the other models.")
+        raise ParameterError(f"the sampler of {load_as[0]!r} attends to columns, not to codes; --attention is for the other models.")
     results = []
     with Bar(len(jobs)) as bar:
         from unsilent import batch  # with torch, after the bar is on the screen
         from unsilent.loading import load
 
-        pipeline = load(model, device, precision, vocoder)
-        files = {"wav": wav, "picture": picture, "attention": attention, "overwrite": overwrite}
-        for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), **files):
+        pipeline = load(*load_as)
+        for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), attention=attention, **files):
             results.append(result)
             bar.finish(len({one.video for one in results}))
             if result.status == "failed":
@@ -143,6 +172,24 @@ def read_over_time(inputs: list[Path], cues: str | None, prompt_track: Path | No
         require_path(prompt_track)
         fields["prompt_track"] = tuple(read_prompt_track(prompt_track))
     return fields
+
+
+def _stream(inputs: list[Path], out: str, request: "Request", load_as: tuple[str, ...], overwrite: bool) -> int:
+    """Write one video's sound while it is made."""
+    from unsilent.checkpoints.folders import find_bundle, read_defaults
+    from unsilent.errors import ParameterError
+    from unsilent.files import require_path
+
+    if len(inputs) != 1 or inputs[0].is_dir():
+        raise ParameterError(f"{out} takes the stream of one video; name one, or a folder for the results.")
+    require_path(inputs[0])
+    live.check_out(out, overwrite)
+    request.resolve(read_defaults(find_bundle(load_as[0])))  # raises for values that do not fit the model
+    from unsilent.loading import load
+
+    pipeline = load(*load_as)
+    live.write(pipeline.stream(inputs[0], request), out, pipeline.clip.sample_rate)
+    return 0
 
 
 def _print_results(results: list) -> None:

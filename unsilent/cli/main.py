@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from unsilent.cli import classify, codec, cues, data, evaluate, generate, models, sample, serve, train
+from unsilent.cli import classify, codec, cues, data, evaluate, generate, live, models, retake, sample, serve, train
 from unsilent.cli.mistakes import explain
 from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("cues", epilog=cues.EXAMPLES)(cues.cues)
+app.command("retake", epilog=retake.EXAMPLES)(retake.retake)
+app.command("live", epilog=live.EXAMPLES)(live.live)
 for name, command in (("reconstruct", codec.reconstruct), ("encode", codec.encode), ("decode", codec.decode)):
     app.command(name, epilog=codec.EXAMPLES[name])(command)
 app.command("sample", epilog=sample.EXAMPLES)(sample.sample)

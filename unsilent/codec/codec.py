@@ -148,10 +148,10 @@ class Codec:
             raise ParameterError("entropy coding needs the sampler of a model; a codebook alone has none.")
         return SamplerCoder(load_sampler(self._sampler_folder, None, torch.device("cpu")), plain, _short_digest(self._sampler_folder))
 
-    def decode(self, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
-        """Mel, unbounded around [-1, 1], of codes of any length."""
+    def decode(self, grid: Int[Tensor, "rows columns"], first_column: int = 0) -> Float[Tensor, "mels frames"]:
+        """Mel, unbounded around [-1, 1], of codes of any length; `first_column` is their place in a longer sound."""
         with EXCLUSIVE, self.computing():
-            return decode_grid(self.codebook, grid)
+            return decode_grid(self.codebook, grid, first_column)
 
     def vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
         """Waveform of a mel around [-1, 1] of any length."""

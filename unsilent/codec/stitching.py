@@ -41,14 +41,15 @@ class StreamingMel:
         codebook: in evaluation mode.
         n_columns: of the whole sound.
         device: of the codebook.
+        first_column: place of the grid in a longer sound, for codebooks whose noise texture depends on it.
 
     Attributes:
         mel: the whole; from frame `done` on it is zero or not yet cross-faded.
         done: number of final frames.
     """
 
-    def __init__(self, codebook: AnyCodebook, n_columns: int, device: torch.device) -> None:
-        self._codebook, clip = codebook, codebook.config.clip
+    def __init__(self, codebook: AnyCodebook, n_columns: int, device: torch.device, first_column: int = 0) -> None:
+        self._codebook, self._first_column, clip = codebook, first_column, codebook.config.clip
         self._windows = deque(decoded_windows(n_columns, clip))
         self.mel, self.done = torch.zeros(clip.mels, n_columns * clip.downsampling, device=device), 0
 
@@ -58,7 +59,7 @@ class StreamingMel:
         frames = self._codebook.config.clip.downsampling
         while self._windows and self._windows[0].stop <= known.shape[1]:
             columns = self._windows.popleft()
-            window = self._codebook.decode_codes(known[None, :, columns.start : columns.stop], columns.start)[0]
+            window = self._codebook.decode_codes(known[None, :, columns.start : columns.stop], self._first_column + columns.start)[0]
             first = columns.start * frames
             if first:
                 window = cross_fade(self.mel[:, first:], window, self._codebook.config.clip)
@@ -75,9 +76,9 @@ def cross_fade(before: Float[Tensor, "mels rest"] | None, window: Float[Tensor, 
     return torch.cat([before[:, :overlap] * (1 - rise) + window[:, :overlap] * rise, window[:, overlap:]], dim=1)
 
 
-def decode_grid(codebook: AnyCodebook, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
+def decode_grid(codebook: AnyCodebook, grid: Int[Tensor, "rows columns"], first_column: int = 0) -> Float[Tensor, "mels frames"]:
     """Mel, unbounded around [-1, 1], of codes of any length; see `StreamingMel`."""
-    streaming = StreamingMel(codebook, grid.shape[1], grid.device)
+    streaming = StreamingMel(codebook, grid.shape[1], grid.device, first_column)
     streaming.feed(grid)
     return streaming.mel
 
@@ -100,13 +101,14 @@ class StreamingWaveform:
 
     Attributes:
         waveform: the whole, zero where it has not been vocoded.
+        done: number of final samples.
     """
 
     def __init__(self, vocoder: Callable[[Tensor], Tensor], frames: int, context_frames: int, hop: int, device: torch.device) -> None:
         self._vocoder, self._context, self._hop, self._frames = vocoder, context_frames, hop, frames
         chunk = chunk_frames(context_frames, device)
         self._chunks = deque(range(start, min(frames, start + chunk)) for start in range(0, frames, chunk))
-        self.waveform = torch.zeros(frames * hop, device=device)
+        self.waveform, self.done = torch.zeros(frames * hop, device=device), 0
 
     @torch.inference_mode()
     def feed(self, mel: Float[Tensor, "mels frames"], done: int) -> None:
@@ -117,6 +119,7 @@ class StreamingWaveform:
             samples = self._vocoder(mel[None, :, first:last])[0]
             start, stop = ((frame - first) * self._hop for frame in (chunk.start, chunk.stop))
             self.waveform[chunk.start * self._hop : chunk.stop * self._hop] = samples[start:stop]
+            self.done = chunk.stop * self._hop
 
 
 def vocode(

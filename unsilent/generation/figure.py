@@ -1,6 +1,7 @@
 """The figure of a generation: frames of the video above, mel spectrogram below, on one time axis."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,34 @@ def draw(
     with warnings.catch_warnings(), atomic_write(out) as temporary:
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks become boxes
         figure.savefig(temporary, dpi=110, format="png", metadata={"Comment": OWN_COMMENT})
+
+
+def draw_sheet(video: Path, mels: Mapping[str, Float[np.ndarray, "mels frames"]], seconds: float, clip: Clip, out: Path) -> None:
+    """Draw frames of a video, and the mels of several sounds below each other, into a PNG: a contact sheet.
+
+    Args:
+        video: file of the frames.
+        mels: by the title of each.
+        seconds: length of the time axis.
+        clip: the grid of the mels.
+        out: PNG to write.
+
+    Raises:
+        ParameterError: if matplotlib is not installed.
+        MediaError: if the video cannot be read or `out` cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 1.6 + 1.7 * len(mels)), layout="constrained")
+    above, *rows = figure.subplots(1 + len(mels), 1, sharex=True, height_ratios=[1, *[1.2] * len(mels)])
+    _draw_frames(above, video, seconds)
+    for axes, (title, mel) in zip(rows, mels.items(), strict=True):
+        draw_mel(axes, mel, seconds, clip)
+        axes.set(xlabel="time (s)" if axes is rows[-1] else "")
+        axes.set_title(title, fontsize="small", loc="left", parse_math=False)
+    with atomic_write(out) as temporary:
+        figure.savefig(temporary, dpi=80, format="png", metadata={"Comment": OWN_COMMENT})
 
 
 def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):

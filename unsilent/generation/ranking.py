@@ -44,6 +44,33 @@ def agreement(
     return (known - free).mean(1)
 
 
+@torch.inference_mode()
+def likelihood_after(
+    sampler: AnySampler,
+    known: Int[Tensor, "draws known"],
+    after: Int[Tensor, "codes"],
+    condition: Float[Tensor, "1 condition width"],
+) -> Float[Tensor, "draws"]:
+    """Mean log-likelihood of the codes that follow, in nats a code: how well each of several beginnings leads to them.
+
+    Args:
+        sampler: of the model.
+        known: codes from the start of a window on, in the order of `code_order`, whole columns.
+        after: codes of the columns after them in the same window, at least one.
+        condition: of the window.
+
+    Source:
+        Sampling-importance resampling: for a gap M between P and F, p(M | P, F) is proportional to p(M | P) p(F | P, M).
+    """
+    logits, state = sampler.start(known, condition)
+    total = torch.zeros(len(known), dtype=torch.float64, device=known.device)
+    for position, code in enumerate(after):
+        total += logits.float().log_softmax(1)[:, code]
+        if position + 1 < len(after):
+            logits = sampler.step(code.expand(len(known)), state)
+    return total / len(after)
+
+
 def rank(
     sampler: AnySampler,
     grids: Int[Tensor, "sounds rows columns"],

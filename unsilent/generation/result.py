@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from unsilent.choices import Original, Precision, check_choice
 from unsilent.clip import Clip
 from unsilent.generation.attention import WindowAttention, over_time
-from unsilent.generation.figure import draw
+from unsilent.generation.figure import draw, draw_sheet
 from unsilent.media.audio import write_wav
 from unsilent.media.copying import Plan
 from unsilent.media.mux import mux
@@ -86,7 +86,14 @@ class Generation:
         """Time spent divided by time played; below 1 is faster than playback."""
         return self.spent_seconds / self.seconds
 
-    def save_video(self, out: str | Path, original: Original | None = None, comment: str = "", plan: Plan | None = None) -> Plan:
+    def save_video(
+        self,
+        out: str | Path,
+        original: Original | None = None,
+        comment: str = "",
+        plan: Plan | None = None,
+        further: Sequence["Generation"] = (),
+    ) -> Plan:
         """Write the video with this sound; its video packets are copied, or its pictures encoded where `out` cannot hold them.
 
         Args:
@@ -94,6 +101,7 @@ class Generation:
             original: the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter); None is as requested.
             comment: metadata field of the file.
             plan: of `media.mux.plan_mux`; None makes one.
+            further: takes that become tracks of their own behind this one.
 
         Returns:
             What was done with the streams of the video.
@@ -103,7 +111,8 @@ class Generation:
         """
         original = self.request.original if original is None else original
         check_choice("original", original, Original)
-        return mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment, plan)
+        named = {f"take {rank}, seed {one.seed}": one.waveform for rank, one in enumerate(further, 2)}
+        return mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment, plan, named)
 
     def save_wav(self, out: str | Path) -> None:
         """Write the sound alone as 16-bit WAV.
@@ -133,3 +142,11 @@ class Generation:
             Path(out),
             None if attention is None else over_time(attention, self.clip.rows),
         )
+
+
+def save_sheet(takes: Sequence[Generation], out: Path) -> None:
+    """Draw all takes of a video below each other, as PNG; errors as of `Generation.save_picture`."""
+    scores = ["" if one.score is None else f", score {one.score:.2f}" for one in takes]
+    titles = [f"take {rank}, seed {one.seed}{score}" for rank, (one, score) in enumerate(zip(takes, scores, strict=True), 1)]
+    mels = dict(zip(titles, (one.mel for one in takes), strict=True))
+    draw_sheet(takes[0].video, mels, takes[0].seconds, takes[0].clip, out)

@@ -20,8 +20,13 @@ Feed = Callable[[Int[Tensor, "sounds known"]], None]  # gets all codes known so 
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
     """The random numbers in [0, 1) behind one take; number `i` depends on seed, take and `i` alone."""
+    return uniform_stream(seed, take).random(n_codes)
+
+
+def uniform_stream(seed: int, take: int) -> np.random.Generator:
+    """Source of the numbers of `draw_uniforms`, for any number of codes."""
     # the take as a spawn key: as a second word of the entropy, a take of one seed would equal another take of a seed above 2**32
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(take,)))).random(n_codes)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(take,))))
 
 
 def next_code(
@@ -107,6 +112,7 @@ def sample_codes(
     request: Request,
     *,
     prime: Int[Tensor, "rows known"] | None = None,
+    keep: Int[Tensor, "rows columns"] | None = None,
     on_column: Feed = quiet,
 ) -> Int[Tensor, "sounds sequence"]:
     """Sample the codes of sounds of any length.
@@ -119,6 +125,7 @@ def sample_codes(
             and needs a sampler trained with condition dropout. A sound does not depend on how many are sampled: to the bit with the step in
             C, and to rounding with torch's matrix products.
         prime: codes of the first columns, kept as they are (the paper's priming).
+        keep: code of each place that is not sampled, else -1; of all columns. The sampler reads them where they come.
         on_column: called after each column with all codes known by then.
 
     Returns:
@@ -137,6 +144,7 @@ def sample_codes(
         known = _known_codes(prime, rows, sampler.config.codes)[:, :total]
         done = known.shape[1]
         sequence[:, :done] = known
+    kept = None if keep is None else to_sequence(keep[None])[0].to(device)
     for window, condition in zip(windows, conditions, strict=True):
         first, stop = window.start * rows, window.stop * rows
         if done >= stop:
@@ -145,7 +153,12 @@ def sample_codes(
         both = torch.cat([condition, torch.zeros_like(condition)][: choose.n_rows])
         logits, state = sampler.start(sequence[:, first:done].repeat(choose.n_rows, 1), both)
         for position in range(done, stop):
-            if position + 1 < stop:
+            if kept is not None:  # not by `advance`, which chooses and reads in one step
+                chosen = choose(logits, uniforms[:, position])
+                sequence[:, position] = torch.where(kept[position] < 0, chosen, kept[position])
+                if position + 1 < stop:
+                    logits = sampler.step(sequence[:, position].repeat(choose.n_rows), state)
+            elif position + 1 < stop:
                 sequence[:, position], logits = sampler.advance(choose, logits, uniforms[:, position], state)
             else:
                 sequence[:, position] = choose(logits, uniforms[:, position])

@@ -19,6 +19,20 @@ class Window:
         return self.start + self.columns
 
 
+def plan_range(start: int, stop: int, window_columns: int, hop_columns: int) -> list[Window]:
+    """Cover columns `[start, stop)` of a longer sound, given those before; with as much of them as the windows hold.
+
+    As `plan_windows`, but the first window begins half a window before `start`, or earlier where it still reaches `stop`.
+    """
+    first = max(0, min(start - (window_columns - hop_columns), stop - window_columns)) if stop > window_columns else 0
+    first = max(first, start - window_columns + 1)  # at least one new column
+    windows = [Window(first, start - first, min(stop - first, window_columns))]
+    while (done := windows[-1].stop) < stop:
+        begin = windows[-1].start + hop_columns
+        windows.append(Window(begin, done - begin, min(stop - begin, window_columns)))
+    return windows
+
+
 def plan_windows(n_columns: int, window_columns: int, hop_columns: int) -> list[Window]:
     """Cover `n_columns` so that every column is new in exactly one window.
 

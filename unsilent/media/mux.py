@@ -1,6 +1,7 @@
 """Muxing: video packets are copied, the new audio is encoded and interleaved with them."""
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def mux(
     original: Original = "drop",
     comment: str = "",
     plan: Plan | None = None,
+    further: Mapping[str, Float[np.ndarray, "samples"]] | None = None,
 ) -> Plan:
     """Write a video with new audio. Video packets and their times since the first frame are unchanged, or the pictures are encoded.
 
@@ -56,6 +58,7 @@ def mux(
             full scale. All three are the same for a video without audio that can be decoded.
         comment: text for the file's metadata.
         plan: of `plan_mux`; None makes one.
+        further: sounds that become tracks of their own, by title; players play the first track unless another is chosen.
 
     Returns:
         What was done with the streams.
@@ -75,7 +78,12 @@ def mux(
             with av.open(str(temporary.absolute()), "w", format=plan.container, container_options=options_for(source)) as target:
                 copies, encoders = add_streams(source, target, plan)
                 target.metadata.update({"comment": comment} if comment else {})
-                audio = _new_audio(target, CONTAINERS[out.suffix.lower()][1], waveform, sample_rate, video, original)
+                codec = CONTAINERS[out.suffix.lower()][1]
+                audio = _new_audio(target, codec, waveform, sample_rate, video, original)
+                if further:
+                    target.streams.audio[0].disposition = av.stream.Disposition.default
+                    tracks = [_new_audio(target, codec, sound, sample_rate, video, original, title) for title, sound in further.items()]
+                    audio = heapq.merge(audio, *tracks, key=lambda packet: packet.pts * packet.time_base)
                 target.start_encoding()
                 packets = _timed_packets(demux(source, *copies, *encoders), video, plan)
                 shown = interleave(_encoded(packets, encoders), target, copies, start, audio, main)
@@ -88,13 +96,19 @@ def mux(
 
 
 def _new_audio(
-    target: av.container.OutputContainer, codec: str, waveform: Float[np.ndarray, "samples"], sample_rate: int, video: Path, original: str
+    target: av.container.OutputContainer,
+    codec: str,
+    waveform: Float[np.ndarray, "samples"],
+    sample_rate: int,
+    video: Path,
+    original: str,
+    title: str = "",
 ) -> Iterator[av.Packet]:
-    """Packets of the new track, which is added to the target."""
+    """Packets of a new track, which is added to the target; one with a title is a further one."""
     own = None if original == "drop" else OwnSound(video)
     if own is None or not own.tracks:
-        return _Encoder(target, codec, sample_rate, "mono").encode(_slices(waveform[None]), sample_rate)
-    encoder = _Encoder(target, codec, max(sample_rate, own.sample_rate), own.layout)
+        return _Encoder(target, codec, sample_rate, "mono", title).encode(_slices(waveform[None]), sample_rate)
+    encoder = _Encoder(target, codec, max(sample_rate, own.sample_rate), own.layout, title)
     resampled = _resample(waveform, sample_rate, encoder.sample_rate)
     return encoder.encode(own.mixed_with(resampled, encoder.sample_rate, original == "duck"), encoder.sample_rate)
 
@@ -194,12 +208,15 @@ def interleave(
 class _Encoder:
     """The new audio track, from time 0. FFmpeg records the codec's initial delay in the file, so that players skip it."""
 
-    def __init__(self, target: av.container.OutputContainer, codec: str, sample_rate: int, layout: str) -> None:
+    def __init__(self, target: av.container.OutputContainer, codec: str, sample_rate: int, layout: str, title: str = "") -> None:
         rates = av.Codec(codec, "w").audio_rates or [sample_rate]
         self.sample_rate = sample_rate if sample_rate in rates else 48_000
         self.layout = layout
         self._stream = target.add_stream(codec, rate=self.sample_rate)
         self._stream.layout = layout
+        if title:
+            self._stream.metadata.update({"title": title, "handler_name": title})  # the latter is the name of a track in MP4
+            self._stream.disposition = av.stream.Disposition(0)
         n_channels = self._stream.layout.nb_channels
         # AAC allows 6144 bits per channel in each packet of 1024 samples
         self._stream.bit_rate = min(BIT_RATE, 6144 * n_channels * self.sample_rate // 1024)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from unsilent.errors import MediaError
-from unsilent.media.files import MAX_GAP_SECONDS, Timeline, decode, demux, find_video, open_media
+from unsilent.media.files import MAX_GAP_SECONDS, Timeline, decode, demux, find_video, open_media, video_streams
 
 MAX_HOURS = 12  # of a video; its sound takes about 1 GB of memory an hour
 MAX_SLIDE_SECONDS = 10  # mean time between frames above which more than an hour is not plausible
@@ -83,6 +83,16 @@ def _refuse_implausible(timeline: Timeline, path: Path) -> None:
         raise MediaError(
             f"{path} has {timeline.n_packets} frames in {float(seconds) / 3600:.1f} hours: its time stamps are damaged; remux it."
         )
+
+
+def has_pictures(path: Path) -> bool:
+    """Whether a media file has video; cover art does not count.
+
+    Raises:
+        MediaError: if the file cannot be opened.
+    """
+    with open_media(path) as container:
+        return bool(video_streams(container))
 
 
 def read_comment(path: Path) -> str:

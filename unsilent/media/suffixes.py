@@ -8,3 +8,4 @@ SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aa
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 OWN_COMMENT = "sound by unsilent"  # how the comment in every video, sound and figure begins
 CODES_SUFFIX, CODES_MAGIC = ".uns", b"UNSILENT"  # of files of codes
+OWN_FORMAT = "unsilent result"  # field `format` of every sidecar

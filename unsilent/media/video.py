@@ -1,6 +1,7 @@
 """Frames of a video as arrays at any rate."""
 
 import math
+import sys
 from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -63,11 +64,47 @@ def stream_lazy_frames(
     chosen = None if wanted is None else set(wanted)
     last = None if chosen is None else max(chosen)
     to_rgb, to_grey = _ToRGB(short_side), VideoReformatter()
-    for number, frame in enumerate(_at_rate(path, fps)):
-        if chosen is None or number in chosen:
+    with open_media(path) as container:
+        stream = find_video(container, path)
+        stream.thread_type = "AUTO"
+        for number, frame in enumerate(_at_rate(container, stream, fps, path)):
+            if chosen is None or number in chosen:
+                yield LazyFrame(number, frame, to_rgb, to_grey)
+            if number == last:
+                return
+
+
+def live_lazy_frames(
+    source: str, fps: float | int, *, raw: tuple[int, int, float] | None = None, short_side: int | None = None
+) -> Iterator[LazyFrame]:
+    """As `stream_lazy_frames`, of pictures that arrive while they are read; frames are not held back.
+
+    Args:
+        source: `-` for standard input, in any container that can be read from a pipe, or the path of a camera, such as `/dev/video0`.
+        fps: frames per second to give.
+        raw: width, height and frames per second of bare RGB pictures (24 bits a pixel) on standard input; None for a container.
+        short_side: as of `stream_lazy_frames`.
+
+    Raises:
+        MediaError: if the source cannot be opened, or none of its pictures can be decoded.
+    """
+    options = {"probesize": "500000", "analyzeduration": "500000"}  # bytes and microseconds, to tell the codec
+    kind = None if source == "-" else "v4l2"
+    if raw is not None:
+        kind = "rawvideo"
+        options = {"video_size": f"{raw[0]}x{raw[1]}", "pixel_format": "rgb24", "framerate": str(raw[2])}
+    try:
+        container = av.open(sys.stdin.buffer if source == "-" else source, format=kind, options=options)
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"{source} cannot be opened as pictures: {error.strerror}.") from None
+    with container:
+        if not container.streams.video:
+            raise MediaError(f"{source} has no video.")
+        container.streams.video[0].thread_type = "SLICE"  # threads that decode several frames at once hold them back
+        frames = _at_rate(container, container.streams.video[0], fps, Path(source))
+        to_rgb, to_grey = _ToRGB(short_side), VideoReformatter()
+        for number, frame in enumerate(frames):
             yield LazyFrame(number, frame, to_rgb, to_grey)
-        if number == last:
-            return
 
 
 def stream_frames(
@@ -78,19 +115,16 @@ def stream_frames(
         yield frame.number / fps, frame.rgb()
 
 
-def _at_rate(path: Path, fps: float | int) -> Iterator[av.VideoFrame]:
+def _at_rate(container: av.container.InputContainer, stream: av.VideoStream, fps: float | int, path: Path) -> Iterator[av.VideoFrame]:
     """Decoded frames through FFmpeg's fps filter, which repeats and drops references without copies."""
     graph, is_empty = None, True
-    with open_media(path) as container:
-        stream = find_video(container, path)
-        stream.thread_type = "AUTO"
-        for frame in _decoded(container, stream):
-            if graph is None:
-                graph = build_graph(frame, ("fps", {"fps": str(Fraction(fps).limit_denominator(100_000))}))
-            graph.push(frame)
-            for resampled in pull(graph):
-                is_empty = False
-                yield resampled
+    for frame in _decoded(container, stream):
+        if graph is None:
+            graph = build_graph(frame, ("fps", {"fps": str(Fraction(fps).limit_denominator(100_000))}))
+        graph.push(frame)
+        for resampled in pull(graph):
+            is_empty = False
+            yield resampled
     if graph is None:
         raise MediaError(f"{path} has no frame that can be decoded.")
     graph.push(None)

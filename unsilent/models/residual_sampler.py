@@ -143,6 +143,11 @@ class ResidualSampler(AnySampler):
         state = ColumnState(cache, positions, hidden, 0, known.new_zeros(len(codes), self.config.dim))
         return self._logits(state), state
 
+    def recondition(self, state: ColumnState, condition: Float[Tensor, "conditions condition width"]) -> None:
+        """Replace the condition of all columns that were not processed yet; each is for its consecutive sequences, as in `start`."""
+        positions = self.pos_emb + condition.to(self.pos_emb)
+        state.positions = positions.repeat_interleave(len(state.positions) // len(positions), dim=0)
+
     @torch.inference_mode()
     def step(self, code: Int[Tensor, "batch"], state: ColumnState) -> Float[Tensor, "batch codes"]:
         """See `AnySampler.step`."""

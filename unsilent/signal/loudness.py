@@ -188,7 +188,9 @@ def level(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> Float[np.
     return levelled
 
 
-def limit_peaks(waveform: Float[np.ndarray, "samples"], sample_rate: int, ceiling: float) -> Float[np.ndarray, "samples"]:
+def limit_peaks(
+    waveform: Float[np.ndarray, "samples"], sample_rate: int, ceiling: float | Float[np.ndarray, "samples"]
+) -> Float[np.ndarray, "samples"]:
     """Look-ahead limiter: moving minimum of the required gain, then a moving average of it, which is never larger.
 
         required[n] = min(1, ceiling / |x[n]|)        gain = mean_w(min_w(required)),  w = n ± 5 ms
@@ -196,16 +198,47 @@ def limit_peaks(waveform: Float[np.ndarray, "samples"], sample_rate: int, ceilin
     Args:
         waveform: mono.
         sample_rate: in Hz.
-        ceiling: largest magnitude of the result, above 0.
+        ceiling: largest magnitude of the result, or of each of its samples; above 0.
     """
     reach, length = 2 * max(1, round(_LOOK_AHEAD_SECONDS * sample_rate)), round(_CHUNK_SECONDS * sample_rate)
-    limited = np.empty_like(waveform)
+    limited, ceilings = np.empty_like(waveform), np.broadcast_to(ceiling, waveform.shape)
     for start in range(0, len(waveform), length):
         first = max(0, start - reach)
-        gain = _limiter_gain(np.abs(waveform[first : start + length + reach]) / ceiling, reach // 2)[start - first :][:length]
+        near, here = slice(first, start + length + reach), slice(start, start + length)
+        gain = _limiter_gain(np.abs(waveform[near]) / ceilings[near], reach // 2)[start - first :][:length]
         # clip: rounding may exceed the ceiling by one ulp
-        limited[start : start + length] = (waveform[start : start + length] * gain).clip(-ceiling, ceiling)
+        limited[here] = (waveform[here] * gain).clip(-ceilings[here], ceilings[here])
     return limited
+
+
+class PeakLimiter:
+    """`limit_peaks` of a stream, whose samples come out 10 ms later.
+
+    Args:
+        sample_rate: in Hz.
+        ceiling: largest magnitude, above 0.
+    """
+
+    def __init__(self, sample_rate: int, ceiling: float) -> None:
+        self._reach, self._ceiling = 2 * max(1, round(_LOOK_AHEAD_SECONDS * sample_rate)), ceiling
+        self._held, self._n_past = np.zeros(0, np.float32), 0  # past samples, then those that wait
+
+    def push(self, samples: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "final"]:
+        """Add samples; those whose gain is final come out."""
+        self._held = np.concatenate([self._held, samples])
+        return self._emit(max(0, len(self._held) - self._n_past - self._reach))
+
+    def finish(self) -> Float[np.ndarray, "final"]:
+        """The rest."""
+        return self._emit(len(self._held) - self._n_past)
+
+    def _emit(self, n: int) -> Float[np.ndarray, "final"]:
+        here = slice(self._n_past, self._n_past + n)
+        gain = _limiter_gain(np.abs(self._held) / self._ceiling, self._reach // 2)[here]
+        out = (self._held[here] * gain).clip(-self._ceiling, self._ceiling).astype(np.float32)
+        dropped = max(0, self._n_past + n - self._reach)
+        self._held, self._n_past = self._held[dropped:], self._n_past + n - dropped
+        return out
 
 
 def _limiter_gain(excess: Float[np.ndarray, "samples"], reach: int) -> Float[np.ndarray, "samples"]:

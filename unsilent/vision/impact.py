@@ -94,6 +94,14 @@ class ImpactMeter:
         """Of each frame, by its number, 0 or more; about 1 at a clear blow. The last `REACH` change as frames are added."""
         return self._levels | self._pending()
 
+    def forget(self, number: int) -> None:
+        """Drop the levels of frames before a number."""
+        self._levels = {one: level for one, level in self._levels.items() if one >= number}
+
+    def level(self, number: int) -> Float[np.ndarray, "channels"]:
+        """Level of a frame that was added, as `levels` has it now."""
+        return self._levels[number] if number in self._levels else self._level(number)
+
     def _pending(self) -> dict[int, Float[np.ndarray, "channels"]]:
         """Levels of the last frames, as if the video ended here."""
         return {number: self._level(number) for number, _ in self._recent if number >= self._next}

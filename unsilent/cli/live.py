@@ -1,0 +1,92 @@
+"""`unsilent live`, and `unsilent generate --stream`: sound on standard output or in a growing WAV, while it is made."""
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unsilent.cli import options
+from unsilent.cli.terminal import say
+
+if TYPE_CHECKING:
+    from unsilent.generation.streaming import Streamed
+
+PIPE = "-"  # standard input or output
+EXAMPLES = options.examples(
+    "ffmpeg -i clip.mp4 -f matroska - | unsilent live - | aplay -f S16_LE -r 22050",
+    "unsilent live /dev/video0 -o live.wav --label dog",
+    "renderer | unsilent live - --raw 320x240@30 -o live.wav",
+)
+
+
+def live(
+    source: Annotated[str, typer.Argument(metavar="-|DEVICE", help="Pictures: `-` for standard input, or a camera.", show_default=False)],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="-|FILE.wav", help="16-bit PCM on standard output, or a growing WAV.")] = PIPE,
+    raw: Annotated[
+        str | None, typer.Option(metavar="WxH@FPS", help="Standard input has bare RGB pictures of this size. [default: a container]")
+    ] = None,
+    model: options.Model = "everyday",
+    seed: options.Seed = 0,
+    label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Make sound for pictures that arrive now. Each column of 0.19 s is made two pictures after its end."""
+    from unsilent.checkpoints.folders import find_bundle
+    from unsilent.errors import ParameterError
+
+    size = None if raw is None else re.fullmatch(r"(\d+)x(\d+)@(\d+(?:\.\d+)?)", raw)
+    if raw is not None and (size is None or source != PIPE):
+        raise ParameterError(f"--raw {raw} was given; it is the form of pictures on standard input, such as 320x240@30.")
+    check_out(out, overwrite)
+    find_bundle(model)
+    from unsilent.loading import load
+
+    pipeline = load(model, device, precision)
+    pictures = None if size is None else (int(size[1]), int(size[2]), float(size[3]))
+    write(pipeline.live(source, raw=pictures, seed=seed, label=label), out, pipeline.clip.sample_rate)
+
+
+def check_out(out: str, overwrite: bool) -> None:
+    """Refuse an output of a stream before a model is loaded.
+
+    Raises:
+        ParameterError: if it is neither `-` nor a WAV, or a file of others.
+        MediaError: if it cannot be written.
+    """
+    from unsilent import outputs
+    from unsilent.errors import ParameterError
+
+    if out == PIPE:
+        return
+    if Path(out).suffix.lower() != ".wav":
+        raise ParameterError(f"a stream is written as WAV or to standard output, so name {out} with .wav, or give -o -.")
+    outputs.refuse_unwritable(Path(out))
+    if not overwrite:
+        outputs.refuse_foreign([Path(out)])
+
+
+def write(stream: "Iterator[Streamed]", out: str, sample_rate: int) -> "list[Streamed]":
+    """Write a stream as it comes; say when its first sound was written, and how long it took for its length."""
+    from unsilent.media.audio import GrowingWav, as_pcm
+
+    started, first, stretches = time.monotonic(), None, []
+    with nullcontext() if out == PIPE else GrowingWav(Path(out), sample_rate) as file:
+        for stretch in stream:
+            if file is None:
+                sys.stdout.buffer.write(as_pcm(stretch.waveform))
+                sys.stdout.buffer.flush()
+            else:
+                file.write(stretch.waveform)
+            stretches.append(stretch)
+            first = time.monotonic() - started if first is None else first
+    seconds, spent = sum(len(one.waveform) for one in stretches) / sample_rate, time.monotonic() - started
+    if seconds:
+        say(f"{seconds:.2f} s of sound; the first after {first:.2f} s, all in {spent:.2f} s.")
+    return stretches

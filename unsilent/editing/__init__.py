@@ -1,0 +1,1 @@
+"""Work on finished results: reopening, retakes, extensions, bridges, variations."""

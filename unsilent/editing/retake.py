@@ -1,0 +1,368 @@
+"""Retakes: a stretch of a sound is made anew, and every sample outside it stays as it is.
+
+    before   codes of the columns before the stretch, which are given
+    stretch  columns that are sampled: several candidates
+    after    the next columns, whose likelihood after each candidate ranks them
+    joins    cross-fades inside the stretch, at its two edges
+
+A stretch that begins before the sound or ends behind it extends the sound. One whose inside is silent bridges a gap. One that keeps a share
+of its codes varies it. All are the same transformation of known codes, a condition and a plan.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.choices import Layer, check_choice
+from unsilent.editing.opening import Opened, encode_sound
+from unsilent.errors import ParameterError
+from unsilent.generation.conditions import Plan, plan_frames
+from unsilent.generation.progress import Clock, Progress
+from unsilent.generation.ranking import agreement, likelihood_after
+from unsilent.generation.result import Generation
+from unsilent.generation.sampling import draw_uniforms, sample_codes
+from unsilent.generation.sidecar import Edit
+from unsilent.generation.windows import Window, plan_range
+from unsilent.models.code_order import to_grid, to_sequence
+from unsilent.models.codebook import Codebook
+from unsilent.pipeline import Pipeline
+from unsilent.request import Request
+from unsilent.signal.joins import REACH_SECONDS, splice
+from unsilent.signal.loudness import limit_peaks
+from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.speed.prepare import sampling_mode
+
+CANDIDATES = 8  # sampled for each request, of which the best are returned
+AFTER_COLUMNS = 6  # whose likelihood ranks candidates, about a second
+MARGIN_COLUMNS = 8  # decoded beside the stretch, so that the networks see what is around it
+SHORTEST_SECONDS = 0.05
+MORE_TRIED = 3  # candidates that are decoded beyond the takes, where a join would be louder than the sound
+_CEILING = 10 ** (-1 / 20)  # peak of made samples, -1 dB
+_STREAM = 1 << 32  # number of the random stream that chooses which codes are kept; takes have smaller ones
+
+
+@dataclass(frozen=True)
+class Retake:
+    """What is asked for.
+
+    Attributes:
+        start, stop: seconds in the sound; None is its end. Below 0 and behind the end, the sound becomes longer.
+        seed: source of randomness; None takes one more than the last.
+        takes: how many of the candidates are returned, the best first.
+        candidates: how many are sampled.
+        label: what sounds there; None as in the sound.
+        layer: `replace`, or `mix` to add to what is there.
+        keep: share of the codes in the stretch that stay; above 0, the result is a variation of what is there.
+    """
+
+    start: float | int | None = None
+    stop: float | int | None = None
+    seed: int | None = None
+    takes: int = 1
+    candidates: int = CANDIDATES
+    label: str | None = None
+    layer: Layer = "replace"
+    keep: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("layer", self.layer, Layer)
+        if not 0 <= self.keep < 1:
+            raise ParameterError(f"keep is {self.keep:g}, but must be 0 or more and below 1.")
+        if not 1 <= self.takes <= self.candidates:
+            raise ParameterError(f"{self.takes} takes of {self.candidates} candidates were asked for; ask for as many candidates or more.")
+        if self.layer == "mix" and self.keep:
+            raise ParameterError("a variation replaces what is there; leave out keep, or mix.")
+
+
+class Retaken(NamedTuple):
+    """A result of a retake, and its entry for the history."""
+
+    made: Generation
+    edit: Edit
+
+
+class _Stretch(NamedTuple):
+    """A stretch of a sound that may have become longer, in samples and columns of the longer one.
+
+    Attributes:
+        old: samples, zero where there were none.
+        codes: likewise; -1 where there were none.
+        start, stop: samples.
+        first, last: columns that cover them, `last` excluded.
+        lead: columns that were added in front.
+        cut: samples of these that are cut off in the end.
+    """
+
+    old: Float[np.ndarray, "samples"]
+    codes: Int[np.ndarray, "rows columns"]
+    start: int
+    stop: int
+    first: int
+    last: int
+    lead: int
+    cut: int
+
+    @classmethod
+    def of(cls, opened: Opened, asked: Retake, each: int, rate: int) -> "_Stretch":
+        """Lay a stretch out.
+
+        Args:
+            opened: the sound.
+            asked: its stretch.
+            each: samples of a column.
+            rate: Hz.
+
+        Raises:
+            ParameterError: if it is too short, lies outside the sound, or begins before that of a video.
+        """
+        length, reach = len(opened.waveform), round(REACH_SECONDS * rate)
+        if asked.start is None:
+            start = length if asked.stop is not None and asked.stop * rate > length else 0
+        else:
+            start = round(asked.start * rate)
+        stop = (0 if start < 0 else length) if asked.stop is None else round(asked.stop * rate)
+        seconds = length / rate
+        if start > length or stop < 0:
+            raise ParameterError(f"{start / rate:g} to {stop / rate:g} s was given; {opened.path} has 0 to {seconds:.2f} s.")
+        start, stop = start - reach * (start == length), stop + reach * (stop == 0)  # a join needs some of the sound
+        if stop - start < SHORTEST_SECONDS * rate:
+            raise ParameterError(f"{start / rate:g} to {stop / rate:g} s was given; a retake lasts {SHORTEST_SECONDS:g} s or more.")
+        if start < 0 and opened.scene is not None:
+            raise ParameterError(f"the sound of a video begins with it; start at 0 s or later, not at {start / rate:g}.")
+        lead = -(-max(0, -start) // each)
+        moved = start + lead * each, stop + lead * each
+        n_samples = max(moved[1], length + lead * each)
+        n_columns = -(-n_samples // each)
+        old, codes = np.zeros(n_samples, np.float32), np.full((len(opened.codes), n_columns), -1, np.int64)
+        old[lead * each : lead * each + length] = opened.waveform
+        codes[:, lead : lead + opened.codes.shape[1]] = opened.codes[:, : n_columns - lead]
+        return cls(old, codes, *moved, moved[0] // each, -(-moved[1] // each), lead, moved[0] if lead else 0)
+
+
+@torch.inference_mode()
+def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress = lambda share: None) -> list[Retaken]:
+    """Make a stretch of a sound anew.
+
+    Args:
+        pipeline: of the model that made the sound.
+        opened: the sound.
+        asked: what is asked for.
+        progress: called with the share of the work that is done.
+
+    Returns:
+        The best takes, the best first. Outside the stretch they have the samples of `opened`, to the bit.
+
+    Raises:
+        ParameterError: for a stretch outside the sound, or a value that does not fit the model.
+        MediaError: if the video cannot be read.
+    """
+    clip, clock = pipeline.clip, Clock()
+    stretch = _Stretch.of(opened, asked, clip.column_samples, clip.sample_rate)
+    seed = (opened.history[-1].seed if opened.history else opened.request.seed) + 1 if asked.seed is None else asked.seed
+    fields = {"seed": seed, "takes": asked.candidates, "prime": None, "prime_seconds": None, "prime_keep": "codes", "stream": False}
+    if asked.label is not None:  # in place of all labels over time
+        cues = opened.request.cues and tuple(cue.model_copy(update={"label": None}) for cue in opened.request.cues)
+        fields |= {"label": asked.label, "prompt_track": None, "cues": cues}
+    request = pipeline.resolve(opened.request, **fields)
+    grids, scores, order = _candidates(pipeline, opened, stretch, asked, request, clock, progress)
+    sounds, results = _Sounds(pipeline, stretch), []
+    for take, (waveform, codes, join) in _with_good_joins(sounds, grids, order, asked):
+        clock.lap("decode")
+        progress(0.6 + 0.4 * (len(results) + 1) / asked.takes)
+        edit = Edit(
+            start=(stretch.start - stretch.lead * clip.column_samples) / clip.sample_rate,
+            stop=(stretch.stop - stretch.lead * clip.column_samples) / clip.sample_rate,
+            seed=seed,
+            take=take,
+            label=request.label,
+            layer=asked.layer,
+            score=scores[take],
+            keep=asked.keep,
+            join=join,
+        )
+        made = _generation(pipeline, opened, waveform, codes, edit, clock.per_take(asked.takes))
+        results.append(Retaken(made, edit))
+    return results
+
+
+def _candidates(
+    pipeline: Pipeline, opened: Opened, stretch: _Stretch, asked: Retake, request: Request, clock: Clock, progress: Progress
+) -> tuple[Int[Tensor, "draws rows columns"], list[float | None], list[int]]:
+    """Codes of all candidates for the whole sound, the score of each, and their order, the best first."""
+    clip, sampler, device = pipeline.clip, pipeline.parts.sampler, pipeline.device
+    codes = torch.from_numpy(stretch.codes).to(device)
+    alone = asked.layer == "mix"  # an added sound neither continues what is before nor leads to what is after
+    n_after = 0 if alone else min(AFTER_COLUMNS, int((codes[0, stretch.last :] >= 0).sum()))
+    first = stretch.first if alone else 0
+    known = codes[:, first : stretch.first]
+    windows = plan_range(stretch.first - first, stretch.last + n_after - first, clip.columns, clip.hop_columns)
+    placed = [Window(one.start + first, one.primed, one.columns) for one in windows]
+    conditions = _conditions(pipeline, opened, placed, request, lambda share: progress(0.3 * share))
+    clock.lap("features")
+    ends = [min(one.stop, stretch.last - first) for one in windows]
+    sampled = [Window(one.start, one.primed, end - one.start) for one, end in zip(windows, ends, strict=True)]
+    keep = None if not asked.keep else _kept(codes[:, first : stretch.last], stretch.first - first, asked.keep, request.seed)
+    drawn = request.model_copy(update={"candidates": None})
+    with sampling_mode(sampler, pipeline.precision):
+        sequences = sample_codes(sampler, sampled, conditions, drawn, prime=known if known.shape[1] else None, keep=keep)
+        progress(0.5)
+        made = to_grid(sequences, clip.rows)[:, :, stretch.first - first :]
+        scores: Sequence[float | None] = [None] * len(made)
+        if n_after:
+            after = codes[:, stretch.last : stretch.last + n_after]
+            inside = sequences[:, windows[-1].start * clip.rows :]
+            scores = likelihood_after(sampler, inside, to_sequence(after[None])[0], conditions[-1]).tolist()
+        elif pipeline.parts.defaults.candidates:
+            scores = agreement(sampler, to_grid(sequences, clip.rows)[:, :, windows[0].start : windows[0].stop], conditions[0]).tolist()
+    clock.lap("codes")
+    progress(0.6)
+    whole = codes.expand(len(made), -1, -1).clone()
+    whole[:, :, stretch.first : stretch.last] = made
+    order = sorted(range(len(made)), key=lambda take: -(scores[take] or 0.0))
+    return whole, list(scores), order
+
+
+def _with_good_joins(
+    sounds: "_Sounds", grids: Int[Tensor, "draws rows columns"], order: list[int], asked: Retake
+) -> list[tuple[int, "_Sound"]]:
+    """The best candidates whose joins are no louder than the sound, or else those with the quietest of a few more."""
+    tried = dict[int, _Sound]()
+    for take in order[: asked.takes + MORE_TRIED]:
+        tried[take] = sounds.make(grids[take], asked.layer)
+        if sum(one.join <= 1 for one in tried.values()) == asked.takes:
+            break
+    chosen = sorted(tried, key=lambda take: max(1.0, tried[take].join))[: asked.takes]  # stable: of good ones the likeliest first
+    return [(take, tried[take]) for take in sorted(chosen, key=order.index)]
+
+
+def _kept(codes: Int[Tensor, "rows columns"], n_known: int, share: float, seed: int) -> Int[Tensor, "rows columns"]:
+    """Codes with -1 in those columns that are sampled; known are all but the last ones, of which a share is kept."""
+    redone = torch.from_numpy(draw_uniforms(seed, _STREAM, codes.shape[1]) >= share).to(codes.device)
+    redone[:n_known] = False
+    return torch.where(redone[None], -1, codes)
+
+
+def _conditions(
+    pipeline: Pipeline, opened: Opened, windows: list[Window], request: Request, progress: Progress
+) -> list[Float[Tensor, "1 condition width"]]:
+    """Conditions of windows from the video; without one, those of a named class, or none."""
+    parts = pipeline.parts
+    if opened.scene is not None or parts.backbone is None:
+        plan = Plan(windows, [])
+        if parts.backbone is not None:
+            condition = parts.sampler.config.condition
+            plan = Plan(windows, plan_frames(opened.scene, windows, pipeline.clip, condition, parts.backbone_row.pairs))
+        observation = None if opened.scene is None else pipeline.observe(opened.scene, plan, request, progress)
+        return pipeline.conditions(plan, observation, request)
+    config, number = parts.sampler.config.condition, None if request.label is None else parts.classes.index(request.label)
+    with sampling_mode(parts.sampler, pipeline.precision):
+        features = torch.zeros(1, config.n_features, config.feature_dim, device=pipeline.device)
+        named = parts.sampler.condition(features, None if number is None else torch.tensor([number], device=pipeline.device))
+    return [named if number is not None else torch.zeros_like(named)] * len(windows)
+
+
+class _Sound(NamedTuple):
+    """A candidate as a whole sound.
+
+    Attributes:
+        waveform: samples.
+        codes: the grid.
+        join: largest jump at a join as a share of the usual ones; 0 without a join.
+    """
+
+    waveform: Float[np.ndarray, "samples"]
+    codes: Int[np.ndarray, "rows columns"]
+    join: float
+
+
+class _Sounds:
+    """Candidates as sounds: only the stretch and its margins are decoded, at the level of the sound around it."""
+
+    def __init__(self, pipeline: Pipeline, stretch: _Stretch) -> None:
+        self._pipeline, self._codec, self._stretch = pipeline, pipeline.codec, stretch
+        n_columns = stretch.codes.shape[1]
+        first, last = max(0, stretch.first - MARGIN_COLUMNS), min(n_columns, stretch.last + MARGIN_COLUMNS)
+        if isinstance(self._codec.codebook, Codebook):  # whose normalisation and attention depend on all columns: as many as in training
+            last = min(n_columns, max(last, first + self._codec.clip.columns))
+            first = max(0, min(first, last - self._codec.clip.columns))
+        self._columns = range(first, last)
+        self._gain = self._measure_gain()
+
+    def make(self, grid: Int[Tensor, "rows columns"], layer: Layer) -> _Sound:
+        """The whole sound with one candidate in it."""
+        old, start, stop = self._stretch.old, self._stretch.start, self._stretch.stop
+        rate, each = self._codec.clip.sample_rate, self._codec.clip.column_samples
+        begin = self._columns.start * each
+        new = (self._decode(grid) * self._gain)[start - begin : stop - begin]
+        ceiling = max(_CEILING, float(np.abs(old).max()))
+        waveform, codes, join = old.copy(), grid.cpu().numpy(), 0.0
+        if layer == "replace":
+            made, join = splice(old, limit_peaks(new, rate, ceiling), start, stop, rate)
+            waveform[start:stop] = made.clip(-ceiling, ceiling)
+        else:
+            waveform[start:stop] = _mixed(old[start:stop], new, rate, ceiling)
+        if self._stretch.lead or layer == "mix":  # columns moved, or hold more than was sampled
+            waveform = waveform[self._stretch.cut :]
+            codes = encode_sound(self._codec, waveform, len(codes), self._pipeline.parts.loudness_lufs)
+        return _Sound(waveform, codes, join)
+
+    def _decode(self, grid: Int[Tensor, "rows columns"]) -> Float[np.ndarray, "samples"]:
+        columns = grid[:, self._columns.start : self._columns.stop].clamp(min=0)
+        return self._codec.vocode(self._codec.decode(columns, self._columns.start)).cpu().numpy()
+
+    def _measure_gain(self) -> np.float32:
+        """Level of the sound relative to what its codes decode to, beside the stretch, or in it where nothing is beside it.
+
+        A sound without any level gets -23 LUFS by the first candidate, so its gain is 1.
+        """
+        stretch, each = self._stretch, self._codec.clip.column_samples
+        columns = np.arange(self._columns.start, self._columns.stop)
+        is_known = (stretch.codes[0, columns] >= 0).repeat(each)[: len(stretch.old) - columns[0] * each]
+        place = columns[0] * each + np.arange(len(is_known))
+        beside = is_known & ((place < stretch.start) | (place >= stretch.stop))
+        chosen = beside if beside.any() else is_known
+        if not chosen.any() or not stretch.old[place[chosen]].any():
+            return np.float32(1)
+        again = self._decode(torch.from_numpy(stretch.codes).to(self._codec.device))[: len(place)]
+        powers = [float(np.square(one, dtype=np.float64).sum()) for one in (stretch.old[place[chosen]], again[chosen])]
+        return np.float32((powers[0] / powers[1]) ** 0.5 if powers[1] else 1.0)
+
+
+def _mixed(old: np.ndarray, new: np.ndarray, rate: int, ceiling: float) -> np.ndarray:
+    """Both at once: the new sound fades in and out over 10 ms, and is turned down where both would exceed the ceiling."""
+    fade = min(round(0.01 * rate), len(new) // 3)
+    added = new.copy()
+    added[:fade] *= np.linspace(0, 1, fade, dtype=new.dtype)
+    added[len(new) - fade :] *= np.linspace(1, 0, fade, dtype=new.dtype)
+    room = np.maximum(ceiling - np.abs(old), 1e-4).astype(new.dtype)
+    return (old + limit_peaks(added, rate, room)).clip(-ceiling, ceiling)
+
+
+def _generation(
+    pipeline: Pipeline, opened: Opened, waveform: np.ndarray, codes: np.ndarray, edit: Edit, timings: dict[str, float]
+) -> Generation:
+    clip = pipeline.clip
+    longer = len(waveform) != len(opened.waveform)
+    request = opened.request.model_copy(update={"seconds": len(waveform) / clip.sample_rate} if longer else {})
+    padded = np.pad(waveform, (0, codes.shape[1] * clip.column_samples - len(waveform)))
+    return Generation(
+        video=opened.path if opened.scene is None else opened.scene.path,
+        waveform=waveform,
+        sample_rate=clip.sample_rate,
+        mel=from_mel01(log_mel01(torch.from_numpy(padded)[None], clip))[0].numpy(),
+        codes=codes,
+        features=None,
+        clip=clip,
+        request=request,
+        take=edit.take,
+        model=pipeline.name,
+        precision=pipeline.precision,
+        timings=timings,
+        score=edit.score,
+        seen=opened.seen,
+    )

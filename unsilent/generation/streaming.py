@@ -1,0 +1,431 @@
+"""Streaming: a sound is heard while its video is still being read and its later codes are not yet sampled.
+
+    look      read pictures up to a moment after the column, and condition it on what was seen by then
+    sample    the column, given those before
+    render    2 columns, then 4, 8, and 16 at a time, with context on both sides
+    limit     peaks; the level is that of the codes
+
+Each rule depends on the past and a fixed look-ahead only, never on when a chunk is fetched. So the chunks of a stream are the bytes of the
+whole. Models whose condition or decoder needs a whole clip stream too, a clip later.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.checkpoints.bundle import Parts
+from unsilent.choices import Precision
+from unsilent.codec.codec import Codec
+from unsilent.codec.stitching import StreamingMel, StreamingWaveform, decoded_windows
+from unsilent.errors import ParameterError
+from unsilent.generation.conditions import WindowFrames, plan_frames
+from unsilent.generation.progress import Clock
+from unsilent.generation.result import Generation
+from unsilent.generation.sampling import NextCode, uniform_stream
+from unsilent.generation.windows import Window
+from unsilent.media.video import LazyFrame, live_lazy_frames, stream_lazy_frames
+from unsilent.models.code_order import to_sequence
+from unsilent.models.residual_codebook import ResidualCodebook
+from unsilent.models.residual_sampler import ResidualSampler
+from unsilent.request import Request
+from unsilent.signal.loudness import PeakLimiter
+from unsilent.speed.prepare import sampling_mode
+from unsilent.speed.threads import EXCLUSIVE, one_thread
+from unsilent.vision.features import extract
+from unsilent.vision.impact import ImpactMeter
+from unsilent.vision.motion import CHANNELS, normalise
+from unsilent.vision.scene import Scene
+
+FIRST_CHUNK, LARGEST_CHUNK = 2, 16  # code columns
+CONTEXT_COLUMNS = 8  # decoded before a chunk
+AHEAD_COLUMNS = 3  # decoded after what is vocoded
+VOCODER_FRAMES = 48  # mel frames vocoded on each side of a chunk
+LONGEST_LIVE_SECONDS = 30 * 86400.0
+_CEILING = 10 ** (-1 / 20)  # -1 dB
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far a stream looks ahead, and how much it renders at once.
+
+    Attributes:
+        look_frames: pictures, at the clip's feature rate, that are seen after the end of a column before it is sampled.
+        ahead_columns: columns that are decoded after what is vocoded.
+        vocoder_frames: mel frames that are vocoded on each side of a chunk.
+        first_chunk, largest_chunk: columns; each chunk is twice the one before.
+    """
+
+    look_frames: int
+    ahead_columns: int = AHEAD_COLUMNS
+    vocoder_frames: int = VOCODER_FRAMES
+    first_chunk: int = FIRST_CHUNK
+    largest_chunk: int = LARGEST_CHUNK
+
+    def chunks(self, n_columns: int | None) -> Iterator[range]:
+        """Columns of each chunk; without end if the length is not known."""
+        start, size = 0, self.first_chunk
+        while n_columns is None or start < n_columns:
+            stop = start + size if n_columns is None else min(start + size, n_columns)
+            yield range(start, stop)
+            start, size = stop, min(2 * size, self.largest_chunk)
+
+
+FILE = Pace(look_frames=16)  # four columns: motion is judged by five later frames, and the condition mixes two columns
+LIVE = Pace(look_frames=2, ahead_columns=0, vocoder_frames=8, first_chunk=1, largest_chunk=1)
+
+
+class Eyes:
+    """Looks at pictures in the order of time; what is needed of each is kept.
+
+    Args:
+        frames: at the clip's feature rate, from number 0 on.
+        scene: that they show.
+        parts: the model, with an image network.
+    """
+
+    def __init__(self, frames: Iterable[LazyFrame], scene: Scene, parts: Parts) -> None:
+        self._frames, self._scene, self._parts, self._clip = iter(frames), scene, parts, parts.codebook.config.clip
+        self._meter, self._numbers, self._features = ImpactMeter(), list[int](), list[Tensor]()
+        self._windows = dict[int, WindowFrames]()
+        self.last, self.ended = -1, False
+
+    @classmethod
+    def of_video(cls, scene: Scene, parts: Parts) -> "Eyes":
+        """Eyes that read a video."""
+        clip, side = parts.codebook.config.clip, parts.backbone_row.decoded_side
+        return cls(stream_lazy_frames(scene.path, clip.feature_fps, short_side=side), scene, parts)
+
+    @classmethod
+    def live(cls, source: str, parts: Parts, raw: tuple[int, int, float] | None = None) -> "Eyes":
+        """Eyes for pictures that arrive while they are looked at; `source` and `raw` as of `media.video.live_lazy_frames`.
+
+        Raises:
+            MediaError: if the source cannot be opened.
+            ParameterError: for a model whose condition needs a whole clip.
+        """
+        if not sees_in_time(parts):
+            raise ParameterError(
+                f"the model {parts.name!r} needs a whole clip before its first code; live pictures need one like everyday."
+            )
+        clip, side = parts.codebook.config.clip, parts.backbone_row.decoded_side
+        frames = live_lazy_frames(source, clip.feature_fps, raw=raw, short_side=side)
+        return cls(frames, Scene(Path(source), LONGEST_LIVE_SECONDS), parts)
+
+    def look(self, number: int) -> bool:
+        """Read up to a frame; False if the pictures end before it."""
+        while self.last < number and not self.ended:
+            frame = next(self._frames, None)
+            if frame is None:
+                self.ended = True
+                break
+            self.last = frame.number
+            self._meter.add(frame.number, frame.grey())
+            if not self._numbers or self._is_embedded(frame.number):
+                self._numbers.append(frame.number)
+                self._features.append(extract(iter([frame.rgb()]), self._parts.backbone, self._parts.backbone_row)[0])
+        return not self.ended
+
+    def condition(self, window: Window, request: Request) -> Float[Tensor, "1 condition width"]:
+        """The condition of a window, by what was seen so far: the last feature stays, later frames do not move."""
+        sampler, frames = self._parts.sampler, self._window(window.start)
+        device = sampler.pos_emb.device
+        rows = [max(0, bisect_right(self._numbers, number) - 1) for number in frames.embedded]
+        features = torch.stack([self._features[row] for row in rows])[None].to(device)
+        labels = None if request.label is None else torch.tensor([self._parts.classes.index(request.label)], device=device)
+        if not request.motion:
+            return sampler.condition(features, labels)
+        numbers, curve = np.array(frames.measured), np.zeros((len(frames.measured), CHANNELS))
+        seen = numbers <= self.last
+        if seen.any():
+            curve[seen] = normalise(np.stack([self._meter.level(number) for number in numbers[seen].tolist()]))
+        motion = torch.from_numpy(curve.astype(np.float32).reshape(1, self._clip.columns, -1)).to(device)
+        return sampler.condition(features, labels, motion)
+
+    def _is_embedded(self, number: int) -> bool:
+        """Whether a window needs the features of a frame; at most three windows contain it."""
+        clip = self._clip
+        column = int(number / (clip.column_seconds * clip.feature_fps)) + 1
+        last = column // clip.hop_columns
+        return any(number in self._window(one * clip.hop_columns).embedded for one in range(max(0, last - 2), last + 1))
+
+    def _forget(self, number: int) -> None:
+        """Drop what was seen before a frame, but the last feature."""
+        first = max(0, bisect_right(self._numbers, number) - 1)
+        self._numbers, self._features = self._numbers[first:], self._features[first:]
+        self._meter.forget(number)
+
+    def _window(self, start: int) -> WindowFrames:
+        if start not in self._windows:
+            if len(self._windows) > 4:  # windows of the past
+                self._windows.pop(min(self._windows))
+                self._forget(min(self._windows[min(self._windows)].measured, default=0))
+            window, condition = Window(start, 0, self._clip.columns), self._parts.sampler.config.condition
+            self._windows[start] = plan_frames(self._scene, [window], self._clip, condition, self._parts.backbone_row.pairs)[0]
+        return self._windows[start]
+
+
+class Streamed(NamedTuple):
+    """A stretch of a stream.
+
+    Attributes:
+        waveform: mono in [-1, 1].
+        mel: around [-1, 1].
+        codes: the grid.
+    """
+
+    waveform: Float[np.ndarray, "samples"]
+    mel: Float[np.ndarray, "mels frames"]
+    codes: Int[np.ndarray, "rows columns"]
+
+
+def join(stretches: list[Streamed]) -> Streamed:
+    """A whole sound of its stretches."""
+    waveforms, mels, codes = zip(*stretches, strict=True)
+    return Streamed(np.concatenate(waveforms), np.concatenate(mels, 1), np.concatenate(codes, 1))
+
+
+class _Columns:
+    """The last columns of codes, by their number.
+
+    Attributes:
+        n: all columns so far.
+    """
+
+    def __init__(self) -> None:
+        self.n, self._kept = 0, list[Int[Tensor, "rows"]]()
+
+    def append(self, column: Int[Tensor, "rows"]) -> None:
+        """Add the next column."""
+        self._kept.append(column)
+        self.n += 1
+
+    def since(self, first: int) -> Int[Tensor, "rows columns"]:
+        """Columns from a number on, which was not forgotten."""
+        return torch.stack(self._kept[first - self.n :], 1)
+
+    def forget(self, first: int) -> None:
+        """Drop columns before a number."""
+        self._kept = self._kept[-max(1, self.n - first) :]
+
+
+class Stream:
+    """Iterator over the stretches of one sound.
+
+    Args:
+        parts: the model.
+        codec: its codec.
+        precision: that it computes in.
+        request: resolved; one take, without prime and ranking.
+        eyes: that see the video; None where `conditions` has them all.
+        conditions: of each window, for models that need a whole clip before its first code.
+        n_samples: length; None streams until the pictures end.
+        pace: look-ahead and chunks.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        codec: Codec,
+        precision: Precision,
+        request: Request,
+        eyes: Eyes | None = None,
+        *,
+        conditions: list[Float[Tensor, "1 condition width"]] | None = None,
+        n_samples: int | None = None,
+        pace: Pace = FILE,
+    ) -> None:
+        self._parts, self.codec, self.precision, self.request = parts, codec, precision, request
+        self._eyes, self._conditions, self._pace, self._n_samples = eyes, conditions, pace, n_samples
+        self._n_columns = None if n_samples is None else codec.clip.columns_for(n_samples)
+        self._columns, self._codes = self._sample(), _Columns()
+
+    def __iter__(self) -> Iterator[Streamed]:
+        renderer, limiter = Renderer(self.codec, self._n_columns, self._pace), PeakLimiter(self.codec.clip.sample_rate, _CEILING)
+        left = self._n_samples
+        for chunk in renderer.chunks():
+            n_known = self._extend(renderer.needs(chunk))
+            if n_known <= chunk.start:
+                break
+            is_last = self._n_columns is None and n_known < renderer.needs(chunk)
+            chunk, first = range(chunk.start, min(chunk.stop, n_known)), renderer.begins(chunk)
+            known = self._codes.since(first)
+            waveform, mel = renderer.render(chunk, known, first)
+            limited = limiter.push(waveform)
+            if is_last or chunk.stop == self._n_columns:
+                limited = np.concatenate([limited, limiter.finish()])
+            limited = limited[:left]
+            left = None if left is None else left - len(limited)
+            yield Streamed(limited, mel, known[:, chunk.start - first : chunk.stop - first].cpu().numpy())
+            if is_last and chunk.stop >= n_known:
+                break
+            if renderer.is_local:
+                self._codes.forget(chunk.stop - self.codec.clip.columns - LARGEST_CHUNK)
+
+    @torch.inference_mode()
+    def _extend(self, n_columns: int) -> int:
+        """Sample until there are as many columns, or fewer where the pictures end; returns their number."""
+        with sampling_mode(self._parts.sampler, self.precision):
+            while self._codes.n < n_columns and next(self._columns, None) is not None:
+                pass
+        return self._codes.n
+
+    def _sample(self) -> Iterator[bool]:
+        """Sample column after column; a window begins with the codes of the one before."""
+        sampler, clip, request = self._parts.sampler, self.codec.clip, self.request
+        choose, uniforms = NextCode.of(request), uniform_stream(request.seed, 0)
+        for number in count():
+            window = Window(number * clip.hop_columns, self._codes.n - number * clip.hop_columns, clip.columns)
+            if self._n_columns is not None and window.start + window.primed >= self._n_columns:
+                return
+            if not self._look(window.start + window.primed):
+                return
+            known = to_sequence(self._codes.since(window.start)[None]) if window.primed else torch.zeros(1, 0, dtype=torch.long)
+            known = known.to(sampler.pos_emb.device)
+            logits, state = sampler.start(known.repeat(choose.n_rows, 1), self._both(choose, number, window))
+            for column in range(window.start + window.primed, window.stop):
+                if column > window.start + window.primed and (column == self._n_columns or not self._look(column)):
+                    return
+                drawn, codes = torch.from_numpy(uniforms.random(clip.rows)).to(known.device), list[Tensor]()
+                for row in range(clip.rows):
+                    is_last = row + 1 == clip.rows
+                    if is_last and column + 1 == window.stop:
+                        codes.append(choose(logits, drawn[row : row + 1]))
+                        continue
+                    if is_last and self._eyes is not None and self._look(column + 1):
+                        sampler.recondition(state, self._both(choose, number, window))
+                    code, logits = sampler.advance(choose, logits, drawn[row : row + 1], state)
+                    codes.append(code.clone())
+                self._codes.append(torch.cat(codes))
+                yield True
+
+    def _look(self, column: int) -> bool:
+        """Look as far as a column needs; False if a stream without known length has no picture of it."""
+        if self._eyes is None:
+            return True
+        clip = self.codec.clip
+        first, end = (int(place * clip.column_seconds * clip.feature_fps) for place in (column, column + 1))
+        with self.codec.autocast(), one_thread():
+            self._eyes.look(end + self._pace.look_frames)
+        return self._n_columns is not None or self._eyes.last >= first
+
+    def _both(self, choose: NextCode, number: int, window: Window) -> Float[Tensor, "rows condition width"]:
+        """The condition, and below it the unconditional one where guided."""
+        condition = self._conditions[number] if self._eyes is None else self._eyes.condition(window, self.request)
+        return torch.cat([condition, torch.zeros_like(condition)][: choose.n_rows])
+
+
+def sees_in_time(parts: Parts) -> bool:
+    """Whether the condition of a column can be given when the column comes."""
+    return isinstance(parts.sampler, ResidualSampler) and parts.backbone is not None and parts.sampler.config.condition.by_column
+
+
+class Renderer:
+    """Codes to sound in chunks that depend on a fixed number of columns around them.
+
+    A decoder with attention over a clip is given its windows instead, see `StreamingMel`.
+
+    Args:
+        codec: to decode and vocode with.
+        n_columns: of the whole; None where not known, for decoders without such attention.
+        pace: chunks and context.
+    """
+
+    def __init__(self, codec: Codec, n_columns: int | None, pace: Pace) -> None:
+        self._codec, self._n_columns, self._pace, self._clip = codec, n_columns, pace, codec.clip
+        self.is_local = isinstance(codec.codebook, ResidualCodebook) and codec.vocoder is not None
+        if not self.is_local:
+            self._whole = _Windows(codec, n_columns)
+
+    def chunks(self) -> Iterator[range]:
+        """Columns of each chunk."""
+        return self._pace.chunks(self._n_columns) if self.is_local else self._whole.chunks()
+
+    def needs(self, chunk: range) -> int:
+        """Columns whose codes must be known for a chunk, unless the sound ends before."""
+        if not self.is_local:
+            return chunk.stop
+        needed = chunk.stop - (-self._pace.vocoder_frames // self._clip.downsampling) + self._pace.ahead_columns
+        return needed if self._n_columns is None else min(needed, self._n_columns)
+
+    def begins(self, chunk: range) -> int:
+        """First column whose codes must be known for a chunk."""
+        reach = -(-self._pace.vocoder_frames // self._clip.downsampling) + CONTEXT_COLUMNS
+        return max(0, chunk.start - reach) if self.is_local else 0
+
+    @torch.inference_mode()
+    def render(
+        self, chunk: range, known: Int[Tensor, "rows known"], first: int
+    ) -> tuple[Float[np.ndarray, "samples"], Float[np.ndarray, "mels frames"]]:
+        """Samples and mel of a chunk, given all codes known so far from column `first` on, which is that of `begins`."""
+        if not self.is_local:
+            return self._whole.render(known)
+        each, context = self._clip.downsampling, self._pace.vocoder_frames
+        wanted = known[:, : self.needs(chunk) - first].to(self._codec.device)
+        with EXCLUSIVE, self._codec.computing():
+            mel = self._codec.codebook.decode_codes(wanted[None], first)[0]
+            start, stop = ((column - first) * each for column in (chunk.start, chunk.stop))
+            begin, end = max(0, start - context), min(mel.shape[1], stop + context)
+            sound = self._codec.vocode_chunk(mel[None, :, begin:end])[0]
+        samples = sound[(start - begin) * self._clip.hop : (stop - begin) * self._clip.hop]
+        return samples.float().cpu().numpy(), mel[:, start:stop].float().cpu().numpy()
+
+
+class _Windows:
+    """Rendering in the windows of the decoder's training; a chunk is what is final after each."""
+
+    def __init__(self, codec: Codec, n_columns: int) -> None:
+        self._codec, self._n_columns = codec, n_columns
+        self._mel, self._place = StreamingMel(codec.codebook, n_columns, codec.device), 0
+        context = 0 if codec.vocoder is None else codec.vocoder.context_frames
+        self._waveform = StreamingWaveform(codec.vocode_chunk, n_columns * codec.clip.downsampling, context, codec.clip.hop, codec.device)
+
+    def chunks(self) -> Iterator[range]:
+        """Columns that are new with each window."""
+        start = 0
+        for window in decoded_windows(self._n_columns, self._codec.clip):
+            yield range(start, window.stop)
+            start = window.stop
+
+    def render(self, known: Int[Tensor, "rows known"]) -> tuple[Float[np.ndarray, "samples"], Float[np.ndarray, "mels frames"]]:
+        """What has become final."""
+        before = self._mel.done
+        with EXCLUSIVE, self._codec.computing():
+            self._mel.feed(known)
+            if self._codec.vocoder is not None:
+                self._waveform.feed(self._mel.mel, self._mel.done)
+                stop, sound = self._waveform.done, self._waveform.waveform
+            elif self._mel.done == self._mel.mel.shape[1]:
+                sound = self._codec.vocode(self._mel.mel)
+                stop = len(sound)
+            else:
+                stop, sound = 0, self._waveform.waveform
+        new = sound[self._place : stop].float().cpu().numpy()
+        self._place = stop
+        return new, self._mel.mel[:, before : self._mel.done].float().cpu().numpy()
+
+
+def made_of(stream: Stream, video: Path, model: str, clock: Clock) -> Generation:
+    """The whole of a stream, as a generation; `clock` gets its time."""
+    whole = join(list(stream))
+    clock.lap("codes")
+    made_by = {"request": stream.request, "model": model, "precision": stream.precision, "timings": clock.laps, "clip": stream.codec.clip}
+    return Generation(video, sample_rate=stream.codec.clip.sample_rate, features=None, take=0, **made_by, **whole._asdict())
+
+
+def render_codes(codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples: int, pace: Pace = FILE) -> Float[np.ndarray, "samples"]:
+    """The samples of a whole stream, made from its codes: the same bytes."""
+    renderer, limiter = Renderer(codec, codes.shape[1], pace), PeakLimiter(codec.clip.sample_rate, _CEILING)
+    grid = torch.from_numpy(codes).to(codec.device)
+    parts = [
+        limiter.push(renderer.render(chunk, grid[:, (first := renderer.begins(chunk)) : renderer.needs(chunk)], first)[0])
+        for chunk in renderer.chunks()
+    ]
+    return np.concatenate([*parts, limiter.finish()])[:n_samples]

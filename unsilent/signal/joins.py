@@ -1,0 +1,188 @@
+"""Joins: a new sound takes the place of a stretch of another, without a click, a step in level or a notch, and nothing else changes.
+
+    new, excess = splice(old, new, start, stop, sample_rate)  # what belongs into old[start:stop]
+
+Both joins lie inside the stretch. A join is a cross-fade, whose place and length are searched: the sounds should be in phase there, and
+loudness and spectrum should not jump more than they do elsewhere in the sound.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+REACH_SECONDS = 0.25  # from an edge of the stretch to the far end of its join, or a third of the stretch
+_FADES_SECONDS = (0.01, 0.03, 0.08, 0.2)
+_PLACES = 4  # parts of the reach, in each of which the place of best phase is tried
+_FRAME_SECONDS, _FRAMES_APART = 0.02, 4  # of short-time spectra, which overlap by three quarters
+_FLOOR_DB = 60.0  # below the loudest frame; quieter parts count as silent
+_BAND = 4  # bins of one band
+_LIMIT_PERCENTILE = 95
+_CONTEXT_SECONDS = 15.0  # around the stretch, in which the usual jumps are measured
+_MAX_MATCH_DB = 12.0  # by which the new sound is raised or lowered at a join
+_RELAX_SECONDS = 0.2  # after which it is back at its own level, to 1 / e
+_ORDER, _MODEL_SECONDS = 32, 0.1  # linear prediction that continues a sound where it ends
+_LEAST_CORRELATION = -0.9  # below it, the gain of a fade of constant power would exceed 3
+
+
+class Jumps(NamedTuple):
+    """Changes between a frame and the frame that begins where it ends; frame `i` begins at sample `i * hop`.
+
+    Attributes:
+        energy: magnitude of the change in level, dB.
+        flux: mean over bands of the rise in level, dB.
+    """
+
+    energy: Float[np.ndarray, "frames"]
+    flux: Float[np.ndarray, "frames"]
+
+
+def jumps(sound: Float[np.ndarray, "samples"], sample_rate: int, loudest: float) -> Jumps:
+    """Jumps of energy and spectrum; `loudest` is the power of the loudest frame, 60 dB below which all counts as silence."""
+    powers = _powers(sound, sample_rate)
+    levels, totals = (10 * np.log10(one + loudest * 10 ** (-_FLOOR_DB / 10) / count)
+                      for one, count in ((powers, powers.shape[1]), (powers.sum(1), 1)))  # fmt: skip
+    rise = np.maximum(levels[_FRAMES_APART:] - levels[:-_FRAMES_APART], 0).mean(1)
+    return Jumps(np.abs(totals[_FRAMES_APART:] - totals[:-_FRAMES_APART]), rise)
+
+
+def loudest_power(sound: Float[np.ndarray, "samples"], sample_rate: int) -> float:
+    """Power of the loudest frame; a small positive number for silence."""
+    return max(float(_powers(sound, sample_rate).sum(1).max(initial=0)), 1e-12)
+
+
+def usual_jumps(sound: Float[np.ndarray, "samples"], sample_rate: int, loudest: float) -> tuple[float, float]:
+    """95th percentiles of the jumps of energy and of spectrum inside a sound."""
+    return tuple(float(np.percentile(one, _LIMIT_PERCENTILE)) if len(one) else 0.0 for one in jumps(sound, sample_rate, loudest))
+
+
+def splice(
+    old: Float[np.ndarray, "samples"], new: Float[np.ndarray, "stretch"], start: int, stop: int, sample_rate: int
+) -> tuple[Float[np.ndarray, "stretch"], float]:
+    """What belongs into `old[start:stop]`: the old sound at its edges, cross-faded into the new one.
+
+    A side on which nothing is left of the old sound is not joined, but faded over 10 ms. Where the old sound is digital silence inside the
+    edge, as in a gap or behind its end, it is continued by linear prediction first.
+
+    Args:
+        old: mono.
+        new: mono, `stop - start` samples at the level of the old sound.
+        start: first sample of the stretch.
+        stop: first sample after it.
+        sample_rate: Hz.
+
+    Returns:
+        The samples, and the largest jump at a join as a share of the 95th percentile in the old sound around it.
+    """
+    context = round(_CONTEXT_SECONDS * sample_rate)
+    around = old[max(0, start - context) : stop + context]
+    loudest = loudest_power(around, sample_rate)
+    judge = _Judge(sample_rate, loudest, usual_jumps(around, sample_rate, loudest))
+    made, at_start = _join(old[:start], old[start:stop], new, judge)
+    made, at_stop = _join(old[stop:][::-1], old[start:stop][::-1], made[::-1], judge)
+    return made[::-1].copy(), max(at_start, at_stop)
+
+
+class _Judge(NamedTuple):
+    """What a join is compared with."""
+
+    sample_rate: int
+    loudest: float
+    usual: tuple[float, float]
+
+    def excess(self, before: np.ndarray, joined: np.ndarray, start: int, stop: int) -> float:
+        """Largest jump at a join in `joined[start:stop]`, behind `before`, as a share of the usual."""
+        frame = round(_FRAME_SECONDS * self.sample_rate)
+        known = before[-2 * frame :]
+        found = jumps(np.concatenate([known, joined[: stop + 2 * frame]]), self.sample_rate, self.loudest)
+        hop = frame // _FRAMES_APART
+        first, last = max(0, (len(known) + start - 2 * frame) // hop), (len(known) + stop) // hop + 1
+        return max(float(one[first:last].max(initial=0)) / max(limit, 1e-3) for one, limit in zip(found, self.usual, strict=True))
+
+
+def _join(before: np.ndarray, beneath: np.ndarray, new: np.ndarray, judge: _Judge) -> tuple[np.ndarray, float]:
+    """Join the beginning of a stretch to what is before it, as well as possible; `beneath` is the old sound inside the stretch."""
+    rate, out = judge.sample_rate, new.copy()
+    reach = min(round(REACH_SECONDS * rate), len(new) // 3)
+    if not len(before) or reach < 2:
+        fade = min(round(_FADES_SECONDS[0] * rate), len(new) // 3)
+        out[:fade] *= np.linspace(0, 1, fade, dtype=out.dtype)
+        return out, 0.0
+    old = beneath[:reach]
+    if not old.any() and before[-reach:].any():
+        old = extrapolate(before[-round(_MODEL_SECONDS * rate) :], reach)
+    tried = [
+        _fade(old, new, place, fade, rate)
+        for fade in sorted({max(2, min(round(seconds * rate), reach)) for seconds in _FADES_SECONDS})
+        for place in _places(old, new, fade, reach)
+    ]
+    excesses = [judge.excess(before, one.sound, one.start, one.stop) for one in tried]
+    best = int(np.argmin(excesses))
+    return tried[best].sound, excesses[best]
+
+
+class _Faded(NamedTuple):
+    sound: np.ndarray
+    start: int
+    stop: int
+
+
+def _places(old: np.ndarray, new: np.ndarray, fade: int, reach: int) -> list[int]:
+    """In each part of the reach the start of a fade at which both sounds correlate best."""
+    n_places = reach - fade + 1
+    step = max(1, fade // 256)  # in long fades, a coarser search finds the same phase
+    windows = [np.lib.stride_tricks.sliding_window_view(one[:reach].astype(np.float64), fade)[::step] for one in (old, new)]
+    products = np.einsum("pf,pf->p", *windows)
+    norms = np.sqrt(np.prod([np.square(one).sum(1) for one in windows], axis=0))
+    correlations = products / np.maximum(norms, 1e-20)
+    parts = np.array_split(np.arange(len(correlations)), min(_PLACES, len(correlations)))
+    return [min(int(part[np.argmax(correlations[part])]) * step, n_places - 1) for part in parts]
+
+
+def _fade(old: np.ndarray, new: np.ndarray, place: int, fade: int, rate: int) -> _Faded:
+    """Cross-fade from the old sound to the new one at constant power, given how much they correlate, and match their levels there."""
+    over = slice(place, place + fade)
+    power_old, power_new = (float(np.square(one[over], dtype=np.float64).mean()) for one in (old, new))
+    match_db = 10 * np.log10((power_old + 1e-12) / (power_new + 1e-12)) if power_old and power_new else 0.0
+    match_db = float(np.clip(match_db, -_MAX_MATCH_DB, _MAX_MATCH_DB))
+    after = np.maximum(np.arange(len(new)) - place - fade, 0)
+    sound = (new * 10 ** (match_db * np.exp(-after / (_RELAX_SECONDS * rate)) / 20)).astype(new.dtype)
+    dot = float(np.dot(old[over].astype(np.float64), sound[over]))
+    norm = (float(np.square(old[over], dtype=np.float64).sum()) * float(np.square(sound[over], dtype=np.float64).sum())) ** 0.5
+    correlation = max(dot / norm, _LEAST_CORRELATION) if norm else 0.0
+    angle = (np.arange(fade) + 0.5) / fade * np.pi / 2
+    gain = 1 / np.sqrt(1 + correlation * np.sin(2 * angle))
+    sound[over] = gain * (old[over] * np.cos(angle) + sound[over] * np.sin(angle))
+    sound[:place] = old[:place]
+    return _Faded(sound, place, place + fade)
+
+
+def extrapolate(before: Float[np.ndarray, "known"], n: int) -> Float[np.ndarray, "n"]:
+    """Continue a sound by linear prediction, which keeps its spectrum and decays.
+
+    Args:
+        before: its last samples.
+        n: number of samples to add.
+
+    Source:
+        Autocorrelation method of linear prediction, as in packet loss concealment; solved directly, because the order is small.
+    """
+    windowed = before * np.hanning(len(before))
+    correlation = np.correlate(windowed, windowed, "full")[len(before) - 1 :][: _ORDER + 1]
+    correlation = np.pad(correlation, (0, _ORDER + 1 - len(correlation)))
+    lags = np.abs(np.subtract.outer(np.arange(_ORDER), np.arange(_ORDER)))
+    matrix = correlation[lags] + np.eye(_ORDER) * (1e-4 * correlation[0] + 1e-12)
+    weights = np.linalg.solve(matrix, correlation[1:])[::-1]
+    known = np.pad(before.astype(np.float64), (max(0, _ORDER - len(before)), n))
+    for position in range(len(known) - n, len(known)):
+        known[position] = weights @ known[position - _ORDER : position]
+    return known[len(known) - n :].astype(before.dtype)
+
+
+def _powers(sound: np.ndarray, sample_rate: int) -> Float[np.ndarray, "frames bands"]:
+    """Power of each band of short-time spectra."""
+    frame = round(_FRAME_SECONDS * sample_rate)
+    padded = np.pad(sound.astype(np.float64), (0, max(0, frame - len(sound))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, frame)[:: frame // _FRAMES_APART]
+    powers = np.abs(np.fft.rfft(frames * np.hanning(frame))) ** 2
+    return powers[:, : powers.shape[1] // _BAND * _BAND].reshape(len(powers), -1, _BAND).sum(2)
