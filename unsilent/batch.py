@@ -2,22 +2,27 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from unsilent.cues import Cue
 from unsilent.errors import MediaError, UnsilentError, require_matplotlib
+from unsilent.exchange.formats import write_export
+from unsilent.exchange.timeline import Timeline
 from unsilent.generation.progress import Report
-from unsilent.generation.result import save_sheet
+from unsilent.generation.result import Generation, save_sheet
 from unsilent.generation.sidecar import POINTER, Made, pointer_to, sidecar_for
+from unsilent.generation.stems import stem_labels
 from unsilent.media.audio import write_float_wav
 from unsilent.media.mux import plan_mux
 from unsilent.media.probe import read_comment
-from unsilent.media.suffixes import OWN_COMMENT
+from unsilent.media.suffixes import OWN_COMMENT, PROJECT_SUFFIXES
 from unsilent.outputs import Job, files_of, refuse_equal_stems, refuse_foreign, refuse_unwritable, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
+from unsilent.signal.landing import onsets_of
 from unsilent.version import __version__
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,8 @@ def run(
     *,
     wav: bool = False,
     picture: bool = False,
+    further: Sequence[str] = (),
+    stems: bool = False,
     attention: bool = False,
     sidecar: bool = False,
     tracks: bool = False,
@@ -71,6 +78,8 @@ def run(
         progress: called once for each job; returns the callback for the job's stages.
         wav: also write each sound alone, as WAV beside the video.
         picture: also draw each sound, as PNG beside the video.
+        further: suffixes of further files: sounds in other formats, and projects for other programs; see `outputs.files_of`.
+        stems: also write the sound of each label over time, as WAV.
         attention: draw what the sampler's attention looks at below it.
         sidecar: also write a description beside each output, from which it can be reopened; see `generation.sidecar`.
         tracks: write one video with a track for each take instead of a video for each.
@@ -84,10 +93,10 @@ def run(
     request = pipeline.resolve(request)
     if picture or sheet:
         require_matplotlib()
-    if wav or picture or sheet:
+    if wav or picture or sheet or further or stems:
         refuse_equal_stems(jobs)
     beside = {"wav": wav, "picture": picture, "sidecar": sidecar, "samples": sidecar and request.prime_keep == "samples"}
-    beside |= {"tracks": tracks, "sheet": sheet}
+    beside |= {"tracks": tracks, "sheet": sheet, "further": tuple(further), "stems": tuple(stem_labels(request)) if stems else ()}
     for job in jobs:
         comment = recipe(pipeline, job.video, request)
         if len(jobs) > 1 and _is_made(job, request.takes, comment, beside):
@@ -109,7 +118,7 @@ def run(
 
 
 def _make(
-    pipeline: Pipeline, job: Job, request: Request, comment: str, progress: Report, attention: bool, beside: dict[str, bool]
+    pipeline: Pipeline, job: Job, request: Request, comment: str, progress: Report, attention: bool, beside: dict[str, Any]
 ) -> Iterator[Result]:
     for path in files_of(job, request.takes, **beside):
         refuse_unwritable(path)
@@ -131,13 +140,26 @@ def _make(
         if video == out or generation is takes[0]:
             pointer, further = pointer_to(out) if beside["sidecar"] else "", takes[1:] if beside["tracks"] else []
             generation.save_video(video, comment=comment + pointer, plan=plan, further=further)
-        if beside["wav"]:
-            generation.save_wav(out.with_suffix(".wav"))
+        for suffix in (*([".wav"] if beside["wav"] else []), *(one for one in beside["further"] if one not in PROJECT_SUFFIXES)):
+            generation.save_sound(out.with_suffix(suffix))
+        if beside["stems"]:
+            generation.save_stems(out.with_suffix(".wav"))
         if beside["picture"]:
             weights = pipeline.attention(generation) if attention else None
             generation.save_picture(out.with_suffix(".png"), weights)
         made = generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor, generation.score, generation.seen
         yield Result(job.video, video, "made", "", *made, plan.pictures, plan.notes, sidecar_of(out) if beside["sidecar"] else None)
+    _export(job, takes, beside)
+
+
+def _export(job: Job, takes: list[Generation], beside: dict[str, Any]) -> None:
+    """Write projects of a video with the sounds of its takes. Their MIDI has the onsets of each take."""
+    videos = [job.out] if beside["tracks"] else job.outputs(len(takes))
+    sounds = [out.with_suffix(".wav") for out in job.outputs(len(takes))] if beside["wav"] else videos
+    for suffix in (one for one in beside["further"] if one in PROJECT_SUFFIXES):
+        hits = [[Cue(seconds=at) for at in onsets_of(take.waveform, take.clip).tolist()] for take in takes] if suffix == ".mid" else []
+        tracks = [(f"take {number + 1}", cues) for number, cues in enumerate(hits)]
+        write_export(job.out.with_suffix(suffix), Timeline.of(job.video, sounds, takes[0].request.cues or ()), tracks)
 
 
 def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
@@ -155,7 +177,7 @@ def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
     return f"{OWN_COMMENT} {__version__}: {about} source={name} bytes={size} {asked} original={request.original}"
 
 
-def _is_made(job: Job, takes: int, comment: str, beside: dict[str, bool]) -> bool:
+def _is_made(job: Job, takes: int, comment: str, beside: dict[str, Any]) -> bool:
     """Whether an earlier run has made all files of a job from the video as it is now."""
     try:
         changed = min(job.video.stat().st_mtime, time.time())  # cameras' clocks may be in the future

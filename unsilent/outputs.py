@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -12,7 +14,7 @@ from pathlib import Path
 from unsilent.choices import Original
 from unsilent.errors import MediaError, ParameterError, require_matplotlib
 from unsilent.files import require_path, walk
-from unsilent.media.suffixes import CODES_MAGIC, CODES_SUFFIX, OWN_COMMENT, OWN_FORMAT, SOUND_SUFFIXES, VIDEO_SUFFIXES
+from unsilent.media.suffixes import CODES_MAGIC, CODES_SUFFIX, OWN_COMMENT, OWN_FORMAT, PROJECT_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 from unsilent.media.webp import is_animated_webp
 
 WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others become Matroska, which supports all codecs
@@ -21,6 +23,7 @@ RETAKE_STEM = re.compile(r"\.retake\d+(\.take\d+)?$")  # end of the stem of reta
 # stem of outputs that were written beside their videos
 OWN_STEM = re.compile(r"\.sound(\.seed\d+)?(\.take\d+|\.sheet)?(\.retake\d+(\.take\d+)?)?$")
 SIDECAR_SUFFIX, SAMPLES_SUFFIX = ".unsilent.json", ".unsilent.wav"  # after the whole name of a result; see `generation.sidecar`
+_PROJECT_BYTES = 16 << 20  # of a project, in which a comment is looked for
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ def check(
     sidecar: bool = False,
     tracks: bool = False,
     sheet: bool = False,
+    further: Sequence[str] = (),
     overwrite: bool = False,
 ) -> None:
     """Check jobs before a model is loaded. A single video is opened too; one of several may fail later without stopping the others.
@@ -198,6 +202,7 @@ def check(
         sidecar: whether sidecars are written beside the videos.
         tracks: whether all takes become tracks of one video.
         sheet: whether a contact sheet of all takes is drawn.
+        further: suffixes of further files, see `files_of`.
         overwrite: whether files of others may be replaced.
 
     Raises:
@@ -208,12 +213,12 @@ def check(
         raise ParameterError("tracks and a sheet are of several takes, but one was asked for; ask for more.")
     if picture or sheet:
         require_matplotlib()
-    if wav or picture or sheet:
+    if wav or picture or sheet or further:
         refuse_equal_stems(jobs)
     if len(jobs) == 1:
         from unsilent.media.mux import plan_mux  # PyAV
 
-        paths = files_of(jobs[0], takes, wav=wav, picture=picture, sidecar=sidecar, tracks=tracks, sheet=sheet)
+        paths = files_of(jobs[0], takes, wav=wav, picture=picture, sidecar=sidecar, tracks=tracks, sheet=sheet, further=further)
         for path in paths:
             refuse_unwritable(path)
         if not overwrite:
@@ -231,13 +236,36 @@ def files_of(
     samples: bool = False,
     tracks: bool = False,
     sheet: bool = False,
+    further: Sequence[str] = (),
+    stems: Sequence[str] = (),
 ) -> list[Path]:
-    """All files that a job writes; `samples` are exact ones beside the sidecar, `tracks` puts all takes into one video."""
+    """All files that a job writes.
+
+    Args:
+        job: of the video.
+        takes: of the request.
+        wav: whether each take has a WAV file.
+        picture: whether each take has a figure.
+        sidecar: whether each take has a description.
+        samples: whether its exact samples are beside it.
+        tracks: whether all takes are in one video.
+        sheet: whether a contact sheet is drawn.
+        further: suffixes of further files: of sounds, one for each take; of projects, one for all.
+        stems: labels over time, of each of which each take has a WAV file.
+    """
     suffixes = [suffix for suffix, wanted in ((".wav", wav), (".png", picture)) if wanted]
+    suffixes += [suffix for suffix in further if suffix not in PROJECT_SUFFIXES]
     named = [name for name, wanted in ((sidecar_of, sidecar), (samples_beside, samples)) if wanted]
     each = job.outputs(takes)
     beside = [path for out in each for path in (*map(out.with_suffix, suffixes), *(name(out) for name in named))]
+    beside += [stem_path(out.with_suffix(".wav"), label) for out in each for label in stems]
+    beside += [job.out.with_suffix(suffix) for suffix in further if suffix in PROJECT_SUFFIXES]
     return [*([job.out] if tracks else each), *beside, *([job.sheet] if sheet else [])]
+
+
+def stem_path(out: Path, label: str) -> Path:
+    """`clip.wav` → `clip.dog.wav`."""
+    return out.with_name(f"{out.stem}.{re.sub(r'[^A-Za-z0-9_-]+', '_', label)}{out.suffix}")
 
 
 def check_pair(source: Path, out: Path, suffix: str, what: str, overwrite: bool = False) -> None:
@@ -297,6 +325,8 @@ def is_own(path: Path) -> bool:
         with suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
             return str(image.info.get("Comment", "")).startswith(OWN_COMMENT)
         return False
+    if path.suffix.lower() in PROJECT_SUFFIXES:
+        return OWN_COMMENT.encode() in _project_content(path)
     from unsilent.media.probe import read_comment  # PyAV
 
     with suppress(MediaError):
@@ -308,6 +338,17 @@ def is_codes(path: Path) -> bool:
     """Whether a file begins as files of codes do."""
     with path.open("rb") as file:
         return file.read(len(CODES_MAGIC)) == CODES_MAGIC
+
+
+def _project_content(path: Path) -> bytes:
+    """The beginning of a project, without that of its bundle; empty for what is none."""
+    with suppress(OSError, KeyError, zipfile.BadZipFile):
+        if path.suffix.lower() != ".otioz":
+            with path.open("rb") as file:
+                return file.read(_PROJECT_BYTES)
+        with zipfile.ZipFile(path) as bundle, bundle.open("content.otio") as file:
+            return file.read(_PROJECT_BYTES)
+    return b""
 
 
 def refuse_unwritable(out: Path) -> None:

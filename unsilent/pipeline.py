@@ -16,7 +16,7 @@ from unsilent.checkpoints.bundle import Parts
 from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
 from unsilent.generation.attention import WindowAttention, attention_of
-from unsilent.generation.conditions import Conditions, Plan, make_conditions, plan_frames, seen_classes
+from unsilent.generation.conditions import Conditions, Plan, make_conditions, seen_classes
 from unsilent.generation.priming import Prime, load_prime
 from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
 from unsilent.generation.ranking import Ranked, rank
@@ -24,8 +24,8 @@ from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, sample_codes
 from unsilent.generation.shaping import rank_by_onsets, shaper, with_seen_cues
+from unsilent.generation.shots import plan_shots
 from unsilent.generation.streaming import LIVE, Eyes, Stream, made_of, sees_in_time
-from unsilent.generation.windows import plan_windows
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
 from unsilent.request import Request
@@ -97,11 +97,10 @@ class Pipeline:
             info = probe(Path(video))
             n_samples = self.samples_for(request, info.seconds)
             scene = Scene(info.path, info.seconds)
-            plan = self.plan(scene, self.clip.columns_for(n_samples))
             clock.lap("probe")
             prime = self.prime(scene, request)
-            observation = self.observe(scene, plan, request, stage(progress, "reading"))
-            request = with_seen_cues(request, scene, observation, self.clip)
+            n_columns = self.clip.columns_for(n_samples)
+            plan, observation, request = self.look(scene, n_columns, request, stage(progress, "reading"))
             clock.lap("features")
             conditions = self.conditions(plan, observation, request)
             with Rendering(self.codec, plan.n_columns) as rendering:
@@ -117,11 +116,19 @@ class Pipeline:
             }  # fmt: skip
         return [Generation(**common, **one._asdict(), **arrays._asdict()) for one, arrays in zip(ranked, finished, strict=True)]
 
-    def plan(self, scene: Scene, n_columns: int) -> Plan:
-        """Cut a sound of `n_columns` code columns into windows, and choose the frames that condition each."""
-        windows, expects = plan_windows(n_columns, self.clip.columns, self.clip.hop_columns), self.parts.backbone_row
-        condition = self.parts.sampler.config.condition
-        return Plan(windows, [] if expects is None else plan_frames(scene, windows, self.clip, condition, expects.pairs))
+    def look(
+        self, scene: Scene, n_columns: int, request: Request, progress: Progress = quiet, cuts: Sequence[int] = ()
+    ) -> tuple[Plan, Observation | None, Request]:
+        """Plan a sound, read the scene, and fill in cues that are to be seen; where cuts are seen, all again, shot by shot."""
+        plan = self.plan(scene, n_columns, cuts)
+        observation = self.observe(scene, plan, request, progress)
+        if observation is not None and observation.cuts and not cuts:
+            return self.look(scene, n_columns, request, progress, observation.cuts)
+        return plan, observation, with_seen_cues(request, scene, observation, self.clip)
+
+    def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = ()) -> Plan:
+        """Cut a sound of `n_columns` code columns into windows, which begin anew at cuts, and choose the frames that condition each."""
+        return plan_shots(scene, cuts, n_columns, self.clip, self.parts.sampler.config.condition, self.parts.backbone_row)
 
     def prime(self, scene: Scene, request: Request) -> Prime | None:
         """Codes and samples of the real beginning that is asked for; see `load_prime`."""
@@ -156,12 +163,13 @@ class Pipeline:
 
     @torch.inference_mode()
     def observe(self, scene: Scene, plan: Plan, request: Request, progress: Progress = quiet) -> Observation | None:
-        """Read the scene once: features, and motion where requested; None for a model without features."""
+        """Read the scene once: features, cuts, and motion where requested; None for a model without features."""
         if self.parts.backbone is None:
             return None
         embedded, measured = plan.embedded(), plan.measured() if request.motion else set()
+        watched = plan.watched(scene, self.clip) if request.scenes == "auto" else ()
         with self.codec.autocast(), one_thread():  # so that features do not depend on the thread count; a second thread decodes frames
-            return observe(scene, self.clip, self.parts.backbone, self.parts.backbone_row, embedded, measured, progress)
+            return observe(scene, self.clip, self.parts.backbone, self.parts.backbone_row, embedded, measured, progress, watched)
 
     @torch.inference_mode()
     def conditions(self, plan: Plan, observation: Observation | None, request: Request) -> Conditions:
@@ -205,9 +213,7 @@ class Pipeline:
         """Mels of exactly one clip for each take, around [-1, 1]. Their codes are those that `takes` begins with for this scene."""
         request = self.resolve(request)
         with EXCLUSIVE, limit_threads(self.threads):
-            plan = self.plan(scene, self.clip.columns)
-            observation = self.observe(scene, plan, request)
-            request = with_seen_cues(request, scene, observation, self.clip)
+            plan, observation, request = self.look(scene, self.clip.columns, request)
             conditions = self.conditions(plan, observation, request)
             grids = self.sample(plan, conditions, request, self.prime(scene, request))
             return [self.codec.decode(grids[one.take]).cpu().numpy() for one in self.rank(grids, conditions, request)]
@@ -217,8 +223,8 @@ class Pipeline:
         """How much each code of a sound attended to the condition and to earlier codes; the video is read again. See `attention_of`."""
         with EXCLUSIVE, limit_threads(self.threads):
             scene = Scene(made.video, probe(made.video).seconds)
-            plan = self.plan(scene, made.codes.shape[1])
-            conditions = self.conditions(plan, self.observe(scene, plan, made.request), made.request)
+            plan, observation, request = self.look(scene, made.codes.shape[1], made.request)
+            conditions = self.conditions(plan, observation, request)
             return attention_of(self.parts.plain_sampler(), plan.windows, made.codes, conditions, layer, head)
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from unsilent.choices import MAX_TAKES, Original, PrimeKeep
+from unsilent.choices import MAX_TAKES, Bits, Original, PrimeKeep, Scenes, SoundRate
 from unsilent.config import Config
 from unsilent.cues import AUTO, Cue, Stretch
 from unsilent.errors import ParameterError
@@ -100,6 +100,16 @@ class Request(Config):
         description="Look ahead less than a second and keep the level of the codes: a sound that is heard while it is made.",
     )
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
+    scenes: Scenes = Field(default="auto", description="Whether what follows a cut is looked at, and sounded, by itself.")
+    lufs: float | None = Field(default=None, ge=-60, le=-5, description="Integrated loudness (EBU R 128); None is -23 LUFS.")
+    true_peak: float | None = Field(
+        default=None, ge=-30, le=0, description="Limit of the true peak, in dBTP; None limits samples to -1 dB of full scale."
+    )
+    fade_in: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds over which the sound begins.")
+    fade_out: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds over which the sound ends.")
+    stereo: bool = Field(default=False, description="Two channels, panned to the place of motion; their mean is the mono sound.")
+    rate: SoundRate | None = Field(default=None, description="Sample rate of files, in Hz; None is the model's own.")
+    bits: Bits = Field(default="16", description="Bits of the samples in sound files; 32f is floating point.")
 
     @property
     def n_sampled(self) -> int:
@@ -125,6 +135,8 @@ class Request(Config):
             raise ParameterError(
                 "a stream is one sound that is heard at once; leave out takes, candidates, prime, cues, prompt_track and mute, or stream."
             )
+        if self.stream and any(one is not None for one in (self.lufs, self.true_peak, self.fade_in, self.fade_out)):
+            raise ParameterError("a stream keeps the level of its codes; leave out lufs, true_peak, fade_in and fade_out, or stream.")
         top_k = min(defaults.top_k, defaults.n_codes) if self.top_k is None else self.top_k
         if top_k > defaults.n_codes:
             raise ParameterError(
@@ -151,8 +163,8 @@ class Request(Config):
         """
         without_prime = {"prime_keep"} if self.prime is None else set()
         unranked = {"takes"} if self.candidates is None else set()  # ranking orders takes, so their number matters
-        whole = set() if self.stream else {"stream"}
-        described = self.model_dump(exclude={"original"} | unranked | without_prime | whole, exclude_none=True)
+        plain = {name for name in ("stream", "stereo", "bits", "scenes") if getattr(self, name) == type(self).model_fields[name].default}
+        described = self.model_dump(exclude={"original"} | unranked | without_prime | plain, exclude_none=True)
         for name in ("cues", "prompt_track", "mute"):
             if isinstance(described.get(name), tuple):
                 described[name] = [str(one) for one in getattr(self, name)]

@@ -7,7 +7,7 @@ import pyloudnorm
 import pytest
 
 from unsilent.errors import ParameterError
-from unsilent.signal.loudness import level, limit_peaks, loudness_lufs, normalise_loudness
+from unsilent.signal.loudness import level, level_true_peak, limit_peaks, loudness_lufs, normalise_loudness, true_peak
 
 RATE = 22050
 
@@ -140,3 +140,21 @@ def test_limiter_is_independent_of_chunk_borders():
     np.testing.assert_allclose(shifted[10_000:], limited, atol=1e-6)
     assert np.abs(limited).max() <= 0.8
     assert (limited * waveform >= 0).all()
+
+
+def test_the_true_peak_lies_between_samples():
+    times = np.arange(RATE) / RATE
+    sine = (0.5 * np.hanning(RATE) * np.sin(2 * np.pi * RATE / 4 * times + np.pi / 4)).astype(np.float32)
+    assert np.abs(sine).max() == pytest.approx(0.5 * 0.5**0.5, rel=1e-3)
+    assert true_peak(sine) == pytest.approx(0.5, rel=0.01)
+    assert true_peak(np.zeros(5, np.float32)) == 0
+    assert true_peak(np.array([0.25], np.float32)) == pytest.approx(0.25, rel=0.01)
+
+
+@pytest.mark.parametrize(("target", "limit"), [(-23.0, -1.0), (-16.0, -2.0), (-30.0, -9.0)])
+def test_level_true_peak_meets_both(target, limit):
+    rng = np.random.default_rng(0)
+    sound = (rng.standard_normal(6 * RATE) * (0.1 + 0.2 * (np.arange(6 * RATE) % (RATE // 2) < 500))).astype(np.float32)
+    made = level_true_peak(sound, RATE, target, limit)
+    assert 20 * np.log10(true_peak(made)) <= limit + 0.01
+    assert pyloudnorm.Meter(RATE).integrated_loudness(made) == pytest.approx(target, abs=0.4)

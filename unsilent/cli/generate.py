@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column
 
-from unsilent.choices import MAX_TAKES, Original, PrimeKeep
+from unsilent.choices import MAX_TAKES, Bits, Original, PrimeKeep, Scenes
 from unsilent.cli import live, options
 from unsilent.cli.terminal import Bar, print_table, say
 
@@ -52,6 +52,7 @@ def generate(
     mute: Annotated[
         list[str] | None, typer.Option(metavar="S-S", help="A silent stretch, in seconds: 2-4.5. Several are possible.")
     ] = None,
+    scenes: Annotated[Scenes, typer.Option(help="Sound what follows a cut by itself, or all as one.")] = "auto",
     seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the sound. [default: that of the video]")] = None,
     prime: Annotated[str | None, typer.Option(metavar="FILE|own", help="Begin with a file's sound, or the video's own.")] = None,
     prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="How much of it. [default: 3]")] = None,
@@ -64,6 +65,19 @@ def generate(
     ] = False,
     original: Annotated[Original, typer.Option(help="The video's own sound: drop, keep (mixed in), duck (mixed in, quieter).")] = "drop",
     wav: Annotated[bool, typer.Option("--wav", help="Also write the sound alone.")] = False,
+    flac: Annotated[bool, typer.Option("--flac", help="Also write the sound alone as FLAC.")] = False,
+    opus: Annotated[bool, typer.Option("--opus", help="Also write the sound alone as Opus.")] = False,
+    stems: Annotated[bool, typer.Option("--stems", help="Also write the sound of each label over time; their sum is the sound.")] = False,
+    export: Annotated[
+        str | None, typer.Option(metavar="otio,rpp,...", help="Also write projects of video, takes and cues: otio, otioz, rpp, mid, edl.")
+    ] = None,
+    rate: Annotated[int | None, typer.Option(metavar="44100|48000", help="Sample rate of files. [default: the model's own]")] = None,
+    bits: Annotated[Bits, typer.Option(help="Bits of sound files; 32f is floating point.")] = "16",
+    stereo: Annotated[bool, typer.Option("--stereo", help="Pan the sound to the place of motion.")] = False,
+    lufs: Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness. [default: -23]")] = None,
+    true_peak: Annotated[float | None, typer.Option(metavar="dBTP", help="Limit of the true peak. [default: samples at -1 dB]")] = None,
+    fade_in: Annotated[float | None, typer.Option(metavar="S", help="Seconds over which the sound begins.")] = None,
+    fade_out: Annotated[float | None, typer.Option(metavar="S", help="Seconds over which it ends.")] = None,
     picture: Annotated[bool, typer.Option("--picture", help="Also draw frames and spectrogram on one time axis (PNG).")] = False,
     sidecar: Annotated[bool, typer.Option(help="Also write NAME.unsilent.json, from which the result can be reopened.")] = True,
     attention: Annotated[bool, typer.Option("--attention", help="With --picture: draw the sampler's attention too.")] = False,
@@ -73,33 +87,27 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of a table.")] = False,
 ) -> int:
     """Give videos their sound. Their frames are copied bit for bit."""
+    given = dict(locals())
     from unsilent.errors import ParameterError
+    from unsilent.generation.stems import stem_labels
     from unsilent.request import Request
 
-    over_time = read_over_time(inputs, cues, prompt_track, mute)
-    request = Request(
-        **over_time,
-        seed=seed,
-        takes=takes,
-        top_k=top_k,
-        temperature=temperature,
-        guidance=guidance,
-        motion=motion,
-        label=label,
-        seconds=seconds,
-        prime=prime,
-        prime_seconds=prime_seconds,
-        prime_keep=prime_keep,
-        candidates=candidates,
-        original=original,
-        stream=stream,
-    )
+    asked = {name: given[name] for name in Request.model_fields if name in given}
+    request = Request(**asked | read_over_time(inputs, cues, prompt_track, mute))
     if stream and out is not None and (str(out) == live.PIPE or out.suffix.lower() == ".wav"):
+        if rate or stereo or bits != "16":
+            raise ParameterError("a stream is written as 16-bit mono at the model's rate; leave out --rate, --bits and --stereo.")
         return _stream(inputs, str(out), request, (model, device, precision, vocoder), overwrite)
+    if bits == "32f" and flac:
+        raise ParameterError("FLAC cannot have floating point; choose --bits 16 or 24, or --wav.")
+    if stems and not stem_labels(request):
+        raise ParameterError("--stems are by label, but no labels over time are given; give --prompt-track, or --cues with labels.")
     if attention and not picture:
         raise ParameterError("--attention is drawn into the picture; add --picture.")
     files = {"wav": wav, "picture": picture, "sidecar": sidecar, "tracks": tracks, "sheet": sheet, "overwrite": overwrite}
-    return _make(inputs, out, request, (model, device, precision, vocoder), files, attention, as_json)
+    files["further"] = further_suffixes(flac, opus, export)
+    more = {"attention": attention, "stems": stems}
+    return _make(inputs, out, request, (model, device, precision, vocoder), files, more, as_json)
 
 
 def _make(
@@ -107,8 +115,8 @@ def _make(
     out: Path | None,
     request: "Request",
     load_as: tuple[str, ...],
-    files: dict[str, bool],
-    attention: bool,
+    files: dict[str, Any],
+    more: dict[str, bool],
     as_json: bool,
 ) -> int:
     """Make and write the sounds of all videos."""
@@ -127,7 +135,7 @@ def _make(
         require_path(Path(request.prime))
     defaults = read_defaults(find_bundle(load_as[0]))
     request = request.resolve(defaults)  # raises for values that do not fit the model
-    if attention and defaults.sees:
+    if more["attention"] and defaults.sees:
         raise ParameterError(f"the sampler of {load_as[0]!r} attends to columns, not to codes; --attention is for the other models.")
     results = []
     with Bar(len(jobs)) as bar:
@@ -135,7 +143,7 @@ def _make(
         from unsilent.loading import load
 
         pipeline = load(*load_as)
-        for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), attention=attention, **files):
+        for result in batch.run(pipeline, jobs, request, lambda job: bar.watch(job.video.name), **more, **files):
             results.append(result)
             bar.finish(len({one.video for one in results}))
             if result.status == "failed":
@@ -147,6 +155,23 @@ def _make(
     if all(result.status != "failed" for result in results):
         return 0
     return 3 if len(jobs) > 1 else 2
+
+
+def further_suffixes(flac: bool, opus: bool, export: str | None) -> list[str]:
+    """Suffixes of what is written beside videos."""
+    from unsilent.errors import ParameterError
+    from unsilent.media.suffixes import PROJECT_SUFFIXES
+
+    suffixes = [suffix for suffix, wanted in ((".flac", flac), (".opus", opus)) if wanted]
+    for name in export.split(",") if export is not None else ():
+        suffix = f".{name.strip().removeprefix('.').lower()}"
+        if suffix not in PROJECT_SUFFIXES:
+            raise ParameterError(f"--export {name!r} is unknown; choose among {', '.join(one[1:] for one in PROJECT_SUFFIXES)}.")
+        from unsilent.exchange.formats import check_suffix  # PyAV
+
+        check_suffix(Path(f"--export {name}{suffix}"))
+        suffixes.append(suffix)
+    return list(dict.fromkeys(suffixes))
 
 
 def read_over_time(inputs: list[Path], cues: str | None, prompt_track: Path | None, mute: list[str] | None) -> dict[str, Any]:

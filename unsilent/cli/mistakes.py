@@ -12,7 +12,7 @@ _FOREIGN = {
     ("--prompt", "--text", "--caption", "--description"): "use --label, with a class name of `unsilent models show everyday` or free words",
     ("--negative-prompt", "--neg-prompt"): "no sound can be excluded; another --seed or more --takes give other sounds",
     ("--duration", "--length", "--audio-length"): "use --seconds",
-    ("--sample-rate", "--sampling-rate", "--sr"): "all models have 22050 Hz; convert the file that --wav writes",
+    ("--sample-rate", "--sampling-rate", "--sr"): "use --rate",
     ("--cfg", "--cfg-strength", "--cfg-scale", "--cfg-coef", "--guidance-scale"): "use --guidance",
     ("--steps", "--num-steps", "--num-inference-steps"): "codes are sampled without diffusion steps; see --top-k and --temperature",
     ("--top-p",): "use --top-k",
@@ -62,5 +62,6 @@ def _unknown_option(option: str, ctx: Any) -> str:
     if answer and (ctx.command.name == "generate" or answer == "use -o"):
         return f"there is no option {option}: {answer}."
     known = [name for param in ctx.command.params for name in param.opts if name.startswith("--")]
-    near = did_you_mean(option, known, _NEAR) if option.startswith("--") else ""
+    longer = [name for name in known if name.startswith(option)]
+    near = did_you_mean(option, longer or known, _NEAR) if option.startswith("--") else ""
     return f"there is no option {option}; {near or f'`{ctx.command_path} --help` lists all.'}".rstrip()

@@ -9,6 +9,7 @@ from unsilent.errors import DataError
 from unsilent.exchange.timecode import parse, show
 from unsilent.exchange.timeline import Timeline, name_of
 from unsilent.files import read_text
+from unsilent.media.suffixes import OWN_COMMENT
 
 _EVENT = re.compile(r"\d+\s+\S+\s+\S+\s+\S+.*?((?:\s+\d\d:\d\d:\d\d[:;.,]\d\d){4})\s*")
 _LOCATOR = re.compile(r"\*\s*LOC:\s*(\d\d:\d\d:\d\d[:;.,]\d\d)\s*(\S*)\s*(.*)")
@@ -61,7 +62,7 @@ def edl_text(timeline: Timeline) -> str:
     edges = [show(timeline.start_frame + frame, rate, drop) for frame in (0, timeline.n_frames)]
     mode = "DROP FRAME" if drop else "NON-DROP FRAME"
     lines = [f"TITLE: {timeline.video.stem}", f"FCM: {mode}", "", f"001  AX       V     C        {' '.join(edges * 2)}"]
-    lines.append(f"* FROM CLIP NAME: {timeline.video.name}")
+    lines += [f"* FROM CLIP NAME: {timeline.video.name}", f"* {OWN_COMMENT}"]
     for number, cue in enumerate(timeline.cues):
         at = show(timeline.start_frame + timeline.frame(cue.seconds), rate, drop)
         lines.append(f"* LOC: {at} RED     {name_of(cue, number)}")

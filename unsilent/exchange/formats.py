@@ -1,11 +1,12 @@
 """Which file means what, by its suffix: cues that are read, and what is written beside videos."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from unsilent.cues import Cue
-from unsilent.errors import DataError, ParameterError
+from unsilent.errors import DataError, ParameterError, how_to_install
 from unsilent.exchange.edl import edl_text, read_edl
 from unsilent.exchange.midi import midi_bytes, read_midi
 from unsilent.exchange.otio import read_otio, write_otio
@@ -13,10 +14,11 @@ from unsilent.exchange.reaper import read_reaper, reaper_text
 from unsilent.exchange.tables import read_cue_table, write_cue_table
 from unsilent.exchange.timeline import Timeline
 from unsilent.files import atomic_write, require_path
+from unsilent.media.suffixes import PROJECT_SUFFIXES
 
 TABLES, MIDI = (".csv", ".tsv", ".txt"), (".mid", ".midi")
-PROJECTS = (".otio", ".otioz", ".rpp")
-WRITTEN = (".csv", ".mid", ".edl", *PROJECTS)
+WRITTEN = (".csv", *PROJECT_SUFFIXES)
+_LIBRARIES = {".otio": "opentimelineio", ".otioz": "opentimelineio", ".mid": "mido"}
 MAX_BYTES = 64 << 20  # of a file with cues; larger ones are something else
 MAX_CUES = 100_000
 
@@ -83,7 +85,10 @@ def check_suffix(out: Path) -> None:
     """Refuse a file that is not written.
 
     Raises:
-        ParameterError: names the known suffixes.
+        ParameterError: names the known suffixes, or the extra that is not installed.
     """
+    library = _LIBRARIES.get(out.suffix.lower())
+    if library and importlib.util.find_spec(library) is None:
+        raise ParameterError(f"{out} needs {library}; {how_to_install('projects')}.")
     if out.suffix.lower() not in WRITTEN:
         raise ParameterError(f"{out} cannot be written: choose one of {', '.join(WRITTEN)}.")

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from unsilent.cues import Cue
 from unsilent.errors import DataError, ParameterError, how_to_install
+from unsilent.media.suffixes import OWN_COMMENT
 
 NOTE, DRUMS = 38, 9  # acoustic snare on the channel of drums
 _TICKS, _TEMPO = 960, 500_000  # per beat; microseconds per beat
@@ -47,7 +48,7 @@ def midi_bytes(tracks: Sequence[tuple[str, Sequence[Cue]]]) -> bytes:
     """
     mido = _mido()
     file = mido.MidiFile(ticks_per_beat=_TICKS)
-    file.tracks.append(mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=_TEMPO)]))
+    file.tracks.append(mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=_TEMPO), mido.MetaMessage("text", text=OWN_COMMENT)]))
     for name, cues in tracks:
         events = []
         ordered = sorted(cues, key=lambda cue: cue.seconds)

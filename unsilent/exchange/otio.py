@@ -10,6 +10,7 @@ from unsilent.errors import DataError, ParameterError, how_to_install
 from unsilent.exchange.edl import label_of
 from unsilent.exchange.reaper import relative
 from unsilent.exchange.timeline import Timeline, name_of
+from unsilent.media.suffixes import OWN_COMMENT
 
 _MAX_BYTES = 256 << 20  # of a timeline without its media
 
@@ -68,6 +69,7 @@ def write_otio(timeline: Timeline, out: Path, final: Path) -> None:
     otio = _otio()
     at = lambda frames: otio.opentime.RationalTime(frames, float(timeline.rate))  # noqa: E731
     shown = otio.schema.Timeline(timeline.video.stem, global_start_time=at(timeline.start_frame))
+    shown.metadata["unsilent"] = {"comment": OWN_COMMENT}
     bundles = out.suffix == ".otioz"
     for number, path in enumerate([timeline.video, *timeline.sounds]):
         kind = otio.schema.TrackKind.Audio if number else otio.schema.TrackKind.Video

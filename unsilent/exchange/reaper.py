@@ -8,6 +8,7 @@ from unsilent.errors import DataError
 from unsilent.exchange.edl import label_of
 from unsilent.exchange.timeline import Timeline, name_of
 from unsilent.files import read_text
+from unsilent.media.suffixes import OWN_COMMENT
 
 _SOURCES = {".wav": "WAVE", ".flac": "FLAC", ".opus": "VORBIS"}
 
@@ -58,6 +59,7 @@ def reaper_text(timeline: Timeline, folder: Path) -> str:
         folder: of the project; files in and below it are named relatively.
     """
     lines = ['<REAPER_PROJECT 0.1 "7.0/linux-x86_64" 0', "  RIPPLE 0", f"  TIMEOFFS {float(timeline.start_frame / timeline.rate):.6f}"]
+    lines += ["  <NOTES 0 2", f"    |{OWN_COMMENT}", "  >"]
     whole, drop = round(timeline.rate), 2 if timeline.is_drop else 1 if timeline.rate.denominator != 1 else 0
     lines += [f"  TIMEMODE 5 5 -1 {whole} {drop} 0 -1", "  SAMPLERATE 48000 0 0", "  TEMPO 120 4 4"]
     for number, cue in enumerate(timeline.cues):

@@ -54,6 +54,10 @@ class Plan:
         """Numbers of all frames whose motion is measured."""
         return {number for frames in self.frames for number in frames.measured}
 
+    def watched(self, scene: Scene, clip: Clip) -> range:
+        """Numbers of all frames of a scene while the sound lasts, among which cuts are looked for."""
+        return scene.frames(clip)[: round(self.n_columns * clip.column_seconds * clip.feature_fps) + 1]
+
 
 def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: ConditionConfig, pairs: bool) -> list[WindowFrames]:
     """Choose the frames that condition each window.

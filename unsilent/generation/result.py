@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,17 @@ from jaxtyping import Float, Int
 
 from unsilent.choices import Original, Precision, check_choice
 from unsilent.clip import Clip
+from unsilent.exchange.timecode import frame_rate, start_frame
 from unsilent.generation.attention import WindowAttention, over_time
 from unsilent.generation.figure import draw, draw_sheet
-from unsilent.media.audio import write_wav
+from unsilent.generation.stems import split_by_label
 from unsilent.media.copying import Plan
 from unsilent.media.mux import mux
-from unsilent.outputs import check_suffix
+from unsilent.media.sounds import check_sound, resample, write_sound
+from unsilent.outputs import check_suffix, stem_path
 from unsilent.request import Request
+from unsilent.signal.panning import pan
+from unsilent.vision.place import PLACES_PER_SECOND, motion_places
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,18 +117,65 @@ class Generation:
         """
         original = self.request.original if original is None else original
         check_choice("original", original, Original)
-        named = {f"take {rank}, seed {one.seed}": one.waveform for rank, one in enumerate(further, 2)}
-        return mux(self.video, self.waveform, self.sample_rate, Path(out), original, comment, plan, named)
+        named = {f"take {rank}, seed {one.seed}": one.channels[0] for rank, one in enumerate(further, 2)}
+        return mux(self.video, *self.channels, Path(out), original, comment, plan, named)
 
-    def save_wav(self, out: str | Path) -> None:
-        """Write the sound alone as 16-bit WAV.
+    @cached_property
+    def channels(self) -> tuple[Float[np.ndarray, "channels samples"], int]:
+        """One channel, or two panned to the place of motion, at the sample rate that is asked for; and that rate.
 
         Raises:
-            ParameterError: if the suffix is not `.wav`.
-            MediaError: if `out` cannot be written.
+            MediaError: if the video cannot be read again, for stereo.
         """
+        rate = self.request.rate or self.sample_rate
+        return resample(self._panned, self.sample_rate, rate), rate
+
+    @cached_property
+    def _panned(self) -> Float[np.ndarray, "channels samples"]:
+        if not self.request.stereo:
+            return self.waveform[None]
+        return pan(self.waveform, motion_places(self.video), PLACES_PER_SECOND, self.sample_rate)
+
+    def save_sound(self, out: str | Path) -> None:
+        """Write the sound alone: `.wav`, `.flac` or `.opus`. WAV has the video's timecode as time reference.
+
+        Raises:
+            ParameterError: for another suffix, or bits that the format does not have.
+            MediaError: if `out` cannot be written, or the video cannot be read again.
+        """
+        check_sound(Path(out), self.request.bits)
+        write_sound(Path(out), *self.channels, self.request.bits, self._since_midnight())
+
+    def save_stems(self, out: str | Path) -> dict[str, Path]:
+        """Write the sound of each label over time, as long as the whole, which is their sum.
+
+        Args:
+            out: the label is added to its stem.
+
+        Returns:
+            Path of each label.
+
+        Raises:
+            ParameterError: as `save_sound`, or if no labels over time were asked for.
+            MediaError: as `save_sound`.
+        """
+        check_sound(Path(out), self.request.bits)
+        parts, rate = split_by_label(self._panned, self.request, self.clip), self.request.rate or self.sample_rate
+        paths = {label: stem_path(Path(out), label) for label in parts}
+        for label, path in paths.items():
+            write_sound(path, resample(parts[label], self.sample_rate, rate), rate, self.request.bits, self._since_midnight())
+        return paths
+
+    def _since_midnight(self) -> Fraction | None:
+        if not self.video.exists():
+            return None
+        rate = frame_rate(self.video)
+        return Fraction(start_frame(self.video, rate)[0]) / rate or None
+
+    def save_wav(self, out: str | Path) -> None:
+        """As `save_sound`, for `.wav` only."""
         check_suffix(Path(out), ".wav", "sound")
-        write_wav(Path(out), self.waveform, self.sample_rate)
+        self.save_sound(out)
 
     def save_picture(self, out: str | Path, attention: Sequence[WindowAttention] | None = None) -> None:
         """Draw the video's frames above the mel, on one time axis, as PNG; below them attention, a result of `Pipeline.attention`.

@@ -14,7 +14,7 @@ from unsilent.generation.ranking import Ranked, best_of
 from unsilent.metrics import onset_f1
 from unsilent.request import Request
 from unsilent.signal.landing import REACH_SECONDS, land
-from unsilent.signal.loudness import level
+from unsilent.signal.loudness import TARGET_LUFS, level, level_true_peak
 from unsilent.signal.mel import to_mel01
 from unsilent.signal.onsets import find_onsets
 from unsilent.vision.cues import cues_of, see_cues
@@ -62,10 +62,27 @@ def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Sampl
         waveform = land(waveform, request.cues, clip) if request.cues else waveform
         waveform = silence(waveform, request.mute, clip.sample_rate) if request.mute else waveform
         if prime is not None and request.prime_keep == "samples":
-            return prime.join(waveform)
-        return level(waveform, clip.sample_rate)
+            return faded(prime.join(waveform), request, clip.sample_rate)
+        return faded(levelled(waveform, request, clip.sample_rate), request, clip.sample_rate)
 
     return shape
+
+
+def levelled(waveform: Samples, request: Request, sample_rate: int) -> Samples:
+    """The sound at the loudness that is asked for, and within the true peak."""
+    target = TARGET_LUFS if request.lufs is None else request.lufs
+    if request.true_peak is None:
+        return level(waveform, sample_rate, target)
+    return level_true_peak(waveform, sample_rate, target, request.true_peak)
+
+
+def faded(waveform: Samples, request: Request, sample_rate: int) -> Samples:
+    """The sound with a beginning and end that rise and fall as a quarter of a sine; longer fades end where the sound does."""
+    for seconds, turned in ((request.fade_in, slice(None)), (request.fade_out, slice(None, None, -1))):
+        if seconds is not None:
+            share = np.minimum(np.arange(len(waveform)) / (seconds * sample_rate), 1)
+            waveform = (waveform[turned] * np.sin(share * np.pi / 2).astype(np.float32))[turned]
+    return waveform
 
 
 def silence(waveform: Samples, stretches: tuple[Stretch, ...], sample_rate: int) -> Samples:

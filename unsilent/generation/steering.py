@@ -47,9 +47,10 @@ class Steering:
         told = np.full(n_columns, SEEN if request.label is None else number[request.label])
         for stretch in stretches:
             told[_columns(stretch.start, stretch.stop, clip)] = number[stretch.label]
-        for cue, following in zip(cues or (), [*(cues or ())[1:], None], strict=False):
+        ordered = cues or []
+        for place, cue in enumerate(ordered):
             if cue.label is not None:
-                stop = n_columns * clip.column_seconds if following is None else following.seconds
+                stop = ordered[place + 1].seconds if place + 1 < len(ordered) else n_columns * clip.column_seconds
                 told[_columns(cue.seconds, min(stop, cue.seconds + (cue.length or np.inf)), clip)] = number[cue.label]
         return cls(cues, told)
 

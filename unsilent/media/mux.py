@@ -17,6 +17,7 @@ from unsilent.media.copying import CONTAINERS, EDIT_LISTS, Plan, add_streams, op
 from unsilent.media.encoding import PictureEncoder
 from unsilent.media.files import decode, demux, find_video, first_frame_time, open_media
 from unsilent.media.own_sound import BLOCK_SAMPLES, OwnSound
+from unsilent.media.sounds import resample
 
 ORIGINALS = ("drop", "keep", "duck")
 BIT_RATE = 192_000  # bits per second
@@ -38,7 +39,7 @@ def plan_mux(video: Path, out: Path, original: Original = "drop") -> Plan:
 
 def mux(
     video: Path,
-    waveform: Float[np.ndarray, "samples"],
+    waveform: Float[np.ndarray, "*channels samples"],
     sample_rate: int,
     out: Path,
     original: Original = "drop",
@@ -50,7 +51,7 @@ def mux(
 
     Args:
         video: file whose streams other than audio are copied, with chapters and metadata, where `out` supports them.
-        waveform: mono in [-1, 1]; its first sample is aligned with the first frame.
+        waveform: mono in [-1, 1], or two channels; its first sample is aligned with the first frame.
         sample_rate: Hz.
         out: file to write atomically; .mp4, .m4v, .mov and .mkv get AAC audio, .webm gets Opus.
         original: the video's own audio. `drop`: removed. `keep`: mixed in unchanged, stereo stays stereo, more channels become stereo.
@@ -79,10 +80,13 @@ def mux(
                 copies, encoders = add_streams(source, target, plan)
                 target.metadata.update({"comment": comment} if comment else {})
                 codec = CONTAINERS[out.suffix.lower()][1]
-                audio = _new_audio(target, codec, waveform, sample_rate, video, original)
+                audio = _new_audio(target, codec, np.atleast_2d(waveform), sample_rate, video, original)
                 if further:
                     target.streams.audio[0].disposition = av.stream.Disposition.default
-                    tracks = [_new_audio(target, codec, sound, sample_rate, video, original, title) for title, sound in further.items()]
+                    tracks = [
+                        _new_audio(target, codec, np.atleast_2d(sound), sample_rate, video, original, title)
+                        for title, sound in further.items()
+                    ]
                     audio = heapq.merge(audio, *tracks, key=lambda packet: packet.pts * packet.time_base)
                 target.start_encoding()
                 packets = _timed_packets(demux(source, *copies, *encoders), video, plan)
@@ -98,27 +102,27 @@ def mux(
 def _new_audio(
     target: av.container.OutputContainer,
     codec: str,
-    waveform: Float[np.ndarray, "samples"],
+    waveform: Float[np.ndarray, "channels samples"],
     sample_rate: int,
     video: Path,
     original: str,
     title: str = "",
 ) -> Iterator[av.Packet]:
     """Packets of a new track, which is added to the target; one with a title is a further one."""
-    own = None if original == "drop" else OwnSound(video)
+    own, layout = None if original == "drop" else OwnSound(video), "mono" if len(waveform) == 1 else "stereo"
     if own is None or not own.tracks:
-        return _Encoder(target, codec, sample_rate, "mono", title).encode(_slices(waveform[None]), sample_rate)
-    encoder = _Encoder(target, codec, max(sample_rate, own.sample_rate), own.layout, title)
-    resampled = _resample(waveform, sample_rate, encoder.sample_rate)
+        return _Encoder(target, codec, sample_rate, layout, title).encode(_slices(waveform), sample_rate)
+    encoder = _Encoder(target, codec, max(sample_rate, own.sample_rate), own.layout if layout == "mono" else layout, title)
+    resampled = resample(waveform, sample_rate, encoder.sample_rate)
     return encoder.encode(own.mixed_with(resampled, encoder.sample_rate, original == "duck"), encoder.sample_rate)
 
 
-def check_mux_arguments(video: Path, waveform: Float[np.ndarray, "samples"], sample_rate: int, out: Path, original: str) -> None:
+def check_mux_arguments(video: Path, waveform: Float[np.ndarray, "*channels samples"], sample_rate: int, out: Path, original: str) -> None:
     """Check the arguments of `mux` before anything is read or written; raises its errors."""
     if original not in ORIGINALS:
         raise ParameterError(f"original must be drop, keep or duck, found {original!r}.")
-    if not len(waveform) or sample_rate <= 0:
-        raise ParameterError(f"audio of {len(waveform)} samples at {sample_rate} Hz was given; both must be positive.")
+    if not waveform.size or sample_rate <= 0:
+        raise ParameterError(f"audio of {waveform.shape[-1]} samples at {sample_rate} Hz was given; both must be positive.")
     _check_output(video, out)
 
 
@@ -235,16 +239,3 @@ class _Encoder:
 def _slices(audio: Float[np.ndarray, "channels samples"]) -> Iterator[Float[np.ndarray, "channels block"]]:
     for position in range(0, audio.shape[1], BLOCK_SAMPLES):
         yield audio[:, position : position + BLOCK_SAMPLES]
-
-
-def _resample(waveform: Float[np.ndarray, "samples"], from_rate: int, to_rate: int) -> Float[np.ndarray, "resampled"]:
-    """FFmpeg's resampler."""
-    if from_rate == to_rate:
-        return waveform
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=to_rate)
-    pieces = []
-    for block in _slices(waveform[None]):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block, dtype=np.float32), format="fltp", layout="mono")
-        frame.sample_rate = from_rate
-        pieces += resampler.resample(frame)
-    return np.concatenate([piece.to_ndarray()[0] for piece in pieces + resampler.resample(None)])

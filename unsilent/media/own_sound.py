@@ -55,29 +55,30 @@ class OwnSound:
                 )
 
     def mixed_with(
-        self, new: Float[np.ndarray, "samples"], sample_rate: int, duck: bool
+        self, new: Float[np.ndarray, "*channels samples"], sample_rate: int, duck: bool
     ) -> Iterator[Float32[np.ndarray, "channels block"]]:
         """The new sound with the own one, scaled down as a whole where their sum exceeds full scale; decodes twice, first for the peak.
 
         Args:
-            new: mono; the mix has its length.
+            new: mono, or two channels; the mix has its length.
             sample_rate: in Hz, of both.
             duck: whether the own sound is 12 dB quieter where the new one is heard.
         """
-        gain = _ducking(new, sample_rate) if duck else None
+        new = np.atleast_2d(new)
+        gain = _ducking(new.mean(0), sample_rate) if duck else None
         peak = max(float(np.abs(block).max()) for block in self._sum(new, sample_rate, gain))
         for block in self._sum(new, sample_rate, gain):
             yield block / np.float32(max(1.0, peak))
 
     def _sum(
-        self, new: Float[np.ndarray, "samples"], sample_rate: int, gain: Float[np.ndarray, "steps"] | None
+        self, new: Float[np.ndarray, "channels samples"], sample_rate: int, gain: Float[np.ndarray, "steps"] | None
     ) -> Iterator[Float32[np.ndarray, "channels block"]]:
         readers = [_Reader(self._video, sample_rate, self.layout, track) for track in self.tracks]
-        for start in range(0, len(new), BLOCK_SAMPLES):
-            block = new[start : start + BLOCK_SAMPLES].astype(np.float32)
-            own = sum(reader.read(len(block)) for reader in readers)
+        for start in range(0, new.shape[1], BLOCK_SAMPLES):
+            block = new[:, start : start + BLOCK_SAMPLES].astype(np.float32)
+            own = sum(reader.read(block.shape[1]) for reader in readers)
             if gain is not None:
-                seconds = np.arange(start, start + len(block)) / sample_rate
+                seconds = np.arange(start, start + block.shape[1]) / sample_rate
                 own = own * np.interp(seconds, np.arange(len(gain)) * _STEP_SECONDS, gain).astype(np.float32)
             yield block + own
 

@@ -102,8 +102,8 @@ def read_comment(path: Path) -> str:
         MediaError: if the file cannot be opened.
     """
     with open_media(path) as container:
-        found = {key.lower(): value for key, value in container.metadata.items()}
-        return found.get("comment", "")
+        places = [container.metadata, *(stream.metadata for stream in container.streams.audio)]  # the latter in Ogg
+        return next((value for place in places for key, value in place.items() if key.lower() == "comment"), "")
 
 
 @dataclass(frozen=True)

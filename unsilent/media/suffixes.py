@@ -5,6 +5,7 @@ VIDEO_SUFFIXES = (
     ".tod", ".mxf", ".dv", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".ogm", ".rm", ".rmvb", ".y4m", ".nut", ".gif", ".apng",
 )  # fmt: skip
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
+PROJECT_SUFFIXES = (".otio", ".otioz", ".rpp", ".mid", ".edl")  # files of other programs that are written for a video and its sounds
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 OWN_COMMENT = "sound by unsilent"  # how the comment in every video, sound and figure begins
 CODES_SUFFIX, CODES_MAGIC = ".uns", b"UNSILENT"  # of files of codes

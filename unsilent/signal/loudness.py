@@ -21,6 +21,7 @@ _LOOK_AHEAD_SECONDS = 0.005  # attack and release of the limiter
 _MAX_REDUCTION_DB = 12.0  # of the limiter; more would be audible
 _TOLERANCE_DB = 0.2  # deviation from the target at which levelling stops
 _MAX_PASSES = 4  # each pass of the limiter loses some loudness, which the next compensates
+_TRUE_PEAK_PHASES, _TRUE_PEAK_TAPS, _TRUE_PEAK_CHUNK = 8, 48, 1 << 20
 _CHUNK_SECONDS = 120.0  # processed at once, because filtering makes several float64 copies
 
 
@@ -151,23 +152,28 @@ def normalise_loudness(
     return waveform * waveform.dtype.type(10 ** (gain_db / 20)) if gain_db else waveform
 
 
-def normalising_gain_db(loudness: float, peak: float, target_lufs: float = TARGET_LUFS) -> float:
+def normalising_gain_db(loudness: float, peak: float, target_lufs: float = TARGET_LUFS, peak_db: float = _PEAK_DB) -> float:
     """Gain of `normalise_loudness` in dB; 0 for silence.
 
     Args:
         loudness: of the sound, in LUFS.
         peak: its largest magnitude.
         target_lufs: wanted loudness.
+        peak_db: limit of the peak, in dB relative to full scale.
     """
-    return min(target_lufs - loudness, _PEAK_DB - 20 * log10(peak)) if isfinite(loudness) else 0.0
+    return min(target_lufs - loudness, peak_db - 20 * log10(peak)) if isfinite(loudness) else 0.0
 
 
-def level(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> Float[np.ndarray, "samples"]:
-    """Scale a sound to -23 LUFS; a look-ahead limiter reduces peaks above -1 dB by up to 12 dB.
+def level(
+    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS, peak_db: float = _PEAK_DB
+) -> Float[np.ndarray, "samples"]:
+    """Scale a sound to a target loudness; a look-ahead limiter reduces peaks above the limit by up to 12 dB.
 
     Args:
         waveform: mono, full scale 1.
         sample_rate: in Hz.
+        target_lufs: wanted loudness.
+        peak_db: limit of the peak, in dB relative to full scale, at most 0.
 
     Returns:
         The result of `normalise_loudness` where that reaches the target. A sound whose peaks would lose more than 12 dB stays quieter.
@@ -175,17 +181,48 @@ def level(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> Float[np.
     Raises:
         ParameterError: as `normalise_loudness`.
     """
-    levelled = normalise_loudness(waveform, sample_rate)
-    before, after = (float(np.abs(one).max(initial=0)) for one in (waveform, levelled))
-    gain = after / before if before else 1.0
+    gain_db = normalising_gain_db(loudness_lufs(waveform, sample_rate), float(np.abs(waveform).max(initial=0)), target_lufs, peak_db)
+    gain = 10 ** (gain_db / 20)
+    levelled = waveform * waveform.dtype.type(gain) if gain_db else waveform
     max_gain = gain * 10 ** (_MAX_REDUCTION_DB / 20)
     for _ in range(_MAX_PASSES):
-        missing_db = TARGET_LUFS - loudness_lufs(levelled, sample_rate)
+        missing_db = target_lufs - loudness_lufs(levelled, sample_rate)
         if not isfinite(missing_db) or missing_db < _TOLERANCE_DB or gain == max_gain:
             break
         gain = min(gain * 10 ** (missing_db / 20), max_gain)
-        levelled = limit_peaks(waveform * waveform.dtype.type(gain), sample_rate, CEILING)
+        levelled = limit_peaks(waveform * waveform.dtype.type(gain), sample_rate, 10 ** (peak_db / 20))
     return levelled
+
+
+def level_true_peak(
+    waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float, true_peak_db: float
+) -> Float[np.ndarray, "samples"]:
+    """As `level`, with a limit of the true peak in dBTP."""
+    limit = true_peak_db
+    for _ in range(_MAX_PASSES):
+        levelled = level(waveform, sample_rate, target_lufs, limit)
+        excess = 20 * log10(max(true_peak(levelled), 1e-9)) - true_peak_db
+        if excess <= 0:
+            return levelled
+        limit -= excess + 0.01
+    return levelled * levelled.dtype.type(10 ** (-excess / 20))
+
+
+def true_peak(waveform: Float[np.ndarray, "samples"]) -> float:
+    """Largest magnitude of the continuous signal between and at the samples, by eightfold interpolation.
+
+    Source:
+        ITU-R BS.1770-4, annex 2. Differs: eight phases of a windowed sinc of 48 taps, for sample rates below 48 kHz.
+    """
+    taps = np.arange(-_TRUE_PEAK_TAPS // 2 + 1, _TRUE_PEAK_TAPS // 2 + 1)
+    largest = float(np.abs(waveform).max(initial=0))
+    for phase in range(1, _TRUE_PEAK_PHASES):
+        places = taps - phase / _TRUE_PEAK_PHASES
+        weights = np.sinc(places) * np.cos(np.pi * places / (_TRUE_PEAK_TAPS + 2)) ** 2
+        for start in range(0, len(waveform), _TRUE_PEAK_CHUNK):
+            chunk = waveform[max(0, start - _TRUE_PEAK_TAPS) : start + _TRUE_PEAK_CHUNK + _TRUE_PEAK_TAPS]
+            largest = max(largest, float(np.abs(np.convolve(chunk, weights.astype(np.float32), "full")).max(initial=0)))
+    return largest
 
 
 def limit_peaks(

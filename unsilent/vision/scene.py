@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from unsilent.clip import Clip
 from unsilent.errors import MediaError
 from unsilent.media.image import read_image
 from unsilent.media.video import stream_lazy_frames
+from unsilent.vision.cuts import CutMeter
 from unsilent.vision.features import Backbone, extract, needed_frames, network_inputs
 from unsilent.vision.impact import ImpactMeter
 from unsilent.vision.motion import CHANNELS, normalise
@@ -35,6 +37,18 @@ class Scene:
     def first_frame(self, clip: Clip) -> int:
         """Number of its first frame in the video, at the clip's feature rate."""
         return round(self.start_seconds * clip.feature_fps)
+
+    def frames(self, clip: Clip) -> range:
+        """Numbers of all its frames in the video, at the clip's feature rate."""
+        first = self.first_frame(clip)
+        return range(first, first + max(1, int(self.seconds * clip.feature_fps)))
+
+    def split(self, cuts: Sequence[int], clip: Clip) -> list["Scene"]:
+        """The parts between cuts, given by frame numbers in the video."""
+        fps, whole = clip.feature_fps, self.frames(clip)
+        edges = [whole.start, *cuts, whole.stop]
+        # a little longer than the frames, so that rounding loses none
+        return [Scene(self.path, (stop - start + 0.01) / fps, start / fps) for start, stop in pairwise(edges)]
 
     def frame_numbers(self, start_column: int, clip: Clip, rows: Sequence[int], pairs: bool = False, repeat: bool = False) -> list[int]:
         """Numbers of frames in the video, at the clip's feature rate, for feature rows of a clip that starts at a code column.
@@ -61,11 +75,13 @@ class Observation(NamedTuple):
         features: one row for each frame that was embedded, in the order of time.
         rows: row in `features` of each frame, by its number.
         levels: level of each measured frame, by its number; see `impact.ImpactMeter`.
+        cuts: numbers of the frames that begin another scene, among those that were watched; see `cuts.CutMeter`.
     """
 
     features: Float[Tensor, "features dim"]
     rows: dict[int, int]
     levels: dict[int, Float[np.ndarray, "channels"]]
+    cuts: list[int]
 
     def features_of(self, numbers: Sequence[int]) -> Float[Tensor, "frames dim"]:
         """Features of some frames."""
@@ -85,8 +101,9 @@ def observe(
     embedded: Iterable[int],
     measured: Iterable[int] = (),
     progress: Callable[[float], None] = lambda share: None,
+    watched: Iterable[int] = (),
 ) -> Observation:
-    """Read a scene once; embed some of its frames and measure the motion of others.
+    """Read a scene once; embed some of its frames, measure the motion of others, and find cuts.
 
     Args:
         scene: to read.
@@ -96,22 +113,28 @@ def observe(
         embedded: numbers of the frames to embed, as of `Scene.frame_numbers`.
         measured: numbers of the frames whose motion is measured; a still image has none.
         progress: called with the share of frames embedded, 0 to 1.
+        watched: numbers of the frames among which cuts are looked for.
 
     Raises:
         MediaError: if the frames cannot be read, or there are none.
     """
     # the first frame is always read: it replaces the others if all are damaged
     wanted = sorted({scene.first_frame(clip), *embedded})
-    to_embed, to_measure = set(needed_frames(wanted, expects)), set(measured)
-    arrived, meter = list[int](), ImpactMeter()
+    to_embed, to_measure, to_watch = set(needed_frames(wanted, expects)), set(measured), set(watched)
+    arrived, meter, cuts = list[int](), ImpactMeter(), CutMeter()
 
     def frames() -> Iterator[tuple[int, np.ndarray]]:
         if not scene.seconds:
             yield 0, read_image(scene.path)
             return
-        for frame in stream_lazy_frames(scene.path, clip.feature_fps, wanted=to_embed | to_measure, short_side=expects.decoded_side):
+        for frame in stream_lazy_frames(
+            scene.path, clip.feature_fps, wanted=to_embed | to_measure | to_watch, short_side=expects.decoded_side
+        ):
+            grey = frame.grey() if frame.number in to_measure or frame.number in to_watch else None
             if frame.number in to_measure:
-                meter.add(frame.number, frame.grey())
+                meter.add(frame.number, grey)
+            if frame.number in to_watch:
+                cuts.add(frame.number, grey)
             if frame.number in to_embed:
                 yield frame.number, frame.rgb()
 
@@ -125,4 +148,4 @@ def observe(
     features = extract(inputs(), module, expects, on_batch=lambda done: progress(done / len(wanted)))
     # a damaged end may lack frames; the last decoded one replaces them
     found = np.searchsorted(arrived, wanted, side="right") - 1
-    return Observation(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), meter.levels)
+    return Observation(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), meter.levels, cuts.cuts())

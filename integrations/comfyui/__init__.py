@@ -1,0 +1,5 @@
+"""ComfyUI nodes of unsilent; this folder is a package for `custom_nodes`."""
+
+from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -1,0 +1,41 @@
+"""Shots: what follows a cut is looked at and sampled by itself, from its own beginning.
+
+Windows of a shot see its frames only, and know no codes of the shot before. The decoder fades from one to the other within a column or two.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from unsilent.clip import Clip
+from unsilent.generation.conditions import Plan, plan_frames
+from unsilent.generation.windows import plan_windows
+from unsilent.models.configs import ConditionConfig
+from unsilent.vision.features import Backbone
+from unsilent.vision.scene import Scene
+
+
+def plan_shots(
+    scene: Scene, cuts: Sequence[int], n_columns: int, clip: Clip, condition: ConditionConfig, backbone: Backbone | None
+) -> Plan:
+    """Windows and their frames, where a scene consists of several shots.
+
+    Args:
+        scene: of the whole sound.
+        cuts: numbers of the frames that begin another shot; a cut that would leave a shot without a column is left out.
+        n_columns: of the whole sound.
+        clip: the grid.
+        condition: of the sampler.
+        backbone: preprocessing of its image network; None for a model without features, which gets no frames.
+    """
+    starts, kept = [0], list[int]()
+    for cut in cuts:
+        column = round((cut - scene.first_frame(clip)) / clip.feature_fps / clip.column_seconds)
+        if starts[-1] < column < n_columns:
+            starts.append(column)
+            kept.append(cut)
+    windows, frames = [], []
+    for shot, start, stop in zip(scene.split(kept, clip), starts, [*starts[1:], n_columns], strict=True):
+        own = plan_windows(stop - start, clip.columns, clip.hop_columns)
+        frames += [] if backbone is None else plan_frames(shot, own, clip, condition, backbone.pairs)
+        windows += [replace(window, start=window.start + start) for window in own]
+    return Plan(windows, frames)
