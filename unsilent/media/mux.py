@@ -45,7 +45,7 @@ def mux(
     original: Original = "drop",
     comment: str = "",
     plan: Plan | None = None,
-    further: Mapping[str, Float[np.ndarray, "samples"]] | None = None,
+    further: Mapping[str, Float[np.ndarray, "*channels samples"]] | None = None,
 ) -> Plan:
     """Write a video with new audio. Video packets and their times since the first frame are unchanged, or the pictures are encoded.
 
@@ -59,7 +59,7 @@ def mux(
             full scale. All three are the same for a video without audio that can be decoded.
         comment: text for the file's metadata.
         plan: of `plan_mux`; None makes one.
-        further: sounds that become tracks of their own, by title; players play the first track unless another is chosen.
+        further: sounds as `waveform` that become tracks of their own, by title; players play the first track unless another is chosen.
 
     Returns:
         What was done with the streams.
