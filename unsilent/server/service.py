@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
 from unsilent.checkpoints.folders import find_bundle, read_defaults
@@ -26,7 +27,7 @@ MAX_ATTEMPTS = 3  # of a job during which the server was killed
 HEARTBEAT_SECONDS = 15.0  # so that dead connections are noticed
 HOUSEKEEPING_SECONDS = 300.0
 _FIRST_GUESS = 0.5  # seconds of work for a second of sound, before any was measured
-_MEMORY = 0.7  # of earlier measurements in the mean
+_MEASUREMENTS = 8  # whose median is the speed
 _FOLDER = re.compile(r"(?<![\w.])/(?:[^\s/:,;]+/)+")
 STOP = "stop"
 
@@ -81,7 +82,7 @@ class Service:
         self.counts: Counter[str] = Counter()  # of jobs by how they ended
         self.spent = 0.0
         self.is_warm = False
-        self._speed = _FIRST_GUESS
+        self._speeds: tuple[float, ...] = ()  # seconds of work for a unit, of the last jobs
         self._running: dict[str, tuple[float, float]] = {}  # start and units of each
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = threading.Event()
@@ -137,12 +138,12 @@ class Service:
 
     def wait_seconds(self, job: str | None = None) -> float:
         """Expected time until a job that waits begins, or a new one of a new client would."""
-        now, before, order = time.time(), 0.0, self.queue.order()
+        now, before, order, speed = time.time(), 0.0, self.queue.order(), median(self._speeds or (_FIRST_GUESS,))
         for one in order:
             if one.job == job:
                 break
-            before += one.units * self._speed
-        running = sum(max(0.0, amount * self._speed - (now - started)) for started, amount in list(self._running.values()))
+            before += one.units * speed
+        running = sum(max(0.0, amount * speed - (now - started)) for started, amount in list(self._running.values()))
         return (before + running) / self.engine.lanes
 
     def view(self, job: Job) -> dict[str, Any]:
@@ -240,7 +241,8 @@ class Service:
             result = self.engine.run(folder, source, ask, lambda event: self._tell(job.id, event))
             spent = time.time() - started
             self.spent += spent
-            self._speed = _MEMORY * self._speed + (1 - _MEMORY) * spent / amount if result["state"] == "done" else self._speed
+            if result["state"] == "done":
+                self._speeds = (*self._speeds[1 - _MEASUREMENTS :], spent / amount)
             ended = result.pop("state"), "", result
         except UnsilentError as error:
             ended = "failed", without_folders(str(error)), {}

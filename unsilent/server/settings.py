@@ -24,7 +24,7 @@ class Settings(Config):
     manifest: Path | None = Field(default=None, description="Manifest whose material can be browsed.")
     reports: Path | None = Field(default=None, description="Folder of reports of `unsilent evaluate`, and the sounds beside them.")
     max_bytes: int = Field(default=2 << 30, ge=1, description="Bytes of an upload.")
-    max_seconds: float = Field(default=1800, gt=0, description="Seconds of an upload, and of a sound that is asked for.")
+    max_seconds: float = Field(default=1800.0, gt=0, description="Seconds of an upload, and of a sound that is asked for.")
     max_pictures: int = Field(default=120_000, ge=1, description="Frames of a video.")
     max_pixels: int = Field(default=8192 * 4352, ge=1, description="Pixels of a frame.")
     max_takes: int = Field(default=16, ge=1, description="Takes of a job, times candidates.")
@@ -32,8 +32,8 @@ class Settings(Config):
     max_waiting_each: int = Field(default=8, ge=1, description="Jobs of one client that wait.")
     max_uploads: int = Field(default=64, ge=1, description="Uploads at the same time.")
     max_stored: int = Field(default=20 << 30, ge=1, description="Bytes of all uploads and results.")
-    keep_hours: float = Field(default=72, gt=0, description="Hours after which uploads and results are deleted.")
-    read_seconds: float = Field(default=30, gt=0, description="Longest pause within an upload.")
+    keep_hours: float = Field(default=72.0, gt=0, description="Hours after which uploads and results are deleted.")
+    read_seconds: float = Field(default=30.0, gt=0, description="Longest pause within an upload.")
 
     @property
     def is_local(self) -> bool:
