@@ -229,14 +229,14 @@ def real_sound(material: Material, row: Row, clip: Clip) -> np.ndarray:
     return normalise_loudness(trimmed if len(trimmed) >= clip.column_samples else waveform, clip.sample_rate)
 
 
-def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """For the sheet: label, generated and real sound, the labels in turn."""
+def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """For the sheet: label, and its generated and real sound, the labels in turn."""
     labels = list(material.seen)
     for number in range(SHEET):
         label, turn = labels[number % len(labels)], number // len(labels)
         seen, real = material.seen[label], material.real[label]
         waveform = read_audio(_sample(made, seen[turn % len(seen)], 0), clip.sample_rate)
-        yield label, waveform, real_sound(material, real[turn % len(real)], clip)
+        yield label, {"made": waveform, "real": real_sound(material, real[turn % len(real)], clip)}
 
 
 def as_markdown(results: dict[str, Any]) -> Iterator[str]:

@@ -62,15 +62,14 @@ def versions(waveform: np.ndarray, codec: Codec, linear: ResidualCodebook | None
     mels = {"vocoder": mel[0], **{f"levels-{n}": codec.decode(grid[:n]) for n in LEVELS}}
     if linear is not None:
         for n in LEVELS:
-            columns = linear.decoder.linear(linear.quantize.lookup(linear.encode(mel, n)).transpose(1, 2))
-            mels[f"linear-{n}"] = columns.unflatten(2, (clip.mels, -1)).transpose(1, 2).flatten(2)[0]
+            mels[f"linear-{n}"] = linear.decoder.linear_parts(linear.quantize.lookup(linear.encode(mel, n)))[0][0]
     return {"original": waveform, **{name: codec.vocode(one).numpy()[:length] for name, one in mels.items()}}
 
 
 def linear_codebook(shards: Path, codec: Codec) -> ResidualCodebook:
     """PCA of whole columns and residual k-means; its decoder is the inverse PCA, whose mean needs no room for texture."""
     clip = codec.clip
-    config = ResidualCodebookConfig(clip=clip, levels=max(LEVELS), dim=256, patch=1)
+    config = ResidualCodebookConfig(clip=clip, levels=max(LEVELS), dim=256, groups=0, textures=0, patch=1)
     crops = open_crops(shards, "train", 12 * clip.column_samples)
     batches = (crops.batch(generators(0, number, range(64))).sound for number in range(100))
     linear = ResidualCodebook(config).eval()

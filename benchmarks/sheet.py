@@ -1,10 +1,17 @@
-"""Figure of pairs of mels, generated and real, small enough for a document."""
+"""Figure of mels side by side, such as made and real, small enough for a document.
 
-from collections.abc import Sequence
+    python benchmarks/sheet.py OUT.png "version 3=DIR" made=DIR real=DIR --sounds 24
+
+Each DIR has a folder of WAV files for each label; the first file of each of the first labels that all have is drawn. SECONDS of each.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -16,21 +23,43 @@ from unsilent.signal.mel import from_mel01, log_mel01
 SECONDS = 5.0
 _COLOURS = 64  # of the PNG, which makes it a third as large
 _DPI = 80
+_ACROSS = 2  # labels in one row, of folders
 
 
-def draw_sheet(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], clip: Clip, out: Path) -> None:
-    """Draw a row of two mels for each pair, generated and real; both as long as the real one, `SECONDS` at most.
+def main() -> None:
+    """Draw the first sounds of folders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("folders", nargs="+", metavar="NAME=DIR")
+    parser.add_argument("--sounds", type=int, default=24)
+    options = parser.parse_args()
+    folders = {name: Path(folder) for name, _, folder in (one.partition("=") for one in options.folders)}
+    labels = sorted(set.intersection(*({path.name for path in folder.iterdir() if any(path.glob("*.wav"))} for folder in folders.values())))
+    step = max(1, len(labels) // options.sounds)
+    clip = Clip()
+    rows = [
+        (label, {name: soundfile.read(min((folder / label).glob("*.wav")), dtype="float32")[0] for name, folder in folders.items()})
+        for label in labels[::step][: options.sounds]
+    ]
+    draw_sheet(rows, clip, options.out, _ACROSS)
+
+
+def draw_sheet(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], clip: Clip, out: Path, across: int = 1) -> None:
+    """Draw the mels of each label beside each other, all as long as the last, `SECONDS` at most.
 
     Args:
-        pairs: label, generated waveform, real waveform.
+        rows: label, and waveforms by what they are.
         clip: the grid.
         out: PNG to write.
+        across: labels in one row.
     """
-    figure = Figure(figsize=(9, 2 * len(pairs)), layout="constrained")
-    axes = figure.subplots(len(pairs), 2, squeeze=False)
-    for row, (label, *sounds) in zip(axes, pairs, strict=True):
-        seconds = min(SECONDS, len(sounds[1]) / clip.sample_rate)
-        for ax, kind, waveform in zip(row, ("made", "real"), sounds, strict=True):
+    kinds, n_rows = len(rows[0][1]), -(-len(rows) // across)
+    figure = Figure(figsize=(4.5 * kinds * across, 2 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, kinds * across, squeeze=False)
+    for number, (label, sounds) in enumerate(rows):
+        seconds = min(SECONDS, len(list(sounds.values())[-1]) / clip.sample_rate)
+        first = number % across * kinds
+        for ax, (kind, waveform) in zip(axes[number // across, first : first + kinds], sounds.items(), strict=True):
             drawn_mel = draw_mel(ax, _mel(waveform, clip), seconds, clip)
             ax.set_title(f"{label}: {kind}", fontsize=9)
             ax.tick_params(labelsize=8)
@@ -44,3 +73,7 @@ def draw_sheet(pairs: Sequence[tuple[str, np.ndarray, np.ndarray]], clip: Clip, 
 def _mel(waveform: np.ndarray, clip: Clip) -> np.ndarray:
     shown = waveform[: round(SECONDS * clip.sample_rate)]
     return from_mel01(log_mel01(torch.from_numpy(shown)[None].float(), clip))[0].numpy()
+
+
+if __name__ == "__main__":
+    main()

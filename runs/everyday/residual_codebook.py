@@ -72,7 +72,7 @@ def main() -> None:
     if state.exists():
         optimizer.load_state_dict(saved["optimizer"])
     noise = texture(config.clip, 0, TEXTURE_FRAMES)
-    last_save = time.monotonic()
+    last_save = -SAVE_SECONDS  # the first step saves the fit
     for step in range(done, options.steps):
         rng = np.random.default_rng((options.seed, step))
         for group in optimizer.param_groups:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.models.condition import Condition, condition_rows, coordinates, pick_rows
-from unsilent.models.configs import ConditionConfig
+from unsilent.models.condition import Condition, Sight, condition_rows, coordinates, pick_rows
+from unsilent.models.configs import ConditionConfig, SightConfig
 
 BOTH = ConditionConfig(kind="features+class", n_features=3, feature_dim=6, n_classes=4)
 
@@ -113,3 +113,19 @@ def test_condition_rows(kind, rows):
 def test_pick_rows_refuses_more_rows_than_there_are(n_wanted, n_total):
     with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_total}"):
         pick_rows(n_wanted, n_total)
+
+
+def test_pictures_of_nothing_known_become_ambience():
+    sight = Sight(SightConfig(feature_dim=1, n_classes=20, ambience=7))
+    sight.weight[3] = 1.0
+    shares = sight.shares(torch.tensor([0.0, 1.0, 20.0])[:, None, None])[:, 0]
+    torch.testing.assert_close(shares.sum(1), torch.ones(3))
+    assert shares[0].tolist() == [float(number == 7) for number in range(20)]  # all classes alike, at 1 in 20
+    assert 0 < shares[1, 3] < 0.125 < shares[1, 7] < 1  # e / (e + 19) of doubt
+    assert shares[2, 3] > 0.999
+
+
+@pytest.mark.parametrize("fields", [{"kind": "columns", "ambience": 0}, {"kind": "sight", "n_classes": 3, "ambience": 3}])
+def test_ambience_is_a_class_of_what_is_seen(fields):
+    with pytest.raises(ParameterError, match="ambience"):
+        ConditionConfig(n_features=27, feature_dim=8, **fields)

@@ -10,7 +10,7 @@ from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import decode_grid
 from unsilent.errors import ParameterError
 from unsilent.models.configs import ResidualCodebookConfig
-from unsilent.models.residual_codebook import ResidualCodebook, ResidualQuantizer, patch_power, texture
+from unsilent.models.residual_codebook import ResidualCodebook, ResidualQuantizer, column_features, patch_power, texture
 from unsilent.signal.mel import log_mel01
 
 SMALL = ResidualCodebookConfig(clip=Clip(levels=2), levels=3, n_codes=16, dim=8, fine=12, coarse=16, coarse_blocks=1, fine_blocks=1)
@@ -58,6 +58,49 @@ def test_beam_search_reduces_the_error():
         quantize.codes.copy_(codes)
         errors.append((latents - quantize.lookup(quantize.nearest(latents))).square().mean())
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_click_inside_a_patch_is_described():
+    """The mean power of a patch cannot tell in which of its frames a click is; the level of the groups of bands can."""
+    quiet = torch.full((1, 80, 32), -0.5)
+    clicks = [quiet.clone() for _ in range(2)]
+    for frame, mel in zip((16, 18), clicks, strict=True):
+        mel[:, :, frame] = 0.5
+    power_only = SMALL.model_copy(update={"groups": 0})
+    first, second = (column_features(mel, power_only) for mel in clicks)
+    torch.testing.assert_close(first, second)
+    first, second = (column_features(mel, SMALL)[0, 1, 320:400].unflatten(0, (5, 16)) for mel in clicks)
+    assert first.argmax(1).tolist() == [0] * 5
+    assert second.argmax(1).tolist() == [2] * 5
+
+
+@pytest.mark.parametrize("groups", [0, 5])
+def test_the_linear_map_and_its_inverse_keep_what_patches_share(groups):
+    """With as many dimensions as features, an orthonormal map loses only differences within a patch and a group."""
+    config = SMALL.model_copy(update={"groups": groups, "dim": 330 + 16 * groups})
+    codebook = ResidualCodebook(config)
+    basis = torch.linalg.qr(torch.randn(config.dim, config.dim))[0]
+    with torch.no_grad():
+        codebook.encoder.linear.weight.copy_(basis)
+        codebook.encoder.linear.bias.zero_()
+        codebook.decoder.linear.weight.copy_(basis.T)
+        codebook.decoder.linear.bias.zero_()
+    by_frame = torch.rand(1, 1, 32).repeat_interleave(16, 1) if groups else torch.zeros(1, 16, 32)
+    smooth = torch.rand(1, 80, 8).repeat_interleave(4, 2) + by_frame.repeat(1, 5, 1) - 1
+    noise = 0.7 * texture(config.clip, 100, 32)[None]
+    mel = smooth + noise
+    envelope, strength = codebook.decoder.linear_parts(codebook.latents(mel))
+    assert (envelope - smooth).square().mean() < 0.8 * noise.square().mean()
+    assert 0.4 < strength.mean() < 0.9  # patches and groups take their part of the noise
+    if groups:
+        torch.testing.assert_close(codebook.decoder.linear_parts(codebook.latents(smooth))[0], smooth, atol=1e-4, rtol=0)
+
+
+def test_groups_divide_the_bands():
+    with pytest.raises(ParameterError, match="80 mel bands are no whole multiple of 7 groups"):
+        ResidualCodebookConfig(groups=7)
+    with pytest.raises(ParameterError, match="80 mel bands are no whole multiple of 3 groups"):
+        ResidualCodebookConfig(textures=3)
 
 
 def test_texture_fluctuates_like_white_noise():

@@ -76,6 +76,13 @@ def test_wrong_codes_before_a_column_change_it_only_through_the_transformer(samp
     assert differs[9:].all()
 
 
+def test_chosen_columns_have_the_logits_of_all(sampler):
+    codes, condition = draw(2, 18), condition_of(sampler)
+    chosen = torch.tensor([4, 1])
+    every = sampler.logits(codes, condition).unflatten(1, (6, 3))
+    torch.testing.assert_close(sampler.logits(codes, condition, columns=chosen).unflatten(1, (2, 3)), every[:, chosen])
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_packed_transformer_samples_nearly_the_same(sampler, precision):
     torch.manual_seed(0)

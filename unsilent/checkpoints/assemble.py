@@ -16,7 +16,7 @@ from unsilent.presets import Preset
 from unsilent.request import Defaults, Request
 from unsilent.vision.features import find_backbone
 
-_CLASSIFIERS = ("vggishish", "melception")
+_CLASSIFIERS = ("vggishish", "melception", "listener")
 _KINDS = {"codebook": ("codebook",), "sampler": ("sampler",), "vocoder": ("vocos", "melgan"), "classifier": _CLASSIFIERS}  # ends of kinds
 
 

@@ -19,8 +19,8 @@ SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one f
 ROLES = ("codebook", "sampler", "vocoder")
 # of networks, see `store.KINDS`
 KIND_NAMES = (
-    "codebook", "residual_codebook", "sampler", "residual_sampler", "sight", "melgan", "vocos", "vggishish", "melception", "perceptual",
-    "discriminator", "melgan_discriminator", "resnet50", "bninception",
+    "codebook", "residual_codebook", "sampler", "residual_sampler", "sight", "listener", "melgan", "vocos", "vggishish", "melception",
+    "perceptual", "discriminator", "melgan_discriminator", "resnet50", "bninception",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from unsilent.models.configs import (
     VocosConfig,
 )
 from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig, PatchDiscriminator, PatchDiscriminatorConfig
+from unsilent.models.listener import Listener, ListenerConfig
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.melgan import MelGAN
 from unsilent.models.perceptual import Perceptual, PerceptualConfig
@@ -49,6 +50,7 @@ KINDS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "sampler": (SamplerConfig, Sampler),
     "residual_sampler": (ResidualSamplerConfig, ResidualSampler),
     "sight": (SightConfig, Sight),
+    "listener": (ListenerConfig, Listener),
     "melgan": (MelGANConfig, MelGAN),
     "vocos": (VocosConfig, Vocos),
     "vggishish": (VGGishishConfig, VGGishish),

@@ -25,6 +25,7 @@ from unsilent.errors import CheckpointError, MediaError
 from unsilent.evaluation.inputs import find_classifier
 from unsilent.evaluation.sounds import Sound
 from unsilent.media.audio import read_audio
+from unsilent.models.listener import Listener
 from unsilent.models.melception import Melception
 from unsilent.models.vggishish import VGGishish
 from unsilent.signal.loudness import normalise_loudness
@@ -42,7 +43,7 @@ class Classifier:
 
     Attributes:
         folder: its checkpoint.
-        kind: `vggishish` or `melception`.
+        kind: `vggishish`, `melception` or `listener`.
         module: the network, on the device it computes on.
         classes: names by class number.
         clip: grid of its mels.
@@ -54,7 +55,7 @@ class Classifier:
 
     folder: Path
     kind: str
-    module: Melception | VGGishish
+    module: Melception | VGGishish | Listener
     classes: tuple[str, ...]
     clip: Clip
     frames: int
@@ -65,11 +66,11 @@ class Classifier:
     @property
     def output_layer(self) -> nn.Linear:
         """The last layer, features → logits."""
-        return self.module.fc if isinstance(self.module, Melception) else self.module.classifier[-1]
+        return self.module.classifier[-1] if isinstance(self.module, VGGishish) else self.module.fc
 
     @property
     def feature_dim(self) -> int:
-        """Length of a feature vector: 2048 in the paper's Melception, or the width of VGGish-ish's last hidden layer."""
+        """Length of a feature vector: 2048 in the paper's Melception, 512 in a listener, or the width of VGGish-ish's last hidden layer."""
         return self.output_layer.in_features
 
     def read_mel01(self, sound: Sound) -> Float[Tensor, "mels frames"]:
@@ -122,7 +123,7 @@ class Classifier:
         """
         with one_thread(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             batch = mel01[None].to(self.output_layer.weight.device)
-            features = self.module.features(batch) if isinstance(self.module, Melception) else self.module.embed(batch)
+            features = self.module.embed(batch) if isinstance(self.module, VGGishish) else self.module.features(batch)
             logits = self.output_layer(features)
         return features[0].cpu().numpy(), logits[0].cpu().numpy()
 
@@ -154,7 +155,7 @@ def load_classifier(name: str | None, device: Device = "auto", hears_silence: bo
     """Load a classifier.
 
     Args:
-        name: checkpoint folder of a VGGish-ish or Melception, or name of a fetched one. Or name or path of a model with a classifier in its
+        name: checkpoint folder of a classifier, or name of a fetched one. Or name or path of a model with a classifier in its
             bundle.
         device: `auto` is a GPU if there is one.
         hears_silence: see `Classifier`.
@@ -170,8 +171,9 @@ def load_classifier(name: str | None, device: Device = "auto", hears_silence: bo
     if len(classes) != module.config.labels:
         raise CheckpointError(f"{folder} has {module.config.labels} classes and names for {len(classes)}; it must name all.")
     clip = presets.get(about["preset"]).clip if about["preset"] else Clip()
-    if module.config.bands.mels != clip.mels:
-        raise CheckpointError(f"{folder} reads {module.config.bands.mels} mel bands, its preset {about['preset']} has {clip.mels}.")
+    mels = module.config.mels if isinstance(module, Listener) else module.config.bands.mels
+    if mels != clip.mels:
+        raise CheckpointError(f"{folder} reads {mels} mel bands, its preset {about['preset']} has {clip.mels}.")
     run = record.get("run", {})
     frames = run.get("crop_frames") or clip.frames
     preprocesses = trained_loudness(record) is not None

@@ -15,7 +15,7 @@ from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.evaluation.ground_truth import Labels, read_labels, read_manifest_labels
 from unsilent.evaluation.sounds import ClipNames, Sound, find_sounds, take_number
 
-KINDS = ("vggishish", "melception")  # of classifiers
+KINDS = ("vggishish", "melception", "listener")  # of classifiers
 ABOUT = "samples.json"  # settings of a generated folder
 ABOUT_KEYS = ("model", "seed", "top_k", "temperature")
 SETTING = re.compile(r"[\W_]*(top[-_]k|[A-Za-z]+)=(\d+(?:\.\d+)?)")  # in the name of a folder

@@ -3,7 +3,7 @@
 Paper section 3.2: in row order, low frequencies would be conditioned on the high ones of the whole clip, and no sound could be continued.
 """
 
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from unsilent.errors import ParameterError
@@ -23,3 +23,8 @@ def to_grid(sequence: Int[Tensor, "batch sequence"], rows: int) -> Int[Tensor, "
     if sequence.shape[1] % rows:
         raise ParameterError(f"{sequence.shape[1]} codes do not fill complete columns of {rows} rows.")
     return sequence.unflatten(1, (-1, rows)).transpose(1, 2)
+
+
+def select_columns(sequence: Shaped[Tensor, "batch sequence *rest"], columns: Int[Tensor, "chosen"], rows: int) -> Shaped[Tensor, "..."]:
+    """Parts of a sequence that belong to chosen columns, one column after the other."""
+    return sequence.unflatten(1, (-1, rows))[:, columns].flatten(1, 2)

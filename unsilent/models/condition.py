@@ -19,6 +19,7 @@ from unsilent.errors import ParameterError
 from unsilent.models.configs import ConditionConfig, SightConfig
 
 _CONTEXT_COLUMNS = 2  # on each side, which the vector of one column depends on for kind `columns`
+_DOUBT = (0.1, 0.3)  # probability of the likeliest class, at which ambience has all and nothing (LOG.md)
 _SIGHT_FEATURES = 5  # on each side, over which the logits of sight are averaged: about two seconds for `everyday`
 
 
@@ -31,7 +32,8 @@ class Condition(nn.Module):
         sees = config.kind == "sight"
         self.feature_embedder = nn.Linear(config.feature_dim, width) if config.n_features and not sees else None
         self.class_embedder = nn.Embedding(config.n_classes, width) if config.n_classes else None
-        self.sight = Sight(SightConfig(feature_dim=config.feature_dim, n_classes=config.n_classes)) if sees else None
+        sizes = {"feature_dim": config.feature_dim, "n_classes": config.n_classes, "ambience": config.ambience}
+        self.sight = Sight(SightConfig(**sizes)) if sees else None
         self.columns = Columns(config.motion, width, clip.columns) if config.by_column else None
 
     def forward(
@@ -114,9 +116,18 @@ class Sight(nn.Module):
         return F.linear((features - self.mean) / self.std, self.weight, self.bias)
 
     def shares(self, features: Float[Tensor, "batch features dim"]) -> Float[Tensor, "batch features classes"]:
-        """Probability of each class at each feature; logits are averaged over neighbouring features, because single frames mislead."""
+        """Probability of each class at each feature; logits are averaged over neighbouring features, because single frames mislead.
+
+        The less likely the likeliest class is, the more of the whole goes to ambience.
+        """
         logits, width = self(features).transpose(1, 2), 2 * _SIGHT_FEATURES + 1
-        return F.avg_pool1d(logits, width, 1, _SIGHT_FEATURES, count_include_pad=False).softmax(1).transpose(1, 2)
+        shares = F.avg_pool1d(logits, width, 1, _SIGHT_FEATURES, count_include_pad=False).softmax(1).transpose(1, 2)
+        if self.config.ambience is None:
+            return shares
+        nothing, certain = _DOUBT
+        sure = ((shares.amax(2, keepdim=True) - nothing) / (certain - nothing)).clamp(0, 1)
+        ambience = F.one_hot(torch.tensor(self.config.ambience, device=shares.device), self.config.n_classes)
+        return sure * shares + (1 - sure) * ambience
 
 
 class Columns(nn.Module):

@@ -39,10 +39,12 @@ class CodebookConfig(Config):
 class ResidualCodebookConfig(Config):
     """Sizes of a residual codebook; the defaults are those of the `everyday` model."""
 
-    clip: Clip = Field(default=Clip(levels=8), description="The time and frequency grid; its rows are the levels that a sampler predicts.")
+    clip: Clip = Field(default=Clip(levels=12), description="The time and frequency grid; its rows are the levels that a sampler predicts.")
     levels: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Rows of the grid: codes per column.")
     n_codes: int = Field(default=1024, gt=1, le=MAX_SIZE, description="Entries of each level's codebook.")
-    dim: int = Field(default=128, gt=0, le=MAX_SIZE, description="Width of latents and codes.")
+    dim: int = Field(default=170, gt=0, le=MAX_SIZE, description="Width of latents and codes.")
+    groups: int = Field(default=5, ge=0, le=MAX_SIZE, description="Groups of bands whose level is coded frame by frame; divides the bands.")
+    textures: int = Field(default=10, ge=0, le=MAX_SIZE, description="Groups of bands whose texture is coded; divides the bands.")
     patch: int = Field(default=4, gt=0, le=MAX_SIZE, description="Mel frames averaged before encoding; divides the clip's downsampling.")
     coarse: int = Field(default=384, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the column rate.")
     fine: int = Field(default=256, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the patch rate.")
@@ -55,6 +57,9 @@ class ResidualCodebookConfig(Config):
     def _divides(self) -> "ResidualCodebookConfig":
         if self.clip.downsampling % self.patch:
             raise ParameterError(f"columns of {self.clip.downsampling} frames are not a whole multiple of patches of {self.patch}.")
+        for groups in (self.groups, self.textures):
+            if groups and self.clip.mels % groups:
+                raise ParameterError(f"{self.clip.mels} mel bands are no whole multiple of {groups} groups.")
         if not 1 <= self.clip.levels <= self.levels:
             raise ParameterError(f"{self.clip.levels} levels to sample of a codebook of {self.levels}; sample 1 or more of them.")
         return self
@@ -63,6 +68,11 @@ class ResidualCodebookConfig(Config):
     def patches(self) -> int:
         """Patches in one column."""
         return self.clip.downsampling // self.patch
+
+    @property
+    def n_features(self) -> int:
+        """Numbers that describe a column before the linear map."""
+        return self.clip.mels * self.patches + self.groups * self.clip.downsampling + self.textures
 
 
 class TransformerConfig(Config):
@@ -99,6 +109,7 @@ class ConditionConfig(Config):
     feature_dim: int = Field(default=0, ge=0, le=MAX_SIZE, description="Width of one feature.")
     n_classes: int = Field(default=0, ge=0, le=MAX_SIZE, description="Classes.")
     motion: int = Field(default=0, ge=0, le=MAX_SIZE, description="Motion values per code column, see `unsilent.vision.motion`.")
+    ambience: int | None = Field(default=None, ge=0, description="Kind sight: class of pictures in which nothing is recognised.")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "ConditionConfig":
@@ -108,6 +119,8 @@ class ConditionConfig(Config):
             raise ParameterError(f"{self.n_features} features of width {self.feature_dim} do not fit a condition of kind {self.kind!r}.")
         if wants_classes != bool(self.n_classes):
             raise ParameterError(f"{self.n_classes} classes do not fit a condition of kind {self.kind!r}.")
+        if self.ambience is not None and not (self.kind == "sight" and self.ambience < self.n_classes):
+            raise ParameterError(f"ambience {self.ambience} does not fit a condition of kind {self.kind!r} and {self.n_classes} classes.")
         if self.motion and not self.by_column:
             raise ParameterError(f"{self.motion} motion values do not fit a condition of kind {self.kind!r}.")
         return self
@@ -131,6 +144,7 @@ class SightConfig(Config):
 
     feature_dim: int = Field(gt=0, le=MAX_SIZE, description="Width of one feature.")
     n_classes: int = Field(gt=0, le=MAX_SIZE, description="Classes.")
+    ambience: int | None = Field(default=None, ge=0, description="Class of pictures in which nothing is recognised; None for none.")
 
 
 class SamplerConfig(Config):

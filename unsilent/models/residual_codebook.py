@@ -6,11 +6,14 @@ levels   codes of one column, rows of the grid; each level quantises the residua
 dim      width of a latent and of a code
 patch    mel frames (4) whose mean power the encoder sees
 patches  patches in one column (4)
+groups   groups of neighbouring bands (5) whose common level is coded for each frame
+textures groups of neighbouring bands (10) the strength of whose fluctuation is coded for each column
 
 Rows of the grid are levels here, not frequency bands. The first rows alone are a coarser code for the same sound.
 
-The codes describe the envelope: mean power of each band over patches of four frames. The decoder predicts the strength of the fluctuation
-around it, and adds a noise texture of that strength, because listeners cannot distinguish realisations of noise.
+The codes describe a column in three ways: mean power of each band over patches of four frames; what groups of bands do together within
+them, frame by frame, because attacks and pulses are short and common to many bands; and how strongly the rest fluctuates. The decoder adds
+a noise texture of that strength, because listeners cannot distinguish realisations of noise. A network corrects all three.
 """
 
 from functools import lru_cache
@@ -30,7 +33,10 @@ from unsilent.signal.mel import RANGE_DB, log_mel01
 
 _LOG_POWER = RANGE_DB / 20 * float(np.log(10.0))  # a mel in [-1, 1] times this is the natural logarithm of power, up to a constant
 _NOISE_STD = 0.1  # standard deviation of the white noise behind textures: far from the mel's floor and ceiling
-_MAX_STRENGTH = 1.2  # of the texture; white noise has 1
+_MAX_STRENGTH = 1.5  # of the texture; white noise has 1
+_GROUP_SCALE = 2.0  # of a group's level beside the level of one band: it stands for many bands (LOG.md)
+_TEXTURE_SCALE = 0.3  # of the logarithm of a texture's standard deviation beside the level of one band (LOG.md)
+_LEAST_VARIANCE = 1e-5  # of a texture
 TEXTURE_CLIPS = 6  # period of the texture: a minute at the paper's grid
 
 
@@ -60,6 +66,34 @@ def texture(clip: Clip, start: int, frames: int) -> Float[Tensor, "mels frames"]
 def patch_power(mel: Float[Tensor, "batch mels frames"], patch: int) -> Float[Tensor, "batch mels positions"]:
     """Mean power of each band over patches of frames, as mel values in [-1, 1] again."""
     return ((mel * _LOG_POWER).unflatten(2, (-1, patch)).logsumexp(3) - float(np.log(patch))) / _LOG_POWER
+
+
+@lru_cache(maxsize=4)
+def _noise_deviations(clip: Clip, textures: int) -> Float[Tensor, "textures"]:
+    """Standard deviation of the texture of white noise in each group of bands."""
+    return texture(clip, 0, TEXTURE_CLIPS * clip.frames).square().unflatten(0, (textures, -1)).mean((1, 2)).sqrt()
+
+
+def column_features(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebookConfig) -> Float[Tensor, "batch columns features"]:
+    """What codes describe of a column: power of patches of each band, level of groups of bands by frame, strength of what is left."""
+    power, each = patch_power(mel, config.patch), config.clip.downsampling
+    features, left = [_by_column(power, config.patches)], mel - power.repeat_interleave(config.patch, 2)
+    if config.groups:
+        level = left.unflatten(1, (config.groups, -1)).mean(2)
+        features.append(_by_column(level * _GROUP_SCALE, each))
+        left = left - level.repeat_interleave(left.shape[1] // config.groups, 1)
+    if config.textures:
+        variance = left.square().unflatten(1, (config.textures, -1)).mean(2).unflatten(2, (-1, each)).mean(3)
+        features.append((variance + _LEAST_VARIANCE).log().transpose(1, 2) * (0.5 * _TEXTURE_SCALE))
+    return torch.cat(features, 2)
+
+
+def _by_column(x: Float[Tensor, "batch rows positions"], each: int) -> Float[Tensor, "batch columns features"]:
+    return x.unflatten(2, (-1, each)).transpose(1, 2).flatten(2)
+
+
+def _by_row(x: Float[Tensor, "batch columns features"], rows: int) -> Float[Tensor, "batch rows positions"]:
+    return x.unflatten(2, (rows, -1)).transpose(1, 2).flatten(2)
 
 
 class ResidualQuantizer(nn.Module):
@@ -99,17 +133,16 @@ class ResidualQuantizer(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """Mel to one latent per column: a linear map (PCA) of the mean power of its patches."""
+    """Mel to one latent per column: a linear map (PCA) of the column's features."""
 
     def __init__(self, config: ResidualCodebookConfig) -> None:
         super().__init__()
         self.config = config
-        self.linear = nn.Linear(config.clip.mels * config.patches, config.dim)
+        self.linear = nn.Linear(config.n_features, config.dim)
 
     def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim columns"]:
         """One latent per column."""
-        envelope = patch_power(mel, self.config.patch).unflatten(2, (-1, self.config.patches)).transpose(1, 2).flatten(2)
-        return self.linear(envelope).transpose(1, 2)
+        return self.linear(column_features(mel, self.config)).transpose(1, 2)
 
 
 class ResidualDecoder(nn.Module):
@@ -119,12 +152,12 @@ class ResidualDecoder(nn.Module):
         super().__init__()
         self.config = config
         mels, patch = config.clip.mels, config.patch
-        self.linear = nn.Linear(config.dim, mels * config.patches)
+        self.linear = nn.Linear(config.dim, config.n_features)
         self.embed = nn.Conv1d(config.dim, config.coarse, 3, padding=1)
         self.norm_in = nn.LayerNorm(config.coarse, eps=1e-6)
         self.coarse = _blocks(config.coarse_blocks, config.coarse, config.kernel)
         self.upsample = nn.ConvTranspose1d(config.coarse, config.fine, config.patches, stride=config.patches)
-        self.envelope = nn.Conv1d(mels, config.fine, 1)
+        self.envelope = nn.Conv1d(mels + config.groups * patch, config.fine, 1)
         self.grain = nn.Conv1d(mels * patch, config.fine, 1, bias=False)
         self.fine = _blocks(config.fine_blocks, config.fine, config.kernel)
         self.norm_out = nn.LayerNorm(config.fine, eps=1e-6)
@@ -140,7 +173,7 @@ class ResidualDecoder(nn.Module):
 
         Args:
             latents: of each column.
-            noise: texture of white noise, which the network may shape; it is added with a predicted strength in [0, 1.2].
+            noise: texture of white noise, which the network may shape; it is added with a strength in [0, 1.5].
         """
         envelope, strength = self.parts(latents, noise)
         return envelope + strength * noise
@@ -151,12 +184,46 @@ class ResidualDecoder(nn.Module):
         """Envelope and strength of the texture; arguments as of `forward`."""
         mels = self.config.clip.mels
         x = self.norm_in(self.embed(latents).transpose(1, 2)).transpose(1, 2)
-        envelope = self.linear(latents.transpose(1, 2)).unflatten(2, (mels, -1)).transpose(1, 2).flatten(2)
-        grain = self.grain(noise.unflatten(2, (-1, self.config.patch)).transpose(2, 3).flatten(1, 2))
-        x = self.fine(self.upsample(self.coarse(x)) + self.envelope(envelope) + grain)
+        power, level, strength = self._split(latents)
+        by_patch = torch.cat([power, _positions(level, self.config.patch)], 1)
+        x = self.fine(self.upsample(self.coarse(x)) + self.envelope(by_patch) + self.grain(_positions(noise, self.config.patch)))
         # [batch, positions, 2 * mels * patch] to two spectrograms [batch, mels, frames]
-        change, strength = self.head(self.norm_out(x.transpose(1, 2))).unflatten(2, (2, mels, -1)).permute(2, 0, 3, 1, 4).flatten(3)
-        return envelope.repeat_interleave(self.config.patch, 2) + change, _MAX_STRENGTH * torch.sigmoid(strength + 1)
+        change, factor = self.head(self.norm_out(x.transpose(1, 2))).unflatten(2, (2, mels, -1)).permute(2, 0, 3, 1, 4).flatten(3)
+        return self._sum(power, level) + change, (strength * factor.exp()).clamp(max=_MAX_STRENGTH)
+
+    def linear_parts(
+        self, latents: Float[Tensor, "batch dim columns"]
+    ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
+        """As `parts`, by the inverse of the linear map alone."""
+        power, level, strength = self._split(latents)
+        return self._sum(power, level), strength.clamp(max=_MAX_STRENGTH)
+
+    def _split(
+        self, latents: Float[Tensor, "batch dim columns"]
+    ) -> tuple[Float[Tensor, "batch mels positions"], Float[Tensor, "batch groups frames"], Float[Tensor, "batch mels frames"]]:
+        """Power of patches, level of groups of bands, strength of the texture."""
+        config, features = self.config, self.linear(latents.transpose(1, 2))
+        mels, each = config.clip.mels, config.clip.downsampling
+        power, level, spread = features.split([mels * config.patches, config.groups * each, config.textures], 2)
+        level = _by_row(level / _GROUP_SCALE, config.groups) if config.groups else level.new_zeros(len(level), 0, level.shape[1] * each)
+        if config.textures:
+            deviations = _noise_deviations(config.clip, config.textures).to(spread)
+            strength = ((spread / _TEXTURE_SCALE).exp() / deviations).transpose(1, 2)
+            strength = strength.repeat_interleave(mels // config.textures, 1).repeat_interleave(each, 2)
+        else:
+            strength = power.new_ones(len(power), mels, power.shape[2] * config.patch)
+        return _by_row(power, mels), level, strength
+
+    def _sum(
+        self, power: Float[Tensor, "batch mels positions"], level: Float[Tensor, "batch groups frames"]
+    ) -> Float[Tensor, "batch mels frames"]:
+        envelope = power.repeat_interleave(self.config.patch, 2)
+        return envelope + level.repeat_interleave(envelope.shape[1] // self.config.groups, 1) if self.config.groups else envelope
+
+
+def _positions(x: Float[Tensor, "batch rows frames"], patch: int) -> Float[Tensor, "batch features positions"]:
+    """The frames of each patch as channels."""
+    return x.unflatten(2, (-1, patch)).transpose(2, 3).flatten(1, 2)
 
 
 def _blocks(n: int, width: int, kernel: int) -> nn.Sequential:

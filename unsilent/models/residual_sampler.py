@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unsilent.errors import ParameterError
+from unsilent.models.code_order import select_columns
 from unsilent.models.condition import Condition
 from unsilent.models.configs import ResidualSamplerConfig
 from unsilent.models.sampler import AnySampler, initialise, positional_encoding
@@ -116,12 +117,16 @@ class ResidualSampler(AnySampler):
         codes: Int[Tensor, "batch sequence"],
         condition: Float[Tensor, "#batch condition width"],
         context: Int[Tensor, "batch sequence"] | None = None,
-    ) -> Float[Tensor, "batch sequence codes"]:
+        columns: Int[Tensor, "chosen"] | None = None,
+    ) -> Float[Tensor, "batch predicted codes"]:
         """See `AnySampler.logits`."""
         context = codes if context is None else context
         embedded = self._embed_columns(self._sums(context)[:, :-1, -1], condition)
         # a packed transformer always writes a cache
         hidden = self.transformer(embedded, None if self.training else self.transformer.cache(*embedded.shape[:2], embedded))
+        if columns is not None:
+            hidden = hidden[:, columns]
+            codes = select_columns(codes, columns, len(self.vectors))
         sums = F.pad(self._sums(codes)[:, :, :-1], (0, 0, 1, 0))
         inner = self.column(hidden)[:, :, None] + self.partial(sums) + self.level
         logits = torch.einsum("bcli,lki->bclk", self._levels(inner), self.head.to(inner.dtype))

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unsilent.errors import ParameterError
+from unsilent.models.code_order import select_columns
 from unsilent.models.condition import Condition, coordinates
 from unsilent.models.configs import AnySamplerConfig, SamplerConfig
 from unsilent.models.transformer import KeyValueCache, Transformer
@@ -93,7 +94,8 @@ class AnySampler(nn.Module):
         codes: Int[Tensor, "batch sequence"],
         condition: Float[Tensor, "#batch condition width"],
         context: Int[Tensor, "batch sequence"] | None = None,
-    ) -> Float[Tensor, "batch sequence codes"]:
+        columns: Int[Tensor, "chosen"] | None = None,
+    ) -> Float[Tensor, "batch predicted codes"]:
         """Logits of every code given the true codes before it (teacher forcing).
 
         Args:
@@ -101,6 +103,7 @@ class AnySampler(nn.Module):
             condition: result of `condition`.
             context: codes that are read in place of `codes`, corrupted by training; None reads `codes`. Inside a column, a sampler over
                 columns always reads `codes`, because wrong ones would contradict what finer levels quantise.
+            columns: whose codes are predicted, each one column after the other; None predicts all.
         """
         raise NotImplementedError
 
@@ -112,13 +115,14 @@ class AnySampler(nn.Module):
         motion: Float[Tensor, "batch columns motion"] | None = None,
         keep: Bool[Tensor, "batch"] | None = None,
         context: Int[Tensor, "batch sequence"] | None = None,
-    ) -> Float[Tensor, "batch sequence codes"]:
+        columns: Int[Tensor, "chosen"] | None = None,
+    ) -> Float[Tensor, "batch predicted codes"]:
         """`condition` and `logits` in one, for training, with their arguments.
 
         `keep` is False where a sequence's condition is dropped (condition dropout for guidance); None keeps all.
         """
         condition = self.condition(features, labels, motion)
-        return self.logits(codes, condition if keep is None else condition * keep[:, None, None], context)
+        return self.logits(codes, condition if keep is None else condition * keep[:, None, None], context, columns)
 
     def start(
         self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
@@ -214,11 +218,13 @@ class Sampler(AnySampler):
         codes: Int[Tensor, "batch sequence"],
         condition: Float[Tensor, "#batch condition width"],
         context: Int[Tensor, "batch sequence"] | None = None,
-    ) -> Float[Tensor, "batch sequence codes"]:
+        columns: Int[Tensor, "chosen"] | None = None,
+    ) -> Float[Tensor, "batch predicted codes"]:
         """See `AnySampler.logits`."""
         read = codes if context is None else context
         embedded = self._embed(read[:, :-1], condition, self.position_embeddings(condition), 0)
-        return self.head(self.transformer(embedded)[:, self.n_condition - 1 :])
+        hidden = self.transformer(embedded)[:, self.n_condition - 1 :]
+        return self.head(hidden if columns is None else select_columns(hidden, columns, self.config.clip.rows))
 
     @torch.inference_mode()
     def start(

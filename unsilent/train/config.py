@@ -180,8 +180,10 @@ class SamplerRun(Run):
     code_noise: float = Field(0.0, ge=0, lt=1, description="share of input codes replaced at random, because sampled codes may be wrong")
     codebook: Path | None = Field(None, description="checkpoint folder of the codebook, whose vectors code embeddings start from")
     sight: Path | None = Field(None, description="checkpoint folder of the classifier of features, for a condition of kind sight")
+    ambience: str = Field("", description="kind sight: label of pictures in which nothing is recognised; empty for none")
     label_share: float = Field(0.5, ge=0, le=1, description="kind sight: share of sequences whose label is named rather than seen")
     pause_share: float = Field(0.0, ge=0, le=1, description="share of composed sequences with pauses between their sounds; needs codebook")
+    column_share: float = Field(1.0, gt=0, le=1, description="share of columns whose codes a step predicts; neighbours teach much the same")
     condition_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without condition, for classifier-free guidance")
     motion_dropout: float = Field(0.0, ge=0, lt=1, description="share of sequences without motion")
 

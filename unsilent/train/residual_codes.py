@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unsilent.models.configs import ResidualCodebookConfig
 from unsilent.models.quantizer import closest, tally
-from unsilent.models.residual_codebook import ResidualCodebook, patch_power, texture
+from unsilent.models.residual_codebook import ResidualCodebook, column_features, patch_power, texture
 
 TEXTURE_FRAMES = 5000  # of noise texture, for its statistics
 _ITERATIONS = 4  # of k-means
@@ -18,8 +18,9 @@ _SILENT = -0.98  # maximum of a patch-power column, below which it counts as sil
 
 def columns_of(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebookConfig) -> Float[Tensor, "n features"]:
     """Inputs of the encoder's linear map, without most of the silent columns."""
-    columns = patch_power(mel, config.patch).unflatten(2, (-1, config.patches)).transpose(1, 2).flatten(2).flatten(0, 1)
-    return columns[(columns.amax(1) > _SILENT) | (torch.rand(len(columns)) < 0.02)]
+    columns = column_features(mel, config).flatten(0, 1)
+    power = columns[:, : config.clip.mels * config.patches]
+    return columns[(power.amax(1) > _SILENT) | (torch.rand(len(columns)) < 0.02)]
 
 
 @torch.no_grad()
@@ -39,9 +40,11 @@ def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> Ite
     codebook.encoder.linear.weight.copy_(basis.T)
     codebook.encoder.linear.bias.copy_(-(basis.T @ mean))
     codebook.decoder.linear.weight.copy_(basis)
-    drawn = texture(config.clip, 0, TEXTURE_FRAMES)
-    excess = patch_power(drawn[None], 1000)[0].mean(1) - drawn.mean(1)  # logarithm of mean power above mean logarithm
-    codebook.decoder.linear.bias.copy_(mean - excess.repeat_interleave(config.patches))
+    codebook.decoder.linear.bias.copy_(mean)
+    if not config.groups:  # whose level is relative to the power, and so has the difference
+        drawn = texture(config.clip, 0, TEXTURE_FRAMES)
+        excess = patch_power(drawn[None], 1000)[0].mean(1) - drawn.mean(1)  # logarithm of mean power above mean logarithm
+        codebook.decoder.linear.bias[: config.clip.mels * config.patches] -= excess.repeat_interleave(config.patches)
     residuals = centred @ basis
     for level in range(config.levels):
         centres = residuals[torch.randperm(len(residuals))[: config.n_codes]].clone()

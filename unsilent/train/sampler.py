@@ -15,7 +15,7 @@ from unsilent.checkpoints.store import load_checkpoint, load_codebook, save_chec
 from unsilent.data.datasets import generators
 from unsilent.data.pairs import PairedCodes, SamplerBatch
 from unsilent.errors import ParameterError
-from unsilent.models.code_order import to_grid
+from unsilent.models.code_order import select_columns, to_grid
 from unsilent.models.condition import condition_rows
 from unsilent.models.configs import AnySamplerConfig, ConditionConfig, ConditionKind, ResidualSamplerConfig
 from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebook
@@ -54,6 +54,10 @@ class SamplerTrainer(Trainer):
         }
         kinds |= {"named_only": has_labels and not sees, "blind": sees}
         named = read_config(run.sight or run.initial)["record"]["classes"] if sees else None
+        if run.ambience:
+            if run.ambience not in (named or ()):
+                raise ParameterError(f"{run.preset!r} has no class {run.ambience!r}, which ambience names.")
+            condition = condition.model_copy(update={"ambience": named.index(run.ambience)})
         pauses = {"silence": silent_column(codebook), "pause_share": run.pause_share} if run.pause_share else {}
         self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, labels=named, **kinds, **pauses)
         if has_labels and run.condition:
@@ -120,10 +124,14 @@ class SamplerTrainer(Trainer):
         if self.run.code_noise:
             wrong = torch.rand(noisy.shape, device=noisy.device) < self.run.code_noise
             noisy = torch.where(wrong, torch.randint_like(noisy, self.config.codes), noisy)
-        logits = self.module(batch.codes, batch.features, batch.labels, batch.motion, batch.keep, context=noisy)
-        loss = next_code_loss(logits, batch.codes)
+        clip, target, columns = self.config.clip, batch.codes, None
+        if self.run.column_share < 1:
+            columns = torch.randperm(clip.columns, device=target.device)[: max(1, round(self.run.column_share * clip.columns))]
+            target = select_columns(target, columns, clip.rows)
+        logits = self.module(batch.codes, batch.features, batch.labels, batch.motion, batch.keep, noisy, columns)
+        loss = next_code_loss(logits, target)
         context.optimise(loss, self.module, self.optimizers[0])
-        return StepResult({"next_code": loss, "accuracy": (logits.argmax(-1) == batch.codes).float().mean()})
+        return StepResult({"next_code": loss, "accuracy": (logits.argmax(-1) == target).float().mean()})
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
         """Cross-entropy of the next code as `loss`, and the share of codes whose most likely value is the true one."""

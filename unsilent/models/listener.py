@@ -1,0 +1,96 @@
+"""A listener: a pretrained classifier of sounds, whose classes are the mean embeddings of recordings.
+
+batch      mel spectrograms side by side
+mels       mel bands of this project's grid
+frames     mel frames
+bands      mel bands that the network was trained on (HTK scale, 0 to 22 050 Hz)
+halves     every second mel frame: one frame of the network, 1024 samples at 44.1 kHz
+dim        width of the embedding
+
+Source:
+    Ma and Lerch, "Representation learning for the automatic indexing of sound effects libraries" (ISMIR 2022); the network of aisfx 0.1.2.
+    Differs: its input is computed from the mels of this project by a linear map, batch norm is folded into the convolutions, and classes
+    are means of recordings, compared by their cosines, instead of a trained layer.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from unsilent.config import MAX_SIZE, Config
+from unsilent.signal.mel import FLOOR_DB, RANGE_DB
+
+SHARPNESS = 12.0  # logits are cosines times this
+_POOLED_BLOCKS = 3  # after which time and frequency are halved
+_FRAME_STEP = 2  # mel frames of one frame of the network
+_INPUT_SCALE = 9.457798957824707  # of aisfx
+_QUIETEST = 1e-4  # power that the logarithm of aisfx resolves
+_LOUDEST_LOG = 0.6  # log10 of the power of the loudest band, where a sound's peak is 0.7 as in aisfx: the median of recordings
+_LOG_RANGE = (-9.0, 4.0)  # of powers
+
+
+class ListenerConfig(Config):
+    """Sizes of a listener; the defaults are those of aisfx 0.1.2."""
+
+    mels: int = Field(default=80, gt=0, le=MAX_SIZE, description="Mel bands that it is given.")
+    bands: int = Field(default=96, gt=0, le=MAX_SIZE, description="Mel bands of the network's own input.")
+    block: int = Field(default=100, gt=0, le=MAX_SIZE, description="Frames of one block, whose embeddings are averaged.")
+    channels: tuple[int, ...] = Field(default=(64, 128, 256, 512), min_length=1, description="Channels of each pair of convolutions.")
+    labels: int = Field(gt=1, le=MAX_SIZE, description="Classes.")
+
+
+class Listener(nn.Module):
+    """Classifies mels by the cosine of their embedding with the mean of each class's recordings.
+
+    Attributes:
+        to_bands, band_bias: linear map from decibels / 10 of the given bands to the log10 of powers that the network expects.
+        centre: mean of all classes' means, subtracted before every comparison.
+        fc: unit vectors of the classes, times `SHARPNESS`.
+    """
+
+    def __init__(self, config: ListenerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("to_bands", torch.zeros(config.bands, config.mels))
+        self.register_buffer("band_bias", torch.zeros(config.bands))
+        self.register_buffer("centre", torch.zeros(config.channels[-1]))
+        inputs = (1, *config.channels[:-1])
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)])
+            for before, after in zip(inputs, config.channels, strict=True)
+        )
+        self.fc = nn.Linear(config.channels[-1], config.labels)
+
+    def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch labels"]:
+        """Logits of mels in [0, 1], of any level."""
+        return self.fc(self.features(mel01))
+
+    def features(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim"]:
+        """Unit vectors: the embedding without the centre."""
+        return F.normalize(self.embed(mel01) - self.centre, dim=1)
+
+    def embed(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim"]:
+        """Mean embedding of blocks of 2.3 s; the last one ends with the sound, a shorter sound is repeated."""
+        given, block = self._input(mel01), self.config.block
+        if given.shape[1] < block:
+            given = given[:, torch.arange(block) % given.shape[1]]
+        n = -(-given.shape[1] // block)
+        starts = [min(number * block, given.shape[1] - block) for number in range(n)]
+        x = torch.cat([given[:, start : start + block] for start in starts])[:, None]
+        for number, layers in enumerate(self.blocks):
+            for layer in layers:
+                x = F.relu(layer(x))
+            if number < _POOLED_BLOCKS:
+                x = F.max_pool2d(x, 2)
+        return x.float().mean(3).amax(2).unflatten(0, (n, -1)).mean(0)  # mean over frequency, maximum over time
+
+    def _input(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch halves bands"]:
+        """What the network was trained on: compressed powers, the loudest band as a sound of a fixed peak has it."""
+        decibels = mel01[:, :, ::_FRAME_STEP].float() * RANGE_DB + FLOOR_DB
+        powers = (self.to_bands @ (decibels / 10)).transpose(1, 2) + self.band_bias
+        powers = powers + (_LOUDEST_LOG - powers.amax((1, 2), keepdim=True))
+        return torch.log1p(10 ** powers.clamp(*_LOG_RANGE) / _QUIETEST) / (_INPUT_SCALE * math.log(10))
