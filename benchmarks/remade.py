@@ -23,7 +23,7 @@ from unsilent.models.residual_codebook import ResidualCodebook
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.train.residual_codes import columns_of, fit
 
-LEVELS = (5, 8, 16)
+LEVELS = (5, 12, 16)
 LONGEST = 10.0  # seconds of each sound
 
 
@@ -62,12 +62,12 @@ def versions(waveform: np.ndarray, codec: Codec, linear: ResidualCodebook | None
     mels = {"vocoder": mel[0], **{f"levels-{n}": codec.decode(grid[:n]) for n in LEVELS}}
     if linear is not None:
         for n in LEVELS:
-            mels[f"linear-{n}"] = linear.decoder.linear_parts(linear.quantize.lookup(linear.encode(mel, n)))[0][0]
+            mels[f"linear-{n}"] = linear.decoder.parts(linear.quantize.lookup(linear.encode(mel, n)))[0][0]
     return {"original": waveform, **{name: codec.vocode(one).numpy()[:length] for name, one in mels.items()}}
 
 
 def linear_codebook(shards: Path, codec: Codec) -> ResidualCodebook:
-    """PCA of whole columns and residual k-means; its decoder is the inverse PCA, whose mean needs no room for texture."""
+    """PCA of whole columns and residual k-means; its decoder is the inverse PCA, without texture."""
     clip = codec.clip
     config = ResidualCodebookConfig(clip=clip, levels=max(LEVELS), dim=256, groups=0, textures=0, patch=1)
     crops = open_crops(shards, "train", 12 * clip.column_samples)
@@ -76,7 +76,6 @@ def linear_codebook(shards: Path, codec: Codec) -> ResidualCodebook:
     columns = torch.cat([columns_of(from_mel01(log_mel01(sound, clip)), config) for sound in batches])
     for level, left in enumerate(fit(linear, columns)):
         sys.stdout.write(f"linear, level {level + 1}: {left:.4f} of the variance left\n")
-    linear.decoder.linear.bias.data.copy_(columns.mean(0))
     return linear
 
 

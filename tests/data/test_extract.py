@@ -214,7 +214,7 @@ def test_variants_of_a_sound_have_other_speeds(waveforms, codebook, tmp_path):
 def test_residual_codes_have_the_levels_of_the_clip(waveforms, tmp_path):
     torch.manual_seed(0)
     clip = CLIP.model_copy(update={"levels": 2})
-    config = ResidualCodebookConfig(clip=clip, levels=3, n_codes=16, dim=8, fine=12, coarse=16, coarse_blocks=1, fine_blocks=1)
+    config = ResidualCodebookConfig(clip=clip, levels=3, n_codes=16, dim=8)
     save_checkpoint(tmp_path / "codebook", "residual_codebook", "everyday", config, ResidualCodebook(config).state_dict(), {})
     found = extracted(CodeExtractor(waveforms, tmp_path / "codebook", 0), stored_sounds(waveforms))
     assert {grid.shape[1] for grid, _ in found} == {2}

@@ -13,7 +13,7 @@ from unsilent.models.configs import ResidualCodebookConfig
 from unsilent.models.residual_codebook import ResidualCodebook, ResidualQuantizer, column_features, patch_power, texture
 from unsilent.signal.mel import log_mel01
 
-SMALL = ResidualCodebookConfig(clip=Clip(levels=2), levels=3, n_codes=16, dim=8, fine=12, coarse=16, coarse_blocks=1, fine_blocks=1)
+SMALL = ResidualCodebookConfig(clip=Clip(levels=2), levels=3, n_codes=16, dim=8)
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def test_a_click_inside_a_patch_is_described():
 @pytest.mark.parametrize("groups", [0, 5])
 def test_the_linear_map_and_its_inverse_keep_what_patches_share(groups):
     """With as many dimensions as features, an orthonormal map loses only differences within a patch and a group."""
+    torch.manual_seed(0)
     config = SMALL.model_copy(update={"groups": groups, "dim": 330 + 16 * groups})
     codebook = ResidualCodebook(config)
     basis = torch.linalg.qr(torch.randn(config.dim, config.dim))[0]
@@ -87,13 +88,11 @@ def test_the_linear_map_and_its_inverse_keep_what_patches_share(groups):
         codebook.decoder.linear.bias.zero_()
     by_frame = torch.rand(1, 1, 32).repeat_interleave(16, 1) if groups else torch.zeros(1, 16, 32)
     smooth = torch.rand(1, 80, 8).repeat_interleave(4, 2) + by_frame.repeat(1, 5, 1) - 1
-    noise = 0.7 * texture(config.clip, 100, 32)[None]
-    mel = smooth + noise
-    envelope, strength = codebook.decoder.linear_parts(codebook.latents(mel))
-    assert (envelope - smooth).square().mean() < 0.8 * noise.square().mean()
+    mel = smooth + 0.7 * texture(config.clip, 100, 32)[None]
+    strength = codebook.decoder.parts(codebook.latents(mel))[1]
     assert 0.4 < strength.mean() < 0.9  # patches and groups take their part of the noise
     if groups:
-        torch.testing.assert_close(codebook.decoder.linear_parts(codebook.latents(smooth))[0], smooth, atol=1e-4, rtol=0)
+        torch.testing.assert_close(codebook.decoder.parts(codebook.latents(smooth))[0], smooth, atol=1e-4, rtol=0)
 
 
 def test_groups_divide_the_bands():
@@ -122,10 +121,8 @@ def test_texture_depends_on_the_place_only():
 def test_windows_of_a_long_sound_draw_the_same_texture(codebook):
     """Cross-fading two different textures would weaken both."""
     grid = codebook.encode(mels(20, 1))
-    torch.testing.assert_close(
-        codebook.decode_codes(grid[:, :, 8:], 8)[..., -16:], codebook.decode_codes(grid)[..., -16:], rtol=0, atol=0.2
-    )
-    strength = codebook.decoder.parts(codebook.quantize.lookup(grid), texture(SMALL.clip, 0, grid.shape[2] * 16)[None])[1]
+    assert torch.equal(codebook.decode_codes(grid[:, :, 8:], 8), codebook.decode_codes(grid)[..., 128:])
+    strength = codebook.decoder.parts(codebook.quantize.lookup(grid))[1]
     apart = codebook.decode_codes(grid, 8) - codebook.decode_codes(grid)
     torch.testing.assert_close(apart[0], strength[0] * (texture(SMALL.clip, 128, 320) - texture(SMALL.clip, 0, 320)))
     assert decode_grid(codebook, codebook.encode(mels(120, 1))[0]).shape == (80, 120 * 16)

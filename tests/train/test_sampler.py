@@ -74,7 +74,9 @@ def test_code_noise_changes_inputs_not_targets(shards, tmp_path, monkeypatch):
     run, trainer, fabric = build("class", shards, tmp_path, steps=1, batch=64, code_noise=0.25)
     module, inputs, targets = trainer.module.module, [], []
     forward = module.forward
-    monkeypatch.setattr(module, "forward", lambda *others, context=None: inputs.append(context) or forward(*others, context=context))
+    monkeypatch.setattr(
+        module, "forward", lambda *others, context=None, **more: inputs.append(context) or forward(*others, context=context, **more)
+    )
 
     def loss(logits, codes):
         targets.append(codes)
@@ -215,7 +217,7 @@ def test_a_condition_with_features_needs_a_preset_with_features(shards, tmp_path
 def sees(shards, tmp_path):
     """Trainer of a sampler over columns that sees: a codebook of two levels, and a classifier of the shards' features."""
     clip = Clip(frames=64, levels=2)
-    config = ResidualCodebookConfig(clip=clip, levels=2, n_codes=8, dim=4, fine=8, coarse=8, coarse_blocks=1, fine_blocks=1)
+    config = ResidualCodebookConfig(clip=clip, levels=2, n_codes=8, dim=4)
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "codebook", "residual_codebook", "everyday", config, ResidualCodebook(config).state_dict(), {})
     sight = Sight(SightConfig(feature_dim=6, n_classes=2))

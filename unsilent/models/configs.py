@@ -46,11 +46,6 @@ class ResidualCodebookConfig(Config):
     groups: int = Field(default=5, ge=0, le=MAX_SIZE, description="Groups of bands whose level is coded frame by frame; divides the bands.")
     textures: int = Field(default=10, ge=0, le=MAX_SIZE, description="Groups of bands whose texture is coded; divides the bands.")
     patch: int = Field(default=4, gt=0, le=MAX_SIZE, description="Mel frames averaged before encoding; divides the clip's downsampling.")
-    coarse: int = Field(default=384, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the column rate.")
-    fine: int = Field(default=256, gt=0, le=MAX_SIZE, description="Channels of decoder blocks at the patch rate.")
-    coarse_blocks: int = Field(default=4, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks at the column rate.")
-    fine_blocks: int = Field(default=6, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks at the patch rate.")
-    kernel: int = Field(default=7, gt=0, le=MAX_SIZE, description="Positions seen by one block; odd.")
     beam: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Candidates kept from level to level while encoding.")
 
     @model_validator(mode="after")

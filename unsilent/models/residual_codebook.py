@@ -1,4 +1,4 @@
-"""A codebook by residual vector quantisation: PCA of mel columns, several codes per column, a decoder that adds noise texture.
+"""A codebook by residual vector quantisation: PCA of mel columns, several codes per column, a linear decoder that adds noise texture.
 
 batch    mel spectrograms side by side
 columns  code columns; one is `clip.downsampling` mel frames (16)
@@ -13,7 +13,8 @@ Rows of the grid are levels here, not frequency bands. The first rows alone are 
 
 The codes describe a column in three ways: mean power of each band over patches of four frames; what groups of bands do together within
 them, frame by frame, because attacks and pulses are short and common to many bands; and how strongly the rest fluctuates. The decoder adds
-a noise texture of that strength, because listeners cannot distinguish realisations of noise. A network corrects all three.
+a noise texture of that strength, because listeners cannot distinguish realisations of noise. It has no network: networks trained with
+distances of mels smoothed what listeners recognise (LOG.md).
 """
 
 from functools import lru_cache
@@ -28,7 +29,6 @@ from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.models.codebook import Codebook
 from unsilent.models.configs import ResidualCodebookConfig
-from unsilent.models.vocos import ConvNeXtBlock
 from unsilent.signal.mel import RANGE_DB, log_mel01
 
 _LOG_POWER = RANGE_DB / 20 * float(np.log(10.0))  # a mel in [-1, 1] times this is the natural logarithm of power, up to a constant
@@ -146,25 +146,12 @@ class ResidualEncoder(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """Latents to an envelope (the inverse PCA, corrected by ConvNeXt blocks) and the strength of noise texture."""
+    """Latents to mel: the inverse PCA, and noise texture of the strength that it tells."""
 
     def __init__(self, config: ResidualCodebookConfig) -> None:
         super().__init__()
         self.config = config
-        mels, patch = config.clip.mels, config.patch
         self.linear = nn.Linear(config.dim, config.n_features)
-        self.embed = nn.Conv1d(config.dim, config.coarse, 3, padding=1)
-        self.norm_in = nn.LayerNorm(config.coarse, eps=1e-6)
-        self.coarse = _blocks(config.coarse_blocks, config.coarse, config.kernel)
-        self.upsample = nn.ConvTranspose1d(config.coarse, config.fine, config.patches, stride=config.patches)
-        self.envelope = nn.Conv1d(mels + config.groups * patch, config.fine, 1)
-        self.grain = nn.Conv1d(mels * patch, config.fine, 1, bias=False)
-        self.fine = _blocks(config.fine_blocks, config.fine, config.kernel)
-        self.norm_out = nn.LayerNorm(config.fine, eps=1e-6)
-        self.head = nn.Linear(config.fine, 2 * mels * patch)
-        nn.init.zeros_(self.grain.weight)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def forward(
         self, latents: Float[Tensor, "batch dim columns"], noise: Float[Tensor, "#batch mels frames"]
@@ -173,61 +160,28 @@ class ResidualDecoder(nn.Module):
 
         Args:
             latents: of each column.
-            noise: texture of white noise, which the network may shape; it is added with a strength in [0, 1.5].
+            noise: texture of white noise, which is added with a strength in [0, 1.5].
         """
-        envelope, strength = self.parts(latents, noise)
+        envelope, strength = self.parts(latents)
         return envelope + strength * noise
 
     def parts(
-        self, latents: Float[Tensor, "batch dim columns"], noise: Float[Tensor, "#batch mels frames"]
-    ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
-        """Envelope and strength of the texture; arguments as of `forward`."""
-        mels = self.config.clip.mels
-        x = self.norm_in(self.embed(latents).transpose(1, 2)).transpose(1, 2)
-        power, level, strength = self._split(latents)
-        by_patch = torch.cat([power, _positions(level, self.config.patch)], 1)
-        x = self.fine(self.upsample(self.coarse(x)) + self.envelope(by_patch) + self.grain(_positions(noise, self.config.patch)))
-        # [batch, positions, 2 * mels * patch] to two spectrograms [batch, mels, frames]
-        change, factor = self.head(self.norm_out(x.transpose(1, 2))).unflatten(2, (2, mels, -1)).permute(2, 0, 3, 1, 4).flatten(3)
-        return self._sum(power, level) + change, (strength * factor.exp()).clamp(max=_MAX_STRENGTH)
-
-    def linear_parts(
         self, latents: Float[Tensor, "batch dim columns"]
     ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
-        """As `parts`, by the inverse of the linear map alone."""
-        power, level, strength = self._split(latents)
-        return self._sum(power, level), strength.clamp(max=_MAX_STRENGTH)
-
-    def _split(
-        self, latents: Float[Tensor, "batch dim columns"]
-    ) -> tuple[Float[Tensor, "batch mels positions"], Float[Tensor, "batch groups frames"], Float[Tensor, "batch mels frames"]]:
-        """Power of patches, level of groups of bands, strength of the texture."""
-        config, features = self.config, self.linear(latents.transpose(1, 2))
+        """Envelope and strength of the texture."""
+        config = self.config
         mels, each = config.clip.mels, config.clip.downsampling
+        with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would round to 0.2 dB, and float32 is fast enough
+            features = self.linear(latents.float().transpose(1, 2))
         power, level, spread = features.split([mels * config.patches, config.groups * each, config.textures], 2)
-        level = _by_row(level / _GROUP_SCALE, config.groups) if config.groups else level.new_zeros(len(level), 0, level.shape[1] * each)
-        if config.textures:
-            deviations = _noise_deviations(config.clip, config.textures).to(spread)
-            strength = ((spread / _TEXTURE_SCALE).exp() / deviations).transpose(1, 2)
-            strength = strength.repeat_interleave(mels // config.textures, 1).repeat_interleave(each, 2)
-        else:
-            strength = power.new_ones(len(power), mels, power.shape[2] * config.patch)
-        return _by_row(power, mels), level, strength
-
-    def _sum(
-        self, power: Float[Tensor, "batch mels positions"], level: Float[Tensor, "batch groups frames"]
-    ) -> Float[Tensor, "batch mels frames"]:
-        envelope = power.repeat_interleave(self.config.patch, 2)
-        return envelope + level.repeat_interleave(envelope.shape[1] // self.config.groups, 1) if self.config.groups else envelope
-
-
-def _positions(x: Float[Tensor, "batch rows frames"], patch: int) -> Float[Tensor, "batch features positions"]:
-    """The frames of each patch as channels."""
-    return x.unflatten(2, (-1, patch)).transpose(2, 3).flatten(1, 2)
-
-
-def _blocks(n: int, width: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(*(ConvNeXtBlock(width, 3 * width, kernel, 1 / n) for _ in range(n)))
+        envelope = _by_row(power, mels).repeat_interleave(config.patch, 2)
+        if config.groups:
+            envelope = envelope + _by_row(level / _GROUP_SCALE, config.groups).repeat_interleave(mels // config.groups, 1)
+        if not config.textures:
+            return envelope, torch.ones_like(envelope)
+        strength = ((spread / _TEXTURE_SCALE).exp() / _noise_deviations(config.clip, config.textures).to(spread)).transpose(1, 2)
+        strength = strength.clamp(max=_MAX_STRENGTH).repeat_interleave(mels // config.textures, 1).repeat_interleave(each, 2)
+        return envelope, strength
 
 
 class ResidualCodebook(nn.Module):

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from unsilent.models.configs import ResidualCodebookConfig
 from unsilent.models.quantizer import closest, tally
-from unsilent.models.residual_codebook import ResidualCodebook, column_features, patch_power, texture
+from unsilent.models.residual_codebook import ResidualCodebook, column_features
 
-TEXTURE_FRAMES = 5000  # of noise texture, for its statistics
 _ITERATIONS = 4  # of k-means
 _CHUNK = 4096  # vectors assigned to codes at once
 _SILENT = -0.98  # maximum of a patch-power column, below which it counts as silent
@@ -28,7 +27,7 @@ def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> Ite
     """Set the linear maps to the PCA of columns, and the codes of each level to the k-means of the residuals of the levels before.
 
     Args:
-        codebook: of any sizes; its decoder's network is left as it is.
+        codebook: of any sizes.
         columns: as of `columns_of`, many times as many as there are codes.
 
     Yields:
@@ -41,10 +40,6 @@ def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> Ite
     codebook.encoder.linear.bias.copy_(-(basis.T @ mean))
     codebook.decoder.linear.weight.copy_(basis)
     codebook.decoder.linear.bias.copy_(mean)
-    if not config.groups:  # whose level is relative to the power, and so has the difference
-        drawn = texture(config.clip, 0, TEXTURE_FRAMES)
-        excess = patch_power(drawn[None], 1000)[0].mean(1) - drawn.mean(1)  # logarithm of mean power above mean logarithm
-        codebook.decoder.linear.bias[: config.clip.mels * config.patches] -= excess.repeat_interleave(config.patches)
     residuals = centred @ basis
     for level in range(config.levels):
         centres = residuals[torch.randperm(len(residuals))[: config.n_codes]].clone()

@@ -128,7 +128,7 @@ class SamplerTrainer(Trainer):
         if self.run.column_share < 1:
             columns = torch.randperm(clip.columns, device=target.device)[: max(1, round(self.run.column_share * clip.columns))]
             target = select_columns(target, columns, clip.rows)
-        logits = self.module(batch.codes, batch.features, batch.labels, batch.motion, batch.keep, noisy, columns)
+        logits = self.module(batch.codes, batch.features, batch.labels, batch.motion, batch.keep, context=noisy, columns=columns)
         loss = next_code_loss(logits, target)
         context.optimise(loss, self.module, self.optimizers[0])
         return StepResult({"next_code": loss, "accuracy": (logits.argmax(-1) == target).float().mean()})
