@@ -3,7 +3,7 @@
 Each stage is a public method, and its result is the input of the next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,17 @@ class Pipeline:
             plan, observation, request = self.look(scene, n_columns, request, stage(progress, "reading"))
             clock.lap("features")
             conditions = self.conditions(plan, observation, request)
+            seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
             with Rendering(self.codec, plan.n_columns) as rendering:
                 feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
                 grids = self.sample(plan, conditions, request, prime, (watch, feed), stage(progress, "sampling"))
-                ranked = self.rank(grids, conditions, request)
+                ranked = self.rank(grids, seen, request)
                 best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, prime)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
             common = {
                 "video": info.path, "sample_rate": self.clip.sample_rate, "clip": self.clip, "request": request, "model": self.name,
                 "features": None if observation is None else observation.features.cpu().numpy(), "timings": clock.per_take(request.takes),
-                "seen": seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes), "precision": self.precision,
+                "seen": seen, "precision": self.precision,
             }  # fmt: skip
         return [Generation(**common, **one._asdict(), **arrays._asdict()) for one, arrays in zip(ranked, finished, strict=True)]
 
@@ -200,13 +201,11 @@ class Pipeline:
         trim_memory()  # of the KV cache, before the decoder needs its own
         return to_grid(sequences, self.clip.rows)
 
-    @torch.inference_mode()
-    def rank(self, grids: Int[Tensor, "candidates rows columns"], conditions: Conditions, request: Request) -> list[Ranked]:
-        """Choose the best candidate of each take: by cues if there are any, else by the condition of the first window."""
+    def rank(self, grids: Int[Tensor, "candidates rows columns"], seen: Mapping[str, float], request: Request) -> list[Ranked]:
+        """Choose the best candidate of each take: by cues if there are any, else by the classes that are seen or named."""
         if request.cues is not None:
             return rank_by_onsets(self.codec, grids, request)
-        with sampling_mode(self.parts.sampler, self.precision):
-            return rank(self.parts.sampler, grids, conditions[0], request)
+        return rank(self.codec, self.parts.ears, grids, seen, request)
 
     @torch.inference_mode()
     def sample_mels(self, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
@@ -216,7 +215,8 @@ class Pipeline:
             plan, observation, request = self.look(scene, self.clip.columns, request)
             conditions = self.conditions(plan, observation, request)
             grids = self.sample(plan, conditions, request, self.prime(scene, request))
-            return [self.codec.decode(grids[one.take]).cpu().numpy() for one in self.rank(grids, conditions, request)]
+            seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
+            return [self.codec.decode(grids[one.take]).cpu().numpy() for one in self.rank(grids, seen, request)]
 
     @torch.inference_mode()
     def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:

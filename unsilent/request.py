@@ -28,7 +28,7 @@ class Defaults:
         n_codes: entries of its codebook, the upper limit of `top_k`.
         top_k, temperature, guidance: its own values of these fields.
         classes: names in the order of the sampler's class numbers; empty for a model without classes.
-        candidates: its own value of this field; 0 for a model that is trained without dropped conditions, and so cannot rank.
+        candidates: its own value of this field; 0 for a model without a listener or without sight, which cannot rank.
         sees: whether the model recognises the class in the pictures if no label is given.
     """
 

@@ -1,61 +1,79 @@
 """Ranking of candidates: the best of each take, takes in order, classes that are seen."""
 
-import math
-from types import SimpleNamespace
+import contextlib
 
 import pytest
 import torch
 from torch import nn
 
 from unsilent.clip import Clip
+from unsilent.codec.codec import Codec
 from unsilent.errors import ParameterError
 from unsilent.generation.conditions import likeliest
 from unsilent.generation.ranking import agreement, rank
-from unsilent.models.residual_sampler import ResidualSampler
+from unsilent.models.listener import Ears, Listener
 from unsilent.request import Defaults, Request
 
 
-class Follows(ResidualSampler):
-    """Two codes; with a condition of ones the first is likelier by one nat, without they are equal."""
+class Loud(Codec):
+    """Its mel is as loud as the mean code."""
+
+    clip = Clip(frames=64)
+    autocast = staticmethod(contextlib.nullcontext)
+
+    def __init__(self):
+        pass
+
+    def decode(self, grid):
+        return torch.full((80, 64), 2 * grid.float().mean().item() - 1)
+
+
+class Hears(Listener):
+    """For whom loud sounds are drums, quiet ones rain."""
 
     def __init__(self):
         nn.Module.__init__(self)
-        self.config = SimpleNamespace(clip=Clip(frames=64))
 
-    def logits(self, codes, condition):
-        first = condition.mean((1, 2))[:, None].expand(codes.shape)
-        return torch.stack([first, torch.zeros_like(first)], dim=2)
+    def forward(self, mel01):
+        loud = mel01.mean((1, 2))
+        return torch.stack([loud, 1 - loud, torch.full_like(loud, -30.0)], dim=1)
 
 
-ONES = torch.ones(1, 4, 8)
+CODEC = Loud()
+EARS = Ears(Hears(), ("drum", "rain", "train"))
 
 
 def grids_of(*shares):
-    """Grids of 20 codes, of which so many are the first."""
-    return torch.stack([(torch.arange(20) >= share).long().reshape(4, 5).T for share in shares])
+    """Grids of 20 codes, of which so many are ones."""
+    return torch.stack([(torch.arange(20) < share).long().reshape(4, 5).T for share in shares])
 
 
-def test_agreement_is_the_mean_log_ratio_with_and_without_the_condition():
-    first, second = math.log(2 / (1 + math.exp(-1))), math.log(2 / (1 + math.exp(1)))
-    expected = torch.tensor([first, second, (first + 3 * second) / 4])
-    torch.testing.assert_close(agreement(Follows(), grids_of(20, 0, 5), ONES), expected)
+def test_agreement_is_the_mean_log_probability_of_what_is_expected():
+    grids = grids_of(20, 10, 0)
+    loud = torch.tensor([1.0, 0.5, 0.0])
+    drum, rain = (2 * loud - 1).sigmoid().log(), (1 - 2 * loud).sigmoid().log()
+    torch.testing.assert_close(agreement(CODEC, EARS, grids, {"drum": 1.0}), drum)
+    torch.testing.assert_close(agreement(CODEC, EARS, grids, {"drum": 0.6, "rain": 0.2, "ghost": 0.2}), 0.75 * drum + 0.25 * rain)
+    assert agreement(CODEC, EARS, grids, {"ghost": 1.0}).tolist() == [0, 0, 0]
 
 
 def test_the_best_candidate_of_each_take_is_kept_and_the_best_take_comes_first():
     grids = grids_of(2, 6, 4, 3, 18, 1)  # three candidates for each of two takes
-    best, second = rank(Follows(), grids, ONES, Request(takes=2, candidates=3))
+    best, second = rank(CODEC, EARS, grids, {"drum": 1.0}, Request(takes=2, candidates=3))
     assert (best.take, second.take) == (4, 1)
     assert best.score > second.score
+    assert [one.take for one in rank(CODEC, EARS, grids, {"rain": 1.0}, Request(takes=2, candidates=3))] == [5, 0]
 
 
-def test_a_long_sound_is_rated_by_its_first_window():
+def test_a_long_sound_is_rated_by_its_first_clip():
     grids = torch.cat([grids_of(3, 4), grids_of(20, 0)], dim=2)
-    assert [one.take for one in rank(Follows(), grids, ONES, Request(candidates=2))] == [1]
+    assert [one.take for one in rank(CODEC, EARS, grids, {"drum": 1.0}, Request(candidates=2))] == [1]
 
 
 def test_without_candidates_nothing_is_ranked():
     grids = torch.zeros(3, 5, 4, dtype=torch.long)
-    assert rank(Follows(), grids, ONES, Request(takes=3)) == [(0, None), (1, None), (2, None)]
+    assert rank(CODEC, EARS, grids, {"drum": 1.0}, Request(takes=3)) == [(0, None), (1, None), (2, None)]
+    assert rank(CODEC, None, grids, {"drum": 1.0}, Request(takes=3, candidates=1)) == [(0, None), (1, None), (2, None)]
 
 
 def test_likeliest_classes_come_first():

@@ -29,6 +29,7 @@ from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.configs import AnySamplerConfig, CodebookConfig, MelGANConfig, ResidualCodebookConfig, VocosConfig
+from unsilent.models.listener import Ears
 from unsilent.models.melgan import MelGAN
 from unsilent.models.residual_codebook import AnyCodebook
 from unsilent.models.sampler import AnySampler
@@ -52,6 +53,7 @@ class Parts:
         codebook, sampler, vocoder: with their weights, in evaluation mode.
         backbone: image network of the condition, and `backbone_row` its input; None for a model without visual features.
         classes: names by class number; empty for a model without classes.
+        ears: listener that ranks its sounds; None for a model without.
         top_k, temperature, guidance, candidates: defaults of sampling; see `request.Request`.
         fingerprint: short digest of the weights, different for two bundles of one preset.
         loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
@@ -65,6 +67,7 @@ class Parts:
     backbone: nn.Module | None
     backbone_row: Backbone | None
     classes: tuple[str, ...]
+    ears: Ears | None
     top_k: int
     temperature: float
     guidance: float
@@ -77,7 +80,7 @@ class Parts:
     def defaults(self) -> Defaults:
         """Defaults of a request to this model."""
         values, sees = (self.top_k, self.temperature, self.guidance), self.sampler.config.condition.kind == "sight"
-        return Defaults(self.name, self.codebook.config.n_codes, *values, self.classes, self.candidates if sees else 0, sees)
+        return Defaults(self.name, self.codebook.config.n_codes, *values, self.classes, self.candidates, sees)
 
     def plain_sampler(self) -> AnySampler:
         """The sampler as it was trained, in float32 on the CPU: read again where it was prepared for sampling."""
@@ -85,7 +88,13 @@ class Parts:
 
     def modules(self) -> list[nn.Module]:
         """All networks."""
-        return [self.codebook, self.sampler, self.vocoder, *([self.backbone] if self.backbone is not None else [])]
+        return [
+            self.codebook,
+            self.sampler,
+            self.vocoder,
+            *([self.backbone] if self.backbone else []),
+            *([self.ears.listener] if self.ears else []),
+        ]
 
 
 def load_parts(folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")) -> Parts:
@@ -110,10 +119,11 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
         fuse(backbone, convolution_dtype(precision))
     classes = tuple(about.get("classes", ()))
     chosen = read_defaults(folder)
-    defaults = (chosen.top_k, chosen.temperature, chosen.guidance, preset.candidates)
+    defaults = (chosen.top_k, chosen.temperature, chosen.guidance, chosen.candidates)
     loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
     networks = (codebook, sampler, vocoder, backbone, backbone_row)
-    parts = Parts(preset.name, *networks, classes, *defaults, fingerprint(folder, about), loudness, folder)
+    ears = load_ears(folder) if chosen.candidates else None
+    parts = Parts(preset.name, *networks, classes, ears, *defaults, fingerprint(folder, about), loudness, folder)
     if problem := misfit(codebook.config, sampler.config, vocoder.config, backbone_row, classes):
         raise CheckpointError(f"the parts of {folder} do not fit together: {problem}.")
     return parts
@@ -134,6 +144,11 @@ def load_codec_networks(
         prepare_convolutions(codebook, precision, device)
         prepare_convolutions(vocoder, precision, device)
     return codebook, vocoder
+
+
+def load_ears(folder: Path) -> Ears:
+    """Load the listener of a bundle that has one. Errors: see `load_parts`."""
+    return Ears(load_checkpoint(folder / "classifier", "listener"), tuple(read_config(folder / "classifier")["record"]["classes"]))
 
 
 def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> AnySampler:

@@ -113,7 +113,14 @@ def read_defaults(folder: Path) -> Defaults:
     values = {"top_k": preset.top_k, "temperature": preset.temperature, "guidance": preset.guidance} | about.get("defaults", {})
     sampler, classes = sampler_config(folder), tuple(about.get("classes", ()))
     sees = sampler.condition.kind == "sight"
-    return Defaults(preset.name, sampler.codes, **values, classes=classes, candidates=preset.candidates if sees else 0, sees=sees)
+    return Defaults(
+        preset.name,
+        sampler.codes,
+        **values,
+        classes=classes,
+        candidates=preset.candidates if sees and has_listener(folder) else 0,
+        sees=sees,
+    )
 
 
 def trained_loudness(record: dict[str, Any]) -> float | None:
@@ -122,6 +129,12 @@ def trained_loudness(record: dict[str, Any]) -> float | None:
     The authors' networks were trained on sounds as recorded, and the first checkpoints of this project, which do not say it, at -23 LUFS.
     """
     return record.get(LOUDNESS, None if "converted_from" in record else TARGET_LUFS)
+
+
+def has_listener(folder: Path) -> bool:
+    """Whether a bundle's classifier is a listener, which can rank sounds."""
+    classifier = folder / "classifier"
+    return (classifier / "config.json").is_file() and read_config(classifier)["kind"] == "listener"
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:

@@ -1,18 +1,19 @@
-"""Ranking: the candidate of each take that fits its condition best is kept, and the best take comes first.
+"""Ranking: the candidate of each take that sounds most like what is seen or named is kept, and the best take comes first.
 
-The sampler rates its own sounds: how much likelier are the codes with their condition than without it?
+A listener rates them: a classifier of sounds that was trained on other material than the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unsilent.models.code_order import to_sequence
-from unsilent.models.sampler import AnySampler
+from unsilent.codec.codec import Codec
+from unsilent.models.listener import Ears
 from unsilent.request import Request
+from unsilent.signal.mel import to_mel01
 
 
 class Ranked(NamedTuple):
@@ -29,19 +30,21 @@ class Ranked(NamedTuple):
 
 @torch.inference_mode()
 def agreement(
-    sampler: AnySampler, grids: Int[Tensor, "sounds rows columns"], condition: Float[Tensor, "1 condition width"]
+    codec: Codec, ears: Ears, grids: Int[Tensor, "sounds rows columns"], expected: Mapping[str, float]
 ) -> Float[Tensor, "sounds"]:
-    """Mean over codes of the logarithm of `p(code | condition) / p(code)`, in nats; positive where the condition explains the sound.
+    """Mean log-probability that the listener gives to the expected classes, in nats; those that it does not know are left out.
 
     Args:
-        sampler: trained with condition dropout.
-        grids: codes of one window.
-        condition: of that window.
+        codec: decodes the codes.
+        ears: of the model.
+        grids: codes.
+        expected: probability of each class.
     """
-    codes = to_sequence(grids)
-    likely = [sampler.logits(codes, one.expand(len(codes), -1, -1)).log_softmax(2) for one in (condition, torch.zeros_like(condition))]
-    known, free = (one.gather(2, codes[:, :, None])[:, :, 0] for one in likely)
-    return (known - free).mean(1)
+    known = {name: share for name, share in expected.items() if name in ears.classes}
+    shares = torch.tensor([known.get(name, 0.0) for name in ears.classes]) / max(sum(known.values()), 1e-9)
+    with codec.autocast():
+        logits = torch.cat([ears.listener(to_mel01(codec.decode(grid))[None]) for grid in grids])
+    return (logits.float().log_softmax(1).cpu() * shares).sum(1)
 
 
 @torch.inference_mode()
@@ -72,22 +75,24 @@ def likelihood_after(
 
 
 def rank(
-    sampler: AnySampler,
+    codec: Codec,
+    ears: Ears | None,
     grids: Int[Tensor, "sounds rows columns"],
-    condition: Float[Tensor, "1 condition width"],
+    expected: Mapping[str, float],
     request: Request,
 ) -> list[Ranked]:
     """Choose one candidate for each take; the best take comes first.
 
     Args:
-        sampler: of the model.
-        grids: codes of all candidates, those of one take after another.
-        condition: of the first window, by which sounds are rated.
-        request: resolved; without `candidates` nothing is ranked, and the order stays.
+        codec: of the model.
+        ears: of the model; None for a model without.
+        grids: codes of all candidates, those of one take after another; the first clip of each is rated.
+        expected: probability of each class that is seen or named.
+        request: resolved; where only one sound is sampled, or without `candidates`, nothing is ranked.
     """
-    if request.candidates is None:
+    if ears is None or request.candidates is None or len(grids) == 1:
         return [Ranked(take, None) for take in range(len(grids))]
-    return best_of(agreement(sampler, grids[:, :, : sampler.config.clip.columns], condition).tolist(), request.candidates)
+    return best_of(agreement(codec, ears, grids[:, :, : codec.clip.columns], expected).tolist(), request.candidates)
 
 
 def best_of(scores: Sequence[float], candidates: int) -> list[Ranked]:

@@ -14,6 +14,7 @@ Source:
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,3 +95,10 @@ class Listener(nn.Module):
         powers = (self.to_bands @ (decibels / 10)).transpose(1, 2) + self.band_bias
         powers = powers + (_LOUDEST_LOG - powers.amax((1, 2), keepdim=True))
         return torch.log1p(10 ** powers.clamp(*_LOG_RANGE) / _QUIETEST) / (_INPUT_SCALE * math.log(10))
+
+
+class Ears(NamedTuple):
+    """A listener and the names of its classes."""
+
+    listener: Listener
+    classes: tuple[str, ...]
