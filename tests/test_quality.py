@@ -26,8 +26,7 @@ def hear(precision, seed):
     pipeline, judge = unsilent.load("everyday", device="cpu", precision=precision), load_classifier("everyday", "cpu")
     request, plan = pipeline.resolve(takes=SOUNDS, seed=seed), pipeline.plan(DEMO, COLUMNS)
     grids = pipeline.sample(plan, pipeline.conditions(plan, pipeline.observe(DEMO, plan, request), request), request)
-    frames = torch.arange(judge.frames) % (COLUMNS * pipeline.clip.downsampling)
-    features, logits = zip(*(judge.classify(to_mel01(pipeline.codec.decode(grid))[:, frames]) for grid in grids), strict=True)
+    features, logits = zip(*(judge.classify(to_mel01(pipeline.codec.decode(grid))) for grid in grids), strict=True)
     return np.stack(features), np.stack(logits)
 
 
@@ -55,11 +54,10 @@ def test_lower_precision_keeps_fid_and_mkl(exact, others, precision):
     assert mkl(exact[1], logits) < others[1]
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.003), pytest.param("int8", 0.006, marks=in_int8)])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("int8", marks=in_int8)])
 @torch.inference_mode()
-def test_lower_precision_keeps_decoded_mels(precision, limit):
-    """Mean difference of mels in [-1, 1] of the same codes. What the codebook itself loses of real sound is 0.07 to 0.15."""
+def test_lower_precision_keeps_decoded_mels(precision):
+    """The decoder is a linear map in float32, whatever the precision of the networks."""
     exact, light = (unsilent.load("everyday", device="cpu", precision=one) for one in ("float32", precision))
     codes = torch.from_numpy(exact.generate(DEMO.path).codes)
-    apart = (light.codec.decode(codes).float() - exact.codec.decode(codes)).abs().mean()
-    assert 0 < apart < limit
+    assert torch.equal(light.codec.decode(codes), exact.codec.decode(codes))
