@@ -28,6 +28,7 @@ from unsilent.models.configs import (
     TransformerConfig,
     VocosConfig,
 )
+from unsilent.models.listener import Ears, Listener, ListenerConfig
 from unsilent.models.residual_codebook import ResidualCodebook
 from unsilent.models.residual_sampler import ResidualSampler
 from unsilent.models.sampler import Sampler
@@ -244,18 +245,21 @@ def pipeline(parts) -> Pipeline:
 def seeing(parts) -> Pipeline:
     """A tiny model of the kind of `everyday`: residual codes, a sampler over columns that sees classes and motion."""
     clip = Clip(levels=2)
-    sizes = {"levels": 3, "n_codes": 16, "dim": 8, "coarse": 16, "fine": 16, "coarse_blocks": 1, "fine_blocks": 1, "kernel": 3, "beam": 2}
+    sizes = {"levels": 3, "n_codes": 16, "dim": 8, "beam": 2}
     condition = ConditionConfig(kind="sight", n_features=27, feature_dim=1280, n_classes=3, motion=8)
     transformer = TransformerConfig(layers=1, heads=2, width=32)
     config = ResidualSamplerConfig(clip=clip, codes=16, dim=8, transformer=transformer, inner=16, inner_blocks=1, condition=condition)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(2)
         codebook, sampler = ResidualCodebook(ResidualCodebookConfig(clip=clip, **sizes)), ResidualSampler(config)
+        listener = Listener(ListenerConfig(block=8, channels=(4, 4, 4, 4), labels=3)).eval()
+        nn.init.normal_(listener.to_bands)
         for module in (codebook, sampler):
             for tensor in (*module.parameters(), *module.buffers()):
                 nn.init.normal_(tensor, std=2.0 / max(1, tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0.1)
         sampler.embedder.sight.std.fill_(20.0)
     named = {"classes": ("cat", "dog", "drum"), "top_k": 16, "temperature": 1.0, "guidance": 2.0, "candidates": 1}
+    named["ears"] = Ears(listener, named["classes"])
     return Pipeline(dataclasses.replace(parts, codebook=codebook.eval(), sampler=sampler.eval(), **named), torch.device("cpu"))
 
 

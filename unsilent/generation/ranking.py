@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unsilent.codec.codec import Codec
 from unsilent.models.listener import Ears
+from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 from unsilent.signal.mel import to_mel01
 
