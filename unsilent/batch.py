@@ -131,15 +131,15 @@ def _make(
         save_sheet(takes, job.sheet)
     for generation, out in zip(takes, job.outputs(request.takes), strict=True):
         video = job.out if beside["tracks"] else out
+        if video == out or generation is takes[0]:
+            pointer, further = pointer_to(out) if beside["sidecar"] else "", takes[1:] if beside["tracks"] else []
+            generation.save_video(video, comment=comment + pointer, plan=plan, further=further)
         if beside["sidecar"]:
             samples = samples_beside(out) if beside["samples"] else None
             if samples is not None:
                 write_float_wav(samples, generation.waveform, generation.sample_rate)
             model = Made.of(pipeline.parts, pipeline.precision, pipeline.vocoder)
             sidecar_for(generation, video, model, samples=samples).write(out)
-        if video == out or generation is takes[0]:
-            pointer, further = pointer_to(out) if beside["sidecar"] else "", takes[1:] if beside["tracks"] else []
-            generation.save_video(video, comment=comment + pointer, plan=plan, further=further)
         for suffix in (*([".wav"] if beside["wav"] else []), *(one for one in beside["further"] if one not in PROJECT_SUFFIXES)):
             generation.save_sound(out.with_suffix(suffix))
         if beside["stems"]:

@@ -37,11 +37,11 @@ def save(pipeline: Pipeline, opened: Opened, retaken: Retaken, out: Path, *, wav
     out.parent.mkdir(parents=True, exist_ok=True)
     is_video = opened.scene is not None and out.suffix.lower() != ".wav"
     samples, model = samples_beside(out) if is_video else out, Made.of(pipeline.parts, pipeline.precision, pipeline.vocoder)
-    write_float_wav(samples, made.waveform, made.sample_rate)
-    sidecar_for(made, out, model, samples=samples, history=history, has_video=opened.scene is not None).write(out)
     if is_video:
         comment = f"{OWN_COMMENT} {__version__}: retake {len(history)} of {opened.path.name} seed={edit.seed} take={edit.take}"
         made.save_video(out, comment=comment.encode("utf-8", "backslashreplace").decode() + pointer_to(out))
+    write_float_wav(samples, made.waveform, made.sample_rate)
+    sidecar_for(made, out, model, samples=samples, history=history, has_video=opened.scene is not None).write(out)
     if wav and is_video:
         made.save_wav(out.with_suffix(".wav"))
     return {"out": str(out), "from": str(opened.path), **edit.model_dump(), "seconds": made.seconds, "spent_seconds": made.spent_seconds}
