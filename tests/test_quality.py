@@ -24,7 +24,7 @@ SOUNDS, COLUMNS = 200, 12
 def hear(precision, seed):
     """Features and logits of as many sounds of 2.2 s for the demonstration clip."""
     pipeline, judge = unsilent.load("everyday", device="cpu", precision=precision), load_classifier("everyday", "cpu")
-    request, plan = pipeline.resolve(takes=SOUNDS, seed=seed), pipeline.plan(DEMO, COLUMNS)
+    request, plan = pipeline.resolve(takes=SOUNDS, seed=seed, candidates=1), pipeline.plan(DEMO, COLUMNS)
     grids = pipeline.sample(plan, pipeline.conditions(plan, pipeline.observe(DEMO, plan, request), request), request)
     features, logits = zip(*(judge.classify(to_mel01(pipeline.codec.decode(grid))) for grid in grids), strict=True)
     return np.stack(features), np.stack(logits)
@@ -44,13 +44,12 @@ def others(exact):
 
 @pytest.mark.parametrize("precision", ["bfloat16", pytest.param("int8", marks=in_c)])
 def test_lower_precision_keeps_fid_and_mkl(exact, others, precision):
-    """With the same seed, MKL is below that of another seed, and FID below 1.5.
+    """With the same seed, MKL is below that of another seed, and FID at most a tenth above it.
 
-    FID of version 4 is 0.21 in float32 with another seed, 0.65 in bfloat16 and 0.87 in int8. It was 1.6 in int8 for version 2, and 3.2 with
-    matrices of four bits, 19 of three. Rounding of the transformer makes it, and guidance by 5 enlarges it: decoding adds 0.00003.
+    In float32 with another seed, FID is 0.309 and MKL 3.06; in bfloat16 0.307 and 2.28, in int8 0.308 and 2.61.
     """
     features, logits = hear(precision, 0)
-    assert fid(exact[0], features) < 1.5
+    assert fid(exact[0], features) < 1.1 * others[0]
     assert mkl(exact[1], logits) < others[1]
 
 

@@ -209,7 +209,7 @@ def test_folder_of_another_recipe_is_refused(material, tiny, tmp_path):
     with (
         pytest.raises(
             DataError,
-            match=r"made with guidance 5\.0, precision float32, seed 0, top_k 32 instead of 1\.5, bfloat16, 1, 4",
+            match=r"made with guidance 3\.0, precision float32, seed 0, top_k 32 instead of 1\.5, bfloat16, 1, 4",
         ),
         Sampling(material / "m.parquet", tmp_path, Recipe(tiny, Request(seed=1, top_k=4, guidance=1.5), "bfloat16")),
     ):
