@@ -35,7 +35,7 @@ class Idle:
 
     def warm(self) -> None: ...
 
-    def run(self, folder: Path, source: Path, ask: Any, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def run(self, folder: Path, source: Path, made: Path | None, ask: Any, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         emit({"stage": "sampling", "share": 0.5})
         self.released.wait()
         self.done.append(folder.name)

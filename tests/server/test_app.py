@@ -151,6 +151,26 @@ def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
     assert len(job["sounds"]) == 1
 
 
+def test_a_range_is_made_anew_and_the_rest_stays(start, helpers, make_clip):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4", n_frames=100))["id"]
+    first = helpers.finish(client, helpers.ask(client, source, temperature=3.0))  # the tiny model is too sure of itself
+    body = {
+        "kind": "retake",
+        "input": source,
+        "model": "tiny",
+        "again": {"job": first["id"], "sound": "take1.mp4", "start": 1.0, "stop": 2.0, "takes": 2},
+    }
+    again = helpers.finish(client, client.post("/api/jobs", json=body).json())
+    assert again["state"] == "done", again["why"]
+    before, after = (np.frombuffer(wav_of(client, job)[44 : 44 + 2 * 4 * 22050], np.int16) for job in (first, again))
+    changed = np.flatnonzero(before != after)
+    assert 22050 <= changed.min() < changed.max() < 2 * 22050
+    assert len(again["sounds"]) == 2
+    assert client.post("/api/jobs", json={**body, "again": {**body["again"], "sound": "nosuch"}}).status_code == 404
+    assert client.post("/api/jobs", json=body, headers=helpers.OTHER).status_code == 404
+
+
 def test_a_job_that_waits_can_be_stopped(start, helpers, make_clip):
     client = start(helpers.Idle())
     source = helpers.upload(client, make_clip("clip.mp4"))["id"]

@@ -105,7 +105,7 @@ def test_the_whole_way(page, tmp_path):
     page.mouse.up()
     page.fill("#takes-wanted", "2")
     page.get_by_role("button", name="Make sound").click()
-    page.wait_for_selector("#growing:not([hidden])")
+    until(page, "!document.querySelector('#growing').hidden")
     look(page, "working")
     page.wait_for_selector("#outcome:not([hidden])")
     until(page, "document.querySelector('#player').readyState >= 2")
@@ -139,11 +139,18 @@ def test_the_whole_way(page, tmp_path):
     assert abs(float(page.input_value("#from")) - 2) < 0.1
     assert abs(float(page.input_value("#to")) - 5) < 0.1
     look(page, "result")
+    page.get_by_role("button", name="Retake").click()
+    page.wait_for_selector("#list li:nth-child(2)")
+    page.wait_for_selector("#outcome:not([hidden])")
+    again, _ = soundfile.read(io.BytesIO(download(page, "Sound (WAV)")), dtype="int16")
+    before, _ = soundfile.read(io.BytesIO(second), dtype="int16")
+    changed = (again != before).nonzero()[0]
+    assert 1.9 * rate < changed.min() < changed.max() < 5.1 * rate
 
     page.reload()
     page.wait_for_selector("#outcome:not([hidden])")
     assert page.locator("#takes button").count() == 2
-    assert page.locator("#list li").count() == 1
+    assert page.locator("#list li").count() == 2
     page.get_by_role("button", name="Own sound").is_disabled()
     page.set_input_files("#file", {"name": "text.mp4", "mimeType": "video/mp4", "buffer": b"no media"})
     page.wait_for_selector("#trouble:not([hidden])")

@@ -4,23 +4,48 @@ from typing import Literal
 
 from pydantic import Field
 
-from unsilent.choices import VocoderChoice
+from unsilent.choices import Layer, VocoderChoice
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 from unsilent.request import OWN, Defaults, Request
 from unsilent.server.settings import Settings
 
-Kind = Literal["generate", "reconstruct", "encode", "decode"]
-NEEDS = {"generate": ("video",), "reconstruct": ("video", "sound"), "encode": ("video", "sound"), "decode": ("codes",)}
+Kind = Literal["generate", "retake", "reconstruct", "encode", "decode"]
+NEEDS = {
+    "generate": ("video",),
+    "retake": ("video",),
+    "reconstruct": ("video", "sound"),
+    "encode": ("video", "sound"),
+    "decode": ("codes",),
+}
+
+
+class Again(Config):
+    """A stretch of a finished sound that is made anew; every sample outside it stays. Fields as of `unsilent retake`."""
+
+    job: str = Field(description="Id of the job that made it.")
+    sound: str = Field(description="Name of its video among the files of that job, such as `take1.mp4`.")
+    start: float | None = Field(default=None, description="Seconds.")
+    stop: float | None = Field(default=None, description="Seconds; None is the end.")
+    seed: int | None = Field(default=None, ge=0, description="None takes one more than the last.")
+    takes: int = Field(default=1, ge=1, description="Results, the best first.")
+    candidates: int = Field(default=8, ge=1, description="How many are sampled.")
+    label: str | None = Field(default=None, description="What sounds there; None as in the sound.")
+    layer: Layer = Field(default="replace", description="Replace what is there, or mix with it.")
+    keep: float = Field(default=0.0, ge=0, lt=1, description="Share of the codes that stay.")
 
 
 class Ask(Config):
     """A job: what is done with an upload. `request` is that of the command line and of Python, see `unsilent.Request`."""
 
-    kind: Kind = Field(default="generate", description="Make sounds; send the own sound through the codes and back; to codes; from codes.")
+    kind: Kind = Field(
+        default="generate",
+        description="Make sounds; make a stretch anew; send the own sound through the codes and back; to codes; from codes.",
+    )
     input: str = Field(description="Id of an upload: a video; for the other kinds a sound, or a file of codes.")
     model: str = Field(default="everyday", description="Name of a model whose weights are on the server.")
     vocoder: VocoderChoice = Field(default="neural", description="Mel to waveform.")
+    again: Again | None = Field(default=None, description="For `retake`: what is made anew. The model is that of the job.")
     attention: bool = Field(default=False, description="Also compute what the sampler's attention looks at.")
     request: Request = Field(default=Request(), description="Parameters of `generate`. `prime` is `own`, or the id of another upload.")
 
@@ -39,11 +64,16 @@ def check_ask(ask: Ask, found: str, has_sound: bool, seconds: float, defaults: D
     Raises:
         ParameterError: if the upload is of the wrong kind, a value does not fit the model, or a limit is exceeded.
     """
-    if found not in NEEDS[ask.kind] or (ask.kind != "generate" and not has_sound):
+    if found not in NEEDS[ask.kind] or (ask.kind not in ("generate", "retake") and not has_sound):
         wanted = " or ".join(
-            {"video": "a video with sound" if ask.kind != "generate" else "a video"}.get(one, one) for one in NEEDS[ask.kind]
+            {"video": "a video with sound" if ask.kind not in ("generate", "retake") else "a video"}.get(one, one)
+            for one in NEEDS[ask.kind]
         )
         raise ParameterError(f"{ask.kind} needs {wanted}; this upload is {found if has_sound else found + ' without sound'}.")
+    if (ask.kind == "retake") != (ask.again is not None):
+        raise ParameterError("`again` says what a retake makes anew; give it with the kind retake, and only there.")
+    if ask.again is not None and max(ask.again.takes, ask.again.candidates) > settings.max_takes:
+        raise ParameterError(f"candidates is {ask.again.candidates}; this server samples {settings.max_takes} at most.")
     if ask.kind != "generate":
         return
     if ask.attention and defaults.sees:

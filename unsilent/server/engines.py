@@ -29,11 +29,11 @@ class Here:
         self._worker = Worker(self._settings.device, self._settings.precision, self._settings.model)
         self._worker.warm()
 
-    def run(self, folder: Path, source: Path, ask: Ask, emit: Emit) -> dict[str, Any]:
+    def run(self, folder: Path, source: Path, made: Path | None, ask: Ask, emit: Emit) -> dict[str, Any]:
         """Do one job."""
         from unsilent.server.work import Task
 
-        return self._worker.run(Task(folder, source, ask, self._settings.max_seconds), emit)
+        return self._worker.run(Task(folder, source, ask, self._settings.max_seconds, made), emit)
 
     def close(self) -> None:
         """The thread ends with the process."""
@@ -45,11 +45,11 @@ class _Replica:
 
     settings: Settings
 
-    def __call__(self) -> Callable[[tuple[Path, Path, Ask]], Iterator[dict[str, Any]]]:
+    def __call__(self) -> Callable[[tuple[Path, Path, Path | None, Ask]], Iterator[dict[str, Any]]]:
         engine = Here(self.settings)
         engine.warm()
 
-        def run(job: tuple[Path, Path, Ask]) -> Iterator[dict[str, Any]]:
+        def run(job: tuple[Path, Path, Path | None, Ask]) -> Iterator[dict[str, Any]]:
             events: Queue[dict[str, Any]] = Queue()
 
             def work() -> None:
@@ -85,13 +85,13 @@ class OnRay:
     def warm(self) -> None:
         """Replicas load their models when they start."""
 
-    def run(self, folder: Path, source: Path, ask: Ask, emit: Emit) -> dict[str, Any]:
+    def run(self, folder: Path, source: Path, made: Path | None, ask: Ask, emit: Emit) -> dict[str, Any]:
         """Do one job on a replica that is free.
 
         Raises:
             UnsilentError: of the replica.
         """
-        for event in self._replicas.stream((folder, source, ask)):
+        for event in self._replicas.stream((folder, source, made, ask)):
             if "error" in event:
                 raise UnsilentError(event["error"])
             if "result" in event:

@@ -19,7 +19,7 @@ from unsilent.request import OWN
 from unsilent.server.asked import Ask, check_ask, units
 from unsilent.server.queue import FairQueue, Waiting
 from unsilent.server.settings import Settings
-from unsilent.server.store import ENDED, Job, Store
+from unsilent.server.store import ENDED, Job, NotFoundError, Store
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Engine(Protocol):
     def warm(self) -> None:
         """Load what the first job needs."""
 
-    def run(self, folder: Path, source: Path, ask: Ask, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def run(self, folder: Path, source: Path, made: Path | None, ask: Ask, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Do one job, see `work.Worker.run`."""
 
     def close(self) -> None:
@@ -115,6 +115,8 @@ class Service:
         found = self.store.input(client, ask.input)
         if ask.request.prime not in (None, OWN):
             self.store.input(client, ask.request.prime)
+        if ask.again is not None:
+            ask = self._of_made(client, ask)
         if Path(ask.model).name != ask.model:
             raise UnsilentError("model is a name; this server's are listed under /api/models.")
         defaults = read_defaults(find_bundle(ask.model))
@@ -126,6 +128,13 @@ class Service:
             self.store.delete("jobs", job.id)
             raise
         return job
+
+    def _of_made(self, client: str, ask: Ask) -> Ask:
+        """The same with the model of the job whose sound is made anew."""
+        made = self.store.job(client, ask.again.job)
+        if ask.again.sound not in [sound.get("video") for sound in made.result.get("sounds", ())]:
+            raise NotFoundError(f"that job has no sound {ask.again.sound!r}; it may not have ended.")
+        return ask.model_copy(update={"input": made.ask.input, "model": made.ask.model, "vocoder": made.ask.vocoder})
 
     def _enqueue(self, job: Job, *, again: bool = False) -> None:
         seconds = self.store.input(None, job.ask.input).facts["seconds"]
@@ -238,7 +247,8 @@ class Service:
             if ask.request.prime not in (None, OWN):
                 prime = self.store.path_of(self.store.input(job.client, ask.request.prime))
                 ask = ask.model_copy(update={"request": ask.request.model_copy(update={"prime": str(prime)})})
-            result = self.engine.run(folder, source, ask, lambda event: self._tell(job.id, event))
+            made = None if ask.again is None else self.store.folder_of(self.store.job(job.client, ask.again.job)) / ask.again.sound
+            result = self.engine.run(folder, source, made, ask, lambda event: self._tell(job.id, event))
             spent = time.time() - started
             self.spent += spent
             if result["state"] == "done":

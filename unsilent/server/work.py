@@ -16,17 +16,21 @@ from unsilent.batch import recipe
 from unsilent.choices import AnyPrecision, Device
 from unsilent.codec.codec import Codec
 from unsilent.codec.files import decode_file, encode_file
+from unsilent.editing.opening import open_result
+from unsilent.editing.retake import Retake, retake
+from unsilent.editing.saving import save
 from unsilent.errors import MediaError, ParameterError, UnsilentError
 from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.files import atomic_write
 from unsilent.generation.attention import over_time
 from unsilent.generation.result import Generation
+from unsilent.generation.sidecar import Made, find_sidecar, pointer_to, sidecar_for
 from unsilent.loading import load
-from unsilent.media.audio import read_audio, write_wav
+from unsilent.media.audio import read_audio, write_float_wav, write_wav
 from unsilent.media.mux import plan_mux
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
-from unsilent.outputs import WRITABLE_SUFFIXES
+from unsilent.outputs import WRITABLE_SUFFIXES, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
 from unsilent.server import pictures
 from unsilent.server.asked import Ask
@@ -54,6 +58,7 @@ class Task:
         source: file of the upload.
         ask: what is done; the prime of its request is a path by now.
         most_seconds: of a sound.
+        made: video of the sound that a retake makes anew.
         classifier: names what is heard.
     """
 
@@ -61,6 +66,7 @@ class Task:
     source: Path
     ask: Ask
     most_seconds: float
+    made: Path | None = None
     classifier: str = "everyday"
 
     @property
@@ -112,8 +118,17 @@ class Worker:
         """
         started = time.perf_counter()
         emit({"stage": "loading", "share": 0.0})
-        does = {"generate": self._generate, "reconstruct": self._reconstruct, "encode": self._encode, "decode": self._decode}
-        result = {"state": "done", **does[task.ask.kind](task, emit)}
+        does = {
+            "generate": self._generate,
+            "retake": self._retake,
+            "reconstruct": self._reconstruct,
+            "encode": self._encode,
+            "decode": self._decode,
+        }
+        try:
+            result = {"state": "done", **does[task.ask.kind](task, emit)}
+        except _StoppedError:
+            result = {"state": "stopped", "sounds": []}
         return result | {"spent_seconds": round(time.perf_counter() - started, 3)}
 
     def _generate(self, task: Task, emit: Emit) -> dict[str, Any]:
@@ -137,17 +152,18 @@ class Worker:
         comment = recipe(pipeline, task.source, request.model_copy(update={"prime": prime or request.prime}))
         sounds = []
         for number, take in enumerate(takes, start=1):
-            name = f"take{number}"
-            take.save_video(task.folder / f"{name}{suffix}", comment=comment, plan=plan)
-            take.save_wav(task.folder / f"{name}.wav")
-            sound = {"name": f"take {number}", "video": f"{name}{suffix}", "wav": f"{name}.wav", "seconds": round(take.seconds, 3)}
-            sound |= {"draw": take.take + 1, "score": take.score}
-            sound |= pictures.write(task.folder / name, take.waveform, take.mel, take.clip)
+            out = task.folder / f"take{number}{suffix}"
+            write_float_wav(samples_beside(out), take.waveform, take.sample_rate)  # retakes go on from the very samples
+            model = Made.of(pipeline.parts, pipeline.precision, pipeline.vocoder)
+            sidecar_for(take, out, model, samples=samples_beside(out)).write(out)
+            take.save_video(out, comment=comment + pointer_to(out), plan=plan)
+            take.save_wav(out.with_suffix(".wav"))
+            sound = _shown(take, out, number, take.score)
             if ask.attention:
                 looked = pipeline.attention(take)
                 weights, places = over_time(looked, take.clip.rows)
                 to_condition = float(np.mean([one.condition.sum(1).mean() for one in looked]))
-                shown = pictures.write_map(task.folder / f"{name}.attention", weights)
+                shown = pictures.write_map(out.with_suffix(".attention"), weights)
                 sound["attention"] = {**shown, "of": places, "to_condition": round(to_condition, 4)}
             sounds.append(sound)
             emit({"sound": sound})
@@ -160,6 +176,25 @@ class Worker:
         recipe_of |= request.model_copy(update={"prime": prime or request.prime}).describe() | {"original": request.original}
         _write_json(task.folder / "recipe.json", recipe_of)
         return made | {"state": state, "recipe": recipe_of}
+
+    def _retake(self, task: Task, emit: Emit) -> dict[str, Any]:
+        ask, again = task.ask, task.ask.again
+        pipeline = self.pipeline(ask.model, ask.vocoder)
+        opened = open_result(pipeline, task.made, find_sidecar(task.made), task.source)
+        asked = Retake(
+            again.start, again.stop, again.seed, again.takes, max(again.candidates, again.takes), again.label, again.layer, again.keep
+        )
+        results = retake(pipeline, opened, asked, _progress(task, emit))
+        sounds = []
+        for number, one in enumerate(results, start=1):
+            out = task.folder / f"take{number}{task.made.suffix}"
+            save(pipeline, opened, one, out, wav=True)
+            sounds.append(_shown(one.made, out, number, one.edit.score))
+            emit({"sound": sounds[-1]})
+        recipe_of = {"model": pipeline.name, "of": opened.path.name, **results[0].edit.model_dump()}
+        _write_json(task.folder / "recipe.json", recipe_of)
+        stills = pictures.write_stills(task.folder / "stills.webp", task.source, results[0].made.seconds)
+        return {"sounds": self._heard(task, sounds, emit), "seen": opened.seen, "recipe": recipe_of, "stills": stills}
 
     def _reconstruct(self, task: Task, emit: Emit) -> dict[str, Any]:
         codec = self.pipeline(task.ask.model, "neural").codec
@@ -266,6 +301,24 @@ class _Draft:
             made.append(Generation(source, waveform, rate, mel, grid.cpu().numpy(), None, pipeline.clip, request,
                                    take * (request.candidates or 1), pipeline.name, pipeline.precision, {}))  # fmt: skip
         return made
+
+
+def _progress(task: Task, emit: Emit) -> Callable[[float], None]:
+    """Passes progress on, and ends the work where that is asked for."""
+
+    def progress(share: float) -> None:
+        if task.is_stopped:
+            raise _StoppedError
+        emit({"stage": "sampling", "share": round(share, 3)})
+
+    return progress
+
+
+def _shown(take: Generation, out: Path, number: int, score: float | None) -> dict[str, Any]:
+    """A saved take as the page gets it."""
+    files = {"video": out.name, "wav": out.with_suffix(".wav").name, "project": sidecar_of(out).name}
+    drawn = pictures.write(out.with_suffix(""), take.waveform, take.mel, take.clip)
+    return {"name": f"take {number}", **files, "seconds": round(take.seconds, 3), "draw": take.take + 1, "score": score, **drawn}
 
 
 def _padded(waveform: Float[np.ndarray, "samples"], least: int) -> Float[np.ndarray, "length"]:

@@ -7,7 +7,7 @@ import * as player from "./player.js"
 import * as research from "./research.js"
 
 const $ = (id) => document.getElementById(id)
-const [models, NAMES] = [new Map(), { generate: "sound", reconstruct: "own sound and reconstruction", encode: "codes", decode: "sound of codes" }]
+const [models, NAMES] = [new Map(), { generate: "sound", retake: "retake", reconstruct: "own sound and reconstruction", encode: "codes", decode: "sound of codes" }]
 const STAGES = {
   waiting: "Waiting", loading: "Loading the model", reading: "Looking at the video", sampling: "Sampling the sound",
   decoding: "Decoding", encoding: "Encoding", listening: "Asking the classifier",
@@ -122,6 +122,12 @@ $("form").addEventListener("submit", (event) => {
 })
 $("compare").addEventListener("click", () => ask({ kind: "reconstruct" }))
 $("encode").addEventListener("click", () => ask({ kind: "encode" }))
+$("retake").addEventListener("click", () => {
+  const range = player.state.range
+  if (!range || !heard?.video) return
+  const label = $("label").disabled ? "" : $("label").value
+  ask({ kind: "retake", again: { job: job.id, sound: heard.video, start: range[0], stop: range[1], takes: Number($("takes-wanted").value), ...(label && { label }) } })
+})
 $("less-prior").addEventListener("change", () => hear(heard))
 $("stop").addEventListener("click", () => attempt(() => post(`api/jobs/${job.id}/stop`)))
 
@@ -184,7 +190,7 @@ function showOutcome(ended, isNew = false) {
   if (ended.sounds?.length) show({ timeline: true })
   if (ended.state === "failed" || ended.why) { $("trouble").textContent = ended.why; $("trouble").hidden = false }
   if ($("outcome").hidden) return
-  $("outcome-title").textContent = ended.state === "stopped" ? "Sounds, stopped early" : ended.ask.kind === "generate" ? "Sounds" : NAMES[ended.ask.kind]
+  $("outcome-title").textContent = ended.state === "stopped" ? "Sounds, stopped early" : ["generate", "retake"].includes(ended.ask.kind) ? "Sounds" : NAMES[ended.ask.kind]
   const days = Math.max(0, (ended.expires - Date.now() / 1000) / 3600)
   const notes = [`Made in ${ended.spent_seconds} s.`, ended.sounds.length > 1 && ended.sounds[0].score != null ? "The best rated comes first." : "",
     ...(ended.notes || []), `Kept for ${days.toFixed(0)} hours.`]
@@ -226,7 +232,7 @@ function showList(list, pairs) {
 
 function showDownloads(sound) {
   const link = (text, name) => make("a", text, { class: "button", href: `api/jobs/${job.id}/files/${name}?download=true`, download: "" })
-  const links = [[sound?.video, "Video"], [sound?.wav, "Sound (WAV)"], [job.codes, "Codes (.uns)"], [job.recipe && "recipe.json", "Recipe (JSON)"]]
+  const links = [[sound?.video, "Video"], [sound?.wav, "Sound (WAV)"], [job.codes, "Codes (.uns)"], [sound?.project, "Project (JSON)"], [job.recipe && "recipe.json", "Recipe (JSON)"]]
   $("downloads").replaceChildren(...links.filter(([name]) => name).map(([name, text]) => link(text, name)))
   if (sound) $("downloads").append(make("button", "Spectrogram (PNG)", { type: "button", onclick: savePicture }))
 }
@@ -244,7 +250,8 @@ async function list() {
   $("results-note").textContent = jobs.length ? "" : "Nothing yet. Results stay here when you reload the page."
   $("list").replaceChildren(...jobs.map((one) => {
     const { request, kind, model } = one.ask
-    const about = kind === "generate" ? `${model}, seed ${request.seed}, takes ${request.takes}${request.label ? `, ${request.label}` : ""}` : model
+    const again = one.ask.again
+    const about = again ? `${again.start?.toFixed(2)} to ${again.stop?.toFixed(2)} s made anew` : kind === "generate" ? `${model}, seed ${request.seed}, takes ${request.takes}${request.label ? `, ${request.label}` : ""}` : model
     const item = make("li")
     const text = make("span", `${one.name || "deleted upload"}: ${NAMES[kind]}`)
     text.append(make("small", `${new Date(1000 * one.created).toLocaleString()} · ${about} · ${one.state}${one.why ? `: ${one.why}` : ""}`))
