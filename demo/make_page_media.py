@@ -1,8 +1,8 @@
-"""Make what README shows of the demo clip: three takes as videos, and the first as a GIF with a playhead over its spectrogram.
+"""Make what README shows of the demo clip: two takes as videos, and the first as a GIF with a playhead over its spectrogram.
 
     python demo/make_page_media.py docs/demo
 
-Needs the `plot` extra. The sounds are those of `unsilent generate demo/cat.mp4 -o docs/demo/cat.mp4 --takes 3`; the same machine and
+Needs the `plot` extra. The sounds are those of `unsilent generate demo/cat.mp4 -o docs/demo/cat.mp4 --takes 2`; the same machine and
 number of threads make the same bytes again.
 """
 
@@ -19,7 +19,7 @@ from unsilent.generation.figure import draw_mel
 from unsilent.media.video import stream_frames
 
 CLIP = Path(__file__).parent / "cat.mp4"
-TAKES = 3
+TAKES = 2
 STILLS = 8  # of the video, above the spectrogram
 GIF_FPS = 5
 COLOURS = 128
