@@ -1,14 +1,15 @@
 # The server and its page, without root, on a read-only file system but for one volume.
-#   docker build -t unsilent .                                                          for CPUs
-#   docker build -t unsilent --build-arg WHEELS=cu128 .                                 for GPUs; run it with --gpus all
+#   docker build -t unsilent .                                                          for CPUs and GPUs; with GPUs run it with --gpus all
+#   docker build -t unsilent --build-arg TORCH_INDEX=URL .                              with the wheels of torch at URL, such as CPU wheels,
+#                                                                                       which are smaller; without it torch has CUDA
 #   docker run --read-only --tmpfs /tmp -v sounds:/data -p 127.0.0.1:8000:8000 unsilent    prints its address with a token
 FROM python:3.12-slim-bookworm AS build
-ARG WHEELS=cpu
+ARG TORCH_INDEX=""
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/unsilent
 ENV PATH=/opt/unsilent/bin:$PATH
-RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${WHEELS}" "torch>=2.8,<2.14"
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.8,<2.14"
 COPY . /src
 RUN pip install --no-cache-dir "/src[serve]"
 
