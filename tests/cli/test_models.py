@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+from safetensors import safe_open
 
 from unsilent.published.about import entries
 
@@ -53,3 +54,12 @@ def test_fetch_without_network_lists_all_files_with_urls_and_places(unsilent, mo
     assert "cannot reach a3s.fi (Name or service not known)" in err[0]
     assert f"download {folder}/melgan_ckpt/netG.pt to {own_cache}/downloads/netG.pt" in err[0]
     assert f"and {folder}/models/{archive} to {own_cache}/downloads/{archive} by hand, or name a mirror with --mirror." in err[0]
+
+
+def test_parts_are_assembled_with_the_numbers_that_are_asked_for(unsilent, tiny_parts, tmp_path):
+    options = [word for role, folder in tiny_parts.items() for word in (f"--{role}", str(folder))]
+    for numbers, dtype in (("float32", "torch.float32"), ("float16", "torch.float16")):
+        code, _, err = unsilent("models", "assemble", "-o", str(tmp_path / numbers), "--numbers", numbers, *options)
+        assert code == 0, err
+        with safe_open(tmp_path / numbers / "sampler/model.safetensors", "pt") as weights:
+            assert {str(weights.get_tensor(name).dtype) for name in weights.keys()} == {dtype}

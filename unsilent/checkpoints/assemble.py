@@ -43,6 +43,7 @@ def assemble(
     preset_name: str | None = None,
     defaults: Mapping[str, float | int | None] | None = None,
     about: Path | None = None,
+    dtype: torch.dtype = torch.float16,
 ) -> list[Part]:
     """Make a bundle of trained parts.
 
@@ -53,6 +54,7 @@ def assemble(
         preset_name: of the model; None takes that of the sampler's checkpoint. It gives the image network and what `defaults` leave open.
         defaults: `top_k`, `temperature` and `guidance` of the model.
         about: JSON file with further entries of `bundle.json`: `summary`, and `licences` (what → list of texts).
+        dtype: of the weights on disk.
 
     Returns:
         The parts, in the order of the roles.
@@ -79,9 +81,9 @@ def assemble(
     _check_defaults(chosen, preset, configs["codebook"].n_codes, classes)
     more = {} if about is None else read_json(about)
     entries = {**({"classes": list(classes)} if classes else {}), **({"defaults": chosen} if chosen else {}), **more}
-    save_bundle(out, preset.name, {role: folders[role] for role in ROLES}, entries)
+    save_bundle(out, preset.name, {role: folders[role] for role in ROLES}, entries, dtype)
     if "classifier" in folders:
-        _copy_classifier(folders["classifier"], described["classifier"], out / "classifier")
+        _copy_classifier(folders["classifier"], described["classifier"], out / "classifier", dtype)
     return [Part(role, one["kind"], folders[role], count_parameters(one["kind"], one["config"])) for role, one in described.items()]
 
 
@@ -97,7 +99,7 @@ def _check_defaults(chosen: Mapping[str, float | int], preset: Preset, n_codes: 
     Request(**chosen, label=classes[0] if classes else None).resolve(own)
 
 
-def _copy_classifier(folder: Path, description: Mapping[str, Any], out: Path) -> None:
+def _copy_classifier(folder: Path, description: Mapping[str, Any], out: Path, dtype: torch.dtype) -> None:
     kind = description["kind"]
     module, config = load_checkpoint(folder, kind), KINDS[kind][0](**description["config"])
-    save_checkpoint(out, kind, description["preset"], config, module.state_dict(), description["record"], torch.float16)
+    save_checkpoint(out, kind, description["preset"], config, module.state_dict(), description["record"], dtype)

@@ -243,14 +243,15 @@ def _two_streams(weights: dict[str, Tensor]) -> TwoStream:
     return module.eval().requires_grad_(False)
 
 
-def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any]) -> None:
-    """Copy checkpoint folders, which must fit together, into one bundle, with weights in float16.
+def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+    """Copy checkpoint folders, which must fit together, into one bundle.
 
     Args:
         folder: made if absent.
         preset: of the model.
         parts: checkpoint folder of each of `ROLES`.
         about: more entries of `bundle.json` (summary, licences).
+        dtype: of the weights on disk.
 
     Raises:
         CheckpointError: if a part cannot be read or the folder cannot be written.
@@ -259,7 +260,7 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
         described = read_config(parts[role])
         module = load_checkpoint(parts[role], described["kind"])
         config = KINDS[described["kind"]][0](**described["config"])
-        save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], torch.float16)
+        save_checkpoint(folder / role, described["kind"], preset, config, module.state_dict(), described["record"], dtype)
     write_about(folder, preset, about)
 
 
