@@ -46,8 +46,8 @@ from unsilent.vision.scene import Scene
 
 FIRST_CHUNK, LARGEST_CHUNK = 2, 16  # code columns
 CONTEXT_COLUMNS = 8  # decoded before a chunk
-AHEAD_COLUMNS = 3  # decoded after what is vocoded
-VOCODER_FRAMES = 48  # mel frames vocoded on each side of a chunk
+AHEAD_COLUMNS = 2  # decoded after what is vocoded
+VOCODER_FRAMES = 32  # mel frames vocoded on each side of a chunk
 LONGEST_LIVE_SECONDS = 30 * 86400.0
 _CEILING = 10 ** (-1 / 20)  # -1 dB
 
