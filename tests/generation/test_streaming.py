@@ -11,7 +11,7 @@ import torch
 from unsilent.errors import MediaError, ParameterError
 from unsilent.generation.sampling import draw_uniforms, uniform_stream
 from unsilent.generation.streaming import LIVE, Pace, join, render_codes
-from unsilent.media.audio import GrowingWav, as_pcm, write_wav
+from unsilent.media.sounds import GrowingWav, as_bytes, write_sound
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 from unsilent.signal.loudness import PeakLimiter, limit_peaks
@@ -134,9 +134,9 @@ def test_growing_files_have_the_bytes_of_whole_ones(tmp_path):
         for start in range(0, 5000, 999):
             file.write(sound[start : start + 999])
             assert soundfile.info(tmp_path / "grown.wav").samplerate == RATE
-    write_wav(tmp_path / "whole.wav", sound, RATE)
+    write_sound(tmp_path / "whole.wav", sound[None], RATE)
     assert (tmp_path / "grown.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
-    assert as_pcm(sound) == soundfile.read(tmp_path / "whole.wav", dtype="int16")[0].tobytes()
+    assert as_bytes(sound[None], "16") == soundfile.read(tmp_path / "whole.wav", dtype="int16")[0].tobytes()
     with pytest.raises(MediaError, match="cannot be written"):
         GrowingWav(tmp_path / "none" / "x.wav", RATE)
 

@@ -74,13 +74,13 @@ def check_out(out: str, overwrite: bool) -> None:
 
 def write(stream: "Iterator[Streamed]", out: str, sample_rate: int) -> "list[Streamed]":
     """Write a stream as it comes; say when its first sound was written, and how long it took for its length."""
-    from unsilent.media.audio import GrowingWav, as_pcm
+    from unsilent.media.sounds import GrowingWav, as_bytes
 
     started, first, stretches = time.monotonic(), None, []
     with nullcontext() if out == PIPE else GrowingWav(Path(out), sample_rate) as file:
         for stretch in stream:
             if file is None:
-                sys.stdout.buffer.write(as_pcm(stretch.waveform))
+                sys.stdout.buffer.write(as_bytes(stretch.waveform[None], "16"))
                 sys.stdout.buffer.flush()
             else:
                 file.write(stretch.waveform)

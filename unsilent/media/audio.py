@@ -187,43 +187,6 @@ def write_float_wav(path: Path, waveform: Float32[np.ndarray, "samples"], sample
     _write_wav(path, waveform, sample_rate, "FLOAT")
 
 
-class GrowingWav:
-    """A WAV file that can be heard while it is written: as `write_wav`, but not atomic. A context manager.
-
-    Args:
-        path: file to write; an existing one is replaced.
-        sample_rate: Hz.
-
-    Raises:
-        MediaError: if it cannot be written.
-    """
-
-    def __init__(self, path: Path, sample_rate: int) -> None:
-        try:
-            self._file = soundfile.SoundFile(path, "w", sample_rate, 1, "PCM_16", format="WAV")
-        except soundfile.LibsndfileError as error:
-            raise MediaError(f"{path} cannot be written: {error.error_string}") from None
-        self._file.comment = OWN_COMMENT
-
-    def __enter__(self) -> "GrowingWav":
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._file.close()
-
-    def write(self, waveform: Float[np.ndarray, "samples"]) -> None:
-        """Add samples, mono, clipped to [-1, 1]; they are in the file when this returns."""
-        self._file.write(np.clip(waveform, -1.0, 1.0))
-        self._file.flush()
-
-
-def as_pcm(waveform: Float[np.ndarray, "samples"]) -> bytes:
-    """Samples in [-1, 1] as signed 16-bit little-endian, rounded as `write_wav` does."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(waveform, -1.0, 1.0), 1, "PCM_16", "LITTLE", "RAW")
-    return buffer.getvalue()
-
-
 def _write_wav(path: Path, waveform: Float[np.ndarray, "samples"], sample_rate: int, kind: str) -> None:
     buffer = io.BytesIO()  # libsndfile does not report why a write failed
     with soundfile.SoundFile(buffer, "w", sample_rate, 1, kind, format="WAV") as file:

@@ -66,9 +66,55 @@ def check_sound(path: Path, bits: Bits) -> None:
         raise ParameterError(f"{path} cannot have floating point; choose 16 or 24 bits, or WAV.")
 
 
+class GrowingWav:
+    """A mono 16-bit WAV that can be heard while it is written: the bytes of `write_sound`, but not atomic. A context manager.
+
+    Args:
+        path: file to write; an existing one is replaced.
+        sample_rate: Hz.
+
+    Raises:
+        MediaError: if it cannot be written.
+    """
+
+    def __init__(self, path: Path, sample_rate: int) -> None:
+        self._sample_rate, self._n_samples = sample_rate, 0
+        try:
+            self._file = path.open("wb")
+        except OSError as error:
+            raise MediaError(f"{path} cannot be written: {error.strerror}.") from None
+
+    def __enter__(self) -> "GrowingWav":
+        self.write(np.zeros(0, np.float32))
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._file.close()
+
+    def write(self, waveform: Float[np.ndarray, "samples"]) -> None:
+        """Add samples, clipped to [-1, 1]; they are in the file when this returns, and its header counts them up to 4 GB."""
+        self._n_samples += len(waveform)
+        header = _header(1, self._n_samples, self._sample_rate, "16", None)
+        if header.startswith(b"RIFF"):
+            self._file.seek(0)
+            self._file.write(header)
+        self._file.seek(0, 2)
+        self._file.write(as_bytes(waveform[None], "16"))
+        self._file.flush()
+
+
 def _write_wav(path: Path, waveform: np.ndarray, sample_rate: int, bits: Bits, since_midnight: Fraction | None) -> None:
-    code, size = _FORMATS[bits]
     n_channels, n_samples = waveform.shape
+    with path.open("wb") as file:
+        file.write(_header(n_channels, n_samples, sample_rate, bits, since_midnight))
+        for block in _blocks(waveform):
+            file.write(as_bytes(block, bits))
+        file.write(bytes(n_channels * n_samples * _FORMATS[bits][1] // 8 % 2))
+
+
+def _header(n_channels: int, n_samples: int, sample_rate: int, bits: Bits, since_midnight: Fraction | None) -> bytes:
+    """All of a WAV before its samples."""
+    code, size = _FORMATS[bits]
     frame = n_channels * size // 8
     n_bytes = n_samples * frame
     form = struct.pack("<HHIIHH", code, n_channels, sample_rate, sample_rate * frame, frame, size)
@@ -86,11 +132,7 @@ def _write_wav(path: Path, waveform: np.ndarray, sample_rate: int, bits: Bits, s
         head = b"RF64" + struct.pack("<I", _MAX_RIFF) + b"WAVE" + _chunk(b"ds64", sizes)
     else:
         head = b"RIFF" + struct.pack("<I", total) + b"WAVE"
-    with path.open("wb") as file:
-        file.write(head + chunks + b"data" + struct.pack("<I", _MAX_RIFF if is_large else n_bytes))
-        for block in _blocks(waveform):
-            file.write(_as_bytes(block, bits))
-        file.write(bytes(n_bytes % 2))
+    return head + chunks + b"data" + struct.pack("<I", _MAX_RIFF if is_large else n_bytes)
 
 
 def _broadcast(samples: int) -> bytes:
@@ -104,8 +146,8 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
-def _as_bytes(block: np.ndarray, bits: Bits) -> bytes:
-    """Samples of all channels in turn."""
+def as_bytes(block: Float[np.ndarray, "channels samples"], bits: Bits) -> bytes:
+    """Samples of all channels in turn, little-endian; clipped to [-1, 1] unless in floating point."""
     if bits == "32f":
         return np.ascontiguousarray(block.T).astype("<f4").tobytes()
     levels = _levels(block, bits)
