@@ -28,7 +28,7 @@ from unsilent.models.configs import (
     TransformerConfig,
     VocosConfig,
 )
-from unsilent.models.listener import Ears, Listener, ListenerConfig
+from unsilent.models.listener import Listener, ListenerConfig, Ranker
 from unsilent.models.residual_codebook import ResidualCodebook
 from unsilent.models.residual_sampler import ResidualSampler
 from unsilent.models.sampler import Sampler
@@ -259,7 +259,7 @@ def seeing(parts) -> Pipeline:
                 nn.init.normal_(tensor, std=2.0 / max(1, tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0.1)
         sampler.embedder.sight.std.fill_(20.0)
     named = {"classes": ("cat", "dog", "drum"), "top_k": 16, "temperature": 1.0, "guidance": 2.0, "candidates": 1}
-    named["ears"] = Ears(listener, named["classes"])
+    named["ranker"] = Ranker(listener, named["classes"])
     return Pipeline(dataclasses.replace(parts, codebook=codebook.eval(), sampler=sampler.eval(), **named), torch.device("cpu"))
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 import unsilent
 from unsilent.checkpoints import bundle
 from unsilent.errors import CheckpointError, MediaError, ParameterError
+from unsilent.jobs.sample import sample_mels
 from unsilent.models.condition import pick_rows
 from unsilent.models.configs import ConditionConfig
 from unsilent.models.sampler import Sampler
@@ -374,7 +375,7 @@ class TestOtherConditions:
         plan = moved.plan(scene, moved.clip.columns)
         seen = moved.observe(scene, plan, Request())
         assert not seen.motion_of(plan.frames[0].measured, moved.clip).any()
-        assert len(moved.sample_mels(scene, Request(takes=2))) == 2
+        assert len(sample_mels(moved, scene, Request(takes=2))) == 2
 
     def test_damaged_tail_has_no_motion(self, moved, make_clip):
         path = make_clip("a.mkv", n_frames=4 * FPS, images=changing)

@@ -25,7 +25,7 @@ from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, sample_codes
 from unsilent.generation.shaping import rank_by_onsets, shaper, with_seen_cues
 from unsilent.generation.shots import plan_shots
-from unsilent.generation.streaming import LIVE, Eyes, Stream, made_of, sees_in_time
+from unsilent.generation.streaming import LIVE, CausalObserver, Stream, made_of, sees_in_time
 from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
 from unsilent.request import Request
@@ -84,10 +84,10 @@ class Pipeline:
         watch: Feed = quiet,
         **fields: Any,
     ) -> list[Generation]:
-        """Make several different sounds for one video; take 0 equals what `generate` gives. Other arguments and errors as there.
+        """Make several different sounds for one video, the best first where they are ranked; else take 0 equals what `generate` gives.
 
-        `n_takes` None takes the request's number. `progress` is called with the name of a stage and the share of all work done, 0 to 1;
-        `watch` after each column with the codes of all candidates that are known by then. An exception of either ends the work.
+        Other arguments and errors as there. `n_takes` None takes the request's number. `progress` is called with the name of a stage and
+        the share of all work done, 0 to 1; `watch` after each column with the codes of all candidates so far. Exceptions of both end it.
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
         clock = Clock()
@@ -95,12 +95,11 @@ class Pipeline:
             return [made_of(self.stream(video, request), Path(video), self.name, clock)]
         with EXCLUSIVE, limit_threads(self.threads):
             info = probe(Path(video))
-            n_samples = self.samples_for(request, info.seconds)
-            scene = Scene(info.path, info.seconds)
+            scene, n_samples = Scene(info.path, info.seconds), request.n_samples(info.seconds, self.clip.sample_rate)
             clock.lap("probe")
-            prime = self.prime(scene, request)
+            prime = load_prime(scene, request, self.codec, self.parts.loudness_lufs)
             n_columns = self.clip.columns_for(n_samples)
-            plan, observation, request = self.look(scene, n_columns, request, stage(progress, "reading"))
+            plan, observation, request = self.plan_and_observe(scene, n_columns, request, stage(progress, "reading"))
             clock.lap("features")
             conditions = self.conditions(plan, observation, request)
             seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
@@ -117,27 +116,19 @@ class Pipeline:
             }  # fmt: skip
         return [Generation(**common, **one._asdict(), **arrays._asdict()) for one, arrays in zip(ranked, finished, strict=True)]
 
-    def look(
+    def plan_and_observe(
         self, scene: Scene, n_columns: int, request: Request, progress: Progress = quiet, cuts: Sequence[int] = ()
     ) -> tuple[Plan, Observation | None, Request]:
         """Plan a sound, read the scene, and fill in cues that are to be seen; where cuts are seen, all again, shot by shot."""
         plan = self.plan(scene, n_columns, cuts)
         observation = self.observe(scene, plan, request, progress)
         if observation is not None and observation.cuts and not cuts:
-            return self.look(scene, n_columns, request, progress, observation.cuts)
+            return self.plan_and_observe(scene, n_columns, request, progress, observation.cuts)
         return plan, observation, with_seen_cues(request, scene, observation, self.clip)
 
     def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = ()) -> Plan:
         """Cut a sound of `n_columns` code columns into windows, which begin anew at cuts, and choose the frames that condition each."""
         return plan_shots(scene, cuts, n_columns, self.clip, self.parts.sampler.config.condition, self.parts.backbone_row)
-
-    def prime(self, scene: Scene, request: Request) -> Prime | None:
-        """Codes and samples of the real beginning that is asked for; see `load_prime`."""
-        return load_prime(scene, request, self.codec, self.parts.loudness_lufs)
-
-    def samples_for(self, request: Request, seconds: float) -> int:
-        """Samples of a sound for a video of some seconds."""
-        return max(1, round((request.seconds or seconds) * self.clip.sample_rate))
 
     def stream(self, video: str | Path, request: Request | None = None, **fields: Any) -> Stream:
         """Make one sound while the video is read: an iterator over its stretches, each as soon as it is made; see `generation.streaming`.
@@ -145,22 +136,23 @@ class Pipeline:
         Together they are the sound of `generate` with `stream=True`, byte by byte. Arguments and errors as there.
         """
         request, info = self.resolve(request, **fields, stream=True), probe(Path(video))
-        scene, n_samples = Scene(info.path, info.seconds), self.samples_for(request, info.seconds)
+        scene, n_samples = Scene(info.path, info.seconds), request.n_samples(info.seconds, self.clip.sample_rate)
         if sees_in_time(self.parts):
-            return Stream(self.parts, self.codec, self.precision, request, Eyes.of_video(scene, self.parts), n_samples=n_samples)
-        plan = self.plan(scene, self.clip.columns_for(n_samples))
-        conditions = self.conditions(plan, self.observe(scene, plan, request), request)
-        return Stream(self.parts, self.codec, self.precision, request, conditions=conditions, n_samples=n_samples)
+            condition = CausalObserver.of_video(scene, self.parts)
+        else:
+            plan = self.plan(scene, self.clip.columns_for(n_samples))
+            condition = self.conditions(plan, self.observe(scene, plan, request), request)
+        return Stream(self.parts, self.codec, self.precision, request, condition, n_samples)
 
     def live(self, source: str, *, raw: tuple[int, int, float] | None = None, **fields: Any) -> Stream:
-        """As `stream`, for pictures that arrive while they are looked at, until they end; `source` and `raw` as of `Eyes.live`.
+        """As `stream`, for frames that arrive while they are read, until they end; `source` and `raw` as of `CausalObserver.live`.
 
         Raises:
             MediaError: if the source cannot be opened.
             ParameterError: for a model whose condition or decoder needs a whole clip, or a field as of `stream`.
         """
         request = self.resolve(**fields, stream=True)
-        return Stream(self.parts, self.codec, self.precision, request, Eyes.live(source, self.parts, raw), pace=LIVE)
+        return Stream(self.parts, self.codec, self.precision, request, CausalObserver.live(source, self.parts, raw), pace=LIVE)
 
     @torch.inference_mode()
     def observe(self, scene: Scene, plan: Plan, request: Request, progress: Progress = quiet) -> Observation | None:
@@ -205,25 +197,14 @@ class Pipeline:
         """Choose the best candidate of each take: by cues if there are any, else by the classes that are seen or named."""
         if request.cues is not None:
             return rank_by_onsets(self.codec, grids, request)
-        return rank(self.codec, self.parts.ears, grids, seen, request)
-
-    @torch.inference_mode()
-    def sample_mels(self, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
-        """Mels of exactly one clip for each take, around [-1, 1]. Their codes are those that `takes` begins with for this scene."""
-        request = self.resolve(request)
-        with EXCLUSIVE, limit_threads(self.threads):
-            plan, observation, request = self.look(scene, self.clip.columns, request)
-            conditions = self.conditions(plan, observation, request)
-            grids = self.sample(plan, conditions, request, self.prime(scene, request))
-            seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
-            return [self.codec.decode(grids[one.take]).cpu().numpy() for one in self.rank(grids, seen, request)]
+        return rank(self.codec, self.parts.ranker, grids, seen, request)
 
     @torch.inference_mode()
     def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:
         """How much each code of a sound attended to the condition and to earlier codes; the video is read again. See `attention_of`."""
         with EXCLUSIVE, limit_threads(self.threads):
             scene = Scene(made.video, probe(made.video).seconds)
-            plan, observation, request = self.look(scene, made.codes.shape[1], made.request)
+            plan, observation, request = self.plan_and_observe(scene, made.codes.shape[1], made.request)
             conditions = self.conditions(plan, observation, request)
             return attention_of(self.parts.plain_sampler(), plan.windows, made.codes, conditions, layer, head)
 

@@ -151,7 +151,7 @@ EVERYDAY = Preset(
 _SMALL_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))
 SMALL = Preset(
     name="small",
-    summary="the paper's design for trainings on two cores; version 3 of everyday had these sizes",
+    summary="the paper's design for trainings on two cores; the first everyday had these sizes",
     codebook=_SMALL_CODEBOOK,
     sampler=SamplerConfig(
         clip=_SMALL_CODEBOOK.clip,

@@ -97,7 +97,7 @@ class Request(Config):
     )
     stream: bool = Field(
         default=False,
-        description="Look ahead less than a second and keep the level of the codes: a sound that is heard while it is made.",
+        description="Look ahead less than a second and keep the level of the codes: a sound that can be played while it is made.",
     )
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
     scenes: Scenes = Field(default="auto", description="Whether what follows a cut is looked at, and sounded, by itself.")
@@ -110,6 +110,10 @@ class Request(Config):
     stereo: bool = Field(default=False, description="Two channels, panned to the place of motion; their mean is the mono sound.")
     rate: SoundRate | None = Field(default=None, description="Sample rate of files, in Hz; None is the model's own.")
     bits: Bits = Field(default="16", description="Bits of the samples in sound files; 32f is floating point.")
+
+    def n_samples(self, video_seconds: float, sample_rate: int) -> int:
+        """Length of the sound of a video, in samples."""
+        return max(1, round((self.seconds or video_seconds) * sample_rate))
 
     @property
     def n_sampled(self) -> int:

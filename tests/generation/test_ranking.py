@@ -11,7 +11,7 @@ from unsilent.codec.codec import Codec
 from unsilent.errors import ParameterError
 from unsilent.generation.conditions import likeliest
 from unsilent.generation.ranking import agreement, rank
-from unsilent.models.listener import Ears, Listener
+from unsilent.models.listener import Listener, Ranker
 from unsilent.request import Defaults, Request
 
 
@@ -28,8 +28,8 @@ class Loud(Codec):
         return torch.full((80, 64), 2 * grid.float().mean().item() - 1)
 
 
-class Hears(Listener):
-    """For whom loud sounds are drums, quiet ones rain."""
+class LoudIsDrum(Listener):
+    """Classifies loud sounds as drums, quiet ones as rain."""
 
     def __init__(self):
         nn.Module.__init__(self)
@@ -40,7 +40,7 @@ class Hears(Listener):
 
 
 CODEC = Loud()
-EARS = Ears(Hears(), ("drum", "rain", "train"))
+RANKER = Ranker(LoudIsDrum(), ("drum", "rain", "train"))
 
 
 def grids_of(*shares):
@@ -52,27 +52,27 @@ def test_agreement_is_the_mean_log_probability_of_what_is_expected():
     grids = grids_of(20, 10, 0)
     loud = torch.tensor([1.0, 0.5, 0.0])
     drum, rain = (2 * loud - 1).sigmoid().log(), (1 - 2 * loud).sigmoid().log()
-    torch.testing.assert_close(agreement(CODEC, EARS, grids, {"drum": 1.0}), drum)
-    torch.testing.assert_close(agreement(CODEC, EARS, grids, {"drum": 0.6, "rain": 0.2, "ghost": 0.2}), 0.75 * drum + 0.25 * rain)
-    assert agreement(CODEC, EARS, grids, {"ghost": 1.0}).tolist() == [0, 0, 0]
+    torch.testing.assert_close(agreement(CODEC, RANKER, grids, {"drum": 1.0}), drum)
+    torch.testing.assert_close(agreement(CODEC, RANKER, grids, {"drum": 0.6, "rain": 0.2, "ghost": 0.2}), 0.75 * drum + 0.25 * rain)
+    assert agreement(CODEC, RANKER, grids, {"ghost": 1.0}).tolist() == [0, 0, 0]
 
 
 def test_the_best_candidate_of_each_take_is_kept_and_the_best_take_comes_first():
     grids = grids_of(2, 6, 4, 3, 18, 1)  # three candidates for each of two takes
-    best, second = rank(CODEC, EARS, grids, {"drum": 1.0}, Request(takes=2, candidates=3))
+    best, second = rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(takes=2, candidates=3))
     assert (best.take, second.take) == (4, 1)
     assert best.score > second.score
-    assert [one.take for one in rank(CODEC, EARS, grids, {"rain": 1.0}, Request(takes=2, candidates=3))] == [5, 0]
+    assert [one.take for one in rank(CODEC, RANKER, grids, {"rain": 1.0}, Request(takes=2, candidates=3))] == [5, 0]
 
 
 def test_a_long_sound_is_rated_by_its_first_clip():
     grids = torch.cat([grids_of(3, 4), grids_of(20, 0)], dim=2)
-    assert [one.take for one in rank(CODEC, EARS, grids, {"drum": 1.0}, Request(candidates=2))] == [1]
+    assert [one.take for one in rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(candidates=2))] == [1]
 
 
 def test_without_candidates_nothing_is_ranked():
     grids = torch.zeros(3, 5, 4, dtype=torch.long)
-    assert rank(CODEC, EARS, grids, {"drum": 1.0}, Request(takes=3)) == [(0, None), (1, None), (2, None)]
+    assert rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(takes=3)) == [(0, None), (1, None), (2, None)]
     assert rank(CODEC, None, grids, {"drum": 1.0}, Request(takes=3, candidates=1)) == [(0, None), (1, None), (2, None)]
 
 

@@ -90,8 +90,8 @@ def test_guidance_one_computes_no_unconditional_rows(sampler, monkeypatch):
 
 
 def test_guidance_zero_ignores_the_condition(sampler):
-    untold = torch.zeros_like(steady(sampler)(None))
-    assert torch.equal(sample(sampler, 12, guidance=0.0), sample(sampler, 12, lambda window: untold))
+    nothing = torch.zeros_like(steady(sampler)(None))
+    assert torch.equal(sample(sampler, 12, guidance=0.0), sample(sampler, 12, lambda window: nothing))
 
 
 @pytest.mark.parametrize("prime", [None, torch.arange(10).reshape(5, 2)])
@@ -104,10 +104,10 @@ def test_guided_takes_do_not_depend_on_the_others(sampler, prime):
 
 
 def test_guide_extrapolates_from_unconditional_to_conditional():
-    told, untold = torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([[0.5, 0.5, 0.5]])
-    logits = torch.cat([told, untold])
+    conditional, unconditional = torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([[0.5, 0.5, 0.5]])
+    logits = torch.cat([conditional, unconditional])
     torch.testing.assert_close(guide(logits, 3.0), torch.tensor([[2.0, -1.0, -7.0]]))
-    torch.testing.assert_close(guide(logits, 0.0), untold)
+    torch.testing.assert_close(guide(logits, 0.0), unconditional)
 
 
 def test_a_longer_sound_begins_like_a_shorter_one(sampler):
@@ -142,10 +142,10 @@ def test_own_codes_as_prime_give_the_same_continuation(sampler):
 
 
 def test_on_column_gets_every_column_in_order(sampler):
-    told = []
-    whole = sample(sampler, 17, takes=2, on_column=lambda known: told.append(known.clone()))
-    assert [known.shape[1] for known in told] == [(i + 1) * CLIP.rows for i in range(17)]
-    assert all(torch.equal(known, whole[:, : known.shape[1]]) for known in told)
+    reported = []
+    whole = sample(sampler, 17, takes=2, on_column=lambda known: reported.append(known.clone()))
+    assert [known.shape[1] for known in reported] == [(i + 1) * CLIP.rows for i in range(17)]
+    assert all(torch.equal(known, whole[:, : known.shape[1]]) for known in reported)
 
 
 def test_each_take_has_its_own_random_stream():

@@ -53,7 +53,7 @@ def test_a_video_of_two_scenes_sounds_like_each_by_itself(pipeline, make_clip):
     def looked(name, first, **fields):
         video = make_clip(name, images=images(first, 2, 50), n_frames=100, options={"g": "1"})
         request = pipeline.resolve(**fields)
-        plan, observation, _ = pipeline.look(Scene(video, 4.0), 22, request)
+        plan, observation, _ = pipeline.plan_and_observe(Scene(video, 4.0), 22, request)
         return [window.start for window in plan.windows], pipeline.conditions(plan, observation, request)
 
     (starts, one), (_, other), (whole, _) = looked("a.mp4", 1), looked("b.mp4", 3), looked("a.mp4", 1, scenes="off")

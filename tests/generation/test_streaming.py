@@ -71,7 +71,7 @@ def test_long_streams_forget_and_stay_the_same(seeing, make_clip):
     whole = join(list(stream))
     assert render_codes(seeing.codec, whole.codes, 30 * RATE).tobytes() == whole.waveform.tobytes()
     assert len(stream._codes._kept) < 130 < whole.codes.shape[1]
-    assert len(stream._eyes._windows) <= 5
+    assert len(stream._observer._windows) <= 5
 
 
 def test_models_that_need_a_clip_stream_a_clip_later(pipeline, make_clip):

@@ -15,7 +15,7 @@ SMALL = ListenerConfig(block=8, channels=(4, 6, 8, 8), labels=3)
 def listener():
     torch.manual_seed(0)
     module = Listener(SMALL).eval().requires_grad_(False)
-    # an identity of bands: the network hears the mel's decibels / 10 as log10 of powers
+    # an identity of bands: the network receives the mel's decibels / 10 as log10 of powers
     module.to_bands.copy_(torch.eye(96, 80))
     module.band_bias[80:] = -30
     return module

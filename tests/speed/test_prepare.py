@@ -181,8 +181,8 @@ def test_lower_precision_predicts_like_float32(sampler, precision, packs, diverg
 @in_c
 def test_take_does_not_depend_on_the_number_of_takes(sampler, sample_with):
     light = prepared(sampler, "int8")
-    told = light.condition(FEATURES)
-    alone, three = (sample_with(light, told, 30, seed=3, takes=takes) for takes in (1, 3))
+    conditions = light.condition(FEATURES)
+    alone, three = (sample_with(light, conditions, 30, seed=3, takes=takes) for takes in (1, 3))
     assert torch.equal(alone[0], three[0])
     assert not torch.equal(three[0], three[1])
 

@@ -222,7 +222,7 @@ def sees(shards, tmp_path):
     save_checkpoint(tmp_path / "codebook", "residual_codebook", "everyday", config, ResidualCodebook(config).state_dict(), {})
     sight = Sight(SightConfig(feature_dim=6, n_classes=2))
     views = torch.cat([torch.from_numpy(Shard(shards, "features")[item].astype(np.float32)) for item in range(2)])
-    sight.weight.copy_((torch.linalg.pinv(views) @ (20 * torch.eye(2).repeat_interleave(3, dim=0))).T)  # all six views are told apart
+    sight.weight.copy_((torch.linalg.pinv(views) @ (20 * torch.eye(2).repeat_interleave(3, dim=0))).T)  # all six views are classified
     save_checkpoint(tmp_path / "sight", "sight", "", sight.config, sight.state_dict(), {"classes": ["a", "b"]})
     condition = ConditionConfig(kind="sight", n_features=2, feature_dim=6, n_classes=2)
     transformer = TransformerConfig(layers=1, heads=2, width=16)

@@ -29,7 +29,7 @@ from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.configs import AnySamplerConfig, CodebookConfig, MelGANConfig, ResidualCodebookConfig, VocosConfig
-from unsilent.models.listener import Ears
+from unsilent.models.listener import Ranker
 from unsilent.models.melgan import MelGAN
 from unsilent.models.residual_codebook import AnyCodebook
 from unsilent.models.sampler import AnySampler
@@ -53,7 +53,7 @@ class Parts:
         codebook, sampler, vocoder: with their weights, in evaluation mode.
         backbone: image network of the condition, and `backbone_row` its input; None for a model without visual features.
         classes: names by class number; empty for a model without classes.
-        ears: listener that ranks its sounds; None for a model without.
+        ranker: listener that ranks its sounds; None for a model without.
         top_k, temperature, guidance, candidates: defaults of sampling; see `request.Request`.
         fingerprint: short digest of the weights, different for two bundles of one preset.
         loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
@@ -67,7 +67,7 @@ class Parts:
     backbone: nn.Module | None
     backbone_row: Backbone | None
     classes: tuple[str, ...]
-    ears: Ears | None
+    ranker: Ranker | None
     top_k: int
     temperature: float
     guidance: float
@@ -93,7 +93,7 @@ class Parts:
             self.sampler,
             self.vocoder,
             *([self.backbone] if self.backbone else []),
-            *([self.ears.listener] if self.ears else []),
+            *([self.ranker.listener] if self.ranker else []),
         ]
 
 
@@ -122,8 +122,8 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     defaults = (chosen.top_k, chosen.temperature, chosen.guidance, chosen.candidates)
     loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
     networks = (codebook, sampler, vocoder, backbone, backbone_row)
-    ears = load_ears(folder) if chosen.candidates else None
-    parts = Parts(preset.name, *networks, classes, ears, *defaults, fingerprint(folder, about), loudness, folder)
+    ranker = load_ranker(folder) if chosen.candidates else None
+    parts = Parts(preset.name, *networks, classes, ranker, *defaults, fingerprint(folder, about), loudness, folder)
     if problem := misfit(codebook.config, sampler.config, vocoder.config, backbone_row, classes):
         raise CheckpointError(f"the parts of {folder} do not fit together: {problem}.")
     return parts
@@ -146,9 +146,9 @@ def load_codec_networks(
     return codebook, vocoder
 
 
-def load_ears(folder: Path) -> Ears:
+def load_ranker(folder: Path) -> Ranker:
     """Load the listener of a bundle that has one. Errors: see `load_parts`."""
-    return Ears(load_checkpoint(folder / "classifier", "listener"), tuple(read_config(folder / "classifier")["record"]["classes"]))
+    return Ranker(load_checkpoint(folder / "classifier", "listener"), tuple(read_config(folder / "classifier")["record"]["classes"]))
 
 
 def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> AnySampler:

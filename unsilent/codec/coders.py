@@ -143,6 +143,6 @@ def _steps(logits: Float64[np.ndarray, "codes n_codes"], shift: int) -> Float64[
 
 
 def _probabilities(logits: Float64[np.ndarray, "codes n_codes"], shift: int) -> Float64[np.ndarray, "codes n_codes"]:
-    """Quotients of whole numbers, which are the same on all machines."""
+    """Quotients of integers, which are the same on all machines."""
     weights = _WEIGHTS[np.minimum(_steps(logits, shift), _FLOOR).astype(np.int64)]
     return weights / weights.sum(1, keepdims=True)

@@ -217,9 +217,9 @@ def _candidates(
             after = codes[:, stretch.last : stretch.last + n_after]
             inside = sequences[:, windows[-1].start * clip.rows :]
             scores = likelihood_after(sampler, inside, to_sequence(after[None])[0], conditions[-1]).tolist()
-    if not n_after and pipeline.parts.ears:
+    if not n_after and pipeline.parts.ranker:
         expected = {request.label: 1.0} if request.label else opened.seen
-        scores = agreement(pipeline.codec, pipeline.parts.ears, made[:, :, : clip.columns], expected).tolist()
+        scores = agreement(pipeline.codec, pipeline.parts.ranker, made[:, :, : clip.columns], expected).tolist()
     clock.lap("codes")
     progress(0.6)
     whole = codes.expand(len(made), -1, -1).clone()

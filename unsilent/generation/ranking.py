@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.codec.codec import Codec
-from unsilent.models.listener import Ears
+from unsilent.models.listener import Ranker
 from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 from unsilent.signal.mel import to_mel01
@@ -31,20 +31,20 @@ class Ranked(NamedTuple):
 
 @torch.inference_mode()
 def agreement(
-    codec: Codec, ears: Ears, grids: Int[Tensor, "sounds rows columns"], expected: Mapping[str, float]
+    codec: Codec, ranker: Ranker, grids: Int[Tensor, "sounds rows columns"], expected: Mapping[str, float]
 ) -> Float[Tensor, "sounds"]:
     """Mean log-probability that the listener gives to the expected classes, in nats; those that it does not know are left out.
 
     Args:
         codec: decodes the codes.
-        ears: of the model.
+        ranker: of the model.
         grids: codes.
         expected: probability of each class.
     """
-    known = {name: share for name, share in expected.items() if name in ears.classes}
-    shares = torch.tensor([known.get(name, 0.0) for name in ears.classes]) / max(sum(known.values()), 1e-9)
+    known = {name: share for name, share in expected.items() if name in ranker.classes}
+    shares = torch.tensor([known.get(name, 0.0) for name in ranker.classes]) / max(sum(known.values()), 1e-9)
     with codec.autocast():
-        logits = torch.cat([ears.listener(to_mel01(codec.decode(grid))[None]) for grid in grids])
+        logits = torch.cat([ranker.listener(to_mel01(codec.decode(grid))[None]) for grid in grids])
     return (logits.float().log_softmax(1).cpu() * shares).sum(1)
 
 
@@ -77,7 +77,7 @@ def likelihood_after(
 
 def rank(
     codec: Codec,
-    ears: Ears | None,
+    ranker: Ranker | None,
     grids: Int[Tensor, "sounds rows columns"],
     expected: Mapping[str, float],
     request: Request,
@@ -86,14 +86,14 @@ def rank(
 
     Args:
         codec: of the model.
-        ears: of the model; None for a model without.
+        ranker: of the model; None for a model without.
         grids: codes of all candidates, those of one take after another; the first clip of each is rated.
         expected: probability of each class that is seen or named.
         request: resolved; where only one sound is sampled, or without `candidates`, nothing is ranked.
     """
-    if ears is None or request.candidates is None or len(grids) == 1:
+    if ranker is None or request.candidates is None or len(grids) == 1:
         return [Ranked(take, None) for take in range(len(grids))]
-    return best_of(agreement(codec, ears, grids[:, :, : codec.clip.columns], expected).tolist(), request.candidates)
+    return best_of(agreement(codec, ranker, grids[:, :, : codec.clip.columns], expected).tolist(), request.candidates)
 
 
 def best_of(scores: Sequence[float], candidates: int) -> list[Ranked]:

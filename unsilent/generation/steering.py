@@ -19,7 +19,7 @@ SEEN = -1  # class of a column whose features tell it
 
 @dataclass(frozen=True)
 class Steering:
-    """What a sampler is told over time.
+    """What a sampler is conditioned on over time.
 
     Attributes:
         cues: in the order of time; None leaves the motion to the video.
@@ -43,16 +43,16 @@ class Steering:
         stretches = request.prompt_track or ()
         if not stretches and not any(cue.label for cue in cues or ()):
             return cls(cues)
-        number = {name: index for index, name in enumerate(classes)}
-        told = np.full(n_columns, SEEN if request.label is None else number[request.label])
+        index_of = {name: index for index, name in enumerate(classes)}
+        numbers = np.full(n_columns, SEEN if request.label is None else index_of[request.label])
         for stretch in stretches:
-            told[_columns(stretch.start, stretch.stop, clip)] = number[stretch.label]
+            numbers[_columns(stretch.start, stretch.stop, clip)] = index_of[stretch.label]
         ordered = cues or []
         for place, cue in enumerate(ordered):
             if cue.label is not None:
                 stop = ordered[place + 1].seconds if place + 1 < len(ordered) else n_columns * clip.column_seconds
-                told[_columns(cue.seconds, min(stop, cue.seconds + (cue.length or np.inf)), clip)] = number[cue.label]
-        return cls(cues, told)
+                numbers[_columns(cue.seconds, min(stop, cue.seconds + (cue.length or np.inf)), clip)] = index_of[cue.label]
+        return cls(cues, numbers)
 
     def motion(self, window: Window, clip: Clip) -> Float32[np.ndarray, "columns motion"]:
         """Motion curves of a window as `Observation.motion_of` gives them, with an impact at each cue and nothing else."""

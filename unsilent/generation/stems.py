@@ -14,8 +14,8 @@ REST = "seen"  # name of the part whose class is seen in the video
 
 def stem_labels(request: Request) -> list[str]:
     """Labels that parts may have, sorted; `REST` stands for what is seen."""
-    told = {one.label for one in (*(request.prompt_track or ()), *(request.cues or ())) if one.label}
-    return sorted(told | {request.label or REST}) if told else []
+    named = {one.label for one in (*(request.prompt_track or ()), *(request.cues or ())) if one.label}
+    return sorted(named | {request.label or REST}) if named else []
 
 
 def split_by_label(
@@ -34,12 +34,12 @@ def split_by_label(
     labels = stem_labels(request)
     if not labels:
         raise ParameterError("stems are by label, but no labels over time are given; give a prompt track, or cues with labels.")
-    told = Steering.of(request, clip.columns_for(sound.shape[1]), clip, [label for label in labels if label != REST]).classes
+    numbers = Steering.of(request, clip.columns_for(sound.shape[1]), clip, [label for label in labels if label != REST]).classes
     names = {SEEN: REST} | dict(enumerate(label for label in labels if label != REST))
     fade = max(1, round(_FADE_SECONDS * clip.sample_rate))
-    of_sample = np.repeat(told, clip.column_samples)[: sound.shape[1]]
+    of_sample = np.repeat(numbers, clip.column_samples)[: sound.shape[1]]
     shares = {}
-    for number in np.unique(told):
+    for number in np.unique(numbers):
         edges = np.pad((of_sample == number).astype(np.float64), (fade, fade), mode="edge")
         sums = np.cumsum(np.pad(edges, (1, 0)))
         shares[names[int(number)]] = ((sums[2 * fade + 1 :] - sums[: -2 * fade - 1]) / (2 * fade + 1)).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Streaming: a sound is heard while its video is still being read and its later codes are not yet sampled.
+"""Streaming: a sound can be played while its video is still being read and its later codes are not yet sampled.
 
-    look      read pictures up to a moment after the column, and condition it on what was seen by then
+    observe   read frames up to a moment after the column, and condition it on those
     sample    the column, given those before
-    render    2 columns, then 4, 8, and 16 at a time, with context on both sides
+    render    2 columns, then 4, 8, and 16 at a time, with context for the vocoder on both sides
     limit     peaks; the level is that of the codes
 
 Each rule depends on the past and a fixed look-ahead only, never on when a chunk is fetched. So the chunks of a stream are the bytes of the
@@ -45,8 +45,6 @@ from unsilent.vision.motion import CHANNELS, normalise
 from unsilent.vision.scene import Scene
 
 FIRST_CHUNK, LARGEST_CHUNK = 2, 16  # code columns
-CONTEXT_COLUMNS = 8  # decoded before a chunk
-AHEAD_COLUMNS = 2  # decoded after what is vocoded
 VOCODER_FRAMES = 32  # mel frames vocoded on each side of a chunk
 LONGEST_LIVE_SECONDS = 30 * 86400.0
 _CEILING = 10 ** (-1 / 20)  # -1 dB
@@ -57,14 +55,12 @@ class Pace:
     """How far a stream looks ahead, and how much it renders at once.
 
     Attributes:
-        look_frames: pictures, at the clip's feature rate, that are seen after the end of a column before it is sampled.
-        ahead_columns: columns that are decoded after what is vocoded.
+        lookahead_frames: frames, at the clip's feature rate, that are read after the end of a column before it is sampled.
         vocoder_frames: mel frames that are vocoded on each side of a chunk.
         first_chunk, largest_chunk: columns; each chunk is twice the one before.
     """
 
-    look_frames: int
-    ahead_columns: int = AHEAD_COLUMNS
+    lookahead_frames: int
     vocoder_frames: int = VOCODER_FRAMES
     first_chunk: int = FIRST_CHUNK
     largest_chunk: int = LARGEST_CHUNK
@@ -78,12 +74,12 @@ class Pace:
             start, size = stop, min(2 * size, self.largest_chunk)
 
 
-FILE = Pace(look_frames=16)  # four columns: motion is judged by five later frames, and the condition mixes two columns
-LIVE = Pace(look_frames=2, ahead_columns=0, vocoder_frames=8, first_chunk=1, largest_chunk=1)
+FILE = Pace(lookahead_frames=16)  # four columns: motion is judged by five later frames, and the condition mixes two columns
+LIVE = Pace(lookahead_frames=2, vocoder_frames=8, first_chunk=1, largest_chunk=1)
 
 
-class Eyes:
-    """Looks at pictures in the order of time; what is needed of each is kept.
+class CausalObserver:
+    """Reads frames in the order of time; features and motion are kept as long as a window needs them.
 
     Args:
         frames: at the clip's feature rate, from number 0 on.
@@ -98,14 +94,14 @@ class Eyes:
         self.last, self.ended = -1, False
 
     @classmethod
-    def of_video(cls, scene: Scene, parts: Parts) -> "Eyes":
-        """Eyes that read a video."""
+    def of_video(cls, scene: Scene, parts: Parts) -> "CausalObserver":
+        """Observer of a video."""
         clip, side = parts.codebook.config.clip, parts.backbone_row.decoded_side
         return cls(stream_lazy_frames(scene.path, clip.feature_fps, short_side=side), scene, parts)
 
     @classmethod
-    def live(cls, source: str, parts: Parts, raw: tuple[int, int, float] | None = None) -> "Eyes":
-        """Eyes for pictures that arrive while they are looked at; `source` and `raw` as of `media.video.live_lazy_frames`.
+    def live(cls, source: str, parts: Parts, raw: tuple[int, int, float] | None = None) -> "CausalObserver":
+        """Observer of frames that arrive while they are read; `source` and `raw` as of `media.video.live_lazy_frames`.
 
         Raises:
             MediaError: if the source cannot be opened.
@@ -119,8 +115,8 @@ class Eyes:
         frames = live_lazy_frames(source, clip.feature_fps, raw=raw, short_side=side)
         return cls(frames, Scene(Path(source), LONGEST_LIVE_SECONDS), parts)
 
-    def look(self, number: int) -> bool:
-        """Read up to a frame; False if the pictures end before it."""
+    def read(self, number: int) -> bool:
+        """Read up to a frame; False if the video ends before it."""
         while self.last < number and not self.ended:
             frame = next(self._frames, None)
             if frame is None:
@@ -134,7 +130,7 @@ class Eyes:
         return not self.ended
 
     def condition(self, window: Window, request: Request) -> Float[Tensor, "1 condition width"]:
-        """The condition of a window, by what was seen so far: the last feature stays, later frames do not move."""
+        """The condition of a window, by the frames read so far: the last feature stays, later frames do not move."""
         sampler, frames = self._parts.sampler, self._window(window.start)
         device = sampler.pos_emb.device
         rows = [max(0, bisect_right(self._numbers, number) - 1) for number in frames.embedded]
@@ -157,7 +153,7 @@ class Eyes:
         return any(number in self._window(one * clip.hop_columns).embedded for one in range(max(0, last - 2), last + 1))
 
     def _forget(self, number: int) -> None:
-        """Drop what was seen before a frame, but the last feature."""
+        """Drop features and motion before a frame, but the last feature."""
         first = max(0, bisect_right(self._numbers, number) - 1)
         self._numbers, self._features = self._numbers[first:], self._features[first:]
         self._meter.forget(number)
@@ -224,9 +220,8 @@ class Stream:
         codec: its codec.
         precision: that it computes in.
         request: resolved; one take, without prime and ranking.
-        eyes: that see the video; None where `conditions` has them all.
-        conditions: of each window, for models that need a whole clip before its first code.
-        n_samples: length; None streams until the pictures end.
+        condition: observer of the video; or the condition of each window, for models that need a whole clip before its first code.
+        n_samples: length; None streams until the frames end.
         pace: look-ahead and chunks.
     """
 
@@ -236,14 +231,13 @@ class Stream:
         codec: Codec,
         precision: Precision,
         request: Request,
-        eyes: Eyes | None = None,
-        *,
-        conditions: list[Float[Tensor, "1 condition width"]] | None = None,
+        condition: CausalObserver | list[Float[Tensor, "1 condition width"]],
         n_samples: int | None = None,
         pace: Pace = FILE,
     ) -> None:
         self._parts, self.codec, self.precision, self.request = parts, codec, precision, request
-        self._eyes, self._conditions, self._pace, self._n_samples = eyes, conditions, pace, n_samples
+        self._observer = condition if isinstance(condition, CausalObserver) else None
+        self._condition, self._pace, self._n_samples = condition, pace, n_samples
         self._n_columns = None if n_samples is None else codec.clip.columns_for(n_samples)
         self._columns, self._codes = self._sample(), _Columns()
 
@@ -285,13 +279,13 @@ class Stream:
             window = Window(number * clip.hop_columns, self._codes.n - number * clip.hop_columns, clip.columns)
             if self._n_columns is not None and window.start + window.primed >= self._n_columns:
                 return
-            if not self._look(window.start + window.primed):
+            if not self._read(window.start + window.primed):
                 return
             known = to_sequence(self._codes.since(window.start)[None]) if window.primed else torch.zeros(1, 0, dtype=torch.long)
             known = known.to(sampler.pos_emb.device)
             logits, state = sampler.start(known.repeat(choose.n_rows, 1), self._both(choose, number, window))
             for column in range(window.start + window.primed, window.stop):
-                if column > window.start + window.primed and (column == self._n_columns or not self._look(column)):
+                if column > window.start + window.primed and (column == self._n_columns or not self._read(column)):
                     return
                 drawn, codes = torch.from_numpy(uniforms.random(clip.rows)).to(known.device), list[Tensor]()
                 for row in range(clip.rows):
@@ -299,26 +293,26 @@ class Stream:
                     if is_last and column + 1 == window.stop:
                         codes.append(choose(logits, drawn[row : row + 1]))
                         continue
-                    if is_last and self._eyes is not None and self._look(column + 1):
+                    if is_last and self._observer is not None and self._read(column + 1):
                         sampler.recondition(state, self._both(choose, number, window))
                     code, logits = sampler.advance(choose, logits, drawn[row : row + 1], state)
                     codes.append(code.clone())
                 self._codes.append(torch.cat(codes))
                 yield True
 
-    def _look(self, column: int) -> bool:
-        """Look as far as a column needs; False if a stream without known length has no picture of it."""
-        if self._eyes is None:
+    def _read(self, column: int) -> bool:
+        """Read as far as a column needs; False if a stream without known length has no frame of it."""
+        if self._observer is None:
             return True
         clip = self.codec.clip
         first, end = (int(place * clip.column_seconds * clip.feature_fps) for place in (column, column + 1))
         with self.codec.autocast(), one_thread():
-            self._eyes.look(end + self._pace.look_frames)
-        return self._n_columns is not None or self._eyes.last >= first
+            self._observer.read(end + self._pace.lookahead_frames)
+        return self._n_columns is not None or self._observer.last >= first
 
     def _both(self, choose: NextCode, number: int, window: Window) -> Float[Tensor, "rows condition width"]:
         """The condition, and below it the unconditional one where guided."""
-        condition = self._conditions[number] if self._eyes is None else self._eyes.condition(window, self.request)
+        condition = self._condition[number] if self._observer is None else self._observer.condition(window, self.request)
         return torch.cat([condition, torch.zeros_like(condition)][: choose.n_rows])
 
 
@@ -341,6 +335,7 @@ class Renderer:
     def __init__(self, codec: Codec, n_columns: int | None, pace: Pace) -> None:
         self._codec, self._n_columns, self._pace, self._clip = codec, n_columns, pace, codec.clip
         self.is_local = isinstance(codec.codebook, ResidualCodebook) and codec.vocoder is not None
+        self._around = -(-pace.vocoder_frames // codec.clip.downsampling)  # columns, each of which is decoded alone
         if not self.is_local:
             self._whole = _Windows(codec, n_columns)
 
@@ -352,13 +347,12 @@ class Renderer:
         """Columns whose codes must be known for a chunk, unless the sound ends before."""
         if not self.is_local:
             return chunk.stop
-        needed = chunk.stop - (-self._pace.vocoder_frames // self._clip.downsampling) + self._pace.ahead_columns
+        needed = chunk.stop + self._around
         return needed if self._n_columns is None else min(needed, self._n_columns)
 
     def begins(self, chunk: range) -> int:
         """First column whose codes must be known for a chunk."""
-        reach = -(-self._pace.vocoder_frames // self._clip.downsampling) + CONTEXT_COLUMNS
-        return max(0, chunk.start - reach) if self.is_local else 0
+        return max(0, chunk.start - self._around) if self.is_local else 0
 
     @torch.inference_mode()
     def render(

@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 
 from unsilent.checkpoints.bundle import fingerprint
 from unsilent.checkpoints.folders import find_bundle, read_bundle, read_defaults, sampler_config
@@ -23,13 +25,16 @@ from unsilent.choices import AnyPrecision, Keep
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError
 from unsilent.files import atomic_write, try_lock
+from unsilent.generation.conditions import seen_classes
+from unsilent.generation.priming import load_prime
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.loading import load
 from unsilent.media.audio import write_wav
+from unsilent.pipeline import Pipeline
 from unsilent.presets import get
 from unsilent.request import Request
 from unsilent.speed.choice import choose_device, choose_precision
-from unsilent.speed.threads import one_thread
+from unsilent.speed.threads import EXCLUSIVE, limit_threads, one_thread
 from unsilent.vision.scene import Scene
 
 KINDS = ("clip", "image")  # of rows with frames
@@ -76,10 +81,23 @@ class _Maker:
             label = row.label or None if pipeline.parts.classes else None
             request = recipe.request.model_copy(update={"seed": seed_of(recipe.request.seed, row.clip_id), "label": label})
             with one_thread():
-                mels = pipeline.sample_mels(scene, request)
+                mels = sample_mels(pipeline, scene, request)
                 return [mel.astype(np.float16) for mel in mels] if recipe.keep == "mel" else [pipeline.codec.sound(mel) for mel in mels]
 
         return make
+
+
+@torch.inference_mode()
+def sample_mels(pipeline: Pipeline, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
+    """Mels of exactly one clip for each take, around [-1, 1]. Their codes are those that `Pipeline.takes` begins with for this scene."""
+    request, classes = pipeline.resolve(request), pipeline.parts.classes
+    with EXCLUSIVE, limit_threads(pipeline.threads):
+        plan, observation, request = pipeline.plan_and_observe(scene, pipeline.clip.columns, request)
+        conditions = pipeline.conditions(plan, observation, request)
+        prime = load_prime(scene, request, pipeline.codec, pipeline.parts.loudness_lufs)
+        grids = pipeline.sample(plan, conditions, request, prime)
+        ranked = pipeline.rank(grids, seen_classes(pipeline.parts.sampler, plan, observation, request, classes), request)
+        return [pipeline.codec.decode(grids[one.take]).cpu().numpy() for one in ranked]
 
 
 def seed_of(seed: int, clip_id: str) -> int:

@@ -47,7 +47,7 @@ class Plan:
         with_tags: whether the tags of codecs are copied.
         vfw: how Matroska holds a codec that has no name there; None for others.
         swaps: whether encoded pictures are turned by a quarter, because their display matrix says so.
-        shape: width of a pixel divided by its height, where Matroska must be told; None for square pixels.
+        shape: width of a pixel divided by its height, which Matroska must store; None for square pixels.
         left_out: indices of streams that the container cannot hold.
         notes: sentences about what is lost.
     """

@@ -4,7 +4,7 @@ batch      mel spectrograms side by side
 mels       mel bands of this project's grid
 frames     mel frames
 bands      mel bands that the network was trained on (HTK scale, 0 to 22 050 Hz)
-halves     every second mel frame: one frame of the network, 1024 samples at 44.1 kHz
+decimated  every second mel frame: one frame of the network, 1024 samples at 44.1 kHz
 dim        width of the embedding
 
 Source:
@@ -89,7 +89,7 @@ class Listener(nn.Module):
                 x = F.max_pool2d(x, 2)
         return x.float().mean(3).amax(2).unflatten(0, (n, -1)).mean(0)  # mean over frequency, maximum over time
 
-    def _input(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch halves bands"]:
+    def _input(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch decimated bands"]:
         """What the network was trained on: compressed powers, the loudest band as a sound of a fixed peak has it."""
         decibels = mel01[:, :, ::_FRAME_STEP].float() * RANGE_DB + FLOOR_DB
         powers = (self.to_bands @ (decibels / 10)).transpose(1, 2) + self.band_bias
@@ -97,8 +97,8 @@ class Listener(nn.Module):
         return torch.log1p(10 ** powers.clamp(*_LOG_RANGE) / _QUIETEST) / (_INPUT_SCALE * math.log(10))
 
 
-class Ears(NamedTuple):
-    """A listener and the names of its classes."""
+class Ranker(NamedTuple):
+    """A listener that ranks sounds, and the names of its classes."""
 
     listener: Listener
     classes: tuple[str, ...]
