@@ -18,11 +18,13 @@ from unsilent.data.manifest import Row, read_manifest, write_manifest
 
 CONDITIONS = ("nothing", "another-label", "1-picture", "5-pictures")
 SIDE, FPS, SECONDS = 256, 2, 10  # of the videos of five images
+TRAINED_ON = 4  # sounds, and images, of each label in `classes/`
 
 
 def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int) -> None:
     """Write `CONDITION.parquet` for each of `CONDITIONS`, `reference/LABEL/STEM` with a held-out sound for each image, and likewise
     `training-sound/` with a training sound of the label. `clips.parquet` has held-out videos, which are also in `films/`.
+    `classes/LABEL/` has a few training sounds and images of each label, for trainings from a folder.
 
     Args:
         material: manifest of the everyday material.
@@ -56,6 +58,10 @@ def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int
         tables["5-pictures"].append(replace(row, kind="clip", path=str(video.resolve()), duration_seconds=float(SECONDS)))
         for place, real in (("reference", sound), ("training-sound", training[picture.label][number % len(training[picture.label])])):
             _link(folder / place / f"{name}{Path(real.path).suffix}", root / real.path)
+    for label in {picture.label for picture, _ in chosen}:
+        for kind in ("sound", "image"):
+            for number, row in enumerate(kinds[kind, "train"][label][:TRAINED_ON]):
+                _link(folder / "classes" / label / f"{number}{Path(row.path).suffix}", root / row.path)
     tables["clips"] = [row for row in rows if row.kind == "clip" and row.split == "valid" and not row.start_seconds][:n_clips]
     for row in tables["clips"]:
         _link(folder / "films" / f"{row.clip_id}{Path(row.path).suffix}", root / row.path)

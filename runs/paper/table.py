@@ -1,8 +1,8 @@
-"""The paper's tables 1 to 5 and figures 16 to 18: at full size from VGGSound and VAS, or small, from the everyday material.
+"""The paper's tables 1 to 5 and figures 4 to 20: at full size from VGGSound and VAS, or small, from the everyday material.
 
     python runs/paper/table.py 3 --print                       # the commands at full size; without --print, run them
-    python runs/paper/table.py 3 --everyday MATERIAL --classifier PATH         # small
-    python runs/paper/table.py 17 --everyday MATERIAL --classifier PATH
+    python runs/paper/table.py classifiers --everyday MATERIAL          # small: first the classifiers, then any of them
+    python runs/paper/table.py 3 --everyday MATERIAL
 
 All results are kept under work/paper (or work/paper-small), so an interrupted run resumes. README.md in this folder has times.
 """
@@ -24,13 +24,15 @@ Command = tuple[object, ...]
 # Setting of table 3 → data set, suffix of the models' names, samples of each clip.
 SETTINGS = {"a": ("vggsound", "", 10), "b": ("vas", "-vggsound-codebook", 100), "c": ("vas", "", 100)}
 CONDITIONS = ("nofeats", *(f"{n}-{network}" for network in ("resnet50", "bninception") for n in (1, 5, 212)))
-WHICH = ("1", "2", "3", "4", "5", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", *map(str, range(10, 19)), "20", "prepare")
+WHICH = ("1", "2", "3", "4", "5", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", *map(str, range(10, 21)), "classifiers", "prepare")
 SPLITS = {"vggsound": "test", "vas": "valid"}
 ALL = ("--preset", "vggsound-5-resnet50", "--keep-silent")  # clips of the paper's length, silent ones among them
 TOP_X = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MOST_SHOWN = 24  # clips that are made for figures of random clips
-SMALL_STEPS = 60  # of each training of the small table 2
+SMALL_STEPS = 60  # of each training of the small tables 2 and 4
+SMALL_CLASSIFIERS = {"vggishish": 300, "melception": 200}  # of the small tables, and the steps of their trainings
 SMALL_TOP_X = (1, 8, 64, 512)
+SMALL_CONDITIONS = ("features", "class", "features+class")  # of samplers that the small table 4 and figure 19 train
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,12 @@ class Full:
         yield _fetch("melception")
         yield self.manifest("vggsound")
         yield self.released("vggsound")
-        yield "unsilent", "train", HERE / "vggishish.toml", "--resume"
+        yield train(HERE / "vggishish.toml")
         yield "sed", "-n", f"/^perceptual/!w {self.out}/gan.toml", HERE / "vggsound-codebook.toml"
         whole = HERE / "vggsound-codebook.toml"
         rows = {"lpaps": (whole, "adversarial_weight=0.0"), "gan": (self.out / "gan.toml",), "gan-lpaps": (whole,)}
         for name, (recipe, *settings) in rows.items():
-            changed = [part for setting in (f"out={self.out}/{name}", *settings) for part in ("--set", setting)]
-            yield "unsilent", "train", recipe, *changed, "--resume"
+            yield train(recipe, f"out={self.out}/{name}", *settings)
         codebooks = [self.out / name / "checkpoint" for name in rows]
         yield self.reconstruct("vggsound", *codebooks)
         yield self.compare("vggsound", "table2", [str(path).replace("/", "_") for path in codebooks])
@@ -238,6 +239,12 @@ class Full:
         """Real beginnings that a model without condition continues, VAS."""
         yield from self.shown("figure15", "vas", ["vas-nofeats"], "--prime", "own")
 
+    def figure19(self) -> Iterator[Command]:
+        """What the sampler attends to, beside what it makes; the page of `unsilent web` shows it too."""
+        yield _fetch("vas-212-resnet50")
+        place = ("data/vas/drum/video_00000.mp4", "-o", self.out / "figure19/drum.mp4")
+        yield "unsilent", "generate", *place, "--model", "vas-212-resnet50", "--wav", "--picture", "--attention", "--precision", "float32"
+
     def figure20(self) -> Iterator[Command]:
         """Several samples of each clip."""
         yield from self.shown("figure20", "vggsound", ["vggsound-5-resnet50"], n_samples=5)
@@ -247,12 +254,17 @@ def _fetch(name: str) -> Command:
     return "unsilent", "models", "fetch", name
 
 
+def train(recipe: Path, *settings: str) -> Command:
+    """A training, continued if it was interrupted."""
+    return "unsilent", "train", recipe, *(part for setting in settings for part in ("--set", setting)), "--resume"
+
+
 @dataclass(frozen=True)
 class Small:
     """The everyday material and model; small.py says what replaces the paper's data."""
 
     material: Path
-    classifiers: list[str]
+    judges: list[str]
     n_clips: int
     n_samples: int
     out: Path
@@ -263,6 +275,20 @@ class Small:
         if not (self.out / "material.parquet").exists():
             yield "unsilent", "data", "manifest", self.material, "-o", self.out / "material.parquet"
 
+    def sounds(self) -> Iterator[Command]:
+        """Waveforms of the whole material."""
+        yield from self.manifest()
+        grid = ("--preset", "vggsound-nofeats")  # that of `everyday`, without an image network
+        yield "unsilent", "data", "extract", self.out / "material.parquet", "-o", self.out / "sounds", *grid
+
+    def classifiers(self) -> Iterator[Command]:
+        """A VGGish-ish, for perceptual distances and as the first judge, and a Melception; both for a few minutes."""
+        yield from self.sounds()
+        for name, steps in SMALL_CLASSIFIERS.items():
+            lengths = (f"steps={steps}", f"decay_steps={steps // 3}", f"warmup_steps={steps // 10}", f"valid_every={steps // 2}")
+            settings = (f"shards={self.out}/sounds", f"out={self.out}/{name}", *lengths)
+            yield train(HERE.parent / f"everyday/{name}.toml", *settings)
+
     def sample(self, condition: str, name: str, *more: object) -> Command:
         """A folder of samples."""
         place = (self.out / f"{condition}.parquet", "-o", self.out / "samples" / name)
@@ -271,7 +297,7 @@ class Small:
     def evaluate(self, report: str, *folders: Path) -> Command:
         """A report."""
         generated = [part for folder in folders for part in ("--generated", folder)]
-        options = ("--classifier", self.classifiers[0], "--labels", "folders", "-o", self.out / report)
+        options = ("--classifier", self.judges[0], "--labels", "folders", "-o", self.out / report)
         return "unsilent", "evaluate", "--reference", self.out / "reference", *generated, *options
 
     def prepared(self) -> Iterator[Command]:
@@ -282,7 +308,7 @@ class Small:
     @property
     def options(self) -> Command:
         """The options of this scale."""
-        return "--everyday", self.material, "--classifier", self.classifiers[0], "--clips", self.n_clips, "--out", self.out
+        return "--everyday", self.material, "--classifier", self.judges[0], "--clips", self.n_clips, "--out", self.out
 
     def table1(self) -> Iterator[Command]:
         """Reconstructions of held-out sounds."""
@@ -290,14 +316,12 @@ class Small:
         place = ("-o", self.out / "reconstructed", "--most", self.n_clips, "--codebook", "everyday")
         yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.parallel
         compared = ("--reference", self.out / "reconstructed/real", "--generated", self.out / "reconstructed/everyday")
-        yield "unsilent", "evaluate", *compared, "--classifier", self.classifiers[0], "-o", self.out / "table1"
+        yield "unsilent", "evaluate", *compared, "--classifier", self.judges[0], "-o", self.out / "table1"
 
     def table2(self) -> Iterator[Command]:
         """Codebooks trained with each loss for a few steps; the first classifier is the perceptual distance, the second evaluates."""
-        yield from self.manifest()
-        sounds_only = ("--preset", "vggsound-nofeats")  # the same grid, without an image network
-        yield "unsilent", "data", "extract", self.out / "material.parquet", "-o", self.out / "sounds", *sounds_only
-        judged = ("--vggishish", self.classifiers[0], "--judge", self.classifiers[-1])
+        yield from self.sounds()
+        judged = ("--vggishish", self.judges[0], "--judge", self.judges[-1])
         compared = ("python", HERE.parents[1] / "benchmarks/codebook_losses.py", "--shards", self.out / "sounds", *judged)
         trained = ("--out", self.out / "table2", "--steps", SMALL_STEPS)
         yield *compared, *trained, "--only", "plain"
@@ -312,16 +336,37 @@ class Small:
             yield self.sample(condition, condition)
         yield self.evaluate("table3", *(self.out / "samples" / condition for condition in CONDITIONS))
 
-    def table4(self) -> Iterator[Command]:
-        """Another system: a training sound of the label, as a sound library would return."""
+    def trained(self, *conditions: str) -> Iterator[Command]:
+        """Models of codes with other conditions, trained for a few steps from a folder of classes, as docs/train.md has it."""
         yield from self.prepared()
+        folder, recipes = self.out / "trained", HERE.parent / "small"
+        shards, codebook = folder / "shards", folder / "codebook"
+        settings = (f"shards={shards}", f"steps={SMALL_STEPS}", "decay_steps=20", "warmup_steps=10")
+        yield "unsilent", "data", "manifest", self.out / "classes", "-o", folder / "manifest.parquet", "--valid", 0
+        yield "unsilent", "data", "extract", folder / "manifest.parquet", "-o", shards, "--preset", "small"
+        yield train(recipes / "codebook.toml", f"out={codebook}", *settings)
+        yield "unsilent", "data", "extract", "-o", shards, "--codebook", codebook / "checkpoint"
+        for condition in conditions:
+            sampler, model = folder / condition, folder / f"{condition}-model"
+            own = (f"out={sampler}", f"codebook={codebook}/checkpoint", f"condition={condition}")
+            yield train(recipes / "class.toml", *own, *settings)
+            if not (model / "bundle.json").exists():
+                parts = ("--codebook", codebook / "checkpoint", "--sampler", sampler / "checkpoint", "--vocoder", "everyday")
+                yield "unsilent", "models", "assemble", "-o", model, *parts
+
+    def table4(self) -> Iterator[Command]:
+        """Another system, a training sound of the label as a sound library would return it; and models that are told the label."""
+        yield from self.trained(*SMALL_CONDITIONS)
         yield self.sample("1-picture", "1-picture")
-        yield self.evaluate("table4", self.out / "samples/1-picture", self.out / "training-sound")
+        for condition in SMALL_CONDITIONS:
+            yield self.sample("1-picture", condition, "--model", self.out / f"trained/{condition}-model")
+        folders = (self.out / "samples" / name for name in ("1-picture", *SMALL_CONDITIONS))
+        yield self.evaluate("table4", *folders, self.out / "training-sound")
 
     def table5(self) -> Iterator[Command]:
         """The classifiers themselves."""
         yield from self.manifest()
-        for number, classifier in enumerate(self.classifiers, 1):
+        for number, classifier in enumerate(self.judges, 1):
             options = ("--manifest", self.out / "material.parquet", "--split", "test", "-o", self.out / f"table5-{number}")
             yield "unsilent", "evaluate", "--reference", self.material, "--classifier", classifier, *options
 
@@ -391,6 +436,12 @@ class Small:
 
     figure15 = figure14
 
+    def figure19(self) -> Iterator[Command]:
+        """What a sampler of codes attends to, which `everyday` is not."""
+        yield from self.trained("features")
+        place = ("demo/cat.mp4", "-o", self.out / "figure19/cat.mp4", "--overwrite")
+        yield "unsilent", "generate", *place, "--model", self.out / "trained/features-model", "--wav", "--picture", "--attention"
+
     def figure20(self) -> Iterator[Command]:
         """Several samples of each picture."""
         yield from self.prepared()
@@ -433,10 +484,9 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", choices=WHICH, help="table 1 to 5, or figure; figures 4 and 5 are fig4 and fig5")
-    parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv and images.csv: the small tables")
-    parser.add_argument(
-        "--classifier", action="append", metavar="PATH", help="classifier of the small tables; table 2 needs two, table 5 takes several"
-    )
+    parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv, images.csv, clips.csv: the small tables")
+    told = "of the small tables; table 2 needs two, table 5 takes several [default: those of `classifiers`]"
+    parser.add_argument("--classifier", action="append", metavar="PATH", help=told)
     parser.add_argument("--clips", type=int, default=10, help="of the small tables")
     parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
     parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")
@@ -444,18 +494,20 @@ def main() -> int:
     parser.add_argument("--ray", metavar="ADDRESS", help="as of `unsilent sample`")
     parser.add_argument("--print", action="store_true", help="print the commands and run nothing")
     options = parser.parse_args()
-    if options.everyday and not options.classifier:
-        parser.error("the small tables need --classifier, a checkpoint folder trained by runs/everyday/vggishish.toml")
+    if options.which == "classifiers" and not options.everyday:
+        parser.error("classifiers are trained for the small tables; give --everyday MATERIAL")
     out = options.out or Path("work/paper-small" if options.everyday else "work/paper")
+    judges = options.classifier or [str(out / name / "checkpoint") for name in SMALL_CLASSIFIERS]
     chosen = {"--workers": options.workers, "--ray": options.ray}
     parallel = tuple(part for name, value in chosen.items() if value for part in (name, value))
-    small = (options.everyday, options.classifier, options.clips, options.samples, out, parallel)
+    small = (options.everyday, judges, options.clips, options.samples, out, parallel)
     scale = Small(*small) if options.everyday else Full(out, parallel)
     if options.which == "prepare":
         return _prepare(scale)
-    name = ("table" if len(options.which) == 1 else "figure") + options.which.removeprefix("fig")
+    kind = "" if options.which == "classifiers" else "table" if len(options.which) == 1 else "figure"
+    name = kind + options.which.removeprefix("fig")
     make: Callable[[], Iterator[Command]] = getattr(scale, name)
-    if name == "table2" and options.everyday and len(options.classifier) < 2:
+    if name == "table2" and options.everyday and len(judges) < 2:
         parser.error("table 2 trains with the distance of one classifier and evaluates by another: give --classifier twice")
     if options.print:
         sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
@@ -471,7 +523,7 @@ def _prepare(scale: Full | Small) -> int:
 
     from unsilent.evaluation.classifier import load_classifier
 
-    prepare(scale.out / "material.parquet", scale.out, load_classifier(scale.classifiers[0], "cpu").classes, scale.n_clips)
+    prepare(scale.out / "material.parquet", scale.out, load_classifier(scale.judges[0], "cpu").classes, scale.n_clips)
     return 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unsilent.clip import Clip
+from unsilent.data.datasets import generators, open_crops
 from unsilent.data.released import ReleasedFolder, read_features, read_mel, write_shards
 from unsilent.data.rows import FeaturesRow, ItemRow
 from unsilent.data.shards import Shard
@@ -222,6 +223,14 @@ def test_shards_equal_the_files(vas, tmp_path):
         assert mels[i].shape == (848, 80)
         assert np.abs(mels[i].T.astype(np.float32) - read_mel(item.mel_path, CLIP)).max() < 0.00025
     assert np.abs(mels[1].T.astype(np.float32) - read_mel(folder.clips[1].mel_path, CLIP)).max() > 0.0002
+
+
+def test_crops_of_a_whole_clip_are_the_middle_of_its_file(vas, tmp_path):
+    """However often they are drawn, as in the released trainings."""
+    write_shards(ReleasedFolder(vas), tmp_path / "shards", "resnet50", CLIP)
+    crops = open_crops(tmp_path / "shards", "", CLIP.n_samples).batch(generators(0, 0, range(8))).sound
+    middle = np.arange(860)[6:854] / 860
+    np.testing.assert_allclose(crops, np.broadcast_to(middle, (8, 80, 848)), atol=2e-3)
 
 
 def test_damaged_files_are_left_out_and_logged(vas, tmp_path, caplog):
