@@ -25,7 +25,8 @@ from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
 from unsilent.codec.files import decode_file, encode_file
 from unsilent.evaluation.classifier import load_classifier
-from unsilent.media.audio import read_audio, write_wav
+from unsilent.media.audio import read_audio
+from unsilent.media.sounds import write_sound
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, log_mel01
 from unsilent.train.losses import stft_loss
@@ -67,7 +68,7 @@ def main() -> None:
 def save(path: Path, waveform: np.ndarray) -> None:
     """Write a sound into a folder that is made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_wav(path, waveform, CLIP.sample_rate)
+    write_sound(path, waveform, CLIP.sample_rate)
 
 
 def through_codes(codec: Codec, waveform: np.ndarray, path: Path) -> tuple[np.ndarray, int]:

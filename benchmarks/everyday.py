@@ -39,7 +39,8 @@ from unsilent.evaluation import evaluate
 from unsilent.evaluation.tables import as_json
 from unsilent.jobs.parallel import Parallel
 from unsilent.jobs.sample import ABOUT, KINDS, Recipe, Sampling
-from unsilent.media.audio import read_audio, write_wav
+from unsilent.media.audio import read_audio
+from unsilent.media.sounds import write_sound
 from unsilent.request import Request
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.silence import trim_silent_ends
@@ -176,7 +177,7 @@ def reconstruct(material: Material, pipeline: "unsilent.Pipeline", out: Path) ->
         path = folder / f"{row.clip_id}.wav"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_wav(path, pipeline.reconstruct(normalise_loudness(read_audio(material.root / row.path, rate), rate)), rate)
+            write_sound(path, pipeline.reconstruct(normalise_loudness(read_audio(material.root / row.path, rate), rate)), rate)
     return folder
 
 

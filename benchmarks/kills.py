@@ -1,11 +1,13 @@
 """Commands that are killed at random moments, loading included, and given again: equal bytes, and nothing left over.
 
 Each trial runs one command to its end in one folder, and in another one kills it once or several times (SIGKILL to all of its processes)
-before it may end. Then both folders must hold the same files with the same bytes, except for what contains times.
+before it may end. Then both folders must hold the same files with the same bytes, except for times in them. `fetch` asks a server on
+loopback, with the digest of a file that is made here in the catalog.
 """
 
 import argparse
 import hashlib
+import http.server
 import json
 import os
 import random
@@ -15,13 +17,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-VERBS = ("generate", "sample", "evaluate", "extract", "train", "convert")
+VERBS = ("generate", "sample", "evaluate", "extract", "train", "fetch", "convert")
 _TIMES = re.compile(rb'"?(spent_seconds|real_time_factor)"?:? *[\d.]+|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?')
-_NOT_COMPARED = (".lock", "report.html", "log", "events.out", ".part.json")
+_NOT_COMPARED = re.compile(r"(^|/)log/|\.lock$")  # TensorBoard's files are named after times; files of locks stay
+BYTES_PER_SECOND = 8_000_000  # of the server
+_FETCH = """import dataclasses, sys
+from unsilent.checkpoints import catalog
+row = dataclasses.replace(catalog.find("melgan"), md5=sys.argv.pop(1))
+catalog._ROWS["melgan"] = row
+from unsilent.cli.main import main
+main()"""
 _RUN = """kind = "vocoder"
 preset = "everyday"
 shards = "{shards}"
@@ -43,27 +54,30 @@ def make_material(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     from fuzz import write_clip
 
-    from unsilent.media.audio import write_wav
+    from unsilent.media.sounds import write_sound
     from unsilent.models.configs import MelGANConfig
-    from unsilent.models.melgan import MelGAN
+    from unsilent.models.melgan import MelGAN, released_names
 
-    for number in range(3):
+    for number in range(2):
         write_clip(folder / "clips" / "dog" / f"{number}.mp4", number)
         noise = np.random.default_rng(number).standard_normal(22050).astype(np.float32) * 0.1
         for name in ("real", "made"):
             (folder / name).mkdir(exist_ok=True)
-            write_wav(folder / name / f"{number}.wav", noise * (1 if name == "real" else 0.5), 22050)
+            write_sound(folder / name / f"{number}.wav", noise * (1 if name == "real" else 0.5), 22050)
     run(folder, ["data", "manifest", "clips", "-o", "m.parquet", "--valid", "0.5"])
     run(folder, ["data", "extract", "m.parquet", "-o", "shards"])
     (folder / "run.toml").write_text(_RUN.format(shards=folder / "shards"))
-    torch.save(dict(MelGAN(MelGANConfig()).state_dict()), folder / "vocoder.pt")
+    vocoder = MelGAN(MelGANConfig())
+    weights = vocoder.state_dict()
+    torch.save({released: weights[name] for released, name in released_names(vocoder).items()}, folder / "vocoder.pt")
 
 
 def run(folder: Path, arguments: list[str], kill_after: float | None = None) -> bool:
     """Run one command, all of it or until it is killed; whether it ended by itself."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "UNSILENT_CACHE": str(folder / "cache")}
+    program = ["-c", _FETCH] if arguments[-1].startswith("http") else ["-m", "unsilent"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "unsilent", *arguments], cwd=folder, env=environment, start_new_session=True,
+        [sys.executable, *program, *arguments], cwd=folder, env=environment, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
@@ -77,15 +91,41 @@ def run(folder: Path, arguments: list[str], kill_after: float | None = None) -> 
     return True
 
 
-def command(verb: str, material: Path) -> list[str]:
+def serve(content: bytes) -> str:
+    """Serve one file slowly on loopback, from any byte on; returns the URL of its folder."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            first = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or ("", "0"))[1])
+            self.send_response(206 if first else 200)
+            self.send_header("ETag", '"1"')
+            self.send_header("Content-Length", str(len(content) - first))
+            if first:
+                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            with suppress(OSError):
+                for start in range(first, len(content), BYTES_PER_SECOND // 20):
+                    self.wfile.write(content[start : start + BYTES_PER_SECOND // 20])
+                    time.sleep(0.05)
+
+        def log_message(self, format: str, *values: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def command(verb: str, material: Path, mirror: str) -> list[str]:
     """Arguments of a verb, which writes into the folder `out` below the current one."""
     return {
-        "generate": ["generate", str(material / "clips"), "-o", "out", "--takes", "2", "--wav"],
+        "generate": ["generate", str(material / "clips"), "-o", "out", "--takes", "2", "--candidates", "1", "--wav"],
         "sample": ["sample", str(material / "m.parquet"), "-o", "out", "--samples", "1", "--split", "all"],
         "evaluate": ["evaluate", "--reference", str(material / "real"), "--generated", str(material / "made"), "-o", "out",
                      "--classifier", "everyday"],
         "extract": ["data", "extract", str(material / "m.parquet"), "-o", "out"],
         "train": ["train", "run.toml", "--resume"],
+        "fetch": [hashlib.md5((material / "vocoder.pt").read_bytes()).hexdigest(), "models", "fetch", "melgan", "--mirror", mirror],
         "convert": ["models", "convert", str(material / "vocoder.pt"), "-o", "out/melgan", "--kind", "melgan"],
     }[verb]  # fmt: skip
 
@@ -94,8 +134,11 @@ def contents(folder: Path) -> dict[str, str]:
     """Digest of every file that is compared, without times."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part in path.name for part in _NOT_COMPARED):
-            found[str(path.relative_to(folder))] = hashlib.sha256(_TIMES.sub(b"", path.read_bytes())).hexdigest()
+        name = str(path.relative_to(folder))
+        if path.is_file() and not _NOT_COMPARED.search(name):
+            found[name] = hashlib.sha256(_TIMES.sub(b"", path.read_bytes())).hexdigest()
+        elif path.is_dir():
+            found[name] = "folder"
     return found
 
 
@@ -112,10 +155,11 @@ def main() -> None:
         material = Path(place) / "material"
         material.mkdir()
         make_material(material)
-        expected, lengths = {}, {}
+        mirror = serve((material / "vocoder.pt").read_bytes())
+        expected, lengths, trials = {}, {}, Counter()
         while sum(kills.values()) < arguments.kills and time.monotonic() < until:
-            verb = arguments.verbs[sum(kills.values()) % len(arguments.verbs)]
-            words = command(verb, material)
+            verb = arguments.verbs[sum(trials.values()) % len(arguments.verbs)]
+            words = command(verb, material, mirror)
             if verb not in expected:
                 whole = _folder(Path(place) / f"whole-{verb}", material)
                 began = time.monotonic()
@@ -124,14 +168,18 @@ def main() -> None:
             folder = _folder(Path(place) / "trial", material)
             for _ in range(rng.choice((1, 1, 2))):
                 kills[verb] += not run(folder, words, rng.uniform(0, lengths[verb]))
+            began = time.monotonic()
             run(folder, words)
+            trials[verb] += 1
             found = contents(folder)
             differing = sorted(name for name in found.keys() | expected[verb].keys() if found.get(name) != expected[verb].get(name))
+            print(f"{verb}: {kills[verb]} kills; {lengths[verb]:.1f} s whole, {time.monotonic() - began:.1f} s afterwards", flush=True)
             if differing:
                 faults.append((verb, differing[:5]))
                 print(f"{verb}: differs in {differing[:5]}", flush=True)
+                shutil.copytree(folder, Path("build/kills") / f"{verb}-{trials[verb]}", dirs_exist_ok=True)
             shutil.rmtree(folder)
-    print(json.dumps({"seed": arguments.seed, "kills": dict(kills), "differing": len(faults)}))
+    print(json.dumps({"seed": arguments.seed, "trials": trials, "kills": kills, "differing": len(faults)}))
     sys.exit(bool(faults))
 
 

@@ -15,9 +15,9 @@ from unsilent.generation.progress import Report
 from unsilent.generation.result import Generation, save_sheet
 from unsilent.generation.sidecar import POINTER, Made, pointer_to, sidecar_for
 from unsilent.generation.stems import stem_labels
-from unsilent.media.audio import write_float_wav
 from unsilent.media.mux import plan_mux
 from unsilent.media.probe import read_comment
+from unsilent.media.sounds import write_sound
 from unsilent.media.suffixes import OWN_COMMENT, PROJECT_SUFFIXES
 from unsilent.outputs import Job, files_of, refuse_equal_stems, refuse_foreign, refuse_unwritable, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
@@ -137,7 +137,7 @@ def _make(
         if beside["sidecar"]:
             samples = samples_beside(out) if beside["samples"] else None
             if samples is not None:
-                write_float_wav(samples, generation.waveform, generation.sample_rate)
+                write_sound(samples, generation.waveform, generation.sample_rate, "32f")
             model = Made.of(pipeline.parts, pipeline.precision, pipeline.vocoder)
             sidecar_for(generation, video, model, samples=samples).write(out)
         for suffix in (*([".wav"] if beside["wav"] else []), *(one for one in beside["further"] if one not in PROJECT_SUFFIXES)):

@@ -25,7 +25,8 @@ from unsilent.data.extract import one_thread
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.files import atomic_write
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
-from unsilent.media.audio import read_audio, write_wav
+from unsilent.media.audio import read_audio
+from unsilent.media.sounds import write_sound
 from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 
@@ -96,7 +97,7 @@ def main() -> int:
                 path = place / f"{row.clip_id}{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if options.wav:
-                    write_wav(path, one, Clip().sample_rate)
+                    write_sound(path, one, Clip().sample_rate)
                 else:
                     with atomic_write(path) as temporary:
                         np.save(temporary, one)

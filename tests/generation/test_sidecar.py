@@ -9,8 +9,8 @@ import pytest
 from unsilent.batch import run
 from unsilent.errors import MediaError, ParameterError
 from unsilent.generation.sidecar import Made, digest, find_sidecar, read_sidecar, samples_of, sidecar_for, video_of
-from unsilent.media.audio import write_float_wav
 from unsilent.media.probe import read_comment
+from unsilent.media.sounds import write_sound
 from unsilent.outputs import plan, samples_beside, sidecar_of
 from unsilent.request import Request
 
@@ -93,7 +93,7 @@ def test_a_missing_or_another_video_is_refused(result, make_clip, tmp_path):
 def test_kept_samples_are_the_very_samples(pipeline, make_clip, tmp_path):
     made = pipeline.generate(make_clip("a.mp4", n_frames=20))
     out = tmp_path / "x.mp4"
-    write_float_wav(samples_beside(out), made.waveform, made.sample_rate)
+    write_sound(samples_beside(out), made.waveform, made.sample_rate, "32f")
     sidecar_for(made, out, made_with(pipeline), samples=samples_beside(out)).write(out)
     found = find_sidecar(sidecar_of(out))
     assert np.array_equal(samples_of(found), made.waveform)

@@ -1,7 +1,6 @@
 """Audio: resampling, mixing down, alignment with video, damage, WAV files."""
 
 import os
-import stat
 
 import av
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import soundfile
 
 from unsilent.errors import MediaError, ParameterError
-from unsilent.media.audio import read_audio, write_wav
+from unsilent.media.audio import read_audio
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
@@ -100,46 +99,3 @@ def test_empty_audio_track_is_refused(tmp_path):
 def test_sample_rate_that_is_not_positive_is_refused(tmp_path):
     with pytest.raises(ParameterError, match="the sample rate must be positive, found 0 Hz"):
         read_audio(tmp_path / "a.wav", 0)
-
-
-def test_read_audio_inverts_write_wav(tmp_path):
-    waveform = np.random.default_rng(0).uniform(-1, 1, 5000).astype(np.float32)
-    write_wav(tmp_path / "a.wav", waveform, 22050)
-    assert soundfile.info(tmp_path / "a.wav").subtype == "PCM_16"
-    assert np.abs(read_audio(tmp_path / "a.wav", 22050) - waveform).max() <= 1.01 / 32768
-
-
-def test_write_wav_clips_to_full_scale(tmp_path):
-    write_wav(tmp_path / "a.wav", np.array([1.5, -1.5, 0.0], dtype=np.float32), 22050)
-    assert read_audio(tmp_path / "a.wav", 22050) == pytest.approx([1, -1, 0], abs=1e-4)
-
-
-def test_write_wav_sets_default_permissions(tmp_path):
-    (tmp_path / "default").touch()
-    write_wav(tmp_path / "a.wav", np.zeros(10, dtype=np.float32), 22050)
-    assert stat.S_IMODE((tmp_path / "a.wav").stat().st_mode) == stat.S_IMODE((tmp_path / "default").stat().st_mode)
-
-
-def test_write_wav_on_a_full_disk_leaves_the_old_file_only(tmp_path, small_files_only):
-    (tmp_path / "a.wav").write_text("old")
-    with pytest.raises(MediaError, match=r"a\.wav cannot be written: File too large"):
-        write_wav(tmp_path / "a.wav", np.zeros(100_000, dtype=np.float32), 22050)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
-    assert (tmp_path / "a.wav").read_text() == "old"
-
-
-def test_interrupted_write_wav_leaves_nothing(tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_wav(tmp_path / "a.wav", np.zeros(10, dtype=np.float32), 22050)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("where", ["missing/a.wav", "file/a.wav"])
-def test_write_wav_to_an_unwritable_folder_is_refused(tmp_path, where):
-    (tmp_path / "file").touch()
-    with pytest.raises(MediaError, match=r"a\.wav cannot be written: (No such file|Not a directory)"):
-        write_wav(tmp_path / where, np.zeros(10, dtype=np.float32), 22050)

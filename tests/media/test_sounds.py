@@ -1,5 +1,7 @@
 """Sound files: exact samples, broadcast time stamps, RF64, the sample rate; read by other libraries."""
 
+import os
+import stat
 import struct
 from fractions import Fraction
 
@@ -10,7 +12,7 @@ import soundfile
 from unsilent.errors import MediaError, ParameterError
 from unsilent.media.audio import read_audio
 from unsilent.media.probe import read_comment
-from unsilent.media.sounds import resample, write_sound
+from unsilent.media.sounds import GrowingWav, resample, write_sound
 from unsilent.media.suffixes import OWN_COMMENT
 
 RATE = 48000
@@ -130,3 +132,54 @@ def test_wrong_formats_and_places_are_refused(sound, tmp_path):
     with pytest.raises(MediaError, match="cannot be written"):
         write_sound(tmp_path / "none" / "a.wav", sound, RATE)
     assert not list(tmp_path.iterdir())
+
+
+def test_read_audio_inverts_write_sound(tmp_path):
+    waveform = np.random.default_rng(0).uniform(-1, 1, 5000).astype(np.float32)
+    write_sound(tmp_path / "a.wav", waveform, 22050)
+    again = read_audio(tmp_path / "a.wav", 22050)
+    assert np.abs(again - waveform).max() <= 1 / 32768
+    write_sound(tmp_path / "b.wav", again, 22050)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def test_wav_clips_to_full_scale(tmp_path):
+    write_sound(tmp_path / "a.wav", np.array([1.5, -1.5, 0.0], dtype=np.float32), 22050)
+    assert read_audio(tmp_path / "a.wav", 22050) == pytest.approx([1, -1, 0], abs=1e-4)
+
+
+def test_wav_sets_default_permissions(tmp_path):
+    (tmp_path / "default").touch()
+    write_sound(tmp_path / "a.wav", np.zeros(10, dtype=np.float32), 22050)
+    assert stat.S_IMODE((tmp_path / "a.wav").stat().st_mode) == stat.S_IMODE((tmp_path / "default").stat().st_mode)
+
+
+def test_wav_on_a_full_disk_leaves_the_old_file_only(tmp_path, small_files_only):
+    (tmp_path / "a.wav").write_text("old")
+    with pytest.raises(MediaError, match=r"a\.wav cannot be written: File too large"):
+        write_sound(tmp_path / "a.wav", np.zeros(100_000, dtype=np.float32), 22050)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert (tmp_path / "a.wav").read_text() == "old"
+
+
+def test_an_interrupted_wav_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_sound(tmp_path / "a.wav", np.zeros(10, dtype=np.float32), 22050)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["missing/a.wav", "file/a.wav"])
+def test_wav_to_an_unwritable_folder_is_refused(tmp_path, where):
+    (tmp_path / "file").touch()
+    with pytest.raises(MediaError, match=r"a\.wav cannot be written: (No such file|Not a directory)"):
+        write_sound(tmp_path / where, np.zeros(10, dtype=np.float32), 22050)
+
+
+def test_a_growing_wav_on_a_full_disk_names_the_path(tmp_path, small_files_only):
+    with pytest.raises(OSError, match="File too large") as error, GrowingWav(tmp_path / "a.wav", RATE) as file:
+        file.write(np.zeros(100_000, np.float32))
+    assert error.value.filename == str(tmp_path / "a.wav")

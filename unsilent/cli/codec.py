@@ -47,14 +47,15 @@ def reconstruct(
 
     The result is the upper limit of a model's quality, because its codes are those of the sound itself.
     """
-    from unsilent.media.audio import read_audio, recorded_rate, write_wav
+    from unsilent.media.audio import read_audio, recorded_rate
+    from unsilent.media.sounds import write_sound
     from unsilent.outputs import check_pair
 
     check_pair(source, out, ".wav", "sound", overwrite)
     recorded_rate(source)  # refuses a file without sound
     with _loaded(source, "reconstructing", model, device, precision, vocoder) as codec:
         waveform = read_audio(source, codec.clip.sample_rate)
-        write_wav(out, codec.reconstruct(waveform), codec.clip.sample_rate)
+        write_sound(out, codec.reconstruct(waveform), codec.clip.sample_rate)
     typer.echo(f"{out}: {len(waveform) / codec.clip.sample_rate:.2f} s as {codec.bitrate_kbps:.2f} kbit/s of codes")
 
 
@@ -92,7 +93,8 @@ def decode(
 ) -> int:
     """Read a sound from a file of codes. Damaged parts are silent and named; the exit code is then 3."""
     from unsilent.errors import DataError
-    from unsilent.media.audio import write_wav_blocks
+    from unsilent.files import atomic_write
+    from unsilent.media.sounds import GrowingWav
     from unsilent.outputs import check_pair, is_codes
 
     check_pair(source, out, ".wav", "sound", overwrite)
@@ -102,7 +104,9 @@ def decode(
         from unsilent.codec.files import decode_file
 
         decoded = decode_file(codec, source)
-        write_wav_blocks(out, decoded.blocks, codec.clip.sample_rate)
+        with atomic_write(out) as temporary, GrowingWav(temporary, codec.clip.sample_rate) as file:
+            for block in decoded.blocks:
+                file.write(block)
     for start, stop in decoded.lost:
         say(f"{source} is damaged from {start:.2f} s to {stop:.2f} s, which is silent in {out}.")
     if decoded.disagreed:

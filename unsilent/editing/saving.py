@@ -6,7 +6,7 @@ from typing import Any
 from unsilent.editing.opening import Opened
 from unsilent.editing.retake import Retaken
 from unsilent.generation.sidecar import Made, pointer_to, sidecar_for
-from unsilent.media.audio import write_float_wav
+from unsilent.media.sounds import write_sound
 from unsilent.media.suffixes import OWN_COMMENT
 from unsilent.outputs import samples_beside
 from unsilent.pipeline import Pipeline
@@ -40,7 +40,7 @@ def save(pipeline: Pipeline, opened: Opened, retaken: Retaken, out: Path, *, wav
     if is_video:
         comment = f"{OWN_COMMENT} {__version__}: retake {len(history)} of {opened.path.name} seed={edit.seed} take={edit.take}"
         made.save_video(out, comment=comment.encode("utf-8", "backslashreplace").decode() + pointer_to(out))
-    write_float_wav(samples, made.waveform, made.sample_rate)
+    write_sound(samples, made.waveform, made.sample_rate, "32f")
     sidecar_for(made, out, model, samples=samples, history=history, has_video=opened.scene is not None).write(out)
     if wav and is_video:
         made.save_wav(out.with_suffix(".wav"))

@@ -29,7 +29,7 @@ from unsilent.generation.conditions import seen_classes
 from unsilent.generation.priming import load_prime
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.loading import load
-from unsilent.media.audio import write_wav
+from unsilent.media.sounds import write_sound
 from unsilent.pipeline import Pipeline
 from unsilent.presets import get
 from unsilent.request import Request
@@ -215,6 +215,6 @@ class Sampling:
             if self.recipe.keep == "mel":
                 np.save(path, sound)
             else:
-                write_wav(path, sound, self._clip.sample_rate)
+                write_sound(path, sound, self._clip.sample_rate)
         target.parent.mkdir(parents=True, exist_ok=True)
         part.rename(target)

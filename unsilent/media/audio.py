@@ -1,21 +1,16 @@
-"""Audio of media files as arrays, and WAV files."""
+"""Audio of media files as arrays."""
 
-import io
 import logging
 import re
-from collections.abc import Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
-import soundfile
 from jaxtyping import Float, Float32
 
 from unsilent.errors import MediaError, ParameterError
-from unsilent.files import atomic_write
 from unsilent.media.files import MAX_GAP_SECONDS, decode, demux, find_audio, first_frame_time, open_media
-from unsilent.media.suffixes import OWN_COMMENT
 
 log = logging.getLogger(__name__)
 
@@ -166,50 +161,3 @@ def _arrays(frames: list[av.AudioFrame]) -> Iterator[Float32[np.ndarray, "channe
     """Arrays of planar frames."""
     for frame in frames:
         yield frame.to_ndarray()
-
-
-def write_wav(path: Path, waveform: Float[np.ndarray, "samples"], sample_rate: int) -> None:
-    """Write a 16-bit WAV file atomically, with a comment that names this program.
-
-    Args:
-        path: file to write; an existing one is replaced.
-        waveform: mono, clipped to [-1, 1].
-        sample_rate: Hz.
-
-    Raises:
-        MediaError: if the folder is missing or cannot be written, or the disk is full.
-    """
-    _write_wav(path, np.clip(waveform, -1.0, 1.0), sample_rate, "PCM_16")
-
-
-def write_float_wav(path: Path, waveform: Float32[np.ndarray, "samples"], sample_rate: int) -> None:
-    """Write the very samples, as 32-bit floating point; otherwise as `write_wav`."""
-    _write_wav(path, waveform, sample_rate, "FLOAT")
-
-
-def _write_wav(path: Path, waveform: Float[np.ndarray, "samples"], sample_rate: int, kind: str) -> None:
-    buffer = io.BytesIO()  # libsndfile does not report why a write failed
-    with soundfile.SoundFile(buffer, "w", sample_rate, 1, kind, format="WAV") as file:
-        file.comment = OWN_COMMENT
-        file.write(waveform)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
-def write_wav_blocks(path: Path, blocks: Iterable[Float[np.ndarray, "_"]], sample_rate: int) -> None:
-    """`write_wav` of a sound that comes in blocks, which are written as they come."""
-    with atomic_write(path) as temporary:
-        try:
-            with av.open(str(temporary.absolute()), "w", format="wav") as target:
-                target.metadata["comment"] = OWN_COMMENT
-                stream, position = target.add_stream("pcm_s16le", rate=sample_rate), 0
-                stream.layout = "mono"
-                for block in blocks:
-                    samples = np.rint(np.clip(block, -1.0, 1.0) * 32767).astype(np.int16)
-                    frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-                    frame.sample_rate, frame.time_base, frame.pts = sample_rate, Fraction(1, sample_rate), position
-                    position += len(block)
-                    target.mux(stream.encode(frame))
-                target.mux(stream.encode(None))
-        except av.FFmpegError as error:
-            raise MediaError(f"{path} cannot be written: {error.strerror}.") from error

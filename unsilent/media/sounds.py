@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,13 +32,17 @@ _RESAMPLER = {
 
 
 def write_sound(
-    path: Path, waveform: Float[np.ndarray, "channels samples"], sample_rate: int, bits: Bits = "16", since_midnight: Fraction | None = None
+    path: Path,
+    waveform: Float[np.ndarray, "*channels samples"],
+    sample_rate: int,
+    bits: Bits = "16",
+    since_midnight: Fraction | None = None,
 ) -> None:
     """Write a sound atomically, with a comment that names this program.
 
     Args:
         path: file to write, `.wav`, `.flac` or `.opus`; an existing one is replaced.
-        waveform: one or two channels; clipped to [-1, 1] unless written in floating point.
+        waveform: mono, or one or two channels; clipped to [-1, 1] unless written in floating point.
         sample_rate: Hz; Opus is converted to 48 kHz.
         bits: `16`, `24` or `32f`, floating point, which only WAV has; Opus has none.
         since_midnight: seconds of its first sample by the timecode; None writes no time stamp. Only WAV has one (BWF, EBU Tech 3285).
@@ -47,6 +52,7 @@ def write_sound(
         ParameterError: for another suffix, or bits that the format does not have.
     """
     check_sound(path, bits)
+    waveform = np.atleast_2d(waveform)
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".wav":
             _write_wav(temporary, waveform, sample_rate, bits, since_midnight)
@@ -67,18 +73,19 @@ def check_sound(path: Path, bits: Bits) -> None:
 
 
 class GrowingWav:
-    """A mono 16-bit WAV that can be heard while it is written: the bytes of `write_sound`, but not atomic. A context manager.
+    """A mono 16-bit WAV that is written in blocks, and can be heard meanwhile: the bytes of `write_sound`, not atomic. A context manager.
 
     Args:
         path: file to write; an existing one is replaced.
         sample_rate: Hz.
 
     Raises:
-        MediaError: if it cannot be written.
+        MediaError: if it cannot be opened for writing.
+        OSError: in `write`, with the path, if the disk is full.
     """
 
     def __init__(self, path: Path, sample_rate: int) -> None:
-        self._sample_rate, self._n_samples = sample_rate, 0
+        self._path, self._sample_rate, self._n_samples = path, sample_rate, 0
         try:
             self._file = path.open("wb")
         except OSError as error:
@@ -89,18 +96,22 @@ class GrowingWav:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # all is flushed, or its error was raised
+            self._file.close()
 
     def write(self, waveform: Float[np.ndarray, "samples"]) -> None:
         """Add samples, clipped to [-1, 1]; they are in the file when this returns, and its header counts them up to 4 GB."""
         self._n_samples += len(waveform)
         header = _header(1, self._n_samples, self._sample_rate, "16", None)
-        if header.startswith(b"RIFF"):
-            self._file.seek(0)
-            self._file.write(header)
-        self._file.seek(0, 2)
-        self._file.write(as_bytes(waveform[None], "16"))
-        self._file.flush()
+        try:
+            if header.startswith(b"RIFF"):
+                self._file.seek(0)
+                self._file.write(header)
+            self._file.seek(0, 2)
+            self._file.write(as_bytes(waveform[None], "16"))
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
 
 def _write_wav(path: Path, waveform: np.ndarray, sample_rate: int, bits: Bits, since_midnight: Fraction | None) -> None:

@@ -26,9 +26,10 @@ from unsilent.generation.attention import over_time
 from unsilent.generation.result import Generation
 from unsilent.generation.sidecar import Made, find_sidecar, pointer_to, sidecar_for
 from unsilent.loading import load
-from unsilent.media.audio import read_audio, write_float_wav, write_wav
+from unsilent.media.audio import read_audio
 from unsilent.media.mux import plan_mux
 from unsilent.media.probe import probe
+from unsilent.media.sounds import write_sound
 from unsilent.models.code_order import to_grid
 from unsilent.outputs import WRITABLE_SUFFIXES, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
@@ -153,7 +154,7 @@ class Worker:
         sounds = []
         for number, take in enumerate(takes, start=1):
             out = task.folder / f"take{number}{suffix}"
-            write_float_wav(samples_beside(out), take.waveform, take.sample_rate)  # retakes go on from the very samples
+            write_sound(samples_beside(out), take.waveform, take.sample_rate, "32f")  # retakes go on from the very samples
             model = Made.of(pipeline.parts, pipeline.precision, pipeline.vocoder)
             sidecar_for(take, out, model, samples=samples_beside(out)).write(out)
             take.save_video(out, comment=comment + pointer_to(out), plan=plan)
@@ -210,7 +211,7 @@ class Worker:
                 if make is None
                 else mel
             )
-            write_wav(task.folder / f"{name}.wav", waveform, codec.clip.sample_rate)
+            write_sound(task.folder / f"{name}.wav", waveform, codec.clip.sample_rate)
             sounds.append({"name": name, "wav": f"{name}.wav", "seconds": round(len(own) / codec.clip.sample_rate, 3),
                            **pictures.write(task.folder / name, waveform, shown.cpu().numpy(), codec.clip)})  # fmt: skip
             emit({"sound": sounds[-1], "stage": "decoding", "share": 0.3 + 0.2 * len(sounds)})
@@ -228,7 +229,7 @@ class Worker:
         decoded = decode_file(codec, task.source)
         if decoded.n_samples > task.most_seconds * codec.clip.sample_rate:
             raise ParameterError(f"the codes are of more than {task.most_seconds:g} seconds, which is the limit of this server.")
-        write_wav(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
+        write_sound(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
         mel = from_mel01(log_mel01(torch.from_numpy(_padded(decoded.waveform, codec.clip.column_samples))[None], codec.clip))[0]
         sound = {"name": "decoded", "wav": "decoded.wav", "seconds": round(len(decoded.waveform) / codec.clip.sample_rate, 3)}
         sound |= pictures.write(task.folder / "decoded", decoded.waveform, mel.cpu().numpy(), codec.clip)
