@@ -6,7 +6,7 @@ import pytest
 
 from unsilent import presets
 from unsilent.errors import ParameterError
-from unsilent.labels import classes, find_label
+from unsilent.labels import classes, find_label, labels_meant
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 BOTH = pytest.mark.parametrize("data", ["vggsound", "vas"])
@@ -98,3 +98,13 @@ def test_find_label_names_the_command_that_lists_classes():
 def test_find_label_refuses_numbers_and_nonsense_without_suggestions(label):
     with pytest.raises(ParameterError, match=f"no class is named '{label}' among the model's 309; `unsilent models show NAME` lists all"):
         find_label(label, classes("vggsound"))
+
+
+def test_words_mean_a_kind_a_family_or_the_nearest_class():
+    names = ("baby_cry", "crowd", "dog", "drum", "footsteps", "footsteps_snow", "piano", "snow")
+    assert labels_meant("music", names) == ("drum", "piano")
+    assert labels_meant("Speech", names) == ("baby_cry", "crowd")
+    assert labels_meant("footsteps", names) == ("footsteps", "footsteps_snow")
+    assert labels_meant("barking", names) == ("dog",)
+    with pytest.raises(ParameterError, match="no class is named 'qwertz'"):
+        labels_meant("qwertz", names)

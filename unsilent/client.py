@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 from unsilent.errors import ParameterError, ResourceError, UnsilentError
 from unsilent.files import atomic_write, require_path
-from unsilent.request import OWN, Request
+from unsilent.request import Request
 
 _OF_REQUEST = (400, 404, 408, 413, 415, 422)  # codes of answers that name a mistake of the request
 
@@ -42,7 +42,7 @@ class Client:
         Args:
             video: file on this machine.
             folder: for the videos with sound, made if absent.
-            request: what is asked; its prime may be a file on this machine.
+            request: what is asked; the files that it names are on this machine.
             model: one of `models`.
             progress: called with the name of a stage and the share of the work that is done.
             fields: of `Request`, in its place or to change some of it.
@@ -55,8 +55,7 @@ class Client:
             UnsilentError: if the work fails, or the server does not answer.
         """
         request = Request(**{**({} if request is None else request.model_dump()), **fields})
-        if request.prime not in (None, OWN):
-            request = request.model_copy(update={"prime": self.upload(request.prime)})
+        request = request.model_copy(update={name: self.upload(path) for name, path in request.files().items()})
         job = self.wait(self.submit(self.upload(video), request, model=model), progress)
         return [self.fetch(job, sound["video"], folder) for sound in job["sounds"]]
 

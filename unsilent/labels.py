@@ -95,6 +95,30 @@ def nearest_label(label: str, classes: Sequence[str]) -> tuple[int, str]:
         return classes.index(best), f"no class is named {label!r}; the nearest, {best!r}, is used."
 
 
+def is_name_of(word: str, name: str) -> bool:
+    """Whether a word is a class name, but for case, extra spaces, underscores and hyphens."""
+    return _plain(word) == _plain(name)
+
+
+def labels_meant(word: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """All class names that a word means: those of a kind, such as `music`, those that begin with it, or else the nearest.
+
+    Args:
+        word: as typed.
+        classes: names by class number.
+
+    Returns:
+        At least one name. `footsteps` means `footsteps` and `footsteps_snow`, `music` means `piano` and `violin`.
+
+    Raises:
+        ParameterError: as `nearest_label`.
+    """
+    plain = _plain(word)
+    kind = _kinds().get(plain, frozenset())
+    meant = tuple(name for name in classes if f"{_plain(name)} ".startswith(f"{plain} ") or kind & {_plain(name), *_plain(name).split()})
+    return meant or (classes[nearest_label(word, classes)[0]],)
+
+
 def _worth(label: str, name: str, classes: Sequence[str]) -> float:
     """Sum over the words of a label of what they have to do with a class name: the first of a group most, then equal words, then others."""
     frequency = _frequency(tuple(classes))
@@ -113,10 +137,20 @@ def _frequency(classes: tuple[str, ...]) -> Counter[str]:
 
 
 @cache
+def _kinds() -> dict[str, frozenset[str]]:
+    """Words of class names of each kind of sound, by each of the kind's names."""
+    kinds = dict[str, frozenset[str]]()
+    for line in files("unsilent").joinpath("labels_synonyms.txt").read_text(encoding="utf-8").splitlines():
+        names, is_kind, words = line.partition("=")
+        kinds |= dict.fromkeys(names.split(), frozenset(map(_plain, words.split()))) if is_kind else {}
+    return kinds
+
+
+@cache
 def _groups() -> tuple[tuple[str, frozenset[str]], ...]:
     """Stems of words that mean the same sound, and the class name that begins each group."""
     lines = files("unsilent").joinpath("labels_synonyms.txt").read_text(encoding="utf-8").splitlines()
-    groups = [[_plain(word) for word in line.split()] for line in lines if not line.startswith("#")]
+    groups = [[_plain(word) for word in line.split()] for line in lines if not line.startswith("#") and "=" not in line]
     return tuple((first, frozenset(map(_stem, [first, *others]))) for first, *others in groups)
 
 

@@ -17,7 +17,7 @@ from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
 from unsilent.generation.attention import WindowAttention, attention_of
 from unsilent.generation.conditions import Conditions, Plan, make_conditions, seen_classes
-from unsilent.generation.priming import Prime, load_prime
+from unsilent.generation.priming import Prime, Reference, lead_columns, load_prime, load_reference
 from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
 from unsilent.generation.ranking import Ranked, rank
 from unsilent.generation.rendering import Rendering
@@ -98,6 +98,7 @@ class Pipeline:
             scene, n_samples = Scene(info.path, info.seconds), request.n_samples(info.seconds, self.clip.sample_rate)
             clock.lap("probe")
             prime = load_prime(scene, request, self.codec, self.parts.loudness_lufs)
+            reference = load_reference(request, self.codec, self.parts.ranker, self.parts.loudness_lufs)
             n_columns = self.clip.columns_for(n_samples)
             plan, observation, request = self.plan_and_observe(scene, n_columns, request, stage(progress, "reading"))
             clock.lap("features")
@@ -105,8 +106,8 @@ class Pipeline:
             seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
             with Rendering(self.codec, plan.n_columns) as rendering:
                 feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
-                grids = self.sample(plan, conditions, request, prime, (watch, feed), stage(progress, "sampling"))
-                ranked = self.rank(grids, seen, request)
+                grids = self.sample(plan, conditions, request, prime, (watch, feed), stage(progress, "sampling"), reference)
+                ranked = self.rank(grids, seen, request, reference)
                 best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, prime)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
             common = {
@@ -120,15 +121,18 @@ class Pipeline:
         self, scene: Scene, n_columns: int, request: Request, progress: Progress = quiet, cuts: Sequence[int] = ()
     ) -> tuple[Plan, Observation | None, Request]:
         """Plan a sound, read the scene, and fill in cues that are to be seen; where cuts are seen, all again, shot by shot."""
-        plan = self.plan(scene, n_columns, cuts)
+        plan = self.plan(scene, n_columns, cuts, lead_columns(request, self.clip))
         observation = self.observe(scene, plan, request, progress)
         if observation is not None and observation.cuts and not cuts:
             return self.plan_and_observe(scene, n_columns, request, progress, observation.cuts)
         return plan, observation, with_seen_cues(request, scene, observation, self.clip)
 
-    def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = ()) -> Plan:
-        """Cut a sound of `n_columns` code columns into windows, which begin anew at cuts, and choose the frames that condition each."""
-        return plan_shots(scene, cuts, n_columns, self.clip, self.parts.sampler.config.condition, self.parts.backbone_row)
+    def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = (), lead: int = 0) -> Plan:
+        """Cut a sound of `n_columns` code columns into windows, and choose the frames that condition each.
+
+        They begin anew at cuts, given by frame numbers, after `lead` columns of a reference.
+        """
+        return plan_shots(scene, cuts, n_columns, self.clip, self.parts.sampler.config.condition, self.parts.backbone_row, lead)
 
     def stream(self, video: str | Path, request: Request | None = None, **fields: Any) -> Stream:
         """Make one sound while the video is read: an iterator over its stretches, each as soon as it is made; see `generation.streaming`.
@@ -179,8 +183,12 @@ class Pipeline:
         prime: Prime | None = None,
         feeds: Sequence[Feed] = (),
         progress: Progress = quiet,
+        reference: Reference | None = None,
     ) -> Int[Tensor, "candidates rows columns"]:
-        """Sample the codes of all candidates of all takes, after those of a prime; `feeds` get all codes known after each column."""
+        """Sample the codes of all candidates of all takes, after those of a prime or reference.
+
+        `feeds` get all codes known after each column.
+        """
 
         def on_column(known: Int[Tensor, "candidates known"]) -> None:
             progress(known.shape[1] / (plan.n_columns * self.clip.rows))
@@ -188,16 +196,18 @@ class Pipeline:
                 feed(known)
 
         with sampling_mode(self.parts.sampler, self.precision):
-            known = prime and prime.codes
-            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, prime=known, on_column=on_column)
+            given = {"prime": prime and prime.codes, "lead": reference and reference.codes}
+            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **given, on_column=on_column)
         trim_memory()  # of the KV cache, before the decoder needs its own
         return to_grid(sequences, self.clip.rows)
 
-    def rank(self, grids: Int[Tensor, "candidates rows columns"], seen: Mapping[str, float], request: Request) -> list[Ranked]:
-        """Choose the best candidate of each take: by cues if there are any, else by the classes that are seen or named."""
+    def rank(
+        self, grids: Int[Tensor, "candidates rows columns"], seen: Mapping[str, float], request: Request, reference: Reference | None = None
+    ) -> list[Ranked]:
+        """Choose the best candidate of each take: by cues, by a reference, or else by the classes that are seen or named."""
         if request.cues is not None:
             return rank_by_onsets(self.codec, grids, request)
-        return rank(self.codec, self.parts.ranker, grids, seen, request)
+        return rank(self.codec, self.parts.ranker, grids, seen, request, reference and reference.features)
 
     @torch.inference_mode()
     def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:

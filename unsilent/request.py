@@ -10,7 +10,7 @@ from unsilent.choices import MAX_TAKES, Bits, Original, PrimeKeep, Scenes, Sound
 from unsilent.config import Config
 from unsilent.cues import AUTO, Cue, Stretch
 from unsilent.errors import ParameterError
-from unsilent.labels import nearest_label
+from unsilent.labels import is_name_of, labels_meant, nearest_label
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,13 @@ class Request(Config):
     label: str | None = Field(
         default=None, description="What sounds: a class name, for models with classes. A model that sees, such as everyday, needs none."
     )
+    avoid: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="What should not sound: class names, or words such as `music` for several classes."
+    )
+    like: str | None = Field(
+        default=None,
+        description="File with a reference sound: takes continue it, without its own samples, and those most like it come first.",
+    )
     candidates: int | None = Field(
         default=None, ge=1, description="Sounds sampled for each take; the one that fits best the cues, or what is seen or named, is kept."
     )
@@ -115,6 +122,10 @@ class Request(Config):
         """Length of the sound of a video, in samples."""
         return max(1, round((self.seconds or video_seconds) * sample_rate))
 
+    def files(self) -> dict[str, str]:
+        """Sounds that it names, by field: files, or ids of uploads."""
+        return {name: path for name in ("prime", "like") if (path := getattr(self, name)) not in (None, OWN)}
+
     @property
     def n_sampled(self) -> int:
         """Number of sounds that are sampled: all candidates of all takes."""
@@ -125,19 +136,22 @@ class Request(Config):
 
         Returns:
             A request whose open fields are filled. None remain `seconds`, `label` where the model needs none, and the fields of an absent
-            prime. The label has the model's spelling.
+            prime. Labels have the model's spelling; those to avoid are all that are meant.
 
         Raises:
             ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, unknown to the model, or
-                missing for one that needs it; or something is asked of a prime that is not given, or of a model that cannot do it, or of
-                a stream that needs the whole sound.
+                missing for one that needs it; if a label is both wanted and avoided; or if something is asked of a prime that is not
+                given, or of a model that cannot do it, or of a stream that needs the whole sound.
         """
         if self.prime is None and (self.prime_seconds is not None or self.prime_keep != "codes"):
             raise ParameterError("prime_seconds and prime_keep are about a beginning, but prime is not given; name a file, or `own`.")
-        over_time = (self.prime, self.cues, self.prompt_track, self.mute)
+        if self.prime is not None and self.like is not None:
+            raise ParameterError("prime and like both say how the sound begins; give one of them.")
+        over_time = (self.prime, self.like, self.cues, self.prompt_track, self.mute)
         if self.stream and (self.takes > 1 or (self.candidates or 1) > 1 or any(one is not None for one in over_time)):
             raise ParameterError(
-                "a stream is one sound that is heard at once; leave out takes, candidates, prime, cues, prompt_track and mute, or stream."
+                "a stream is one sound that is heard at once; leave out takes, candidates, prime, like, cues, prompt_track "
+                "and mute, or stream."
             )
         if self.stream and any(one is not None for one in (self.lufs, self.true_peak, self.fade_in, self.fade_out)):
             raise ParameterError("a stream keeps the level of its codes; leave out lufs, true_peak, fade_in and fade_out, or stream.")
@@ -158,7 +172,7 @@ class Request(Config):
         }
         if any(stretch.label is None for stretch in self.prompt_track or ()):
             raise ParameterError("a stretch of prompt_track has no label; name what sounds, or give the stretch as mute.")
-        return self.model_copy(update=filled)
+        return self.model_copy(update=filled)._resolve_avoided(defaults)
 
     def describe(self) -> dict[str, Any]:
         """Fields that a take's sound depends on, without those that are None.
@@ -169,10 +183,27 @@ class Request(Config):
         unranked = {"takes"} if self.candidates is None else set()  # ranking orders takes, so their number matters
         plain = {name for name in ("stream", "stereo", "bits", "scenes") if getattr(self, name) == type(self).model_fields[name].default}
         described = self.model_dump(exclude={"original"} | unranked | without_prime | plain, exclude_none=True)
-        for name in ("cues", "prompt_track", "mute"):
+        for name in ("avoid", "cues", "prompt_track", "mute"):
             if isinstance(described.get(name), tuple):
                 described[name] = [str(one) for one in getattr(self, name)]
         return described
+
+    def _resolve_avoided(self, defaults: Defaults) -> "Request":
+        for name, value in (("avoid", self.avoid), ("like", self.like)):
+            if value is not None and not defaults.candidates:
+                raise ParameterError(f"the model {defaults.model!r} has no listener, so {name} has no effect; take one such as everyday.")
+        if self.avoid is None:
+            return self
+        wanted = {self.label, *(one.label for over in (self.cues, self.prompt_track) if isinstance(over, tuple) for one in over)}
+        avoided = set[str]()
+        for word in self.avoid:
+            meant = set(labels_meant(word, defaults.classes))
+            if named := sorted(name for name in wanted & meant if len(meant) == 1 or is_name_of(word, name)):
+                raise ParameterError(f"{named[0]!r} is both wanted and avoided; leave it out of one.")
+            avoided |= meant - wanted
+        if len(avoided) == len(defaults.classes):
+            raise ParameterError("all classes of the model are avoided; leave out some.")
+        return self.model_copy(update={"avoid": tuple(sorted(avoided))})
 
     def _resolve_candidates(self, defaults: Defaults) -> int | None:
         if self.cues is not None:

@@ -33,8 +33,9 @@ class LoudIsDrum(Listener):
 
     def __init__(self):
         nn.Module.__init__(self)
+        self.fc = nn.Identity()
 
-    def forward(self, mel01):
+    def features(self, mel01):
         loud = mel01.mean((1, 2))
         return torch.stack([loud, 1 - loud, torch.full_like(loud, -30.0)], dim=1)
 
@@ -101,3 +102,17 @@ def test_a_label_may_be_left_to_a_model_that_sees():
 def test_the_number_of_takes_is_part_of_the_recipe_where_they_are_ranked():
     assert "takes" not in Request(takes=3).describe()
     assert Request(takes=3, candidates=2).describe()["takes"] == 3
+
+
+def test_what_is_heard_and_avoided_counts_against_a_candidate():
+    grids = grids_of(20, 0)
+    likely = torch.tensor([[1.0, 0.0, -30.0], [0.0, 1.0, -30.0]]).log_softmax(1)
+    found = agreement(CODEC, RANKER, grids, {"train": 1.0}, avoided=("drum",))
+    torch.testing.assert_close(found, likely[:, 2] + (1 - likely[:, 0].exp()).log(), rtol=1e-4, atol=1e-4)
+    best = rank(CODEC, RANKER, grids, {"train": 1.0}, Request(candidates=2, avoid=("drum",)))
+    assert [one.take for one in best] == [1]
+
+
+def test_a_reference_takes_the_place_of_classes():
+    grids = grids_of(20, 0)
+    assert [one.take for one in rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(candidates=2), torch.tensor([0.0, 1.0, 0.0]))] == [1]

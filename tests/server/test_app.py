@@ -107,9 +107,12 @@ def test_a_prime_may_be_another_upload_of_the_same_client(start, helpers, make_c
     assert job["state"] == "done", job["why"]
     assert job["recipe"]["prime"] == "beginning.wav"
     theirs = helpers.upload(client, tmp_path / "beginning.wav", headers=helpers.OTHER)["id"]
-    for prime in (theirs, str(tmp_path / "beginning.wav"), "../../server.sqlite"):
-        refused = client.post("/api/jobs", json={"input": clip, "model": "tiny", "request": {"prime": prime}})
-        assert refused.status_code == 404
+    for name in ("prime", "like"):
+        for id in (theirs, str(tmp_path / "beginning.wav"), "../../server.sqlite"):
+            refused = client.post("/api/jobs", json={"input": clip, "model": "tiny", "request": {name: id}})
+            assert refused.status_code == 404
+    refused = client.post("/api/jobs", json={"input": clip, "model": "tiny", "request": {"like": sound}})
+    assert (refused.status_code, "has no listener, so like" in refused.text) == (422, True)
 
 
 def test_a_sound_goes_through_the_codes_and_back(start, helpers, tmp_path):

@@ -39,6 +39,8 @@ def generate(
     guidance: options.Guidance = None,
     motion: options.Motion = True,
     label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
+    avoid: options.Avoid = None,
+    like: Annotated[str | None, typer.Option(metavar="FILE", help="A reference sound: most similar takes first.")] = None,
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]")
     ] = None,
@@ -93,6 +95,7 @@ def generate(
     from unsilent.request import Request
 
     asked = {name: given[name] for name in Request.model_fields if name in given}
+    asked["avoid"] = options.split(avoid)
     request = Request(**asked | read_over_time(inputs, cues, prompt_track, mute))
     if stream and out is not None and (str(out) == live.PIPE or out.suffix.lower() == ".wav"):
         if rate or stereo or bits != "16":
@@ -124,15 +127,14 @@ def _make(
     from unsilent.checkpoints.folders import find_bundle, read_defaults
     from unsilent.errors import ParameterError
     from unsilent.files import require_path
-    from unsilent.request import OWN
 
     jobs = outputs.plan(inputs, out, request.seed)
     if others := outputs.passed_over(inputs, jobs, out):
         some = ", ".join(str(path) for path in others[:SOME]) + (", …" if len(others) > SOME else "")
         say(f"{len(others)} files are not videos and are left out: {some}.")
     outputs.check(jobs, takes=request.takes, original=request.original, **files)
-    if request.prime not in (None, OWN):
-        require_path(Path(request.prime))
+    for path in request.files().values():
+        require_path(Path(path))
     defaults = read_defaults(find_bundle(load_as[0]))
     request = request.resolve(defaults)  # raises for values that do not fit the model
     if more["attention"] and defaults.sees:

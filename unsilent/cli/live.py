@@ -33,6 +33,7 @@ def live(
     model: options.Model = "everyday",
     seed: options.Seed = 0,
     label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
+    avoid: options.Avoid = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
@@ -50,7 +51,7 @@ def live(
 
     pipeline = load(model, device, precision)
     pictures = None if size is None else (int(size[1]), int(size[2]), float(size[3]))
-    write(pipeline.live(source, raw=pictures, seed=seed, label=label), out, pipeline.clip.sample_rate)
+    write(pipeline.live(source, raw=pictures, seed=seed, label=label, avoid=options.split(avoid)), out, pipeline.clip.sample_rate)
 
 
 def check_out(out: str, overwrite: bool) -> None:

@@ -13,6 +13,11 @@ def examples(*commands: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
+def split(listed: str | None) -> tuple[str, ...] | None:
+    """`a, b` → a and b."""
+    return None if listed is None else tuple(part.strip() for part in listed.split(","))
+
+
 def _models_here(incomplete: str) -> list[str]:
     """Names of installed models, for shell completion."""
     from unsilent.checkpoints.folders import present
@@ -30,6 +35,9 @@ Temperature = Annotated[
 Guidance = Annotated[
     float | None,
     typer.Option("--guidance", min=0.0, help="Above 1 follows the video more closely, with less variety. [default: the model's own]"),
+]
+Avoid = Annotated[
+    str | None, typer.Option("--avoid", metavar="LABEL,...", help="What should not sound: class names, or kinds such as speech and music.")
 ]
 Motion = Annotated[bool, typer.Option("--motion/--no-motion", help="Condition on motion, for models that take it.")]
 Device = Annotated[DeviceChoice, typer.Option("--device", help="Where to compute; auto takes a GPU if there is one.")]

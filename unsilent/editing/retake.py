@@ -164,7 +164,8 @@ def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress
     clip, clock = pipeline.clip, Clock()
     stretch = _Stretch.of(opened, asked, clip.column_samples, clip.sample_rate)
     seed = (opened.history[-1].seed if opened.history else opened.request.seed) + 1 if asked.seed is None else asked.seed
-    fields = {"seed": seed, "takes": asked.candidates, "prime": None, "prime_seconds": None, "prime_keep": "codes", "stream": False}
+    fields = {"seed": seed, "takes": asked.candidates, "stream": False}
+    fields |= {"like": None, "prime": None, "prime_seconds": None, "prime_keep": "codes"}
     if asked.label is not None:  # in place of all labels over time
         cues = opened.request.cues and tuple(cue.model_copy(update={"label": None}) for cue in opened.request.cues)
         fields |= {"label": asked.label, "prompt_track": None, "cues": cues}
@@ -216,10 +217,10 @@ def _candidates(
         if n_after:
             after = codes[:, stretch.last : stretch.last + n_after]
             inside = sequences[:, windows[-1].start * clip.rows :]
-            scores = likelihood_after(sampler, inside, to_sequence(after[None])[0], conditions[-1]).tolist()
+            scores = likelihood_after(sampler, inside, to_sequence(after[None])[0], conditions[-1][:1]).tolist()
     if not n_after and pipeline.parts.ranker:
         expected = {request.label: 1.0} if request.label else opened.seen
-        scores = agreement(pipeline.codec, pipeline.parts.ranker, made[:, :, : clip.columns], expected).tolist()
+        scores = agreement(pipeline.codec, pipeline.parts.ranker, made[:, :, : clip.columns], expected, request.avoid or ()).tolist()
     clock.lap("codes")
     progress(0.6)
     whole = codes.expand(len(made), -1, -1).clone()
@@ -250,7 +251,7 @@ def _kept(codes: Int[Tensor, "rows columns"], n_known: int, share: float, seed: 
 
 def _conditions(
     pipeline: Pipeline, opened: Opened, windows: list[Window], request: Request, progress: Progress
-) -> list[Float[Tensor, "1 condition width"]]:
+) -> Sequence[Float[Tensor, "sides condition width"]]:
     """Conditions of windows from the video; without one, those of a named class, or none."""
     parts = pipeline.parts
     if opened.scene is not None or parts.backbone is None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.clip import Clip
@@ -18,7 +18,8 @@ from unsilent.vision.scene import Observation, Scene
 
 _NAMED = 5  # classes that `likeliest` names
 
-Conditions = Sequence[Float[Tensor, "1 condition width"]]  # one for each window
+# one for each window; a second row is what guidance leads away from
+Conditions = Sequence[Float[Tensor, "sides condition width"]]
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,30 @@ def seen_classes(
         return {}
     if request.label is not None:
         return {request.label: 1.0}
+    avoided = numbers_of(request, classes)
     windows = [observation.features_of(window.embedded)[None].to(sight.weight) for window in plan.frames]
-    return likeliest(torch.stack([sight.shares(features)[0].mean(0) for features in windows]).mean(0), classes)
+    return likeliest(torch.stack([sight.shares(features, avoided)[0].mean(0) for features in windows]).mean(0), classes)
+
+
+def numbers_of(request: Request, classes: Sequence[str]) -> list[int]:
+    """Class numbers that a resolved request avoids."""
+    return [classes.index(name) for name in request.avoid or ()]
+
+
+def make_condition(
+    sampler: AnySampler,
+    features: Float[Tensor, "1 features dim"],
+    labels: Int[Tensor, "1 *features"] | None,
+    motion: Float[Tensor, "1 columns motion"] | None,
+    avoided: Sequence[int],
+) -> Float[Tensor, "sides condition width"]:
+    """Embed the condition of a window; below it, where classes are avoided, the mean of their conditions with the same motion."""
+    wanted = sampler.condition(features, labels, motion, avoided=avoided)
+    if not avoided:
+        return wanted
+    n, numbers = len(avoided), torch.tensor(avoided, device=features.device)
+    each = sampler.condition(features.expand(n, -1, -1), numbers, None if motion is None else motion.expand(n, -1, -1))
+    return torch.cat([wanted, each.mean(0, keepdim=True)])
 
 
 def likeliest(expected: Float[Tensor, "classes"], classes: Sequence[str]) -> dict[str, float]:
@@ -109,14 +132,15 @@ def make_conditions(
         plan: windows, and their frames for a sampler with features.
         observation: of all these frames; None for a sampler without features. In place of a feature, the published "no features" samplers
             then get one random vector, the same in every window, of the request's seed reduced to 63 bits, the range of torch's generators.
-        request: resolved; its label names the class, and cues and prompt track replace motion and class over time.
+        request: resolved; its label names the class, cues and prompt track replace motion and class over time, and guidance leads away from
+            what is avoided.
         classes: names by class number; empty for a sampler without classes.
     """
     device, clip = sampler.pos_emb.device, sampler.config.clip
     labels = None if request.label is None else torch.tensor([classes.index(request.label)], device=device)
     if observation is None:
         return [sampler.condition(labels=labels, generator=torch.Generator().manual_seed(request.seed % 2**63))] * len(plan.windows)
-    steering = Steering.of(request, plan.n_columns, clip, classes)
+    steering, avoided = Steering.of(request, plan.n_columns, clip, classes), numbers_of(request, classes)
     conditions = []
     for window, frames in zip(plan.windows, plan.frames, strict=True):
         features = observation.features_of(frames.embedded)[None].to(device)
@@ -126,5 +150,5 @@ def make_conditions(
         if frames.measured:
             curves = observation.motion_of(frames.measured, clip) if steering.cues is None else steering.motion(window, clip)
             motion = torch.from_numpy(curves)[None].to(device)
-        conditions.append(sampler.condition(features, labels, motion))
+        conditions.append(make_condition(sampler, features, labels, motion, avoided))
     return conditions

@@ -1,4 +1,7 @@
-"""Priming: a sound begins with the first seconds of a real one, and the sampler continues it. Paper figures 14 and 15."""
+"""Priming: a sound begins with the first seconds of a real one, and the sampler continues it. Paper figures 14 and 15.
+
+A reference is a prime that is cut off: the sound continues it, and takes are compared with it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +11,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
 from unsilent.errors import ParameterError
 from unsilent.media.audio import read_audio
+from unsilent.models.listener import Ranker
 from unsilent.request import OWN, Request
 from unsilent.signal.loudness import CEILING, limit_peaks, normalise_loudness
+from unsilent.signal.mel import log_mel01
 from unsilent.vision.scene import Scene
 
 _FADE_SECONDS = 0.05  # cross-fade from real to made samples
+_LEAD_SECONDS = 3.0  # of a reference, before the sound
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,62 @@ def load_prime(scene: Scene, request: Request, codec: Codec, loudness_lufs: floa
     waveform = waveform[: n_columns * clip.column_samples]
     heard = waveform if loudness_lufs is None else normalise_loudness(waveform, clip.sample_rate, loudness_lufs)
     return Prime(codec.encode(heard)[: clip.rows], waveform, clip.sample_rate)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A sound that others should be like.
+
+    Attributes:
+        codes: of the columns before the sound, `lead_columns` many; and of silence as long, which guidance leads away from.
+        features: that the listener hears in it.
+    """
+
+    codes: Int[Tensor, "2 rows lead"]
+    features: Float[Tensor, "dim"]
+
+
+def lead_columns(request: Request, clip: Clip) -> int:
+    """Columns of a reference before a sound; none where there is no reference."""
+    return 0 if request.like is None else min(clip.hop_columns, int(_LEAD_SECONDS / clip.column_seconds))
+
+
+@torch.inference_mode()
+def load_reference(request: Request, codec: Codec, ranker: Ranker | None, loudness_lufs: float | None) -> Reference | None:
+    """Read the sound that a request wants takes to be like: the clip of it that has most energy, and in this the beginning.
+
+    Args:
+        request: resolved.
+        codec: to encode with.
+        ranker: of the model; a resolved request with a reference is for a model that has one.
+        loudness_lufs: as of `load_prime`.
+
+    Returns:
+        The reference; None if none is asked for.
+
+    Raises:
+        MediaError: if the file cannot be read or has no sound.
+        ParameterError: if it is silent.
+    """
+    if request.like is None:
+        return None
+    clip, waveform = codec.clip, read_audio(Path(request.like), codec.clip.sample_rate)
+    if not waveform.any():
+        raise ParameterError(f"{request.like} is silent; nothing can sound like it.")
+    heard = _loudest(waveform, clip.columns * clip.column_samples)
+    heard = heard if loudness_lufs is None else normalise_loudness(heard, clip.sample_rate, loudness_lufs)
+    n_lead = lead_columns(request, clip) * clip.column_samples
+    lead = np.resize(_loudest(heard, n_lead), n_lead)  # a shorter sound is repeated
+    mel01 = log_mel01(torch.from_numpy(np.pad(heard, (0, max(0, clip.n_fft - len(heard)))))[None], clip).to(codec.device)
+    with codec.autocast():
+        features = ranker.listener.features(mel01)[0].float()
+    return Reference(torch.stack([codec.encode(one)[: clip.rows] for one in (lead, np.zeros_like(lead))]), features)
+
+
+def _loudest(waveform: Float[np.ndarray, "samples"], n: int) -> Float[np.ndarray, "stretch"]:
+    """The stretch of `n` samples with most energy; all, if there are no more."""
+    if len(waveform) <= n:
+        return waveform
+    energy = np.concatenate([[0.0], np.cumsum(waveform.astype(np.float64) ** 2)])
+    start = int(np.argmax(energy[n:] - energy[:-n]))
+    return waveform[start : start + n]

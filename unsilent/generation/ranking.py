@@ -1,4 +1,4 @@
-"""Ranking: the candidate of each take that sounds most like what is seen or named is kept, and the best take comes first.
+"""Ranking: the candidate of each take that sounds most like what is seen, named or given is kept, and the best take comes first.
 
 A listener rates them: a classifier of sounds that was trained on other material than the model.
 """
@@ -31,7 +31,12 @@ class Ranked(NamedTuple):
 
 @torch.inference_mode()
 def agreement(
-    codec: Codec, ranker: Ranker, grids: Int[Tensor, "sounds rows columns"], expected: Mapping[str, float]
+    codec: Codec,
+    ranker: Ranker,
+    grids: Int[Tensor, "sounds rows columns"],
+    expected: Mapping[str, float],
+    avoided: Sequence[str] = (),
+    reference: Float[Tensor, "dim"] | None = None,
 ) -> Float[Tensor, "sounds"]:
     """Mean log-probability that the listener gives to the expected classes, in nats; those that it does not know are left out.
 
@@ -40,12 +45,17 @@ def agreement(
         ranker: of the model.
         grids: codes.
         expected: probability of each class.
+        avoided: classes; the log-probability that it is none of them is added.
+        reference: the listener's features of a sound; the cosine with them takes the place of expected classes.
     """
     known = {name: share for name, share in expected.items() if name in ranker.classes}
     shares = torch.tensor([known.get(name, 0.0) for name in ranker.classes]) / max(sum(known.values()), 1e-9)
+    is_avoided = torch.tensor([name in avoided for name in ranker.classes])
     with codec.autocast():
-        logits = torch.cat([ranker.listener(to_mel01(codec.decode(grid))[None]) for grid in grids])
-    return (logits.float().log_softmax(1).cpu() * shares).sum(1)
+        features = torch.cat([ranker.listener.features(to_mel01(codec.decode(grid))[None]) for grid in grids])
+        likely = ranker.listener.fc(features).float().log_softmax(1).cpu()
+    fits = (likely * shares).sum(1) if reference is None else (features.float() @ reference).cpu()
+    return fits + torch.where(is_avoided, -torch.inf, likely).logsumexp(1) if avoided else fits
 
 
 @torch.inference_mode()
@@ -81,6 +91,7 @@ def rank(
     grids: Int[Tensor, "sounds rows columns"],
     expected: Mapping[str, float],
     request: Request,
+    reference: Float[Tensor, "dim"] | None = None,
 ) -> list[Ranked]:
     """Choose one candidate for each take; the best take comes first.
 
@@ -90,10 +101,12 @@ def rank(
         grids: codes of all candidates, those of one take after another; the first clip of each is rated.
         expected: probability of each class that is seen or named.
         request: resolved; where only one sound is sampled, or without `candidates`, nothing is ranked.
+        reference: features of the sound that takes should be like; None without.
     """
     if ranker is None or request.candidates is None or len(grids) == 1:
         return [Ranked(take, None) for take in range(len(grids))]
-    return best_of(agreement(codec, ranker, grids[:, :, : codec.clip.columns], expected).tolist(), request.candidates)
+    heard = grids[:, :, : codec.clip.columns]
+    return best_of(agreement(codec, ranker, heard, expected, request.avoid or (), reference).tolist(), request.candidates)
 
 
 def best_of(scores: Sequence[float], candidates: int) -> list[Ranked]:

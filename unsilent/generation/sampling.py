@@ -79,6 +79,11 @@ def guide(logits: Float[Tensor, "rows codes"], guidance: float) -> Float[Tensor,
     return unconditional + guidance * (conditional - unconditional)
 
 
+def guided_rows(condition: Float[Tensor, "sides condition width"], n_rows: int) -> Float[Tensor, "n_rows condition width"]:
+    """The condition, and below it, where `n_rows` is 2, what guidance leads away from: the second row given, else no condition."""
+    return torch.cat([condition, torch.zeros_like(condition[:1])])[:n_rows]
+
+
 @dataclass(frozen=True)
 class NextCode:
     """Logits to the next code of each take; fields as of `next_code` and `guide`."""
@@ -108,10 +113,11 @@ class NextCode:
 def sample_codes(
     sampler: AnySampler,
     windows: Sequence[Window],
-    conditions: Iterable[Float[Tensor, "1 condition width"]],
+    conditions: Iterable[Float[Tensor, "sides condition width"]],
     request: Request,
     *,
     prime: Int[Tensor, "rows known"] | None = None,
+    lead: Int[Tensor, "2 rows lead"] | None = None,
     keep: Int[Tensor, "rows columns"] | None = None,
     on_column: Feed = quiet,
 ) -> Int[Tensor, "sounds sequence"]:
@@ -125,6 +131,7 @@ def sample_codes(
             and needs a sampler trained with condition dropout. A sound does not depend on how many are sampled: to the bit with the step in
             C, and to rounding with torch's matrix products.
         prime: codes of the first columns, kept as they are (the paper's priming).
+        lead: codes of the columns before windows that are led: those that are continued, and those that guidance leads away from.
         keep: code of each place that is not sampled, else -1; of all columns. The sampler reads them where they come.
         on_column: called after each column with all codes known by then.
 
@@ -144,14 +151,14 @@ def sample_codes(
         known = _known_codes(prime, rows, sampler.config.codes)[:, :total]
         done = known.shape[1]
         sequence[:, :done] = known
+    led = None if lead is None else torch.cat([_known_codes(one, rows, sampler.config.codes).expand(len(sequence), -1) for one in lead])
     kept = None if keep is None else to_sequence(keep[None])[0].to(device)
     for window, condition in zip(windows, conditions, strict=True):
         first, stop = window.start * rows, window.stop * rows
         if done >= stop:
             continue
-        # conditional rows, and below them the unconditional ones where guided
-        both = torch.cat([condition, torch.zeros_like(condition)][: choose.n_rows])
-        logits, state = sampler.start(sequence[:, first:done].repeat(choose.n_rows, 1), both)
+        known = led[: len(sequence) * choose.n_rows] if window.is_led else sequence[:, first:done].repeat(choose.n_rows, 1)
+        logits, state = sampler.start(known, guided_rows(condition, choose.n_rows))
         for position in range(done, stop):
             if kept is not None:  # not by `advance`, which chooses and reads in one step
                 chosen = choose(logits, uniforms[:, position])

@@ -15,7 +15,7 @@ from unsilent.vision.scene import Scene
 
 
 def plan_shots(
-    scene: Scene, cuts: Sequence[int], n_columns: int, clip: Clip, condition: ConditionConfig, backbone: Backbone | None
+    scene: Scene, cuts: Sequence[int], n_columns: int, clip: Clip, condition: ConditionConfig, backbone: Backbone | None, lead: int = 0
 ) -> Plan:
     """Windows and their frames, where a scene consists of several shots.
 
@@ -26,6 +26,7 @@ def plan_shots(
         clip: the grid.
         condition: of the sampler.
         backbone: preprocessing of its image network; None for a model without features, which gets no frames.
+        lead: columns of a reference before each shot.
     """
     starts, kept = [0], list[int]()
     for cut in cuts:
@@ -35,7 +36,7 @@ def plan_shots(
             kept.append(cut)
     windows, frames = [], []
     for shot, start, stop in zip(scene.split(kept, clip), starts, [*starts[1:], n_columns], strict=True):
-        own = plan_windows(stop - start, clip.columns, clip.hop_columns)
+        own = plan_windows(stop - start, clip.columns, clip.hop_columns, lead)
         frames += [] if backbone is None else plan_frames(shot, own, clip, condition, backbone.pairs)
         windows += [replace(window, start=window.start + start) for window in own]
     return Plan(windows, frames)

@@ -31,7 +31,7 @@ from unsilent.media.audio import read_audio
 from unsilent.media.probe import read_comment
 from unsilent.media.suffixes import OWN_FORMAT
 from unsilent.outputs import SIDECAR_SUFFIX, sidecar_of
-from unsilent.request import OWN, Request
+from unsilent.request import Request
 from unsilent.signal.loudness import loudness_lufs
 from unsilent.version import __version__
 
@@ -113,7 +113,7 @@ class Sidecar(Config):
         made_by: program and version.
         output: name of the result beside it.
         video: that it was made for; None for a sound without video.
-        model, request, take, score, seen: as in `Generation`; the prime of the request is relative too.
+        model, request, take, score, seen: as in `Generation`; files that the request names are relative too.
         sound: its samples.
         codes: a file of codes (`codec.bitstream`) in base64.
         history: retakes, the first first.
@@ -181,13 +181,12 @@ def sidecar_for(
     where = out.absolute().parent
     peak = float(np.abs(made.waveform).max())
     loudness = loudness_lufs(made.waveform, made.sample_rate)
-    prime = made.request.prime
-    request = made.request if prime in (None, OWN) else made.request.model_copy(update={"prime": _relative(Path(prime), where)})
+    given = {name: _relative(Path(path), where) for name, path in made.request.files().items()}
     return Sidecar(
         output=_text(out.name),
         video=Source(path=_relative(made.video, where), bytes=made.video.stat().st_size) if has_video else None,
         model=model,
-        request=request,
+        request=made.request.model_copy(update=given),
         take=made.take,
         score=made.score,
         seen=made.seen,

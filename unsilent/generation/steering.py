@@ -66,7 +66,7 @@ class Steering:
     def labels(self, window: Window, n_features: int, clip: Clip) -> Int[np.ndarray, "features"]:
         """Class number of each feature of a window; feature `f` conditions the columns around `f / n_features` of the clip."""
         columns = window.start + (np.arange(n_features) * clip.columns + clip.columns // 2) // n_features
-        return self.classes[np.minimum(columns, len(self.classes) - 1)]
+        return self.classes[columns.clip(0, len(self.classes) - 1)]
 
 
 def _columns(start: float, stop: float, clip: Clip) -> slice:

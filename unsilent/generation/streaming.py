@@ -26,10 +26,10 @@ from unsilent.choices import Precision
 from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import StreamingMel, StreamingWaveform, decoded_windows
 from unsilent.errors import ParameterError
-from unsilent.generation.conditions import WindowFrames, plan_frames
+from unsilent.generation.conditions import WindowFrames, make_condition, numbers_of, plan_frames
 from unsilent.generation.progress import Clock
 from unsilent.generation.result import Generation
-from unsilent.generation.sampling import NextCode, uniform_stream
+from unsilent.generation.sampling import NextCode, guided_rows, uniform_stream
 from unsilent.generation.windows import Window
 from unsilent.media.video import LazyFrame, live_lazy_frames, stream_lazy_frames
 from unsilent.models.code_order import to_sequence
@@ -129,21 +129,22 @@ class CausalObserver:
                 self._features.append(extract(iter([frame.rgb()]), self._parts.backbone, self._parts.backbone_row)[0])
         return not self.ended
 
-    def condition(self, window: Window, request: Request) -> Float[Tensor, "1 condition width"]:
+    def condition(self, window: Window, request: Request) -> Float[Tensor, "sides condition width"]:
         """The condition of a window, by the frames read so far: the last feature stays, later frames do not move."""
         sampler, frames = self._parts.sampler, self._window(window.start)
         device = sampler.pos_emb.device
         rows = [max(0, bisect_right(self._numbers, number) - 1) for number in frames.embedded]
         features = torch.stack([self._features[row] for row in rows])[None].to(device)
         labels = None if request.label is None else torch.tensor([self._parts.classes.index(request.label)], device=device)
+        avoided = numbers_of(request, self._parts.classes)
         if not request.motion:
-            return sampler.condition(features, labels)
+            return make_condition(sampler, features, labels, None, avoided)
         numbers, curve = np.array(frames.measured), np.zeros((len(frames.measured), CHANNELS))
         seen = numbers <= self.last
         if seen.any():
             curve[seen] = normalise(np.stack([self._meter.level(number) for number in numbers[seen].tolist()]))
         motion = torch.from_numpy(curve.astype(np.float32).reshape(1, self._clip.columns, -1)).to(device)
-        return sampler.condition(features, labels, motion)
+        return make_condition(sampler, features, labels, motion, avoided)
 
     def _is_embedded(self, number: int) -> bool:
         """Whether a window needs the features of a frame; at most three windows contain it."""
@@ -231,7 +232,7 @@ class Stream:
         codec: Codec,
         precision: Precision,
         request: Request,
-        condition: CausalObserver | list[Float[Tensor, "1 condition width"]],
+        condition: CausalObserver | list[Float[Tensor, "sides condition width"]],
         n_samples: int | None = None,
         pace: Pace = FILE,
     ) -> None:
@@ -310,10 +311,10 @@ class Stream:
             self._observer.read(end + self._pace.lookahead_frames)
         return self._n_columns is not None or self._observer.last >= first
 
-    def _both(self, choose: NextCode, number: int, window: Window) -> Float[Tensor, "rows condition width"]:
-        """The condition, and below it the unconditional one where guided."""
+    def _both(self, choose: NextCode, number: int, window: Window) -> Float[Tensor, "sides condition width"]:
+        """The condition, and below it what guidance leads away from."""
         condition = self._condition[number] if self._observer is None else self._observer.condition(window, self.request)
-        return torch.cat([condition, torch.zeros_like(condition)][: choose.n_rows])
+        return guided_rows(condition, choose.n_rows)
 
 
 def sees_in_time(parts: Parts) -> bool:

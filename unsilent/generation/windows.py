@@ -7,11 +7,15 @@ from unsilent.errors import ParameterError
 
 @dataclass(frozen=True)
 class Window:
-    """Code columns `[start, stop)` that a sampler processes at once; the first `primed` have the codes of the window before."""
+    """Code columns `[start, stop)` that a sampler processes at once; the first `primed` have the codes of the window before.
+
+    Where the window is led, these columns lie before the sound, and have the codes of a reference.
+    """
 
     start: int
     primed: int
     columns: int
+    is_led: bool = False
 
     @property
     def stop(self) -> int:
@@ -33,11 +37,12 @@ def plan_range(start: int, stop: int, window_columns: int, hop_columns: int) -> 
     return windows
 
 
-def plan_windows(n_columns: int, window_columns: int, hop_columns: int) -> list[Window]:
+def plan_windows(n_columns: int, window_columns: int, hop_columns: int, lead: int = 0) -> list[Window]:
     """Cover `n_columns` so that every column is new in exactly one window.
 
     Windows start at multiples of the hop; each after the first has at most `hop_columns` new columns, and the others are known. So a window
     does not depend on later ones, and a longer video begins with the windows of a shorter one. The last window may end early.
+    The first begins `lead` columns before the sound, at most a hop.
 
     Raises:
         ParameterError: if there are no columns, or the hop is not from 1 to the window.
@@ -46,7 +51,7 @@ def plan_windows(n_columns: int, window_columns: int, hop_columns: int) -> list[
         raise ParameterError(f"{n_columns} columns asked for; at least 1 can be sampled.")
     if not 1 <= hop_columns <= window_columns:
         raise ParameterError(f"a hop of {hop_columns} columns does not fit windows of {window_columns}.")
-    windows = [Window(0, 0, min(n_columns, window_columns))]
+    windows = [Window(-lead, lead, min(lead + n_columns, window_columns), lead > 0)]
     while (done := windows[-1].stop) < n_columns:
         start = windows[-1].start + hop_columns
         windows.append(Window(start, done - start, min(n_columns - start, window_columns)))

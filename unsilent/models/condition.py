@@ -9,6 +9,8 @@ condition  positions (or columns) of the embedded condition
 width      width of the transformer
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -19,6 +21,7 @@ from unsilent.errors import ParameterError
 from unsilent.models.configs import ConditionConfig, SightConfig
 
 _CONTEXT_COLUMNS = 2  # on each side, which the vector of one column depends on for kind `columns`
+_NEVER = -1e4  # logit of an avoided class
 _DOUBT = (0.1, 0.3)  # probability of the likeliest class, at which ambience has all and nothing (LOG.md)
 _SIGHT_FEATURES = 5  # on each side, over which the logits of sight are averaged: about two seconds for `everyday`
 
@@ -41,6 +44,7 @@ class Condition(nn.Module):
         features: Float[Tensor, "batch features dim"] | None,
         labels: Int[Tensor, "batch *features"] | None,
         motion: Float[Tensor, "batch columns motion"] | None = None,
+        avoided: Sequence[int] = (),
     ) -> Float[Tensor, "batch condition width"]:
         """Embed a condition.
 
@@ -49,6 +53,7 @@ class Condition(nn.Module):
             labels: class indices; None for kinds without. For kind `sight`, -1 or None leaves the class to the features, and each feature
                 may have its own.
             motion: of each code column; None for kinds without, or where nothing moves.
+            avoided: class indices that kind `sight` takes for none of the features.
 
         Raises:
             ParameterError: if an input is missing, superfluous or of a wrong size; names both sizes.
@@ -57,7 +62,7 @@ class Condition(nn.Module):
             labels = torch.full((len(features),), -1, device=features.device)
         self._check(features, labels)
         if self.sight is not None:
-            return self.columns(self._seen(features, labels), motion)
+            return self.columns(self._seen(features, labels, avoided), motion)
         tokens = []
         if self.feature_embedder is not None:
             tokens.append(self.feature_embedder(features))
@@ -71,10 +76,10 @@ class Condition(nn.Module):
         return embedded
 
     def _seen(
-        self, features: Float[Tensor, "batch features dim"], labels: Int[Tensor, "batch *features"]
+        self, features: Float[Tensor, "batch features dim"], labels: Int[Tensor, "batch *features"], avoided: Sequence[int]
     ) -> Float[Tensor, "batch features width"]:
         """Class embeddings: of the named class, or the mean over classes weighted by how likely the features show each."""
-        shares, labels = self.sight.shares(features), labels if labels.ndim == 2 else labels[:, None]
+        shares, labels = self.sight.shares(features, avoided), labels if labels.ndim == 2 else labels[:, None]
         named = F.one_hot(labels.clamp(min=0), self.config.n_classes).to(shares)
         shares = torch.where((labels >= 0)[:, :, None], named, shares)
         return shares @ self.class_embedder.weight.to(shares)
@@ -115,17 +120,20 @@ class Sight(nn.Module):
         """Logits of each class."""
         return F.linear((features - self.mean) / self.std, self.weight, self.bias)
 
-    def shares(self, features: Float[Tensor, "batch features dim"]) -> Float[Tensor, "batch features classes"]:
+    def shares(self, features: Float[Tensor, "batch features dim"], avoided: Sequence[int] = ()) -> Float[Tensor, "batch features classes"]:
         """Probability of each class at each feature; logits are averaged over neighbouring features, because single frames mislead.
 
-        The less likely the likeliest class is, the more of the whole goes to ambience.
+        The less likely the likeliest class is, the more of the whole goes to ambience. What avoided classes would get, the others share.
         """
         logits, width = self(features).transpose(1, 2), 2 * _SIGHT_FEATURES + 1
+        logits = logits.index_fill(1, torch.tensor(avoided, dtype=torch.long, device=logits.device), _NEVER)
         shares = F.avg_pool1d(logits, width, 1, _SIGHT_FEATURES, count_include_pad=False).softmax(1).transpose(1, 2)
         if self.config.ambience is None:
             return shares
         nothing, certain = _DOUBT
         sure = ((shares.amax(2, keepdim=True) - nothing) / (certain - nothing)).clamp(0, 1)
+        if self.config.ambience in avoided:
+            return shares
         ambience = F.one_hot(torch.tensor(self.config.ambience, device=shares.device), self.config.n_classes)
         return sure * shares + (1 - sure) * ambience
 

@@ -7,7 +7,7 @@ width      residual stream
 rows       sequences in a batch of conditional and, with guidance, unconditional ones; a multiple of takes
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -75,6 +75,7 @@ class AnySampler(nn.Module):
         labels: Int[Tensor, "batch *features"] | None = None,
         motion: Float[Tensor, "batch columns motion"] | None = None,
         generator: torch.Generator | None = None,
+        avoided: Sequence[int] = (),
     ) -> Float[Tensor, "batch condition width"]:
         """Embed a condition, once for all steps. The unconditional one of classifier-free guidance is all zeros.
 
@@ -83,11 +84,12 @@ class AnySampler(nn.Module):
             labels: class indices; None for kinds without. For kind `sight` also one for each feature; -1 or None leaves the class to sight.
             motion: of each code column, for kinds with motion; None where nothing moves.
             generator: of the random vector of kind `none`.
+            avoided: class indices that kind `sight` takes for none of the features.
 
         Raises:
             ParameterError: if the inputs do not fit the kind or its sizes.
         """
-        return self.embedder(features, labels, motion)
+        return self.embedder(features, labels, motion, avoided)
 
     def logits(
         self,
@@ -202,6 +204,7 @@ class Sampler(AnySampler):
         labels: Int[Tensor, "batch *features"] | None = None,
         motion: Float[Tensor, "batch columns motion"] | None = None,
         generator: torch.Generator | None = None,
+        avoided: Sequence[int] = (),
     ) -> Float[Tensor, "batch condition width"]:
         """As `AnySampler.condition`; kind `coordinates` is embedded like codes, and kind `none` draws a random vector."""
         config = self.config.condition
@@ -211,7 +214,7 @@ class Sampler(AnySampler):
             if generator is None:
                 raise ParameterError("a sampler with a condition of kind 'none' draws a random vector; give a generator.")
             features = torch.rand(1, config.n_features, config.feature_dim, generator=generator).to(self.pos_emb.device)
-        return super().condition(features, labels, motion)
+        return super().condition(features, labels, motion, avoided=avoided)
 
     def logits(
         self,

@@ -117,7 +117,7 @@ def _add_inputs(app: FastAPI, service: Service) -> None:
     @app.delete("/api/inputs/{id}", status_code=204, tags=["uploads"])
     def delete_input(id: str, client: Client) -> Response:
         """Delete an upload, unless a job still needs it."""
-        if any(id in (job.ask.input, job.ask.request.prime) for job in store.unfinished()):
+        if any(id in (job.ask.input, *job.ask.request.files().values()) for job in store.unfinished()):
             raise BusyError("a job needs this upload; stop the job first.", 10)
         store.delete("inputs", store.input(client, id).id)
         return Response(status_code=204)

@@ -47,7 +47,9 @@ class Ask(Config):
     vocoder: VocoderChoice = Field(default="neural", description="Mel to waveform.")
     again: Again | None = Field(default=None, description="For `retake`: what is made anew. The model is that of the job.")
     attention: bool = Field(default=False, description="Also compute what the sampler's attention looks at.")
-    request: Request = Field(default=Request(), description="Parameters of `generate`. `prime` is `own`, or the id of another upload.")
+    request: Request = Field(
+        default=Request(), description="Parameters of `generate`. `like`, and `prime` unless it is `own`, are ids of other uploads."
+    )
 
 
 def check_ask(ask: Ask, found: str, has_sound: bool, seconds: float, defaults: Defaults, settings: Settings) -> None:

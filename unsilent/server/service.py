@@ -15,7 +15,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from unsilent.checkpoints.folders import find_bundle, read_defaults
 from unsilent.errors import UnsilentError
-from unsilent.request import OWN
 from unsilent.server.asked import Ask, check_ask, units
 from unsilent.server.queue import FairQueue, Waiting
 from unsilent.server.settings import Settings
@@ -113,8 +112,8 @@ class Service:
             UnsilentError: if it asks for something that is not here or not allowed, or the server is busy.
         """
         found = self.store.input(client, ask.input)
-        if ask.request.prime not in (None, OWN):
-            self.store.input(client, ask.request.prime)
+        for id in ask.request.files().values():
+            self.store.input(client, id)
         if ask.again is not None:
             ask = self._of_made(client, ask)
         if Path(ask.model).name != ask.model:
@@ -244,9 +243,8 @@ class Service:
         folder, ask = self.store.folder_of(job), job.ask
         try:
             source = self.store.path_of(self.store.input(job.client, ask.input))
-            if ask.request.prime not in (None, OWN):
-                prime = self.store.path_of(self.store.input(job.client, ask.request.prime))
-                ask = ask.model_copy(update={"request": ask.request.model_copy(update={"prime": str(prime)})})
+            given = {name: str(self.store.path_of(self.store.input(job.client, id))) for name, id in ask.request.files().items()}
+            ask = ask.model_copy(update={"request": ask.request.model_copy(update=given)})
             made = None if ask.again is None else self.store.folder_of(self.store.job(job.client, ask.again.job)) / ask.again.sound
             result = self.engine.run(folder, source, made, ask, lambda event: self._tell(job.id, event))
             spent = time.time() - started

@@ -199,7 +199,7 @@ class Store:
 
     def expire(self, before: float) -> int:
         """Delete what was last used before a time; returns how many uploads and jobs. An upload that a job waits for stays."""
-        busy = {job.ask.input for job in self.unfinished()} | {job.ask.request.prime for job in self.unfinished()}
+        busy = {id for job in self.unfinished() for id in (job.ask.input, *job.ask.request.files().values())}
         old = [("jobs", row[0]) for row in self._run("SELECT id FROM jobs WHERE ended < ?", before)]
         old += [("inputs", row[0]) for row in self._run("SELECT id FROM inputs WHERE used < ?", before) if row[0] not in busy]
         for table, id in old:

@@ -57,7 +57,7 @@ class Task:
     Attributes:
         folder: for its files.
         source: file of the upload.
-        ask: what is done; the prime of its request is a path by now.
+        ask: what is done; the files of its request are paths by now.
         most_seconds: of a sound.
         made: video of the sound that a retake makes anew.
         classifier: names what is heard.
@@ -149,8 +149,8 @@ class Worker:
             takes = pipeline.takes(task.source, request=request, progress=progress, watch=draft.watch)
         except _StoppedError:
             takes, state = draft.keep(task.source, request), "stopped"
-        prime = None if request.prime in (None, "own") else Path(request.prime).name  # no folder of the server is in a file
-        comment = recipe(pipeline, task.source, request.model_copy(update={"prime": prime or request.prime}))
+        told = request.model_copy(update={name: Path(path).name for name, path in request.files().items()})  # no folder of the server
+        comment = recipe(pipeline, task.source, told)
         sounds = []
         for number, take in enumerate(takes, start=1):
             out = task.folder / f"take{number}{suffix}"
@@ -174,7 +174,7 @@ class Worker:
             made["features"] = pictures.write_map(task.folder / "features", takes[0].features.T)
         made["stills"] = pictures.write_stills(task.folder / "stills.webp", task.source, takes[0].seconds) if takes else None
         recipe_of = {"model": pipeline.name, "precision": pipeline.precision, "vocoder": pipeline.vocoder, "pictures": plan.pictures}
-        recipe_of |= request.model_copy(update={"prime": prime or request.prime}).describe() | {"original": request.original}
+        recipe_of |= told.describe() | {"original": request.original}
         _write_json(task.folder / "recipe.json", recipe_of)
         return made | {"state": state, "recipe": recipe_of}
 

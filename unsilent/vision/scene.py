@@ -54,7 +54,7 @@ class Scene:
         """Numbers of frames in the video, at the clip's feature rate, for feature rows of a clip that starts at a code column.
 
         Args:
-            start_column: code column of the scene at which the clip starts.
+            start_column: code column of the scene at which the clip starts; before the scene, below 0, its first frame stands still.
             clip: the grid.
             rows: features of the clip, 0 to `clip.n_features - 1`.
             pairs: whether a feature is computed from a frame and the next.
@@ -65,7 +65,7 @@ class Scene:
         # by time, because a column lasts 3.994 features: counting 4 for each would run ahead by a second in ten minutes
         first = min(round(start_column * clip.column_seconds * clip.feature_fps), total - 1)
         available = min(clip.n_features, total - first)
-        return [self.first_frame(clip) + first + (row % available if repeat else min(row, available - 1)) for row in rows]
+        return [self.first_frame(clip) + max(0, first + (row % available if repeat else min(row, available - 1))) for row in rows]
 
 
 class Observation(NamedTuple):

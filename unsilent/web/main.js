@@ -69,11 +69,11 @@ for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(
   $("drop").classList.toggle("over", name === "dragover")
   if (name === "drop") sendAndOpen(event.dataTransfer.files[0])
 })
-$("prime-file").addEventListener("change", async () => {
-  const found = $("prime-file").files[0] && await send($("prime-file").files[0])
+for (const name of ["prime", "like"]) $(`${name}-file`).addEventListener("change", async () => {
+  const found = $(`${name}-file`).files[0] && await send($(`${name}-file`).files[0])
   if (!found) return
-  $("prime").append(make("option", found.name, { value: found.id }))
-  $("prime").value = found.id
+  $(name).append(make("option", found.name, { value: found.id }))
+  $(name).value = found.id
 })
 
 // ---- what is asked
@@ -88,7 +88,7 @@ function showModel() {
   $("label").disabled = !model.classes.length
   $("label").required = model.classes.length > 0 && !model.sees
   $("label-note").textContent = model.classes.length ? `One of ${model.classes.length} kinds${model.sees ? ", or nothing: then the model looks" : ""}.` : "This model takes no label."
-  $("candidates").disabled = !model.candidates
+  for (const name of ["candidates", "avoid", "like"]) $(name).disabled = !model.candidates
   $("want-attention").disabled = !model.attends
   $("attends").textContent = model.attends ? "" : "This model attends to whole columns, so there is no attention to pictures and codes to show. It can be shown for the paper's models."
 }
@@ -103,6 +103,8 @@ function requested() {
     if (field.value !== "" && !field.disabled) request[name] = Number(field.value)
   }
   if ($("label").value && !$("label").disabled) request.label = $("label").value
+  if (!$("avoid").disabled && $("avoid").value.trim()) request.avoid = $("avoid").value.split(",")
+  if (!$("like").disabled && $("like").value) request.like = $("like").value
   if ($("prime").value) {
     Object.assign(request, { prime: $("prime").value, prime_keep: $("prime_keep").value })
     if ($("prime_seconds").value) request.prime_seconds = Number($("prime_seconds").value)
@@ -142,8 +144,12 @@ function restore(asked) {
     if (name in request) $("form").elements[name].value = request[name]
     else if (!["original", "prime_keep"].includes(name)) $("form").elements[name].value = ""
   }
-  if (request.prime && ![...$("prime").options].some((one) => one.value === request.prime)) $("prime").append(make("option", "the file of then", { value: request.prime }))
-  $("prime").value = request.prime || ""
+  $("avoid").value = (request.avoid || []).join(", ")
+  for (const name of ["prime", "like"]) {
+    const id = request[name] || ""
+    if (![...$(name).options].some((one) => one.value === id)) $(name).append(make("option", "the file of then", { value: id }))
+    $(name).value = id
+  }
   $("timing").value = request.cues === "auto" ? "auto" : request.cues ? "mine" : request.motion === false ? "none" : "motion"
   overTime.take(request)
 }

@@ -1,0 +1,117 @@
+"""Measure `avoid` and `like`: how often the avoided class is still heard, and how similar sounds are to a reference.
+
+    python benchmarks/wishes.py DATA [--labels 24] [--seed 0]
+
+DATA has `sounds.csv` and `images.csv` with the columns path, label and split; only held-out files (split `valid`) are used. Sounds last
+five seconds and have four candidates. The judge is the model's listener, which also ranks; `one` is without ranking, so impartial.
+
+named  A label is named; avoided is the class, other than the label, that is likeliest most often in four sounds of another seed.
+       Printed are the shares of sounds whose likeliest class is the avoided one, and whose likeliest class is the label.
+seen   A picture is seen; avoided is the class that sight finds likeliest.
+like   A held-out recording is the reference, its label is named. Printed are cosines with the recording.
+"""
+
+import argparse
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.generation.conditions import seen_classes
+from unsilent.generation.priming import load_reference
+from unsilent.generation.ranking import agreement
+from unsilent.loading import load
+from unsilent.pipeline import Pipeline
+from unsilent.signal.mel import to_mel01
+from unsilent.vision.scene import Scene
+
+COLUMNS, DRAWS = 27, 4
+
+
+def main() -> None:
+    """Print all figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--labels", type=int, default=24)
+    parser.add_argument("--model", default="everyday")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    pipeline, rng = load(options.model), np.random.default_rng(options.seed)
+    known = set(pipeline.parts.ranker.classes).intersection(pipeline.parts.classes)
+    sounds, images = (held_out(options.data / name, known, rng) for name in ("sounds.csv", "images.csv"))
+    show(
+        "named", [avoid(pipeline, images[n % len(images)][0], label, options.seed) for n, (_, label) in enumerate(sounds[: options.labels])]
+    )
+    show("seen", [avoid(pipeline, path, None, options.seed) for path, _ in images[: options.labels]])
+    show("like", [like(pipeline, images[0][0], *one, options.seed) for one in sounds[: options.labels]])
+
+
+def held_out(table: Path, known: set[str], rng: np.random.Generator) -> list[tuple[Path, str]]:
+    """One file of each label that the listener knows, shuffled."""
+    with table.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "valid" and row["label"] in known]
+    chosen = {row["label"]: table.parent / row["path"] for row in (rows[place] for place in rng.permutation(len(rows)))}
+    return [(path, label) for label, path in chosen.items()]
+
+
+def show(title: str, rows: list[dict[str, float]]) -> None:
+    """Print the means."""
+    print(f"{title}, {len(rows)} labels:", {name: round(float(np.mean([row[name] for row in rows])), 3) for name in rows[0]}, flush=True)
+
+
+@torch.inference_mode()
+def sample(pipeline: Pipeline, picture: Path, seed: int, **fields: object) -> tuple[Int[Tensor, "draws rows columns"], dict[str, float]]:
+    """Codes of candidates for a picture, and what is seen or named."""
+    request, parts = pipeline.resolve(seed=seed, candidates=DRAWS, **fields), pipeline.parts
+    reference = load_reference(request, pipeline.codec, parts.ranker, parts.loudness_lufs)
+    plan, observation, request = pipeline.plan_and_observe(Scene(picture, 0.0), COLUMNS, request)
+    grids = pipeline.sample(plan, pipeline.conditions(plan, observation, request), request, reference=reference)
+    return grids, seen_classes(parts.sampler, plan, observation, request, parts.classes)
+
+
+@torch.inference_mode()
+def heard(pipeline: Pipeline, grids: Int[Tensor, "draws rows columns"]) -> Float[Tensor, "draws dim"]:
+    """The listener's features."""
+    return torch.cat([pipeline.parts.ranker.listener.features(to_mel01(pipeline.codec.decode(grid))[None]) for grid in grids])
+
+
+def likeliest(pipeline: Pipeline, grids: Int[Tensor, "draws rows columns"]) -> list[str]:
+    """The likeliest class of each sound."""
+    ranker = pipeline.parts.ranker
+    return [ranker.classes[number] for number in ranker.listener.fc(heard(pipeline, grids)).argmax(1).tolist()]
+
+
+def avoid(pipeline: Pipeline, picture: Path, label: str | None, seed: int) -> dict[str, float]:
+    """Shares of sounds whose likeliest class is the avoided one, and whose likeliest is the label."""
+    other, seen = sample(pipeline, picture, seed + 1, label=label)
+    often = Counter(name for name in likeliest(pipeline, other) if name != label)
+    avoided = next(iter(seen)) if label is None else often.most_common(1)[0][0] if often else "wind"
+    rows = {}
+    for way, fields in (("without", {}), ("with", {"avoid": (avoided,)})):
+        grids, expected = sample(pipeline, picture, seed, label=label, **fields)
+        names = likeliest(pipeline, grids)
+        best = int(agreement(pipeline.codec, pipeline.parts.ranker, grids, expected, tuple(fields.get("avoid", ()))).argmax())
+        rows |= {f"avoided {way}, one": np.mean([name == avoided for name in names]), f"avoided {way}, best": names[best] == avoided}
+        if label is not None:
+            rows |= {f"label {way}, one": np.mean([name == label for name in names]), f"label {way}, best": names[best] == label}
+    return rows
+
+
+def like(pipeline: Pipeline, picture: Path, recording: Path, label: str, seed: int) -> dict[str, float]:
+    """Cosines with a recording: of sounds that do not continue it and that do, the mean, and the one that ranking takes."""
+    rows, request = {}, pipeline.resolve(like=str(recording))
+    wanted = load_reference(request, pipeline.codec, pipeline.parts.ranker, pipeline.parts.loudness_lufs).features
+    for way, fields in (("without", {}), ("with", {"like": str(recording)})):
+        grids, expected = sample(pipeline, picture, seed, label=label, **fields)
+        cosines = heard(pipeline, grids) @ wanted
+        by_label = int(agreement(pipeline.codec, pipeline.parts.ranker, grids, expected).argmax())
+        rows |= {f"{way}, one": cosines.mean(), f"{way}, best by label": cosines[by_label], f"{way}, nearest": cosines.max()}
+    return {name: float(value) for name, value in rows.items()}
+
+
+if __name__ == "__main__":
+    main()

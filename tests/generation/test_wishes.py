@@ -1,0 +1,154 @@
+"""Wishes: what is to be avoided, and a sound that takes should be like."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from unsilent.errors import MediaError, ParameterError
+from unsilent.generation.priming import load_reference
+from unsilent.generation.sampling import guided_rows
+from unsilent.generation.sidecar import Made, find_sidecar, sidecar_for
+from unsilent.generation.windows import plan_windows
+from unsilent.request import Defaults, Request
+from unsilent.vision.scene import Scene
+
+RANKS = Defaults("m", 8, 8, 1.0, 2.0, ("cat", "dog", "piano", "wind", "wind_chimes"), candidates=4, sees=True)
+
+
+@pytest.fixture
+def video(make_clip):
+    """Three seconds."""
+    return make_clip("three.mp4", n_frames=75)
+
+
+@pytest.fixture
+def knock(tmp_path):
+    """Two seconds: silence, then a decaying tone."""
+    times = np.arange(22050) / 22050
+    sound = np.concatenate([np.zeros(22050), 0.3 * np.sin(2 * np.pi * 700 * times) * np.exp(-4 * times)])
+    soundfile.write(tmp_path / "knock.wav", sound, 22050, subtype="FLOAT")
+    return tmp_path / "knock.wav"
+
+
+def test_what_is_avoided_has_the_models_spelling_and_resolves_once():
+    resolved = Request(avoid=("Dog", "music", "wind")).resolve(RANKS)
+    assert resolved.avoid == ("dog", "piano", "wind", "wind_chimes")
+    assert resolved.resolve(RANKS) == resolved
+    assert resolved.describe()["avoid"] == list(resolved.avoid)
+    assert "avoid" not in Request().resolve(RANKS).describe()
+
+
+def test_what_is_named_is_spared_by_a_word_for_several_classes():
+    assert Request(label="wind_chimes", avoid=("wind",)).resolve(RANKS).avoid == ("wind",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"avoid": ("cat",), "label": "cat"}, "'cat' is both wanted and avoided"),
+        ({"avoid": ("wind",), "label": "wind"}, "'wind' is both wanted and avoided"),
+        ({"avoid": ("cat",), "prompt_track": [{"start": 0, "stop": 1, "label": "Cat"}]}, "'cat' is both wanted and avoided"),
+        ({"avoid": ("cat", "dog", "wind", "music")}, "all classes of the model are avoided"),
+        ({"avoid": ("qwertz",)}, "no class is named 'qwertz'"),
+        ({"avoid": ()}, "avoid"),
+        ({"like": "a.wav", "prime": "b.wav"}, "prime and like both say how the sound begins"),
+        ({"like": "a.wav", "stream": True}, "leave out takes, candidates, prime, like"),
+    ],
+)
+def test_wishes_that_contradict_are_refused(fields, words):
+    with pytest.raises(ParameterError, match=words):
+        Request(**fields).resolve(RANKS)
+
+
+@pytest.mark.parametrize("fields", [{"avoid": ("cat",)}, {"like": "a.wav"}])
+def test_models_without_a_listener_refuse(fields):
+    with pytest.raises(ParameterError, match=f"'m' has no listener, so {next(iter(fields))} has no effect"):
+        Request(label="cat", **fields).resolve(Defaults("m", 8, 8, 1.0, 1.0, ("cat", "dog")))
+
+
+def test_what_is_avoided_is_not_seen_and_changes_codes(seeing, video):
+    plain = seeing.generate(video)
+    likeliest = next(iter(plain.seen))
+    other = seeing.generate(video, avoid=(likeliest,))
+    assert likeliest not in other.seen
+    assert sum(other.seen.values()) == pytest.approx(1, abs=0.05)
+    assert not np.array_equal(plain.codes, other.codes)
+
+
+def test_guidance_leads_away_from_what_is_avoided(seeing, video):
+    """Where the class is named, it is guidance alone; without guidance nothing changes."""
+    named = {"label": "cat", "candidates": 1}
+    assert not np.array_equal(seeing.generate(video, **named).codes, seeing.generate(video, avoid=("dog",), **named).codes)
+    alone = {**named, "guidance": 1.0}
+    assert np.array_equal(seeing.generate(video, **alone).codes, seeing.generate(video, avoid=("dog",), **alone).codes)
+
+
+def test_the_unconditional_row_is_zero_or_what_is_avoided():
+    condition, away = torch.ones(1, 2, 3), torch.full((1, 2, 3), 5.0)
+    assert guided_rows(condition, 1).tolist() == condition.tolist()
+    assert guided_rows(condition, 2)[1].unique().tolist() == [0]
+    assert guided_rows(torch.cat([condition, away]), 2)[1].unique().tolist() == [5]
+    assert guided_rows(torch.cat([condition, away]), 1).tolist() == condition.tolist()
+
+
+def test_streams_avoid_too(seeing, video):
+    plain, other = (seeing.generate(video, stream=True, guidance=6.0, **fields) for fields in ({}, {"avoid": ("drum",)}))
+    assert not np.array_equal(plain.codes, other.codes)
+
+
+def test_led_windows_begin_before_the_sound_and_cover_it():
+    windows = plan_windows(30, 10, 5, lead=4)
+    assert [windows[0].start, windows[0].primed, windows[0].is_led] == [-4, 4, True]
+    made = [column for window in windows for column in range(window.start + window.primed, window.stop)]
+    assert made == list(range(30))
+    assert all(not window.is_led and window.columns <= 10 for window in windows[1:])
+
+
+def test_a_reference_is_continued_but_not_heard(seeing, video, knock):
+    """Its codes are before the sound: three seconds around its loudest ones; those of silence are what guidance leads away from."""
+    plain, like = seeing.generate(video, candidates=1), seeing.generate(video, candidates=1, like=str(knock))
+    assert like.codes.shape == plain.codes.shape
+    assert len(like.waveform) == len(plain.waveform) == 3 * 22050
+    assert not np.array_equal(like.codes, plain.codes)
+    codes = load_reference(like.request, seeing.codec, seeing.parts.ranker, seeing.parts.loudness_lufs).codes
+    assert codes.shape == (2, seeing.clip.rows, int(3 / seeing.clip.column_seconds))
+    assert torch.equal(codes[1], seeing.codec.encode(np.zeros(16 * seeing.clip.column_samples, np.float32))[: seeing.clip.rows])
+    assert not torch.equal(*codes)
+
+
+def test_takes_most_like_the_reference_come_first(seeing, video, knock):
+    request = seeing.resolve(like=str(knock), takes=2, candidates=3)
+    reference = load_reference(request, seeing.codec, seeing.parts.ranker, seeing.parts.loudness_lufs)
+    assert float(reference.features.norm()) == pytest.approx(1, abs=1e-5)
+    takes = seeing.takes(video, request=request)
+    assert takes[0].score >= takes[1].score
+    assert all(abs(take.score) <= 1 + 1e-5 for take in takes)
+
+
+def test_scenes_are_each_led_by_the_reference(seeing, make_clip, knock):
+    images = [np.full((48, 64, 3), grey, np.uint8) for grey in (10, 240)]
+    both = make_clip("both.mp4", n_frames=150, images=lambda index: images[index >= 75])
+    made = seeing.generate(both, candidates=1, like=str(knock), seed=1)
+    plan, *_ = seeing.plan_and_observe(Scene(both, 6.0), made.codes.shape[1], made.request)
+    assert [window.is_led for window in plan.windows if window.is_led] == [True, True]
+    assert made.codes.shape[1] == seeing.clip.columns_for(6 * 22050)
+
+
+def test_references_that_cannot_be_heard_are_refused(seeing, video, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(22050), 22050)
+    with pytest.raises(ParameterError, match=r"silent\.wav is silent; nothing can sound like it"):
+        seeing.generate(video, like=str(tmp_path / "silent.wav"))
+    with pytest.raises(MediaError, match=r"gone\.wav"):
+        seeing.generate(video, like=str(tmp_path / "gone.wav"))
+
+
+def test_sidecars_name_the_reference_by_a_relative_path(seeing, video, knock, tmp_path):
+    made, out = seeing.generate(video, like=str(knock)), tmp_path / "deep" / "out.wav"
+    out.parent.mkdir()
+    made.save_wav(out)
+    sidecar_for(made, out, Made.of(seeing.parts, seeing.precision, seeing.vocoder)).write(out)
+    assert find_sidecar(out).sidecar.request.like == "../knock.wav"
+    assert json.loads((tmp_path / "deep" / "out.wav.unsilent.json").read_text())["request"]["like"] == "../knock.wav"
