@@ -144,6 +144,24 @@ def test_samples_that_are_not_finite_are_refused(make_clip, tmp_path, value):
     assert not video.with_name("out.mkv").exists()
 
 
+def test_what_follows_the_pictures_is_not_read(make_clip, tmp_path):
+    """A hole of hours there would be an error after the new sound was made."""
+    with av.open(str(make_clip("a.mkv"))) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
+        copy, stream = target.add_stream_from_template(source.streams.video[0], opaque=True), target.add_stream("flac", rate=RATE)
+        stream.layout = "mono"
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+        for start in (0, 2 * 3600 * RATE):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 4096), 9000, np.int16), format="s16p", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), start
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    mux(tmp_path / "b.mkv", np.zeros(RATE // 2, np.float32), RATE, tmp_path / "out.mkv", "keep")
+    assert np.abs(read_audio(tmp_path / "out.mkv", RATE)[1000:3000]).mean() == pytest.approx(9000 / 32768, rel=0.1)
+
+
 @pytest.mark.parametrize("n_channels", [5, 64])
 def test_channels_without_places_are_averaged(tmp_path, n_channels):
     import soundfile
@@ -152,13 +170,13 @@ def test_channels_without_places_are_averaged(tmp_path, n_channels):
     assert np.abs(read_audio(tmp_path / "a.wav", RATE)).max() == pytest.approx(0.25, rel=0.02)
 
 
-@pytest.mark.parametrize("n_channels", [1, 5])
-def test_a_sample_rate_that_no_recorder_has_is_named(tmp_path, n_channels):
+@pytest.mark.parametrize(("n_channels", "claimed"), [(1, 1), (1, 2**31 - 1), (5, 2**31 - 1)])
+def test_a_sample_rate_that_no_recorder_has_is_named(tmp_path, n_channels, claimed):
     import soundfile
 
     soundfile.write(tmp_path / "a.wav", np.repeat(tone(440, rate=RATE)[:, None], n_channels, axis=1), RATE)
     content = bytearray((tmp_path / "a.wav").read_bytes())
-    content[24:28] = (2**31 - 1).to_bytes(4, "little")
+    content[24:28] = claimed.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(MediaError, match="claims a sample rate of 2147483647 Hz; it is damaged"):
+    with pytest.raises(MediaError, match=f"claims a sample rate of {claimed} Hz; it is damaged"):
         read_audio(tmp_path / "a.wav", RATE)

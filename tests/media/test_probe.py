@@ -1,6 +1,7 @@
 """Probing: facts in every container, rates, rotation, damaged files, errors."""
 
 import struct
+import sys
 from fractions import Fraction
 
 import av
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from unsilent.errors import MediaError
-from unsilent.media.probe import probe, read_comment
+from unsilent.media.probe import orientation, probe, read_comment
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,21 @@ def test_duration_is_counted_from_the_first_time_stamp(make_clip):
     """Time stamps that start at 2 s do not lengthen a video."""
     for name in ("a.mp4", "a.mkv", "a.ts"):
         assert probe(make_clip(name, first=50)).seconds == pytest.approx(0.8, abs=0.002)
+
+
+def test_pictures_of_more_pixels_than_fit_into_memory_are_refused(make_clip, monkeypatch):
+    monkeypatch.setattr("unsilent.media.files.MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(MediaError, match=r"a\.mp4 has pictures of 64 x 48 pixels, but up to 0 megapixels are possible; scale it down"):
+        probe(make_clip("a.mp4"))
+
+
+def test_a_frame_is_freed_once_its_orientation_is_known(make_clip):
+    """References in a cycle would keep hundreds of frames until the next garbage collection."""
+    with av.open(str(make_clip("a.mp4", rotation=90))) as container:
+        frame = next(container.decode(video=0))
+        before = sys.getrefcount(frame)
+        assert orientation(frame).degrees == 270
+        assert sys.getrefcount(frame) == before
 
 
 def test_duration_of_a_variable_frame_rate(make_clip):

@@ -174,6 +174,13 @@ def test_frames_have_the_size_of_the_first(make_clip, tmp_path):
     assert frames[-1][-5, 2, 0] > 150
 
 
+def test_frames_that_become_larger_than_fit_into_memory_are_damage(make_clip, tmp_path, monkeypatch):
+    small, large = make_clip("a.ts", n_frames=10, size=(64, 48)), make_clip("b.ts", n_frames=10, size=(128, 96), first=10)
+    (tmp_path / "c.ts").write_bytes(small.read_bytes() + large.read_bytes())
+    monkeypatch.setattr("unsilent.media.files.MAX_PIXELS", 64 * 48)
+    assert 8 <= len(list(stream_frames(tmp_path / "c.ts", 25))) <= 10
+
+
 def test_damaged_middle_is_skipped(make_clip, read_number):
     path = make_clip("a.ts", n_frames=100)
     data = bytearray(path.read_bytes())

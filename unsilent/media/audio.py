@@ -14,7 +14,7 @@ from unsilent.media.files import MAX_GAP_SECONDS, decode, demux, find_audio, fir
 
 log = logging.getLogger(__name__)
 
-MAX_RATE = 1_000_000  # Hz; a header with more is damaged
+MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with less or more is damaged
 _UNORDERED = re.compile("channels|ambisonic")  # names of layouts whose channels have no places
 _USUAL = {3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # layouts of so many channels, in FFmpeg's order
 GAP_SECONDS = 0.1  # longer gaps between packets become silence; shorter ones are rounding of time stamps
@@ -61,7 +61,9 @@ def recorded_rate(path: Path) -> int:
         return find_audio(container, path).rate
 
 
-def decode_blocks(path: Path, sample_rate: int, layout: str, track: int | None = None) -> Iterator[Float32[np.ndarray, "channels block"]]:
+def decode_blocks(
+    path: Path, sample_rate: int, layout: str, track: int | None = None, most: int | None = None
+) -> Iterator[Float32[np.ndarray, "channels block"]]:
     """Decode an audio track in blocks, with gaps filled by silence, from the time of the first frame on.
 
     Args:
@@ -69,6 +71,7 @@ def decode_blocks(path: Path, sample_rate: int, layout: str, track: int | None =
         sample_rate: Hz to resample to.
         layout: `mono` or `stereo`. Mono is a mean of the channels; stereo of more channels is a sum, with centre and surround 3 dB lower.
         track: index of the stream; None takes the main track.
+        most: samples after which decoding ends; None decodes all.
 
     Raises:
         MediaError: if the file cannot be opened or has no audio; if samples are NaN or infinite, or time stamps leave more than an hour of
@@ -76,6 +79,8 @@ def decode_blocks(path: Path, sample_rate: int, layout: str, track: int | None =
     """
     done = n_silent = 0
     for position, block in _positioned_blocks(path, sample_rate, layout, track):
+        if most is not None and position >= most:
+            return
         if not np.isfinite(block).all():
             raise MediaError(f"{path} has samples that are NaN or infinite, from {position / sample_rate:.2f} s on.")
         if position > done:
@@ -132,7 +137,7 @@ def _positioned_blocks(
 
 def _mixable_frames(container: av.container.InputContainer, stream: av.AudioStream, path: Path) -> Iterator[av.AudioFrame]:
     for frame in (frame for packet in demux(container, stream) for frame in decode(packet)):
-        if not 0 < frame.sample_rate <= MAX_RATE:
+        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
             raise MediaError(f"{path} claims a sample rate of {frame.sample_rate} Hz; it is damaged.")
         try:
             mixable = _mixable(frame)

@@ -22,6 +22,7 @@ SIGNATURES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF"), (0, b"OggS")
 NOT_MEDIA = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "rtp", "sap", "lavfi", "tty", "ffmetadata"}
 MAX_GAP_SECONDS = 3600  # between two frames or sounds; longer gaps come from damaged time stamps
 MAX_CONSECUTIVE_ERRORS = 8  # then a damaged file is given up
+MAX_PIXELS = 8192 * 8192  # of a picture; larger ones take more memory than people have
 MAX_REORDERING = 32  # packets between the stored and the displayed position of a frame
 
 
@@ -80,7 +81,7 @@ def find_video(container: av.container.InputContainer, path: Path) -> av.VideoSt
     """The main video stream; cover art does not count.
 
     Raises:
-        MediaError: if there is none, or the file is an image.
+        MediaError: if there is none, the file is an image, or its pictures have more than `MAX_PIXELS`. Later ones that do are damage.
     """
     if container.format.name.endswith("_pipe"):  # FFmpeg's name of all formats of single images
         raise MediaError(f"{path} is an image; give a video.")
@@ -88,7 +89,14 @@ def find_video(container: av.container.InputContainer, path: Path) -> av.VideoSt
     if not streams:
         raise MediaError(f"{path} has audio but no video." if container.streams.audio else f"{path} has no video.")
     best = container.streams.best("video")
-    return best if best in streams else streams[0]
+    found = best if best in streams else streams[0]
+    context = found.codec_context
+    if context.width * context.height > MAX_PIXELS:
+        most = f"up to {MAX_PIXELS / 1e6:.0f} megapixels are possible"
+        raise MediaError(f"{path} has pictures of {context.width} x {context.height} pixels, but {most}; scale it down.")
+    if not context.is_open:
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+    return found
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:

@@ -73,7 +73,7 @@ class OwnSound:
     def _sum(
         self, new: Float[np.ndarray, "channels samples"], sample_rate: int, gain: Float[np.ndarray, "steps"] | None
     ) -> Iterator[Float32[np.ndarray, "channels block"]]:
-        readers = [_Reader(self._video, sample_rate, self.layout, track) for track in self.tracks]
+        readers = [_Reader(self._video, sample_rate, self.layout, track, new.shape[1]) for track in self.tracks]
         for start in range(0, new.shape[1], BLOCK_SAMPLES):
             block = new[:, start : start + BLOCK_SAMPLES].astype(np.float32)
             own = sum(reader.read(block.shape[1]) for reader in readers)
@@ -88,14 +88,14 @@ def _is_heard_with(one: av.AudioStream, main: av.AudioStream) -> bool:
 
 
 class _Reader:
-    """A track in pieces of any length, followed by silence."""
+    """The first samples of a track in pieces of any length, followed by silence."""
 
-    def __init__(self, video: Path, sample_rate: int, layout: str, track: int) -> None:
+    def __init__(self, video: Path, sample_rate: int, layout: str, track: int, n_samples: int) -> None:
         with open_media(video) as container:
             is_mono = container.streams[track].codec_context.layout.nb_channels == 1
         self._n_channels = 2 if layout == "stereo" else 1
         self._repeats = self._n_channels if is_mono else 1  # FFmpeg would make mono 3 dB quieter
-        self._blocks = decode_blocks(video, sample_rate, "mono" if is_mono else layout, track)
+        self._blocks = decode_blocks(video, sample_rate, "mono" if is_mono else layout, track, n_samples)
         self._rest = np.zeros((self._n_channels, 0), np.float32)
 
     def read(self, n_samples: int) -> Float32[np.ndarray, "channels n"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from jaxtyping import UInt8
 
 from unsilent.errors import MediaError
@@ -134,7 +135,7 @@ def orientation(frame: av.VideoFrame) -> Orientation:
     Source:
         FFmpeg's libavutil/display.h: (x, y) is mapped to (a x + c y, b x + d y); the matrix is stored as a, b, u, c, d, v, x, y, w.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` would keep the frame until garbage is collected
     if matrix is None:
         return Orientation(False, False, False)
     a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
