@@ -1,6 +1,6 @@
 """The effect of a discriminator and a perceptual distance on a codebook: table 2 of the paper, in small.
 
-    python benchmarks/codebook_losses.py --shards DIR --vggishish CHECKPOINT --judge CHECKPOINT --out DIR [--steps N] [--only NAME...]
+    python benchmarks/codebook_losses.py --shards DIR --vggishish CHECKPOINT --judge NAME|CHECKPOINT --out DIR [--steps N]
 
 Trains the codebook of runs/small/codebook.toml for the same number of steps with different losses, one after the other, each on one
 thread; an interrupted training resumes, a finished one is only measured. Rows of the table:
@@ -15,7 +15,8 @@ thread; an interrupted training resumes, a finished one is only measured. Rows o
 - mel L1: mean absolute difference of mels in [-1, 1], of whole sounds up to one clip; mean over sounds with its standard error
 - codes, perplexity: share of codes that occur at all, and the number of codes in even use that would say as much
 - FID, MKL: between what the judge sees (layer before the last) and says of windows of 256 frames from the middle of sounds, and of the same
-  windows given back by the codebook. Few rows make FID large, so it only compares with others of this table
+  windows given back by the codebook, repeated where the judge wants more. Few rows make FID large, so it only compares with others of
+  this table
 - LPAPS: the distance of `--vggishish` on the same windows
 - top-1: share of windows given back whose label the judge finds; for the true ones it is printed above the table
 """
@@ -35,6 +36,7 @@ from torch import Tensor
 from unsilent.checkpoints.folders import read_config
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.data.shards import Shard
+from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.metrics import fid, mkl
 from unsilent.models.codebook import Codebook
 from unsilent.models.perceptual import Perceptual
@@ -52,10 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--vggishish", type=Path, required=True, help="checkpoint whose perceptual distance is trained with")
-    parser.add_argument("--judge", type=Path, required=True, help="checkpoint of another training, which only measures")
+    parser.add_argument("--judge", required=True, help="another classifier, which only measures")
     parser.add_argument("--out", type=Path, required=True, help="for trainings, one folder each, and the table")
     parser.add_argument("--steps", type=int, help="of every training; without it those of the run file")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to train and print")
+    parser.add_argument("--adversarial-weight", type=float, default=0.8, help="of rows with a discriminator; the paper's is 0.8")
+    parser.add_argument("--most", type=int, metavar="N", help="measure only N sounds, evenly spaced")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all rows; may be repeated")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -68,14 +72,14 @@ def main() -> None:
     for name in options.only or rows:
         shortened = {"steps": steps, **{key: round(base[key] * steps / base["steps"]) for key in ("warmup_steps", "decay_steps")}}
         checkpoints[name] = train(options, name, shortened | rows[name])
-    sounds = ValidSounds(options.shards, options.vggishish, options.judge, crop_columns=base["crop_columns"])
+    sounds = ValidSounds(options.shards, options.vggishish, load_classifier(options.judge, "cpu"), base["crop_columns"], options.most)
     table = {name: sounds.measure(load_checkpoint(checkpoint, "codebook")) for name, checkpoint in checkpoints.items()}
     report(options, steps, table)
 
 
 def variants(options: argparse.Namespace, steps: int) -> dict[str, dict[str, object]]:
     """Settings of each row beyond those of the run file."""
-    gan = {"adversarial_weight": 0.8, "adversarial_start": steps // 3, "discriminator_width": 16}
+    gan = {"adversarial_weight": options.adversarial_weight, "adversarial_start": steps // 3, "discriminator_width": 16}
     return {
         "plain": {},
         "gan": gan,
@@ -119,46 +123,41 @@ def train(options: argparse.Namespace, name: str, settings: dict[str, object]) -
 class ValidSounds:
     """The sounds that codebooks are measured on, and what judge and distance find in the true ones."""
 
-    def __init__(self, shards: Path, vggishish: Path, judge: Path, crop_columns: int) -> None:
-        self.shard = Shard(shards, "waveforms")
-        self.judge, classes = load_checkpoint(judge, "vggishish"), read_config(judge)["record"]["classes"]
+    def __init__(self, shards: Path, vggishish: Path, judge: Classifier, crop_columns: int, most: int | None) -> None:
+        self.shard, self.judge = Shard(shards, "waveforms"), judge
         self.distance = Perceptual.from_classifier(load_checkpoint(vggishish, "vggishish")).eval()
-        self.least = crop_columns
-        self.items = []
-        self.labels = []  # numbers of the judge's classes; -1 where it knows none of that name
-        for item, entry in enumerate(self.shard.entries):
-            if entry.row.split == "valid":
-                self.items.append(item)
-                label = entry.row.label
-                self.labels.append(classes.index(label) if label in classes else -1)
+        least = crop_columns * judge.clip.column_samples
+        entries = [(item, entry) for item, entry in enumerate(self.shard.entries) if entry.row.split == "valid" and entry.length >= least]
+        entries = entries[:: -(-len(entries) // most)] if most else entries
+        self.items = [item for item, _ in entries]
+        labels = [entry.row.label for _, entry in entries]
+        self.labels = np.array([judge.classes.index(label) if label in judge.classes else -1 for label in labels])  # -1: it knows none
 
     @torch.inference_mode()
     def measure(self, codebook: Codebook) -> dict[str, float]:
         """A row of the table."""
         clip, differences, counts = codebook.config.clip, [], np.zeros(codebook.config.n_codes)
-        kept = [n for n, item in enumerate(self.items) if self.shard.entries[item].length >= self.least * clip.column_samples]
-        for n in kept:
-            waveform = self.shard[self.items[n]][: clip.n_samples]
+        for item in self.items:
+            waveform = self.shard[item][: clip.n_samples]
             whole = len(waveform) // clip.column_samples * clip.column_samples
             mel = from_mel01(log_mel01(_scaled(waveform[:whole])[None], clip))
             grid = codebook.encode(mel)
             counts += np.bincount(grid.flatten().numpy(), minlength=len(counts))
             differences.append((mel - _within(codebook.decode_codes(grid))).abs().mean().item())
         samples, distances, features, logits = WINDOW * clip.hop, [], {"true": [], "rebuilt": []}, {"true": [], "rebuilt": []}
-        for start in range(0, len(kept), BATCH):
-            windows = torch.stack([_scaled(_middle(self.shard[self.items[n]], samples)) for n in kept[start : start + BATCH]])
+        for start in range(0, len(self.items), BATCH):
+            windows = torch.stack([_scaled(_middle(self.shard[item], samples)) for item in self.items[start : start + BATCH]])
             true = from_mel01(log_mel01(windows, clip))
             rebuilt = _within(codebook.decode_codes(codebook.encode(true)))
             distances.append(self.distance(true, rebuilt))
             for name, mel in (("true", true), ("rebuilt", rebuilt)):
-                seen, said = judged(self.judge, to_mel01(mel))
-                features[name].append(seen)
-                logits[name].append(said)
-        features, logits = ({name: torch.cat(parts).numpy() for name, parts in found.items()} for found in (features, logits))
-        labels = np.array([self.labels[n] for n in kept])
+                for seen, said in (self.judge.classify(self.judge.fit(one)) for one in to_mel01(mel)):
+                    features[name].append(seen)
+                    logits[name].append(said)
+        features, logits = ({name: np.stack(parts) for name, parts in found.items()} for found in (features, logits))
         shares = counts[counts > 0] / counts.sum()
         return {
-            "sounds": len(kept),
+            "sounds": len(self.items),
             "mel_l1": float(np.mean(differences)),
             "mel_l1_error": float(np.std(differences, ddof=1) / np.sqrt(len(differences))),
             "codes_used": float((counts > 0).mean()),
@@ -166,18 +165,9 @@ class ValidSounds:
             "fid": fid(features["true"], features["rebuilt"]),
             "mkl": mkl(logits["true"], logits["rebuilt"]),
             "lpaps": torch.cat(distances).mean().item(),
-            "top1": _top1(logits["rebuilt"], labels),
-            "top1_true": _top1(logits["true"], labels),
+            "top1": _top1(logits["rebuilt"], self.labels),
+            "top1_true": _top1(logits["true"], self.labels),
         }
-
-
-def judged(judge: VGGishish, mel01: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs of the classifier's last layer, and its logits."""
-    seen = []
-    handle = judge.classifier[-1].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-    logits = judge(mel01)
-    handle.remove()
-    return seen[0], logits
 
 
 def _within(mel: Tensor) -> Tensor:
@@ -203,7 +193,7 @@ def _top1(logits: np.ndarray, labels: np.ndarray) -> float:
 def report(options: argparse.Namespace, steps: int, table: dict[str, dict[str, float]]) -> None:
     """Print the table and write its JSON."""
     first = next(iter(table.values()))
-    facts = {"steps": steps, "set": options.set, "judge": read_config(options.judge)["record"], "rows": table}
+    facts = {"steps": steps, "set": options.set, "judge": options.judge, "rows": table}
     path = options.out / f"table-{steps}.json"
     path.write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{steps} steps each; {first['sounds']} sounds; the judge names {first['top1_true']:.1%} of the true ones\n")

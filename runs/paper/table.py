@@ -1,8 +1,7 @@
 """The paper's tables 1 to 5 and figures 4 to 20: at full size from VGGSound and VAS, or small, from the everyday material.
 
     python runs/paper/table.py 3 --print                       # the commands at full size; without --print, run them
-    python runs/paper/table.py classifiers --everyday MATERIAL          # small: first the classifiers, then any of them
-    python runs/paper/table.py 3 --everyday MATERIAL
+    python runs/paper/table.py 3 17 fig4 --everyday MATERIAL   # small, several
 
 All results are kept under work/paper (or work/paper-small), so an interrupted run resumes. README.md in this folder has times.
 """
@@ -24,13 +23,14 @@ Command = tuple[object, ...]
 # Setting of table 3 → data set, suffix of the models' names, samples of each clip.
 SETTINGS = {"a": ("vggsound", "", 10), "b": ("vas", "-vggsound-codebook", 100), "c": ("vas", "", 100)}
 CONDITIONS = ("nofeats", *(f"{n}-{network}" for network in ("resnet50", "bninception") for n in (1, 5, 212)))
-WHICH = ("1", "2", "3", "4", "5", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", *map(str, range(10, 21)), "classifiers", "prepare")
+WHICH = ("1", "2", "3", "4", "5", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", *map(str, range(10, 21)), "prepare")
 SPLITS = {"vggsound": "test", "vas": "valid"}
 ALL = ("--preset", "vggsound-5-resnet50", "--keep-silent")  # clips of the paper's length, silent ones among them
 TOP_X = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MOST_SHOWN = 24  # clips that are made for figures of random clips
-SMALL_STEPS = 60  # of each training of the small tables 2 and 4
-SMALL_CLASSIFIERS = {"vggishish": 300, "melception": 200}  # of the small tables, and the steps of their trainings
+SMALL_STEPS = 30  # of each training of the small tables, which are to work and not to learn
+SHORT = (f"steps={SMALL_STEPS}", f"decay_steps={SMALL_STEPS // 3}", f"warmup_steps={SMALL_STEPS // 6}")
+SMALL_SOUNDS = 24  # that the small table 2 reconstructs
 SMALL_TOP_X = (1, 8, 64, 512)
 SMALL_CONDITIONS = ("features", "class", "features+class")  # of samplers that the small table 4 and figure 19 train
 
@@ -264,7 +264,7 @@ class Small:
     """The everyday material and model; small.py says what replaces the paper's data."""
 
     material: Path
-    judges: list[str]
+    judge: str
     n_clips: int
     n_samples: int
     out: Path
@@ -281,23 +281,22 @@ class Small:
         grid = ("--preset", "vggsound-nofeats")  # that of `everyday`, without an image network
         yield "unsilent", "data", "extract", self.out / "material.parquet", "-o", self.out / "sounds", *grid
 
-    def classifiers(self) -> Iterator[Command]:
-        """A VGGish-ish, for perceptual distances and as the first judge, and a Melception; both for a few minutes."""
+    def vggishish(self) -> Iterator[Command]:
+        """A VGGish-ish for perceptual distances."""
         yield from self.sounds()
-        for name, steps in SMALL_CLASSIFIERS.items():
-            lengths = (f"steps={steps}", f"decay_steps={steps // 3}", f"warmup_steps={steps // 10}", f"valid_every={steps // 2}")
-            settings = (f"shards={self.out}/sounds", f"out={self.out}/{name}", *lengths)
-            yield train(HERE.parent / f"everyday/{name}.toml", *settings)
+        settings = (f"shards={self.out}/sounds", f"out={self.out}/vggishish", *SHORT, "valid_every=0", "patience=0")
+        yield train(HERE.parent / "everyday/vggishish.toml", *settings)
 
-    def sample(self, condition: str, name: str, *more: object) -> Command:
-        """A folder of samples."""
+    def sample(self, condition: str, name: str, *more: object, model: Path | None = None) -> Command:
+        """A folder of samples, of `everyday` without the choice of candidates by the classifier that judges them."""
         place = (self.out / f"{condition}.parquet", "-o", self.out / "samples" / name)
-        return "unsilent", "sample", *place, "--samples", self.n_samples, "--keep", "wav", *more, *self.parallel
+        by = ("--candidates", 1) if model is None else ("--model", model)
+        return "unsilent", "sample", *place, "--samples", self.n_samples, "--keep", "wav", *by, *more, *self.parallel
 
     def evaluate(self, report: str, *folders: Path) -> Command:
         """A report."""
         generated = [part for folder in folders for part in ("--generated", folder)]
-        options = ("--classifier", self.judges[0], "--labels", "folders", "-o", self.out / report)
+        options = ("--classifier", self.judge, "--labels", "folders", "-o", self.out / report)
         return "unsilent", "evaluate", "--reference", self.out / "reference", *generated, *options
 
     def prepared(self) -> Iterator[Command]:
@@ -308,7 +307,7 @@ class Small:
     @property
     def options(self) -> Command:
         """The options of this scale."""
-        return "--everyday", self.material, "--classifier", self.judges[0], "--clips", self.n_clips, "--out", self.out
+        return "--everyday", self.material, "--classifier", self.judge, "--clips", self.n_clips, "--out", self.out
 
     def table1(self) -> Iterator[Command]:
         """Reconstructions of held-out sounds."""
@@ -316,16 +315,14 @@ class Small:
         place = ("-o", self.out / "reconstructed", "--most", self.n_clips, "--codebook", "everyday")
         yield "python", HERE / "reconstruct.py", self.out / "material.parquet", *place, *self.parallel
         compared = ("--reference", self.out / "reconstructed/real", "--generated", self.out / "reconstructed/everyday")
-        yield "unsilent", "evaluate", *compared, "--classifier", self.judges[0], "-o", self.out / "table1"
+        yield "unsilent", "evaluate", *compared, "--classifier", self.judge, "-o", self.out / "table1"
 
     def table2(self) -> Iterator[Command]:
-        """Codebooks trained with each loss for a few steps; the first classifier is the perceptual distance, the second evaluates."""
-        yield from self.sounds()
-        judged = ("--vggishish", self.judges[0], "--judge", self.judges[-1])
-        compared = ("python", HERE.parents[1] / "benchmarks/codebook_losses.py", "--shards", self.out / "sounds", *judged)
-        trained = ("--out", self.out / "table2", "--steps", SMALL_STEPS)
-        yield *compared, *trained, "--only", "plain"
-        yield *compared, *trained, "--only", "gan", "gan+lpaps", "gan+untrained", "--set", "adversarial_weight=0.05"
+        """Codebooks trained with each loss for a few steps."""
+        yield from self.vggishish()
+        told = ("--shards", self.out / "sounds", "--vggishish", self.out / "vggishish/checkpoint", "--judge", self.judge)
+        trained = ("--out", self.out / "table2", "--steps", SMALL_STEPS, "--most", SMALL_SOUNDS, "--adversarial-weight", 0.05)
+        yield "python", HERE.parents[1] / "benchmarks/codebook_losses.py", *told, *trained
 
     def table3(self) -> Iterator[Command]:
         """Other frames, where the paper varies their number."""
@@ -341,7 +338,7 @@ class Small:
         yield from self.prepared()
         folder, recipes = self.out / "trained", HERE.parent / "small"
         shards, codebook = folder / "shards", folder / "codebook"
-        settings = (f"shards={shards}", f"steps={SMALL_STEPS}", "decay_steps=20", "warmup_steps=10")
+        settings = (f"shards={shards}", *SHORT)
         yield "unsilent", "data", "manifest", self.out / "classes", "-o", folder / "manifest.parquet", "--valid", 0
         yield "unsilent", "data", "extract", folder / "manifest.parquet", "-o", shards, "--preset", "small"
         yield train(recipes / "codebook.toml", f"out={codebook}", *settings)
@@ -359,15 +356,15 @@ class Small:
         yield from self.trained(*SMALL_CONDITIONS)
         yield self.sample("1-picture", "1-picture")
         for condition in SMALL_CONDITIONS:
-            yield self.sample("1-picture", condition, "--model", self.out / f"trained/{condition}-model")
+            yield self.sample("1-picture", condition, model=self.out / f"trained/{condition}-model")
         folders = (self.out / "samples" / name for name in ("1-picture", *SMALL_CONDITIONS))
         yield self.evaluate("table4", *folders, self.out / "training-sound")
 
     def table5(self) -> Iterator[Command]:
         """The classifiers themselves."""
-        yield from self.manifest()
-        for number, classifier in enumerate(self.judges, 1):
-            options = ("--manifest", self.out / "material.parquet", "--split", "test", "-o", self.out / f"table5-{number}")
+        yield from self.vggishish()
+        for name, classifier in (("judge", self.judge), ("vggishish", self.out / "vggishish/checkpoint")):
+            options = ("--manifest", self.out / "material.parquet", "--split", "test", "-o", self.out / f"table5-{name}")
             yield "unsilent", "evaluate", "--reference", self.material, "--classifier", classifier, *options
 
     def figure16(self) -> Iterator[Command]:
@@ -449,16 +446,22 @@ class Small:
         yield self.sheet("figure20", self.out / "samples/1-picture", more=("--takes", self.n_samples))
 
 
-def run(commands: Iterator[Command]) -> int:
-    """Run commands until one fails; exit code 3 if some inputs of one failed."""
+def run(commands: Iterator[Command], done: dict[Command, int]) -> int:
+    """Run commands until one fails, each once; exit code 3 if some inputs of one failed.
+
+    Args:
+        commands: to run.
+        done: exit codes of commands that were run before; new ones are added.
+    """
     worst = 0
-    for program, *arguments in commands:
-        arguments = [*map(str, arguments)]
-        sys.stderr.write(f"$ {shlex.join([program, *arguments])}\n")
-        code = subprocess.run([*COMMANDS[program], *arguments]).returncode
-        if code not in (0, 3):
-            return code
-        worst = max(worst, code)
+    for command in commands:
+        if command not in done:
+            program, *arguments = command[0], *map(str, command[1:])
+            sys.stderr.write(f"$ {shlex.join([program, *arguments])}\n")
+            done[command] = subprocess.run([*COMMANDS[program], *arguments]).returncode
+        if done[command] not in (0, 3):
+            return done[command]
+        worst = max(worst, done[command])
     return worst
 
 
@@ -483,10 +486,9 @@ def _shown(figure: dict | None) -> str:
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", choices=WHICH, help="table 1 to 5, or figure; figures 4 and 5 are fig4 and fig5")
+    parser.add_argument("which", nargs="+", choices=WHICH, help="table 1 to 5, or figure; figures 4 and 5 are fig4 and fig5")
     parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv, images.csv, clips.csv: the small tables")
-    told = "of the small tables; table 2 needs two, table 5 takes several [default: those of `classifiers`]"
-    parser.add_argument("--classifier", action="append", metavar="PATH", help=told)
+    parser.add_argument("--classifier", default="everyday", metavar="NAME|PATH", help="judge of the small tables")
     parser.add_argument("--clips", type=int, default=10, help="of the small tables")
     parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
     parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")
@@ -494,28 +496,26 @@ def main() -> int:
     parser.add_argument("--ray", metavar="ADDRESS", help="as of `unsilent sample`")
     parser.add_argument("--print", action="store_true", help="print the commands and run nothing")
     options = parser.parse_args()
-    if options.which == "classifiers" and not options.everyday:
-        parser.error("classifiers are trained for the small tables; give --everyday MATERIAL")
     out = options.out or Path("work/paper-small" if options.everyday else "work/paper")
-    judges = options.classifier or [str(out / name / "checkpoint") for name in SMALL_CLASSIFIERS]
     chosen = {"--workers": options.workers, "--ray": options.ray}
     parallel = tuple(part for name, value in chosen.items() if value for part in (name, value))
-    small = (options.everyday, judges, options.clips, options.samples, out, parallel)
+    small = (options.everyday, options.classifier, options.clips, options.samples, out, parallel)
     scale = Small(*small) if options.everyday else Full(out, parallel)
-    if options.which == "prepare":
+    if options.which == ["prepare"]:
         return _prepare(scale)
-    kind = "" if options.which == "classifiers" else "table" if len(options.which) == 1 else "figure"
-    name = kind + options.which.removeprefix("fig")
-    make: Callable[[], Iterator[Command]] = getattr(scale, name)
-    if name == "table2" and options.everyday and len(judges) < 2:
-        parser.error("table 2 trains with the distance of one classifier and evaluates by another: give --classifier twice")
-    if options.print:
-        sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
-        return 0
-    code = run(make())
-    for report in sorted(out.glob(f"{name}*/report.json")) if code in (0, 3) and name != "table5" else ():
-        sys.stdout.write(f"\n{report.parent}\n{table(report)}\n")
-    return code
+    worst, done = 0, {}
+    for which in options.which:
+        name = ("table" if len(which) == 1 else "figure") + which.removeprefix("fig")
+        make: Callable[[], Iterator[Command]] = getattr(scale, name)
+        if options.print:
+            sys.stdout.write("".join(shlex.join(map(str, command)) + "\n" for command in make()))
+            continue
+        if (code := run(make(), done)) not in (0, 3):
+            return code
+        worst = max(worst, code)
+        for report in sorted(out.glob(f"{name}*/report.json")) if name != "table5" else ():
+            sys.stdout.write(f"\n{report.parent}\n{table(report)}\n")
+    return worst
 
 
 def _prepare(scale: Full | Small) -> int:
@@ -523,7 +523,7 @@ def _prepare(scale: Full | Small) -> int:
 
     from unsilent.evaluation.classifier import load_classifier
 
-    prepare(scale.out / "material.parquet", scale.out, load_classifier(scale.judges[0], "cpu").classes, scale.n_clips)
+    prepare(scale.out / "material.parquet", scale.out, load_classifier(scale.judge, "cpu").classes, scale.n_clips)
     return 0
 
 

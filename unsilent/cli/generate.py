@@ -41,9 +41,7 @@ def generate(
     label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
     avoid: options.Avoid = None,
     like: Annotated[str | None, typer.Option(metavar="FILE", help="A reference sound: most similar takes first.")] = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]")
-    ] = None,
+    candidates: options.Candidates = None,
     cues: Annotated[
         str | None,
         typer.Option(

@@ -28,6 +28,10 @@ def _models_here(incomplete: str) -> list[str]:
 Model = Annotated[str, typer.Option("--model", autocompletion=_models_here, help="A name from `unsilent models`, or a bundle folder.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same seed, video, model and machine give the same sound.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among the k most likely codes. [default: the model's own]")]
+Candidates = Annotated[
+    int | None,
+    typer.Option("--candidates", min=1, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]"),
+]
 Temperature = Annotated[
     float | None,
     typer.Option("--temperature", min=0.0, help="Above 1 more varied, below 1 more repetitive, 0 greedy. [default: the model's own]"),

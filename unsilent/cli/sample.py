@@ -26,6 +26,7 @@ def sample(
     top_k: options.TopK = None,
     temperature: options.Temperature = None,
     guidance: options.Guidance = None,
+    candidates: options.Candidates = None,
     motion: options.Motion = True,
     prime: Annotated[str | None, typer.Option(metavar="own|FILE", help="Begin with the clip's own sound, or a file's.")] = None,
     prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="How much of it. [default: 3]")] = None,
@@ -46,7 +47,7 @@ def sample(
 
     require_path(table)
     find_bundle(model)
-    asked = {"top_k": top_k, "temperature": temperature, "guidance": guidance, "motion": motion}
+    asked = {"top_k": top_k, "temperature": temperature, "guidance": guidance, "candidates": candidates, "motion": motion}
     request = Request(seed=seed, takes=samples, **asked, prime=prime, prime_seconds=prime_seconds)
     with Bar(1):
         from unsilent.jobs.parallel import Parallel  # with torch, after the bar is on the screen
