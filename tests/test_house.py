@@ -42,7 +42,7 @@ OWNERS = {
 CALLED_BY_FRAMEWORKS = {"model_post_init", "root", "forward"}  # pydantic, typer, torch
 MARKED_BY_FRAMEWORKS = ("command", "app.get(", "app.put(", "app.post(", "app.delete(")  # decorators of typer and FastAPI
 
-SOFT_LINES, HARD_LINES, HARD_FUNCTION_LINES = 400, 600, 100
+SOFT_LINES, HARD_LINES, PIPELINE_LINES, HARD_FUNCTION_LINES = 400, 600, 200, 100
 
 
 def part_of(module: str) -> str:
@@ -93,7 +93,7 @@ def test_libraries_are_imported_by_their_owners_only(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_and_functions_are_short(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= HARD_LINES, f"{path} has {lines} lines"
+    assert lines <= (PIPELINE_LINES if path.name == "pipeline.py" else HARD_LINES), f"{path} has {lines} lines"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             length = node.end_lineno - node.lineno + 1

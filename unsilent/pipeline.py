@@ -17,16 +17,15 @@ from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
 from unsilent.generation.attention import WindowAttention, attention_of
 from unsilent.generation.conditions import Conditions, Plan, make_conditions, seen_classes
-from unsilent.generation.priming import Prime, Reference, lead_columns, load_prime, load_reference
+from unsilent.generation.priming import GivenSounds, lead_columns, load_given
 from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
 from unsilent.generation.ranking import Ranked, rank
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
-from unsilent.generation.sampling import Feed, sample_codes
-from unsilent.generation.shaping import rank_by_onsets, shaper, with_seen_cues
+from unsilent.generation.sampling import Feed, feed_all, sample_codes
+from unsilent.generation.shaping import shaper, with_seen_cues
 from unsilent.generation.shots import plan_shots
 from unsilent.generation.streaming import LIVE, CausalObserver, Stream, made_of, sees_in_time
-from unsilent.media.probe import probe
 from unsilent.models.code_order import to_grid
 from unsilent.request import Request
 from unsilent.speed.choice import convolution_dtype
@@ -52,11 +51,9 @@ class Pipeline:
 
     def __init__(self, parts: Parts, device: torch.device, precision: Precision = "float32", vocoder: VocoderChoice = "neural") -> None:
         self.name, self.parts, self.device, self.precision, self.vocoder = parts.name, parts, device, precision, vocoder
-        for module in parts.modules():
-            module.to(device)
-        self.threads = count_threads()
-        network, threads = parts.vocoder if vocoder == "neural" else None, codec_threads(parts.sampler.config)
-        self.codec = Codec(parts.codebook, network, device, convolution_dtype(precision), threads)
+        parts.to(device)
+        self.threads, network = count_threads(), parts.vocoder if vocoder == "neural" else None
+        self.codec = Codec(parts.codebook, network, device, convolution_dtype(precision), codec_threads(parts.sampler.config))
         self.clip, self.bitrate_kbps = self.codec.clip, self.codec.bitrate_kbps
 
     def generate(self, video: str | Path, request: Request | None = None, **fields: Any) -> Generation:
@@ -94,24 +91,23 @@ class Pipeline:
         if request.stream:
             return [made_of(self.stream(video, request), Path(video), self.name, clock)]
         with EXCLUSIVE, limit_threads(self.threads):
-            info = probe(Path(video))
-            scene, n_samples = Scene(info.path, info.seconds), request.n_samples(info.seconds, self.clip.sample_rate)
+            scene, reading = Scene.of_video(Path(video)), stage(progress, "reading")
+            n_samples = request.n_samples(scene.seconds, self.clip.sample_rate)
             clock.lap("probe")
-            prime = load_prime(scene, request, self.codec, self.parts.loudness_lufs)
-            reference = load_reference(request, self.codec, self.parts.ranker, self.parts.loudness_lufs)
-            n_columns = self.clip.columns_for(n_samples)
-            plan, observation, request = self.plan_and_observe(scene, n_columns, request, stage(progress, "reading"))
+            given = load_given(scene, request, self.codec, self.parts.ranker, self.parts.loudness_lufs)
+            plan, observation, request = self.plan_and_observe(scene, self.clip.columns_for(n_samples), request, reading)
             clock.lap("features")
             conditions = self.conditions(plan, observation, request)
             seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
             with Rendering(self.codec, plan.n_columns) as rendering:
                 feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
-                grids = self.sample(plan, conditions, request, prime, (watch, feed), stage(progress, "sampling"), reference)
-                ranked = self.rank(grids, seen, request, reference)
-                best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, prime)
+                on_column = feed_all((watch, feed), stage(progress, "sampling"), plan.n_columns * self.clip.rows)
+                grids = self.sample(plan, conditions, request, given, on_column)
+                ranked = self.rank(grids, seen, request, given)
+                best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, given.prime)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
             common = {
-                "video": info.path, "sample_rate": self.clip.sample_rate, "clip": self.clip, "request": request, "model": self.name,
+                "video": scene.path, "sample_rate": self.clip.sample_rate, "clip": self.clip, "request": request, "model": self.name,
                 "features": None if observation is None else observation.features.cpu().numpy(), "timings": clock.per_take(request.takes),
                 "seen": seen, "precision": self.precision,
             }  # fmt: skip
@@ -139,8 +135,8 @@ class Pipeline:
 
         Together they are the sound of `generate` with `stream=True`, byte by byte. Arguments and errors as there.
         """
-        request, info = self.resolve(request, **fields, stream=True), probe(Path(video))
-        scene, n_samples = Scene(info.path, info.seconds), request.n_samples(info.seconds, self.clip.sample_rate)
+        request, scene = self.resolve(request, **fields, stream=True), Scene.of_video(Path(video))
+        n_samples = request.n_samples(scene.seconds, self.clip.sample_rate)
         if sees_in_time(self.parts):
             condition = CausalObserver.of_video(scene, self.parts)
         else:
@@ -149,12 +145,7 @@ class Pipeline:
         return Stream(self.parts, self.codec, self.precision, request, condition, n_samples)
 
     def live(self, source: str, *, raw: tuple[int, int, float] | None = None, **fields: Any) -> Stream:
-        """As `stream`, for frames that arrive while they are read, until they end; `source` and `raw` as of `CausalObserver.live`.
-
-        Raises:
-            MediaError: if the source cannot be opened.
-            ParameterError: for a model whose condition or decoder needs a whole clip, or a field as of `stream`.
-        """
+        """As `stream`, for frames that arrive while they are read, until they end; arguments and errors as of `CausalObserver.live`."""
         request = self.resolve(**fields, stream=True)
         return Stream(self.parts, self.codec, self.precision, request, CausalObserver.live(source, self.parts, raw), pace=LIVE)
 
@@ -176,45 +167,26 @@ class Pipeline:
 
     @torch.inference_mode()
     def sample(
-        self,
-        plan: Plan,
-        conditions: Conditions,
-        request: Request,
-        prime: Prime | None = None,
-        feeds: Sequence[Feed] = (),
-        progress: Progress = quiet,
-        reference: Reference | None = None,
+        self, plan: Plan, conditions: Conditions, request: Request, given: GivenSounds = GivenSounds(), on_column: Feed = quiet
     ) -> Int[Tensor, "candidates rows columns"]:
-        """Sample the codes of all candidates of all takes, after those of a prime or reference.
-
-        `feeds` get all codes known after each column.
-        """
-
-        def on_column(known: Int[Tensor, "candidates known"]) -> None:
-            progress(known.shape[1] / (plan.n_columns * self.clip.rows))
-            for feed in feeds:
-                feed(known)
-
+        """Sample the codes of all candidates of all takes, after those of a prime or reference; `on_column` as of `sample_codes`."""
         with sampling_mode(self.parts.sampler, self.precision):
-            given = {"prime": prime and prime.codes, "lead": reference and reference.codes}
-            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **given, on_column=on_column)
+            known = {"prime": given.prime and given.prime.codes, "lead": given.reference and given.reference.codes}
+            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **known, on_column=on_column)
         trim_memory()  # of the KV cache, before the decoder needs its own
         return to_grid(sequences, self.clip.rows)
 
     def rank(
-        self, grids: Int[Tensor, "candidates rows columns"], seen: Mapping[str, float], request: Request, reference: Reference | None = None
+        self, grids: Int[Tensor, "candidates rows columns"], seen: Mapping[str, float], request: Request, given: GivenSounds = GivenSounds()
     ) -> list[Ranked]:
         """Choose the best candidate of each take: by cues, by a reference, or else by the classes that are seen or named."""
-        if request.cues is not None:
-            return rank_by_onsets(self.codec, grids, request)
-        return rank(self.codec, self.parts.ranker, grids, seen, request, reference and reference.features)
+        return rank(self.codec, self.parts.ranker, grids, seen, request, given.reference and given.reference.features)
 
     @torch.inference_mode()
     def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:
         """How much each code of a sound attended to the condition and to earlier codes; the video is read again. See `attention_of`."""
         with EXCLUSIVE, limit_threads(self.threads):
-            scene = Scene(made.video, probe(made.video).seconds)
-            plan, observation, request = self.plan_and_observe(scene, made.codes.shape[1], made.request)
+            plan, observation, request = self.plan_and_observe(Scene.of_video(made.video), made.codes.shape[1], made.request)
             conditions = self.conditions(plan, observation, request)
             return attention_of(self.parts.plain_sampler(), plan.windows, made.codes, conditions, layer, head)
 

@@ -86,15 +86,11 @@ class Parts:
         """The sampler as it was trained, in float32 on the CPU: read again where it was prepared for sampling."""
         return load_sampler(self.folder / read_bundle(self.folder)["parts"]["sampler"], None, torch.device("cpu"))
 
-    def modules(self) -> list[nn.Module]:
-        """All networks."""
-        return [
-            self.codebook,
-            self.sampler,
-            self.vocoder,
-            *([self.backbone] if self.backbone else []),
-            *([self.ranker.listener] if self.ranker else []),
-        ]
+    def to(self, device: torch.device) -> None:
+        """Move all networks."""
+        for network in (self.codebook, self.sampler, self.vocoder, self.backbone, self.ranker and self.ranker.listener):
+            if network is not None:
+                network.to(device)
 
 
 def load_parts(folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu")) -> Parts:

@@ -14,7 +14,7 @@ from unsilent.generation.shaping import shaper
 from unsilent.generation.sidecar import Edit, Found, digest, samples_of, video_of
 from unsilent.generation.streaming import render_codes
 from unsilent.media.audio import read_audio
-from unsilent.media.probe import has_pictures, probe
+from unsilent.media.probe import has_pictures
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 from unsilent.signal.loudness import normalise_loudness
@@ -72,7 +72,7 @@ def open_result(pipeline: Pipeline, path: Path, found: Found | None, video: Path
             f"{parts.fingerprint}; name its bundle by --model."
         )
     video, codes = video_of(found, video), sidecar.grid()
-    scene = None if video is None else Scene(video, probe(video).seconds)
+    scene = None if video is None else Scene.of_video(video)
     waveform = samples_of(found)
     if waveform is None:
         waveform = decode_sound(pipeline.codec, codes, sidecar.sound.samples, sidecar.request)
@@ -83,7 +83,7 @@ def open_result(pipeline: Pipeline, path: Path, found: Found | None, video: Path
 
 def _open_recording(pipeline: Pipeline, path: Path, video: Path | None, label: str | None) -> Opened:
     video = video or (path if has_pictures(path) else None)
-    scene = None if video is None else Scene(video, probe(video).seconds)
+    scene = None if video is None else Scene.of_video(video)
     waveform = read_audio(path, pipeline.clip.sample_rate)
     request = pipeline.resolve(Request(label=label, seconds=len(waveform) / pipeline.clip.sample_rate))
     codes = encode_sound(pipeline.codec, waveform, pipeline.clip.rows, pipeline.parts.loudness_lufs)

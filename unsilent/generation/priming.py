@@ -5,6 +5,7 @@ A reference is a prime that is cut off: the sound continues it, and takes are co
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -104,6 +105,18 @@ class Reference:
 
     codes: Int[Tensor, "2 rows lead"]
     features: Float[Tensor, "dim"]
+
+
+class GivenSounds(NamedTuple):
+    """Sounds that a request gives to a generation."""
+
+    prime: Prime | None = None
+    reference: Reference | None = None
+
+
+def load_given(scene: Scene, request: Request, codec: Codec, ranker: Ranker | None, loudness_lufs: float | None) -> GivenSounds:
+    """Read what a request gives; arguments and errors as of `load_prime` and `load_reference`."""
+    return GivenSounds(load_prime(scene, request, codec, loudness_lufs), load_reference(request, codec, ranker, loudness_lufs))
 
 
 def lead_columns(request: Request, clip: Clip) -> int:

@@ -1,20 +1,25 @@
 """Ranking: the candidate of each take that sounds most like what is seen, named or given is kept, and the best take comes first.
 
-A listener rates them: a classifier of sounds that was trained on other material than the model.
+A listener rates them: a classifier of sounds that was trained on other material than the model. Where cues are given, onsets decide.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.codec.codec import Codec
+from unsilent.cues import Cue
+from unsilent.metrics import onset_f1
 from unsilent.models.listener import Ranker
 from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
+from unsilent.signal.landing import REACH_SECONDS
 from unsilent.signal.mel import to_mel01
+from unsilent.signal.onsets import find_onsets
 
 
 class Ranked(NamedTuple):
@@ -22,7 +27,7 @@ class Ranked(NamedTuple):
 
     Attributes:
         take: its number among all that were sampled.
-        score: see `agreement`; None if nothing was ranked.
+        score: see `agreement` and `onset_agreement`; None if nothing was ranked.
     """
 
     take: int
@@ -85,6 +90,12 @@ def likelihood_after(
     return total / len(after)
 
 
+def onset_agreement(codec: Codec, grids: Int[Tensor, "sounds rows columns"], cues: Sequence[Cue]) -> list[float]:
+    """F1 of the onsets of each sound and the cues, within the reach of `landing`."""
+    wanted = np.array([cue.seconds for cue in cues])
+    return [onset_f1(find_onsets(to_mel01(codec.decode(grid)), codec.clip), wanted, REACH_SECONDS).f1 for grid in grids]
+
+
 def rank(
     codec: Codec,
     ranker: Ranker | None,
@@ -93,7 +104,7 @@ def rank(
     request: Request,
     reference: Float[Tensor, "dim"] | None = None,
 ) -> list[Ranked]:
-    """Choose one candidate for each take; the best take comes first.
+    """Choose one candidate for each take, by cues if there are any, else by the expected classes; the best take comes first.
 
     Args:
         codec: of the model.
@@ -103,6 +114,8 @@ def rank(
         request: resolved; where only one sound is sampled, or without `candidates`, nothing is ranked.
         reference: features of the sound that takes should be like; None without.
     """
+    if request.cues is not None:
+        return best_of(onset_agreement(codec, grids, request.cues), request.candidates)
     if ranker is None or request.candidates is None or len(grids) == 1:
         return [Ranked(take, None) for take in range(len(grids))]
     heard = grids[:, :, : codec.clip.columns]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.errors import ParameterError
-from unsilent.generation.progress import quiet
+from unsilent.generation.progress import Progress, quiet
 from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
 from unsilent.models.sampler import AnySampler
@@ -107,6 +107,17 @@ class NextCode:
     def __call__(self, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"]) -> Int[Tensor, "takes"]:
         """The code of each take."""
         return next_code(guide(logits, self.guidance), uniforms, self.temperature, self.top_k)
+
+
+def feed_all(feeds: Sequence[Feed], progress: Progress, n_codes: int) -> Feed:
+    """A callback that reports the share of `n_codes` that is known, then calls each of `feeds`."""
+
+    def on_column(known: Int[Tensor, "sounds known"]) -> None:
+        progress(known.shape[1] / n_codes)
+        for feed in feeds:
+            feed(known)
+
+    return on_column
 
 
 @torch.inference_mode()

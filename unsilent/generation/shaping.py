@@ -3,20 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
 from unsilent.clip import Clip
-from unsilent.codec.codec import Codec
 from unsilent.cues import AUTO, Stretch
 from unsilent.generation.priming import Prime
-from unsilent.generation.ranking import Ranked, best_of
-from unsilent.metrics import onset_f1
 from unsilent.request import Request
-from unsilent.signal.landing import REACH_SECONDS, land
+from unsilent.signal.landing import land
 from unsilent.signal.loudness import TARGET_LUFS, level, level_true_peak
-from unsilent.signal.mel import to_mel01
-from unsilent.signal.onsets import find_onsets
 from unsilent.vision.cues import cues_of, see_cues
 from unsilent.vision.scene import Observation, Scene
 
@@ -34,19 +28,6 @@ def with_seen_cues(request: Request, scene: Scene, observation: Observation | No
     seen = cues_of(observation.levels, clip) if observation is not None and observation.levels else see_cues(scene.path, clip)
     moved = [cue.model_copy(update={"seconds": cue.seconds - scene.start_seconds}) for cue in seen]
     return request.model_copy(update={"cues": tuple(cue for cue in moved if 0 <= cue.seconds < scene.seconds)})
-
-
-def rank_by_onsets(codec: Codec, grids: Int[Tensor, "candidates rows columns"], request: Request) -> list[Ranked]:
-    """Choose the candidate of each take whose onsets lie nearest to the cues; the best take comes first.
-
-    Args:
-        codec: to decode with.
-        grids: codes of all candidates, those of one take after another.
-        request: resolved, with cues; the score is the F1 of onsets within the reach of `landing`.
-    """
-    wanted = np.array([cue.seconds for cue in request.cues])
-    scores = [onset_f1(find_onsets(to_mel01(codec.decode(grid)), codec.clip), wanted, REACH_SECONDS).f1 for grid in grids]
-    return best_of(scores, request.candidates)
 
 
 def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Samples], Samples]:

@@ -26,7 +26,7 @@ from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError
 from unsilent.files import atomic_write, try_lock
 from unsilent.generation.conditions import seen_classes
-from unsilent.generation.priming import load_prime, load_reference
+from unsilent.generation.priming import load_given
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.loading import load
 from unsilent.media.sounds import write_sound
@@ -94,10 +94,9 @@ def sample_mels(pipeline: Pipeline, scene: Scene, request: Request) -> list[Floa
     with EXCLUSIVE, limit_threads(pipeline.threads):
         plan, observation, request = pipeline.plan_and_observe(scene, pipeline.clip.columns, request)
         conditions = pipeline.conditions(plan, observation, request)
-        prime = load_prime(scene, request, pipeline.codec, pipeline.parts.loudness_lufs)
-        reference = load_reference(request, pipeline.codec, pipeline.parts.ranker, pipeline.parts.loudness_lufs)
-        grids = pipeline.sample(plan, conditions, request, prime, reference=reference)
-        ranked = pipeline.rank(grids, seen_classes(pipeline.parts.sampler, plan, observation, request, classes), request, reference)
+        given = load_given(scene, request, pipeline.codec, pipeline.parts.ranker, pipeline.parts.loudness_lufs)
+        grids = pipeline.sample(plan, conditions, request, given)
+        ranked = pipeline.rank(grids, seen_classes(pipeline.parts.sampler, plan, observation, request, classes), request, given)
         return [pipeline.codec.decode(grids[one.take]).cpu().numpy() for one in ranked]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unsilent.clip import Clip
 from unsilent.errors import MediaError
 from unsilent.media.image import read_image
+from unsilent.media.probe import probe
 from unsilent.media.video import stream_lazy_frames
 from unsilent.vision.cuts import CutMeter
 from unsilent.vision.features import Backbone, extract, needed_frames, network_inputs
@@ -33,6 +34,16 @@ class Scene:
     path: Path
     seconds: float
     start_seconds: float = 0.0
+
+    @classmethod
+    def of_video(cls, path: Path) -> "Scene":
+        """All of a video.
+
+        Raises:
+            MediaError: if it cannot be read.
+        """
+        info = probe(path)
+        return cls(info.path, info.seconds)
 
     def first_frame(self, clip: Clip) -> int:
         """Number of its first frame in the video, at the clip's feature rate."""
