@@ -136,10 +136,25 @@ def contents(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_file() and not _NOT_COMPARED.search(name):
-            found[name] = hashlib.sha256(_TIMES.sub(b"", path.read_bytes())).hexdigest()
+            content = _state(path) if path.name == "last.pt" else path.read_bytes()
+            found[name] = hashlib.sha256(_TIMES.sub(b"", content)).hexdigest()
         elif path.is_dir():
             found[name] = "folder"
     return found
+
+
+def _state(path: Path) -> bytes:
+    """All values of the state of a training; strings that were read again are pickled differently."""
+    import torch
+
+    def leaves(value: object) -> str:
+        if isinstance(value, dict):
+            return str([(name, leaves(one)) for name, one in value.items()])
+        if isinstance(value, list | tuple):
+            return str([leaves(one) for one in value])
+        return hashlib.sha256(value.numpy().tobytes()).hexdigest() if isinstance(value, torch.Tensor) else repr(value)
+
+    return leaves(torch.load(path, weights_only=True)).encode()
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ Loudness = Literal["normalise", "keep"]  # of training sounds: -23 LUFS, or as r
 TrainingKind = Literal["codebook", "vocoder", "sampler", "classifier"]
 
 MAX_TAKES = 1000  # sounds of one video in one request, because all are in memory at once
+MAX_SAMPLED = 4000  # the same with the candidates that are not kept
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from unsilent.choices import MAX_TAKES, Bits, Original, PrimeKeep, Scenes, SoundRate
+from unsilent.choices import MAX_SAMPLED, MAX_TAKES, Bits, Original, PrimeKeep, Scenes, SoundRate
 from unsilent.config import Config
 from unsilent.cues import AUTO, Cue, Stretch
 from unsilent.errors import ParameterError
@@ -78,7 +78,10 @@ class Request(Config):
         description="File with a reference sound: takes continue it, without its own samples, and those most like it come first.",
     )
     candidates: int | None = Field(
-        default=None, ge=1, description="Sounds sampled for each take; the one that fits best the cues, or what is seen or named, is kept."
+        default=None,
+        ge=1,
+        le=MAX_TAKES,
+        description="Sounds sampled for each take; the one that fits best the cues, or what is seen or named, is kept.",
     )
     cues: tuple[Cue, ...] | Literal["auto"] | None = Field(
         default=None, description="When something sounds, in place of the video's motion; `auto` takes the impacts that are seen."
@@ -140,8 +143,9 @@ class Request(Config):
 
         Raises:
             ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, unknown to the model, or
-                missing for one that needs it; if a label is both wanted and avoided; or if something is asked of a prime that is not
-                given, or of a model that cannot do it, or of a stream that needs the whole sound.
+                missing for one that needs it; if a label is both wanted and avoided; if takes times candidates is above `MAX_SAMPLED`; or
+                if something is asked of a prime that is not given, or of a model that cannot do it, or of a stream that needs the whole
+                sound.
         """
         if self.prime is None and (self.prime_seconds is not None or self.prime_keep != "codes"):
             raise ParameterError("prime_seconds and prime_keep are about a beginning, but prime is not given; name a file, or `own`.")
@@ -172,7 +176,10 @@ class Request(Config):
         }
         if any(stretch.label is None for stretch in self.prompt_track or ()):
             raise ParameterError("a stretch of prompt_track has no label; name what sounds, or give the stretch as mute.")
-        return self.model_copy(update=filled)._resolve_avoided(defaults)
+        resolved = self.model_copy(update=filled)._resolve_avoided(defaults)
+        if resolved.n_sampled > MAX_SAMPLED:
+            raise ParameterError(f"takes times candidates is {resolved.n_sampled}, but must be {MAX_SAMPLED} or less.")
+        return resolved
 
     def describe(self) -> dict[str, Any]:
         """Fields that a take's sound depends on, without those that are None.

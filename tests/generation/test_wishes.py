@@ -69,6 +69,12 @@ def test_models_without_a_listener_refuse(fields):
         Request(label="cat", **fields).resolve(Defaults("m", 8, 8, 1.0, 1.0, ("cat", "dog")))
 
 
+def test_the_sounds_that_are_sampled_at_once_are_limited():
+    assert Request(takes=1000).resolve(RANKS).n_sampled == 4000
+    with pytest.raises(ParameterError, match="takes times candidates is 4005, but must be 4000 or less"):
+        Request(takes=801, candidates=5).resolve(RANKS)
+
+
 def test_what_is_avoided_is_not_seen_and_changes_codes(seeing, video):
     plain = seeing.generate(video)
     likeliest = next(iter(plain.seen))

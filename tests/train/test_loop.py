@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import re
 import signal
-from pathlib import Path
 
 import lightning_fabric
 import pytest
@@ -160,7 +159,8 @@ def test_a_nan_loss_stops_and_keeps_the_last_state(train, shards, tmp_path):
 
 def die_while_writing(*arguments):
     """Replaces `torch.save` or `save_file`: writes part of the file, then kills the process."""
-    Path(arguments[1]).write_bytes(b"PK half of it")
+    with arguments[1] if hasattr(arguments[1], "write") else open(arguments[1], "wb") as file:
+        file.write(b"PK half of it")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -197,14 +197,23 @@ def test_a_kill_while_saving_leaves_a_usable_checkpoint(train, place, death, sha
     load_checkpoint(tmp_path / "killed/checkpoint", "vocos")
     found = load_file(train("vocoder", shards, tmp_path / "killed", 4, resume=True) / "model.safetensors")
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "killed")]
+    torch.testing.assert_close(*({name: state[name] for name in ("module", "optimizers", "others")} for state in states), rtol=0, atol=0)
+
+
+def test_the_state_has_the_same_bytes_again(train, shards, tmp_path):
+    """No random name of a temporary file is in it."""
+    for name in ("first", "second"):
+        train("vocoder", shards, tmp_path / name, 2)
+    assert (tmp_path / "first/last.pt").read_bytes() == (tmp_path / "second/last.pt").read_bytes()
 
 
 def test_a_full_disk_keeps_the_last_state(train, shards, tmp_path, monkeypatch):
     train("vocoder", shards, tmp_path, 1)
     before = (tmp_path / "last.pt").read_bytes()
 
-    def full(state, path):
-        Path(path).write_bytes(b"PK")
+    def full(state, file):
+        file.write(b"PK")
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr("unsilent.train.state.torch.save", full)

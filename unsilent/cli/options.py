@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from unsilent.choices import AnyPrecision, VocoderChoice
+from unsilent.choices import MAX_TAKES, AnyPrecision, VocoderChoice
 from unsilent.choices import Device as DeviceChoice
 
 
@@ -30,7 +30,9 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same 
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among the k most likely codes. [default: the model's own]")]
 Candidates = Annotated[
     int | None,
-    typer.Option("--candidates", min=1, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]"),
+    typer.Option(
+        "--candidates", min=1, max=MAX_TAKES, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]"
+    ),
 ]
 Temperature = Annotated[
     float | None,

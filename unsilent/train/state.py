@@ -93,7 +93,8 @@ def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     run.out.mkdir(parents=True, exist_ok=True)
     with atomic_write(run.out / "last.pt", CheckpointError, durable=True) as temporary:
         try:
-            torch.save(state, temporary)
+            with temporary.open("wb") as file:  # torch writes the name of a path, which is random here, into the file
+                torch.save(state, file)
         except RuntimeError as error:  # of torch, for a full disk
             free = shutil.disk_usage(run.out).free
             raise OSError(None, f"{str(error).splitlines()[0]}, {free / 1e6:.0f} MB are free") from None
