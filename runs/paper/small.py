@@ -18,13 +18,17 @@ from unsilent.data.manifest import Row, read_manifest, write_manifest
 
 CONDITIONS = ("nothing", "another-label", "1-picture", "5-pictures")
 SIDE, FPS, SECONDS = 256, 2, 10  # of the videos of five images
+PRIMED = 6  # seconds at least of the videos that are continued from their first three
 TRAINED_ON = 4  # sounds, and images, of each label in `classes/`
 
 
 def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int) -> None:
-    """Write `CONDITION.parquet` for each of `CONDITIONS`, `reference/LABEL/STEM` with a held-out sound for each image, and likewise
-    `training-sound/` with a training sound of the label. `clips.parquet` has held-out videos, which are also in `films/`.
-    `classes/LABEL/` has a few training sounds and images of each label, for trainings from a folder.
+    """Write the material of the small tables into a folder.
+
+    - `CONDITION.parquet` for each of `CONDITIONS`, without labels, so that models see instead of being told; `labelled.parquet` has them
+    - `reference/LABEL/STEM`, a held-out sound for each image, and likewise `training-sound/` with a training sound of the label
+    - `clips.parquet` with held-out videos, which are also in `films/`
+    - `classes/LABEL/` with a few training sounds and images of each label, for trainings from a folder
 
     Args:
         material: manifest of the everyday material.
@@ -44,10 +48,11 @@ def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int
     grey = images / "grey.png"
     images.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (SIDE, SIDE), (128, 128, 128)).save(grey)
-    tables: dict[str, list[Row]] = {condition: [] for condition in CONDITIONS}
+    tables: dict[str, list[Row]] = {name: [] for name in (*CONDITIONS, "labelled")}
     for number, (picture, sound) in enumerate(chosen):
         name = f"{picture.label}/{Path(picture.path).stem}"
-        row = replace(picture, clip_id=name, path=str(root / picture.path))
+        told = replace(picture, clip_id=name, path=str(root / picture.path))
+        row = replace(told, label="")
         video = images / f"{name}.mp4"
         others = [one for one in pictures[picture.label] if one is not picture]
         _write_video(video, [root / one.path for one in (picture, *others[:4])])
@@ -55,6 +60,7 @@ def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int
         tables["nothing"].append(replace(row, path=str(grey.resolve())))
         tables["another-label"].append(replace(row, path=str(root / other_label.path)))
         tables["1-picture"].append(row)
+        tables["labelled"].append(told)
         tables["5-pictures"].append(replace(row, kind="clip", path=str(video.resolve()), duration_seconds=float(SECONDS)))
         for place, real in (("reference", sound), ("training-sound", training[picture.label][number % len(training[picture.label])])):
             _link(folder / place / f"{name}{Path(real.path).suffix}", root / real.path)
@@ -62,8 +68,10 @@ def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int
         for kind in ("sound", "image"):
             for number, row in enumerate(kinds[kind, "train"][label][:TRAINED_ON]):
                 _link(folder / "classes" / label / f"{number}{Path(row.path).suffix}", root / row.path)
-    tables["clips"] = [row for row in rows if row.kind == "clip" and row.split == "valid" and not row.start_seconds][:n_clips]
-    for row in tables["clips"]:
+    films = [row for row in rows if row.kind == "clip" and row.split == "valid" and not row.start_seconds]
+    films = [row for row in films if row.duration_seconds >= PRIMED][:n_clips]
+    tables["clips"] = [replace(row, label="") for row in films]
+    for row in films:
         _link(folder / "films" / f"{row.clip_id}{Path(row.path).suffix}", root / row.path)
     for condition, table in tables.items():
         write_manifest(root, table, folder / f"{condition}.parquet")

@@ -356,7 +356,7 @@ class Small:
         yield from self.trained(*SMALL_CONDITIONS)
         yield self.sample("1-picture", "1-picture")
         for condition in SMALL_CONDITIONS:
-            yield self.sample("1-picture", condition, model=self.out / f"trained/{condition}-model")
+            yield self.sample("labelled", condition, model=self.out / f"trained/{condition}-model")
         folders = (self.out / "samples" / name for name in ("1-picture", *SMALL_CONDITIONS))
         yield self.evaluate("table4", *folders, self.out / "training-sound")
 

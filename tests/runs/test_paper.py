@@ -173,6 +173,8 @@ def test_small_tables_pair_conditions_and_sounds_by_label(scripts, tmp_path):
     for table in tables.values():
         assert [row.clip_id for row in table] == ["cat/cat0", "dog/dog0"]  # there is one real sound of each
     conditions = {name: [Path(row.path).stem for row in table] for name, table in tables.items()}
+    assert {row.label for table in tables.values() for row in table} == {""}  # or models would be told what they are to see
+    assert [row.label for row in read_manifest(tmp_path / "out/labelled.parquet")[1]] == ["cat", "dog"]
     own = ["cat0", "dog0"]
     assert conditions == {"nothing": ["grey", "grey"], "another-label": own[::-1], "1-picture": own, "5-pictures": own}
     assert [row.clip_id for row in read_manifest(tmp_path / "out/clips.parquet")[1]] == ["film"]
