@@ -9,6 +9,7 @@ ARG TORCH_INDEX=""
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/unsilent
 ENV PATH=/opt/unsilent/bin:$PATH
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.8,<2.14"
 COPY . /src
 RUN pip install --no-cache-dir "/src[serve]"

@@ -20,7 +20,7 @@ web: $(VENV)/web.installed
 TRAINING := tests/train tests/benchmarks
 MODELS := tests/checkpoints tests/models tests/published tests/jobs tests/evaluation
 MEDIA := tests/media tests/cli
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu and not published and not cluster and not browser"
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -rs -m "not slow and not gpu and not published and not cluster"
 test: lint
 	@echo "Running the test suite (about ten minutes) ..."
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-training test-models test-media test-rest

@@ -153,13 +153,28 @@ def _make(
 
 
 def _export(job: Job, takes: list[Generation], beside: dict[str, Any]) -> None:
-    """Write projects of a video with the sounds of its takes. Their MIDI has the onsets of each take."""
     videos = [job.out] if beside["tracks"] else job.outputs(len(takes))
     sounds = [out.with_suffix(".wav") for out in job.outputs(len(takes))] if beside["wav"] else videos
-    for suffix in (one for one in beside["further"] if one in PROJECT_SUFFIXES):
+    if suffixes := [one for one in beside["further"] if one in PROJECT_SUFFIXES]:
+        write_projects(job.out, suffixes, Timeline.of(job.video, sounds, takes[0].request.cues or ()), takes)
+
+
+def write_projects(out: Path, suffixes: Sequence[str], timeline: Timeline, takes: Sequence[Generation]) -> list[Path]:
+    """Write projects of a video with the sounds of its takes; returns their paths. Their MIDI has the onsets of each take.
+
+    Args:
+        out: its suffix is replaced.
+        suffixes: of `PROJECT_SUFFIXES`.
+        timeline: what they show.
+        takes: of the video.
+
+    Raises:
+        ParameterError, MediaError: as of `exchange.formats.write_export`.
+    """
+    for suffix in suffixes:
         hits = [[Cue(seconds=at) for at in onsets_of(take.waveform, take.clip).tolist()] for take in takes] if suffix == ".mid" else []
-        tracks = [(f"take {number + 1}", cues) for number, cues in enumerate(hits)]
-        write_export(job.out.with_suffix(suffix), Timeline.of(job.video, sounds, takes[0].request.cues or ()), tracks)
+        write_export(out.with_suffix(suffix), timeline, [(f"take {number + 1}", cues) for number, cues in enumerate(hits)])
+    return [out.with_suffix(suffix) for suffix in suffixes]
 
 
 def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:

@@ -73,6 +73,11 @@ def test_midi_is_read_by_its_own_library(timeline, tmp_path):
     assert sorted(found) == [(0.25, 127), (0.25, 127), (1.0, 64), (2.5, 127)]
 
 
+def test_midi_of_a_sound_without_onsets_has_an_empty_track(timeline, tmp_path):
+    write_export(tmp_path / "wind.mid", timeline, [("take 1", [])])
+    assert [message.type for message in mido.MidiFile(tmp_path / "wind.mid").tracks[1]] == ["track_name", "end_of_track"]
+
+
 def test_midi_of_another_tempo_is_read(tmp_path):
     file = mido.MidiFile(ticks_per_beat=480)
     tempo = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=1_000_000), mido.MetaMessage("set_tempo", tempo=250_000, time=480)])

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+import uvicorn
 from fastapi.testclient import TestClient
 
 from unsilent.server.app import guarded, make_app
@@ -28,8 +32,6 @@ class Idle:
     lanes = 1
 
     def __init__(self) -> None:
-        import threading
-
         self.released = threading.Event()
         self.done: list[str] = []
 
@@ -73,6 +75,27 @@ def start(tmp_path, tiny) -> Iterator[Callable[..., TestClient]]:
         client.service.store.close()
 
 
+@pytest.fixture
+def listen(start) -> Iterator[Callable[..., str]]:
+    """`listen(**settings)`: address of a server that listens in a thread of this process."""
+    running = []
+
+    def begin(**fields: Any) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(start(**fields).app, lifespan="off", log_level="error", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        running.append((server, thread))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+    yield begin
+    for server, thread in running:
+        server.should_exit = True
+        thread.join()
+
+
 def upload(client: TestClient, path: Path, **options: Any) -> dict[str, Any]:
     answer = client.put("/api/inputs", params={"name": path.name}, content=path.read_bytes(), **options)
     assert answer.status_code == 201, answer.text
@@ -81,7 +104,7 @@ def upload(client: TestClient, path: Path, **options: Any) -> dict[str, Any]:
 
 def ask(client: TestClient, input: str, model: str = "tiny", **fields: Any) -> dict[str, Any]:
     """Ask for a job; fields of the request, or of the job where they are its own."""
-    own = {name: fields.pop(name) for name in ("kind", "vocoder", "attention") if name in fields}
+    own = {name: fields.pop(name) for name in ("kind", "vocoder", "attention", "compare") if name in fields}
     answer = client.post("/api/jobs", json={"input": input, "model": model, **own, "request": fields})
     assert answer.status_code == 202, answer.text
     return answer.json()

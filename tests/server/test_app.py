@@ -1,13 +1,17 @@
 """The routes: from upload to result, with the tiny model."""
 
 import base64
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
 import soundfile
 
+from unsilent.generation.sidecar import find_sidecar, video_of
 from unsilent.loading import load
+from unsilent.media.probe import read_comment
 from unsilent.request import Request
 
 TONE = 0.3 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)[None]
@@ -60,7 +64,8 @@ def test_results_are_listed_and_deleted(start, helpers, make_clip):
     [
         {"seed": 1}, {"temperature": 3.0}, {"top_k": 1}, {"guidance": 9.0}, {"seconds": 0.4}, {"prime": "own", "prime_seconds": 0.3},
         {"prime": "own", "prime_seconds": 0.3, "prime_keep": "samples"},
-        {"cues": [{"seconds": 0.3}]}, {"mute": [{"start": 0.1, "stop": 0.5}]},
+        {"cues": [{"seconds": 0.3}]}, {"mute": [{"start": 0.1, "stop": 0.5}]}, {"rate": 48000}, {"bits": "24"}, {"stereo": True},
+        {"lufs": -30.0}, {"true_peak": -20.0}, {"fade_in": 0.3}, {"fade_out": 0.3},
     ],
     ids=str,
 )  # fmt: skip
@@ -84,6 +89,14 @@ def test_each_control_of_the_default_model_changes_the_sound(start, helpers, mak
     plain, changed = (helpers.finish(client, helpers.ask(client, source, "everyday", **fields)) for fields in ({}, change))
     assert changed["state"] == "done", changed["why"]
     assert wav_of(client, plain) != wav_of(client, changed)
+
+
+def test_another_model_gives_another_sound(start, helpers, make_clip):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+    first, second = (helpers.finish(client, helpers.ask(client, source, model)) for model in ("tiny", "everyday"))
+    assert second["state"] == "done", second["why"]
+    assert wav_of(client, first) != wav_of(client, second)
 
 
 def test_controls_of_the_job_change_the_result(start, helpers, make_clip):
@@ -147,11 +160,97 @@ def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
     service._tell = stop_soon
     job = helpers.finish(client, helpers.ask(client, source, seconds=20.0))
     assert job["state"] == "stopped"
-    a, b = (np.frombuffer(wav_of(client, one)[44:], np.int16) for one in (whole, job))
+    a, b = (soundfile.read(io.BytesIO(wav_of(client, one)), dtype="int16")[0] for one in (whole, job))
     assert np.abs(b[: len(b) // 4]).max() > 0
     assert not b[-22050:].any()
     assert a[-22050:].any()
-    assert len(job["sounds"]) == 1
+    [sound] = job["sounds"]
+    assert 0 < sound["sampled_seconds"] < 20
+    assert not b[round(sound["sampled_seconds"] * 22050) :].any()
+    assert job["notes"][-1].startswith("Stopped: each take as far as it was sampled")
+    assert "sampled=" in read_comment(service.store.folder_of(service.store.job(None, job["id"])) / sound["video"])
+
+
+def test_stopping_keeps_a_beginning_of_every_take(start, helpers, make_clip):
+    client = start(model="everyday")
+    source, service = helpers.upload(client, make_clip("clip.mp4"))["id"], client.service
+    tell = service._tell
+
+    def stop_soon(id, event):
+        tell(id, event)
+        if event.get("stage") == "sampling" and event["share"] > 0.6:
+            service.stop(service.store.job(None, id))
+
+    service._tell = stop_soon
+    job = helpers.finish(client, helpers.ask(client, source, "everyday", seconds=10.0, takes=2, candidates=2))
+    assert job["state"] == "stopped"
+    assert len({wav_of(client, job, number) for number in range(2)}) == 2
+    assert [sound["score"] for sound in job["sounds"]] == [None, None]
+    assert "the first candidate of each take, not rated" in job["notes"][-1]
+
+
+def test_a_job_stopped_before_sampling_says_so(start, helpers, make_clip):
+    client = start()
+    service = client.service
+    tell = service._tell
+
+    def stop_at_once(id, event):
+        tell(id, event)
+        service.stop(service.store.job(None, id))
+
+    service._tell = stop_at_once
+    job = helpers.finish(client, helpers.ask(client, helpers.upload(client, make_clip("clip.mp4"))["id"]))
+    assert (job["state"], job["sounds"], job["why"]) == ("stopped", [], "stopped before anything was sampled.")
+
+
+def test_files_for_other_programs(start, helpers, make_clip, tmp_path):
+    client = start(model="everyday")
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+    job = helpers.finish(client, helpers.ask(client, source, "everyday", seed=3, prompt_track=[{"start": 0, "stop": 0.4, "label": "rain"}]))
+    assert job["state"] == "done", job["why"]
+    [sound] = job["sounds"]
+    files = [sound["flac"], sound["opus"], *sound["stems"].values(), *job["projects"]]
+    assert len(files) == 4 + len(job["projects"]) >= 6
+    for name in files:
+        content = client.get(f"/api/jobs/{job['id']}/files/{name}").content
+        assert content
+        assert str(tmp_path).encode() not in content
+    answer = client.get(f"/api/jobs/{job['id']}/all.zip")
+    assert "clip.seed3.zip" in answer.headers["Content-Disposition"]
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as bundle:
+        assert bundle.testzip() is None
+        assert {*files, "take1.mp4", "take1.wav", "recipe.json", "video/clip.mp4"} <= set(bundle.namelist())
+        assert str(tmp_path).encode() not in b"".join(map(bundle.read, bundle.namelist()))
+        bundle.extractall(tmp_path / "unpacked")
+    found = find_sidecar(tmp_path / "unpacked" / "take1.mp4")
+    assert video_of(found).read_bytes() == make_clip("clip.mp4").read_bytes()
+    assert client.get(f"/api/jobs/{job['id']}/all.zip", headers=helpers.OTHER).status_code == 404
+
+
+def test_own_sound_and_reconstruction_beside_what_is_made(start, helpers, make_clip):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4", sound=TONE))["id"]
+    job = helpers.finish(client, helpers.ask(client, source, takes=2, compare=True))
+    assert [sound["name"] for sound in job["sounds"]] == ["take 1", "take 2", "own", "reconstruction"]
+    assert len({wav_of(client, job, number) for number in range(4)}) == 4
+    silent = helpers.upload(client, make_clip("silent.mp4"))["id"]
+    refused = client.post("/api/jobs", json={"input": silent, "model": "tiny", "compare": True})
+    assert refused.status_code == 422
+
+
+def test_memory_that_ends_is_an_answer(start, helpers, make_clip, monkeypatch):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+
+    def too_much(self, task, emit):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unsilent.server.work.Worker._generate", too_much)
+        job = helpers.finish(client, helpers.ask(client, source))
+    assert job["state"] == "failed"
+    assert "not enough memory" in job["why"]
+    assert helpers.finish(client, helpers.ask(client, source))["state"] == "done"
 
 
 def test_a_range_is_made_anew_and_the_rest_stays(start, helpers, make_clip):
@@ -213,6 +312,19 @@ def test_results_expire_but_not_what_a_job_waits_for(start, helpers, make_clip):
     assert store.expire(before=1e12) == 1
     assert client.get(f"/api/inputs/{waits}").status_code == 200
     assert client.get(f"/api/inputs/{idle}").status_code == 404
+
+
+def test_the_wait_is_learnt_and_survives_a_restart(start, helpers, make_clip):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+    for seed in range(2):
+        helpers.finish(client, helpers.ask(client, source, seed=seed))
+    learnt = client.service._speeds["tiny"]
+    assert len(learnt) == 2
+    again = start(helpers.Idle())
+    assert again.service._speeds["tiny"] == pytest.approx(learnt, rel=0.2)
+    waits = [helpers.ask(again, source)["wait_seconds"] for _ in range(4)]
+    assert waits[3] - waits[2] == pytest.approx(again.service._expected(again.service.queue.order()[0]), abs=0.11)
 
 
 def test_the_wait_is_stated(start, helpers, make_clip):

@@ -3,46 +3,34 @@
 import io
 import os
 import shutil
-import socket
-import threading
 import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
-import uvicorn
 
 from unsilent.media.probe import probe
 
-pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")]
 SHOTS = os.environ.get("UNSILENT_SHOTS")  # folder for screenshots of each state
 AXE = os.environ.get("UNSILENT_AXE")  # axe.min.js of axe-core, which is not part of the repository
 PATIENCE = 400_000  # milliseconds, on a busy machine
 
 
 @pytest.fixture
-def address(start):
-    client = start(model="everyday")
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(client.app, lifespan="off", log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+def address(listen):
+    return listen(model="everyday")
 
 
 @pytest.fixture
 def page(address):
     """The page, and what its console said."""
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True).new_page()
@@ -115,6 +103,12 @@ def test_the_whole_way(page, tmp_path):
     assert takes.count() == 2
     assert page.locator("#heard li").count() == 10
     first = download(page, "Sound (WAV)")
+    assert download(page, "FLAC")[:4] == b"fLaC"
+    with zipfile.ZipFile(io.BytesIO(download(page, "Everything (ZIP)"))) as bundle:
+        assert {"take1.mp4", "take2.wav", "project.rpp", "video/cat.mp4"} <= set(bundle.namelist())
+    page.get_by_text("For other programs").click()
+    assert download(page, "Reaper (RPP)").startswith(b"<REAPER_PROJECT")
+    page.get_by_text("For other programs").click()
     takes.nth(1).click()
     second = download(page, "Sound (WAV)")
     assert first != second
@@ -157,3 +151,41 @@ def test_the_whole_way(page, tmp_path):
     assert "is not a media file" in page.inner_text("#trouble")
     look(page, "refused")
     assert not [text for text in page.said if "415" not in text]
+
+
+def drawn(page, canvas: str) -> str:
+    return page.evaluate(f"document.querySelector('{canvas}').toDataURL()")
+
+
+def test_what_the_paper_shows_and_stopping(page, make_clip):
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)[None]
+    page.set_input_files("#file", str(make_clip("clip.mp4", sound=tone)))
+    page.wait_for_selector("#stage:not([hidden])")
+    page.select_option("#model", "tiny")
+    page.get_by_text("More controls").click()
+    page.check("#want-attention")
+    page.check("#want-own")
+    page.get_by_role("button", name="Make sound").click()
+    page.wait_for_selector("#outcome:not([hidden])")
+    names = page.locator("#takes button").all_inner_texts()
+    assert [name.split(" · ")[0] for name in names] == ["take 1", "take 2", "own", "reconstruction"]
+    until(page, "!document.querySelector('#attention').hidden")
+    page.get_by_text("Inside: features").click()
+    until(page, "document.querySelector('#features').width > 1")
+    whole = drawn(page, "#attention")
+    page.check("#less-prior")
+    page.wait_for_timeout(500)
+    assert drawn(page, "#attention") != whole
+    page.get_by_role("button", name="reconstruction", exact=True).click()
+    until(page, "document.querySelector('#attention').hidden")
+    page.uncheck("#want-attention")
+    page.fill("#seconds", "60")
+    page.get_by_role("button", name="Make sound").click()
+    until(page, "!document.querySelector('#growing').hidden")
+    page.get_by_role("button", name="Stop and keep what is there").click()
+    page.wait_for_selector("#outcome:not([hidden])")
+    assert page.inner_text("#outcome-title") == "Sounds, stopped early"
+    assert " of 60.0 s" in page.locator("#takes button").first.inner_text()
+    assert "Stopped: each take as far as it was sampled" in page.inner_text("#outcome-note")
+    look(page, "stopped")
+    assert not page.said

@@ -1,29 +1,14 @@
 """`unsilent.Client` against a server that listens."""
 
-import socket
-import threading
-import time
-
 import pytest
-import uvicorn
 
 import unsilent
 from unsilent.errors import MediaError, ParameterError, UnsilentError
 
 
 @pytest.fixture
-def address(start):
-    """Address of a server in a thread of this process."""
-    client = start()
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(client.app, lifespan="off", log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+def address(listen):
+    return listen()
 
 
 def test_a_video_gets_its_sounds(address, make_clip, tmp_path):

@@ -71,6 +71,27 @@ def test_wrong_jobs(start, helpers, make_clip, job, status, text):
     assert client.get("/api/jobs").json() == []
 
 
+def test_a_sound_that_needs_too_much_memory(start, helpers, make_clip):
+    client = start(helpers.Idle(), max_memory=2 << 30)
+    source = helpers.upload(client, make_clip("a.mp4"))["id"]
+    ask = {"input": source, "model": "tiny", "request": {"seconds": 1800.0}}
+    refused(client.post("/api/jobs", json=ask), 422, "GB of memory; this server has 2.1")
+    assert client.post("/api/jobs", json={**ask, "request": {"seconds": 600.0}}).status_code == 202
+
+
+def test_jobs_are_refused_while_the_store_is_full(start, helpers, make_clip):
+    client = start(helpers.Idle(), max_stored=100_000)
+    source = helpers.upload(client, make_clip("a.mp4"))["id"]
+    (client.service.store.folder / "jobs" / "large").write_bytes(bytes(100_000))
+    refused(client.post("/api/jobs", json={"input": source, "model": "tiny"}), 503, "store is full")
+
+
+def test_bodies_that_are_kept_in_memory_are_small(start, helpers):
+    client = start(helpers.Idle())
+    refused(client.post("/api/jobs", content=bytes(2 << 20)), 413, "limit for what is not an upload")
+    refused(client.post("/api/jobs", content=iter([b"{}"])), 411, "must say its length")
+
+
 def test_a_client_with_too_many_jobs(start, helpers, make_clip):
     client = start(helpers.Idle(), max_waiting_each=2)
     source = helpers.upload(client, make_clip("a.mp4"))["id"]

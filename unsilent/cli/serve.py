@@ -35,11 +35,12 @@ def serve(
     max_takes: Annotated[int, typer.Option(min=1, help="Takes of a job, times candidates.")] = 16,
     max_waiting: Annotated[int, typer.Option(min=1, help="Jobs that wait, of all clients.")] = 64,
     max_stored_gb: Annotated[float, typer.Option(help="Gigabytes of all uploads and results.")] = 20,
+    max_memory_gb: Annotated[float, typer.Option(help="Gigabytes of memory of a process that computes on the CPU.")] = 4,
     keep_hours: Annotated[float, typer.Option(help="Hours until uploads and results are deleted.")] = 72,
 ) -> None:
     """Serve sounds over HTTP: uploads, jobs, progress, results, and the page."""
     limits = {"max_bytes": round(max_mb * 1e6), "max_seconds": max_seconds, "max_takes": max_takes, "max_waiting": max_waiting}
-    limits |= {"max_stored": round(max_stored_gb * 1e9), "keep_hours": keep_hours}
+    limits |= {"max_stored": round(max_stored_gb * 1e9), "max_memory": round(max_memory_gb * 1e9), "keep_hours": keep_hours}
     place = {"host": host, "port": port, "folder": folder, "token": token, "manifest": manifest, "reports": reports}
     _start(**place, model=model, device=device, precision=precision, ray=ray, replicas=replicas, **limits)
 

@@ -52,7 +52,7 @@ def midi_bytes(tracks: Sequence[tuple[str, Sequence[Cue]]]) -> bytes:
     for name, cues in tracks:
         events = []
         ordered = sorted(cues, key=lambda cue: cue.seconds)
-        for cue, following in zip(ordered, [*ordered[1:], None], strict=True):
+        for cue, following in zip(ordered, [*ordered[1:], None], strict=False):
             velocity = max(1, min(127, round(127 * cue.strength)))
             length = min(cue.length or _NOTE_SECONDS, following.seconds - cue.seconds if following else 3600.0)
             events += [(_ticks(cue.seconds), 1, velocity), (_ticks(cue.seconds + length), 0, 0)]

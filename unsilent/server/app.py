@@ -4,8 +4,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,15 +18,14 @@ from unsilent.errors import CheckpointError, MediaError, ParameterError, Unsilen
 from unsilent.server import research, uploads
 from unsilent.server.about import describe_models, health_of, metrics_of
 from unsilent.server.asked import Ask
+from unsilent.server.bundle import zipped
 from unsilent.server.guard import Guard
 from unsilent.server.queue import BusyError
 from unsilent.server.service import Service, without_folders
-from unsilent.server.settings import Settings
+from unsilent.server.settings import EXAMPLE, PAGE, Settings
 from unsilent.server.store import Job, NotFoundError
 from unsilent.version import __version__
 
-PAGE = Path(__file__).parents[1] / "web"
-EXAMPLE = PAGE / "example.mp4"
 _STATUS: dict[type[Exception], int] = {
     NotFoundError: 404, BusyError: 429, uploads.TooLargeError: 413, uploads.TooSlowError: 408, MediaError: 415, ParameterError: 422,
     CheckpointError: 422, ClientDisconnect: 400,
@@ -158,6 +157,18 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         """Delete a job and its results."""
         service.forget(store.job(client, id))
         return Response(status_code=204)
+
+    @app.get("/api/jobs/{id}/all.zip", tags=["jobs"])
+    def get_all(id: str, client: Client) -> StreamingResponse:
+        """All files of a job: video, sounds, stems and projects, which name each other as they lie there."""
+        job = store.job(client, id)
+        try:
+            source = store.path_of(store.input(client, job.ask.input))
+        except NotFoundError:
+            source = None
+        saved = _download_name(service.view(job)["name"], job, "zip")
+        headers = {"Content-Disposition": f"attachment; filename*=utf-8''{quote(saved)}"}
+        return StreamingResponse(zipped(store.folder_of(job), source), media_type="application/zip", headers=headers)
 
     @app.get("/api/jobs/{id}/files/{name}", tags=["jobs"], response_class=FileResponse)
     def get_file(id: str, name: str, client: Client, download: bool = False) -> FileResponse:

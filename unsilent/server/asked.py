@@ -11,6 +11,7 @@ from unsilent.request import OWN, Defaults, Request
 from unsilent.server.settings import Settings
 
 Kind = Literal["generate", "retake", "reconstruct", "encode", "decode"]
+CANDIDATES = 4  # of each take of `everyday`, for the expected work
 NEEDS = {
     "generate": ("video",),
     "retake": ("video",),
@@ -46,6 +47,7 @@ class Ask(Config):
     model: str = Field(default="everyday", description="Name of a model whose weights are on the server.")
     vocoder: VocoderChoice = Field(default="neural", description="Mel to waveform.")
     again: Again | None = Field(default=None, description="For `retake`: what is made anew. The model is that of the job.")
+    compare: bool = Field(default=False, description="With `generate`: also give the video's own sound and its reconstruction.")
     attention: bool = Field(default=False, description="Also compute what the sampler's attention looks at.")
     request: Request = Field(
         default=Request(), description="Parameters of `generate`. `like`, and `prime` unless it is `own`, are ids of other uploads."
@@ -80,18 +82,43 @@ def check_ask(ask: Ask, found: str, has_sound: bool, seconds: float, defaults: D
         return
     if ask.attention and defaults.sees:
         raise ParameterError(f"the sampler of {ask.model!r} attends to columns, not to codes; ask another model for attention.")
+    if ask.compare and not has_sound:
+        raise ParameterError("compare puts the video's own sound beside the others, but the video has none; leave it out.")
     request = ask.request.resolve(defaults)
     draws = request.takes * (request.candidates or 1)
     if draws > settings.max_takes:
         raise ParameterError(f"takes times candidates is {draws}; this server makes {settings.max_takes} at most.")
     if (request.seconds or 0) > settings.max_seconds:
         raise ParameterError(f"seconds is {request.seconds:g}; this server makes {settings.max_seconds:g} at most.")
+    needed = expected_bytes(request.seconds or seconds, request.takes)
+    if needed > settings.max_memory:
+        raise ParameterError(
+            f"this needs {needed / 1e9:.1f} GB of memory; this server has {settings.max_memory / 1e9:.1f}: ask for fewer takes or seconds."
+        )
     if request.prime == OWN and not has_sound:
         raise ParameterError("prime is `own`, but the video has no sound of its own; name another upload.")
 
 
-def units(ask: Ask, seconds: float) -> float:
-    """Amount of work in a job, in seconds of sound to be made; candidates of one batch cost about a third each."""
+def expected_bytes(seconds: float, takes: int) -> float:
+    """Memory of a process that makes sounds, as measured with `everyday` on a CPU: what is loaded, and what grows with the sound.
+
+    Args:
+        seconds: of the sound.
+        takes: of it.
+    """
+    return 0.8e9 + seconds * (1.1e6 + 0.15e6 * takes)
+
+
+def expected_seconds(ask: Ask, seconds: float) -> float:
+    """Seconds of work on a job, as measured with `everyday` on two cores; a server learns how much faster or slower it is.
+
+    Args:
+        ask: the job.
+        seconds: length of the upload.
+    """
     request = ask.request
-    draws = request.takes * (request.candidates or 1)
-    return max(1.0, request.seconds or seconds) * (2 + draws) / 3 if ask.kind == "generate" else max(1.0, seconds)
+    seconds, takes = request.seconds or seconds, request.takes
+    if ask.kind == "generate":
+        windows = seconds + 0.5 * max(0.0, seconds - 10)  # later ones overlap
+        return 1.0 + 0.45 * takes + windows * (0.13 + 0.06 * takes + 0.02 * takes * (request.candidates or CANDIDATES))
+    return 1.0 + 0.1 * seconds

@@ -15,19 +15,31 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 class Here:
-    """One worker in this process, whose models belong to the thread that calls it. torch is imported by that thread."""
+    """One worker in this process, whose models belong to the thread that calls it. torch is imported by that thread.
+
+    Args:
+        settings: of the server.
+        is_alone: whether the process serves nothing else. Then its memory is limited, but for that which a GPU's driver maps; and a
+            sound is made before the first job.
+    """
 
     lanes = 1
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._worker = settings, None
+    def __init__(self, settings: Settings, is_alone: bool = False) -> None:
+        self._settings, self._is_alone, self._worker = settings, is_alone, None
 
     def warm(self) -> None:
         """Import torch and load the model."""
         from unsilent.server.work import Worker
+        from unsilent.speed.choice import choose_device
+        from unsilent.speed.memory import limit_memory
 
+        if self._is_alone and choose_device(self._settings.device).type == "cpu":
+            limit_memory(self._settings.max_memory)
         self._worker = Worker(self._settings.device, self._settings.precision, self._settings.model)
         self._worker.warm()
+        if self._is_alone:
+            self._worker.rehearse()
 
     def run(self, folder: Path, source: Path, made: Path | None, ask: Ask, emit: Emit) -> dict[str, Any]:
         """Do one job."""
@@ -46,7 +58,7 @@ class _Replica:
     settings: Settings
 
     def __call__(self) -> Callable[[tuple[Path, Path, Path | None, Ask]], Iterator[dict[str, Any]]]:
-        engine = Here(self.settings)
+        engine = Here(self.settings, is_alone=True)
         engine.warm()
 
         def run(job: tuple[Path, Path, Path | None, Ask]) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ CLIENT, TOKEN = "unsilent_client", "unsilent_token"  # cookies
 CLIENT_HEADER = "unsilent-client"
 _LEAST = 16  # characters of a client's token, so that nobody guesses it
 _OPEN = ("/api/health",)
+_BODY_BYTES = 1 << 20  # of a request that is no upload
 _LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1", "testserver")
 # A page of this server loads nothing from elsewhere. Reports have their styles, pictures and no scripts inside them.
 _PAGE_RULES = (
@@ -58,6 +59,8 @@ class Guard:
             await send(message)
 
         refused = None if path in _OPEN else self._refusal(headers, cookies.get(TOKEN, ""), given)
+        if refused is None and (scope["method"], path) != ("PUT", "/api/inputs"):
+            refused = _body_refusal(headers)
         if refused is None:
             await self.app(scope, receive, answer)
             return
@@ -84,6 +87,16 @@ class Guard:
         if any(map(self._is_right, (bearer, cookie, given))):
             return None
         return 401, "this server needs its token: open the address that it printed, or send it as Authorization: Bearer TOKEN."
+
+
+def _body_refusal(headers: dict[str, str]) -> tuple[int, str] | None:
+    """What is not streamed to disk is kept in memory, so it must be small, and say so before it comes."""
+    if "transfer-encoding" in headers:
+        return 411, "this request must say its length."
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > _BODY_BYTES:
+        return 413, f"the request has more than {_BODY_BYTES} bytes, which is the limit for what is not an upload."
+    return None
 
 
 def _cookies(header: str) -> dict[str, str]:

@@ -21,11 +21,12 @@ class BusyError(ResourceError):
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job that waits; `units` is its amount of work, see `asked.units`."""
+    """A job that waits; `seconds` of work are expected, see `asked.expected_seconds`."""
 
     job: str
     client: str
-    units: float
+    model: str
+    seconds: float
 
 
 class FairQueue:

@@ -39,7 +39,7 @@ def serve(settings: Settings, tell: Callable[[str], object], open_page: bool = F
         settings = settings.model_copy(update={"token": secrets.token_urlsafe(18)})
     _require_folders(settings)
     with _listen(settings) as listener, locked(settings.folder / LOCK, DataError):
-        engine = OnRay(settings) if settings.ray else Here(settings)
+        engine = OnRay(settings) if settings.ray else Here(settings, is_alone=True)
         service = Service(settings, Store(settings.folder), engine)
         app = guarded(make_app(service), service)
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host

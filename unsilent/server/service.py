@@ -15,18 +15,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from unsilent.checkpoints.folders import find_bundle, read_defaults
 from unsilent.errors import UnsilentError
-from unsilent.server.asked import Ask, check_ask, units
+from unsilent.server.asked import Ask, check_ask, expected_seconds
 from unsilent.server.queue import FairQueue, Waiting
 from unsilent.server.settings import Settings
 from unsilent.server.store import ENDED, Job, NotFoundError, Store
+from unsilent.server.uploads import require_room
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # of a job during which the server was killed
 HEARTBEAT_SECONDS = 15.0  # so that dead connections are noticed
 HOUSEKEEPING_SECONDS = 300.0
-_FIRST_GUESS = 0.5  # seconds of work for a second of sound, before any was measured
-_MEASUREMENTS = 8  # whose median is the speed
+QUEUE_SECONDS = 2.0  # after which those who wait are told their place and wait anew
+_MEASUREMENTS = 8  # of a model, whose median is its speed
 _FOLDER = re.compile(r"(?<![\w.])/(?:[^\s/:,;]+/)+")
 STOP = "stop"
 
@@ -81,14 +82,18 @@ class Service:
         self.counts: Counter[str] = Counter()  # of jobs by how they ended
         self.spent = 0.0
         self.is_warm = False
-        self._speeds: tuple[float, ...] = ()  # seconds of work for a unit, of the last jobs
-        self._running: dict[str, tuple[float, float]] = {}  # start and units of each
+        self._speeds: dict[str, tuple[float, ...]] = {}  # seconds of work for an expected one, of the last jobs with each model
+        self._running: dict[str, tuple[float, Waiting]] = {}  # start of each
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = threading.Event()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take up jobs of before a restart, and start working."""
         self._loop = loop
+        for job in reversed(self.store.last_done()):
+            with suppress(NotFoundError):
+                expected = expected_seconds(job.ask, self.store.input(None, job.ask.input).facts["seconds"])
+                self._learn(job.ask.model, (job.ended - job.started) / expected)
         for job in self.store.unfinished():
             if job.attempts >= MAX_ATTEMPTS:
                 self.store.end(job.id, "failed", f"the server ended {job.attempts} times while it worked on this; it is not tried again.")
@@ -119,6 +124,7 @@ class Service:
         if Path(ask.model).name != ask.model:
             raise UnsilentError("model is a name; this server's are listed under /api/models.")
         defaults = read_defaults(find_bundle(ask.model))
+        require_room(0, self.store, self.settings)
         check_ask(ask, found.kind, found.facts["has_sound"], found.facts["seconds"], defaults, self.settings)
         job = self.store.add_job(client, ask)
         try:
@@ -139,20 +145,28 @@ class Service:
         seconds = self.store.input(None, job.ask.input).facts["seconds"]
         self.live[job.id] = Live()
         try:
-            self.queue.put(Waiting(job.id, job.client, units(job.ask, seconds)), self.wait_seconds(), again=again)
+            one = Waiting(job.id, job.client, job.ask.model, expected_seconds(job.ask, seconds))
+            self.queue.put(one, self.wait_seconds(), again=again)
         except UnsilentError:
             del self.live[job.id]
             raise
 
     def wait_seconds(self, job: str | None = None) -> float:
-        """Expected time until a job that waits begins, or a new one of a new client would."""
-        now, before, order, speed = time.time(), 0.0, self.queue.order(), median(self._speeds or (_FIRST_GUESS,))
-        for one in order:
-            if one.job == job:
-                break
-            before += one.units * speed
-        running = sum(max(0.0, amount * speed - (now - started)) for started, amount in list(self._running.values()))
-        return (before + running) / self.engine.lanes
+        """Expected time until a job that waits begins, or a new one of a new client would, if nobody comes meanwhile."""
+        now, order = time.time(), self.queue.order()
+        before = next((number for number, one in enumerate(order) if one.job == job), len(order))
+        waits = sum(map(self._expected, order[:before]))
+        running = sum(max(0.0, self._expected(one) - (now - started)) for started, one in list(self._running.values()))
+        return (waits + running) / self.engine.lanes
+
+    def _expected(self, one: Waiting) -> float:
+        if one.model in self._speeds:
+            return one.seconds * median(self._speeds[one.model])
+        overrun = [(time.time() - started) / running.seconds for started, running in list(self._running.values())]
+        return one.seconds * max([1.0, *overrun])  # before any was measured
+
+    def _learn(self, model: str, speed: float) -> None:
+        self._speeds[model] = (*self._speeds.get(model, ())[1 - _MEASUREMENTS :], speed)
 
     def view(self, job: Job) -> dict[str, Any]:
         """A job as its client sees it."""
@@ -203,7 +217,7 @@ class Service:
                 yield {"event": "sound", **sound}
             n_mel, n_sounds = len(live.mel), len(live.sounds)
             try:
-                await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
+                await asyncio.wait_for(changed.wait(), QUEUE_SECONDS if job.state == "queued" else HEARTBEAT_SECONDS)
             except TimeoutError:
                 yield {"event": "still"}
         yield {"event": "end", **self.view(self.store.job(None, job.id))}
@@ -231,14 +245,14 @@ class Service:
         self.is_warm = True
         while (one := self.queue.take()) is not None:
             try:
-                self._do(self.store.job(None, one.job), one.units)
+                self._do(self.store.job(None, one.job), one)
             except Exception:  # such as a full disk; other jobs go on
                 log.exception("job %s", one.job)
 
-    def _do(self, job: Job, amount: float) -> None:
+    def _do(self, job: Job, one: Waiting) -> None:
         started = time.time()
         self.store.begin(job.id)
-        self._running[job.id] = started, amount
+        self._running[job.id] = started, one
         self._tell(job.id, {"stage": "loading"})
         folder, ask = self.store.folder_of(job), job.ask
         try:
@@ -250,8 +264,10 @@ class Service:
             spent = time.time() - started
             self.spent += spent
             if result["state"] == "done":
-                self._speeds = (*self._speeds[1 - _MEASUREMENTS :], spent / amount)
-            ended = result.pop("state"), "", result
+                self._learn(one.model, spent / one.seconds)
+            state = result.pop("state")
+            why = "" if state == "done" or result["sounds"] else "stopped before anything was sampled."
+            ended = state, why, result
         except UnsilentError as error:
             ended = "failed", without_folders(str(error)), {}
         except Exception as error:

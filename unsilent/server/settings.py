@@ -8,6 +8,9 @@ from pydantic import Field
 from unsilent.choices import AnyPrecision, Device
 from unsilent.config import Config
 
+PAGE = Path(__file__).parents[1] / "web"
+EXAMPLE = PAGE / "example.mp4"
+
 
 class Settings(Config):
     """Settings of one server; `unsilent serve --help` says the same of its options."""
@@ -32,6 +35,7 @@ class Settings(Config):
     max_waiting_each: int = Field(default=8, ge=1, description="Jobs of one client that wait.")
     max_uploads: int = Field(default=64, ge=1, description="Uploads at the same time.")
     max_stored: int = Field(default=20 << 30, ge=1, description="Bytes of all uploads and results.")
+    max_memory: int = Field(default=4 << 30, ge=1 << 30, description="Bytes of memory of a process that computes on the CPU.")
     keep_hours: float = Field(default=72.0, gt=0, description="Hours after which uploads and results are deleted.")
     read_seconds: float = Field(default=30.0, gt=0, description="Longest pause within an upload.")
 

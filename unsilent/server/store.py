@@ -175,6 +175,10 @@ class Store:
         """A client's jobs, the newest first."""
         return [_job(row) for row in self._run("SELECT * FROM jobs WHERE client=? ORDER BY created DESC LIMIT ?", client, most)]
 
+    def last_done(self, most: int = 100) -> list[Job]:
+        """Jobs of all clients that were done, the latest first."""
+        return [_job(row) for row in self._run("SELECT * FROM jobs WHERE state='done' ORDER BY ended DESC LIMIT ?", most)]
+
     def unfinished(self) -> list[Job]:
         """All jobs that have not ended, the oldest first."""
         return [_job(row) for row in self._run("SELECT * FROM jobs WHERE state IN ('queued', 'running') ORDER BY created")]

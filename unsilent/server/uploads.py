@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from unsilent.codec.bitstream import MAGIC
 from unsilent.errors import MediaError, ResourceError
+from unsilent.outputs import is_codes
 from unsilent.server.settings import Settings
 from unsilent.server.store import Input, Store, safe_name
 
 MIN_BYTES_A_SECOND = 8_000  # of an upload, after its first read_seconds
+_CHECK_BYTES = 64 << 20  # after which an upload is refused if the store is full by now
 _CHECK_RATE = 8000  # Hz, at which the length of a sound is counted
 
 
@@ -40,10 +41,10 @@ async def receive(parts: AsyncIterator[bytes], length: int | None, name: str, cl
         TooSlowError: for an upload that pauses.
         MediaError: if it is not a media file.
     """
-    await asyncio.to_thread(_require_room, length or 0, store, settings)
+    await asyncio.to_thread(require_room, length or 0, store, settings)
     name, folder = safe_name(name), store.new_folder("inputs")
     try:
-        await _write(parts, folder / name, settings)
+        await _write(parts, folder / name, store, settings)
         kind, facts = await asyncio.to_thread(check, folder / name, settings)
         return store.add_input(folder, client, name, kind, facts)
     except BaseException:  # of a client that vanishes, too
@@ -53,7 +54,7 @@ async def receive(parts: AsyncIterator[bytes], length: int | None, name: str, cl
 
 def take_over(source: Path, client: str, store: Store, settings: Settings, facts: dict[str, Any] | None = None) -> Input:
     """Keep a file that is on the server already, such as the example, as an upload of a client; errors as of `receive`."""
-    _require_room(source.stat().st_size, store, settings)
+    require_room(source.stat().st_size, store, settings)
     name, folder = safe_name(source.name), store.new_folder("inputs")
     try:
         shutil.copyfile(source, folder / name)
@@ -64,15 +65,26 @@ def take_over(source: Path, client: str, store: Store, settings: Settings, facts
         raise
 
 
-def _require_room(length: int, store: Store, settings: Settings) -> None:
+def require_room(length: int, store: Store, settings: Settings) -> None:
+    """Refuse what does not fit.
+
+    Args:
+        length: bytes that come.
+        store: that keeps them.
+        settings: with the limits.
+
+    Raises:
+        TooLargeError: if one upload has so many bytes.
+        ResourceError: if the store or the disk is full.
+    """
     if length > settings.max_bytes:
         raise TooLargeError(f"the file has {length} bytes; this server takes {settings.max_bytes} at most.")
     if store.n_bytes() + length > settings.max_stored or shutil.disk_usage(store.folder).free < 2 * length + (64 << 20):
         raise ResourceError("the server's store is full; delete results, or try again when some have expired.")
 
 
-async def _write(parts: AsyncIterator[bytes], out: Path, settings: Settings) -> None:
-    loop, n_bytes = asyncio.get_running_loop(), 0
+async def _write(parts: AsyncIterator[bytes], out: Path, store: Store, settings: Settings) -> None:
+    loop, n_bytes, checked = asyncio.get_running_loop(), 0, 0
     started, waiting = loop.time(), aiter(parts)
     with out.open("xb") as file:
         while True:
@@ -89,6 +101,9 @@ async def _write(parts: AsyncIterator[bytes], out: Path, settings: Settings) -> 
             if spent > settings.read_seconds and n_bytes < MIN_BYTES_A_SECOND * spent:
                 raise TooSlowError(f"the upload brings less than {MIN_BYTES_A_SECOND} bytes a second; send it again from a faster line.")
             file.write(part)
+            if n_bytes > checked + _CHECK_BYTES:  # others upload meanwhile
+                checked = n_bytes
+                await asyncio.to_thread(require_room, 0, store, settings)
         file.flush()
         await asyncio.to_thread(os.fsync, file.fileno())
 
@@ -100,9 +115,8 @@ def check(path: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
         MediaError: if it is none of these.
         TooLargeError: if it is longer or larger than the server takes.
     """
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) == MAGIC:
-            return "codes", {"seconds": 0.0, "has_sound": True}
+    if is_codes(path):
+        return "codes", {"seconds": 0.0, "has_sound": True}
     from unsilent.media.probe import probe  # PyAV, after the server has answered for the first time
 
     try:

@@ -14,16 +14,19 @@ from torch import Tensor
 
 from unsilent.batch import recipe
 from unsilent.choices import AnyPrecision, Device
+from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
 from unsilent.codec.files import decode_file, encode_file
+from unsilent.cues import AUTO
 from unsilent.editing.opening import open_result
 from unsilent.editing.retake import Retake, retake
 from unsilent.editing.saving import save
-from unsilent.errors import MediaError, ParameterError, UnsilentError
+from unsilent.errors import MediaError, ParameterError, ResourceError, UnsilentError
 from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.files import atomic_write
 from unsilent.generation.attention import over_time
 from unsilent.generation.result import Generation
+from unsilent.generation.shaping import shaper
 from unsilent.generation.sidecar import Made, find_sidecar, pointer_to, sidecar_for
 from unsilent.loading import load
 from unsilent.media.audio import read_audio
@@ -33,10 +36,14 @@ from unsilent.media.sounds import write_sound
 from unsilent.models.code_order import to_grid
 from unsilent.outputs import WRITABLE_SUFFIXES, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
+from unsilent.request import Request
 from unsilent.server import pictures
 from unsilent.server.asked import Ask
+from unsilent.server.downloads import write_all_projects, write_sounds
+from unsilent.server.settings import EXAMPLE
 from unsilent.server.store import safe_name
 from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.speed.memory import is_out_of_memory
 
 Emit = Callable[[dict[str, Any]], None]
 STOP = "stop"  # name of a file in a job's folder that asks to stop; a file, so that it reaches workers on other machines
@@ -95,6 +102,13 @@ class Worker:
         """Load the first model."""
         self.pipeline(self.model, "neural")
 
+    def rehearse(self) -> None:
+        """Make a second of sound, so that the first job is as fast as later ones."""
+        pipeline = self.pipeline(self.model, "neural")
+        defaults = pipeline.parts.defaults
+        needed = defaults.classes[0] if defaults.classes and not defaults.sees else None
+        pipeline.takes(EXAMPLE, 1, seconds=1.0, label=needed)
+
     def pipeline(self, model: str, vocoder: str) -> Pipeline:
         """A model, loaded at its first use; the one that was not used for longest is dropped."""
         key = model, vocoder
@@ -130,6 +144,10 @@ class Worker:
             result = {"state": "done", **does[task.ask.kind](task, emit)}
         except _StoppedError:
             result = {"state": "stopped", "sounds": []}
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError("the server has not enough memory for this; ask for a shorter sound, fewer takes or candidates.") from None
         return result | {"spent_seconds": round(time.perf_counter() - started, 3)}
 
     def _generate(self, task: Task, emit: Emit) -> dict[str, Any]:
@@ -144,13 +162,17 @@ class Worker:
                 raise _StoppedError
             emit({"stage": stage, "share": round(share, 3)})
 
-        state = "done"
+        state, notes, sampled = "done", list(plan.notes), {}
         try:
             takes = pipeline.takes(task.source, request=request, progress=progress, watch=draft.watch)
         except _StoppedError:
             takes, state = draft.keep(task.source, request), "stopped"
+            sampled = {"sampled_seconds": round(draft.seconds, 3)}
+            which = "each take" if (request.candidates or 1) == 1 else "the first candidate of each take, not rated,"
+            notes += [f"Stopped: {which} as far as it was sampled, {draft.seconds:.1f} s, then silence."] if takes else []
         told = request.model_copy(update={name: Path(path).name for name, path in request.files().items()})  # no folder of the server
         comment = recipe(pipeline, task.source, told)
+        comment += f" sampled={draft.seconds:.2f}" if sampled else ""
         sounds = []
         for number, take in enumerate(takes, start=1):
             out = task.folder / f"take{number}{suffix}"
@@ -159,7 +181,7 @@ class Worker:
             sidecar_for(take, out, model, samples=samples_beside(out)).write(out)
             take.save_video(out, comment=comment + pointer_to(out), plan=plan)
             take.save_wav(out.with_suffix(".wav"))
-            sound = _shown(take, out, number, take.score)
+            sound = _shown(take, out, number, take.score) | sampled
             if ask.attention:
                 looked = pipeline.attention(take)
                 weights, places = over_time(looked, take.clip.rows)
@@ -168,7 +190,10 @@ class Worker:
                 sound["attention"] = {**shown, "of": places, "to_condition": round(to_condition, 4)}
             sounds.append(sound)
             emit({"sound": sound})
-        made = {"sounds": self._heard(task, sounds, emit), "seen": takes[0].seen if takes else {}, "notes": list(plan.notes)}
+        if ask.compare and state == "done":
+            sounds += self._own(task, pipeline.codec, emit)
+        made = {"sounds": self._heard(task, sounds, emit), "seen": takes[0].seen if takes else {}, "notes": notes}
+        made["projects"] = write_all_projects(task.folder, task.source, takes) if takes else []
         made["timings"] = {name: round(spent, 3) for name, spent in takes[0].timings.items()} if takes else {}
         if takes and takes[0].features is not None:
             made["features"] = pictures.write_map(task.folder / "features", takes[0].features.T)
@@ -195,27 +220,31 @@ class Worker:
         recipe_of = {"model": pipeline.name, "of": opened.path.name, **results[0].edit.model_dump()}
         _write_json(task.folder / "recipe.json", recipe_of)
         stills = pictures.write_stills(task.folder / "stills.webp", task.source, results[0].made.seconds)
-        return {"sounds": self._heard(task, sounds, emit), "seen": opened.seen, "recipe": recipe_of, "stills": stills}
+        projects = write_all_projects(task.folder, task.source, [one.made for one in results])
+        return {"sounds": self._heard(task, sounds, emit), "seen": opened.seen, "recipe": recipe_of, "stills": stills, "projects": projects}
 
     def _reconstruct(self, task: Task, emit: Emit) -> dict[str, Any]:
         codec = self.pipeline(task.ask.model, "neural").codec
-        by_phase = Codec(codec.codebook, None, codec.device, codec.dtype, codec.threads)
-        own = read_audio(task.source, codec.clip.sample_rate)
         emit({"stage": "encoding", "share": 0.2})
-        mel = codec.decode(codec.encode(own))
-        sounds = []
-        for name, make in (("own", None), ("reconstruction", codec.vocode), ("griffin-lim", by_phase.vocode)):
-            waveform = own if make is None else make(mel)[: len(own)].cpu().numpy()
-            shown = (
-                from_mel01(log_mel01(torch.from_numpy(_padded(own, codec.clip.column_samples))[None], codec.clip))[0]
-                if make is None
-                else mel
-            )
-            write_sound(task.folder / f"{name}.wav", waveform, codec.clip.sample_rate)
-            sounds.append({"name": name, "wav": f"{name}.wav", "seconds": round(len(own) / codec.clip.sample_rate, 3),
-                           **pictures.write(task.folder / name, waveform, shown.cpu().numpy(), codec.clip)})  # fmt: skip
-            emit({"sound": sounds[-1], "stage": "decoding", "share": 0.3 + 0.2 * len(sounds)})
+        sounds = self._own(task, codec, emit, by_phase=True)
         return {"sounds": self._heard(task, sounds, emit), "bitrate_kbps": round(codec.bitrate_kbps, 3)}
+
+    def _own(self, task: Task, codec: Codec, emit: Emit, *, by_phase: bool = False) -> list[dict[str, Any]]:
+        """The own sound of an upload, and what it becomes through the codes; by Griffin-Lim too, where that is asked for."""
+        own = read_audio(task.source, codec.clip.sample_rate)
+        mel = codec.decode(codec.encode(own))
+        made = {"own": own, "reconstruction": codec.vocode(mel)[: len(own)].cpu().numpy()}
+        if by_phase:
+            plain = Codec(codec.codebook, None, codec.device, codec.dtype, codec.threads)
+            made["griffin-lim"] = plain.vocode(mel)[: len(own)].cpu().numpy()
+        sounds = []
+        for name, waveform in made.items():
+            write_sound(task.folder / f"{name}.wav", waveform, codec.clip.sample_rate)
+            shown = _mel_of(own, codec.clip) if name == "own" else mel.cpu().numpy()
+            drawn = pictures.write(task.folder / name, waveform, shown, codec.clip)
+            sounds.append({"name": name, "wav": f"{name}.wav", "seconds": round(len(own) / codec.clip.sample_rate, 3), **drawn})
+            emit({"sound": sounds[-1]})
+        return sounds
 
     def _encode(self, task: Task, emit: Emit) -> dict[str, Any]:
         codec = self.pipeline(task.ask.model, task.ask.vocoder).codec
@@ -230,9 +259,8 @@ class Worker:
         if decoded.n_samples > task.most_seconds * codec.clip.sample_rate:
             raise ParameterError(f"the codes are of more than {task.most_seconds:g} seconds, which is the limit of this server.")
         write_sound(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
-        mel = from_mel01(log_mel01(torch.from_numpy(_padded(decoded.waveform, codec.clip.column_samples))[None], codec.clip))[0]
         sound = {"name": "decoded", "wav": "decoded.wav", "seconds": round(len(decoded.waveform) / codec.clip.sample_rate, 3)}
-        sound |= pictures.write(task.folder / "decoded", decoded.waveform, mel.cpu().numpy(), codec.clip)
+        sound |= pictures.write(task.folder / "decoded", decoded.waveform, _mel_of(decoded.waveform, codec.clip), codec.clip)
         emit({"sound": sound})
         return {"sounds": [sound], "lost": [[round(one, 3) for one in span] for span in decoded.lost]}
 
@@ -288,18 +316,25 @@ class _Draft:
         grids = to_grid(known, self._pipeline.clip.rows)[:, :, first:]
         return [self._pipeline.codec.decode(grid).cpu().numpy() for grid in grids]
 
-    def keep(self, source: Path, request: Any) -> list[Generation]:
-        """The beginning of each take as far as it is sampled, then silence."""
-        if self._known is None:
+    @property
+    def seconds(self) -> float:
+        """Length of what is sampled."""
+        clip = self._pipeline.clip
+        return 0.0 if self._known is None else self._known.shape[1] // clip.rows * clip.column_samples / clip.sample_rate
+
+    def keep(self, source: Path, request: Request) -> list[Generation]:
+        """The first candidate of each take as far as it is sampled, then silence."""
+        if not self.seconds:
             return []
-        pipeline, rate = self._pipeline, self._pipeline.clip.sample_rate
+        pipeline, clip, rate = self._pipeline, self._pipeline.clip, self._pipeline.clip.sample_rate
         chosen = self._known[:: request.candidates or 1].clone()
-        n_samples = max(1, round((request.seconds or probe(source).seconds) * rate))
-        made = []
-        for take, (grid, mel) in enumerate(zip(to_grid(chosen, pipeline.clip.rows), self._decoded(chosen), strict=True)):
-            waveform = pipeline.codec.sound(mel)[:n_samples]
+        n_samples, made = request.n_samples(probe(source).seconds, rate), []
+        request = request.model_copy(update={"cues": None}) if request.cues == AUTO else request  # which were not found yet
+        shape = shaper(request, clip, prime=None)
+        for take, (grid, mel) in enumerate(zip(to_grid(chosen, clip.rows), self._decoded(chosen), strict=True)):
+            waveform = shape(pipeline.codec.vocode(torch.from_numpy(mel).to(pipeline.device))[:n_samples].cpu().numpy())
             waveform = np.pad(waveform, (0, n_samples - len(waveform)))
-            made.append(Generation(source, waveform, rate, mel, grid.cpu().numpy(), None, pipeline.clip, request,
+            made.append(Generation(source, waveform, rate, mel, grid.cpu().numpy(), None, clip, request,
                                    take * (request.candidates or 1), pipeline.name, pipeline.precision, {}))  # fmt: skip
         return made
 
@@ -317,13 +352,15 @@ def _progress(task: Task, emit: Emit) -> Callable[[float], None]:
 
 def _shown(take: Generation, out: Path, number: int, score: float | None) -> dict[str, Any]:
     """A saved take as the page gets it."""
-    files = {"video": out.name, "wav": out.with_suffix(".wav").name, "project": sidecar_of(out).name}
-    drawn = pictures.write(out.with_suffix(""), take.waveform, take.mel, take.clip)
+    files = {"video": out.name, "wav": out.with_suffix(".wav").name, "project": sidecar_of(out).name, **write_sounds(take, out)}
+    is_shaped = bool(take.request.cues or take.request.mute)  # so that what is heard differs from what was decoded
+    drawn = pictures.write(out.with_suffix(""), take.waveform, _mel_of(take.waveform, take.clip) if is_shaped else take.mel, take.clip)
     return {"name": f"take {number}", **files, "seconds": round(take.seconds, 3), "draw": take.take + 1, "score": score, **drawn}
 
 
-def _padded(waveform: Float[np.ndarray, "samples"], least: int) -> Float[np.ndarray, "length"]:
-    return np.pad(waveform, (0, max(0, least - len(waveform)))).astype(np.float32)
+def _mel_of(waveform: Float[np.ndarray, "samples"], clip: Clip) -> Float[np.ndarray, "mels frames"]:
+    padded = np.pad(waveform, (0, max(0, clip.column_samples - len(waveform)))).astype(np.float32)
+    return from_mel01(log_mel01(torch.from_numpy(padded)[None], clip))[0].numpy()
 
 
 def _write_json(out: Path, value: dict[str, Any]) -> None:

@@ -15,6 +15,20 @@ def trim_memory() -> None:
         glibc.malloc_trim(0)
 
 
+def limit_memory(n_bytes: int) -> None:
+    """Let this process have so many bytes of its own at most: allocations beyond fail. Without effect but on Linux."""
+    if sys.platform == "linux":
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard), hard))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is that of an allocation, of Python, NumPy or torch."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory", "bad_alloc"))
+
+
 @contextmanager
 def retain_memory() -> Iterator[None]:
     """Keep freed memory for reuse, and return it at the end; page faults of fresh memory are a tenth of a decoder's time."""

@@ -12,6 +12,7 @@ const STAGES = {
   waiting: "Waiting", loading: "Loading the model", reading: "Looking at the video", sampling: "Sampling the sound",
   decoding: "Decoding", encoding: "Encoding", listening: "Asking the classifier",
 }
+const PROGRAMS = { otio: "OpenTimelineIO", rpp: "Reaper (RPP)", mid: "MIDI of onsets", edl: "Cut list (EDL)" }
 let [input, job, heard, unfollow] = [null, null, null, () => {}]
 
 function make(tag, text = "", attributes = {}) {
@@ -44,7 +45,8 @@ export function openInput(found) {
   overTime.clear()
   if (found.label) $("label").value = found.label
   show({ drop: false, stage: true, timeline: found.kind !== "codes", working: false, outcome: false })
-  for (const [id, needs] of [["make", found.kind === "video"], ["compare", found.kind !== "codes" && found.has_sound], ["encode", found.kind !== "codes" && found.has_sound]]) $(id).disabled = !needs
+  $("want-own").checked = Boolean(found.label && found.has_sound)
+  for (const [id, needs] of [["want-own", found.has_sound], ["make", found.kind === "video"], ["compare", found.kind !== "codes" && found.has_sound], ["encode", found.kind !== "codes" && found.has_sound]]) $(id).disabled = !needs
   if (found.kind === "codes") ask({ kind: "decode" })
 }
 
@@ -96,9 +98,9 @@ $("model").addEventListener("change", showModel)
 
 function requested() {
   const timing = $("timing").value
-  const request = { motion: timing !== "none", original: $("original").value, ...overTime.fields(timing === "auto") }
+  const request = { motion: timing !== "none", original: $("original").value, scenes: $("scenes").value, bits: $("bits").value, stereo: $("stereo").checked, ...overTime.fields(timing === "auto") }
   if (timing !== "mine" && timing !== "auto") delete request.cues
-  for (const name of ["takes", "seed", "temperature", "top_k", "guidance", "candidates", "seconds"]) {
+  for (const name of ["takes", "seed", "temperature", "top_k", "guidance", "candidates", "seconds", "rate", "lufs", "true_peak", "fade_in", "fade_out"]) {
     const field = $("form").elements[name]
     if (field.value !== "" && !field.disabled) request[name] = Number(field.value)
   }
@@ -120,7 +122,7 @@ async function ask(fields) {
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault()
-  if (input) ask({ kind: "generate", vocoder: $("vocoder").value, attention: $("want-attention").checked && !$("want-attention").disabled, request: requested() })
+  if (input) ask({ kind: "generate", vocoder: $("vocoder").value, compare: $("want-own").checked && !$("want-own").disabled, attention: $("want-attention").checked && !$("want-attention").disabled, request: requested() })
 })
 $("compare").addEventListener("click", () => ask({ kind: "reconstruct" }))
 $("encode").addEventListener("click", () => ask({ kind: "encode" }))
@@ -140,10 +142,11 @@ function restore(asked) {
   showModel()
   $("vocoder").value = asked.vocoder
   $("want-attention").checked = asked.attention
-  for (const name of ["takes", "seed", "temperature", "top_k", "guidance", "candidates", "seconds", "label", "original", "prime_seconds", "prime_keep"]) {
-    if (name in request) $("form").elements[name].value = request[name]
-    else if (!["original", "prime_keep"].includes(name)) $("form").elements[name].value = ""
+  for (const name of ["takes", "seed", "temperature", "top_k", "guidance", "candidates", "seconds", "label", "original", "prime_seconds", "prime_keep", "scenes", "rate", "bits", "lufs", "true_peak", "fade_in", "fade_out"]) {
+    $("form").elements[name].value = request[name] ?? ""
   }
+  $("stereo").checked = request.stereo
+  $("want-own").checked = asked.compare
   $("avoid").value = (request.avoid || []).join(", ")
   for (const name of ["prime", "like"]) {
     const id = request[name] || ""
@@ -215,7 +218,7 @@ function showOutcome(ended, isNew = false) {
   if (isNew) $("outcome-title").focus({ preventScroll: true })
 }
 
-const nameOf = (sound, at) => (sound.score == null ? sound.name : `${sound.name} · rank ${at + 1} · ${sound.score.toFixed(2)}`)
+const nameOf = (sound, at) => (sound.sampled_seconds ? `${sound.name} · ${sound.sampled_seconds.toFixed(1)} of ${sound.seconds.toFixed(1)} s` : sound.score == null ? sound.name : `${sound.name} · rank ${at + 1} · ${sound.score.toFixed(2)}`)
 
 function hear(sound) {
   job.sounds.forEach((one, at) => $("takes").children[at].setAttribute("aria-pressed", String(one === sound)))
@@ -238,9 +241,13 @@ function showList(list, pairs) {
 
 function showDownloads(sound) {
   const link = (text, name) => make("a", text, { class: "button", href: `api/jobs/${job.id}/files/${name}?download=true`, download: "" })
-  const links = [[sound?.video, "Video"], [sound?.wav, "Sound (WAV)"], [job.codes, "Codes (.uns)"], [sound?.project, "Project (JSON)"], [job.recipe && "recipe.json", "Recipe (JSON)"]]
-  $("downloads").replaceChildren(...links.filter(([name]) => name).map(([name, text]) => link(text, name)))
+  const fill = (id, links) => $(id).replaceChildren(...links.filter(([name]) => name).map(([name, text]) => link(text, name)))
+  fill("downloads", [[sound?.video, "Video"], [sound?.wav, "Sound (WAV)"], [sound?.flac, "FLAC"], [sound?.opus, "Opus"], [job.codes, "Codes (.uns)"]])
   if (sound) $("downloads").append(make("button", "Spectrogram (PNG)", { type: "button", onclick: savePicture }))
+  if (job.projects?.length) $("downloads").append(make("a", "Everything (ZIP)", { class: "button", href: `api/jobs/${job.id}/all.zip`, download: "" }))
+  fill("projects", [...Object.entries(sound?.stems || {}).map(([label, name]) => [name, `Stem: ${label}`]), ...(job.projects || []).map((name) => [name, PROGRAMS[name.split(".")[1]]]),
+    [sound?.project, "Project (JSON)"], [job.recipe && "recipe.json", "Recipe (JSON)"]])
+  $("further").hidden = !$("projects").children.length
 }
 
 const savePicture = () => $("mel").toBlob((picture) => {

@@ -1,0 +1,62 @@
+"""All files of a job as one ZIP. Does not import torch, so that the page comes at once."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from unsilent.media.suffixes import CODES_SUFFIX, PROJECT_SUFFIXES, SOUND_SUFFIXES
+from unsilent.outputs import SIDECAR_SUFFIX, WRITABLE_SUFFIXES
+
+FILM = "video"  # folder of the source in it
+_PACKED = (".json", CODES_SUFFIX, *WRITABLE_SUFFIXES, *SOUND_SUFFIXES, *PROJECT_SUFFIXES)
+_BLOCK = 1 << 20  # bytes
+
+
+class _Pieces:
+    """A file that cannot be read or sought; what is written to it is taken away."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+def zipped(folder: Path, source: Path | None) -> Iterator[bytes]:
+    """The files of a job as a ZIP, piece by piece.
+
+    Args:
+        folder: of the job.
+        source: video that the sounds were made for; None if it was deleted.
+    """
+    pieces = _Pieces()
+    found = [(path, path.name) for path in sorted(folder.iterdir()) if path.suffix in _PACKED]
+    with zipfile.ZipFile(pieces, "w", allowZip64=True) as bundle:
+        for path, name in [*found, *([] if source is None else [(source, f"{FILM}/{source.name}")])]:
+            if name.endswith(SIDECAR_SUFFIX):
+                bundle.writestr(name, _moved(path))
+                continue
+            with bundle.open(name, "w", force_zip64=True) as packed, path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    packed.write(block)
+                    yield pieces.take()
+    yield pieces.take()
+
+
+def _moved(sidecar: Path) -> str:
+    """A sidecar whose video lies as in the ZIP."""
+    content = json.loads(sidecar.read_text(encoding="utf-8"))
+    if content["video"] is not None:
+        content["video"]["path"] = f"{FILM}/{Path(content['video']['path']).name}"
+    if content["request"].get("prime") not in (None, "own"):
+        content["request"]["prime"] = Path(content["request"]["prime"]).name
+    return json.dumps(content, indent=1) + "\n"
