@@ -166,7 +166,7 @@ def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
     assert a[-22050:].any()
     [sound] = job["sounds"]
     assert 0 < sound["sampled_seconds"] < 20
-    assert not b[round(sound["sampled_seconds"] * 22050) :].any()
+    assert np.flatnonzero(b).max() / 22050 <= sound["sampled_seconds"] + 0.001  # which is rounded
     assert job["notes"][-1].startswith("Stopped: each take as far as it was sampled")
     assert "sampled=" in read_comment(service.store.folder_of(service.store.job(None, job["id"])) / sound["video"])
 
