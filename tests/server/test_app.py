@@ -340,8 +340,8 @@ def test_the_wait_is_stated(start, helpers, make_clip):
 def test_what_the_server_says_of_itself(start):
     client = start()
     assert client.get("/api/health").json()["status"] == "ok"
-    everyday = client.get("/api/models").json()[0]
-    assert everyday["name"] == "everyday"
+    own, everyday = client.get("/api/models").json()[:2]
+    assert (own["name"], own["knows"], everyday["name"]) == ("tiny", "random weights.", "everyday")
     assert "dog" in everyday["classes"]
     assert "234 kinds" in everyday["knows"]
     assert 'unsilent_answers_total{code="200"}' in client.get("/metrics").text

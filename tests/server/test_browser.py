@@ -52,6 +52,12 @@ def until(page, holds: str) -> None:
         page.wait_for_timeout(50)
 
 
+def outcome(page) -> None:
+    """Wait for the result of a job."""
+    page.wait_for_selector("#outcome:not([hidden]), #trouble:not([hidden])")
+    assert page.locator("#trouble").is_hidden(), page.inner_text("#trouble")
+
+
 def look(page, state: str) -> None:
     """At both widths, light and dark: nothing is wider than the window, axe finds nothing serious; a screenshot where one is wanted."""
     for width, scheme in ((390, "light"), (390, "dark"), (1280, "dark"), (1280, "light")):
@@ -95,7 +101,7 @@ def test_the_whole_way(page, tmp_path):
     page.get_by_role("button", name="Make sound").click()
     until(page, "!document.querySelector('#growing').hidden")
     look(page, "working")
-    page.wait_for_selector("#outcome:not([hidden])")
+    outcome(page)
     until(page, "document.querySelector('#player').readyState >= 2")
     [cue] = page.evaluate("fetch('api/jobs').then((answer) => answer.json())")[0]["ask"]["request"]["cues"]
     assert abs(cue["seconds"] - 4.02) < 0.1
@@ -135,14 +141,14 @@ def test_the_whole_way(page, tmp_path):
     look(page, "result")
     page.get_by_role("button", name="Retake").click()
     page.wait_for_selector("#list li:nth-child(2)")
-    page.wait_for_selector("#outcome:not([hidden])")
+    outcome(page)
     again, _ = soundfile.read(io.BytesIO(download(page, "Sound (WAV)")), dtype="int16")
     before, _ = soundfile.read(io.BytesIO(second), dtype="int16")
     changed = (again != before).nonzero()[0]
     assert 1.9 * rate < changed.min() < changed.max() < 5.1 * rate
 
     page.reload()
-    page.wait_for_selector("#outcome:not([hidden])")
+    outcome(page)
     assert page.locator("#takes button").count() == 2
     assert page.locator("#list li").count() == 2
     page.get_by_role("button", name="Own sound").is_disabled()
@@ -166,7 +172,7 @@ def test_what_the_paper_shows_and_stopping(page, make_clip):
     page.check("#want-attention")
     page.check("#want-own")
     page.get_by_role("button", name="Make sound").click()
-    page.wait_for_selector("#outcome:not([hidden])")
+    outcome(page)
     names = page.locator("#takes button").all_inner_texts()
     assert [name.split(" · ")[0] for name in names] == ["take 1", "take 2", "own", "reconstruction"]
     until(page, "!document.querySelector('#attention').hidden")
@@ -179,13 +185,14 @@ def test_what_the_paper_shows_and_stopping(page, make_clip):
     page.get_by_role("button", name="reconstruction", exact=True).click()
     until(page, "document.querySelector('#attention').hidden")
     page.uncheck("#want-attention")
-    page.fill("#seconds", "60")
+    page.fill("#seconds", "20")
+    page.fill("#takes-wanted", "1")
     page.get_by_role("button", name="Make sound").click()
     until(page, "!document.querySelector('#growing').hidden")
     page.get_by_role("button", name="Stop and keep what is there").click()
-    page.wait_for_selector("#outcome:not([hidden])")
+    outcome(page)
     assert page.inner_text("#outcome-title") == "Sounds, stopped early"
-    assert " of 60.0 s" in page.locator("#takes button").first.inner_text()
+    assert " of 20.0 s" in page.locator("#takes button").first.inner_text()
     assert "Stopped: each take as far as it was sampled" in page.inner_text("#outcome-note")
     look(page, "stopped")
     assert not page.said

@@ -7,8 +7,9 @@ from functools import cache
 from typing import Any
 
 from unsilent import presets
-from unsilent.checkpoints.folders import find_bundle, present, read_defaults
+from unsilent.checkpoints.folders import find_bundle, models_folder, present, read_bundle, read_defaults
 from unsilent.server.service import Service
+from unsilent.server.settings import Settings
 from unsilent.version import __version__
 
 # What the person in front of the page must know before the first sound.
@@ -20,14 +21,16 @@ _KNOWS = {
 
 
 @cache
-def describe_models() -> list[dict[str, Any]]:
-    """Models whose weights are here: name, what each knows, defaults, classes, and whether it recognises or attends."""
-    described = []
-    for name in present():
-        folder = find_bundle(name)
-        defaults, preset = read_defaults(folder), presets.get(name)
+def describe_models(settings: Settings) -> list[dict[str, Any]]:
+    """Models whose weights are here, that of the start first: what each knows, defaults, classes, whether it recognises or attends."""
+    described, own = [], sorted(path.parent.name for path in models_folder().glob("*/bundle.json"))
+    for name in dict.fromkeys((settings.model_name, *present(), *own)):
+        folder = find_bundle(settings.model_of(name))
+        about = read_bundle(folder)
+        defaults, preset = read_defaults(folder), presets.get(about["preset"])
+        summary = str(about.get("summary", preset.summary))
         described.append({
-            "name": name, "summary": preset.summary, "knows": _KNOWS.get(name, f"{preset.summary}."), "n_codes": defaults.n_codes,
+            "name": name, "summary": summary, "knows": _KNOWS.get(name, f"{summary}."), "n_codes": defaults.n_codes,
             "top_k": min(defaults.top_k, defaults.n_codes), "temperature": defaults.temperature, "guidance": defaults.guidance,
             "candidates": defaults.candidates, "classes": defaults.classes, "sees": defaults.sees, "attends": not defaults.sees,
             "clip_seconds": round(preset.clip.seconds, 3),

@@ -197,7 +197,7 @@ def _add_about(app: FastAPI, service: Service) -> None:
     @app.get("/api/models", tags=["server"])
     def models() -> list[dict[str, Any]]:
         """Models whose weights are here, with their defaults and classes."""
-        return describe_models()
+        return describe_models(service.settings)
 
     @app.get("/api/limits", tags=["server"])
     def limits() -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Service:
             ask = self._of_made(client, ask)
         if Path(ask.model).name != ask.model:
             raise UnsilentError("model is a name; this server's are listed under /api/models.")
-        defaults = read_defaults(find_bundle(ask.model))
+        defaults = read_defaults(find_bundle(self.settings.model_of(ask.model)))
         require_room(0, self.store, self.settings)
         check_ask(ask, found.kind, found.facts["has_sound"], found.facts["seconds"], defaults, self.settings)
         job = self.store.add_job(client, ask)
@@ -254,7 +254,7 @@ class Service:
         self.store.begin(job.id)
         self._running[job.id] = started, one
         self._tell(job.id, {"stage": "loading"})
-        folder, ask = self.store.folder_of(job), job.ask
+        folder, ask = self.store.folder_of(job), job.ask.model_copy(update={"model": self.settings.model_of(job.ask.model)})
         try:
             source = self.store.path_of(self.store.input(job.client, ask.input))
             given = {name: str(self.store.path_of(self.store.input(job.client, id))) for name, id in ask.request.files().items()}

@@ -40,6 +40,15 @@ class Settings(Config):
     read_seconds: float = Field(default=30.0, gt=0, description="Longest pause within an upload.")
 
     @property
+    def model_name(self) -> str:
+        """How clients name the model of the start, which may lie in any folder."""
+        return Path(self.model).name
+
+    def model_of(self, name: str) -> str:
+        """Name or path of the model that a client names."""
+        return self.model if name == self.model_name else name
+
+    @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
         try:
