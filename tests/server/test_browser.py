@@ -187,6 +187,8 @@ def test_what_the_paper_shows_and_stopping(page, make_clip):
     page.uncheck("#want-attention")
     page.fill("#seconds", "20")
     page.fill("#takes-wanted", "1")
+    page.uncheck("#want-own")
+    page.evaluate("document.querySelector('#growing').hidden = true")
     page.get_by_role("button", name="Make sound").click()
     until(page, "!document.querySelector('#growing').hidden")
     page.get_by_role("button", name="Stop and keep what is there").click()
@@ -195,4 +197,9 @@ def test_what_the_paper_shows_and_stopping(page, make_clip):
     assert " of 20.0 s" in page.locator("#takes button").first.inner_text()
     assert "Stopped: each take as far as it was sampled" in page.inner_text("#outcome-note")
     look(page, "stopped")
+    page.get_by_role("button", name="Make sound").click()
+    page.get_by_role("button", name="Stop and keep what is there").click()
+    page.wait_for_selector("#trouble:not([hidden])")
+    page.wait_for_timeout(500)  # in which the list of results is read again
+    assert "stopped before" in page.inner_text("#trouble")
     assert not page.said

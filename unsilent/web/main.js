@@ -22,14 +22,19 @@ function make(tag, text = "", attributes = {}) {
   return element
 }
 
+function complain(sentence) {
+  $("trouble").textContent = sentence
+  $("trouble").hidden = false
+  $("trouble").scrollIntoView({ block: "nearest" })
+}
+
+// Does what a person asked for; its failure is shown, and an earlier one is not any more.
 export async function attempt(work) {
+  $("trouble").hidden = true
   try {
-    $("trouble").hidden = true
     return await work()
   } catch (error) {
-    $("trouble").textContent = error.message
-    $("trouble").hidden = false
-    $("trouble").scrollIntoView({ block: "nearest" })
+    complain(error.message)
     return undefined
   }
 }
@@ -197,7 +202,7 @@ function showOutcome(ended, isNew = false) {
   job = ended
   show({ working: false, outcome: ended.sounds?.length > 0 || Boolean(ended.codes) })
   if (ended.sounds?.length) show({ timeline: true })
-  if (ended.state === "failed" || ended.why) { $("trouble").textContent = ended.why; $("trouble").hidden = false }
+  if (ended.why) complain(ended.why)
   if ($("outcome").hidden) return
   $("outcome-title").textContent = ended.state === "stopped" ? "Sounds, stopped early" : ["generate", "retake"].includes(ended.ask.kind) ? "Sounds" : NAMES[ended.ask.kind]
   const days = Math.max(0, (ended.expires - Date.now() / 1000) / 3600)
@@ -259,7 +264,7 @@ const savePicture = () => $("mel").toBlob((picture) => {
 // ---- all results
 
 async function list() {
-  const jobs = await attempt(() => call("api/jobs")) || []
+  const jobs = await call("api/jobs").catch((error) => { complain(error.message); return [] })
   $("results-note").textContent = jobs.length ? "" : "Nothing yet. Results stay here when you reload the page."
   $("list").replaceChildren(...jobs.map((one) => {
     const { request, kind, model } = one.ask
