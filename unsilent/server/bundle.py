@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unsilent.media.suffixes import CODES_SUFFIX, PROJECT_SUFFIXES, SOUND_SUFFIXES
 from unsilent.outputs import SIDECAR_SUFFIX, WRITABLE_SUFFIXES
+from unsilent.request import OWN
 
 FILM = "video"  # folder of the source in it
 _PACKED = (".json", CODES_SUFFIX, *WRITABLE_SUFFIXES, *SOUND_SUFFIXES, *PROJECT_SUFFIXES)
@@ -53,10 +54,10 @@ def zipped(folder: Path, source: Path | None) -> Iterator[bytes]:
 
 
 def _moved(sidecar: Path) -> str:
-    """A sidecar whose video lies as in the ZIP."""
+    """A sidecar whose video lies as in the ZIP; other uploads keep only their names."""
     content = json.loads(sidecar.read_text(encoding="utf-8"))
     if content["video"] is not None:
         content["video"]["path"] = f"{FILM}/{Path(content['video']['path']).name}"
-    if content["request"].get("prime") not in (None, "own"):
-        content["request"]["prime"] = Path(content["request"]["prime"]).name
+    given = content["request"]
+    given |= {name: Path(given[name]).name for name in ("prime", "like") if given.get(name) not in (None, OWN)}
     return json.dumps(content, indent=1) + "\n"
