@@ -6,6 +6,8 @@ crashes of the process, more than 20 s, more than 1.5 GB, an output that cannot 
 """
 
 import argparse
+import atexit
+import copy
 import hashlib
 import json
 import multiprocessing
@@ -20,9 +22,14 @@ import traceback
 from collections import Counter
 from contextlib import suppress
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-KINDS = ("videos", "sounds", "checkpoints", "shards")
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
+
+KINDS = ("videos", "sounds", "checkpoints", "shards", "uploads")
 HANG_SECONDS, MAX_BYTES = 20, 1_500_000_000
 _VIDEOS = (
     ("mp4", "libx264", "yuv420p"), ("mp4", "libx265", "yuv420p10le"), ("mp4", "libsvtav1", "yuv420p"), ("mov", "prores_ks", "yuv422p10le"),
@@ -70,6 +77,8 @@ def make_seeds(folder: Path) -> None:
             audio = target.add_stream(codec, rate=48000 if "opus" in codec else 22050)
             audio.layout = "mono"
             target.mux([*audio.encode(_audio_frame(av, sound)), *audio.encode(None)])
+    shutil.copytree(folder / "videos", folder / "uploads")
+    shutil.copytree(folder / "sounds", folder / "uploads", dirs_exist_ok=True)
     _make_checkpoint_seeds(folder / "checkpoints")
     _make_shard_seeds(folder / "shards")
 
@@ -178,7 +187,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
             if rng.random() < 0.3 or not isinstance(place[key], dict | list) or not place[key]:
                 match rng.randrange(3):
                     case 0:
-                        place[key] = rng.choice(_ODD)
+                        place[key] = copy.deepcopy(rng.choice(_ODD))  # because lists among them may be changed, too
                     case 1:
                         del place[key]
                     case 2:
@@ -277,6 +286,60 @@ def try_shard(seed: Path, rng: random.Random, work: Path) -> None:
         shard[number].sum()
 
 
+class _Idle:
+    """An engine whose jobs are done at once."""
+
+    lanes = 1
+
+    def warm(self) -> None: ...
+
+    def run(self, *unused: object) -> dict[str, object]:
+        return {"state": "done", "sounds": []}
+
+    def close(self) -> None: ...
+
+
+@cache
+def _server() -> "TestClient":
+    """A client of a server in this process."""
+    from fastapi.testclient import TestClient
+
+    from unsilent.server.app import guarded, make_app
+    from unsilent.server.service import Service
+    from unsilent.server.settings import Settings
+    from unsilent.server.store import Store
+
+    folder = Path(tempfile.mkdtemp(prefix="unsilent-fuzz"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    settings = Settings(folder=folder)
+    service = Service(settings, Store(folder), _Idle())
+    client = TestClient(guarded(make_app(service), service), headers={"Unsilent-Client": "the only client of this test"})
+    return client.__enter__()
+
+
+def try_upload(seed: Path, rng: random.Random, work: Path) -> None:
+    """Send a damaged file to a server, and ask for a job with damaged fields: every answer is a result or an error of one sentence."""
+    from unsilent.errors import UnsilentError
+
+    path, client = work / f"in{seed.suffix}", _server()
+    path.write_bytes(mutate(seed.read_bytes(), rng))
+    name = rng.choice(("clip", "", ".", "..", "../x", "a/b", "\0", "\x1b[31m", "é" * 200, "C:\\x", "-o")) + rng.choice((seed.suffix, ""))
+    sent = client.put("/api/inputs", params={"name": name}, content=path.read_bytes())
+    id = sent.json().get("id", "none")
+    request = {"seed": 1, "takes": 1, "label": "dog", "temperature": 1.0, "seconds": 1.0, "mute": [{"start": 0.1, "stop": 0.2}]}
+    ask = {"kind": "generate", "input": id, "model": "everyday", "vocoder": "neural", "request": request}
+    asked = client.post("/api/jobs", content=mutate_json(json.dumps(ask).encode(), rng), headers={"Content-Type": "application/json"})
+    for answer in (sent, asked):
+        assert answer.status_code < 500, f"{answer.status_code}: {answer.text}"
+        assert answer.is_success or answer.json().get("error"), answer.text
+    if asked.is_success:
+        assert client.delete(f"/api/jobs/{asked.json()['id']}").status_code < 500
+    if sent.is_success:
+        assert client.delete(f"/api/inputs/{id}").status_code < 500
+    else:
+        raise UnsilentError(sent.json()["error"])
+
+
 def _copy_damaged(seed: Path, folder: Path, rng: random.Random) -> None:
     shutil.copytree(seed, folder)
     path = rng.choice(sorted(folder.iterdir()))
@@ -284,7 +347,7 @@ def _copy_damaged(seed: Path, folder: Path, rng: random.Random) -> None:
     path.write_bytes(change(path.read_bytes(), rng))
 
 
-TRIALS = {"videos": try_video, "sounds": try_sound, "checkpoints": try_checkpoint, "shards": try_shard}
+TRIALS = {"videos": try_video, "sounds": try_sound, "checkpoints": try_checkpoint, "shards": try_shard, "uploads": try_upload}
 MAY_CHANGE = ("shards",)  # a part of a shard is gone on with
 
 
@@ -373,7 +436,7 @@ def run(seeds: Path, kind: str, count: int, seed: int, until: float, failures: P
 def main() -> None:
     """Parse the command line, and print what became of the inputs; the exit code is 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for kind, count in zip(KINDS, (3000, 1500, 600, 600), strict=True):
+    for kind, count in zip(KINDS, (3000, 1500, 600, 600, 600), strict=True):
         parser.add_argument(f"--{kind}", type=int, default=count, help=f"number of damaged {kind}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1800, help="after which no more cases are begun")

@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from unsilent.config import explain
@@ -54,6 +55,7 @@ def make_app(service: Service) -> FastAPI:
     app.add_exception_handler(UnsilentError, _refuse)
     app.add_exception_handler(ClientDisconnect, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_form)
+    app.add_exception_handler(HTTPException, _refuse_request)
     _add_inputs(app, service)
     _add_jobs(app, service)
     _add_about(app, service)
@@ -81,6 +83,11 @@ async def _refuse_form(request: Request, error: RequestValidationError) -> JSONR
     inner = found["msg"].startswith("Value error, ")  # of our own checks, which name the field
     sentence = found["msg"].removeprefix("Value error, ") if inner else explain(found, ".".join(names) or "the body")
     return JSONResponse({"error": sentence}, 422)
+
+
+async def _refuse_request(request: Request, error: HTTPException) -> JSONResponse:
+    """What the framework refuses: unknown addresses and methods, bodies that are not JSON in UTF-8."""
+    return JSONResponse({"error": f"{error.detail.lower().rstrip('.')}."}, error.status_code, error.headers)
 
 
 def _add_inputs(app: FastAPI, service: Service) -> None:

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
 from unsilent.checkpoints.folders import find_bundle, read_defaults
-from unsilent.errors import UnsilentError
+from unsilent.errors import ParameterError, UnsilentError
 from unsilent.server.asked import Ask, check_ask, expected_seconds
 from unsilent.server.queue import FairQueue, Waiting
 from unsilent.server.settings import Settings
@@ -122,7 +122,7 @@ class Service:
         if ask.again is not None:
             ask = self._of_made(client, ask)
         if Path(ask.model).name != ask.model:
-            raise UnsilentError("model is a name; this server's are listed under /api/models.")
+            raise ParameterError("model must be the name of a model of this server, not a path.")
         defaults = read_defaults(find_bundle(self.settings.model_of(ask.model)))
         require_room(0, self.store, self.settings)
         check_ask(ask, found.kind, found.facts["has_sound"], found.facts["seconds"], defaults, self.settings)
