@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
+from unsilent.errors import DataError
 from unsilent.evaluation import evaluate
+from unsilent.files import locked
 
 
 def test_evaluate_writes_the_report_of_its_result(tiny_sounds, tiny_classifier, tmp_path):
@@ -35,3 +39,14 @@ def test_the_page_shows_clips_of_each_class_where_asked(tiny_sounds, tiny_classi
     assert [f"<summary>{label}: 2 of 4 clips" in page for label in ("high", "low")] == [True, True]
     assert page.count("<audio") == 2 * 2 * (1 + 2)
     assert "--per-class 2" in page
+
+
+def test_two_evaluations_into_one_folder_are_refused(tiny_sounds, tiny_classifier, tmp_path):
+    """They would exchange their rows of results."""
+    places = (tiny_sounds / "real", [tiny_sounds / "made"], tmp_path, str(tiny_classifier))
+    with (
+        locked(tmp_path / "heard" / ".lock", DataError),
+        pytest.raises(DataError, match=r"another process is writing .*heard; wait for it"),
+    ):
+        evaluate(*places, labels="folders", device="cpu")
+    assert not (tmp_path / "report.json").exists()
