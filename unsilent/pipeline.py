@@ -117,18 +117,16 @@ class Pipeline:
         self, scene: Scene, n_columns: int, request: Request, progress: Progress = quiet, cuts: Sequence[int] = ()
     ) -> tuple[Plan, Observation | None, Request]:
         """Plan a sound, read the scene, and fill in cues that are to be seen; where cuts are seen, all again, shot by shot."""
-        plan = self.plan(scene, n_columns, cuts, lead_columns(request, self.clip))
+        plan = self.plan(scene, n_columns, cuts, lead=lead_columns(request, self.clip))
         observation = self.observe(scene, plan, request, progress)
         if observation is not None and observation.cuts and not cuts:
             return self.plan_and_observe(scene, n_columns, request, progress, observation.cuts)
         return plan, observation, with_seen_cues(request, scene, observation, self.clip)
 
-    def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = (), lead: int = 0) -> Plan:
-        """Cut a sound of `n_columns` code columns into windows, and choose the frames that condition each.
-
-        They begin anew at cuts, given by frame numbers, after `lead` columns of a reference.
-        """
-        return plan_shots(scene, cuts, n_columns, self.clip, self.parts.sampler.config.condition, self.parts.backbone_row, lead)
+    def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = (), *, start: int = 0, lead: int = 0, alone: bool = False) -> Plan:
+        """Cut code columns into windows, which begin anew at cuts, and choose the frames that condition each; see `plan_shots`."""
+        condition, expects = self.parts.sampler.config.condition, self.parts.backbone_row
+        return plan_shots(scene, cuts, n_columns, self.clip, condition, expects, start=start, lead=lead, alone=alone)
 
     def stream(self, video: str | Path, request: Request | None = None, **fields: Any) -> Stream:
         """Make one sound while the video is read: an iterator over its stretches, each as soon as it is made; see `generation.streaming`.

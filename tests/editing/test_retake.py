@@ -118,6 +118,40 @@ def test_a_retake_continues_what_is_before_it(pipeline, opened):
     assert not np.array_equal(one, two)
 
 
+def test_behind_a_cut_nothing_depends_on_the_scene_before(pipeline, write_clip, tmp_path):
+    """Candidates do not continue it, and what comes behind a cut does not rank those before it."""
+    textures = [np.random.default_rng(seed).integers(low, low + 60, (48, 64, 3)).astype(np.uint8) for seed, low in ((1, 0), (2, 180))]
+    video = write_clip(tmp_path / "a.mp4", images=lambda number: textures[number >= 50], n_frames=100, options={"g": "1"})
+    (made,) = run(pipeline, plan([video], tmp_path / "x.mp4"), Request(), sidecar=True)
+    opened, cut = open_result(pipeline, made.out, find_sidecar(made.out)), round(2.0 * RATE / EACH)
+    for scenes, depends in (("auto", False), ("off", True)):
+        request, codes = opened.request.model_copy(update={"scenes": scenes}), opened.codes.copy()
+        codes[:, cut - 4 : cut] = (codes[:, cut - 4 : cut] + 7) % 32
+        both = [type(opened)(**{**vars(opened), "request": request, "codes": one}) for one in (opened.codes, codes)]
+        one, two = (retake(pipeline, each, Retake(2.3, 3.3, seed=5, candidates=1))[0].made.codes[:, cut:] for each in both)
+        assert np.array_equal(one, two) != depends
+        before = retake(pipeline, both[0], Retake(1.0, cut * EACH / RATE, candidates=1))[0]
+        assert (before.edit.score is not None) == depends
+
+
+def test_retakes_have_events_at_cues_and_silence(seeing, write_clip, tmp_path, monkeypatch):
+    """The decoded stretch begins before the retake, so times are counted from there."""
+    from unsilent.generation import shaping
+
+    landed = []
+    monkeypatch.setattr(shaping, "land", lambda waveform, cues, clip: landed.append((len(waveform), cues)) or waveform)
+    request = Request(cues=({"seconds": 0.5}, {"seconds": 2.5}), mute=({"start": 2.7, "stop": 3.1},), label="cat")
+    video = write_clip(tmp_path / "a.mp4", n_frames=60, fps=10)
+    (made,) = run(seeing, plan([video], tmp_path / "x.mp4"), request, sidecar=True)
+    opened, whole = open_result(seeing, made.out, find_sidecar(made.out)), len(landed)
+    (one,) = retake(seeing, opened, Retake(2.3, 3.3, candidates=1))
+    n_samples, (cue,) = landed[-1]
+    begin = (int(2.3 * RATE) // EACH - 8) * EACH
+    assert (len(landed) > whole, n_samples < len(opened.waveform)) == (True, True)
+    assert cue.seconds == pytest.approx(2.5 - begin / RATE, abs=1e-6)
+    assert not one.made.waveform[round(2.72 * RATE) : round(3.08 * RATE)].any()
+
+
 def test_mixing_adds_to_what_is_there(pipeline, opened):
     (one,) = retake(pipeline, opened, Retake(1, 3, layer="mix", candidates=1, seed=2))
     added = one.made.waveform - opened.waveform

@@ -10,7 +10,7 @@ of its codes varies it. All are the same transformation of known codes, a condit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +21,14 @@ from torch import Tensor
 from unsilent.choices import Layer, check_choice
 from unsilent.editing.opening import Opened, encode_sound
 from unsilent.errors import ParameterError
-from unsilent.generation.conditions import Plan, plan_frames
+from unsilent.generation.conditions import Conditions, Plan
 from unsilent.generation.progress import Clock, Progress
 from unsilent.generation.ranking import agreement, likelihood_after
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import draw_uniforms, sample_codes
+from unsilent.generation.shaping import faded, timed
 from unsilent.generation.sidecar import Edit
-from unsilent.generation.windows import Window, plan_range
+from unsilent.generation.windows import Window, plan_range, plan_windows
 from unsilent.models.code_order import to_grid, to_sequence
 from unsilent.models.codebook import Codebook
 from unsilent.pipeline import Pipeline
@@ -171,7 +172,7 @@ def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress
         fields |= {"label": asked.label, "prompt_track": None, "cues": cues}
     request = pipeline.resolve(opened.request, **fields)
     grids, scores, order = _candidates(pipeline, opened, stretch, asked, request, clock, progress)
-    sounds, results = _Sounds(pipeline, stretch), []
+    sounds, results = _Sounds(pipeline, stretch, request), []
     for take, (waveform, codes, join) in _with_good_joins(sounds, grids, order, asked):
         clock.lap("decode")
         progress(0.6 + 0.4 * (len(results) + 1) / asked.takes)
@@ -199,20 +200,21 @@ def _candidates(
     codes = torch.from_numpy(stretch.codes).to(device)
     alone = asked.layer == "mix"  # an added sound neither continues what is before nor leads to what is after
     n_after = 0 if alone else min(AFTER_COLUMNS, int((codes[0, stretch.last :] >= 0).sum()))
-    first = stretch.first if alone else 0
-    known = codes[:, first : stretch.first]
-    windows = plan_range(stretch.first - first, stretch.last + n_after - first, clip.columns, clip.hop_columns)
-    placed = [Window(one.start + first, one.primed, one.columns) for one in windows]
-    conditions = _conditions(pipeline, opened, placed, request, lambda share: progress(0.3 * share))
+    wanted = range(stretch.first, stretch.last + n_after)
+    windows, conditions = _plan(pipeline, opened, wanted, alone, request, lambda share: progress(0.3 * share))
     clock.lap("features")
-    ends = [min(one.stop, stretch.last - first) for one in windows]
-    sampled = [Window(one.start, one.primed, end - one.start) for one, end in zip(windows, ends, strict=True)]
-    keep = None if not asked.keep else _kept(codes[:, first : stretch.last], stretch.first - first, asked.keep, request.seed)
+    next_shot = [number for number, one in enumerate(windows) if one.start >= stretch.last and not one.primed]
+    windows, conditions = (one[: min(next_shot, default=len(one))] for one in (windows, conditions))
+    n_after = min(n_after, windows[-1].stop - stretch.last)  # what follows a cut does not follow the candidates
+    sampled = [replace(one, columns=min(one.stop, stretch.last) - one.start) for one in windows]
+    known, keep = codes[:, : stretch.first], None
+    if asked.keep:
+        keep = _kept(codes[:, : stretch.last], stretch.first, asked.keep, request.seed)
     drawn = request.model_copy(update={"candidates": None})
     with sampling_mode(sampler, pipeline.precision):
         sequences = sample_codes(sampler, sampled, conditions, drawn, prime=known if known.shape[1] else None, keep=keep)
         progress(0.5)
-        made = to_grid(sequences, clip.rows)[:, :, stretch.first - first :]
+        made = to_grid(sequences, clip.rows)[:, :, stretch.first :]
         scores: Sequence[float | None] = [None] * len(made)
         if n_after:
             after = codes[:, stretch.last : stretch.last + n_after]
@@ -249,23 +251,28 @@ def _kept(codes: Int[Tensor, "rows columns"], n_known: int, share: float, seed: 
     return torch.where(redone[None], -1, codes)
 
 
-def _conditions(
-    pipeline: Pipeline, opened: Opened, windows: list[Window], request: Request, progress: Progress
-) -> Sequence[Float[Tensor, "sides condition width"]]:
-    """Conditions of windows from the video; without one, those of a named class, or none."""
-    parts = pipeline.parts
-    if opened.scene is not None or parts.backbone is None:
-        plan = Plan(windows, [])
-        if parts.backbone is not None:
-            condition = parts.sampler.config.condition
-            plan = Plan(windows, plan_frames(opened.scene, windows, pipeline.clip, condition, parts.backbone_row.pairs))
-        observation = None if opened.scene is None else pipeline.observe(opened.scene, plan, request, progress)
-        return pipeline.conditions(plan, observation, request)
+def _plan(
+    pipeline: Pipeline, opened: Opened, columns: range, alone: bool, request: Request, progress: Progress
+) -> tuple[list[Window], Conditions]:
+    """Windows and their conditions from the video, shot by shot; without one, those of a named class, or none."""
+    parts, clip, known = pipeline.parts, pipeline.clip, {"start": columns.start, "alone": alone}
+    if opened.scene is not None:
+        plan = pipeline.plan(opened.scene, columns.stop, **known)
+        observation = pipeline.observe(opened.scene, plan, request, progress)
+        if observation is not None and observation.cuts:
+            plan = pipeline.plan(opened.scene, columns.stop, observation.cuts, **known)
+            observation = pipeline.observe(opened.scene, plan, request, progress)
+        return plan.windows, pipeline.conditions(plan, observation, request)
+    windows = plan_range(columns.start, columns.stop, clip.columns, clip.hop_columns)
+    if alone:
+        windows = [one.moved(columns.start) for one in plan_windows(len(columns), clip.columns, clip.hop_columns)]
+    if parts.backbone is None:
+        return windows, pipeline.conditions(Plan(windows, []), None, request)
     config, number = parts.sampler.config.condition, None if request.label is None else parts.classes.index(request.label)
     with sampling_mode(parts.sampler, pipeline.precision):
         features = torch.zeros(1, config.n_features, config.feature_dim, device=pipeline.device)
         named = parts.sampler.condition(features, None if number is None else torch.tensor([number], device=pipeline.device))
-    return [named if number is not None else torch.zeros_like(named)] * len(windows)
+    return windows, [named if number is not None else torch.zeros_like(named)] * len(windows)
 
 
 class _Sound(NamedTuple):
@@ -285,8 +292,8 @@ class _Sound(NamedTuple):
 class _Sounds:
     """Candidates as sounds: only the stretch and its margins are decoded, at the level of the sound around it."""
 
-    def __init__(self, pipeline: Pipeline, stretch: _Stretch) -> None:
-        self._pipeline, self._codec, self._stretch = pipeline, pipeline.codec, stretch
+    def __init__(self, pipeline: Pipeline, stretch: _Stretch, request: Request) -> None:
+        self._pipeline, self._codec, self._stretch, self._request = pipeline, pipeline.codec, stretch, request
         n_columns = stretch.codes.shape[1]
         first, last = max(0, stretch.first - MARGIN_COLUMNS), min(n_columns, stretch.last + MARGIN_COLUMNS)
         if isinstance(self._codec.codebook, Codebook):  # whose normalisation and attention depend on all columns: as many as in training
@@ -314,8 +321,12 @@ class _Sounds:
         return _Sound(waveform, codes, join)
 
     def _decode(self, grid: Int[Tensor, "rows columns"]) -> Float[np.ndarray, "samples"]:
-        columns = grid[:, self._columns.start : self._columns.stop].clamp(min=0)
-        return self._codec.vocode(self._codec.decode(columns, self._columns.start)).cpu().numpy()
+        """The stretch and its margins, with events at cues, and faded where the sound begins and ends."""
+        columns, clip = grid[:, self._columns.start : self._columns.stop].clamp(min=0), self._codec.clip
+        sound = self._codec.vocode(self._codec.decode(columns, self._columns.start)).cpu().numpy()
+        begin, length = self._columns.start * clip.column_samples, len(self._stretch.old)
+        sound = timed(sound, self._request, clip, begin / clip.sample_rate)
+        return sound * np.pad(faded(np.ones(length, np.float32), self._request, clip.sample_rate)[begin:], (0, len(sound)))[: len(sound)]
 
     def _measure_gain(self) -> np.float32:
         """Level of the sound relative to what its codes decode to, beside the stretch, or in it where nothing is beside it.

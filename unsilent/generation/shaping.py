@@ -30,6 +30,20 @@ def with_seen_cues(request: Request, scene: Scene, observation: Observation | No
     return request.model_copy(update={"cues": tuple(cue for cue in moved if 0 <= cue.seconds < scene.seconds)})
 
 
+def timed(waveform: Samples, request: Request, clip: Clip, start_seconds: float = 0.0) -> Samples:
+    """A stretch of a sound with its events at cues, and silence where it is muted.
+
+    Args:
+        waveform: the stretch.
+        request: resolved, without automatic cues.
+        clip: the grid.
+        start_seconds: of the stretch within the sound.
+    """
+    cues = [cue.model_copy(update={"seconds": cue.seconds - start_seconds}) for cue in request.cues or () if cue.seconds >= start_seconds]
+    waveform = land(waveform, cues, clip) if cues else waveform
+    return silence(waveform, request.mute, clip.sample_rate, start_seconds) if request.mute else waveform
+
+
 def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Samples], Samples]:
     """What makes the final waveform of a take: events at cues, silent stretches, then the level.
 
@@ -40,8 +54,7 @@ def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Sampl
     """
 
     def shape(waveform: Samples) -> Samples:
-        waveform = land(waveform, request.cues, clip) if request.cues else waveform
-        waveform = silence(waveform, request.mute, clip.sample_rate) if request.mute else waveform
+        waveform = timed(waveform, request, clip)
         if prime is not None and request.prime_keep == "samples":
             return faded(prime.join(waveform), request, clip.sample_rate)
         return faded(levelled(waveform, request, clip.sample_rate), request, clip.sample_rate)
@@ -66,11 +79,11 @@ def faded(waveform: Samples, request: Request, sample_rate: int) -> Samples:
     return waveform
 
 
-def silence(waveform: Samples, stretches: tuple[Stretch, ...], sample_rate: int) -> Samples:
-    """The sound without some stretches, faded out and in over 10 ms inside them."""
+def silence(waveform: Samples, stretches: tuple[Stretch, ...], sample_rate: int, start_seconds: float = 0.0) -> Samples:
+    """A sound that begins at a time without some stretches, faded out and in over 10 ms inside them."""
     gain, fade = np.ones(len(waveform), np.float32), max(1, round(_FADE_SECONDS * sample_rate))
     for stretch in stretches:
-        start, stop = (min(len(gain), round(at * sample_rate)) for at in (stretch.start, stretch.stop))
+        start, stop = (min(len(gain), max(0, round((at - start_seconds) * sample_rate))) for at in (stretch.start, stretch.stop))
         ramp = np.arange(stop - start)
         gain[start:stop] = np.minimum(gain[start:stop], 1 - np.minimum(1, (1 + np.minimum(ramp, ramp[::-1])) / fade))
     return waveform * gain

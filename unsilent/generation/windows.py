@@ -1,6 +1,6 @@
 """Windows: stretches of a sound of any length, each of which a sampler processes at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unsilent.errors import ParameterError
 
@@ -21,6 +21,10 @@ class Window:
     def stop(self) -> int:
         """First column after the window."""
         return self.start + self.columns
+
+    def moved(self, columns: int) -> "Window":
+        """The same window so many columns later."""
+        return replace(self, start=self.start + columns)
 
 
 def plan_range(start: int, stop: int, window_columns: int, hop_columns: int) -> list[Window]:
