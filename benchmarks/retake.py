@@ -7,9 +7,10 @@ DATA has `sounds.csv` and `clips.csv` with the columns path, label and split; on
 likelihood  Of each real sound, columns before a moment (P), eight columns (M) and six after them (F). Shares of pairs in which the true one
             is preferred to that of another sound: M by the likelihood of the true F after P and M, as retakes do (`middle`); F by its
             likelihood after P and M (`after`), which also says how likely F is at all, and by what P and M add to it (`after_gain`).
-joins       Random ranges of 0.2 to 5 s of recordings and of results for clips. Largest jump of energy and of spectrum where each join may
-            lie (0.25 s inside an edge, or a third of the range), as a share of the 95th percentile of the same maximum at random places
-            inside the sound that came out; and the same for a plain cut at the edges.
+joins       Random ranges of 0.2 to 5 s of recordings and of results for clips. `join_above_p95`: largest jump of energy or spectrum at
+            a cross-fade, above the 95th percentile of jumps inside the sound. The others: largest jump where each join may lie (0.25 s
+            inside an edge, or a third of the range), which includes events of the new sound, above the 95th percentile of the same
+            maximum at random places inside the sound that came out; the same for the untouched original, and for plain cuts.
 """
 
 import argparse
@@ -120,14 +121,16 @@ def preferences(pipeline: Pipeline, recordings: list[Opened], rng: np.random.Gen
 
 def joins(pipeline: Pipeline, sounds: list[Opened], n: int, rng: np.random.Generator) -> dict[str, float]:
     """Samples outside that changed, and jumps at joins."""
-    rate, changed, shares, cuts = pipeline.clip.sample_rate, 0, [], []
+    rate, changed, shares, cuts, untouched, excesses = pipeline.clip.sample_rate, 0, [], [], [], []
     for number in range(n):
         opened = sounds[number % len(sounds)]
         length = len(opened.waveform)
         stretch = round(rng.uniform(0.2, min(5.0, 0.8 * length / rate)) * rate)
         start = int(rng.integers(0, length - stretch))
         asked = Retake(start / rate, (start + stretch) / rate, seed=number)
-        made = retake(pipeline, opened, asked)[0].made.waveform
+        retaken = retake(pipeline, opened, asked)[0]
+        made = retaken.made.waveform
+        excesses.append(retaken.edit.join)
         outside = np.ones(length, bool)
         outside[start : start + stretch] = False
         changed += int((made[outside].tobytes() != opened.waveform[outside].tobytes()) or len(made) != length)
@@ -140,14 +143,19 @@ def joins(pipeline: Pipeline, sounds: list[Opened], n: int, rng: np.random.Gener
                 reach = min(round(REACH_SECONDS * rate), stretch // 3)
                 span = (edge, edge + reach) if edge == start else (edge - reach, edge)
                 shares.append(share(made, rate, span, opened.waveform, usual))
+                untouched.append(share(opened.waveform, rate, span, opened.waveform, usual))
                 cuts.append(share(cut, rate, (edge - 1, edge + 1), opened.waveform, usual))
         if (number + 1) % 20 == 0:
-            print(number + 1, changed, np.percentile(shares, [50, 90, 95, 100], axis=0).round(2).tolist(), flush=True)
-    shares, cuts = np.array(shares), np.array(cuts)
+            print(number + 1, changed, np.percentile(excesses, [50, 90, 95, 100]).round(2).tolist(), flush=True)
+    excesses, shares, cuts, untouched = map(np.array, (excesses, shares, cuts, untouched))
     return {
         "ranges": n,
         "changed_outside": changed,
         "joins": len(shares),
+        "join_above_p95": round(float((excesses > 1).mean()), 3),
+        "largest_join": round(float(excesses.max()), 2),
+        "energy_above_p95_untouched": round(float((untouched[:, 0] > 1).mean()), 3),
+        "flux_above_p95_untouched": round(float((untouched[:, 1] > 1).mean()), 3),
         "energy_above_p95": round(float((shares[:, 0] > 1).mean()), 3),
         "flux_above_p95": round(float((shares[:, 1] > 1).mean()), 3),
         "cut_energy_above_p95": round(float((cuts[:, 0] > 1).mean()), 3),

@@ -4,7 +4,9 @@ from fractions import Fraction
 
 import mido
 import opentimelineio as otio
+import pycmx
 import pytest
+import rpp
 
 from unsilent.cues import Cue
 from unsilent.errors import DataError, MediaError, ParameterError
@@ -99,6 +101,26 @@ def test_projects_have_markers_and_muted_takes(timeline, tmp_path):
     for line in map(str.strip, text.splitlines()):
         depth += line.startswith("<") - (line == ">")
     assert depth == 0
+
+
+def test_projects_and_cut_lists_are_read_by_other_libraries(timeline, tmp_path):
+    for suffix in (".rpp", ".edl"):
+        write_export(tmp_path / f"clip{suffix}", timeline)
+    project = rpp.loads((tmp_path / "clip.rpp").read_text())
+    assert [marker[2:4] for marker in project.findall("MARKER")][:3] == [
+        ["0.250000", "cue 1"],
+        ["1.000000", "dog"],
+        ["2.500000", "car horn"],
+    ]
+    sources = [track.find("ITEM").find("SOURCE") for track in project.findall("TRACK")]
+    assert [(one.attrib[0], one.find("FILE")[1]) for one in sources] == [
+        ("VIDEO", "clip.mp4"), ("WAVE", "sounds/clip.take1.wav"), ("WAVE", "sounds/clip.take2.wav"),
+    ]  # fmt: skip
+    with (tmp_path / "clip.edl").open() as file:
+        cuts = pycmx.parse_cmx3600(file)
+    (event,) = cuts.events
+    assert (cuts.title, event.edits[0].record_out, event.edits[0].clip_name) == ("clip", "00:00:04:00", "clip.mp4")
+    assert not [one for one in cuts.unrecognized_statements if one.content.strip()]
 
 
 def test_markers_of_reaper_and_resolve_are_read(tmp_path):

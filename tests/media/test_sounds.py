@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import soundfile
+from wavinfo import WavInfoReader
 
 from unsilent.errors import MediaError, ParameterError
 from unsilent.media.audio import read_audio
@@ -59,6 +60,9 @@ def test_a_time_reference_is_in_samples_since_midnight(sound, tmp_path):
     content = chunks(tmp_path / "a.wav")["bext"]
     assert len(content) == 602
     assert struct.unpack("<Q", content[338:346])[0] == round((3600 + 1001 / 30000) * RATE)
+    found = WavInfoReader(str(tmp_path / "a.wav"))
+    assert found.bext.time_reference == round((3600 + 1001 / 30000) * RATE)
+    assert (found.data.frame_count, found.info.comment.startswith(OWN_COMMENT)) == (20001, True)
     write_sound(tmp_path / "b.wav", sound, RATE, "24")
     assert "bext" not in chunks(tmp_path / "b.wav")
 
@@ -96,6 +100,7 @@ def test_opus_is_as_long_and_alike(tmp_path):
     write_sound(tmp_path / "a.opus", tone, 22050)
     read = read_audio(tmp_path / "a.opus", 48000)
     assert abs(len(read) - 48000) <= 960
+    assert (soundfile.info(tmp_path / "a.opus").subtype, soundfile.info(tmp_path / "a.opus").frames) == ("OPUS", 48000)
     assert np.corrcoef(read[4800:43200], resample(tone, 22050, 48000)[0, 4800:43200])[0, 1] > 0.99
     assert read_comment(tmp_path / "a.opus").startswith(OWN_COMMENT)
 

@@ -25,6 +25,15 @@ def test_cuts_between_still_scenes_are_found():
     assert found([frame for scene in scenes for frame in scene]) == [20, 51, 63]
 
 
+def test_scenes_of_the_same_levels_are_told_apart():
+    """Each place upside down: its histogram stays."""
+    rng = np.random.default_rng(4)
+    coarse = rng.uniform(60, 200, (12, 16)).repeat(4, 0).repeat(4, 1)
+    both = [coarse, coarse.reshape(4, 12, 64)[:, ::-1].reshape(48, 64)]
+    frames = [(both[number >= 30] + 4 * rng.standard_normal(SIZE)).clip(0, 255).astype(np.uint8) for number in range(60)]
+    assert found(frames) == [30]
+
+
 def test_noise_pans_fades_and_flashes_are_no_cuts():
     rng, wide = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (48, 400)).astype(np.uint8)
     still = texture(3).astype(float)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 REACH_SECONDS = 0.25  # from an edge of the stretch to the far end of its join, or a third of the stretch
 _FADES_SECONDS = (0.01, 0.03, 0.08, 0.2)
-_PLACES = 4  # parts of the reach, in each of which the place of best phase is tried
+_PLACES = 8  # parts of the reach, in each of which the place of best phase is tried
 _FRAME_SECONDS, _FRAMES_APART = 0.02, 4  # of short-time spectra, which overlap by three quarters
 _FLOOR_DB = 60.0  # below the loudest frame; quieter parts count as silent
 _BAND = 4  # bins of one band
@@ -90,14 +90,22 @@ class _Judge(NamedTuple):
     loudest: float
     usual: tuple[float, float]
 
-    def excess(self, before: np.ndarray, joined: np.ndarray, start: int, stop: int) -> float:
-        """Largest jump at a join in `joined[start:stop]`, behind `before`, as a share of the usual."""
+    def excess(self, before: np.ndarray, joined: np.ndarray, beneath: np.ndarray, start: int, stop: int) -> float:
+        """Largest jump at a join in `joined[start:stop]`, behind `before`, as a share of the usual.
+
+        A jump that begins before the stretch may be as large as it was: where the old sound rises at the very edge, so does the new one.
+        """
         frame = round(_FRAME_SECONDS * self.sample_rate)
         known = before[-2 * frame :]
-        found = jumps(np.concatenate([known, joined[: stop + 2 * frame]]), self.sample_rate, self.loudest)
-        hop = frame // _FRAMES_APART
-        first, last = max(0, (len(known) + start - 2 * frame) // hop), (len(known) + stop) // hop + 1
-        return max(float(one[first:last].max(initial=0)) / max(limit, 1e-3) for one, limit in zip(found, self.usual, strict=True))
+        length, hop = stop + 2 * frame, frame // _FRAMES_APART
+        found, own = (jumps(np.concatenate([known, one[:length]]), self.sample_rate, self.loudest) for one in (joined, beneath))
+        first, last = max(0, (len(known) + start - 2 * frame) // hop + 1), (len(known) + stop) // hop + 1
+        outside = -(-len(known) // hop)  # jumps that begin before the stretch
+        shares = []
+        for one, was, usual in zip(found, own, self.usual, strict=True):
+            limit = np.where(np.arange(len(was)) < outside, was, 0).clip(max(usual, 1e-3))
+            shares.append(float((one / limit)[first:last].max(initial=0)))
+        return max(shares)
 
 
 def _join(before: np.ndarray, beneath: np.ndarray, new: np.ndarray, judge: _Judge) -> tuple[np.ndarray, float]:
@@ -116,7 +124,7 @@ def _join(before: np.ndarray, beneath: np.ndarray, new: np.ndarray, judge: _Judg
         for fade in sorted({max(2, min(round(seconds * rate), reach)) for seconds in _FADES_SECONDS})
         for place in _places(old, new, fade, reach)
     ]
-    excesses = [judge.excess(before, one.sound, one.start, one.stop) for one in tried]
+    excesses = [judge.excess(before, one.sound, beneath, one.start, one.stop) for one in tried]
     best = int(np.argmin(excesses))
     return tried[best].sound, excesses[best]
 

@@ -6,22 +6,25 @@ from jaxtyping import Float32, UInt8
 _BINS = 16  # of the histogram of grey levels, in each of 4 x 4 places
 _PLACES = 4
 _NEIGHBOURS = 4  # frames before and after, whose differences a cut exceeds
-_MIN_DIFFERENCE = 0.3  # of histograms, 0 to 1
-_MIN_RATIO = 2.0  # to the largest other difference nearby
+_SIDE = 4  # pixels of the blocks of an image
+_LEAST_VARIANCE = 25.0  # of the levels of an image; what is flatter shows little
+_MIN_DIFFERENCES = np.array([0.3, 0.4])  # of histograms and of images, each 0 to 1
+_MIN_RATIOS = np.array([2.0, 4.0])  # to the largest other difference nearby
 _MIN_FRAMES = 10  # of a scene: half a second
 
 
 class CutMeter:
     """Finds cuts in a stream of small grey frames.
 
-    Frames are compared by the histograms of their places, which motion within a place does not change. A cut is a difference that is large
-    and stands out from those of the frames around it: fast motion, flashes and fades do not. Memory holds a few numbers for each frame.
+    Frames are compared by the histograms of their places, which motion within a place does not change, and as coarse images, which differ
+    where histograms are alike. A cut is a difference that is large and stands out from those of the frames around it, for images more so:
+    fast motion, flashes and fades do not. Memory holds a few numbers for each frame.
     """
 
     def __init__(self) -> None:
-        self._last: Float32[np.ndarray, "places bins"] | None = None
+        self._last: tuple[Float32[np.ndarray, "places bins"], Float32[np.ndarray, "rows columns"]] | None = None
         self._numbers: list[int] = []
-        self._differences: list[float] = []
+        self._differences: list[tuple[float, float]] = []
 
     def add(self, number: int, grey: UInt8[np.ndarray, "height width"]) -> None:
         """Measure the next frame.
@@ -30,9 +33,10 @@ class CutMeter:
             number: of the frame, greater than that of the one before.
             grey: luminance, with sides that are multiples of 4.
         """
-        now = _histograms(grey)
+        now = _histograms(grey), _image(grey)
         self._numbers.append(number)
-        self._differences.append(0.0 if self._last is None else _difference(self._last, now))
+        changed = (0.0, 0.0) if self._last is None else (_difference(self._last[0], now[0]), _distance(self._last[1], now[1]))
+        self._differences.append(changed)
         self._last = now
 
     def cuts(self) -> list[int]:
@@ -46,7 +50,21 @@ class CutMeter:
 
     def _is_cut(self, place: int) -> bool:
         before, after = (self._differences[max(0, start) : max(0, start + _NEIGHBOURS)] for start in (place - _NEIGHBOURS, place + 1))
-        return self._differences[place] > max(_MIN_DIFFERENCE, _MIN_RATIO * max(before + after, default=0.0))
+        nearby = np.max([(0.0, 0.0), *before, *after], axis=0)
+        return bool((self._differences[place] > np.maximum(_MIN_DIFFERENCES, _MIN_RATIOS * nearby)).any())
+
+
+def _image(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows columns"]:
+    """Mean levels of blocks, less those of the whole."""
+    height, width = grey.shape
+    blocks = grey.reshape(height // _SIDE, _SIDE, width // _SIDE, _SIDE).mean((1, 3), dtype=np.float32)
+    return blocks - blocks.mean()
+
+
+def _distance(one: Float32[np.ndarray, "rows columns"], other: Float32[np.ndarray, "rows columns"]) -> float:
+    """Mean square of the difference, of that of two images without relation: 0 to about 1."""
+    variance = max(float(np.square(one).mean()), float(np.square(other).mean()), _LEAST_VARIANCE)
+    return float(np.square(one - other).mean()) / (2 * variance)
 
 
 def _histograms(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "places bins"]:
