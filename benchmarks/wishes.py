@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.generation.conditions import seen_classes
-from unsilent.generation.priming import load_reference
+from unsilent.generation.priming import load_given, load_reference
 from unsilent.generation.ranking import agreement
 from unsilent.loading import load
 from unsilent.pipeline import Pipeline
@@ -67,9 +67,10 @@ def show(title: str, rows: list[dict[str, float]]) -> None:
 def sample(pipeline: Pipeline, picture: Path, seed: int, **fields: object) -> tuple[Int[Tensor, "draws rows columns"], dict[str, float]]:
     """Codes of candidates for a picture, and what is seen or named."""
     request, parts = pipeline.resolve(seed=seed, candidates=DRAWS, **fields), pipeline.parts
-    reference = load_reference(request, pipeline.codec, parts.ranker, parts.loudness_lufs)
-    plan, observation, request = pipeline.plan_and_observe(Scene(picture, 0.0), COLUMNS, request)
-    grids = pipeline.sample(plan, pipeline.conditions(plan, observation, request), request, reference=reference)
+    scene = Scene(picture, 0.0)
+    given = load_given(scene, request, pipeline.codec, parts.ranker, parts.loudness_lufs)
+    plan, observation, request = pipeline.plan_and_observe(scene, COLUMNS, request)
+    grids = pipeline.sample(plan, pipeline.conditions(plan, observation, request), request, given)
     return grids, seen_classes(parts.sampler, plan, observation, request, parts.classes)
 
 
