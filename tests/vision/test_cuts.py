@@ -49,3 +49,10 @@ def test_noise_pans_fades_and_flashes_are_no_cuts():
 @pytest.mark.parametrize("n_frames", [0, 1, 5])
 def test_short_videos_have_no_cuts(n_frames):
     assert found([texture(i) for i in range(n_frames)]) == []
+
+
+def test_a_slow_video_has_no_cut_at_each_picture():
+    """One picture a second, in each of which something else is seen."""
+    rng = np.random.default_rng(5)
+    pictures = [(100 + 60 * rng.standard_normal((12, 16))).clip(60, 140).repeat(4, 0).repeat(4, 1).astype(np.uint8) for _ in range(6)]
+    assert found([picture for picture in pictures for _ in range(21)]) == []

@@ -5,11 +5,11 @@ from jaxtyping import Float32, UInt8
 
 _BINS = 16  # of the histogram of grey levels, in each of 4 x 4 places
 _PLACES = 4
-_NEIGHBOURS = 4  # frames before and after, whose differences a cut exceeds
+_NEIGHBOURS = 4, 27  # frames before and after, whose differences a cut exceeds; more for images, which change in slow videos too
 _SIDE = 4  # pixels of the blocks of an image
 _LEAST_VARIANCE = 25.0  # of the levels of an image; what is flatter shows little
-_MIN_DIFFERENCES = np.array([0.3, 0.4])  # of histograms and of images, each 0 to 1
-_MIN_RATIOS = np.array([2.0, 4.0])  # to the largest other difference nearby
+_MIN_DIFFERENCES = 0.3, 0.4  # of histograms and of images, each 0 to 1
+_MIN_RATIOS = 2.0, 4.0  # to the largest other difference nearby
 _MIN_FRAMES = 10  # of a scene: half a second
 
 
@@ -49,9 +49,12 @@ class CutMeter:
         return found
 
     def _is_cut(self, place: int) -> bool:
-        before, after = (self._differences[max(0, start) : max(0, start + _NEIGHBOURS)] for start in (place - _NEIGHBOURS, place + 1))
-        nearby = np.max([(0.0, 0.0), *before, *after], axis=0)
-        return bool((self._differences[place] > np.maximum(_MIN_DIFFERENCES, _MIN_RATIOS * nearby)).any())
+        for kind, n in enumerate(_NEIGHBOURS):
+            around = [*self._differences[max(0, place - n) : place], *self._differences[place + 1 : place + 1 + n]]
+            nearby = max((one[kind] for one in around), default=0.0)
+            if self._differences[place][kind] > max(_MIN_DIFFERENCES[kind], _MIN_RATIOS[kind] * nearby):
+                return True
+        return False
 
 
 def _image(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows columns"]:
