@@ -9,7 +9,7 @@ _NEIGHBOURS = 4, 27  # frames before and after, whose differences a cut exceeds;
 _SIDE = 4  # pixels of the blocks of an image
 _LEAST_VARIANCE = 25.0  # of the levels of an image; what is flatter shows little
 _MIN_DIFFERENCES = 0.3, 0.4  # of histograms and of images, each 0 to 1
-_MIN_RATIOS = 2.0, 4.0  # to the largest other difference nearby
+_MIN_RATIO = 2.0  # to the largest other difference nearby
 _MIN_FRAMES = 10  # of a scene: half a second
 
 
@@ -17,8 +17,8 @@ class CutMeter:
     """Finds cuts in a stream of small grey frames.
 
     Frames are compared by the histograms of their places, which motion within a place does not change, and as coarse images, which differ
-    where histograms are alike. A cut is a difference that is large and stands out from those of the frames around it, for images more so:
-    fast motion, flashes and fades do not. Memory holds a few numbers for each frame.
+    where histograms are alike. A cut is a difference that is large and stands out from those of the frames around it: fast motion, flashes
+    and fades do not. Memory holds a few numbers for each frame.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class CutMeter:
         for kind, n in enumerate(_NEIGHBOURS):
             around = [*self._differences[max(0, place - n) : place], *self._differences[place + 1 : place + 1 + n]]
             nearby = max((one[kind] for one in around), default=0.0)
-            if self._differences[place][kind] > max(_MIN_DIFFERENCES[kind], _MIN_RATIOS[kind] * nearby):
+            if self._differences[place][kind] > max(_MIN_DIFFERENCES[kind], _MIN_RATIO * nearby):
                 return True
         return False
 
