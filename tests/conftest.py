@@ -258,7 +258,7 @@ def seeing(parts) -> Pipeline:
             for tensor in (*module.parameters(), *module.buffers()):
                 nn.init.normal_(tensor, std=2.0 / max(1, tensor[0].numel()) ** 0.5 if tensor.ndim > 1 else 0.1)
         sampler.embedder.sight.std.fill_(20.0)
-    named = {"classes": ("cat", "dog", "drum"), "top_k": 16, "temperature": 1.0, "guidance": 2.0, "candidates": 1}
+    named = {"classes": ("cat", "dog", "drum"), "top_k": 16, "temperature": 1.0, "guidance": 2.0, "candidates": 1, "exemplars": None}
     named["ranker"] = Ranker(listener, named["classes"])
     return Pipeline(dataclasses.replace(parts, codebook=codebook.eval(), sampler=sampler.eval(), **named), torch.device("cpu"))
 

@@ -17,7 +17,8 @@ from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
 from unsilent.generation.attention import WindowAttention, attention_of
 from unsilent.generation.conditions import Conditions, Plan, make_conditions, seen_classes
-from unsilent.generation.priming import GivenSounds, lead_columns, load_given
+from unsilent.generation.leads import Known, known_codes, lead_columns
+from unsilent.generation.priming import GivenSounds, load_given
 from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
 from unsilent.generation.ranking import Ranked, rank
 from unsilent.generation.rendering import Rendering
@@ -97,12 +98,12 @@ class Pipeline:
             given = load_given(scene, request, self.codec, self.parts.ranker, self.parts.loudness_lufs)
             plan, observation, request = self.plan_and_observe(scene, self.clip.columns_for(n_samples), request, reading)
             clock.lap("features")
-            conditions = self.conditions(plan, observation, request)
+            conditions, known = self.conditions(plan, observation, request), known_codes(self.parts, plan, observation, request, given)
             seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
             with Rendering(self.codec, plan.n_columns) as rendering:
                 feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
                 on_column = feed_all((watch, feed), stage(progress, "sampling"), plan.n_columns * self.clip.rows)
-                grids = self.sample(plan, conditions, request, given, on_column)
+                grids = self.sample(plan, conditions, request, known, on_column)
                 ranked = self.rank(grids, seen, request, given)
                 best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, given.prime)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
@@ -117,7 +118,7 @@ class Pipeline:
         self, scene: Scene, n_columns: int, request: Request, progress: Progress = quiet, cuts: Sequence[int] = ()
     ) -> tuple[Plan, Observation | None, Request]:
         """Plan a sound, read the scene, and fill in cues that are to be seen; where cuts are seen, all again, shot by shot."""
-        plan = self.plan(scene, n_columns, cuts, lead=lead_columns(request, self.clip))
+        plan = self.plan(scene, n_columns, cuts, lead=lead_columns(request, self.clip, self.parts.exemplars))
         observation = self.observe(scene, plan, request, progress)
         if observation is not None and observation.cuts and not cuts:
             return self.plan_and_observe(scene, n_columns, request, progress, observation.cuts)
@@ -165,12 +166,11 @@ class Pipeline:
 
     @torch.inference_mode()
     def sample(
-        self, plan: Plan, conditions: Conditions, request: Request, given: GivenSounds = GivenSounds(), on_column: Feed = quiet
+        self, plan: Plan, conditions: Conditions, request: Request, known: Known = Known(), on_column: Feed = quiet
     ) -> Int[Tensor, "candidates rows columns"]:
-        """Sample the codes of all candidates of all takes, after those of a prime or reference; `on_column` as of `sample_codes`."""
+        """Sample the codes of all candidates of all takes, after known ones; `on_column` as of `sample_codes`."""
         with sampling_mode(self.parts.sampler, self.precision):
-            known = {"prime": given.prime and given.prime.codes, "lead": given.reference and given.reference.codes}
-            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **known, on_column=on_column)
+            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **known._asdict(), on_column=on_column)
         trim_memory()  # of the KV cache, before the decoder needs its own
         return to_grid(sequences, self.clip.rows)
 

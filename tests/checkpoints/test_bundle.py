@@ -15,6 +15,7 @@ from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.evaluation.classifier import load_classifier
 from unsilent.models.codebook import Codebook
+from unsilent.models.exemplars import Exemplars, ExemplarsConfig
 from unsilent.models.sampler import Sampler
 
 
@@ -200,6 +201,15 @@ def test_assemble_takes_parts_of_models_and_a_classifier(tmp_path, tiny_bundle, 
         assemble(tmp_path / "model", sources)
     with pytest.raises(CheckpointError, match="has no classifier; name a checkpoint folder of one"):
         assemble(tmp_path / "third", {**sources, "classifier": str(tiny_bundle)})
+
+
+def test_assemble_refuses_exemplars_for_another_condition(tmp_path, tiny_parts):
+    sources = {role: str(folder) for role, folder in tiny_parts.items()}
+    exemplars = Exemplars(ExemplarsConfig(classes=3, each=1, rows=5, columns=2))
+    save_checkpoint(tmp_path / "exemplars", "exemplars", "everyday", exemplars.config, exemplars.state_dict(), {})
+    with pytest.raises(CheckpointError, match="exemplars are for a condition of kind sight, the sampler has"):
+        assemble(tmp_path / "model", {**sources, "exemplars": str(tmp_path / "exemplars")})
+    assert not (tmp_path / "model").exists()
 
 
 def test_assemble_refuses_parts_that_do_not_fit_and_writes_nothing(tmp_path, tiny_parts, tiny_configs):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from unsilent import presets
-from unsilent.checkpoints.bundle import misfit, save_bundle
-from unsilent.checkpoints.folders import ROLES, find_part, read_config, read_json
+from unsilent.checkpoints.bundle import misfit, misfit_of_exemplars, save_bundle
+from unsilent.checkpoints.folders import OPTIONAL_ROLES, ROLES, find_part, read_config, read_json
 from unsilent.checkpoints.store import KINDS, count_parameters, load_checkpoint, network_config, save_checkpoint
 from unsilent.errors import CheckpointError
 from unsilent.presets import Preset
@@ -17,7 +17,13 @@ from unsilent.request import Defaults, Request
 from unsilent.vision.features import find_backbone
 
 _CLASSIFIERS = ("vggishish", "melception", "listener")
-_KINDS = {"codebook": ("codebook",), "sampler": ("sampler",), "vocoder": ("vocos", "melgan"), "classifier": _CLASSIFIERS}  # ends of kinds
+_KINDS = {
+    "codebook": ("codebook",),
+    "sampler": ("sampler",),
+    "vocoder": ("vocos", "melgan"),
+    "classifier": _CLASSIFIERS,
+    "exemplars": ("exemplars",),
+}  # ends of kinds
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Part:
     """One network of an assembled bundle.
 
     Attributes:
-        role: `codebook`, `sampler`, `vocoder` or `classifier`.
+        role: of `ROLES` or `OPTIONAL_ROLES`.
         kind: see `checkpoints.store.KINDS`.
         folder: checkpoint that it was copied from.
         n_parameters: learnt numbers.
@@ -50,7 +56,7 @@ def assemble(
     Args:
         out: folder, which must not hold a bundle yet.
         sources: role → checkpoint folder, or a model whose part of this role is taken: a name whose weights are here, or a bundle folder.
-            A classifier is optional.
+            Classifier and exemplars are optional.
         preset_name: of the model; None takes that of the sampler's checkpoint. It gives the image network and what `defaults` leave open.
         defaults: `top_k`, `temperature` and `guidance` of the model.
         about: JSON file with further entries of `bundle.json`: `summary`, and `licences` (what → list of texts).
@@ -77,13 +83,16 @@ def assemble(
     backbone = find_backbone(preset.backbone) if preset.backbone else None
     if problem := misfit(*(configs[role] for role in ROLES), backbone, classes):
         raise CheckpointError(f"the parts do not fit together: {problem}.")
+    if "exemplars" in folders and (problem := misfit_of_exemplars(network_config(folders["exemplars"], "exemplars"), configs["sampler"])):
+        raise CheckpointError(f"the parts do not fit together: {problem}.")
     chosen = {name: value for name, value in (defaults or {}).items() if value is not None}
     _check_defaults(chosen, preset, configs["codebook"].n_codes, classes)
     more = {} if about is None else read_json(about)
     entries = {**({"classes": list(classes)} if classes else {}), **({"defaults": chosen} if chosen else {}), **more}
     save_bundle(out, preset.name, {role: folders[role] for role in ROLES}, entries, dtype)
-    if "classifier" in folders:
-        _copy_classifier(folders["classifier"], described["classifier"], out / "classifier", dtype)
+    for role in OPTIONAL_ROLES:
+        if role in folders:
+            _copy(folders[role], described[role], out / role, dtype)
     return [Part(role, one["kind"], folders[role], count_parameters(one["kind"], one["config"])) for role, one in described.items()]
 
 
@@ -99,7 +108,7 @@ def _check_defaults(chosen: Mapping[str, float | int], preset: Preset, n_codes: 
     Request(**chosen, label=classes[0] if classes else None).resolve(own)
 
 
-def _copy_classifier(folder: Path, description: Mapping[str, Any], out: Path, dtype: torch.dtype) -> None:
+def _copy(folder: Path, description: Mapping[str, Any], out: Path, dtype: torch.dtype) -> None:
     kind = description["kind"]
     module, config = load_checkpoint(folder, kind), KINDS[kind][0](**description["config"])
     save_checkpoint(out, kind, description["preset"], config, module.state_dict(), description["record"], dtype)

@@ -29,6 +29,7 @@ from unsilent.errors import CheckpointError
 from unsilent.files import atomic_write
 from unsilent.models.backbones.bninception import BNInception, TwoStream, flow_weights
 from unsilent.models.configs import AnySamplerConfig, CodebookConfig, MelGANConfig, ResidualCodebookConfig, VocosConfig
+from unsilent.models.exemplars import Exemplars, ExemplarsConfig
 from unsilent.models.listener import Ranker
 from unsilent.models.melgan import MelGAN
 from unsilent.models.residual_codebook import AnyCodebook
@@ -54,6 +55,7 @@ class Parts:
         backbone: image network of the condition, and `backbone_row` its input; None for a model without visual features.
         classes: names by class number; empty for a model without classes.
         ranker: listener that ranks its sounds; None for a model without.
+        exemplars: that its sounds continue; None for a model without.
         top_k, temperature, guidance, candidates: defaults of sampling; see `request.Request`.
         fingerprint: short digest of the weights, different for two bundles of one preset.
         loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
@@ -68,6 +70,7 @@ class Parts:
     backbone_row: Backbone | None
     classes: tuple[str, ...]
     ranker: Ranker | None
+    exemplars: Exemplars | None
     top_k: int
     temperature: float
     guidance: float
@@ -119,7 +122,8 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
     networks = (codebook, sampler, vocoder, backbone, backbone_row)
     ranker = load_ranker(folder) if chosen.candidates else None
-    parts = Parts(preset.name, *networks, classes, ranker, *defaults, fingerprint(folder, about), loudness, folder)
+    exemplars = load_exemplars(folder, sampler.config)
+    parts = Parts(preset.name, *networks, classes, ranker, exemplars, *defaults, fingerprint(folder, about), loudness, folder)
     if problem := misfit(codebook.config, sampler.config, vocoder.config, backbone_row, classes):
         raise CheckpointError(f"the parts of {folder} do not fit together: {problem}.")
     return parts
@@ -145,6 +149,19 @@ def load_codec_networks(
 def load_ranker(folder: Path) -> Ranker:
     """Load the listener of a bundle that has one. Errors: see `load_parts`."""
     return Ranker(load_checkpoint(folder / "classifier", "listener"), tuple(read_config(folder / "classifier")["record"]["classes"]))
+
+
+def load_exemplars(folder: Path, sampler: AnySamplerConfig) -> Exemplars | None:
+    """Load the exemplars of a bundle for its sampler; None if it has none. Errors: see `load_parts`."""
+    if not (folder / "exemplars/config.json").is_file():
+        return None
+    exemplars = load_checkpoint(folder / "exemplars", "exemplars")
+    if problem := misfit_of_exemplars(exemplars.config, sampler):
+        raise CheckpointError(f"the parts of {folder} do not fit together: {problem}.")
+    largest = max(int(exemplars.codes.max()), int(exemplars.silence.max()))
+    if min(int(exemplars.codes.min()), int(exemplars.silence.min())) < 0 or largest >= sampler.codes:
+        raise CheckpointError(f"the exemplars of {folder} are damaged: codes are 0 to {sampler.codes - 1}.")
+    return exemplars
 
 
 def load_sampler(folder: Path, precision: Precision | None, device: torch.device) -> AnySampler:
@@ -198,11 +215,24 @@ def misfit(
     return ""
 
 
+def misfit_of_exemplars(exemplars: ExemplarsConfig, sampler: AnySamplerConfig) -> str:
+    """As `misfit`, of exemplars and the sampler that is to continue them."""
+    if sampler.condition.kind != "sight":
+        return f"exemplars are for a condition of kind sight, the sampler has {sampler.condition.kind}"
+    for what, has, needs in (
+        ("classes", exemplars.classes, sampler.condition.n_classes),
+        ("code rows", exemplars.rows, sampler.clip.rows),
+    ):
+        if has != needs:
+            return f"the exemplars have {has} {what}, the sampler {needs}"
+    return ""
+
+
 def fingerprint(folder: Path, about: dict[str, Any]) -> str:
     """Digest of a bundle's weights, twelve hexadecimal digits; of large files only evenly spaced stretches are read."""
     digest = hashlib.sha256()
-    for role in ROLES:
-        path = folder / about["parts"][role] / "model.safetensors"
+    paths = [folder / about["parts"][role] / "model.safetensors" for role in ROLES]
+    for path in [*paths, *(path for path in [folder / "exemplars/model.safetensors"] if path.exists())]:
         size = path.stat().st_size
         digest.update(str(size).encode())
         with path.open("rb") as file:

@@ -17,10 +17,11 @@ from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS
 _LARGEST_JSON = 1 << 24  # bytes
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
 ROLES = ("codebook", "sampler", "vocoder")
+OPTIONAL_ROLES = ("classifier", "exemplars")  # folders of the same names
 # of networks, see `store.KINDS`
 KIND_NAMES = (
-    "codebook", "residual_codebook", "sampler", "residual_sampler", "sight", "listener", "melgan", "vocos", "vggishish", "melception",
-    "perceptual", "discriminator", "melgan_discriminator", "resnet50", "bninception",
+    "codebook", "residual_codebook", "sampler", "residual_sampler", "sight", "listener", "exemplars", "melgan", "vocos", "vggishish",
+    "melception", "perceptual", "discriminator", "melgan_discriminator", "resnet50", "bninception",
 )  # fmt: skip
 
 
@@ -58,11 +59,11 @@ def find_part(role: str, source: str | Path) -> Path:
     """Checkpoint folder of a part: a checkpoint folder itself, or a model (a name whose weights are here, or a bundle folder) that has it.
 
     Args:
-        role: `codebook`, `sampler`, `vocoder` or `classifier`.
+        role: of `ROLES` or `OPTIONAL_ROLES`.
         source: path or name.
 
     Raises:
-        CheckpointError: if its weights are not installed, or the model has no classifier.
+        CheckpointError: if its weights are not installed, or the model has no such part.
         ParameterError: if there is no model of that name.
     """
     for place in (SHIPPED / source, models_folder() / source, Path(source)):

@@ -32,6 +32,7 @@ from unsilent.models.configs import (
     VocosConfig,
 )
 from unsilent.models.discriminators import MelGANDiscriminator, MelGANDiscriminatorConfig, PatchDiscriminator, PatchDiscriminatorConfig
+from unsilent.models.exemplars import Exemplars, ExemplarsConfig
 from unsilent.models.listener import Listener, ListenerConfig
 from unsilent.models.melception import Melception, MelceptionConfig
 from unsilent.models.melgan import MelGAN
@@ -51,6 +52,7 @@ KINDS: dict[str, tuple[type[Config], Callable[[Any], nn.Module]]] = {
     "residual_sampler": (ResidualSamplerConfig, ResidualSampler),
     "sight": (SightConfig, Sight),
     "listener": (ListenerConfig, Listener),
+    "exemplars": (ExemplarsConfig, Exemplars),
     "melgan": (MelGANConfig, MelGAN),
     "vocos": (VocosConfig, Vocos),
     "vggishish": (VGGishishConfig, VGGishish),

@@ -91,6 +91,7 @@ def assemble(
     sampler: str = _part("Sampler, trained on codes of this codebook"),
     vocoder: str = _part("Vocoder"),
     classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Classifier that evaluates the model."),
+    exemplars: str | None = typer.Option(None, metavar="PATH|MODEL", help="Exemplars of each class, which sounds continue."),
     preset: str | None = typer.Option(None, help="Preset of the model, for its image network and defaults. [default: the sampler's]"),
     top_k: int | None = typer.Option(None, min=1, help="Default of --top-k for the new model."),
     temperature: float | None = typer.Option(None, min=0.0, help="Default of --temperature."),
@@ -111,7 +112,8 @@ def assemble(
 
         from unsilent.checkpoints.assemble import assemble as assemble_parts
 
-        sources = {"codebook": codebook, "sampler": sampler, "vocoder": vocoder, **({"classifier": classifier} if classifier else {})}
+        parts = {"codebook": codebook, "sampler": sampler, "vocoder": vocoder, "classifier": classifier, "exemplars": exemplars}
+        sources = {role: source for role, source in parts.items() if source}
         defaults = {"top_k": top_k, "temperature": temperature, "guidance": guidance}
         parts = assemble_parts(out, sources, preset, defaults, about, getattr(torch, numbers))
     columns = [Column("part", no_wrap=True), Column("kind", no_wrap=True), Column("parameters", justify="right"), Column("from")]

@@ -85,14 +85,31 @@ def seen_classes(
     sampler: AnySampler, plan: Plan, observation: Observation | None, request: Request, classes: Sequence[str]
 ) -> dict[str, float]:
     """Likeliest classes of a whole scene with their probabilities: the named one, else by sight; empty for a sampler without sight."""
-    sight = getattr(sampler.embedder, "sight", None)
-    if sight is None:
+    if getattr(sampler.embedder, "sight", None) is None:
         return {}
     if request.label is not None:
         return {request.label: 1.0}
+    return likeliest(class_shares(sampler, plan.frames, observation, request, classes), classes)
+
+
+def class_shares(
+    sampler: AnySampler, frames: Sequence[WindowFrames], observation: Observation | None, request: Request, classes: Sequence[str]
+) -> Float[Tensor, "classes"]:
+    """Probability of each class in the frames of some windows: 1 for the one that is named, else by sight.
+
+    Args:
+        sampler: with sight.
+        frames: of the windows.
+        observation: of the frames; may be None where a class is named.
+        request: resolved.
+        classes: names by class number.
+    """
+    sight = sampler.embedder.sight
+    if request.label is not None:
+        return torch.nn.functional.one_hot(torch.tensor(classes.index(request.label)), len(classes)).float()
     avoided = numbers_of(request, classes)
-    windows = [observation.features_of(window.embedded)[None].to(sight.weight) for window in plan.frames]
-    return likeliest(torch.stack([sight.shares(features, avoided)[0].mean(0) for features in windows]).mean(0), classes)
+    windows = [observation.features_of(window.embedded)[None].to(sight.weight) for window in frames]
+    return torch.stack([sight.shares(features, avoided)[0].mean(0) for features in windows]).mean(0)
 
 
 def numbers_of(request: Request, classes: Sequence[str]) -> list[int]:

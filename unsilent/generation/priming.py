@@ -99,7 +99,7 @@ class Reference:
     """A sound that others should be like.
 
     Attributes:
-        codes: of the columns before the sound, `lead_columns` many; and of silence as long, which guidance leads away from.
+        codes: of the columns before the sound, `reference_columns` many; and of silence as long, which guidance leads away from.
         features: that the listener hears in it.
     """
 
@@ -119,9 +119,9 @@ def load_given(scene: Scene, request: Request, codec: Codec, ranker: Ranker | No
     return GivenSounds(load_prime(scene, request, codec, loudness_lufs), load_reference(request, codec, ranker, loudness_lufs))
 
 
-def lead_columns(request: Request, clip: Clip) -> int:
-    """Columns of a reference before a sound; none where there is no reference."""
-    return 0 if request.like is None else min(clip.hop_columns, int(_LEAD_SECONDS / clip.column_seconds))
+def reference_columns(clip: Clip) -> int:
+    """Columns of a reference before a sound."""
+    return min(clip.hop_columns, int(_LEAD_SECONDS / clip.column_seconds))
 
 
 @torch.inference_mode()
@@ -146,17 +146,17 @@ def load_reference(request: Request, codec: Codec, ranker: Ranker | None, loudne
     clip, waveform = codec.clip, read_audio(Path(request.like), codec.clip.sample_rate)
     if not waveform.any():
         raise ParameterError(f"{request.like} is silent; nothing can sound like it.")
-    heard = _loudest(waveform, clip.columns * clip.column_samples)
+    heard = loudest(waveform, clip.columns * clip.column_samples)
     heard = heard if loudness_lufs is None else normalise_loudness(heard, clip.sample_rate, loudness_lufs)
-    n_lead = lead_columns(request, clip) * clip.column_samples
-    lead = np.resize(_loudest(heard, n_lead), n_lead)  # a shorter sound is repeated
+    n_lead = reference_columns(clip) * clip.column_samples
+    lead = np.resize(loudest(heard, n_lead), n_lead)  # a shorter sound is repeated
     mel01 = log_mel01(torch.from_numpy(np.pad(heard, (0, max(0, clip.n_fft - len(heard)))))[None], clip).to(codec.device)
     with codec.autocast():
         features = ranker.listener.features(mel01)[0].float()
     return Reference(torch.stack([codec.encode(one)[: clip.rows] for one in (lead, np.zeros_like(lead))]), features)
 
 
-def _loudest(waveform: Float[np.ndarray, "samples"], n: int) -> Float[np.ndarray, "stretch"]:
+def loudest(waveform: Float[np.ndarray, "samples"], n: int) -> Float[np.ndarray, "stretch"]:
     """The stretch of `n` samples with most energy; all, if there are no more."""
     if len(waveform) <= n:
         return waveform

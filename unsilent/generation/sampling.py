@@ -128,7 +128,7 @@ def sample_codes(
     request: Request,
     *,
     prime: Int[Tensor, "rows known"] | None = None,
-    lead: Int[Tensor, "2 rows lead"] | None = None,
+    leads: Sequence[Int[Tensor, "2 sounds rows lead"]] = (),
     keep: Int[Tensor, "rows columns"] | None = None,
     on_column: Feed = quiet,
 ) -> Int[Tensor, "sounds sequence"]:
@@ -142,7 +142,7 @@ def sample_codes(
             and needs a sampler trained with condition dropout. A sound does not depend on how many are sampled: to the bit with the step in
             C, and to rounding with torch's matrix products.
         prime: codes of the first columns, kept as they are (the paper's priming).
-        lead: codes of the columns before windows that are led: those that are continued, and those that guidance leads away from.
+        leads: codes of the columns before each led window: those that are continued, and those that guidance leads away from.
         keep: code of each place that is not sampled, else -1; of all columns. The sampler reads them where they come.
         on_column: called after each column with all codes known by then.
 
@@ -162,13 +162,18 @@ def sample_codes(
         known = _known_codes(prime, rows, sampler.config.codes)[:, :total]
         done = known.shape[1]
         sequence[:, :done] = known
-    led = None if lead is None else torch.cat([_known_codes(one, rows, sampler.config.codes).expand(len(sequence), -1) for one in lead])
+    if len(leads) != (n_led := sum(window.is_led for window in windows)):
+        raise ParameterError(f"{len(leads)} leads were given for {n_led} led windows.")
+    led = iter(leads)
     kept = None if keep is None else to_sequence(keep[None])[0].to(device)
     for window, condition in zip(windows, conditions, strict=True):
         first, stop = window.start * rows, window.stop * rows
         if done >= stop:
             continue
-        known = led[: len(sequence) * choose.n_rows] if window.is_led else sequence[:, first:done].repeat(choose.n_rows, 1)
+        if window.is_led:
+            known = to_sequence(next(led)[: choose.n_rows].flatten(0, 1)).to(device)
+        else:
+            known = sequence[:, first:done].repeat(choose.n_rows, 1)
         logits, state = sampler.start(known, guided_rows(condition, choose.n_rows))
         for position in range(done, stop):
             if kept is not None:  # not by `advance`, which chooses and reads in one step

@@ -26,6 +26,7 @@ from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError
 from unsilent.files import atomic_write, try_lock
 from unsilent.generation.conditions import seen_classes
+from unsilent.generation.leads import known_codes
 from unsilent.generation.priming import load_given
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.loading import load
@@ -95,7 +96,7 @@ def sample_mels(pipeline: Pipeline, scene: Scene, request: Request) -> list[Floa
         plan, observation, request = pipeline.plan_and_observe(scene, pipeline.clip.columns, request)
         conditions = pipeline.conditions(plan, observation, request)
         given = load_given(scene, request, pipeline.codec, pipeline.parts.ranker, pipeline.parts.loudness_lufs)
-        grids = pipeline.sample(plan, conditions, request, given)
+        grids = pipeline.sample(plan, conditions, request, known_codes(pipeline.parts, plan, observation, request, given))
         ranked = pipeline.rank(grids, seen_classes(pipeline.parts.sampler, plan, observation, request, classes), request, given)
         return [pipeline.codec.decode(grids[one.take]).cpu().numpy() for one in ranked]
 

@@ -1,0 +1,116 @@
+"""Leads: exemplars of the classes that are seen or named, which sounds continue."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from unsilent.checkpoints.bundle import load_exemplars
+from unsilent.checkpoints.store import save_checkpoint
+from unsilent.errors import CheckpointError, ParameterError
+from unsilent.generation.leads import choose_classes, choose_exemplars, known_codes, lead_columns
+from unsilent.generation.sampling import sample_codes
+from unsilent.models.exemplars import Exemplars, ExemplarsConfig
+from unsilent.pipeline import Pipeline
+from unsilent.request import Request
+from unsilent.vision.scene import Scene
+
+EACH, COLUMNS = 4, 5
+
+
+@pytest.fixture(scope="module")
+def exemplars(seeing):
+    """The codes of class c are 4 c to 4 c + 3, one for each exemplar; those of silence are 15."""
+    made = Exemplars(ExemplarsConfig(classes=3, each=EACH, rows=seeing.clip.rows, columns=COLUMNS))
+    made.codes.copy_(torch.arange(3 * EACH).view(3, EACH, 1, 1).expand_as(made.codes))
+    made.silence.fill_(15)
+    return made
+
+
+@pytest.fixture(scope="module")
+def led(seeing, exemplars):
+    """The tiny model with exemplars."""
+    return Pipeline(dataclasses.replace(seeing.parts, exemplars=exemplars), torch.device("cpu"))
+
+
+@pytest.fixture
+def video(make_clip):
+    """Three seconds."""
+    return make_clip("three.mp4", n_frames=75)
+
+
+def leads_of(pipeline, scene, **fields):
+    """Leads of each shot, `[2, sounds, rows, columns]`, and the request."""
+    request = pipeline.resolve(**fields)
+    plan, observation, request = pipeline.plan_and_observe(scene, pipeline.clip.columns_for(round(scene.seconds * 22050)), request)
+    return known_codes(pipeline.parts, plan, observation, request).leads, request
+
+
+def test_sounds_of_a_named_class_continue_its_exemplars(led, video):
+    (lead,), _ = leads_of(led, Scene(video, 3.0), label="dog", takes=6, candidates=1)
+    assert lead.shape == (2, 6, led.clip.rows, COLUMNS)
+    firsts = lead[0, :, 0, 0].tolist()
+    assert sorted(firsts[:4]) == [4, 5, 6, 7]  # all before any again
+    assert firsts[4:] == firsts[:2]
+    assert lead[1].unique().tolist() == [15]
+
+
+def test_exemplars_change_the_sounds_but_not_their_length(seeing, led, video):
+    plain, made, again = (one.takes(video, 8, guidance=6.0) for one in (seeing, led, led))
+    assert made == again
+    assert [one.codes.shape for one in made] == [one.codes.shape for one in plain]
+    assert any(not np.array_equal(one.codes, other.codes) for one, other in zip(made, plain, strict=True))
+
+
+def test_a_sound_does_not_depend_on_how_many_are_made(led, video):
+    many, few = led.takes(video, 3, seed=5), led.takes(video, 2, seed=5)
+    assert all(np.array_equal(one.codes, other.codes) for one, other in zip(few, many, strict=False))
+
+
+def test_classes_are_drawn_as_they_are_seen():
+    request = Request(seed=1, takes=400)
+    drawn = choose_classes(torch.tensor([0.25, 0.0, 0.75]), request)
+    assert drawn.unique().tolist() == [0, 2]
+    assert 0.65 < (drawn == 2).float().mean() < 0.85
+    assert torch.equal(choose_classes(torch.tensor([0.25, 0.0, 0.75]), Request(seed=1, takes=7)), drawn[:7])
+    assert not torch.equal(choose_classes(torch.tensor([0.25, 0.0, 0.75]), Request(seed=2, takes=400)), drawn)
+
+
+def test_takes_of_another_seed_begin_with_other_exemplars(exemplars):
+    orders = {tuple(choose_exemplars(exemplars, Request(seed=seed, takes=EACH)).tolist()) for seed in range(12)}
+    assert len(orders) > 3
+
+
+def test_each_shot_continues_exemplars_of_its_own(led, make_clip):
+    images = [np.full((48, 64, 3), grey, np.uint8) for grey in (10, 240)]
+    both = make_clip("both.mp4", n_frames=150, images=lambda index: images[index >= 75])
+    leads, _ = leads_of(led, Scene(both, 6.0), takes=3, candidates=1)
+    assert len(leads) == 2
+    assert len(leads_of(led, Scene(both, 6.0), takes=3, candidates=1, scenes="off")[0]) == 1
+
+
+@pytest.mark.parametrize("fields", [{"prime": "own"}, {"prompt_track": ({"start": 0, "stop": 1, "label": "dog"},)}])
+def test_primes_and_classes_over_time_have_no_exemplars(led, exemplars, fields):
+    assert lead_columns(Request(**fields), led.clip, exemplars) == 0
+    assert lead_columns(Request(), led.clip, exemplars) == COLUMNS
+    assert lead_columns(Request(), led.clip, None) == 0
+
+
+def test_led_windows_need_their_leads(led, video):
+    request = led.resolve(label="dog")
+    plan, observation, request = led.plan_and_observe(Scene(video, 3.0), 16, request)
+    with pytest.raises(ParameterError, match="0 leads were given for 1 led windows"):
+        sample_codes(led.parts.sampler, plan.windows, led.conditions(plan, observation, request), request)
+
+
+def test_exemplars_of_another_model_are_refused(tmp_path, seeing, exemplars):
+    sampler = seeing.parts.sampler.config
+    assert load_exemplars(tmp_path, sampler) is None
+    save_checkpoint(tmp_path / "exemplars", "exemplars", "everyday", exemplars.config, exemplars.state_dict(), {})
+    assert torch.equal(load_exemplars(tmp_path, sampler).codes, exemplars.codes)
+    with pytest.raises(CheckpointError, match=r"damaged: codes are 0 to 13"):
+        load_exemplars(tmp_path, sampler.model_copy(update={"codes": 14}))
+    other = sampler.model_copy(update={"condition": sampler.condition.model_copy(update={"n_classes": 5})})
+    with pytest.raises(CheckpointError, match=r"the exemplars have 3 classes, the sampler 5"):
+        load_exemplars(tmp_path, other)

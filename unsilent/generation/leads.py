@@ -1,0 +1,87 @@
+"""Leads: hidden columns before a sound, which it continues: those of a reference, or exemplars of the class that is seen or named.
+
+A lead shows the sampler one sound of the class in place of all, and so is worth more than its name.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unsilent.checkpoints.bundle import Parts
+from unsilent.clip import Clip
+from unsilent.generation.conditions import Plan, class_shares
+from unsilent.generation.priming import GivenSounds, reference_columns
+from unsilent.models.exemplars import Exemplars
+from unsilent.request import Request
+from unsilent.vision.scene import Observation
+
+
+class Known(NamedTuple):
+    """Codes that a sound continues.
+
+    Attributes:
+        prime: of its own first columns.
+        leads: of the columns before each led window, and those that guidance leads away from; one for each such window.
+    """
+
+    prime: Int[Tensor, "rows known"] | None = None
+    leads: Sequence[Int[Tensor, "2 sounds rows lead"]] = ()
+
+
+def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> int:
+    """Columns of a lead; 0 where there is none: for a prime, for classes that change over time, and for models without exemplars."""
+    if request.like is not None:
+        return reference_columns(clip)
+    if exemplars is None or request.prime is not None or request.prompt_track is not None:
+        return 0
+    return min(clip.hop_columns, exemplars.config.columns)
+
+
+@torch.inference_mode()
+def known_codes(parts: Parts, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Known:
+    """What a sound continues.
+
+    Each candidate gets a class, drawn from those that are seen in its shot, and one of its exemplars. Candidates of one class get different
+    exemplars while there are any. The choice depends on the seed and the number of the candidate alone.
+
+    Args:
+        parts: the model.
+        plan: of the sound.
+        observation: of its frames; may be None where a class is named.
+        request: resolved.
+        given: sounds that it gives.
+    """
+    led = [number for number, window in enumerate(plan.windows) if window.is_led]
+    if given.reference is not None:
+        return Known(None, [given.reference.codes[:, None].expand(-1, request.n_sampled, -1, -1)] * len(led))
+    if not led:
+        return Known(given.prime and given.prime.codes)
+    leads = []
+    for first, stop in zip(led, [*led[1:], len(plan.windows)], strict=True):
+        shares = class_shares(parts.sampler, plan.frames[first:stop], observation, request, parts.classes)
+        chosen = parts.exemplars.codes[choose_classes(shares, request), choose_exemplars(parts.exemplars, request)]
+        chosen = chosen[..., -plan.windows[first].primed :].long()
+        leads.append(torch.stack([chosen, parts.exemplars.silence[..., : chosen.shape[2]].long().expand_as(chosen)]))
+    return Known(None, leads)
+
+
+def choose_classes(shares: Float[Tensor, "classes"], request: Request) -> Int[Tensor, "sounds"]:
+    """A class for each candidate of a request, drawn from shares."""
+    edges = shares.double().cumsum(0).cpu()
+    draws = torch.tensor([_rng(request.seed, sound).random() for sound in range(request.n_sampled)], dtype=torch.float64)
+    return torch.searchsorted(edges, draws * edges[-1], right=True).clamp(max=len(shares) - 1)
+
+
+def choose_exemplars(exemplars: Exemplars, request: Request) -> Int[Tensor, "sounds"]:
+    """The number of an exemplar for each candidate of a request: a shuffled order of all, again and again."""
+    order = np.random.default_rng(np.random.SeedSequence(request.seed, spawn_key=(0, 1))).permutation(exemplars.config.each)
+    return torch.from_numpy(np.resize(order, request.n_sampled))
+
+
+def _rng(seed: int, sound: int) -> np.random.Generator:
+    # not the numbers that codes are drawn with
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sound, 2)))

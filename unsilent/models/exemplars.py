@@ -1,0 +1,42 @@
+"""Exemplars: codes of short stretches of recordings of each class, one of which the sampler continues.
+
+classes   classes of the sampler
+each      exemplars of one class
+rows      codes of one column that are sampled
+columns   code columns of one exemplar
+"""
+
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from unsilent.config import MAX_SIZE, Config
+
+
+class ExemplarsConfig(Config):
+    """Sizes of a table of exemplars."""
+
+    classes: int = Field(gt=0, le=MAX_SIZE, description="Classes of the sampler.")
+    each: int = Field(gt=0, le=MAX_SIZE, description="Exemplars of one class.")
+    rows: int = Field(gt=0, le=MAX_SIZE, description="Codes of one column.")
+    columns: int = Field(gt=0, le=MAX_SIZE, description="Code columns of one exemplar.")
+
+
+class Exemplars(nn.Module):
+    """A table of codes.
+
+    Attributes:
+        codes: of each exemplar.
+        silence: codes of silence, which guidance leads away from, and which classes without recordings have.
+    """
+
+    codes: Int[Tensor, "classes each rows columns"]
+    silence: Int[Tensor, "rows columns"]
+
+    def __init__(self, config: ExemplarsConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = config.rows, config.columns
+        self.register_buffer("codes", torch.zeros(config.classes, config.each, *shape, dtype=torch.int16))
+        self.register_buffer("silence", torch.zeros(shape, dtype=torch.int16))
