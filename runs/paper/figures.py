@@ -25,6 +25,7 @@ from unsilent.signal.mel import from_mel01, log_mel01
 
 CLIP = Clip()
 INCHES = 3.0, 1.5  # width and height of one mel
+LONGEST = 40  # characters of a name above it
 
 
 def main() -> None:
@@ -85,7 +86,7 @@ def draw(rows: Rows, clips: list[str], out: Path) -> None:
             axis.set(xlabel="", xticks=[], yticks=[])
         line[0].set_ylabel(heading, fontsize=9)
     for clip, axis in zip(clips, axes[0], strict=True):
-        axis.set_title(clip, fontsize=8)
+        axis.set_title(clip if len(clip) <= LONGEST else f"…{clip[1 - LONGEST :]}", fontsize=8)
     figure.savefig(out, dpi=100)
 
 
