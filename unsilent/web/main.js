@@ -210,6 +210,7 @@ function showOutcome(ended, isNew = false) {
     ...(ended.notes || []), `Kept for ${days.toFixed(0)} hours.`]
   $("outcome-note").textContent = notes.filter(Boolean).join(" ")
   $("recipe").textContent = JSON.stringify({ ...ended.recipe, timings: ended.timings, spent_seconds: ended.spent_seconds }, null, 2)
+  $("seen-title").textContent = ended.ask.request.label ? "You named" : "The model saw"
   showList($("seen"), Object.entries(ended.seen || {}))
   $("seen-none").textContent = Object.keys(ended.seen || {}).length ? "" : "Nothing that it has a name for, or this job does not look."
   const files = `api/jobs/${ended.id}/files/`
