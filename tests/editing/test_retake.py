@@ -196,8 +196,8 @@ def test_a_gap_in_a_recording_is_bridged(pipeline, recording):
 
 
 def test_retakes_work_behind_the_first_window(pipeline, write_clip, tmp_path):
-    """A stretch in the second window of a sound, and one that is longer than a window."""
-    (made,) = run(pipeline, plan([write_clip(tmp_path / "long.mp4", n_frames=32, fps=1)], None), Request(), sidecar=True)
+    """A stretch in the second window of a sound, and one that is longer than a window. Its pictures, one a second, are no scenes."""
+    (made,) = run(pipeline, plan([write_clip(tmp_path / "long.mp4", n_frames=32, fps=1)], None), Request(scenes="off"), sidecar=True)
     opened = open_result(pipeline, made.out, find_sidecar(made.out))
     for start, stop in ((20, 21), (2, 28)):
         (one,) = retake(pipeline, opened, Retake(start, stop, candidates=1))
