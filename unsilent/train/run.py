@@ -49,7 +49,9 @@ def train(run: AnyRun, resume: bool) -> Path | None:
         logging.getLogger("unsilent").setLevel(logging.WARNING)  # only the first process reports
     fabric.seed_everything(run.seed, verbose=False)
     with locked(run.out / ".lock", CheckpointError) if fabric.is_global_zero else nullcontext():
-        return _fit(run, fabric, resume)
+        folder = _fit(run, fabric, resume)
+    fabric.barrier()  # because a process that ends closes connections that others may still use
+    return folder
 
 
 def _fit(run: AnyRun, fabric: lightning_fabric.Fabric, resume: bool) -> Path | None:
