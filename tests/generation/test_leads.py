@@ -9,7 +9,7 @@ import torch
 from unsilent.checkpoints.bundle import load_exemplars
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.errors import CheckpointError, ParameterError
-from unsilent.generation.leads import choose_classes, choose_exemplars, known_codes, lead_columns
+from unsilent.generation.leads import choose_exemplars, known_codes, lead_columns
 from unsilent.generation.sampling import sample_codes
 from unsilent.models.exemplars import Exemplars, ExemplarsConfig
 from unsilent.pipeline import Pipeline
@@ -66,15 +66,6 @@ def test_exemplars_change_the_sounds_but_not_their_length(seeing, led, video):
 def test_a_sound_does_not_depend_on_how_many_are_made(led, video):
     many, few = led.takes(video, 3, seed=5), led.takes(video, 2, seed=5)
     assert all(np.array_equal(one.codes, other.codes) for one, other in zip(few, many, strict=False))
-
-
-def test_classes_are_drawn_as_they_are_seen():
-    request = Request(seed=1, takes=400)
-    drawn = choose_classes(torch.tensor([0.25, 0.0, 0.75]), request)
-    assert drawn.unique().tolist() == [0, 2]
-    assert 0.65 < (drawn == 2).float().mean() < 0.85
-    assert torch.equal(choose_classes(torch.tensor([0.25, 0.0, 0.75]), Request(seed=1, takes=7)), drawn[:7])
-    assert not torch.equal(choose_classes(torch.tensor([0.25, 0.0, 0.75]), Request(seed=2, takes=400)), drawn)
 
 
 def test_takes_of_another_seed_begin_with_other_exemplars(exemplars):

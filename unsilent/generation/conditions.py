@@ -149,8 +149,8 @@ def make_conditions(
         plan: windows, and their frames for a sampler with features.
         observation: of all these frames; None for a sampler without features. In place of a feature, the published "no features" samplers
             then get one random vector, the same in every window, of the request's seed reduced to 63 bits, the range of torch's generators.
-        request: resolved; its label names the class, cues and prompt track replace motion and class over time, and guidance leads away from
-            what is avoided.
+        request: resolved; its label names the class, else a sampler with sight is given the likeliest class of the window. Cues and prompt
+            track replace motion and class over time, and guidance leads away from what is avoided.
         classes: names by class number; empty for a sampler without classes.
     """
     device, clip = sampler.pos_emb.device, sampler.config.clip
@@ -158,11 +158,15 @@ def make_conditions(
     if observation is None:
         return [sampler.condition(labels=labels, generator=torch.Generator().manual_seed(request.seed % 2**63))] * len(plan.windows)
     steering, avoided = Steering.of(request, plan.n_columns, clip, classes), numbers_of(request, classes)
-    conditions = []
+    sees, conditions = getattr(sampler.embedder, "sight", None) is not None, []
     for window, frames in zip(plan.windows, plan.frames, strict=True):
         features = observation.features_of(frames.embedded)[None].to(device)
         if steering.classes is not None:
             labels = torch.from_numpy(steering.labels(window, features.shape[1], clip))[None].to(device)
+        elif sees and request.label is None:
+            labels = torch.full((1,), -1, device=device)
+        if sees:  # the likeliest class alone, because a mean of several is none of them
+            labels = torch.where(labels < 0, class_shares(sampler, [frames], observation, request, classes).argmax(), labels)
         motion = None
         if frames.measured:
             curves = observation.motion_of(frames.measured, clip) if steering.cues is None else steering.motion(window, clip)

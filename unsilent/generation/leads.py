@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from unsilent.checkpoints.bundle import Parts
@@ -45,8 +45,8 @@ def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> i
 def known_codes(parts: Parts, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Known:
     """What a sound continues.
 
-    Each candidate gets a class, drawn from those that are seen in its shot, and one of its exemplars. Candidates of one class get different
-    exemplars while there are any. The choice depends on the seed and the number of the candidate alone.
+    Each candidate gets another exemplar of the class that is likeliest in the first window of its shot, while there are any. The choice
+    depends on the seed and the number of the candidate alone.
 
     Args:
         parts: the model.
@@ -55,33 +55,19 @@ def known_codes(parts: Parts, plan: Plan, observation: Observation | None, reque
         request: resolved.
         given: sounds that it gives.
     """
-    led = [number for number, window in enumerate(plan.windows) if window.is_led]
+    led = [(window, frames) for window, frames in zip(plan.windows, plan.frames, strict=False) if window.is_led]  # without sight, no frames
     if given.reference is not None:
         return Known(None, [given.reference.codes[:, None].expand(-1, request.n_sampled, -1, -1)] * len(led))
-    if not led:
-        return Known(given.prime and given.prime.codes)
-    leads = []
-    for first, stop in zip(led, [*led[1:], len(plan.windows)], strict=True):
-        shares = class_shares(parts.sampler, plan.frames[first:stop], observation, request, parts.classes)
-        chosen = parts.exemplars.codes[choose_classes(shares, request), choose_exemplars(parts.exemplars, request)]
-        chosen = chosen[..., -plan.windows[first].primed :].long()
-        leads.append(torch.stack([chosen, parts.exemplars.silence[..., : chosen.shape[2]].long().expand_as(chosen)]))
-    return Known(None, leads)
-
-
-def choose_classes(shares: Float[Tensor, "classes"], request: Request) -> Int[Tensor, "sounds"]:
-    """A class for each candidate of a request, drawn from shares."""
-    edges = shares.double().cumsum(0).cpu()
-    draws = torch.tensor([_rng(request.seed, sound).random() for sound in range(request.n_sampled)], dtype=torch.float64)
-    return torch.searchsorted(edges, draws * edges[-1], right=True).clamp(max=len(shares) - 1)
+    leads, order = [], None if parts.exemplars is None else choose_exemplars(parts.exemplars, request)
+    for window, frames in led:
+        likeliest = class_shares(parts.sampler, [frames], observation, request, parts.classes).argmax()
+        chosen = parts.exemplars.codes[likeliest.cpu(), order, :, -window.primed :].long()
+        leads.append(torch.stack([chosen, parts.exemplars.silence[:, : window.primed].long().expand_as(chosen)]))
+    return Known(given.prime and given.prime.codes, leads)
 
 
 def choose_exemplars(exemplars: Exemplars, request: Request) -> Int[Tensor, "sounds"]:
     """The number of an exemplar for each candidate of a request: a shuffled order of all, again and again."""
+    # another source than that of the numbers that codes are drawn with
     order = np.random.default_rng(np.random.SeedSequence(request.seed, spawn_key=(0, 1))).permutation(exemplars.config.each)
     return torch.from_numpy(np.resize(order, request.n_sampled))
-
-
-def _rng(seed: int, sound: int) -> np.random.Generator:
-    # not the numbers that codes are drawn with
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sound, 2)))
