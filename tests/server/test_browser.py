@@ -131,6 +131,7 @@ def test_the_whole_way(page, tmp_path):
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     until(page, "Math.abs(document.querySelector('#player').currentTime - 0.1) < 0.05")
+    page.locator("#mel").scroll_into_view_if_needed()
     box = page.locator("#mel").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 20)
     page.mouse.down()
