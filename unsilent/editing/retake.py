@@ -234,7 +234,7 @@ def _candidates(
 def _with_good_joins(
     sounds: "_Sounds", grids: Int[Tensor, "draws rows columns"], order: list[int], asked: Retake
 ) -> list[tuple[int, "_Sound"]]:
-    """The best candidates whose joins are no louder than the sound, or else those with the quietest of a few more."""
+    """The best candidates whose joins jump no more than the sound around, else those with the smallest jumps among a few more."""
     tried = dict[int, _Sound]()
     for take in order[: asked.takes + MORE_TRIED]:
         tried[take] = sounds.make(grids[take], asked.layer)

@@ -1,6 +1,6 @@
 """Leads: hidden columns before a sound, which it continues: those of a reference, or exemplars of the class that is seen or named.
 
-A lead shows the sampler one sound of the class in place of all, and so is worth more than its name.
+Codes of one recording determine the sound more closely than the name of its class does.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Known(NamedTuple):
 
     Attributes:
         prime: of its own first columns.
-        leads: of the columns before each led window, and those that guidance leads away from; one for each such window.
+        leads: for each led window, codes of the columns before it: those to continue, then those of silence for the unconditional rows.
     """
 
     prime: Int[Tensor, "rows known"] | None = None
@@ -43,10 +43,10 @@ def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> i
 
 @torch.inference_mode()
 def known_codes(parts: Parts, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Known:
-    """What a sound continues.
+    """Codes that each candidate continues: a prime, a reference or exemplars.
 
-    Each candidate gets another exemplar of the class that is likeliest in the first window of its shot, while there are any. The choice
-    depends on the seed and the number of the candidate alone.
+    Each candidate continues a different exemplar of the likeliest class in the first window of its shot; with more candidates than exemplars,
+    they repeat. The choice depends on the seed and the number of the candidate alone.
 
     Args:
         parts: the model.

@@ -1,4 +1,4 @@
-"""Shots: what follows a cut is looked at and sampled by itself, from its own beginning.
+"""Shots: parts of a video between cuts, each of which is observed and sampled on its own.
 
 Windows of a shot see its frames only, and know no codes of the shot before. The decoder fades from one to the other within a column or two.
 """
@@ -35,7 +35,7 @@ def plan_shots(
         condition: of the sampler.
         backbone: preprocessing of its image network; None for a model without features, which gets no frames.
         start: first column to be sampled; those before are known.
-        lead: columns of a reference before each shot.
+        lead: columns of a reference or an exemplar before each shot.
         alone: know none of the columns before `start`.
     """
     starts, kept = [0], list[int]()

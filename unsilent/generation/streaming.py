@@ -6,7 +6,7 @@
     limit     peaks; the level is that of the codes
 
 Each rule depends on the past and a fixed look-ahead only, never on when a chunk is fetched. So the chunks of a stream are the bytes of the
-whole. Models whose condition or decoder needs a whole clip stream too, a clip later.
+whole. Models whose condition or decoder needs a whole clip stream too, with a delay of one clip.
 """
 
 from bisect import bisect_right

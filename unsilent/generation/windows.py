@@ -9,7 +9,7 @@ from unsilent.errors import ParameterError
 class Window:
     """Code columns `[start, stop)` that a sampler processes at once; the first `primed` have the codes of the window before.
 
-    Where the window is led, these columns lie before the sound, and have the codes of a reference.
+    If the window is led, these columns lie before the sound, and have the codes of a reference or an exemplar.
     """
 
     start: int

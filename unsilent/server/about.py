@@ -22,7 +22,7 @@ _KNOWS = {
 
 @cache
 def describe_models(settings: Settings) -> list[dict[str, Any]]:
-    """Models whose weights are here, that of the start first: what each knows, defaults, classes, whether it recognises or attends."""
+    """Installed models, the server's default first: defaults, classes, and whether a model has sight and attention."""
     described, own = [], sorted(path.parent.name for path in models_folder().glob("*/bundle.json"))
     for name in dict.fromkeys((settings.model_name, *present(), *own)):
         folder = find_bundle(settings.model_of(name))

@@ -19,8 +19,8 @@ class Here:
 
     Args:
         settings: of the server.
-        is_alone: whether the process serves nothing else. Then its memory is limited, but for that which a GPU's driver maps; and a
-            sound is made before the first job.
+        is_alone: whether the process serves nothing else. If so, its memory is limited, unless a GPU is used,
+            whose driver maps more; and one sound is made before the first job.
     """
 
     lanes = 1
