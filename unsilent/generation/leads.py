@@ -45,8 +45,8 @@ def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> i
 def known_codes(parts: Parts, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Known:
     """Codes that each candidate continues: a prime, a reference or exemplars.
 
-    Each candidate continues a different exemplar of the likeliest class in the first window of its shot; with more candidates than exemplars,
-    they repeat. The choice depends on the seed and the number of the candidate alone.
+    Each candidate continues a different exemplar of the likeliest class in the first window of its shot; exemplars repeat if candidates
+    outnumber them. The choice depends on the seed and the number of the candidate alone.
 
     Args:
         parts: the model.

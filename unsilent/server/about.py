@@ -14,8 +14,8 @@ from unsilent.version import __version__
 
 # What the person in front of the page must know before the first sound.
 _KNOWS = {
-    "everyday": "Knows 234 kinds of everyday sound, and recognises about 130 of them in pictures: animals, weather, machines, household, "
-    "steps. For anything else it makes the sound of something similar; a label helps. Little speech and music. Its timing does not "
+    "everyday": "Knows 234 kinds of everyday sound, and recognises 134 of them in pictures: animals, weather, machines, household, "
+    "steps. Other pictures get soft wind or the sound of a similar kind; a label helps. Little speech and music. Its timing does not "
     "follow visible hits reliably. Mono, 22 kHz. For research, because parts of its training data are."
 }
 
