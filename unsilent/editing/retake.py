@@ -245,7 +245,7 @@ def _with_good_joins(
 
 
 def _kept(codes: Int[Tensor, "rows columns"], n_known: int, share: float, seed: int) -> Int[Tensor, "rows columns"]:
-    """Codes with -1 in those columns that are sampled; known are all but the last ones, of which a share is kept."""
+    """Codes with -1 in columns to sample: the first `n_known` columns stay, and a share of the others."""
     redone = torch.from_numpy(draw_uniforms(seed, _STREAM, codes.shape[1]) >= share).to(codes.device)
     redone[:n_known] = False
     return torch.where(redone[None], -1, codes)

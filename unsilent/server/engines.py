@@ -53,7 +53,7 @@ class Here:
 
 @dataclass(frozen=True)
 class _Replica:
-    """Picklable; a replica calls it once, and then what it returns for every job."""
+    """Picklable factory: a replica calls it once, and the function that it returns for every job."""
 
     settings: Settings
 

@@ -90,7 +90,7 @@ class Guard:
 
 
 def _body_refusal(headers: dict[str, str]) -> tuple[int, str] | None:
-    """What is not streamed to disk is kept in memory, so it must be small, and say so before it comes."""
+    """Refuse a request body without a length or above the limit, because only uploads are streamed to disk."""
     if "transfer-encoding" in headers:
         return 411, "this request must say its length."
     length = headers.get("content-length", "0")

@@ -20,8 +20,8 @@ def to_bytes(mel: Float[np.ndarray, "mels frames"], every: int = 1) -> bytes:
     """A mel in [-1, 1] as one byte for each band of each frame, frame after frame, low bands first.
 
     Args:
-        mel: its frames are averaged in groups of `every`; an incomplete group is left out.
-        every: see there.
+        mel: of a sound; an incomplete group of frames at its end is left out.
+        every: mel frames that are averaged into one.
     """
     n = mel.shape[1] // every
     mean = mel[:, : n * every].reshape(len(mel), n, every).mean(2)

@@ -19,7 +19,7 @@ REPORT = "report.html"
 
 
 def is_here(settings: Settings) -> dict[str, bool]:
-    """What of it the server has."""
+    """Whether the server has a manifest, and reports."""
     return {"manifest": settings.manifest is not None, "reports": settings.reports is not None}
 
 

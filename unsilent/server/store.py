@@ -55,7 +55,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Job:
-    """A job; times are seconds since 1970, None where it has not come to that."""
+    """A job; times are seconds since 1970, None before the event."""
 
     id: str
     client: str

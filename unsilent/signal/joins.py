@@ -59,7 +59,7 @@ def usual_jumps(sound: Float[np.ndarray, "samples"], sample_rate: int, loudest: 
 def splice(
     old: Float[np.ndarray, "samples"], new: Float[np.ndarray, "stretch"], start: int, stop: int, sample_rate: int
 ) -> tuple[Float[np.ndarray, "stretch"], float]:
-    """What belongs into `old[start:stop]`: the old sound at its edges, cross-faded into the new one.
+    """Samples for `old[start:stop]`: the old sound at its edges, cross-faded into the new one.
 
     A side on which nothing is left of the old sound is not joined, but faded over 10 ms. Where the old sound is digital silence inside the
     edge, as in a gap or behind its end, it is continued by linear prediction first.
