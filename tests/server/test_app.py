@@ -91,6 +91,15 @@ def test_each_control_of_the_default_model_changes_the_sound(start, helpers, mak
     assert wav_of(client, plain) != wav_of(client, changed)
 
 
+def test_cuts_change_the_sound(start, helpers, make_clip):
+    client = start(model="everyday")
+    clip = make_clip("both.mp4", n_frames=100, images=lambda number: np.full((48, 64, 3), 240 if number >= 50 else 10, np.uint8))
+    source = helpers.upload(client, clip)["id"]
+    apart, whole = (helpers.finish(client, helpers.ask(client, source, "everyday", **fields)) for fields in ({}, {"scenes": "off"}))
+    assert whole["state"] == "done", whole["why"]
+    assert wav_of(client, apart) != wav_of(client, whole)
+
+
 def test_another_model_gives_another_sound(start, helpers, make_clip):
     client = start()
     source = helpers.upload(client, make_clip("clip.mp4"))["id"]
