@@ -32,7 +32,7 @@ def serve(
     reports: Reports = None,
     max_mb: Annotated[float, typer.Option(help="Megabytes of an upload.")] = 2048,
     max_seconds: Annotated[float, typer.Option(help="Seconds of an upload, and of a sound.")] = 1800,
-    max_takes: Annotated[int, typer.Option(min=1, help="Takes of a job, times candidates.")] = 16,
+    max_takes: Annotated[int, typer.Option(min=1, help="Takes of a job, times candidates.")] = 80,
     max_waiting: Annotated[int, typer.Option(min=1, help="Jobs that wait, of all clients.")] = 64,
     max_stored_gb: Annotated[float, typer.Option(help="Gigabytes of all uploads and results.")] = 20,
     max_memory_gb: Annotated[float, typer.Option(help="Gigabytes of memory of a process that computes on the CPU.")] = 4,

@@ -288,7 +288,7 @@ async function begin() {
   for (const model of found) models.set(model.name, model)
   $("model").replaceChildren(...found.map((model) => make("option", model.name)))
   showModel()
-  $("takes-wanted").max = limits.max_takes
+  $("takes-wanted").max = Math.min($("takes-wanted").max, limits.max_takes)
   $("limits").textContent = `Up to ${Math.round(limits.max_seconds / 60)} minutes and ${Math.round(limits.max_bytes / 1e6)} MB. It stays on the machine of this server, for ${limits.keep_hours} hours.`
   $("wait").textContent = limits.wait_seconds > 1 ? `Others are being served: about ${Math.ceil(limits.wait_seconds)} s to wait.` : ""
   $("about").textContent = `unsilent ${health.version}`
