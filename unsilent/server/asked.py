@@ -11,7 +11,7 @@ from unsilent.request import OWN, Defaults, Request
 from unsilent.server.settings import Settings
 
 Kind = Literal["generate", "retake", "reconstruct", "encode", "decode"]
-CANDIDATES = 4  # of each take of `everyday`, for the expected work
+CANDIDATES = 5  # of each take of `everyday`, for the expected work
 NEEDS = {
     "generate": ("video",),
     "retake": ("video",),
@@ -110,7 +110,7 @@ def expected_bytes(seconds: float, takes: int) -> float:
 
 
 def expected_seconds(ask: Ask, seconds: float) -> float:
-    """Seconds of work on a job, as measured with `everyday` on two cores; a server learns how much faster or slower it is.
+    """Seconds of work on a job, as measured with `everyday` on two quiet cores; a server learns how much faster or slower it is.
 
     Args:
         ask: the job.
@@ -120,5 +120,5 @@ def expected_seconds(ask: Ask, seconds: float) -> float:
     seconds, takes = request.seconds or seconds, request.takes
     if ask.kind == "generate":
         windows = seconds + 0.5 * max(0.0, seconds - 10)  # later ones overlap
-        return 1.0 + 0.45 * takes + windows * (0.13 + 0.06 * takes + 0.02 * takes * (request.candidates or CANDIDATES))
-    return 1.0 + 0.1 * seconds
+        return 0.3 + 0.25 * takes + windows * (0.03 + 0.02 * takes + 0.0085 * takes * (request.candidates or CANDIDATES))
+    return 0.3 + 0.03 * seconds
