@@ -352,7 +352,7 @@ class Small:
                 yield "unsilent", "models", "assemble", "-o", model, *parts
 
     def table4(self) -> Iterator[Command]:
-        """Another system, a training sound of the label as a sound library would return it; and models that are told the label."""
+        """Another system, a training sound of the label as a sound library would return it; and models conditioned on the label."""
         yield from self.trained(*SMALL_CONDITIONS)
         yield self.sample("1-picture", "1-picture")
         for condition in SMALL_CONDITIONS:

@@ -154,11 +154,8 @@ def test_a_sound_goes_through_the_codes_and_back(start, helpers, tmp_path):
     assert decoded["lost"] == []
 
 
-def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
-    client = start()
-    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
-    service, job = client.service, None
-    whole = helpers.finish(client, helpers.ask(client, source, seconds=20.0))
+def stop_while_sampling(service):
+    """Stop each job after six tenths of its work."""
     tell = service._tell
 
     def stop_soon(id, event):
@@ -167,6 +164,14 @@ def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
             service.stop(service.store.job(None, id))
 
     service._tell = stop_soon
+
+
+def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
+    client = start()
+    source = helpers.upload(client, make_clip("clip.mp4"))["id"]
+    service, job = client.service, None
+    whole = helpers.finish(client, helpers.ask(client, source, seconds=20.0))
+    stop_while_sampling(service)
     job = helpers.finish(client, helpers.ask(client, source, seconds=20.0))
     assert job["state"] == "stopped"
     a, b = (soundfile.read(io.BytesIO(wav_of(client, one)), dtype="int16")[0] for one in (whole, job))
@@ -183,14 +188,7 @@ def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
 def test_stopping_keeps_a_beginning_of_every_take(start, helpers, make_clip):
     client = start(model="everyday")
     source, service = helpers.upload(client, make_clip("clip.mp4"))["id"], client.service
-    tell = service._tell
-
-    def stop_soon(id, event):
-        tell(id, event)
-        if event.get("stage") == "sampling" and event["share"] > 0.6:
-            service.stop(service.store.job(None, id))
-
-    service._tell = stop_soon
+    stop_while_sampling(service)
     job = helpers.finish(client, helpers.ask(client, source, "everyday", seconds=10.0, takes=2, candidates=2))
     assert job["state"] == "stopped"
     assert len({wav_of(client, job, number) for number in range(2)}) == 2

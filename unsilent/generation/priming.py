@@ -100,7 +100,7 @@ class Reference:
 
     Attributes:
         codes: of the columns before the sound, `reference_columns` many; and of silence as long, which guidance leads away from.
-        features: that the listener hears in it.
+        features: of the listener, a unit vector.
     """
 
     codes: Int[Tensor, "2 rows lead"]
