@@ -389,7 +389,7 @@ def test_fetch_stops_at_twice_the_size_that_the_catalogue_estimates(server, tmp_
     row = replace(row, approximate_size=1_000_000)
     server.files[f"/a/{NAME}"] = CONTENT
     server.script = [server.announce(length)]
-    words = r"does not end after 2\.\d\d MB; name a mirror" if length is None else r"has 1\.00 GB, far more than the file; name a mirror"
+    words = r"does not end after 2\.00 MB; name a mirror" if length is None else r"has 1\.00 GB, far more than the file; name a mirror"
     with pytest.raises(CheckpointError, match=words):
         fetch(row, folder=tmp_path, timeout_seconds=5.0)
     assert server.sent <= len(CONTENT)

@@ -207,7 +207,7 @@ class Download:
     def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         since, before = time.monotonic(), self.done
         while self.total is None or self.done < self.total:
-            wanted = _CHUNK if self.total is None else min(_CHUNK, self.total - self.done)
+            wanted = min(_CHUNK, (self.limit + 1 if self.total is None else self.total) - self.done)
             try:
                 chunk = response.read1(wanted)  # returns what has arrived; `read` would lose it when the connection stalls
             except (OSError, http.client.HTTPException) as error:
