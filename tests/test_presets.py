@@ -42,8 +42,12 @@ def test_rows_for_trials_are_not_offered():
 
 
 def test_tables_of_the_paper_are_complete():
-    """Table 3 has eight conditions in three settings; table 4 adds features and a class in the two settings on VAS."""
-    assert len(PAPER) == 3 * 8 + 2
+    """Table 3 has eight conditions in three settings; table 4 adds features and a class in the two settings on VAS.
+
+    Without scores are the coordinates of the supplement, for each data set.
+    """
+    assert len(PAPER) == 3 * 8 + 2 + 2
+    assert [name for name in PAPER if presets.get(name).fid is None] == ["vggsound-coordinates", "vas-coordinates"]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +59,12 @@ def test_sequence_lengths_are_the_released_ones(setting, condition, length):
     """Condition positions and 265 codes, as in the released configurations."""
     row = presets.get(setting.format(condition))
     assert row.sampler.condition.n_tokens(row.clip) + row.clip.n_codes == length
+
+
+def test_coordinates_are_as_many_as_codes():
+    for name in ("vggsound-coordinates", "vas-coordinates"):
+        row = presets.get(name)
+        assert row.sampler.condition.n_tokens(row.clip) == row.clip.n_codes == 265
 
 
 def test_features_with_a_class_have_one_more_position():

@@ -69,11 +69,12 @@ N_CLASSES = {"vggsound": 309, "vas": 8}
 PAPER_FEATURE_DIM = 2048
 
 # (sampler's data, codebook's data) → condition → FID and MKL on the sampler's data.
-# Table 3, settings (a), (b), (c); the last two rows of table 4.
+# Table 3, settings (a), (b), (c); the last two rows of table 4. Supplement 6.1.4 describes coordinates and gives no scores.
 _PAPER_SCORES = {
     ("vggsound", "vggsound"): {
         "nofeats": (13.5, 9.7), "1-resnet50": (11.5, 7.3), "5-resnet50": (11.3, 7.0), "212-resnet50": (10.5, 6.9),
         "1-bninception": (8.6, 7.7), "5-bninception": (9.4, 7.0), "212-bninception": (9.6, 6.8), "class": (7.8, 5.0),
+        "coordinates": (None, None),
     },
     ("vas", "vggsound"): {
         "nofeats": (33.7, 9.6), "1-resnet50": (26.5, 6.7), "5-resnet50": (22.3, 6.5), "212-resnet50": (20.8, 6.2),
@@ -83,17 +84,18 @@ _PAPER_SCORES = {
     ("vas", "vas"): {
         "nofeats": (28.7, 9.2), "1-resnet50": (25.1, 6.3), "5-resnet50": (20.9, 6.1), "212-resnet50": (22.6, 5.8),
         "1-bninception": (25.1, 6.6), "5-bninception": (24.8, 6.2), "212-bninception": (25.4, 5.9), "class": (23.9, 5.5),
-        "212-bninception-class": (24.9, 5.5),
+        "212-bninception-class": (24.9, 5.5), "coordinates": (None, None),
     },
 }  # fmt: skip
 
 
-def _paper_row(data: str, codebook_data: str, condition: str, fid: float, mkl: float) -> Preset:
+def _paper_row(data: str, codebook_data: str, condition: str, fid: float | None, mkl: float | None) -> Preset:
     suffix = "" if data == codebook_data else f"-{codebook_data}-codebook"
     codebook = VGGSOUND_CODEBOOK if codebook_data == "vggsound" else VAS_CODEBOOK
     n_features, _, network = condition.replace("-class", " and a class").partition("-")
     features = f"{n_features} feature{'' if n_features == '1' else 's'} of {network}"
-    given = {"nofeats": "nothing", "class": "a class"}.get(condition, features)
+    given = {"nofeats": "nothing", "class": "a class", "coordinates": "coordinates of time"}.get(condition, features)
+    described = "supplement 6.1.4" if fid is None else "table " + ("4" if condition.endswith("n-class") else "3")
     return Preset(
         name=f"{data}-{condition}{suffix}",
         summary=f"sampler of {data}, codebook of {codebook_data}, conditioned on {given}",
@@ -106,7 +108,7 @@ def _paper_row(data: str, codebook_data: str, condition: str, fid: float, mkl: f
         top_k=codebook.n_codes // 2,
         fid=fid,
         mkl=mkl,
-        source="paper table " + ("4" if condition.endswith("n-class") else "3") + "; released configs",
+        source=f"paper {described}; released configs",
     )
 
 
@@ -115,6 +117,8 @@ def _paper_condition(data: str, condition: str) -> ConditionConfig:
         return ConditionConfig(kind="none", n_features=1, feature_dim=PAPER_FEATURE_DIM)
     if condition == "class":
         return ConditionConfig(kind="class", n_classes=N_CLASSES[data])
+    if condition == "coordinates":
+        return ConditionConfig(kind="coordinates")
     n_features = int(condition.split("-")[0])
     if condition.endswith("-class"):
         kind, n_classes = "features+class", N_CLASSES[data]

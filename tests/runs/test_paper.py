@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shlex
 import tomllib
 from pathlib import Path
@@ -65,11 +66,26 @@ def test_commands_parse(printed, which, scale):
             assert Path(words[0]).is_file()
 
 
+def test_make_paper_small_runs_the_small_commands_of_every_table_and_figure(printed, scripts):
+    """Some figures differ at full size only, and have one command in small; so the list of the Makefile is shorter."""
+    assert (*WHICH, "prepare") == scripts("table").WHICH
+    listed = re.search(r"^PAPER = (.*)$", (SCRIPTS.parents[1] / "Makefile").read_text(), re.M)[1].split()
+    made = {tuple(words) for which in listed for words in printed(which, "--everyday", "material")}
+    for which in WHICH:
+        assert {tuple(words) for words in printed(which, "--everyday", "material")} <= made, which
+
+
+def test_the_readme_of_the_paper_has_a_row_for_every_table_and_figure():
+    cells = re.findall(r"^\| (?:table|figures?) [^|]*\| ([^|]*)\|", (SCRIPTS / "README.md").read_text(), re.M)
+    shown = [which for cell in cells for which in re.findall(r"`(\w+)`", cell)]
+    assert sorted(shown) == sorted(WHICH)
+
+
 def test_table_3_samples_all_models_of_the_paper(printed):
     commands = printed("3")
     sampled = [parse(words[1:]) for words in commands if words[1] == "sample"]
     models = [parameters["model"] for parameters in sampled]
-    paper = [name for name in presets.names() if name.startswith(("vggsound", "vas")) and "class" not in name]
+    paper = [name for name in presets.names() if name.startswith(("vggsound", "vas")) and "class" not in name and "coord" not in name]
     assert sorted(models) == sorted(paper)
     assert {(parameters["split"], parameters["samples"]) for parameters in sampled} == {("test", 10), ("valid", 100)}
     evaluated = [folder.name for words in commands if words[1] == "evaluate" for folder in parse(words[1:])["generated"]]

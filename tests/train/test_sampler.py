@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from unsilent.checkpoints.assemble import assemble
 from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.clip import Clip
 from unsilent.data.datasets import generators
 from unsilent.data.rows import CodesRow
 from unsilent.data.shards import Shard, write_shard
 from unsilent.errors import DataError, ParameterError
+from unsilent.loading import load
 from unsilent.models.codebook import Codebook
 from unsilent.models.condition import Sight
 from unsilent.models.configs import (
@@ -23,6 +25,7 @@ from unsilent.models.configs import (
     SamplerConfig,
     SightConfig,
     TransformerConfig,
+    VocosConfig,
 )
 from unsilent.models.residual_codebook import ResidualCodebook
 from unsilent.models.sampler import Sampler
@@ -206,6 +209,25 @@ def test_a_run_may_choose_another_condition_with_the_labels_at_hand(shards, tmp_
     folder = tmp_path / "saved"
     trainer.save(folder, trainer.module.module.state_dict(), {})
     assert load_checkpoint(folder, "sampler").config == trainer.config
+
+
+def test_a_model_of_coordinates_is_trained_assembled_and_generates(fit_recorded, shards, tmp_path, write_part, make_clip):
+    """As its preset, which has no image network; the sound follows the seed, not the pictures."""
+    run, trainer, fabric = build("coordinates", shards, tmp_path / "out", steps=2)
+    trainer.run = run = run.model_copy(update={"preset": "vggsound-coordinates"})
+    trained = fit_recorded(run, trainer, fabric)
+    clip = Clip(frames=64)
+    book = CodebookConfig(clip=clip, n_codes=8, dim=8, channels=8, multipliers=(1, 1, 1, 1, 2), n_blocks=1)
+    parts = {"codebook": write_part(tmp_path / "codebook", "codebook", book), "sampler": trained}
+    parts["vocoder"] = write_part(tmp_path / "vocoder", "vocoder", VocosConfig(clip=clip, width=16, hidden=32, n_blocks=1, rounds=1))
+    assemble(tmp_path / "model", {role: str(folder) for role, folder in parts.items()}, defaults={"top_k": 8})
+    model = load(str(tmp_path / "model"), device="cpu")
+    assert (model.parts.name, model.parts.backbone) == ("vggsound-coordinates", None)
+    clips = [make_clip(f"{number}.mp4", first=number) for number in range(2)]
+    first, second = (model.generate(one, seed=3, seconds=0.7) for one in clips)
+    assert np.array_equal(first.waveform, second.waveform)
+    assert first.waveform.std() > 0
+    assert not np.array_equal(first.codes, model.generate(clips[0], seed=4, seconds=0.7).codes)
 
 
 def test_a_condition_with_features_needs_a_preset_with_features(shards, tmp_path):

@@ -95,8 +95,11 @@ _SAMPLERS = {
     "vas-212-resnet50": ("07-29T13-34-39", "dc2b5cbd28ad98d2f9ca4329e8aa0f64"),
     "vas-class": ("06-09T09-42-07", "412b01be179c2b8b02dfa0c0b49b9a0f"),
 }
-# rows of the paper's table 4 whose samplers were never released; retrained samplers use the same other networks
-_UNRELEASED = ("vas-212-bninception-class-vggsound-codebook", "vas-212-bninception-class")
+# models of the paper whose samplers were never released; retrained samplers use the same other networks
+_UNRELEASED = (
+    *("vas-212-bninception-class-vggsound-codebook", "vas-212-bninception-class"),  # of table 4
+    *("vggsound-coordinates", "vas-coordinates"),
+)
 # names of presets are repeated here, because the table of presets imports torch
 _PAPER = (*_SAMPLERS, *_UNRELEASED)
 _OF_VGGSOUND_CODEBOOK = tuple(name for name in _PAPER if name.startswith("vggsound-") or name.endswith("-vggsound-codebook"))
