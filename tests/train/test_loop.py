@@ -109,6 +109,20 @@ def test_initial_weights_are_loaded(train, kind, shards, tmp_path):
         train(kind, shards, tmp_path / "third", 1, initial=unfit)
 
 
+@pytest.mark.parametrize("losses", [[1.0, 2.0, 3.0], [2.0, 3.0, 1.0]], ids=["worse", "better"])
+def test_initial_weights_are_validated_and_kept_where_nothing_is_better(train, shards, tmp_path, losses, monkeypatch, caplog):
+    initial, left = train("vocoder", shards, tmp_path / "first", 1, average=0.0), list(losses)
+    monkeypatch.setattr(VocoderTrainer, "validate", lambda self, fabric: {"loss": left.pop(0)})
+    caplog.set_level("INFO", logger="unsilent")
+    folder = train("vocoder", shards, tmp_path / "second", 2, initial=initial, valid_every=1, average=0.0)
+    assert "step 0 validation" in caplog.text
+    before, after = (load_file(one / "model.safetensors") for one in (initial, folder))
+    is_kept = all(torch.equal(before[name], after[name]) for name in before)
+    assert is_kept == (losses[0] == min(losses))
+    assert read_config(folder)["record"]["steps"] == losses.index(min(losses))
+    assert not left
+
+
 def test_initial_weights_of_other_sizes_are_refused(train, shards, tmp_path, monkeypatch):
     initial = train("vocoder", shards, tmp_path / "first", 1)
     monkeypatch.setitem(CONFIGS, "vocoder", VocosConfig(clip=CLIP, width=24, hidden=32, n_blocks=1))

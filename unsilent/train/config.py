@@ -42,7 +42,9 @@ class Run(Config):
     save_every: int = Field(200, gt=0, description="steps between saved states")
     log_every: int = Field(50, gt=0, description="steps between lines of progress and points of TensorBoard curves")
     show_every: int = Field(1000, ge=0, description="steps between images and sounds in TensorBoard; 0 shows none")
-    valid_every: int = Field(0, ge=0, description="steps between validations, the best of which is kept; 0 keeps the last weights")
+    valid_every: int = Field(
+        0, ge=0, description="steps between validations, the best of which is kept, among them one of `initial`; 0 keeps the last weights"
+    )
     valid_items: int = Field(
         256, ge=0, description="crops or clips of a validation, always the same; 0 is every one once, as classifiers do in any case"
     )

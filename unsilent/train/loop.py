@@ -45,6 +45,7 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
 
     Returns:
         The checkpoint folder with the averaged weights: those of the best validation, or the last without validation.
+        A training that starts from `run.initial` is validated before its first step too.
 
     Raises:
         TrainingDivergedError: if a loss or gradient is not finite.
@@ -60,27 +61,33 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
     report = Report(run, first, fabric.world_size) if fabric.is_global_zero else None
     context, folder = StepContext(fabric, run), run.out / "checkpoint"
     drawn = _in_advance(lambda step: _draw(run, trainer, fabric, step), range(first, run.steps), run.workers)
+
+    def validate(done: int, record: dict[str, Any]) -> None:
+        metrics = _validate(trainer, average, fabric, done)
+        is_best = validation.note(metrics["loss"])
+        if report:
+            report.validation(metrics, done, is_best)
+            if is_best:
+                trainer.save(folder, average, record | {"valid": metrics})
+
     with closing(drawn) as batches, closing(report) if report else nullcontext():
+        if run.initial and run.valid_every and not first:  # so that what learns nothing keeps what it began with
+            validate(0, _record(run, trainer, 0, source))
         for done, parts in enumerate(batches, start=first + 1):
             if validation.is_over(run):
                 log.info("stopped before step %d: %d validations without improvement on %.4f", done, validation.since_best, validation.best)
                 break
             losses, results = _step(run, trainer, context, parts, done - 1)
             update_average(average, trainer.module, run.average, done - 1, results)
-            record = {"steps": done, "run": _settings(run), "data": trainer.data, **source}
+            record = _record(run, trainer, done, source)
             is_last = done == run.steps
             if any(_is_due(done, every, is_last) for every in (run.log_every, run.save_every, run.valid_every)):
                 record["losses"] = {name: float(fabric.all_reduce(value, reduce_op="mean")) for name, value in losses.items()}
             if report and _is_due(done, run.log_every, is_last):
                 report.losses(record["losses"], done)
             if _is_due(done, run.valid_every, is_last):
-                metrics = _validate(trainer, average, fabric, done)
-                is_best = validation.note(metrics["loss"])
+                validate(done, record)
                 is_last = is_last or validation.is_over(run)
-                if report:
-                    report.validation(metrics, done, is_best)
-                    if is_best:
-                        trainer.save(folder, average, record | {"valid": metrics})
             if report and _is_due(done, run.show_every, is_last):
                 with _averaged_weights(trainer, average):
                     report.examples(trainer.examples(to_device(fabric, trainer.draw(generators(run.seed, 0, range(2))))), done)
@@ -153,6 +160,10 @@ def _step(
             results.append(trainer.step(context, to_device(context.fabric, batch)))
     metrics = [{name: value.detach() for name, value in result.metrics.items()} for result in results]
     return {name: torch.stack([one[name] for one in metrics if name in one]).mean() for name in metrics[-1]}, results
+
+
+def _record(run: Run, trainer: Trainer, done: int, source: dict[str, str]) -> dict[str, Any]:
+    return {"steps": done, "run": _settings(run), "data": trainer.data, **source}
 
 
 def _settings(run: Run) -> dict[str, Any]:
