@@ -267,10 +267,10 @@ def seeing(parts) -> Pipeline:
 def sample_with():
     """Sample with one condition for all windows: `sample_with(sampler, condition, n_columns, seed=3, takes=2)`."""
 
-    def run(sampler, condition, n_columns, hop_columns=None, **fields):
+    def run(sampler, condition, n_columns, hop_columns=None, attention=None, **fields):
         clip = sampler.config.clip
         windows = plan_windows(n_columns, clip.columns, hop_columns or clip.hop_columns)
         request = Request(**{"temperature": 1.0, "top_k": sampler.config.codes, "guidance": 1.0, **fields})
-        return sample_codes(sampler, windows, [condition] * len(windows), request)
+        return sample_codes(sampler, windows, [condition] * len(windows), request, attention=attention)
 
     return run

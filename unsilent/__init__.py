@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from unsilent.codec.codec import Codec
     from unsilent.generation.result import Generation
     from unsilent.loading import load
+    from unsilent.models.transformer import Look
     from unsilent.pipeline import Pipeline
     from unsilent.request import Request
 
-__all__ = ["Client", "Clip", "Codec", "Generation", "Pipeline", "Request", "__version__", "load"]
+__all__ = ["Client", "Clip", "Codec", "Generation", "Look", "Pipeline", "Request", "__version__", "load"]
 
 _MODULES = {
-    "Client": "client", "Clip": "clip", "Codec": "codec.codec", "Generation": "generation.result", "Pipeline": "pipeline",
-    "Request": "request", "load": "loading",
+    "Client": "client", "Clip": "clip", "Codec": "codec.codec", "Generation": "generation.result",
+    "Look": "models.transformer", "Pipeline": "pipeline", "Request": "request", "load": "loading",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from unsilent.media.mux import plan_mux
 from unsilent.media.probe import read_comment
 from unsilent.media.sounds import write_sound
 from unsilent.media.suffixes import OWN_COMMENT, PROJECT_SUFFIXES
+from unsilent.models.transformer import Look
 from unsilent.outputs import Job, files_of, refuse_equal_stems, refuse_foreign, refuse_unwritable, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
@@ -80,7 +81,7 @@ def run(
         picture: also draw each sound, as PNG beside the video.
         further: suffixes of further files: sounds in other formats, and projects for other programs; see `outputs.files_of`.
         stems: also write the sound of each label over time, as WAV.
-        attention: draw what the sampler's attention looks at below it.
+        attention: record what the sampler's attention looks at, and draw it below.
         sidecar: also write a description beside each output, from which it can be reopened; see `generation.sidecar`.
         tracks: write one video with a track for each take instead of a video for each.
         sheet: also draw all takes below each other, as one PNG.
@@ -125,7 +126,7 @@ def _make(
     plan = plan_mux(job.video, job.out, request.original)
     for note in plan.notes:
         log.warning("%s", note)
-    takes = pipeline.takes(job.video, request=request, progress=progress)
+    takes = pipeline.takes(job.video, request=request, progress=progress, attention=Look() if attention else None)
     job.out.parent.mkdir(parents=True, exist_ok=True)
     if beside["sheet"]:
         save_sheet(takes, job.sheet)
@@ -145,8 +146,7 @@ def _make(
         if beside["stems"]:
             generation.save_stems(out.with_suffix(".wav"))
         if beside["picture"]:
-            weights = pipeline.attention(generation) if attention else None
-            generation.save_picture(out.with_suffix(".png"), weights)
+            generation.save_picture(out.with_suffix(".png"))
         made = generation.take, generation.seconds, generation.spent_seconds, generation.real_time_factor, generation.score, generation.seen
         yield Result(job.video, video, "made", "", *made, plan.pictures, plan.notes, sidecar_of(out) if beside["sidecar"] else None)
     _export(job, takes, beside)

@@ -15,7 +15,8 @@ from torch import Tensor
 from unsilent.checkpoints.bundle import Parts
 from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
-from unsilent.generation.attention import WindowAttention, attention_of
+from unsilent.errors import ParameterError
+from unsilent.generation.attention import AttentionRecord
 from unsilent.generation.conditions import Conditions, Plan, make_conditions, seen_classes
 from unsilent.generation.leads import Known, known_codes, lead_columns
 from unsilent.generation.priming import GivenSounds, load_given
@@ -28,6 +29,7 @@ from unsilent.generation.shaping import shaper, with_seen_cues
 from unsilent.generation.shots import plan_shots
 from unsilent.generation.streaming import LIVE, CausalObserver, Stream, made_of, sees_in_time
 from unsilent.models.code_order import to_grid
+from unsilent.models.transformer import Look
 from unsilent.request import Request
 from unsilent.speed.choice import convolution_dtype
 from unsilent.speed.memory import trim_memory
@@ -73,22 +75,19 @@ class Pipeline:
 
     @torch.inference_mode()
     def takes(
-        self,
-        video: str | Path,
-        n_takes: int | None = None,
-        request: Request | None = None,
-        *,
-        progress: Report = quiet,
-        watch: Feed = quiet,
-        **fields: Any,
-    ) -> list[Generation]:
+        self, video: str | Path, n_takes: int | None = None, request: Request | None = None, *, progress: Report = quiet,
+        watch: Feed = quiet, attention: Look | None = None, **fields: Any,
+    ) -> list[Generation]:  # fmt: skip
         """Make several different sounds for one video, the best first where they are ranked; else take 0 equals what `generate` gives.
 
         Other arguments and errors as there. `n_takes` None takes the request's number. `progress` is called with the name of a stage and
         the share of all work done, 0 to 1; `watch` after each column with the codes of all candidates so far. Exceptions of both end it.
+        `attention` says whose attention weights the sounds carry.
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
-        clock = Clock()
+        clock, record = Clock(), attention and AttentionRecord(attention)
+        if request.stream and attention is not None:
+            raise ParameterError("the attention of a stream is not recorded; leave out attention, or stream.")
         if request.stream:
             return [made_of(self.stream(video, request), Path(video), self.name, clock)]
         with EXCLUSIVE, limit_threads(self.threads):
@@ -103,7 +102,7 @@ class Pipeline:
             with Rendering(self.codec, plan.n_columns) as rendering:
                 feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
                 on_column = feed_all((watch, feed), stage(progress, "sampling"), plan.n_columns * self.clip.rows)
-                grids = self.sample(plan, conditions, request, known, on_column)
+                grids = self.sample(plan, conditions, request, known, on_column, record)
                 ranked = self.rank(grids, seen, request, given)
                 best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, given.prime)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
@@ -112,7 +111,9 @@ class Pipeline:
                 "features": None if observation is None else observation.features.cpu().numpy(), "timings": clock.per_take(request.takes),
                 "seen": seen, "precision": self.precision,
             }  # fmt: skip
-        return [Generation(**common, **one._asdict(), **arrays._asdict()) for one, arrays in zip(ranked, finished, strict=True)]
+        looked = {one.take: record and record.of(one.take) for one in ranked}
+        made = zip(ranked, finished, strict=True)
+        return [Generation(**common, **one._asdict(), **arrays._asdict(), attention=looked[one.take]) for one, arrays in made]
 
     def plan_and_observe(
         self, scene: Scene, n_columns: int, request: Request, progress: Progress = quiet, cuts: Sequence[int] = ()
@@ -166,11 +167,18 @@ class Pipeline:
 
     @torch.inference_mode()
     def sample(
-        self, plan: Plan, conditions: Conditions, request: Request, known: Known = Known(), on_column: Feed = quiet
+        self,
+        plan: Plan,
+        conditions: Conditions,
+        request: Request,
+        known: Known = Known(),
+        on_column: Feed = quiet,
+        attention: AttentionRecord | None = None,
     ) -> Int[Tensor, "candidates rows columns"]:
-        """Sample the codes of all candidates of all takes, after known ones; `on_column` as of `sample_codes`."""
+        """Sample the codes of all candidates of all takes, after known ones; the others as of `sample_codes`."""
         with sampling_mode(self.parts.sampler, self.precision):
-            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **known._asdict(), on_column=on_column)
+            asked = known._asdict() | {"on_column": on_column, "attention": attention}
+            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **asked)
         trim_memory()  # of the KV cache, before the decoder needs its own
         return to_grid(sequences, self.clip.rows)
 
@@ -179,14 +187,6 @@ class Pipeline:
     ) -> list[Ranked]:
         """Choose the best candidate of each take: by cues, by a reference, or else by the classes that are seen or named."""
         return rank(self.codec, self.parts.ranker, grids, seen, request, given.reference and given.reference.features)
-
-    @torch.inference_mode()
-    def attention(self, made: Generation, layer: int | None = None, head: int | None = None) -> list[WindowAttention]:
-        """How much each code of a sound attended to the condition and to earlier codes; the video is read again. See `attention_of`."""
-        with EXCLUSIVE, limit_threads(self.threads):
-            plan, observation, request = self.plan_and_observe(Scene.of_video(made.video), made.codes.shape[1], made.request)
-            conditions = self.conditions(plan, observation, request)
-            return attention_of(self.parts.plain_sampler(), plan.windows, made.codes, conditions, layer, head)
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
         """Send a sound through codebook and vocoder; see `Codec.reconstruct`."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from unsilent.errors import ParameterError
 from unsilent.models.configs import TransformerConfig
-from unsilent.models.transformer import Attention, KeyValueCache, Transformer
+from unsilent.models.transformer import Attention, KeyValueCache, Look, Transformer
 
 CONFIG = TransformerConfig(layers=3, heads=4, width=32)
 
@@ -37,6 +37,48 @@ def test_attention_equals_torch_multihead_attention():
         theirs.out_proj.load_state_dict(ours.proj.state_dict())
     x, later = hidden(7), torch.ones(7, 7, dtype=torch.bool).triu(1)
     torch.testing.assert_close(ours(x), theirs(x, x, x, attn_mask=later, need_weights=False)[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(None, None), (1, None), (None, 2), (2, 3)])
+@pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 1, 5]])
+def test_recorded_weights_are_those_of_torch(transformer, pieces, layer, head):
+    """Of one layer and head, or their mean; recorded in any pieces, with the results unchanged."""
+    x, inputs = hidden(12), []
+    for block in transformer.blocks:
+        block.attn.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    with torch.inference_mode():
+        plain, later = transformer(x), torch.ones(12, 12, dtype=torch.bool).triu(1)
+        weights = []
+        for block, given in zip(transformer.blocks, list(inputs), strict=True):
+            theirs, ours = nn.MultiheadAttention(CONFIG.width, CONFIG.heads, batch_first=True), block.attn
+            theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+            theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key.bias, ours.value.bias]))
+            weights.append(theirs(given, given, given, attn_mask=later, average_attn_weights=False)[1])
+        chosen = weights if layer is None else [weights[layer]]
+        heads = torch.cat(chosen, 1) if head is None else torch.stack([one[:, head] for one in chosen], 1)
+        cache = transformer.cache(2, 14, x, Look(layer, head))
+        found = torch.cat([transformer(piece, cache) for piece in x.split(pieces, dim=1)], dim=1)
+    torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cache.looked.weights[:, :12, :12], heads.mean(1), atol=1e-6, rtol=1e-4)
+    assert not cache.looked.weights[:, 12:].any()
+
+
+def test_weights_of_a_shared_prefix_are_repeated(transformer):
+    x = hidden(8, batch=3)
+    x[:, :5] = x[:1, :5]
+    with torch.inference_mode():
+        whole, cache = transformer.cache(3, 9, x, Look()), transformer.cache(1, 5, x, Look())
+        transformer(x, whole)
+        transformer(x[:1, :5], cache)
+        cache.repeat(3, 9)
+        transformer(x[:, 5:], cache)
+    torch.testing.assert_close(cache.looked.weights, whole.looked.weights, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("look", [Look(layer=3), Look(head=4), Look(layer=-1)])
+def test_absent_layers_and_heads_are_refused(transformer, look):
+    with pytest.raises(ParameterError, match=r"(layer (3|-1)|head 4) was asked for; this sampler has 0 to [23]"):
+        transformer.cache(1, 9, hidden(9), look)
 
 
 @pytest.mark.parametrize("position", [0, 4, 8])

@@ -103,8 +103,12 @@ def test_cuts_change_the_sound(start, helpers, make_clip):
 def test_another_model_gives_another_sound(start, helpers, make_clip):
     client = start()
     source = helpers.upload(client, make_clip("clip.mp4"))["id"]
-    first, second = (helpers.finish(client, helpers.ask(client, source, model)) for model in ("tiny", "everyday"))
+    first, second = (helpers.finish(client, helpers.ask(client, source, model, attention=True)) for model in ("tiny", "everyday"))
     assert second["state"] == "done", second["why"]
+    shown = [job["sounds"][0]["attention"] for job in (first, second)]
+    assert [one["of"] for one in shown] == ["position of the condition", "columns before"]
+    assert 0 < shown[0]["to_condition"] < 1
+    assert "to_condition" not in shown[1]  # every column carries its condition
     assert wav_of(client, first) != wav_of(client, second)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from unsilent.errors import ParameterError, ResourceError
 from unsilent.models.configs import TransformerConfig
-from unsilent.models.transformer import Block, KeyValueCache, Transformer
+from unsilent.models.transformer import Block, KeyValueCache, Look, Transformer
 from unsilent.speed import cpu_transformer
 from unsilent.speed.cpu_transformer import PackedBlock, PackedHead, PackedMatrix, PackedTransformer
 
@@ -71,6 +71,47 @@ def test_heads_of_any_width(kind, tolerance, heads):
     made = uneven(TransformerConfig(layers=2, heads=heads, width=128))
     expected, found = made(X), feed(packed(made, kind), X, 9, 4)
     assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def looked(module, x, look, *lengths):
+    """Attention weights for `x`, fed as by `feed`."""
+    cache = module.cache(len(x), x.shape[1] + 2, x, look)
+    for piece in x.split([*lengths, *[1] * (x.shape[1] - sum(lengths))], dim=1):
+        module(piece, cache)
+    return cache.looked.weights
+
+
+@pytest.fixture(params=[True, False], ids=["vnni", "plain"])
+def kernels(request):
+    """Both kinds of kernels, where the processor has both."""
+    if request.param and not cpu_transformer.has_vnni():
+        pytest.skip("this processor has no AVX-512 VNNI")
+    cpu_transformer.library().unsilent_use_vnni(request.param)
+    yield
+    cpu_transformer.library().unsilent_use_vnni(1)
+
+
+# of weights that add up to 1 in each row, by their largest difference from float32
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-6), ("bfloat16", 0.01), ("int8", 0.03)])
+@pytest.mark.parametrize("look", [Look(), Look(layer=1), Look(head=2), Look(layer=0, head=3)], ids=str)
+def test_recorded_attention_is_that_of_torch(transformer, kernels, kind, tolerance, look):
+    expected = looked(transformer, X, look, 24)
+    module, results = packed(transformer, kind), []
+    for threads, lengths in ((1, ()), (2, (24,)), (5, (9, 4))):
+        module.threads = threads
+        results.append(looked(module, X, look, *lengths))
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert (results[0] - expected).abs().max() < tolerance
+    torch.testing.assert_close(results[0][:, :24].sum(2), torch.ones(3, 24), atol=1e-5, rtol=0)
+    assert not results[0][:, 24:].any()
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_recording_attention_changes_no_result(transformer, kind):
+    module = packed(transformer, kind)
+    cache = module.cache(3, 24, X, Look())
+    recorded = torch.cat([module(piece, cache) for piece in X.split([9, *[1] * 15], dim=1)], dim=1)
+    assert torch.equal(recorded, feed(module, X, 9))
 
 
 @pytest.mark.skipif(not cpu_transformer.has_vnni(), reason="this processor has no AVX-512 VNNI")

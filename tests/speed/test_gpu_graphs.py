@@ -10,9 +10,11 @@ import torch
 
 from unsilent.clip import Clip
 from unsilent.errors import ResourceError
+from unsilent.generation.attention import AttentionRecord
 from unsilent.generation.sampling import NextCode
 from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
 from unsilent.models.sampler import Sampler
+from unsilent.models.transformer import Look
 from unsilent.speed.gpu_graphs import GraphedAdvance, is_compile_error
 
 CLIP = Clip(frames=64)  # four columns
@@ -105,6 +107,21 @@ def test_choice_inside_the_step_equals_choice_outside(sampler, guidance, sample_
             found.append(sample_with(sampler, condition_of(sampler), 7, **options))
         assert torch.equal(*found)
     assert sampler.fast_advance.captured.key[0] == NextCode(1.0, 32, guidance)
+
+
+@pytest.mark.parametrize("look", [Look(), Look(layer=1, head=2)], ids=str)
+def test_recorded_attention_equals_that_of_torch(sampler, look, sample_with):
+    """Of two windows, whose records share their memory; and none is recorded where none is asked for."""
+    found, options = [], {"seed": 1, "takes": 2, "guidance": 2.0, "hop_columns": 2}
+    for advance in (None, sampler.fast_advance or GraphedAdvance(sampler)):
+        sampler.fast_advance, record = advance, AttentionRecord(look)
+        sample_with(sampler, condition_of(sampler), 7, attention=record, **options)
+        found.append([record.of(take) for take in range(2)])
+    for ours, theirs in zip(*(sum(takes, ()) for takes in found), strict=True):
+        torch.testing.assert_close(ours.codes, theirs.codes, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(ours.condition, theirs.condition, atol=1e-5, rtol=1e-4)
+    sample_with(sampler, condition_of(sampler), 7, **options)
+    assert sampler.fast_advance.captured.looked is None
 
 
 def test_another_choice_continues_the_same_window(sampler):

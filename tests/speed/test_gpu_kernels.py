@@ -9,7 +9,7 @@ import torch
 from unsilent.clip import Clip
 from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
 from unsilent.models.sampler import Sampler
-from unsilent.models.transformer import Transformer
+from unsilent.models.transformer import Look, Looked, Transformer
 
 pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -38,13 +38,15 @@ def scores(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor) -> to
     return sampler.head(sampler.transformer(x))
 
 
-def step_by_step(sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def step_by_step(
+    sampler: Sampler, codes: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype, looked: Looked | None = None
+) -> torch.Tensor:
     config, (batch, n) = sampler.config.transformer, codes.shape
     steps, found = gpu_kernels.StepKernels(sampler.tok_emb, sampler.transformer, sampler.head, batch), []
     memory = torch.full((2, 2, batch, config.heads, n, config.width // config.heads), torch.nan, dtype=dtype)
     for i in range(n):
         found.append(torch.full((batch, 24), torch.nan))
-        steps(codes[:, i].contiguous(), positions, memory, torch.tensor([i]), found[-1])
+        steps(codes[:, i].contiguous(), positions, memory, torch.tensor([i]), found[-1], looked)
     return torch.stack(found, dim=1)
 
 
@@ -84,6 +86,19 @@ def test_float16_errors_are_those_of_rounding():
     rounded = scores(sampler, codes, positions)
     found = step_by_step(sampler, codes, positions, torch.float16)
     assert (found - exact).abs().max() < 2 * (rounded - exact).abs().max()
+
+
+@pytest.mark.parametrize(("look", "attended"), [(Look(), 4), (Look(layer=1), 16), (Look(layer=0, head=3), 4)], ids=str)
+def test_recorded_attention_is_that_of_torch(look, attended, monkeypatch):
+    """Over one or several tiles of positions, with the logits to the bit as without."""
+    monkeypatch.setattr(gpu_kernels, "_ATTENDED", attended)
+    sampler, codes, positions = random_sampler(64, 4), drawn(2, 7), torch.randn(1, 7, 64)
+    cache = sampler.transformer.cache(2, 7, positions, look)
+    sampler.transformer(sampler.tok_emb(codes) + positions, cache)
+    looked = Looked(sampler.config.transformer, look, 2, 7, positions.device)
+    recorded = step_by_step(sampler, codes, positions, torch.float32, looked)
+    torch.testing.assert_close(looked.weights, cache.looked.weights, atol=1e-6, rtol=1e-4)
+    assert torch.equal(recorded, step_by_step(sampler, codes, positions, torch.float32))
 
 
 def test_autocast_does_not_round_precomputed_constants():

@@ -85,10 +85,6 @@ class Parts:
         values, sees = (self.top_k, self.temperature, self.guidance), self.sampler.config.condition.kind == "sight"
         return Defaults(self.name, self.codebook.config.n_codes, *values, self.classes, self.candidates, sees)
 
-    def plain_sampler(self) -> AnySampler:
-        """The sampler as it was trained, in float32 on the CPU: read again where it was prepared for sampling."""
-        return load_sampler(self.folder / read_bundle(self.folder)["parts"]["sampler"], None, torch.device("cpu"))
-
     def to(self, device: torch.device) -> None:
         """Move all networks."""
         for network in (self.codebook, self.sampler, self.vocoder, self.backbone, self.ranker and self.ranker.listener):

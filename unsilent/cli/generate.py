@@ -95,6 +95,8 @@ def generate(
     asked = {name: given[name] for name in Request.model_fields if name in given}
     asked["avoid"] = options.split(avoid)
     request = Request(**asked | read_over_time(inputs, cues, prompt_track, mute))
+    if attention and (stream or not picture):
+        raise ParameterError(f"--attention is {'not recorded with --stream' if stream else 'drawn into the picture; add --picture'}.")
     if stream and out is not None and (str(out) == live.PIPE or out.suffix.lower() == ".wav"):
         if rate or stereo or bits != "16":
             raise ParameterError("a stream is written as 16-bit mono at the model's rate; leave out --rate, --bits and --stereo.")
@@ -103,8 +105,6 @@ def generate(
         raise ParameterError("FLAC cannot have floating point; choose --bits 16 or 24, or --wav.")
     if stems and not stem_labels(request):
         raise ParameterError("--stems are by label, but no labels over time are given; give --prompt-track, or --cues with labels.")
-    if attention and not picture:
-        raise ParameterError("--attention is drawn into the picture; add --picture.")
     files = {"wav": wav, "picture": picture, "sidecar": sidecar, "tracks": tracks, "sheet": sheet, "overwrite": overwrite}
     files["further"] = further_suffixes(flac, opus, export)
     more = {"attention": attention, "stems": stems}
@@ -123,7 +123,6 @@ def _make(
     """Make and write the sounds of all videos."""
     from unsilent import outputs
     from unsilent.checkpoints.folders import find_bundle, read_defaults
-    from unsilent.errors import ParameterError
     from unsilent.files import require_path
 
     jobs = outputs.plan(inputs, out, request.seed)
@@ -135,8 +134,6 @@ def _make(
         require_path(Path(path))
     defaults = read_defaults(find_bundle(load_as[0]))
     request = request.resolve(defaults)  # raises for values that do not fit the model
-    if more["attention"] and defaults.sees:
-        raise ParameterError(f"the sampler of {load_as[0]!r} attends to columns, not to codes; --attention is for the other models.")
     results = []
     with Bar(len(jobs)) as bar:
         from unsilent import batch  # with torch, after the bar is on the screen

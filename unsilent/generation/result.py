@@ -40,6 +40,7 @@ class Generation:
         take: number of this sound among all that were sampled, from 0; in the order of takes where nothing is ranked.
         score: agreement with what is seen or named, see `generation.ranking`; None where nothing was ranked.
         seen: likeliest classes and their probabilities; empty for a model that does not see.
+        attention: how much each code looked at the condition and at earlier codes, window by window; None where it was not asked for.
         model: name of the model.
         precision: that it was computed in, see `speed.choice.choose_precision`.
         timings: seconds of each stage. Decoding and vocoding concurrent with sampling count as sampling (`codes`).
@@ -59,6 +60,7 @@ class Generation:
     timings: dict[str, float]
     score: float | None = None
     seen: dict[str, float] = field(default_factory=dict)
+    attention: tuple[WindowAttention, ...] | None = None
 
     def __eq__(self, other: object) -> bool:
         """True for equal sounds of the same model and request; timings are not compared."""
@@ -177,8 +179,8 @@ class Generation:
         check_suffix(Path(out), ".wav", "sound")
         self.save_sound(out)
 
-    def save_picture(self, out: str | Path, attention: Sequence[WindowAttention] | None = None) -> None:
-        """Draw the video's frames above the mel, on one time axis, as PNG; below them attention, a result of `Pipeline.attention`.
+    def save_picture(self, out: str | Path) -> None:
+        """Draw the video's frames above the mel, on one time axis, as PNG; below them the attention, if the sound carries it.
 
         Raises:
             ParameterError: if matplotlib is not installed, or the suffix is not `.png`.
@@ -193,7 +195,7 @@ class Generation:
             self.clip,
             title,
             Path(out),
-            None if attention is None else over_time(attention, self.clip.rows),
+            self.attention and over_time(self.attention),
         )
 
 

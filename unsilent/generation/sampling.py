@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.errors import ParameterError
+from unsilent.generation.attention import AttentionRecord
 from unsilent.generation.progress import Progress, quiet
 from unsilent.generation.windows import Window
 from unsilent.models.code_order import to_sequence
@@ -131,6 +132,7 @@ def sample_codes(
     leads: Sequence[Int[Tensor, "2 sounds rows lead"]] = (),
     keep: Int[Tensor, "rows columns"] | None = None,
     on_column: Feed = quiet,
+    attention: AttentionRecord | None = None,
 ) -> Int[Tensor, "sounds sequence"]:
     """Sample the codes of sounds of any length.
 
@@ -145,12 +147,14 @@ def sample_codes(
         leads: codes of the columns before each led window: those that are continued, and those that guidance leads away from.
         keep: code of each place that is not sampled, else -1; of all columns. The sampler reads them where they come.
         on_column: called after each column with all codes known by then.
+        attention: gets the attention of all codes, from the steps that sample them; None records none.
 
     Returns:
         Codes in the order of `code_order`, columns x rows for each sound: all candidates of take 0, then those of take 1 and so on.
 
     Raises:
-        ParameterError: if the request is not resolved or its `top_k` exceeds the number of codes, or the prime does not fit.
+        ParameterError: if the request is not resolved or its `top_k` exceeds the number of codes, if the prime does not fit, or for a layer
+            or head that the sampler does not have.
     """
     rows, device = sampler.config.clip.rows, sampler.pos_emb.device
     choose = NextCode.of(request)
@@ -174,7 +178,7 @@ def sample_codes(
             known = to_sequence(next(led)[: choose.n_rows].flatten(0, 1)).to(device)
         else:
             known = sequence[:, first:done].repeat(choose.n_rows, 1)
-        logits, state = sampler.start(known, guided_rows(condition, choose.n_rows))
+        logits, state = sampler.start(known, guided_rows(condition, choose.n_rows), attention and attention.look)
         for position in range(done, stop):
             if kept is not None:  # not by `advance`, which chooses and reads in one step
                 chosen = choose(logits, uniforms[:, position])
@@ -187,6 +191,8 @@ def sample_codes(
                 sequence[:, position] = choose(logits, uniforms[:, position])
             if (position + 1) % rows == 0:
                 on_column(sequence[:, : position + 1])
+        if attention is not None:
+            attention.keep(sampler, window, state.cache.looked.weights[: request.n_sampled])
         done = stop
     return sequence
 

@@ -28,7 +28,7 @@ from unsilent.models.code_order import select_columns
 from unsilent.models.condition import Condition
 from unsilent.models.configs import ResidualSamplerConfig
 from unsilent.models.sampler import AnySampler, initialise, positional_encoding
-from unsilent.models.transformer import KeyValueCache, Transformer
+from unsilent.models.transformer import KeyValueCache, Look, Transformer
 
 
 @dataclass
@@ -66,6 +66,8 @@ class LevelBlock(nn.Module):
 
 class ResidualSampler(AnySampler):
     """Predicts each code of a clip from the condition, the columns before it and the coarser levels of its column."""
+
+    n_condition = per_column = 1  # before the first column is nothing
 
     def __init__(self, config: ResidualSamplerConfig) -> None:
         super().__init__()
@@ -134,14 +136,14 @@ class ResidualSampler(AnySampler):
 
     @torch.inference_mode()
     def start(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"], look: Look | None = None
     ) -> tuple[Float[Tensor, "batch codes"], ColumnState]:
         """See `AnySampler.start`."""
         rows, columns = self.vectors.shape[0], self.pos_emb.shape[1]
         if codes.shape[1] % rows or codes.shape[1] >= rows * columns:
             raise ParameterError(f"{codes.shape[1]} codes given; this sampler takes fewer than {columns} whole columns of {rows}.")
         positions = (self.pos_emb + condition.to(self.pos_emb)).repeat_interleave(len(codes) // len(condition), dim=0)
-        cache = self.transformer.cache(len(codes), columns, positions)
+        cache = self.transformer.cache(len(codes), columns, positions, look)
         known = self._sums(codes)[:, :, -1]
         embedded = self._embed_known(known, positions)
         hidden = self.transformer(embedded, cache)[:, -1]

@@ -19,7 +19,7 @@ from unsilent.errors import ParameterError
 from unsilent.models.code_order import select_columns
 from unsilent.models.condition import Condition, coordinates
 from unsilent.models.configs import AnySamplerConfig, SamplerConfig
-from unsilent.models.transformer import KeyValueCache, Transformer
+from unsilent.models.transformer import KeyValueCache, Look, Transformer
 
 _EMBEDDING_STD = 0.3  # initial standard deviation of positional encodings and of embeddings from codebook vectors
 _LONGEST_COLUMNS = 200  # a quarter of the longest wavelength of the initial positional encoding
@@ -60,6 +60,8 @@ class AnySampler(nn.Module):
         pos_emb: learned positions, `[1, positions, width]`.
         embedder: of the condition.
         transformer: with a KV cache.
+        n_condition: positions of the transformer before those of codes.
+        per_column: positions of a code column.
         fast_advance: replaces `advance` where there is a faster implementation (a CUDA graph); None without one.
     """
 
@@ -67,6 +69,8 @@ class AnySampler(nn.Module):
     pos_emb: nn.Parameter
     embedder: Condition
     transformer: Transformer
+    n_condition: int
+    per_column: int
     fast_advance: Advance | None = None
 
     def condition(
@@ -127,17 +131,21 @@ class AnySampler(nn.Module):
         return self.logits(codes, condition if keep is None else condition * keep[:, None, None], context, columns)
 
     def start(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"], look: Look | None = None
     ) -> tuple[Float[Tensor, "batch codes"], Any]:
         """Prefill: process the condition and the known codes (possibly none); logits of the next code.
 
-        Each condition is for its `batch / conditions` consecutive sequences.
+        Args:
+            codes: that are known.
+            condition: each for its `batch / conditions` consecutive sequences.
+            look: whose attention weights this and the steps record in the state's KV cache; None records none.
 
         Returns:
             The logits, and the state of the window, which `step` continues from.
 
         Raises:
-            ParameterError: if the codes fill the window, or are not whole columns where the sampler is over columns.
+            ParameterError: if the codes fill the window, or are not whole columns where the sampler is over columns; or for a layer or
+                head that the sampler does not have.
         """
         raise NotImplementedError
 
@@ -173,7 +181,7 @@ class Sampler(AnySampler):
         super().__init__()
         self.config = config
         width = config.transformer.width
-        self.n_condition = config.condition.n_tokens(config.clip)
+        self.n_condition, self.per_column = config.condition.n_tokens(config.clip), config.clip.rows
         self.tok_emb = nn.Embedding(config.codes, width)
         self.pos_emb = nn.Parameter(torch.zeros(1, self.n_condition + config.clip.n_codes, width))
         self.embedder = Condition(config.condition, width, config.clip)
@@ -231,13 +239,13 @@ class Sampler(AnySampler):
 
     @torch.inference_mode()
     def start(
-        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"]
+        self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"], look: Look | None = None
     ) -> tuple[Float[Tensor, "batch codes"], WindowState]:
         """See `AnySampler.start`. Each condition is processed once and then repeated for its sequences."""
         positions, each = self.position_embeddings(condition), len(codes) // len(condition)
         prefix = self._embed(codes[: len(condition), :0], condition, positions, 0)
         capacity = self.pos_emb.shape[1]
-        cache = self.transformer.cache(len(prefix), capacity if each == 1 else prefix.shape[1], self._cached_like(prefix))
+        cache = self.transformer.cache(len(prefix), capacity if each == 1 else prefix.shape[1], self._cached_like(prefix), look)
         hidden = self.transformer(prefix, cache)
         if each > 1:
             cache.repeat(len(codes), capacity)

@@ -7,15 +7,75 @@ capacity  positions that the KV cache has room for
 past      positions in the KV cache before this call
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unsilent.errors import ParameterError
 from unsilent.models.configs import TransformerConfig
 
 LayerMemory = Float[Tensor, "2 batch heads capacity head_dim"]  # one layer of `KeyValueCache.memory`
+
+
+@dataclass(frozen=True)
+class Look:
+    """Whose attention weights are recorded.
+
+    Attributes:
+        layer: number of the layer; None is the mean of all.
+        head: number of the head; None is the mean of all.
+    """
+
+    layer: int | None = None
+    head: int | None = None
+
+
+class Looked:
+    """Attention weights, recorded by the steps that compute them.
+
+    Args:
+        config: of the transformer.
+        look: whose weights.
+        batch, capacity: as of the KV cache.
+        device: of the transformer.
+
+    Attributes:
+        weights: from each position to each; those of a position that was processed add up to 1, others are 0.
+
+    Raises:
+        ParameterError: for a layer or head that the transformer does not have.
+    """
+
+    weights: Float[Tensor, "batch capacity capacity"]
+
+    def __init__(self, config: TransformerConfig, look: Look, batch: int, capacity: int, device: torch.device) -> None:
+        for name, asked, n in (("layer", look.layer, config.layers), ("head", look.head, config.heads)):
+            if asked is not None and not 0 <= asked < n:
+                raise ParameterError(f"{name} {asked} was asked for; this sampler has 0 to {n - 1}.")
+        self.look = look
+        self.layers = range(config.layers) if look.layer is None else range(look.layer, look.layer + 1)
+        self.weights = torch.zeros(batch, capacity, capacity, device=device)
+
+    def of(self, layer: int) -> "Looked | None":
+        """Itself for a layer whose weights are wanted, else None."""
+        return self if layer in self.layers else None
+
+    def add(self, weights: Float[Tensor, "batch heads sequence positions"], past: int | Int[Tensor, "1"]) -> None:
+        """Add a layer's weights; arguments as of `Attention.forward`."""
+        share = (weights.mean(1) if self.look.head is None else weights[:, self.look.head]).float() / len(self.layers)
+        if isinstance(past, Tensor):
+            self.weights.index_add_(1, past, share)
+        else:
+            self.weights[:, past : past + share.shape[1], : share.shape[2]] += share
+
+    def repeat(self, batch: int, capacity: int) -> None:
+        """As `KeyValueCache.repeat`."""
+        before = self.weights
+        self.weights = before.new_zeros(batch, capacity, capacity)
+        self.weights[:, : before.shape[1], : before.shape[2]] = before.repeat_interleave(batch // len(before), dim=0)
 
 
 class KeyValueCache:
@@ -27,15 +87,29 @@ class KeyValueCache:
         capacity: largest number of positions.
         like: gives device and dtype.
         head_dim: width of one key or value as stored; None for `width / heads`.
+        look: whose attention weights are recorded; None records none.
 
     Attributes:
         memory: `[layers, 2, batch, heads, capacity, head_dim]`, keys then values; undefined from `length` on.
         length: positions stored.
+        looked: the record of attention; None without.
+
+    Raises:
+        ParameterError: for a layer or head that the transformer does not have.
     """
 
-    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor, head_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        batch: int,
+        capacity: int,
+        like: Tensor,
+        head_dim: int | None = None,
+        look: Look | None = None,
+    ) -> None:
         self.memory = like.new_empty((config.layers, 2, batch, config.heads, capacity, head_dim or config.width // config.heads))
         self.length = 0
+        self.looked = None if look is None else Looked(config, look, batch, capacity, like.device)
 
     def grow(self, new: int) -> int:
         """Reserve `new` positions, which the caller then writes.
@@ -57,6 +131,8 @@ class KeyValueCache:
         stored = self.memory
         self.memory = stored.new_empty((*stored.shape[:2], batch, stored.shape[3], capacity, stored.shape[5]))
         self.memory.unflatten(2, (stored.shape[2], -1))[..., : self.length, :] = stored[:, :, :, None, :, : self.length]
+        if self.looked is not None:
+            self.looked.repeat(batch, capacity)
 
 
 class Attention(nn.Module):
@@ -80,7 +156,11 @@ class Attention(nn.Module):
         del self.query, self.key, self.value
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: LayerMemory | None = None, past: int | Int[Tensor, "1"] = 0
+        self,
+        x: Float[Tensor, "batch sequence width"],
+        memory: LayerMemory | None = None,
+        past: int | Int[Tensor, "1"] = 0,
+        looked: Looked | None = None,
     ) -> Float[Tensor, "batch sequence width"]:
         """Attend to the `past` positions in the KV cache and, causally, to the new ones, which are appended to the cache.
 
@@ -88,6 +168,7 @@ class Attention(nn.Module):
             x: the new positions.
             memory: one layer of `KeyValueCache.memory`; None without cache.
             past: positions in the cache. A tensor, for a single new position, keeps shapes constant so that CUDA graphs can capture it.
+            looked: gets the weights; None where they are not wanted.
         """
         if self.fused is None:
             projected = torch.stack([project(x) for project in (self.query, self.key, self.value)], dim=2)
@@ -99,11 +180,15 @@ class Attention(nn.Module):
         if isinstance(past, Tensor):
             k, v = memory.index_copy_(3, past, torch.stack([k, v]).to(memory)).unbind()
             valid = torch.arange(k.shape[2], device=x.device) <= past
+            if looked is not None:
+                looked.add(weights_of(q.to(k), k, valid[None]), past)
             return self.proj(F.scaled_dot_product_attention(q.to(k), k, v, attn_mask=valid[None]).transpose(1, 2).flatten(2))
         if memory is not None:
             stop = past + sequence
             memory[0, :, :, past:stop], memory[1, :, :, past:stop] = k, v
             k, v = memory[:, :, :, :stop].unbind()
+        if looked is not None:
+            looked.add(weights_of(q, k, torch.ones(sequence, k.shape[2], dtype=torch.bool, device=x.device).tril(past)), past)
         if sequence == 1:
             attended = F.scaled_dot_product_attention(q, k, v)
         elif memory is None or past == 0:
@@ -113,6 +198,16 @@ class Attention(nn.Module):
             mask = torch.ones(sequence, k.shape[2], dtype=torch.bool, device=x.device).tril(past)
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(attended.transpose(1, 2).flatten(2))
+
+
+def weights_of(
+    q: Float[Tensor, "batch heads sequence head_dim"],
+    k: Float[Tensor, "batch heads positions head_dim"],
+    valid: Bool[Tensor, "#sequence positions"],
+) -> Float[Tensor, "batch heads sequence positions"]:
+    """Attention weights of queries to the keys that are valid, which `scaled_dot_product_attention` does not give."""
+    scores = (q @ k.transpose(2, 3)).float() / q.shape[-1] ** 0.5
+    return scores.masked_fill(~valid, -torch.inf).softmax(-1)
 
 
 class Block(nn.Module):
@@ -127,10 +222,14 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch sequence width"], memory: LayerMemory | None = None, past: int | Int[Tensor, "1"] = 0
+        self,
+        x: Float[Tensor, "batch sequence width"],
+        memory: LayerMemory | None = None,
+        past: int | Int[Tensor, "1"] = 0,
+        looked: Looked | None = None,
     ) -> Float[Tensor, "batch sequence width"]:
         """Arguments as of `Attention.forward`."""
-        x = x + self.drop(self.attn(self.ln1(x), memory, past))
+        x = x + self.drop(self.attn(self.ln1(x), memory, past, looked))
         return x + self.drop(self.mlp(self.ln2(x)))
 
 
@@ -148,15 +247,15 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_f = nn.LayerNorm(config.width)
 
-    def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
+    def cache(self, batch: int, capacity: int, like: Tensor, look: Look | None = None) -> KeyValueCache:
         """An empty KV cache for `forward`; arguments as of `KeyValueCache`."""
-        return KeyValueCache(self.config, batch, capacity, like)
+        return KeyValueCache(self.config, batch, capacity, like, look=look)
 
     def forward(
         self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch sequence width"]:
         """Causal; with a KV cache, `x` follows the positions in it and is appended."""
-        memory, past = (cache.memory, cache.grow(x.shape[1])) if cache else (None, 0)
+        memory, past, looked = (cache.memory, cache.grow(x.shape[1]), cache.looked) if cache else (None, 0, None)
         for layer, block in enumerate(self.blocks):
-            x = block(x, None if memory is None else memory[layer], past)
+            x = block(x, None if memory is None else memory[layer], past, looked and looked.of(layer))
         return self.ln_f(x)

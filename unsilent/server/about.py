@@ -22,7 +22,7 @@ _KNOWS = {
 
 @cache
 def describe_models(settings: Settings) -> list[dict[str, Any]]:
-    """Installed models, the server's default first: defaults, classes, and whether a model has sight and attention."""
+    """Installed models, the server's default first: defaults, classes, and whether a model has sight."""
     described, own = [], sorted(path.parent.name for path in models_folder().glob("*/bundle.json"))
     for name in dict.fromkeys((settings.model_name, *present(), *own)):
         folder = find_bundle(settings.model_of(name))
@@ -32,7 +32,7 @@ def describe_models(settings: Settings) -> list[dict[str, Any]]:
         described.append({
             "name": name, "summary": summary, "knows": _KNOWS.get(name, f"{summary}."), "n_codes": defaults.n_codes,
             "top_k": min(defaults.top_k, defaults.n_codes), "temperature": defaults.temperature, "guidance": defaults.guidance,
-            "candidates": defaults.candidates, "classes": defaults.classes, "sees": defaults.sees, "attends": not defaults.sees,
+            "candidates": defaults.candidates, "classes": defaults.classes, "sees": defaults.sees,
             "clip_seconds": round(preset.clip.seconds, 3),
         })  # fmt: skip
     return described

@@ -80,8 +80,8 @@ def check_ask(ask: Ask, found: str, has_sound: bool, seconds: float, defaults: D
         raise ParameterError(f"candidates is {ask.again.candidates}; this server samples {settings.max_takes} at most.")
     if ask.kind != "generate":
         return
-    if ask.attention and defaults.sees:
-        raise ParameterError(f"the sampler of {ask.model!r} attends to columns, not to codes; ask another model for attention.")
+    if ask.attention and ask.request.stream:
+        raise ParameterError("the attention of a stream is not recorded; leave out attention, or stream.")
     if ask.compare and not has_sound:
         raise ParameterError("compare puts the video's own sound beside the others, but the video has none; leave it out.")
     request = ask.request.resolve(defaults)

@@ -34,6 +34,7 @@ from unsilent.media.mux import plan_mux
 from unsilent.media.probe import probe
 from unsilent.media.sounds import write_sound
 from unsilent.models.code_order import to_grid
+from unsilent.models.transformer import Look
 from unsilent.outputs import WRITABLE_SUFFIXES, samples_beside, sidecar_of
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
@@ -164,7 +165,8 @@ class Worker:
 
         state, notes, sampled = "done", list(plan.notes), {}
         try:
-            takes = pipeline.takes(task.source, request=request, progress=progress, watch=draft.watch)
+            look = Look() if ask.attention else None
+            takes = pipeline.takes(task.source, request=request, progress=progress, watch=draft.watch, attention=look)
         except _StoppedError:
             takes, state = draft.keep(task.source, request), "stopped"
             sampled = {"sampled_seconds": round(draft.seconds, 3)}
@@ -182,12 +184,12 @@ class Worker:
             take.save_video(out, comment=comment + pointer_to(out), plan=plan)
             take.save_wav(out.with_suffix(".wav"))
             sound = _shown(take, out, number, take.score) | sampled
-            if ask.attention:
-                looked = pipeline.attention(take)
-                weights, places = over_time(looked, take.clip.rows)
-                to_condition = float(np.mean([one.condition.sum(1).mean() for one in looked]))
-                shown = pictures.write_map(out.with_suffix(".attention"), weights)
-                sound["attention"] = {**shown, "of": places, "to_condition": round(to_condition, 4)}
+            if take.attention:
+                weights, places = over_time(take.attention)
+                sound["attention"] = {**pictures.write_map(out.with_suffix(".attention"), weights), "of": places}
+                if take.attention[0].condition.shape[1] > 1:  # else every position carries the condition of its column
+                    to_condition = float(np.mean([one.condition.sum(1).mean() for one in take.attention]))
+                    sound["attention"]["to_condition"] = round(to_condition, 4)
             sounds.append(sound)
             emit({"sound": sound})
         if ask.compare and state == "done":

@@ -21,6 +21,7 @@
  *   hidden                        [batch * fresh][4 * width]
  *   quantised, row_scales         [batch * fresh][width or 4 * width], [batch * fresh]
  *   weights (of attention)        [threads][capacity, padded to 16]
+ *   looked                        [batch][capacity][capacity]        weights of each position to each; NULL if not wanted
  *
  * Threads. A call is one job: the caller's thread and up to `threads - 1` workers run the same sequence of phases.
  * In each phase threads claim items from a counter until none is left, and wait until all items are complete. A
@@ -103,8 +104,8 @@ typedef struct Job {
     const Stack *stack;
     const Matrix *matrix; /* of `unsilent_linear` */
     char *cache;
-    int batch, fresh, known, capacity, rows, outputs, threads;
-    float *x, *normed, *projected, *attended, *hidden, *row_scales, *weights, *output;
+    int batch, fresh, known, capacity, rows, outputs, threads, layer, head; /* whose weights are wanted; -1 is all */
+    float *x, *normed, *projected, *attended, *hidden, *row_scales, *weights, *output, *looked;
     uint8_t *quantised;
     Phase *phases;
     void *scratch;
@@ -524,6 +525,15 @@ static void linear(Job *job, Phase *phase, const Matrix *matrix, const float *in
     await(phase, n_blocks);
 }
 
+/* Add the weights of new position i, in the share that they have in the mean that is wanted. */
+CLONED static void record(const Job *job, int layer, int sequence, int head, int i, const float *weights) {
+    if ((job->layer >= 0 && job->layer != layer) || (job->head >= 0 && job->head != head)) return;
+    const int n = job->known + i + 1;
+    const float share = 1.0f / ((job->layer < 0 ? job->stack->layers : 1) * (job->head < 0 ? job->stack->heads : 1));
+    float *row = job->looked + ((size_t)sequence * job->capacity + n - 1) * job->capacity;
+    for (int t = 0; t < n; t++) row[t] += share * weights[t];
+}
+
 /* All new positions of one head of one sequence: append keys and values to the cache, then causal attention. */
 static void attend_head(Job *job, int layer, int sequence, int head, float *weights) {
     const int width = job->stack->width, heads = job->stack->heads, kind = job->stack->kind, dim = width / heads;
@@ -539,13 +549,17 @@ static void attend_head(Job *job, int layer, int sequence, int head, float *weig
     for (int i = 0; i < job->fresh; i++) {
         float *out = job->attended + ((size_t)sequence * job->fresh + i) * width + head * dim;
         attend(first + (size_t)i * 3 * width, keys, values, job->known + i + 1, dim, weights, out, kind);
+        if (job->looked) record(job, layer, sequence, head, i, weights);
     }
 }
 
+/* An item is a head of a sequence or, where weights are recorded, all its heads, because their mean is summed by one
+ * thread in the order of heads. */
 static void attend_heads(Job *job, Phase *phase, int layer, int me) {
-    const int heads = job->stack->heads, items = job->batch * heads;
+    const int heads = job->stack->heads, each = job->looked ? heads : 1, items = job->batch * heads / each;
     for (int item; (item = claim(phase, 1)) < items; complete(phase, 1))
-        attend_head(job, layer, item / heads, item % heads, job->weights + (size_t)me * padded(job->capacity));
+        for (int head = item * each; head < (item + 1) * each; head++)
+            attend_head(job, layer, head / heads, head % heads, job->weights + (size_t)me * padded(job->capacity));
     await(phase, items);
 }
 
@@ -678,14 +692,17 @@ static void run_job(Job *job) {
 
 /* Run the transformer over `fresh` embedded positions of `batch` sequences, after `known` positions in the KV cache.
  *
- * x: [batch][fresh][width], overwritten. output: the same shape. Returns 0, or 1 if there is no memory to work in. */
-int unsilent_forward(const Stack *stack, float *x, float *output, void *cache, int32_t batch, int32_t fresh,
-                     int32_t known, int32_t capacity, int32_t threads) {
+ * x: [batch][fresh][width], overwritten. output: the same shape. looked: [batch][capacity][capacity], to which the
+ * attention weights of a layer and head are added, or NULL; -1 is the mean of all layers or heads. Returns 0, or 1 if
+ * there is no memory to work in. */
+int unsilent_forward(const Stack *stack, float *x, float *output, void *cache, float *looked, int32_t batch,
+                     int32_t fresh, int32_t known, int32_t capacity, int32_t layer, int32_t head, int32_t threads) {
     pthread_mutex_lock(&entry);
     Job *job = new_job(batch * fresh, stack->width, stack->layers, spawn(threads), capacity);
     if (job) {
         job->work = forward, job->stack = stack, job->cache = cache, job->x = x, job->output = output;
         job->batch = batch, job->fresh = fresh, job->known = known, job->capacity = capacity;
+        job->looked = looked, job->layer = layer, job->head = head;
         run_job(job);
     }
     pthread_mutex_unlock(&entry);
@@ -713,7 +730,7 @@ int unsilent_linear(const Matrix *matrix, int32_t kind, const float *x, float *o
  * the version of the exported functions' arguments, the others are sizes and offsets of the structs above. */
 uint64_t unsilent_abi(int32_t which) {
     static const size_t abi[] = {
-        1,
+        2,
         sizeof(Matrix), offsetof(Matrix, bias),
         sizeof(Block), offsetof(Block, down), offsetof(Block, norm2_bias),
         sizeof(Stack), offsetof(Stack, kind), offsetof(Stack, blocks), offsetof(Stack, norm_bias),

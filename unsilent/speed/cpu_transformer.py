@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unsilent.errors import ParameterError, ResourceError
 from unsilent.models.configs import TransformerConfig
-from unsilent.models.transformer import Block, KeyValueCache, Transformer
+from unsilent.models.transformer import Block, KeyValueCache, Look, Transformer
 from unsilent.speed.library import load_library
 
 Kind = Literal["float32", "bfloat16", "int8"]
@@ -25,6 +25,7 @@ _KINDS = ("float32", "bfloat16", "int8")  # in the order of the enum in C
 _CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # of keys and values
 _SCALE_BYTES = 4  # the float32 scale behind each int8 key or value
 LANES = 64  # outputs in a block of a packed matrix
+_ALL = -1  # layers or heads, whose mean is wanted
 _HUGE_PAGE = 1 << 21  # bytes
 _LEVELS = 127  # int8 weights are from -127 to 127
 _ZERO_POINT = 128  # of the uint8 activations that int8 weights multiply
@@ -53,7 +54,7 @@ class _Stack(ctypes.Structure):
 
 
 _ABI = (
-    *(1, ctypes.sizeof(_Matrix), _Matrix.bias.offset),
+    *(2, ctypes.sizeof(_Matrix), _Matrix.bias.offset),
     *(ctypes.sizeof(_Block), _Block.down.offset, _Block.norm2_bias.offset),
     *(ctypes.sizeof(_Stack), _Stack.kind.offset, _Stack.blocks.offset, _Stack.norm_bias.offset),
 )
@@ -64,7 +65,7 @@ def library() -> ctypes.CDLL | None:
     """The C extension, using VNNI where the processor has it; None and errors as of `load_library`."""
     loaded = load_library("_transformer", _ABI)
     if loaded is not None:
-        loaded.unsilent_forward.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 5]
+        loaded.unsilent_forward.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 4, *[ctypes.c_int32] * 7]
         loaded.unsilent_linear.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 4]
         loaded.has_vnni = bool(loaded.unsilent_use_vnni(1))
     return loaded
@@ -181,9 +182,9 @@ class PackedTransformer(nn.Module):
         pointers = (value.data_ptr() for value in self._norm)
         self._stack = _Stack(config.layers, config.heads, config.width, _KINDS.index(kind), self._blocks, *pointers)
 
-    def cache(self, batch: int, capacity: int, like: Tensor) -> KeyValueCache:
+    def cache(self, batch: int, capacity: int, like: Tensor, look: Look | None = None) -> KeyValueCache:
         """An empty KV cache of the dtype that `forward` wants; arguments as of `KeyValueCache`."""
-        return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cache_dtype), self._cache_dim)
+        return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cache_dtype), self._cache_dim, look)
 
     @property
     def n_threads(self) -> int:
@@ -208,7 +209,11 @@ class PackedTransformer(nn.Module):
         output = torch.empty_like(x)
         known, capacity = cache.grow(fresh), cache.memory.shape[4]
         places = (x.data_ptr(), output.data_ptr(), cache.memory.data_ptr())
-        if library().unsilent_forward(self._stack, *places, batch, fresh, known, capacity, self.n_threads):
+        looked, whose = None, (_ALL, _ALL)
+        if cache.looked is not None:
+            looked = cache.looked.weights.data_ptr()
+            whose = tuple(_ALL if asked is None else asked for asked in (cache.looked.look.layer, cache.looked.look.head))
+        if library().unsilent_forward(self._stack, *places, looked, batch, fresh, known, capacity, *whose, self.n_threads):
             raise ResourceError(f"there is no memory to compute {batch} x {fresh} positions at once; ask for fewer takes.")
         return output
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unsilent.errors import ResourceError
 from unsilent.models.sampler import ChooseCodes, Sampler, WindowState
-from unsilent.models.transformer import KeyValueCache
+from unsilent.models.transformer import KeyValueCache, Looked
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class GraphedAdvance:
         Raises:
             ResourceError: if another window was begun since this one's last step.
         """
-        memory = state.cache.memory
-        key = (choose, memory.shape, memory.dtype, state.positions.shape, uniforms.shape)
+        memory, looked = state.cache.memory, state.cache.looked
+        key = (choose, memory.shape, memory.dtype, state.positions.shape, uniforms.shape, looked and looked.look)
         if self.captured is None or self.captured.key != key:
             self.captured = None  # frees its memory before the next one allocates
             self.captured = _CapturedStep(self._networks, key, choose, logits, uniforms, state)
@@ -67,6 +67,8 @@ class _CapturedStep:
         self.memory, self.positions = torch.zeros_like(state.cache.memory), torch.zeros_like(state.positions)
         self.logits, self.uniforms = torch.zeros_like(logits, dtype=torch.float32), torch.zeros_like(uniforms)
         self.known = torch.zeros(1, dtype=torch.long, device=logits.device)
+        looked = state.cache.looked
+        self.looked = looked and Looked(networks.transformer.config, looked.look, *looked.weights.shape[:2], logits.device)
         self.codes = choose(self.logits, self.uniforms)
         self._window: KeyValueCache | None = None
         on_gpu = logits.device.type == "cuda"
@@ -80,6 +82,9 @@ class _CapturedStep:
             # only the valid prefix: masked attention still multiplies what is behind it, and 0 x NaN is NaN
             self.memory[..., :known, :] = cache.memory[..., :known, :]
             cache.memory = self.memory
+            if self.looked is not None:
+                self.looked.weights.copy_(cache.looked.weights)
+                cache.looked = self.looked
             self.positions.copy_(state.positions)
             self.logits.copy_(logits)
             self._window = cache
@@ -90,7 +95,7 @@ class _CapturedStep:
         self.replay()
         return self.codes, self.logits
 
-    def _compile_kernels(self) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None] | None:
+    def _compile_kernels(self) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Looked | None], None] | None:
         """Our Triton kernels; None if they do not fit this step or Triton cannot compile here, which is tried once."""
         if importlib.util.find_spec("triton") is None or torch.version.cuda is None:
             return None
@@ -101,7 +106,7 @@ class _CapturedStep:
             if not gpu_kernels.fits(networks.transformer, batch):
                 return None
             steps = gpu_kernels.StepKernels(networks.tokens, networks.transformer, networks.head, batch)
-            steps(self._rows(), self.positions, self.memory, self.known, self.logits)
+            steps(self._rows(), self.positions, self.memory, self.known, self.logits, self.looked)
         except Exception as error:
             if not is_compile_error(error):
                 raise
@@ -116,12 +121,12 @@ class _CapturedStep:
     def _compute(self) -> None:
         self.codes.copy_(self._choose(self.logits, self.uniforms))
         if self.kernels is not None:
-            self.kernels(self._rows(), self.positions, self.memory, self.known, self.logits)
+            self.kernels(self._rows(), self.positions, self.memory, self.known, self.logits, self.looked)
             return
         networks = self._networks
         x = networks.tokens(self._rows()[:, None]) + self.positions.index_select(1, self.known)
         for layer, block in enumerate(networks.transformer.blocks):
-            x = block(x, self.memory[layer], self.known)
+            x = block(x, self.memory[layer], self.known, self.looked and self.looked.of(layer))
         self.logits.copy_(networks.head(networks.transformer.ln_f(x))[:, 0])
 
     def _capture(self) -> Callable[[], None]:

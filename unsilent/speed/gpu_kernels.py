@@ -26,6 +26,7 @@ Pointers, all contiguous with the last axis the fastest; "weights' dtype" is tha
 | out | [batch, outputs] | weights' or float32 | `projected`, `scaled`, `hidden` or the logits |
 | projected | [batch, 3 * width] | float32 | queries, keys, values |
 | memory | [2, batch, heads, capacity, head] | of the cache | KV cache of one block, keys then values; `values_after` is their distance |
+| looked | [batch, heads, capacity] | float32 | attention weights of one block, 0 behind the new position; written where `LOOKS` |
 | attended, hidden | [batch, width], [batch, 4 * width] | weights' | result of attention, of GELU |
 """
 
@@ -38,7 +39,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from unsilent.models.transformer import Transformer
+from unsilent.models.transformer import Looked, Transformer
 
 MAX_BATCH = 64  # sequences; more tiles of rows would read the weights too often, so torch's GEMMs take larger batches
 _OUTPUTS = (16, 8)  # outputs of a tile, the first that fits into shared memory: few, so that every multiprocessor gets tiles
@@ -99,7 +100,7 @@ class StepKernels:
 
     def __call__(
         self, codes: Int[Tensor, "batch"], positions: Float[Tensor, "#batch capacity width"], memory: Tensor, known: Int[Tensor, "1"],
-        logits: Float[Tensor, "batch codes"],
+        logits: Float[Tensor, "batch codes"], looked: Looked | None = None,
     ) -> None:  # fmt: skip
         """Feed one code of each sequence and write the logits of the next.
 
@@ -109,24 +110,30 @@ class StepKernels:
             memory: of a `KeyValueCache`; the new keys and values are written at position `known`.
             known: positions before this one, on the device.
             logits: float32, overwritten.
+            looked: gets the attention weights; None where they are not wanted.
         """
+        _, _, batch, heads, capacity, size = memory.shape
+        weights = None if looked is None else memory.new_empty((len(looked.layers), batch, heads, capacity), dtype=torch.float32)
         gains, width = iter(self._gains), self._tokens.shape[1]
         _embed[(self._batch,)](
             codes, self._tokens, positions, known, next(gains), self._stream, self._scaled, self._sums,
             positions.stride(0) if len(positions) > 1 else 0, self._sums.shape[2], width, triton.next_power_of_2(width),
             triton.next_power_of_2(self._sums.shape[2]), self._early, launch_pdl=self._early,
         )  # fmt: skip
-        for layer, (to_attention, proj, to_hidden, down) in zip(memory, self._blocks, strict=True):
+        for number, (layer, (to_attention, proj, to_hidden, down)) in enumerate(zip(memory, self._blocks, strict=True)):
             self._multiply(self._scaled, to_attention, self._projected)
-            _, batch, heads, capacity, size = layer.shape
+            looks = looked is not None and number in looked.layers
             _attend[(batch, heads)](
-                self._projected, layer, self._attended, known, size**-0.5, capacity, batch * heads * capacity * size, heads, size,
-                _ATTENDED, self._early, num_warps=_ATTEND_WARPS, launch_pdl=self._early,
+                self._projected, layer, self._attended, weights[number - looked.layers.start] if looks else self._sums, known, size**-0.5,
+                capacity, batch * heads * capacity * size, heads, size, _ATTENDED, looks, self._early, num_warps=_ATTEND_WARPS,
+                launch_pdl=self._early,
             )  # fmt: skip
             self._multiply(self._attended, proj, self._scaled, next(gains))
             self._multiply(self._scaled, to_hidden, self._hidden, is_hidden=True)
             self._multiply(self._hidden, down, self._scaled, next(gains))
         self._multiply(self._scaled, self._head, logits)
+        if looked is not None:
+            looked.add(weights.sum(0)[:, :, None], known)
 
     def _multiply(self, x: Tensor, layer: "_Normed | nn.Linear", out: Tensor, gain: Tensor | None = None, is_hidden: bool = False) -> None:
         """A GEMM with its norm, if it has one. With `gain` it is added to the stream, and `out` is the stream times `gain`."""
@@ -254,10 +261,13 @@ def _multiply(
 
 @triton.jit
 def _attend(
-    projected, memory, out, known, scale, capacity, values_after, HEADS: tl.constexpr, SIZE: tl.constexpr, ATTENDED: tl.constexpr,
-    EARLY: tl.constexpr,
+    projected, memory, out, looked, known, scale, capacity, values_after, HEADS: tl.constexpr, SIZE: tl.constexpr, ATTENDED: tl.constexpr,
+    LOOKS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One head of one sequence: store its new key and value, then attend to all, `ATTENDED` at a time, as flash attention does."""
+    """One head of one sequence: store its new key and value, then attend to all, `ATTENDED` at a time, as flash attention does.
+
+    Its weights are known only at the end; where they are wanted, all keys are read again.
+    """
     sequence, head = tl.program_id(0), tl.program_id(1)
     number, position = tl.arange(0, SIZE), tl.arange(0, ATTENDED)
     n_known = tl.load(known).to(tl.int32)
@@ -273,7 +283,8 @@ def _attend(
     query, key, value = tl.load(new) * scale, tl.load(new + HEADS * SIZE), tl.load(new + 2 * HEADS * SIZE)
     tl.store(keys + n_known * SIZE + number, key.to(memory.dtype.element_ty))
     tl.store(values + n_known * SIZE + number, value.to(memory.dtype.element_ty))
-    highest, total, sums = tl.sum(query * key), 1.0, value
+    own = tl.sum(query * key)
+    highest, total, sums = own, 1.0, value
     for first in range(0, n_known, ATTENDED):
         if first > 0:
             is_known, place = (first + position < n_known)[:, None], (first + position)[:, None] * SIZE + number[None, :]
@@ -286,3 +297,11 @@ def _attend(
         sums = sums * kept + tl.sum(share[:, None] * known_values.to(tl.float32), 0)
         total, highest = total * kept + tl.sum(share, 0), higher
     tl.store(out + sequence * HEADS * SIZE + head * SIZE + number, (sums / total).to(out.dtype.element_ty))
+    if LOOKS:
+        weights = looked + (sequence * HEADS + head) * capacity
+        for first in range(0, capacity, ATTENDED):
+            at = first + position
+            again = tl.load(keys + at[:, None] * SIZE + number[None, :], mask=(at < n_known)[:, None], other=0.0)
+            score = tl.where(at == n_known, own, tl.sum(again.to(tl.float32) * query[None, :], 1))
+            weight = tl.where(at <= n_known, tl.exp(score - highest) / total, 0.0)
+            tl.store(weights + at, weight, mask=at < capacity)

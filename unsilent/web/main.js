@@ -96,8 +96,6 @@ function showModel() {
   $("label").required = model.classes.length > 0 && !model.sees
   $("label-note").textContent = model.classes.length ? `One of ${model.classes.length} kinds${model.sees ? ", or nothing: then the model looks" : ""}.` : "This model takes no label."
   for (const name of ["candidates", "avoid", "like"]) $(name).disabled = !model.candidates
-  $("want-attention").disabled = !model.attends
-  $("attends").textContent = model.attends ? "" : "This model attends to whole columns, so there is no attention to pictures and codes to show. It can be shown for the paper's models."
 }
 $("model").addEventListener("change", showModel)
 
@@ -127,7 +125,7 @@ async function ask(fields) {
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault()
-  if (input) ask({ kind: "generate", vocoder: $("vocoder").value, compare: $("want-own").checked && !$("want-own").disabled, attention: $("want-attention").checked && !$("want-attention").disabled, request: requested() })
+  if (input) ask({ kind: "generate", vocoder: $("vocoder").value, compare: $("want-own").checked && !$("want-own").disabled, attention: $("want-attention").checked, request: requested() })
 })
 $("compare").addEventListener("click", () => ask({ kind: "reconstruct" }))
 $("encode").addEventListener("click", () => ask({ kind: "encode" }))
@@ -230,7 +228,8 @@ function hear(sound) {
   job.sounds.forEach((one, at) => $("takes").children[at].setAttribute("aria-pressed", String(one === sound)))
   showList($("heard"), sound.heard || [])
   const seen = sound.attention
-  $("attention-note").textContent = seen ? `Attention, below the spectrogram: ${seen.of} (upwards) for each code column. ${(100 * seen.to_condition).toFixed(0)} % goes to the condition, the rest to earlier codes.` : ""
+  const share = seen && seen.to_condition !== undefined ? ` ${(100 * seen.to_condition).toFixed(0)} % goes to the condition, the rest to earlier codes.` : ""
+  $("attention-note").textContent = seen ? `Attention, below the spectrogram: ${seen.of} (upwards) for each code column.${share}` : ""
   $("prior").hidden = !seen
   heard = sound
   showDownloads(sound)
