@@ -53,6 +53,33 @@ def test_pieces_of_a_decoded_sound_are_those_of_the_whole(codec):
     assert torch.equal(torch.cat(pieces), whole)
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0.0, 3.2), (9.1, 10.4), (17.3, None), (24.9, 31.0), (0.0, None)])
+def test_a_part_is_that_of_the_whole(codec, tmp_path, start, stop):
+    encode_file(codec, noise(31), tmp_path / "a.uns")
+    whole = decode_file(codec, tmp_path / "a.uns").waveform
+    part = decode_file(codec, tmp_path / "a.uns", start, stop)
+    expected = whole[round(start * 22050) : None if stop is None else round(stop * 22050)]
+    assert part.n_samples == len(part.waveform) == len(expected)
+    np.testing.assert_allclose(part.waveform, expected, atol=1e-4 * np.abs(whole).max())
+
+
+def test_a_part_needs_the_blocks_around_it_only(codec, tmp_path):
+    """Damage elsewhere is not seen, and a damaged part is silent."""
+    encode_file(codec, noise(60), tmp_path / "a.uns")
+    data = bytearray((tmp_path / "a.uns").read_bytes())
+    data[data.find(b"\xabUNB") + 20] ^= 255
+    (tmp_path / "a.uns").write_bytes(data)
+    assert decode_file(codec, tmp_path / "a.uns", 45.0, 46.0).lost == []
+    part = decode_file(codec, tmp_path / "a.uns", 2.0, 3.0)
+    assert [stop for _, stop in part.lost] == [pytest.approx(9.845, abs=0.01)]
+    assert not part.waveform.any()
+    assert len(part.waveform) == 22050
+    with pytest.raises(ParameterError, match=r"a\.uns is 60\.00 s long; choose a part inside"):
+        decode_file(codec, tmp_path / "a.uns", 60.0)
+    with pytest.raises(ParameterError, match="choose a part inside"):
+        decode_file(codec, tmp_path / "a.uns", 5.0, 4.0)
+
+
 def test_memory_for_sound_does_not_grow_with_the_length(codec, tmp_path):
     """Blocks of an hour are asked for one by one, each when the codes of those before are written."""
     seen = []

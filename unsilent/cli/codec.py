@@ -25,7 +25,9 @@ EXAMPLES = {
         "unsilent encode clip.wav -o clip.uns --entropy",
     ),
     "decode": options.examples(
-        "unsilent decode recording.uns -o recording.wav", "unsilent decode recording.uns -o recording.wav --vocoder griffin-lim"
+        "unsilent decode recording.uns -o recording.wav",
+        "unsilent decode recording.uns -o part.wav --from 60 --to 70",
+        "unsilent decode recording.uns -o recording.wav --vocoder griffin-lim",
     ),
 }
 Sound = Annotated[Path, typer.Argument(metavar="AUDIO|VIDEO", show_default=False)]
@@ -85,6 +87,8 @@ def encode(
 def decode(
     source: Codes,
     out: OutWav,
+    start: Annotated[float, typer.Option("--from", min=0.0, metavar="S", help="Begin here, in seconds.")] = 0.0,
+    stop: Annotated[float | None, typer.Option("--to", min=0.0, metavar="S", help="End here. [default: the end]")] = None,
     model: options.Model = "everyday",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -103,7 +107,7 @@ def decode(
     with _loaded(source, "decoding", model, device, precision, vocoder) as codec:
         from unsilent.codec.files import decode_file
 
-        decoded = decode_file(codec, source)
+        decoded = decode_file(codec, source, start, stop)
         with atomic_write(out) as temporary, GrowingWav(temporary, codec.clip.sample_rate) as file:
             for block in decoded.blocks:
                 file.write(block)

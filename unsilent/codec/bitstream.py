@@ -118,12 +118,13 @@ def _crc_of(codes: Int[np.ndarray, "columns rows"]) -> int:
     return zlib.crc32(np.ascontiguousarray(codes, dtype="<u2").tobytes())
 
 
-def unpack(data: bytes, coder: BlockCoder | None = None) -> Unpacked:
+def unpack(data: bytes, coder: BlockCoder | None = None, wanted: range | None = None) -> Unpacked:
     """Read a file.
 
     Args:
         data: all of it.
         coder: that its header names; None for the plain one.
+        wanted: columns whose blocks are decoded; None is all. Codes of others are -1, and are not lost.
 
     Raises:
         DataError: if it is not such a file, of another version, its header is damaged, or no block can be read.
@@ -134,27 +135,35 @@ def unpack(data: bytes, coder: BlockCoder | None = None) -> Unpacked:
     index = _read_index(data)
     n_samples, offsets = index or (0, list(_find_blocks(data, first)))
     blocks: dict[int, np.ndarray] = {}
-    disagreed = False
+    disagreed, sizes = False, dict[int, int]()
+
+    def is_wanted(number: int) -> bool:
+        start = number * header.block_columns
+        return wanted is None or (start < wanted.stop and wanted.start < start + header.block_columns)
+
     for offset in offsets:
         if (found := _read_block(data, offset, header)) is None:
             continue
         number, n_columns, crc, coded = found
+        if not is_wanted(number):
+            sizes[number] = n_columns
+            continue
         codes = coder.decode(coded, n_columns)
         if codes is not None and codes.max() < header.n_codes and _crc_of(codes) == crc:
-            blocks[number] = codes
+            blocks[number], sizes[number] = codes, n_columns
         else:
             disagreed = True
-    if not blocks:
+    if not blocks and (wanted is None or disagreed or not sizes):
         why = "; it was encoded with other probabilities than this machine computes" if disagreed else ""
         raise DataError(f"no block of codes in the file can be read{why}.")
-    last = max(max(blocks), len(offsets) - 1 if index else 0)
-    n_columns = -(-n_samples // header.column_samples) if n_samples else last * header.block_columns + len(blocks[last])
+    last = max(max(sizes), len(offsets) - 1 if index else 0)
+    n_columns = -(-n_samples // header.column_samples) if n_samples else last * header.block_columns + sizes[last]
     n_columns = min(n_columns, (last + 1) * header.block_columns)
     grid = np.full((header.rows, n_columns), -1, np.int64)
     for number, columns in blocks.items():
         start = number * header.block_columns
         grid[:, start : start + len(columns)] = columns.T[:, : max(0, n_columns - start)]
-    lost = [number for number in range(last + 1) if number not in blocks]
+    lost = [number for number in range(last + 1) if number not in blocks and is_wanted(number)]
     return Unpacked(header, grid, n_samples or n_columns * header.column_samples, lost, disagreed)
 
 

@@ -1,7 +1,7 @@
 """The codec: sound to codes and codes to sound, of any length, without a sampler."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from unsilent.checkpoints.store import weights_digest
 from unsilent.choices import AnyPrecision, Device, VocoderChoice, check_choice
 from unsilent.codec.coders import BlockCoder, PlainCoder, SamplerCoder
 from unsilent.codec.stitching import decode_grid, vocode
-from unsilent.codec.streaming import stream_decoded, stream_mels, stream_vocoded
+from unsilent.codec.streaming import stream_decoded, stream_mels, stream_vocoded, windows_around
 from unsilent.errors import ParameterError
 from unsilent.models.residual_codebook import AnyCodebook
 from unsilent.signal.griffin_lim import vocode as griffin_lim_vocode
@@ -165,14 +165,30 @@ class Codec:
         """Output of the vocoder network for short mels around [-1, 1]."""
         return self.vocoder(to_mel01(mel))
 
-    def stream(self, grid: Int[Tensor, "rows columns"]) -> Iterator[Float[Tensor, "samples"]]:
-        """Waveform of codes of any length, in pieces; memory for sound does not grow with the length."""
+    def stream(self, grid: Int[Tensor, "rows columns"], wanted: range | None = None) -> Iterator[Float[Tensor, "samples"]]:
+        """Waveform of codes of any length, in pieces; memory for sound does not grow with the length.
+
+        Args:
+            grid: all codes.
+            wanted: columns whose samples are given, as in the whole to rounding; None is all. Codes far from them are not read. By
+                Griffin-Lim, phases are those of the part.
+        """
+        n_columns, around = grid.shape[1], 0 if self.vocoder is None else -(-self.vocoder.context_frames // self.clip.downsampling)
+        wanted = range(n_columns) if wanted is None else wanted
+        seen = range(max(0, wanted.start - around), min(n_columns, wanted.stop + around))
+        windows = windows_around(seen, n_columns, self.clip)
+        skipped, left = ((edge - windows[0].start) * self.clip.column_samples for edge in (wanted.start, wanted.stop))
+        for piece in self._stream(grid, windows):
+            yield piece[max(0, skipped) : max(0, left)]
+            skipped, left = skipped - len(piece), left - len(piece)
+
+    def _stream(self, grid: Int[Tensor, "rows columns"], windows: Sequence[range]) -> Iterator[Float[Tensor, "samples"]]:
 
         def decode(columns: Int[Tensor, "rows columns"], start: int) -> Float[Tensor, "mels frames"]:
             with EXCLUSIVE, self.computing():
                 return self.codebook.decode_codes(columns[None], start)[0]
 
-        mels = stream_decoded(decode, grid, self.clip)
+        mels = stream_decoded(decode, grid, self.clip, windows)
         if self.vocoder is None:  # phases are estimated for a sound as a whole
             yield self.vocode(torch.cat(list(mels), dim=1))
             return

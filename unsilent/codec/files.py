@@ -15,6 +15,7 @@ from unsilent.errors import DataError, ParameterError
 from unsilent.files import atomic_write
 from unsilent.signal.loudness import LoudnessMeter, normalising_gain_db
 
+_MOST_COLUMNS = 1 << 40  # behind the end of any file
 Blocks = Callable[[], Iterable[Float[np.ndarray, "_"]]]  # a sound from its start, in blocks of any length
 
 
@@ -23,7 +24,7 @@ class Decoded:
     """A sound from a file of codes.
 
     Attributes:
-        n_samples: its length.
+        n_samples: its length, or that of the part.
         blocks: mono at the codec's sample rate, at the level that it was encoded at; silent where blocks of codes were lost. Made as it is
             read, once.
         lost: start and stop in seconds of every lost block of codes.
@@ -91,13 +92,26 @@ def header_of(codec: Codec, gain_db: float = 0.0) -> Header:
     return Header(*sizes, gain_db, codec.digest)
 
 
-def decode_file(codec: Codec, path: Path) -> Decoded:
-    """Read a sound from a file of codes.
+def decode_file(codec: Codec, path: Path, start: float = 0.0, stop: float | None = None) -> Decoded:
+    """Read a sound from a file of codes, or a part of it: the same samples to rounding, from the blocks around it alone.
+
+    Args:
+        codec: that it was written with.
+        path: of the file.
+        start: of the part, in seconds.
+        stop: of the part; None is the end.
 
     Raises:
         DataError: if the file cannot be read or holds no block that can be.
-        ParameterError: if it was written with another codebook, or entropy-coded with another sampler.
+        ParameterError: if it was written with another codebook, or entropy-coded with another sampler; or for a part without samples.
     """
+    clip = codec.clip
+    first, end = round(start * clip.sample_rate), None if stop is None else round(stop * clip.sample_rate)
+    wanted = None
+    if first or end is not None:
+        around = 2 * clip.columns  # more than the windows of the decoder reach
+        last_column = _MOST_COLUMNS if end is None else -(-end // clip.column_samples) + around
+        wanted = range(max(0, first // clip.column_samples - around), last_column)
     try:
         data = path.read_bytes()
         header = read_header(data)
@@ -106,23 +120,28 @@ def decode_file(codec: Codec, path: Path) -> Decoded:
         coder = codec.coder(header.coder != header.plain.name)
         if coder.digest != header.coder_digest:
             raise ParameterError(f"{path} was written with another sampler than this one; name its model.")
-        found = unpack(data, coder)
+        found = unpack(data, coder, wanted)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}.") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     each, rate = header.block_columns * header.column_samples, header.sample_rate
-    lost = [(number * each / rate, min((number + 1) * each, found.n_samples) / rate) for number in found.lost]
-    return Decoded(found.n_samples, _sound(codec, found, each), lost, found.disagreed)
+    part = range(first, found.n_samples if end is None else min(end, found.n_samples))
+    if not part:
+        raise ParameterError(f"{path} is {found.n_samples / rate:.2f} s long; choose a part inside.")
+    damaged = (range(number * each, min((number + 1) * each, found.n_samples)) for number in found.lost)
+    lost = [(one.start / rate, one.stop / rate) for one in damaged if one.start < part.stop and part.start < one.stop]
+    return Decoded(len(part), _sound(codec, found, each, part), lost, found.disagreed)
 
 
 @torch.inference_mode()
-def _sound(codec: Codec, found: Unpacked, each: int) -> Iterator[Float32[np.ndarray, "samples"]]:
-    grid = torch.from_numpy(found.grid.clip(min=0)).to(codec.device)
-    gain, position, lost = np.float32(10 ** (-found.header.gain_db / 20)), 0, set(found.lost)
-    for piece in codec.stream(grid):
-        block = piece.cpu().numpy()[: found.n_samples - position] * gain
+def _sound(codec: Codec, found: Unpacked, each: int, part: range) -> Iterator[Float32[np.ndarray, "samples"]]:
+    grid, samples = torch.from_numpy(found.grid.clip(min=0)).to(codec.device), found.header.column_samples
+    columns = range(part.start // samples, -(-part.stop // samples))
+    gain, position, lost = np.float32(10 ** (-found.header.gain_db / 20)), columns.start * samples, set(found.lost)
+    for piece in codec.stream(grid, columns):
+        block = piece.cpu().numpy()[: max(0, part.stop - position)] * gain
         is_lost = np.isin((position + np.arange(len(block))) // each, list(lost))
         block[is_lost] = 0
+        yield block[max(0, part.start - position) :]
         position += len(block)
-        yield block

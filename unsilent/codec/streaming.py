@@ -1,6 +1,6 @@
 """Encoding and decoding of sounds of any length in bounded memory, to the same numbers as at once."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.clip import Clip
-from unsilent.codec.stitching import chunk_frames, cross_fade, decoded_windows
+from unsilent.codec.stitching import OVERLAP_COLUMNS, chunk_frames, cross_fade, decoded_windows
 from unsilent.signal.mel import from_mel01, log_mel01
 
 
@@ -47,22 +47,33 @@ def _mel(before: np.ndarray, samples: np.ndarray, after: np.ndarray, clip: Clip)
 
 
 def stream_decoded(
-    decode: Callable[[Int[Tensor, "rows columns"], int], Float[Tensor, "mels frames"]], grid: Int[Tensor, "rows columns"], clip: Clip
+    decode: Callable[[Int[Tensor, "rows columns"], int], Float[Tensor, "mels frames"]],
+    grid: Int[Tensor, "rows columns"],
+    clip: Clip,
+    windows: Sequence[range],
 ) -> Iterator[Float[Tensor, "mels frames"]]:
     """Mel of codes in pieces, as `stitching.decode_grid` gives it at once.
 
     Args:
         decode: gives the mel of a window of codes that begins at a column of the whole sound.
-        grid: all codes.
+        grid: all codes; others than those of the windows may be unknown.
         clip: the codebook's.
+        windows: those of `stitching.decoded_windows`, or some that follow each other; the mel begins with the first.
     """
-    windows = decoded_windows(grid.shape[1], clip)
     kept: Tensor | None = None  # of the window before, from the start of this one on
     for window, following in zip(windows, [*windows[1:], None], strict=True):
         mel = cross_fade(kept, decode(grid[:, window.start : window.stop], window.start), clip)
         final = mel.shape[1] if following is None else (following.start - window.start) * clip.downsampling
         kept = mel[:, final:]
         yield mel[:, :final]
+
+
+def windows_around(columns: range, n_columns: int, clip: Clip) -> list[range]:
+    """The decoded windows of a sound that its mel in these columns depends on, and no others."""
+    windows = decoded_windows(n_columns, clip)
+    first = max(number for number, one in enumerate(windows) if number == 0 or one.start + OVERLAP_COLUMNS <= columns.start)
+    last = min(number for number, one in enumerate(windows) if number == len(windows) - 1 or windows[number + 1].start >= columns.stop)
+    return windows[first : last + 1]
 
 
 def stream_vocoded(
