@@ -110,7 +110,8 @@ def test_initial_weights_are_loaded(train, kind, shards, tmp_path):
 
 
 @pytest.mark.parametrize("losses", [[1.0, 2.0, 3.0], [2.0, 3.0, 1.0]], ids=["worse", "better"])
-def test_initial_weights_are_validated_and_kept_where_nothing_is_better(train, shards, tmp_path, losses, monkeypatch, caplog):
+def test_initial_weights_are_validated_and_kept_where_nothing_is_better(train, make_shards, tmp_path, losses, monkeypatch, caplog):
+    shards = make_shards(tmp_path / "shards", ("train", "valid"))
     initial, left = train("vocoder", shards, tmp_path / "first", 1, average=0.0), list(losses)
     monkeypatch.setattr(VocoderTrainer, "validate", lambda self, fabric: {"loss": left.pop(0)})
     caplog.set_level("INFO", logger="unsilent")
