@@ -3,7 +3,7 @@
 Each stage is a public method, and its result is the input of the next.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from unsilent.generation.conditions import Conditions, Plan, make_conditions, se
 from unsilent.generation.leads import Known, known_codes, lead_columns
 from unsilent.generation.priming import GivenSounds, load_given
 from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
-from unsilent.generation.ranking import Ranked, rank
+from unsilent.generation.ranking import Judge
 from unsilent.generation.rendering import Rendering
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, feed_all, sample_codes
@@ -98,18 +98,19 @@ class Pipeline:
             plan, observation, request = self.plan_and_observe(scene, self.clip.columns_for(n_samples), request, reading)
             clock.lap("features")
             conditions, known = self.conditions(plan, observation, request), known_codes(self.parts, plan, observation, request, given)
-            seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
+            judge = self.judge(plan, observation, request, given)
             with Rendering(self.codec, plan.n_columns) as rendering:
                 feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
                 on_column = feed_all((watch, feed), stage(progress, "sampling"), plan.n_columns * self.clip.rows)
-                grids = self.sample(plan, conditions, request, known, on_column, record)
-                ranked = self.rank(grids, seen, request, given)
+                hooks = {"audition": judge.audition, "attention": record, "on_column": on_column}
+                grids = self.sample(plan, conditions, request, known, **hooks)
+                ranked = judge.rank(grids)
                 best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, given.prime)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
             common = {
                 "video": scene.path, "sample_rate": self.clip.sample_rate, "clip": self.clip, "request": request, "model": self.name,
                 "features": None if observation is None else observation.features.cpu().numpy(), "timings": clock.per_take(request.takes),
-                "seen": seen, "precision": self.precision,
+                "seen": judge.expected, "precision": self.precision,
             }  # fmt: skip
         looked = {one.take: record and record.of(one.take) for one in ranked}
         made = zip(ranked, finished, strict=True)
@@ -167,26 +168,18 @@ class Pipeline:
 
     @torch.inference_mode()
     def sample(
-        self,
-        plan: Plan,
-        conditions: Conditions,
-        request: Request,
-        known: Known = Known(),
-        on_column: Feed = quiet,
-        attention: AttentionRecord | None = None,
+        self, plan: Plan, conditions: Conditions, request: Request, known: Known = Known(), **hooks: Any
     ) -> Int[Tensor, "candidates rows columns"]:
-        """Sample the codes of all candidates of all takes, after known ones; the others as of `sample_codes`."""
+        """Sample the codes of all candidates of all takes, after known ones; hooks: `audition`, `attention`, `on_column` of `sample_codes`."""
         with sampling_mode(self.parts.sampler, self.precision):
-            asked = known._asdict() | {"on_column": on_column, "attention": attention}
-            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **asked)
+            sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **known._asdict(), **hooks)
         trim_memory()  # of the KV cache, before the decoder needs its own
         return to_grid(sequences, self.clip.rows)
 
-    def rank(
-        self, grids: Int[Tensor, "candidates rows columns"], seen: Mapping[str, float], request: Request, given: GivenSounds = GivenSounds()
-    ) -> list[Ranked]:
-        """Choose the best candidate of each take: by cues, by a reference, or else by the classes that are seen or named."""
-        return rank(self.codec, self.parts.ranker, grids, seen, request, given.reference and given.reference.features)
+    def judge(self, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Judge:
+        """What chooses among candidates: cues, a reference, or else the classes that are seen or named."""
+        seen = seen_classes(self.parts.sampler, plan, observation, request, self.parts.classes)
+        return Judge(self.codec, self.parts.ranker, seen, request, given.reference and given.reference.features)
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
         """Send a sound through codebook and vocoder; see `Codec.reconstruct`."""

@@ -149,7 +149,7 @@ EVERYDAY = Preset(
     source="runs/everyday",
     guidance=3.0,  # measured, as temperature and candidates, see LOG.md
     temperature=0.8,
-    candidates=5,
+    candidates=12,
 )
 
 _SMALL_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))

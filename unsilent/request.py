@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 OWN = "own"  # as `prime`: the video's own sound
 PRIME_SECONDS = 3.0  # of a beginning, where nothing else is asked for
 CUE_CANDIDATES = 4  # sampled for each take where cues are given, because onsets of some fit better
+AUDITION_SECONDS = 2.6  # after which most candidates end, where a listener rates them (LOG.md)
+FINALISTS = 3  # candidates of each take that go on after it (LOG.md)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Request(Config):
         default=None,
         ge=1,
         le=MAX_TAKES,
-        description="Sounds sampled for each take; the one that fits best the cues, or what is seen or named, is kept.",
+        description="Sounds begun for each take; the one that fits best the cues, or what is seen or named, is kept.",
     )
     cues: tuple[Cue, ...] | Literal["auto"] | None = Field(
         default=None, description="When something sounds, in place of the video's motion; `auto` takes the impacts that are seen."

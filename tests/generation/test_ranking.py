@@ -8,11 +8,14 @@ from torch import nn
 
 from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
+from unsilent.cues import Cue
 from unsilent.errors import ParameterError
 from unsilent.generation.conditions import likeliest
-from unsilent.generation.ranking import agreement, rank
+from unsilent.generation.ranking import Judge, agreement
+from unsilent.generation.sampling import ENDED
+from unsilent.models.code_order import to_sequence
 from unsilent.models.listener import Listener, Ranker
-from unsilent.request import Defaults, Request
+from unsilent.request import FINALISTS, Defaults, Request
 
 
 class Loud(Codec):
@@ -40,6 +43,10 @@ class LoudIsDrum(Listener):
         return torch.stack([loud, 1 - loud, torch.full_like(loud, -30.0)], dim=1)
 
 
+def rank(grids, expected, request, reference=None, ranker=...):
+    return Judge(CODEC, RANKER if ranker is ... else ranker, expected, request, reference).rank(grids)
+
+
 CODEC = Loud()
 RANKER = Ranker(LoudIsDrum(), ("drum", "rain", "train"))
 
@@ -60,21 +67,39 @@ def test_agreement_is_the_mean_log_probability_of_what_is_expected():
 
 def test_the_best_candidate_of_each_take_is_kept_and_the_best_take_comes_first():
     grids = grids_of(2, 6, 4, 3, 18, 1)  # three candidates for each of two takes
-    best, second = rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(takes=2, candidates=3))
+    best, second = rank(grids, {"drum": 1.0}, Request(takes=2, candidates=3))
     assert (best.take, second.take) == (4, 1)
     assert best.score > second.score
-    assert [one.take for one in rank(CODEC, RANKER, grids, {"rain": 1.0}, Request(takes=2, candidates=3))] == [5, 0]
+    assert [one.take for one in rank(grids, {"rain": 1.0}, Request(takes=2, candidates=3))] == [5, 0]
+
+
+def test_an_audition_keeps_the_best_of_each_take_and_ranking_leaves_out_the_others():
+    grids = grids_of(2, 6, 4, 3, 5, 18, 1, 9, 12, 0)
+    judge = Judge(CODEC, RANKER, {"drum": 1.0}, Request(takes=2, candidates=5))
+    left = judge.audition.choose(to_sequence(grids))
+    assert left.tolist() == [1, 2, 4, 5, 7, 8]
+    assert len(left) == 2 * FINALISTS
+    ended = torch.ones(len(grids), dtype=torch.bool).index_fill(0, left, False)
+    grids[ended, :, -1] = ENDED
+    assert [one.take for one in judge.rank(grids)] == [5, 1]
+
+
+def test_few_candidates_and_candidates_for_cues_all_go_on():
+    cues = (Cue(seconds=1.0),)
+    for request in (Request(candidates=FINALISTS), Request(takes=9), Request(candidates=9, cues=cues)):
+        assert Judge(CODEC, RANKER, {"drum": 1.0}, request).audition is None
+    assert Judge(CODEC, None, {"drum": 1.0}, Request(candidates=9)).audition is None
 
 
 def test_a_long_sound_is_rated_by_its_first_clip():
     grids = torch.cat([grids_of(3, 4), grids_of(20, 0)], dim=2)
-    assert [one.take for one in rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(candidates=2))] == [1]
+    assert [one.take for one in rank(grids, {"drum": 1.0}, Request(candidates=2))] == [1]
 
 
 def test_without_candidates_nothing_is_ranked():
     grids = torch.zeros(3, 5, 4, dtype=torch.long)
-    assert rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(takes=3)) == [(0, None), (1, None), (2, None)]
-    assert rank(CODEC, None, grids, {"drum": 1.0}, Request(takes=3, candidates=1)) == [(0, None), (1, None), (2, None)]
+    assert rank(grids, {"drum": 1.0}, Request(takes=3)) == [(0, None), (1, None), (2, None)]
+    assert rank(grids, {"drum": 1.0}, Request(takes=3, candidates=1), ranker=None) == [(0, None), (1, None), (2, None)]
 
 
 def test_likeliest_classes_come_first():
@@ -109,10 +134,10 @@ def test_what_is_heard_and_avoided_counts_against_a_candidate():
     likely = torch.tensor([[1.0, 0.0, -30.0], [0.0, 1.0, -30.0]]).log_softmax(1)
     found = agreement(CODEC, RANKER, grids, {"train": 1.0}, avoided=("drum",))
     torch.testing.assert_close(found, likely[:, 2] + (1 - likely[:, 0].exp()).log(), rtol=1e-4, atol=1e-4)
-    best = rank(CODEC, RANKER, grids, {"train": 1.0}, Request(candidates=2, avoid=("drum",)))
+    best = rank(grids, {"train": 1.0}, Request(candidates=2, avoid=("drum",)))
     assert [one.take for one in best] == [1]
 
 
 def test_a_reference_takes_the_place_of_classes():
     grids = grids_of(20, 0)
-    assert [one.take for one in rank(CODEC, RANKER, grids, {"drum": 1.0}, Request(candidates=2), torch.tensor([0.0, 1.0, 0.0]))] == [1]
+    assert [one.take for one in rank(grids, {"drum": 1.0}, Request(candidates=2), torch.tensor([0.0, 1.0, 0.0]))] == [1]

@@ -6,7 +6,7 @@ import torch
 
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
-from unsilent.generation.sampling import draw_uniforms, guide, next_code, sample_codes
+from unsilent.generation.sampling import ENDED, Audition, draw_uniforms, guide, next_code, sample_codes
 from unsilent.generation.windows import plan_windows
 from unsilent.models.code_order import to_grid
 from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
@@ -39,7 +39,7 @@ def steady(sampler):
 
 
 def sample(sampler, n_columns, condition_of=None, **more):
-    others = {name: more.pop(name) for name in ("prime", "on_column") if name in more}
+    others = {name: more.pop(name) for name in ("prime", "on_column", "audition") if name in more}
     request = Request(**{"seed": 3, "temperature": 1.0, "top_k": sampler.config.codes, "guidance": 1.0, **more})
     windows = plan_windows(n_columns, CLIP.columns, CLIP.hop_columns)
     return sample_codes(sampler, windows, map(condition_of or steady(sampler), windows), request, **others)
@@ -73,6 +73,21 @@ def test_sequence_length_is_exact(sampler, n_columns):
 def test_same_seed_same_codes(sampler):
     assert torch.equal(sample(sampler, 20), sample(sampler, 20))
     assert not torch.equal(sample(sampler, 20), sample(sampler, 20, seed=4))
+
+
+@pytest.mark.parametrize("columns", [3, 10, 12, 30])  # inside a window, at its end, inside the next, after all
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_candidates_that_pass_an_audition_go_on_as_without_it(sampler, columns, guidance):
+    heard, fed = [], []
+    audition = Audition(columns, lambda known: heard.append(known.shape[1] // CLIP.rows) or torch.tensor([0, 2]))
+    every = sample(sampler, 25, takes=4, guidance=guidance)
+    some = sample(sampler, 25, takes=4, guidance=guidance, audition=audition, on_column=lambda known: fed.append(known.shape))
+    end = columns * CLIP.rows
+    assert torch.equal(some[[0, 2]], every[[0, 2]])
+    assert torch.equal(some[[1, 3], :end], every[[1, 3], :end])
+    assert (some[[1, 3], end:] == ENDED).all()
+    assert heard == [columns] * (columns < 25)
+    assert fed == [(4, (column + 1) * CLIP.rows) for column in range(25)]
 
 
 def test_a_take_does_not_depend_on_the_others(sampler):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.generation.windows import Window
@@ -45,20 +45,23 @@ class AttentionRecord:
     """
 
     look: Look
-    _windows: list[tuple[Window, int, Float[np.ndarray, "sounds codes positions"]]] = field(default_factory=list)
+    _windows: list[tuple[Window, int, dict[int, Float[np.ndarray, "codes positions"]]]] = field(default_factory=list)
 
-    def keep(self, sampler: AnySampler, window: Window, weights: Float[Tensor, "sounds capacity capacity"]) -> None:
-        """Keep a window's weights, from each position of the transformer to each."""
+    def keep(
+        self, sampler: AnySampler, window: Window, sounds: Int[Tensor, "sounds"], weights: Float[Tensor, "sounds capacity capacity"]
+    ) -> None:
+        """Keep a window's weights, from each position of the transformer to each, for the sounds of these numbers."""
         first = sampler.n_condition - 1  # the position that predicts the first code
         stop = first + window.columns * sampler.per_column
-        self._windows.append((window, sampler.n_condition, weights[:, first:stop, :stop].to("cpu", copy=True).numpy()))
+        kept = weights[:, first:stop, :stop].to("cpu", copy=True).numpy()
+        self._windows.append((window, sampler.n_condition, dict(zip(sounds.tolist(), kept, strict=True))))
 
     def of(self, sound: int) -> tuple[WindowAttention, ...]:
-        """The attention of one sound."""
+        """The attention of one sound, which no audition ended."""
         found = []
         for window, n_condition, weights in self._windows:
-            codes = np.pad(weights[sound, :, n_condition:], ((0, 0), (0, 1)))  # nothing attends to the last code
-            found.append(WindowAttention(window, weights[sound, :, :n_condition], codes))
+            codes = np.pad(weights[sound][:, n_condition:], ((0, 0), (0, 1)))  # nothing attends to the last code
+            found.append(WindowAttention(window, weights[sound][:, :n_condition], codes))
         return tuple(found)
 
 

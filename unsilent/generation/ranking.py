@@ -4,6 +4,7 @@ A listener rates them: a classifier of sounds that was trained on other material
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from unsilent.codec.codec import Codec
 from unsilent.cues import Cue
+from unsilent.generation.sampling import ENDED, Audition
 from unsilent.metrics import onset_f1
+from unsilent.models.code_order import to_grid
 from unsilent.models.listener import Ranker
 from unsilent.models.sampler import AnySampler
-from unsilent.request import Request
+from unsilent.request import AUDITION_SECONDS, FINALISTS, Request
 from unsilent.signal.landing import REACH_SECONDS
 from unsilent.signal.mel import to_mel01
 from unsilent.signal.onsets import find_onsets
@@ -96,30 +99,55 @@ def onset_agreement(codec: Codec, grids: Int[Tensor, "sounds rows columns"], cue
     return [onset_f1(find_onsets(to_mel01(codec.decode(grid)), codec.clip), wanted, REACH_SECONDS).f1 for grid in grids]
 
 
-def rank(
-    codec: Codec,
-    ranker: Ranker | None,
-    grids: Int[Tensor, "sounds rows columns"],
-    expected: Mapping[str, float],
-    request: Request,
-    reference: Float[Tensor, "dim"] | None = None,
-) -> list[Ranked]:
-    """Choose one candidate for each take, by cues if there are any, else by the expected classes; the best take comes first.
+@dataclass(frozen=True)
+class Judge:
+    """Chooses among the candidates of a request.
 
-    Args:
+    Attributes:
         codec: of the model.
-        ranker: of the model; None for a model without.
-        grids: codes of all candidates, those of one take after another; the first clip of each is rated.
+        ranker: of the model; None for a model without, which chooses by cues alone.
         expected: probability of each class that is seen or named.
         request: resolved; where only one sound is sampled, or without `candidates`, nothing is ranked.
         reference: features of the sound that takes should be like; None without.
     """
-    if request.cues is not None:
-        return best_of(onset_agreement(codec, grids, request.cues), request.candidates)
-    if ranker is None or request.candidates is None or len(grids) == 1:
-        return [Ranked(take, None) for take in range(len(grids))]
-    heard = grids[:, :, : codec.clip.columns]
-    return best_of(agreement(codec, ranker, heard, expected, request.avoid or (), reference).tolist(), request.candidates)
+
+    codec: Codec
+    ranker: Ranker | None
+    expected: Mapping[str, float]
+    request: Request
+    reference: Float[Tensor, "dim"] | None = None
+
+    @property
+    def audition(self) -> Audition | None:
+        """Ends candidates after their first seconds, but for the few of each take that the listener rates highest.
+
+        None where no take has more than these few, where cues decide, which may come later, and for a model without a listener.
+        """
+        if self.ranker is None or self.request.cues is not None or (self.request.candidates or 1) <= FINALISTS:
+            return None
+        return Audition(max(1, round(AUDITION_SECONDS / self.codec.clip.column_seconds)), self._finalists)
+
+    def rank(self, grids: Int[Tensor, "candidates rows columns"]) -> list[Ranked]:
+        """Choose one candidate for each take, by cues if there are any, else by the listener; the best take comes first.
+
+        Args:
+            grids: codes of all candidates, those of one take after another; the first clip of each is rated.
+        """
+        if self.request.cues is not None:
+            return best_of(onset_agreement(self.codec, grids, self.request.cues), self.request.candidates)
+        if self.ranker is None or self.request.candidates is None or len(grids) == 1:
+            return [Ranked(take, None) for take in range(len(grids))]
+        whole, scores = (grids[:, 0, -1] != ENDED).cpu(), torch.full((len(grids),), -torch.inf)
+        scores[whole] = self._rate(grids[whole][:, :, : self.codec.clip.columns])
+        return best_of(scores.tolist(), self.request.candidates)
+
+    def _rate(self, grids: Int[Tensor, "sounds rows columns"]) -> Float[Tensor, "sounds"]:
+        return agreement(self.codec, self.ranker, grids, self.expected, self.request.avoid or (), self.reference)
+
+    def _finalists(self, known: Int[Tensor, "candidates known"]) -> Int[Tensor, "left"]:
+        by_take = self._rate(to_grid(known, self.codec.clip.rows)).unflatten(0, (-1, self.request.candidates))
+        first = torch.arange(0, len(known), self.request.candidates)
+        return (by_take.topk(FINALISTS, 1).indices.sort(1).values + first[:, None]).flatten()
 
 
 def best_of(scores: Sequence[float], candidates: int) -> list[Ranked]:

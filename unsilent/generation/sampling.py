@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 
 Feed = Callable[[Int[Tensor, "sounds known"]], None]  # gets all codes known so far after each column
+ENDED = -1  # in place of the codes that a candidate would have had after its audition
 
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
@@ -110,6 +112,18 @@ class NextCode:
         return next_code(guide(logits, self.guidance), uniforms, self.temperature, self.top_k)
 
 
+class Audition(NamedTuple):
+    """Ends most candidates early, so that many beginnings can be tried at the cost of a few whole sounds.
+
+    Attributes:
+        columns: after which one chooses.
+        choose: gets all codes known by then, and returns the numbers of the candidates that go on.
+    """
+
+    columns: int
+    choose: Callable[[Int[Tensor, "sounds known"]], Int[Tensor, "left"]]
+
+
 def feed_all(feeds: Sequence[Feed], progress: Progress, n_codes: int) -> Feed:
     """A callback that reports the share of `n_codes` that is known, then calls each of `feeds`."""
 
@@ -131,6 +145,7 @@ def sample_codes(
     prime: Int[Tensor, "rows known"] | None = None,
     leads: Sequence[Int[Tensor, "2 sounds rows lead"]] = (),
     keep: Int[Tensor, "rows columns"] | None = None,
+    audition: Audition | None = None,
     on_column: Feed = quiet,
     attention: AttentionRecord | None = None,
 ) -> Int[Tensor, "sounds sequence"]:
@@ -146,11 +161,13 @@ def sample_codes(
         prime: codes of the first columns, kept as they are (the paper's priming).
         leads: codes of the columns before each led window: those that are continued, and those that guidance leads away from.
         keep: code of each place that is not sampled, else -1; of all columns. The sampler reads them where they come.
+        audition: ends candidates after their first columns; None lets all go on.
         on_column: called after each column with all codes known by then.
         attention: gets the attention of all codes, from the steps that sample them; None records none.
 
     Returns:
         Codes in the order of `code_order`, columns x rows for each sound: all candidates of take 0, then those of take 1 and so on.
+        Candidates that the audition ended have `ENDED` from there on.
 
     Raises:
         ParameterError: if the request is not resolved or its `top_k` exceeds the number of codes, if the prime does not fit, or for a layer
@@ -170,30 +187,35 @@ def sample_codes(
         raise ParameterError(f"{len(leads)} leads were given for {n_led} led windows.")
     led = iter(leads)
     kept = None if keep is None else to_sequence(keep[None])[0].to(device)
+    left, heard = torch.arange(len(sequence), device=device), total if audition is None else audition.columns * rows
     for window, condition in zip(windows, conditions, strict=True):
         first, stop = window.start * rows, window.stop * rows
         if done >= stop:
             continue
-        if window.is_led:
-            known = to_sequence(next(led)[: choose.n_rows].flatten(0, 1)).to(device)
-        else:
-            known = sequence[:, first:done].repeat(choose.n_rows, 1)
-        logits, state = sampler.start(known, guided_rows(condition, choose.n_rows), attention and attention.look)
-        for position in range(done, stop):
-            if kept is not None:  # not by `advance`, which chooses and reads in one step
-                chosen = choose(logits, uniforms[:, position])
-                sequence[:, position] = torch.where(kept[position] < 0, chosen, kept[position])
-                if position + 1 < stop:
-                    logits = sampler.step(sequence[:, position].repeat(choose.n_rows), state)
-            elif position + 1 < stop:
-                sequence[:, position], logits = sampler.advance(choose, logits, uniforms[:, position], state)
-            else:
-                sequence[:, position] = choose(logits, uniforms[:, position])
-            if (position + 1) % rows == 0:
-                on_column(sequence[:, : position + 1])
-        if attention is not None:
-            attention.keep(sampler, window, state.cache.looked.weights[: request.n_sampled])
-        done = stop
+        lead = to_sequence(next(led)[: choose.n_rows].flatten(0, 1)).to(device).unflatten(0, (-1, len(sequence))) if window.is_led else None
+        while done < stop:
+            until = heard if done < heard < stop else stop
+            known = sequence[left, max(first, 0) : done].repeat(choose.n_rows, 1)
+            known = known if lead is None else torch.cat([lead[:, left].flatten(0, 1), known], 1)
+            logits, state = sampler.start(known, guided_rows(condition, choose.n_rows), attention and attention.look)
+            for position in range(done, until):
+                if kept is not None:  # not by `advance`, which chooses and reads in one step
+                    chosen = choose(logits, uniforms[left, position])
+                    sequence[left, position] = torch.where(kept[position] < 0, chosen, kept[position])
+                    if position + 1 < until:
+                        logits = sampler.step(sequence[left, position].repeat(choose.n_rows), state)
+                elif position + 1 < until:
+                    sequence[left, position], logits = sampler.advance(choose, logits, uniforms[left, position], state)
+                else:
+                    sequence[left, position] = choose(logits, uniforms[left, position])
+                if (position + 1) % rows == 0:
+                    on_column(sequence[:, : position + 1])
+            done = until
+            if attention is not None and done == stop:
+                attention.keep(sampler, window, left, state.cache.looked.weights[: len(left)])
+            if audition is not None and done == heard < total:
+                left = audition.choose(sequence[:, :done]).to(device)
+                sequence[torch.isin(torch.arange(len(sequence), device=device), left, invert=True), done:] = ENDED
     return sequence
 
 

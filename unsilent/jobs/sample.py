@@ -25,7 +25,6 @@ from unsilent.choices import AnyPrecision, Keep
 from unsilent.data.manifest import Row, read_manifest
 from unsilent.errors import DataError
 from unsilent.files import atomic_write, try_lock
-from unsilent.generation.conditions import seen_classes
 from unsilent.generation.leads import known_codes
 from unsilent.generation.priming import load_given
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
@@ -91,14 +90,14 @@ class _Maker:
 @torch.inference_mode()
 def sample_mels(pipeline: Pipeline, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
     """Mels of exactly one clip for each take, around [-1, 1]. Their codes are those that `Pipeline.takes` begins with for this scene."""
-    request, classes = pipeline.resolve(request), pipeline.parts.classes
+    request = pipeline.resolve(request)
     with EXCLUSIVE, limit_threads(pipeline.threads):
         plan, observation, request = pipeline.plan_and_observe(scene, pipeline.clip.columns, request)
         conditions = pipeline.conditions(plan, observation, request)
         given = load_given(scene, request, pipeline.codec, pipeline.parts.ranker, pipeline.parts.loudness_lufs)
-        grids = pipeline.sample(plan, conditions, request, known_codes(pipeline.parts, plan, observation, request, given))
-        ranked = pipeline.rank(grids, seen_classes(pipeline.parts.sampler, plan, observation, request, classes), request, given)
-        return [pipeline.codec.decode(grids[one.take]).cpu().numpy() for one in ranked]
+        known, judge = known_codes(pipeline.parts, plan, observation, request, given), pipeline.judge(plan, observation, request, given)
+        grids = pipeline.sample(plan, conditions, request, known, audition=judge.audition)
+        return [pipeline.codec.decode(grids[one.take]).cpu().numpy() for one in judge.rank(grids)]
 
 
 def seed_of(seed: int, clip_id: str) -> int:

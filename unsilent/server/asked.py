@@ -7,11 +7,11 @@ from pydantic import Field
 from unsilent.choices import Layer, VocoderChoice
 from unsilent.config import Config
 from unsilent.errors import ParameterError
-from unsilent.request import OWN, Defaults, Request
+from unsilent.request import AUDITION_SECONDS, FINALISTS, OWN, Defaults, Request
 from unsilent.server.settings import Settings
 
 Kind = Literal["generate", "retake", "reconstruct", "encode", "decode"]
-CANDIDATES = 5  # of each take of `everyday`, for the expected work
+CANDIDATES = 12  # of each take of `everyday`, for the expected work
 NEEDS = {
     "generate": ("video",),
     "retake": ("video",),
@@ -120,5 +120,7 @@ def expected_seconds(ask: Ask, seconds: float) -> float:
     seconds, takes = request.seconds or seconds, request.takes
     if ask.kind == "generate":
         windows = seconds + 0.5 * max(0.0, seconds - 10)  # later ones overlap
-        return 0.3 + 0.25 * takes + windows * (0.03 + 0.02 * takes + 0.0085 * takes * (request.candidates or CANDIDATES))
+        candidates, auditioned = request.candidates or CANDIDATES, min(windows, AUDITION_SECONDS)
+        sampled = candidates * auditioned + min(candidates, FINALISTS) * (windows - auditioned)
+        return 0.3 + 0.25 * takes + windows * (0.03 + 0.02 * takes) + 0.0085 * takes * sampled
     return 0.3 + 0.03 * seconds

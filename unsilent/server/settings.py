@@ -30,7 +30,7 @@ class Settings(Config):
     max_seconds: float = Field(default=1800.0, gt=0, description="Seconds of an upload, and of a sound that is asked for.")
     max_pictures: int = Field(default=120_000, ge=1, description="Frames of a video.")
     max_pixels: int = Field(default=8192 * 4352, ge=1, description="Pixels of a frame.")
-    max_takes: int = Field(default=80, ge=1, description="Takes of a job, times candidates.")
+    max_takes: int = Field(default=200, ge=1, description="Takes of a job, times candidates.")
     max_waiting: int = Field(default=64, ge=1, description="Jobs that wait.")
     max_waiting_each: int = Field(default=8, ge=1, description="Jobs of one client that wait.")
     max_uploads: int = Field(default=64, ge=1, description="Uploads at the same time.")

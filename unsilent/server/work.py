@@ -26,6 +26,7 @@ from unsilent.evaluation.classifier import Classifier, load_classifier
 from unsilent.files import atomic_write
 from unsilent.generation.attention import over_time
 from unsilent.generation.result import Generation
+from unsilent.generation.sampling import ENDED
 from unsilent.generation.shaping import shaper
 from unsilent.generation.sidecar import Made, find_sidecar, pointer_to, sidecar_for
 from unsilent.loading import load
@@ -170,7 +171,7 @@ class Worker:
         except _StoppedError:
             takes, state = draft.keep(task.source, request), "stopped"
             sampled = {"sampled_seconds": round(draft.seconds, 3)}
-            which = "each take" if (request.candidates or 1) == 1 else "the first candidate of each take, not rated,"
+            which = "each take" if (request.candidates or 1) == 1 else "one candidate of each take, not the best of all,"
             notes += [f"Stopped: {which} as far as it was sampled, {draft.seconds:.1f} s, then silence."] if takes else []
         told = request.model_copy(update={name: Path(path).name for name, path in request.files().items()})  # no folder of the server
         comment = recipe(pipeline, task.source, told)
@@ -285,22 +286,24 @@ class Worker:
 
 
 class _Draft:
-    """What is known while codes are sampled: the growing mel of the first candidate, and enough to keep what is there."""
+    """What is known while codes are sampled: the growing mel of one candidate, and enough to keep what is there."""
 
     def __init__(self, pipeline: Pipeline, emit: Emit, draws: int) -> None:
         self._pipeline, self._emit, self._draws = pipeline, emit, draws
         self._known: Int[Tensor, "draws known"] | None = None
-        self._shown, self._next = 0, 0.0
+        self._candidate, self._shown, self._next = 0, 0, 0.0
 
     def watch(self, known: Int[Tensor, "draws known"]) -> None:
         """Take note of all codes known by now, and show new columns of the mel unless that would cost too much."""
         self._known = known
+        if (candidate := int((known[:, -1] != ENDED).int().argmax())) != self._candidate:
+            self._candidate, self._shown = candidate, 0  # the first that no audition ended, from its beginning
         started = time.perf_counter()
         columns = known.shape[1] // self._pipeline.clip.rows
         if started < self._next or columns <= self._shown:
             return
         first = max(0, self._shown - _CONTEXT)
-        mel = self._decoded(known[:1], first)[0]
+        mel = self._decoded(known[self._candidate][None], first)[0]
         clip = self._pipeline.clip
         self._emit(
             {
@@ -325,11 +328,12 @@ class _Draft:
         return 0.0 if self._known is None else self._known.shape[1] // clip.rows * clip.column_samples / clip.sample_rate
 
     def keep(self, source: Path, request: Request) -> list[Generation]:
-        """The first candidate of each take as far as it is sampled, then silence."""
+        """The first candidate of each take that no audition ended, as far as it is sampled, then silence."""
         if not self.seconds:
             return []
         pipeline, clip, rate = self._pipeline, self._pipeline.clip, self._pipeline.clip.sample_rate
-        chosen = self._known[:: request.candidates or 1].clone()
+        by_take = self._known.unflatten(0, (-1, request.candidates or 1))
+        chosen = by_take[torch.arange(len(by_take)), (by_take[:, :, -1] != ENDED).int().argmax(1)]
         n_samples, made = request.n_samples(probe(source).seconds, rate), []
         request = request.model_copy(update={"cues": None}) if request.cues == AUTO else request  # which were not found yet
         shape = shaper(request, clip, prime=None)
