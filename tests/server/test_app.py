@@ -197,7 +197,7 @@ def test_stopping_keeps_a_beginning_of_every_take(start, helpers, make_clip):
     assert job["state"] == "stopped"
     assert len({wav_of(client, job, number) for number in range(2)}) == 2
     assert [sound["score"] for sound in job["sounds"]] == [None, None]
-    assert "the first candidate of each take, not rated" in job["notes"][-1]
+    assert "one candidate of each take, not the best of all" in job["notes"][-1]
 
 
 def test_a_job_stopped_before_sampling_says_so(start, helpers, make_clip):
