@@ -170,7 +170,7 @@ class Pipeline:
     def sample(
         self, plan: Plan, conditions: Conditions, request: Request, known: Known = Known(), **hooks: Any
     ) -> Int[Tensor, "candidates rows columns"]:
-        """Sample the codes of all candidates of all takes, after known ones; hooks: `audition`, `attention`, `on_column` of `sample_codes`."""
+        """Sample the codes of all candidates of all takes, after known ones; hooks are the callbacks of `sample_codes`."""
         with sampling_mode(self.parts.sampler, self.precision):
             sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **known._asdict(), **hooks)
         trim_memory()  # of the KV cache, before the decoder needs its own
