@@ -244,6 +244,8 @@ class TestBadInput:
             (["a.mp4", "--original", "louder"], "--original is 'louder', but must be 'drop', 'keep' or 'duck'"),
             (["a.mp4", "--label", "dog"], "the model 'everyday' has no classes, so it takes no label 'dog'"),
             (["a.mp4", "--wav=x"], "--wav does not take a value"),
+            (["a.mp4", "--attention"], "--attention is drawn into the picture; add --picture"),
+            (["a.mp4", "--attention", "--picture", "--stream"], "--attention is not recorded with --stream"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )

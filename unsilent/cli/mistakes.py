@@ -10,7 +10,7 @@ from unsilent.errors import did_you_mean
 # What users of similar programs type after `unsilent generate`, and what exists here instead.
 _FOREIGN = {
     ("--prompt", "--text", "--caption", "--description"): "use --label, with a class name of `unsilent models show everyday` or free words",
-    ("--negative-prompt", "--neg-prompt"): "no sound can be excluded; another --seed or more --takes give other sounds",
+    ("--negative-prompt", "--neg-prompt"): "use --avoid, with class names or words for several classes",
     ("--duration", "--length", "--audio-length"): "use --seconds",
     ("--sample-rate", "--sampling-rate", "--sr"): "use --rate",
     ("--cfg", "--cfg-strength", "--cfg-scale", "--cfg-coef", "--guidance-scale"): "use --guidance",
