@@ -107,11 +107,15 @@ def test_lost_blocks_are_silent_and_named(codec, tmp_path):
     data = bytearray((tmp_path / "a.uns").read_bytes())
     data[data.find(b"\xabUNB", data.find(b"\xabUNB") + 1) + 20] ^= 255
     (tmp_path / "a.uns").write_bytes(data)
+    given, stream = [], codec.stream
+    codec.stream = lambda grid, columns: stream(given.append(grid) or grid, columns)
     decoded = decode_file(codec, tmp_path / "a.uns")
     ((start, stop),) = decoded.lost
     assert (start, stop) == pytest.approx((9.845, 19.69), abs=0.01)
     assert not decoded.waveform[round(start * 22050) : round(stop * 22050)].any()
     assert decoded.waveform[: round(start * 22050)].any()
+    silence = codec.encode(np.zeros(codec.clip.n_samples, np.float32))
+    assert torch.equal(given[0][:, 53:106], silence[:, 26:27].expand(-1, 53))  # so the blocks beside it end and begin in silence
 
 
 def test_files_of_another_codebook_are_refused(codec, tiny_parts, tmp_path):

@@ -136,7 +136,11 @@ def decode_file(codec: Codec, path: Path, start: float = 0.0, stop: float | None
 
 @torch.inference_mode()
 def _sound(codec: Codec, found: Unpacked, each: int, part: range) -> Iterator[Float32[np.ndarray, "samples"]]:
-    grid, samples = torch.from_numpy(found.grid.clip(min=0)).to(codec.device), found.header.column_samples
+    grid, samples = torch.from_numpy(found.grid).to(codec.device), found.header.column_samples
+    if found.lost:  # what decoder and vocoder see beside the other blocks
+        silence = codec.encode(np.zeros(codec.clip.n_samples, np.float32))
+        grid = torch.where(grid < 0, silence[:, silence.shape[1] // 2, None], grid)
+    grid = grid.clamp(min=0)  # codes far from a part, which are not read
     columns = range(part.start // samples, -(-part.stop // samples))
     gain, position, lost = np.float32(10 ** (-found.header.gain_db / 20)), columns.start * samples, set(found.lost)
     for piece in codec.stream(grid, columns):
