@@ -4,7 +4,7 @@
 
 Videos of a bouncing ball and of a drumming stick are drawn, whose hits are known. CLIPS.csv is as for `benchmarks/impacts.py`: of its clips
 with visible impacts those of `valid` are used, and the onsets of their own sounds are the hits. Printed is F1 within 50, 20 and 100 ms; in
-brackets 95 % over videos, precision and recall. `shifted` are the onsets with given cues, shifted in a circle at random, which is chance.
+brackets 95 % over videos, precision and recall. `shifted` are the same onsets, shifted in a circle at random: the chance of as many.
 """
 
 import argparse
@@ -153,18 +153,19 @@ def print_table(
         for way, cues in ways.items():
             made = pipeline.generate(path, seed=options.seed, cues=cues, label=options.label or label)
             found = timing.onsets_of(made.waveform, pipeline.clip)
-            add_scores(scores, way, [found], hits)
-            if way == "given cues":
-                add_scores(scores, "shifted", timing.shifted([found], made.seconds, rng), hits)
-            elif way == "cues seen":
-                add_scores(scores, "cues seen, themselves", [np.array([cue.seconds for cue in made.request.cues])], hits)
+            sounds = {way: found}
+            if way == "cues seen":
+                sounds["cues seen, themselves"] = np.array([cue.seconds for cue in made.request.cues])
+            for name, onsets in sounds.items():
+                add_scores(scores, name, [onsets], hits)
+                add_scores(scores, f"{name}, shifted", timing.shifted([onsets], made.seconds, rng), hits)
     print(title)
     for way, rows in scores.items():
         figures = [
             f"{1000 * tolerance:.0f} ms {cell(column, options.seed)}"
             for tolerance, column in zip(TOLERANCES, zip(*rows, strict=True), strict=True)
         ]
-        print(f"  {way:<22}", " | ".join(figures), flush=True)
+        print(f"  {way:<31}", " | ".join(figures), flush=True)
 
 
 def add_scores(scores: dict[str, list[list[OnsetScore]]], way: str, sounds: list[np.ndarray], hits: np.ndarray) -> None:

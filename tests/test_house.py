@@ -173,3 +173,14 @@ def test_loading_and_generating_do_not_import_compilers():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert found.stdout.strip() == "set()"
+
+
+def test_nothing_that_is_ignored_is_tracked():
+    """Such as a link to an environment, in whose place a checkout would delete the environment."""
+    import subprocess
+
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        pytest.skip("not a checkout")
+    command = ["git", "-C", str(root), "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""

@@ -105,6 +105,19 @@ def test_words_mean_a_kind_a_family_or_the_nearest_class():
     assert labels_meant("music", names) == ("drum", "piano")
     assert labels_meant("Speech", names) == ("baby_cry", "crowd")
     assert labels_meant("footsteps", names) == ("footsteps", "footsteps_snow")
+    assert labels_meant("baby", names) == ("baby_cry",)
     assert labels_meant("barking", names) == ("dog",)
     with pytest.raises(ParameterError, match="no class is named 'qwertz'"):
         labels_meant("qwertz", names)
+
+
+def test_a_class_name_means_this_class_alone():
+    names = ("door", "doorbell", "hammer", "hammer_nail", "wind", "wind_chimes")
+    assert labels_meant("Wind", names) == ("wind",)
+    assert labels_meant("wind chimes", names) == ("wind_chimes",)
+    assert labels_meant("hammer", names) == ("hammer", "hammer_nail"), "a family of the table"
+
+
+def test_comments_of_the_table_are_no_kinds():
+    with pytest.raises(ParameterError, match="no class is named 'the'"):
+        labels_meant("the", ("class", "dog"))

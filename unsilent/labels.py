@@ -101,21 +101,26 @@ def is_name_of(word: str, name: str) -> bool:
 
 
 def labels_meant(word: str, classes: Sequence[str]) -> tuple[str, ...]:
-    """All class names that a word means: those of a kind, such as `music`, those that begin with it, or else the nearest.
+    """All class names that a word means: those of a kind or family, the one of this name, those that begin with it, or else the nearest.
 
     Args:
         word: as typed.
         classes: names by class number.
 
     Returns:
-        At least one name. `footsteps` means `footsteps` and `footsteps_snow`, `music` means `piano` and `violin`.
+        At least one name. `music` means `piano` and `violin`, `footsteps` also `footsteps_snow`, but `wind` not `wind_chimes`.
 
     Raises:
         ParameterError: as `nearest_label`.
     """
     plain = _plain(word)
     kind = _kinds().get(plain, frozenset())
-    meant = tuple(name for name in classes if f"{_plain(name)} ".startswith(f"{plain} ") or kind & {_plain(name), *_plain(name).split()})
+    ways = (
+        lambda name: kind & {_plain(name), *_plain(name).split()},
+        lambda name: is_name_of(word, name),
+        lambda name: _plain(name).startswith(f"{plain} "),
+    )
+    meant = next(filter(None, (tuple(filter(way, classes)) for way in ways)), ())
     return meant or (classes[nearest_label(word, classes)[0]],)
 
 
@@ -140,17 +145,23 @@ def _frequency(classes: tuple[str, ...]) -> Counter[str]:
 def _kinds() -> dict[str, frozenset[str]]:
     """Words of class names of each kind of sound, by each of the kind's names."""
     kinds = dict[str, frozenset[str]]()
-    for line in files("unsilent").joinpath("labels_synonyms.txt").read_text(encoding="utf-8").splitlines():
+    for line in _synonym_lines():
         names, is_kind, words = line.partition("=")
         kinds |= dict.fromkeys(names.split(), frozenset(map(_plain, words.split()))) if is_kind else {}
     return kinds
 
 
 @cache
+def _synonym_lines() -> tuple[str, ...]:
+    """Lines of the table of words, without its comments."""
+    lines = files("unsilent").joinpath("labels_synonyms.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if not line.startswith("#"))
+
+
+@cache
 def _groups() -> tuple[tuple[str, frozenset[str]], ...]:
     """Stems of words that mean the same sound, and the class name that begins each group."""
-    lines = files("unsilent").joinpath("labels_synonyms.txt").read_text(encoding="utf-8").splitlines()
-    groups = [[_plain(word) for word in line.split()] for line in lines if not line.startswith("#") and "=" not in line]
+    groups = [[_plain(word) for word in line.split()] for line in _synonym_lines() if "=" not in line]
     return tuple((first, frozenset(map(_stem, [first, *others]))) for first, *others in groups)
 
 

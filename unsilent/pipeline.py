@@ -17,6 +17,7 @@ from unsilent.choices import Precision, VocoderChoice
 from unsilent.codec.codec import Codec
 from unsilent.errors import ParameterError
 from unsilent.generation.attention import AttentionRecord
+from unsilent.generation.causal import CausalObserver, sees_in_time
 from unsilent.generation.conditions import Conditions, Plan, make_conditions, seen_classes
 from unsilent.generation.leads import Known, known_codes, lead_columns
 from unsilent.generation.priming import GivenSounds, load_given
@@ -27,7 +28,7 @@ from unsilent.generation.result import Generation
 from unsilent.generation.sampling import Feed, feed_all, sample_codes
 from unsilent.generation.shaping import shaper, with_seen_cues
 from unsilent.generation.shots import plan_shots
-from unsilent.generation.streaming import LIVE, CausalObserver, Stream, made_of, sees_in_time
+from unsilent.generation.streaming import LIVE, Stream, made_of
 from unsilent.models.code_order import to_grid
 from unsilent.models.transformer import Look
 from unsilent.request import Request

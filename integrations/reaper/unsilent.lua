@@ -11,6 +11,18 @@ local function quoted(text)
   return "'" .. text:gsub("'", "'\\''") .. "'"
 end
 
+-- A string of JSON without its escapes; signs above U+FFFF are two.
+local function unescaped(text)
+  local high
+  return (text:gsub("\\(.)(%x?%x?%x?%x?)", function(sign, digits)
+    if sign ~= "u" or #digits < 4 then return sign .. digits end
+    local code = tonumber(digits, 16)
+    if code >= 0xD800 and code < 0xDC00 then high = code return "" end
+    if code >= 0xDC00 and code < 0xE000 then code = 0x10000 + (high - 0xD800) * 0x400 + code - 0xDC00 end
+    return utf8.char(code)
+  end))
+end
+
 -- Markers of the project inside the item, as a table of cues; nil without any.
 local function write_cues(item, offset)
   local start = reaper.GetMediaItemInfo_Value(item, "D_POSITION")
@@ -44,8 +56,8 @@ local function generate(source, folder, takes, label, seed, cues)
   for index, word in ipairs(words) do words[index] = quoted(word) end
   local output = reaper.ExecProcess(table.concat(words, " "), TIMEOUT_MS) or ""
   local sounds = {}
-  for video in output:gmatch('"out": "(.-)"') do
-    sounds[#sounds + 1] = (video:gsub("%.%w+$", ".wav"))
+  for video in output:gmatch('"out": "(.-[^\\])"') do
+    sounds[#sounds + 1] = (unescaped(video):gsub("%.%w+$", ".wav"))
   end
   return sounds, output
 end

@@ -30,6 +30,13 @@ def test_retakes_are_written_beside_the_result(unsilent, made, tmp_path):
     assert not np.array_equal(one, two)
 
 
+def test_tables_tell_takes_of_one_file_apart(unsilent, made):
+    out = unsilent("generate", "a.mp4", "--takes", "2", "--tracks", "--model", "tiny", "--seed", "3")[1]
+    assert ["track 1" in line for line in out.splitlines()[1:]] == [True, False]
+    assert "a.sound.seed3.mp4, track 2" in out
+    assert "candidate" in unsilent("retake", "a.sound.mp4", "--from", "0.5", "--model", "tiny")[1].splitlines()[0]
+
+
 def test_generate_leaves_retakes_of_a_folder_out(unsilent, made):
     assert unsilent("retake", "a.sound.mp4", "--from", "0.5", "--to", "1.5", "--model", "tiny")[0] == 0
     _, out, err = unsilent("generate", ".", "--json")

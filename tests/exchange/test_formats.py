@@ -136,7 +136,31 @@ def test_markers_of_reaper_and_resolve_are_read(tmp_path):
         " |C:ResolveColorBlue |M:gun |D:1\n"
     )
     found = read_cues(tmp_path / "b.edl", Fraction(25))
-    assert [(cue.seconds, cue.label) for cue in found] == [(0.0, None), (0.6, "gun")]
+    assert [(cue.seconds, cue.label) for cue in found] == [(2.4, None), (3.0, "gun")], "from 01:00:00:00 on"
+
+
+def test_markers_of_reaper_count_from_the_video(tmp_path):
+    """Which is cut, and begins where its picture does; names are quoted in three ways."""
+    (tmp_path / "a.rpp").write_text(
+        '<REAPER_PROJECT 0.1 "7.0/linux" 0\n  MARKER 1 5 early 0\n  MARKER 2 11 `it\'s "loud"` 0\n'
+        "  MARKER 3 12 'a \"b\"' 0\n"
+        '  MARKER 4 13 "a\\b" 0\n'
+        "  <TRACK\n    <ITEM\n      POSITION 3\n      SOFFS 7\n      <SOURCE WAVE\n      >\n    >\n    <ITEM\n      POSITION 10\n"
+        '      SOFFS 2\n      <SOURCE VIDEO\n        FILE "a.mp4"\n      >\n    >\n  >\n>\n'
+    )
+    found = read_cues(tmp_path / "a.rpp", Fraction(25))
+    assert [(cue.seconds, cue.label) for cue in found] == [(3.0, 'it\'s "loud"'), (4.0, 'a "b"'), (5.0, "a\\b")]
+
+
+def test_markers_of_timelines_may_be_timecodes(tmp_path):
+    at = lambda frames: otio.opentime.RationalTime(frames, 24)  # noqa: E731
+    made = otio.schema.Timeline("a", global_start_time=at(86400))
+    made.tracks.append(otio.schema.Track("v", kind="Video"))
+    made.tracks[0].append(otio.schema.Clip("a", source_range=otio.opentime.TimeRange(at(48), at(240))))
+    for item, frames in ((made.tracks, 86412), (made.tracks, 24), (made.tracks[0][0], 84)):
+        item.markers.append(otio.schema.Marker("", otio.opentime.TimeRange(at(frames), at(1))))
+    otio.adapters.write_to_file(made, str(tmp_path / "a.otio"))
+    assert [cue.seconds for cue in read_cues(tmp_path / "a.otio", Fraction(24))] == [0.5, 1.0, 1.5]
 
 
 def test_cuts_are_cues_where_a_list_has_no_markers(tmp_path):

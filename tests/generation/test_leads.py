@@ -9,8 +9,11 @@ import torch
 from unsilent.checkpoints.bundle import load_exemplars
 from unsilent.checkpoints.store import save_checkpoint
 from unsilent.errors import CheckpointError, ParameterError
+from unsilent.generation.causal import CausalObserver
 from unsilent.generation.leads import choose_exemplars, known_codes, lead_columns
 from unsilent.generation.sampling import sample_codes
+from unsilent.generation.streaming import join, render_codes
+from unsilent.generation.windows import Window
 from unsilent.models.exemplars import Exemplars, ExemplarsConfig
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
@@ -79,6 +82,27 @@ def test_each_shot_continues_exemplars_of_its_own(led, make_clip):
     leads, _ = leads_of(led, Scene(both, 6.0), takes=3, candidates=1)
     assert len(leads) == 2
     assert len(leads_of(led, Scene(both, 6.0), takes=3, candidates=1, scenes="off")[0]) == 1
+
+
+@pytest.mark.parametrize("label", [None, "dog"])
+def test_streams_continue_the_exemplar_of_the_first_candidate(led, make_clip, label):
+    scene = Scene(make_clip("still.mp4", n_frames=75, images=lambda index: np.full((48, 64, 3), 90, np.uint8)), 3.0)
+    observer = CausalObserver.of_video(scene, led.parts)
+    observer.read(74)
+    found = observer.exemplar(Window(-COLUMNS, COLUMNS, led.clip.columns, True), led.resolve(label=label, seed=3, stream=True))
+    (lead,), _ = leads_of(led, scene, label=label, seed=3)
+    assert torch.equal(found, lead[:, 0])
+
+
+def test_streams_with_exemplars_are_the_whole_byte_by_byte(seeing, led, make_clip):
+    """Over several windows, which begin earlier by the exemplar's columns."""
+    long = make_clip("long.mp4", n_frames=40, fps=2)
+    whole = join(list(led.stream(long, seed=5)))
+    made, plain = (one.generate(long, seed=5, stream=True) for one in (led, seeing))
+    assert whole.waveform.tobytes() == made.waveform.tobytes()
+    assert render_codes(led.codec, made.codes, len(made.waveform)).tobytes() == made.waveform.tobytes()
+    assert made.codes.shape == plain.codes.shape
+    assert not np.array_equal(made.codes, plain.codes)
 
 
 @pytest.mark.parametrize("fields", [{"prime": "own"}, {"prompt_track": ({"start": 0, "stop": 1, "label": "dog"},)}])

@@ -35,14 +35,14 @@ def knock(tmp_path):
 
 def test_what_is_avoided_has_the_models_spelling_and_resolves_once():
     resolved = Request(avoid=("Dog", "music", "wind")).resolve(RANKS)
-    assert resolved.avoid == ("dog", "piano", "wind", "wind_chimes")
+    assert resolved.avoid == ("dog", "piano", "wind")
     assert resolved.resolve(RANKS) == resolved
     assert resolved.describe()["avoid"] == list(resolved.avoid)
     assert "avoid" not in Request().resolve(RANKS).describe()
 
 
 def test_what_is_named_is_spared_by_a_word_for_several_classes():
-    assert Request(label="wind_chimes", avoid=("wind",)).resolve(RANKS).avoid == ("wind",)
+    assert Request(label="cat", avoid=("animals",)).resolve(RANKS).avoid == ("dog",)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_is_named_is_spared_by_a_word_for_several_classes():
         ({"avoid": ("cat",), "label": "cat"}, "'cat' is both wanted and avoided"),
         ({"avoid": ("wind",), "label": "wind"}, "'wind' is both wanted and avoided"),
         ({"avoid": ("cat",), "prompt_track": [{"start": 0, "stop": 1, "label": "Cat"}]}, "'cat' is both wanted and avoided"),
-        ({"avoid": ("cat", "dog", "wind", "music")}, "all classes of the model are avoided"),
+        ({"avoid": ("cat", "dog", "wind", "wind chimes", "music")}, "all classes of the model are avoided"),
         ({"avoid": ("qwertz",)}, "no class is named 'qwertz'"),
         ({"avoid": ()}, "avoid"),
         ({"like": "a.wav", "prime": "b.wav"}, "prime and like both say how the sound begins"),

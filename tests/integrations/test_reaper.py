@@ -1,5 +1,6 @@
 """The Reaper script, run by a Lua interpreter with a stand-in for Reaper's functions."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,12 @@ def test_takes_are_inserted_below_the_item(run):
     assert sounds == ["/films/unsilent/a.take1.wav", "/films/unsilent/a.take2.wav"]
     assert list(state.tracks.values()) == [2, 3]
     assert state.table_of_cues == "seconds,label,length\n2.500000,door,\n3.500000,,0.500000\n"
+
+
+@pytest.mark.parametrize("path", ["/Träume/é 1.mp4", "C:\\user\\u00e9\\new.mp4", '/a "b"/c.mp4', "/🎬/x.mp4"])
+def test_paths_have_any_signs(run, path):
+    _, sound = run(1, "0\n" + json.dumps({"video": "a", "out": path})).calls.values()
+    assert sound == path.removesuffix("mp4") + "wav"
 
 
 def test_the_command_of_the_script_is_known(run):

@@ -1,6 +1,7 @@
 """`unsilent generate`: make sound for videos."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -220,7 +221,10 @@ def _print_results(results: list) -> None:
     names = ("length", "time", "real-time factor", *(("seen", "score") if ranked else ()))
     figures = [Column(name, justify="right", no_wrap=True) for name in names]
     rows, encoded = [], dict[str, str | None]()
+    files, written = Counter(result.out for result in results if result.status == "made"), Counter[Path]()
     for result in results:
+        written[result.out] += 1
+        track = f", track {written[result.out]}" if files[result.out] > 1 else ""
         last = ("", "", result.status)
         if result.status == "made":
             encoded.update({str(result.out): result.pictures} if result.pictures != "copied" else {})
@@ -229,7 +233,7 @@ def _print_results(results: list) -> None:
             seen = next(iter(result.seen.items()), None)
             score = "" if result.score is None else f"{result.score:.2f}"
             last += (f"{seen[0]} {seen[1]:.0%}" if seen else "", score)
-        rows.append((str(result.video), "" if result.status == "failed" else str(result.out), *last))
+        rows.append((str(result.video), "" if result.status == "failed" else f"{result.out}{track}", *last))
     print_table([Column("video", overflow="fold"), Column("sound", overflow="fold"), *figures], rows)
     for out, pictures in encoded.items():
         typer.echo(f"{out}: pictures {pictures}")

@@ -78,7 +78,7 @@ def retake(
         for record in records:
             typer.echo(json.dumps(record))
         return
-    columns = [Column("sound", overflow="fold"), *(Column(name, justify="right") for name in ("from", "to", "seed", "take", "score"))]
+    columns = [Column("sound", overflow="fold"), *(Column(name, justify="right") for name in ("from", "to", "seed", "candidate", "score"))]
     rows = [
         (record["out"], f"{record['start']:.2f} s", f"{record['stop']:.2f} s", str(record["seed"]), str(record["take"]),
          "" if record["score"] is None else f"{record['score']:.2f}")

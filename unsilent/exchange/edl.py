@@ -17,7 +17,9 @@ _RESOLVE = re.compile(r"\|C:\S+\s*\|M:(.*?)\s*\|D:(\d+)")  # marker lists of Res
 
 
 def read_edl(path: Path, rate: Fraction) -> list[Cue]:
-    """Cues at the markers of a list, or, without any, at its cuts. Its first record time is the first frame of the video.
+    """Cues at the markers of a list, or, without any, at its cuts.
+
+    The video begins at the first record time. A list of markers alone does not say where, so there it begins at the whole hour before.
 
     Args:
         path: file.
@@ -26,12 +28,14 @@ def read_edl(path: Path, rate: Fraction) -> list[Cue]:
     Raises:
         DataError: if it cannot be read, or is not such a list.
     """
-    start, cuts, markers = None, list[int](), list[tuple[int, str]]()
+    start, hour, cuts, markers = None, None, list[int](), list[tuple[int, str]]()
     for line in read_text(path, DataError, errors="replace").splitlines():
         try:
             if event := _EVENT.fullmatch(line.strip()):
-                record = parse(event[1].split()[2], rate)
-                start = record if start is None else min(start, record)
+                time = event[1].split()[2]
+                record = parse(time, rate)
+                if start is None or record < start:
+                    start, hour = record, parse(f"{time[:3]}00:00{time[8]}00", rate)
                 cuts.append(record)
             elif locator := _LOCATOR.match(line.strip()):
                 markers.append((parse(locator[1], rate), locator[3].strip()))
@@ -41,6 +45,7 @@ def read_edl(path: Path, rate: Fraction) -> list[Cue]:
             raise DataError(f"{path}: {error}; give the video's own frame rate to the list.") from None
     if start is None:
         raise DataError(f"{path} is not a cut list: it has no line such as `001  AX  V  C` with four timecodes.")
+    start = hour if markers and not cuts else start
     places = markers or [(cut, "") for cut in cuts if cut > start]
     if not places:
         raise DataError(f"{path} has neither markers nor cuts, so it gives no cues.")

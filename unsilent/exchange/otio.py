@@ -50,7 +50,10 @@ def _unpacked_bytes(path: Path) -> int:
 
 def _cue(timeline: Any, item: Any, marker: Any) -> Cue:
     start, duration = marker.marked_range.start_time, marker.marked_range.duration
-    start = start if item is timeline.tracks else item.transformed_time(start, timeline.tracks)
+    if item is not timeline.tracks:
+        start = item.transformed_time(start, timeline.tracks)
+    elif timeline.global_start_time is not None and start >= timeline.global_start_time and start > timeline.duration():
+        start -= timeline.global_start_time  # some programs write timecodes here
     length = round(duration.to_seconds(), 4) if duration.value > 1 else None  # one frame is not a length
     return Cue(seconds=round(max(0.0, start.to_seconds()), 4), label=label_of(marker.name), length=length)
 

@@ -1,6 +1,7 @@
 """Reaper projects: the video, each take on a track, cues as markers. Text, read and written here."""
 
-import shlex
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from unsilent.cues import Cue
@@ -10,11 +11,12 @@ from unsilent.exchange.timeline import Timeline, name_of
 from unsilent.files import read_text
 from unsilent.media.suffixes import OWN_COMMENT
 
+_WORD = re.compile(r'"([^"]*)"|\'([^\']*)\'|`([^`]*)`|(\S+)')
 _SOURCES = {".wav": "WAVE", ".flac": "FLAC", ".opus": "VORBIS"}
 
 
 def read_reaper(path: Path) -> list[Cue]:
-    """Cues at the markers of a project; the two ends of a region are one cue with its length.
+    """Cues at the markers of a project, from its first video on; the two ends of a region are one cue with its length.
 
     Raises:
         DataError: if it cannot be read, is not a project, or has no markers.
@@ -22,33 +24,50 @@ def read_reaper(path: Path) -> list[Cue]:
     lines = read_text(path, DataError, errors="replace").splitlines()
     if not lines or not lines[0].lstrip().startswith("<REAPER_PROJECT"):
         raise DataError(f"{path} is not a Reaper project: it does not begin with <REAPER_PROJECT.")
-    cues, regions = list[Cue](), dict[str, tuple[float, str]]()
+    cues, regions, begin = list[Cue](), dict[str, tuple[float, str]](), _video_start(lines)
     for number, line in enumerate(lines, 1):
         if not line.strip().startswith("MARKER "):
             continue
         words = _words(line)
         try:
             index, seconds, name = words[1], float(words[2]), words[3] if len(words) > 3 else ""
-            is_region = len(words) > 4 and int(float(words[4])) & 1
-            if not is_region:
-                cues.append(Cue(seconds=max(0.0, seconds), label=label_of(name)))
-            elif index in regions:
-                start, name = regions.pop(index)
-                cues.append(Cue(seconds=max(0.0, start), label=label_of(name), length=max(seconds - start, 1e-3)))
-            else:
+            is_region, length = len(words) > 4 and int(float(words[4])) & 1, None
+            if is_region and index not in regions:
                 regions[index] = seconds, name
+                continue
+            if is_region:
+                end, (seconds, name) = seconds, regions.pop(index)
+                length = max(end - seconds, 1e-3)
+            if (at := round(seconds - begin, 6)) >= 0:
+                cues.append(Cue(seconds=at, label=label_of(name), length=length))
         except (ValueError, IndexError):
             raise DataError(f"line {number} of {path} is not a marker that can be read.") from None
     if not cues:
-        raise DataError(f"{path} has no markers, so it gives no cues.")
+        raise DataError(f"{path} has no markers{f' after its video begins, at {begin:.2f} s' if begin > 0 else ''}, so it gives no cues.")
     return sorted(cues, key=lambda cue: cue.seconds)
 
 
+def _video_start(lines: Sequence[str]) -> float:
+    """Where the first frame of the first video is in a project, in seconds; 0 without a video."""
+    position = offset = 0.0
+    for line in map(str.strip, lines):
+        try:
+            if line == "<ITEM":
+                position = offset = 0.0
+            elif line.startswith("POSITION "):
+                position = float(line.split()[1])
+            elif line.startswith("SOFFS "):
+                offset = float(line.split()[1])
+            elif line.startswith("<SOURCE VIDEO"):
+                return position - offset
+        except ValueError:
+            continue
+    return 0.0
+
+
 def _words(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError:
-        return line.split()
+    """Words of a line, without the quotes around them."""
+    return [match[match.lastindex] for match in _WORD.finditer(line)]
 
 
 def reaper_text(timeline: Timeline, folder: Path) -> str:

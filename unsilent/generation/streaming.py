@@ -9,8 +9,7 @@ Each rule depends on the past and a fixed look-ahead only, never on when a chunk
 whole. Models whose condition or decoder needs a whole clip stream too, with a delay of one clip.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -25,28 +24,20 @@ from unsilent.checkpoints.bundle import Parts
 from unsilent.choices import Precision
 from unsilent.codec.codec import Codec
 from unsilent.codec.stitching import StreamingMel, StreamingWaveform, decoded_windows
-from unsilent.errors import ParameterError
-from unsilent.generation.conditions import WindowFrames, make_condition, numbers_of, plan_frames
+from unsilent.generation.causal import CausalObserver
 from unsilent.generation.progress import Clock
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import NextCode, guided_rows, uniform_stream
 from unsilent.generation.windows import Window
-from unsilent.media.video import LazyFrame, live_lazy_frames, stream_lazy_frames
 from unsilent.models.code_order import to_sequence
 from unsilent.models.residual_codebook import ResidualCodebook
-from unsilent.models.residual_sampler import ResidualSampler
 from unsilent.request import Request
 from unsilent.signal.loudness import PeakLimiter
 from unsilent.speed.prepare import sampling_mode
 from unsilent.speed.threads import EXCLUSIVE, one_thread
-from unsilent.vision.features import extract
-from unsilent.vision.impact import ImpactMeter
-from unsilent.vision.motion import CHANNELS, normalise
-from unsilent.vision.scene import Scene
 
 FIRST_CHUNK, LARGEST_CHUNK = 2, 16  # code columns
 VOCODER_FRAMES = 32  # mel frames vocoded on each side of a chunk
-LONGEST_LIVE_SECONDS = 30 * 86400.0
 _CEILING = 10 ** (-1 / 20)  # -1 dB
 
 
@@ -76,97 +67,6 @@ class Pace:
 
 FILE = Pace(lookahead_frames=16)  # four columns: motion is judged by five later frames, and the condition mixes two columns
 LIVE = Pace(lookahead_frames=2, vocoder_frames=8, first_chunk=1, largest_chunk=1)
-
-
-class CausalObserver:
-    """Reads frames in the order of time; features and motion are kept as long as a window needs them.
-
-    Args:
-        frames: at the clip's feature rate, from number 0 on.
-        scene: that they show.
-        parts: the model, with an image network.
-    """
-
-    def __init__(self, frames: Iterable[LazyFrame], scene: Scene, parts: Parts) -> None:
-        self._frames, self._scene, self._parts, self._clip = iter(frames), scene, parts, parts.codebook.config.clip
-        self._meter, self._numbers, self._features = ImpactMeter(), list[int](), list[Tensor]()
-        self._windows = dict[int, WindowFrames]()
-        self.last, self.ended = -1, False
-
-    @classmethod
-    def of_video(cls, scene: Scene, parts: Parts) -> "CausalObserver":
-        """Observer of a video."""
-        clip, side = parts.codebook.config.clip, parts.backbone_row.decoded_side
-        return cls(stream_lazy_frames(scene.path, clip.feature_fps, short_side=side), scene, parts)
-
-    @classmethod
-    def live(cls, source: str, parts: Parts, raw: tuple[int, int, float] | None = None) -> "CausalObserver":
-        """Observer of frames that arrive while they are read; `source` and `raw` as of `media.video.live_lazy_frames`.
-
-        Raises:
-            MediaError: if the source cannot be opened.
-            ParameterError: for a model whose condition needs a whole clip.
-        """
-        if not sees_in_time(parts):
-            raise ParameterError(
-                f"the model {parts.name!r} needs a whole clip before its first code; live pictures need one like everyday."
-            )
-        clip, side = parts.codebook.config.clip, parts.backbone_row.decoded_side
-        frames = live_lazy_frames(source, clip.feature_fps, raw=raw, short_side=side)
-        return cls(frames, Scene(Path(source), LONGEST_LIVE_SECONDS), parts)
-
-    def read(self, number: int) -> bool:
-        """Read up to a frame; False if the video ends before it."""
-        while self.last < number and not self.ended:
-            frame = next(self._frames, None)
-            if frame is None:
-                self.ended = True
-                break
-            self.last = frame.number
-            self._meter.add(frame.number, frame.grey())
-            if not self._numbers or self._is_embedded(frame.number):
-                self._numbers.append(frame.number)
-                self._features.append(extract(iter([frame.rgb()]), self._parts.backbone, self._parts.backbone_row)[0])
-        return not self.ended
-
-    def condition(self, window: Window, request: Request) -> Float[Tensor, "sides condition width"]:
-        """The condition of a window, by the frames read so far: the last feature stays, later frames do not move."""
-        sampler, frames = self._parts.sampler, self._window(window.start)
-        device = sampler.pos_emb.device
-        rows = [max(0, bisect_right(self._numbers, number) - 1) for number in frames.embedded]
-        features = torch.stack([self._features[row] for row in rows])[None].to(device)
-        labels = None if request.label is None else torch.tensor([self._parts.classes.index(request.label)], device=device)
-        avoided = numbers_of(request, self._parts.classes)
-        if not request.motion:
-            return make_condition(sampler, features, labels, None, avoided)
-        numbers, curve = np.array(frames.measured), np.zeros((len(frames.measured), CHANNELS))
-        seen = numbers <= self.last
-        if seen.any():
-            curve[seen] = normalise(np.stack([self._meter.level(number) for number in numbers[seen].tolist()]))
-        motion = torch.from_numpy(curve.astype(np.float32).reshape(1, self._clip.columns, -1)).to(device)
-        return make_condition(sampler, features, labels, motion, avoided)
-
-    def _is_embedded(self, number: int) -> bool:
-        """Whether a window needs the features of a frame; at most three windows contain it."""
-        clip = self._clip
-        column = int(number / (clip.column_seconds * clip.feature_fps)) + 1
-        last = column // clip.hop_columns
-        return any(number in self._window(one * clip.hop_columns).embedded for one in range(max(0, last - 2), last + 1))
-
-    def _forget(self, number: int) -> None:
-        """Drop features and motion before a frame, but the last feature."""
-        first = max(0, bisect_right(self._numbers, number) - 1)
-        self._numbers, self._features = self._numbers[first:], self._features[first:]
-        self._meter.forget(number)
-
-    def _window(self, start: int) -> WindowFrames:
-        if start not in self._windows:
-            if len(self._windows) > 4:  # windows of the past
-                self._windows.pop(min(self._windows))
-                self._forget(min(self._windows[min(self._windows)].measured, default=0))
-            window, condition = Window(start, 0, self._clip.columns), self._parts.sampler.config.condition
-            self._windows[start] = plan_frames(self._scene, [window], self._clip, condition, self._parts.backbone_row.pairs)[0]
-        return self._windows[start]
 
 
 class Streamed(NamedTuple):
@@ -277,14 +177,14 @@ class Stream:
         sampler, clip, request = self._parts.sampler, self.codec.clip, self.request
         choose, uniforms = NextCode.of(request), uniform_stream(request.seed, 0)
         for number in count():
-            window = Window(number * clip.hop_columns, self._codes.n - number * clip.hop_columns, clip.columns)
+            start = number * clip.hop_columns - self._lead
+            window = Window(start, self._codes.n - start, clip.columns, start < 0)
             if self._n_columns is not None and window.start + window.primed >= self._n_columns:
                 return
             if not self._read(window.start + window.primed):
                 return
-            known = to_sequence(self._codes.since(window.start)[None]) if window.primed else torch.zeros(1, 0, dtype=torch.long)
-            known = known.to(sampler.pos_emb.device)
-            logits, state = sampler.start(known.repeat(choose.n_rows, 1), self._both(choose, number, window))
+            known = self._known(window)[: choose.n_rows].to(sampler.pos_emb.device)
+            logits, state = sampler.start(known, self._both(choose, number, window))
             for column in range(window.start + window.primed, window.stop):
                 if column > window.start + window.primed and (column == self._n_columns or not self._read(column)):
                     return
@@ -301,6 +201,17 @@ class Stream:
                 self._codes.append(torch.cat(codes))
                 yield True
 
+    @property
+    def _lead(self) -> int:
+        return 0 if self._observer is None else self._observer.lead
+
+    def _known(self, window: Window) -> Int[Tensor, "2 known"]:
+        """What the conditional and the unconditional row of a window begin with: the window before, or an exemplar and silence."""
+        if window.is_led:
+            return to_sequence(self._observer.exemplar(window, self.request))
+        codes = self._codes.since(window.start)[None] if window.primed else torch.zeros(1, self.codec.clip.rows, 0, dtype=torch.long)
+        return to_sequence(codes).repeat(2, 1)
+
     def _read(self, column: int) -> bool:
         """Read as far as a column needs; False if a stream without known length has no frame of it."""
         if self._observer is None:
@@ -315,11 +226,6 @@ class Stream:
         """The condition, and below it what guidance leads away from."""
         condition = self._condition[number] if self._observer is None else self._observer.condition(window, self.request)
         return guided_rows(condition, choose.n_rows)
-
-
-def sees_in_time(parts: Parts) -> bool:
-    """Whether the condition of a column can be given when the column comes."""
-    return isinstance(parts.sampler, ResidualSampler) and parts.backbone is not None and parts.sampler.config.condition.by_column
 
 
 class Renderer:
