@@ -81,3 +81,12 @@ def test_without_matplotlib_it_says_what_to_install(video, mel, tmp_path, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ParameterError, match=r"drawing needs matplotlib; run in the source folder of unsilent: pip install '\.\[plot\]'"):
         draw_picture(video, mel, 2.0, CLIP, "t", tmp_path / "p.png")
+
+
+def test_what_is_heard_is_drawn(seeing, video):
+    """Not what was decoded, where silence or cues change it afterwards."""
+    plain, muted = seeing.generate(video), seeing.generate(video, mute=({"start": 0.5, "stop": 1.5},))
+    assert plain.heard_mel is plain.mel
+    assert np.array_equal(muted.mel, plain.mel)
+    assert muted.heard_mel[:, 50:120].max() == -1
+    assert muted.heard_mel[:, :30].max() > -1

@@ -20,6 +20,7 @@ from unsilent.media.mux import mux
 from unsilent.media.sounds import check_sound, resample, write_sound
 from unsilent.outputs import check_suffix, stem_path
 from unsilent.request import Request
+from unsilent.signal.mel import mel_of
 from unsilent.signal.panning import pan
 from unsilent.vision.place import PLACES_PER_SECOND, motion_places
 
@@ -179,6 +180,14 @@ class Generation:
         check_suffix(Path(out), ".wav", "sound")
         self.save_sound(out)
 
+    @property
+    def heard_mel(self) -> Float[np.ndarray, "mels frames"]:
+        """Mel of what is heard, in [-1, 1]: `mel`, or that of the waveform where cues, silence or fades changed it after the decoder."""
+        request = self.request
+        if not (request.cues or request.mute or request.fade_in or request.fade_out):
+            return self.mel
+        return mel_of(self.waveform, self.clip)
+
     def save_picture(self, out: str | Path) -> None:
         """Draw the video's frames above the mel, on one time axis, as PNG; below them the attention, if the sound carries it.
 
@@ -187,10 +196,11 @@ class Generation:
             MediaError: if the video cannot be read again or `out` cannot be written.
         """
         check_suffix(Path(out), ".png", "figure")
-        title = f"{self.video.name}: model {self.model}, seed {self.seed}, take {self.take + 1}"
+        number = f"{'candidate' if self.request.candidates else 'take'} {self.take + 1}"
+        title = f"{self.video.name}: model {self.model}, seed {self.seed}, {number}"
         draw(
             self.video,
-            self.mel,
+            self.heard_mel,
             self.seconds,
             self.clip,
             title,
@@ -203,5 +213,5 @@ def save_sheet(takes: Sequence[Generation], out: Path) -> None:
     """Draw all takes of a video below each other, as PNG; errors as of `Generation.save_picture`."""
     scores = ["" if one.score is None else f", score {one.score:.2f}" for one in takes]
     titles = [f"take {rank}, seed {one.seed}{score}" for rank, (one, score) in enumerate(zip(takes, scores, strict=True), 1)]
-    mels = dict(zip(titles, (one.mel for one in takes), strict=True))
+    mels = dict(zip(titles, (one.heard_mel for one in takes), strict=True))
     draw_sheet(takes[0].video, mels, takes[0].seconds, takes[0].clip, out)

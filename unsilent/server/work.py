@@ -14,7 +14,6 @@ from torch import Tensor
 
 from unsilent.batch import recipe
 from unsilent.choices import AnyPrecision, Device
-from unsilent.clip import Clip
 from unsilent.codec.codec import Codec
 from unsilent.codec.files import decode_file, encode_file
 from unsilent.cues import AUTO
@@ -44,7 +43,7 @@ from unsilent.server.asked import Ask
 from unsilent.server.downloads import write_all_projects, write_sounds
 from unsilent.server.settings import EXAMPLE
 from unsilent.server.store import safe_name
-from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.signal.mel import mel_of
 from unsilent.speed.memory import is_out_of_memory
 
 Emit = Callable[[dict[str, Any]], None]
@@ -243,7 +242,7 @@ class Worker:
         sounds = []
         for name, waveform in made.items():
             write_sound(task.folder / f"{name}.wav", waveform, codec.clip.sample_rate)
-            shown = _mel_of(own, codec.clip) if name == "own" else mel.cpu().numpy()
+            shown = mel_of(own, codec.clip) if name == "own" else mel.cpu().numpy()
             drawn = pictures.write(task.folder / name, waveform, shown, codec.clip)
             sounds.append({"name": name, "wav": f"{name}.wav", "seconds": round(len(own) / codec.clip.sample_rate, 3), **drawn})
             emit({"sound": sounds[-1]})
@@ -263,7 +262,7 @@ class Worker:
             raise ParameterError(f"the codes are of more than {task.most_seconds:g} seconds, which is the limit of this server.")
         write_sound(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
         sound = {"name": "decoded", "wav": "decoded.wav", "seconds": round(len(decoded.waveform) / codec.clip.sample_rate, 3)}
-        sound |= pictures.write(task.folder / "decoded", decoded.waveform, _mel_of(decoded.waveform, codec.clip), codec.clip)
+        sound |= pictures.write(task.folder / "decoded", decoded.waveform, mel_of(decoded.waveform, codec.clip), codec.clip)
         emit({"sound": sound})
         return {"sounds": [sound], "lost": [[round(one, 3) for one in span] for span in decoded.lost]}
 
@@ -359,14 +358,8 @@ def _progress(task: Task, emit: Emit) -> Callable[[float], None]:
 def _shown(take: Generation, out: Path, number: int, score: float | None) -> dict[str, Any]:
     """A saved take as the page gets it."""
     files = {"video": out.name, "wav": out.with_suffix(".wav").name, "project": sidecar_of(out).name, **write_sounds(take, out)}
-    is_shaped = bool(take.request.cues or take.request.mute)  # so that what is heard differs from what was decoded
-    drawn = pictures.write(out.with_suffix(""), take.waveform, _mel_of(take.waveform, take.clip) if is_shaped else take.mel, take.clip)
+    drawn = pictures.write(out.with_suffix(""), take.waveform, take.heard_mel, take.clip)
     return {"name": f"take {number}", **files, "seconds": round(take.seconds, 3), "draw": take.take + 1, "score": score, **drawn}
-
-
-def _mel_of(waveform: Float[np.ndarray, "samples"], clip: Clip) -> Float[np.ndarray, "mels frames"]:
-    padded = np.pad(waveform, (0, max(0, clip.column_samples - len(waveform)))).astype(np.float32)
-    return from_mel01(log_mel01(torch.from_numpy(padded)[None], clip))[0].numpy()
 
 
 def _write_json(out: Path, value: dict[str, Any]) -> None:

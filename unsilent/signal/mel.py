@@ -109,6 +109,12 @@ def from_mel01(mel01: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return mel01 * 2 - 1
 
 
+def mel_of(waveform: Float[np.ndarray, "samples"], clip: Clip = Clip()) -> Float[np.ndarray, "mels frames"]:
+    """Log-mel spectrogram in [-1, 1] of a sound of any length, at least a code column long; shorter ones are followed by silence."""
+    padded = np.pad(waveform, (0, max(0, clip.column_samples - len(waveform)))).astype(np.float32)
+    return from_mel01(log_mel01(torch.from_numpy(padded)[None], clip))[0].numpy()
+
+
 def magnitude_from_mel01(mel01: Float[Tensor, "batch mels frames"], clip: Clip = Clip()) -> Float[Tensor, "batch bins frames"]:
     """Linear-frequency magnitudes of a mel spectrogram, estimated with the pseudo-inverse of the filters: `max(0, W⁺ m)`.
 
