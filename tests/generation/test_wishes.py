@@ -100,6 +100,14 @@ def test_the_unconditional_row_is_zero_or_what_is_avoided():
     assert guided_rows(torch.cat([condition, away]), 1).tolist() == condition.tolist()
 
 
+def test_what_is_named_over_time_is_expected_of_candidates(seeing, video):
+    """By its share of three seconds; elsewhere what is seen."""
+    whole = seeing.generate(video, prompt_track=({"start": 0, "stop": 1, "label": "dog"}, {"start": 1, "stop": 9, "label": "cat"}))
+    assert whole.seen == pytest.approx({"cat": 0.67, "dog": 0.33}, abs=0.05)
+    part = seeing.generate(video, prompt_track=({"start": 0, "stop": 2.4, "label": "dog"},))
+    assert part.seen["dog"] >= 0.75
+
+
 def test_streams_avoid_too(seeing, video):
     plain, other = (seeing.generate(video, stream=True, guidance=6.0, **fields) for fields in ({}, {"avoid": ("drum",)}))
     assert not np.array_equal(plain.codes, other.codes)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -84,12 +85,18 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
 def seen_classes(
     sampler: AnySampler, plan: Plan, observation: Observation | None, request: Request, classes: Sequence[str]
 ) -> dict[str, float]:
-    """Likeliest classes of a whole scene with their probabilities: the named one, else by sight; empty for a sampler without sight."""
+    """Likeliest classes of a whole scene with their probabilities: those that are named, by their share of time, else by sight.
+
+    Empty for a sampler without sight.
+    """
     if getattr(sampler.embedder, "sight", None) is None:
         return {}
-    if request.label is not None:
-        return {request.label: 1.0}
-    return likeliest(class_shares(sampler, plan.frames, observation, request, classes), classes)
+    shares = class_shares(sampler, plan.frames, observation, request, classes)
+    over_time = Steering.of(request, plan.n_columns, sampler.config.clip, classes).classes
+    if over_time is not None:
+        named = torch.from_numpy(np.bincount(over_time[over_time >= 0], minlength=len(classes)) / len(over_time)).to(shares)
+        shares = named + (1 - named.sum()) * shares
+    return likeliest(shares, classes)
 
 
 def class_shares(
