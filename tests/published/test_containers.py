@@ -375,3 +375,40 @@ def test_read_container_refuses_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="is a pipe or device; give a file"):
         read_container(tmp_path / "a.pt", tmp_path)
+
+
+def test_read_container_refuses_files_with_holes(tmp_path):
+    """A header of a few hundred bytes that stands for gigabytes."""
+    member = tarfile.TarInfo("checkpoints/last.ckpt")
+    member.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.realsize": "3000000000",
+        "GNU.sparse.name": "last.ckpt",
+    }
+    content = b"0\n".ljust(512, b"\0")
+    member.size = len(content)
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member, io.BytesIO(content))
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(CheckpointError, match=r"has a file with holes \('last.ckpt'\); it was not unpacked"):
+        read_container(tmp_path / "a.tar.gz", tmp_path / "scratch")
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_read_weights_refuses_many_kinds_of_objects(tmp_path, legacy):
+    """Each would be found by another attempt to read the file."""
+    module = types.ModuleType("train")
+    kinds = [type(f"Kind{number}", (dict,), {"__module__": "train"}) for number in range(60)]
+    for kind in kinds:
+        setattr(module, kind.__name__, kind)
+    sys.modules["train"] = module
+    try:
+        torch.save(
+            {"state_dict": WEIGHTS, "more": [kind() for kind in kinds]}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=not legacy
+        )
+    finally:
+        del sys.modules["train"]
+    with pytest.raises(CheckpointError, match="holds more than 40 kinds of objects besides weights"):
+        read_weights(tmp_path / "a.ckpt")

@@ -11,12 +11,13 @@ from unsilent.config import Config
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.files import cache_folder
 from unsilent.models.configs import AnySamplerConfig, ResidualSamplerConfig, SamplerConfig
-from unsilent.request import Defaults
+from unsilent.request import Defaults, Request
 from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS
 
 _LARGEST_JSON = 1 << 24  # bytes
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
 ROLES = ("codebook", "sampler", "vocoder")
+_DEFAULTS = ("top_k", "temperature", "guidance")  # of a request, that a bundle may have
 OPTIONAL_ROLES = ("classifier", "exemplars")  # folders of the same names
 # of networks, see `store.KINDS`
 KIND_NAMES = (
@@ -152,6 +153,13 @@ def read_bundle(folder: Path) -> dict[str, Any]:
         )
     if not _is_texts(classes) or not isinstance(licences, dict) or not all(map(_is_texts, licences.values())):
         raise CheckpointError(f"{folder / 'bundle.json'} is damaged: its classes or licences are not lists of texts.")
+    defaults = about.get("defaults", {})
+    if not isinstance(defaults, dict) or not defaults.keys() <= set(_DEFAULTS) or None in defaults.values():
+        raise CheckpointError(f"{folder / 'bundle.json'} is damaged: its defaults are not values of {', '.join(_DEFAULTS)}.")
+    try:
+        Request(**defaults)
+    except ParameterError as error:
+        raise CheckpointError(f"{folder / 'bundle.json'} is damaged: {error}") from None
     return about
 
 

@@ -105,7 +105,7 @@ def lock(path: Path, progress: Progress) -> Iterator[None]:
         return
     name = path.with_name(path.name + ".lock")
     while True:
-        with open(name, "ab") as file:
+        with open(os.open(name, os.O_RDONLY | os.O_CREAT, 0o666), "rb") as file:  # another user's file may be read only
             while not try_lock(file.fileno()):
                 progress(size_of(part_of(path)), None)
                 time.sleep(_LOCK_SECONDS)
