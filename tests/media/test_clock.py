@@ -60,6 +60,26 @@ def test_chained_ogg_is_read_to_its_end(tmp_path, suffix, codec):
     assert [loudest_hz(sound[int(at * RATE) : int((at + 0.5) * RATE)]) for at in (0.25, 1.25)] == pytest.approx([440, 880], abs=4)
 
 
+def test_recordings_in_a_chain_may_have_other_rates(tmp_path):
+    """As of a web radio; FFmpeg ends without an error where the rate changes."""
+    content = b""
+    for hz, rate in ((440, 44100), (880, 48000), (1760, 32000)):
+        with av.open(str(tmp_path / "one.ogg"), "w") as target:
+            stream = target.add_stream("vorbis", rate=rate, options={"strict": "experimental"})
+            stream.layout = "stereo"
+            frame = av.AudioFrame.from_ndarray(tone(hz, rate=rate).repeat(2, axis=0).astype(np.float32), format="fltp", layout="stereo")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+            target.mux([*stream.encode(frame), *stream.encode(None)])
+        content += (tmp_path / "one.ogg").read_bytes()
+    (tmp_path / "all.ogg").write_bytes(content)
+    sound = read_audio(tmp_path / "all.ogg", RATE)
+    assert len(sound) / RATE == pytest.approx(3.0, abs=0.1)
+    found = [loudest_hz(sound[int(at * RATE) : int((at + 0.5) * RATE)]) for at in (0.25, 1.25, 2.25)]
+    assert found == pytest.approx([440, 880, 1760], abs=4)
+    (tmp_path / "cut.ogg").write_bytes(content[: len(content) * 8 // 10])
+    assert 2.0 < len(read_audio(tmp_path / "cut.ogg", RATE)) / RATE < 3.0
+
+
 def test_a_jump_in_a_broadcast_is_closed(make_clip, tmp_path):
     """Part of the packets is an hour later, in a format whose clock may jump."""
     later = make_clip("b.ts", first=90_000, n_frames=25).read_bytes()
@@ -98,7 +118,16 @@ def test_sounds_with_holes_of_hours_are_refused(tmp_path):
         read_audio(tmp_path / "a.mka", RATE)
 
 
-@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile other.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><BaseURL>other.mp4</BaseURL></Period></MPD>',
+    ],
+    ids=["concat", "hls", "sdp", "dash"],
+)
 def test_playlists_are_no_videos(make_clip, tmp_path, text):
     make_clip("other.mp4")
     (tmp_path / "a.mp4").write_text(text)

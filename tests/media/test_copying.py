@@ -74,6 +74,26 @@ def test_what_a_container_cannot_hold_is_encoded_without_loss(make_clip, tmp_pat
     assert_same_pictures(video, tmp_path / out)
 
 
+@pytest.mark.parametrize(
+    ("pix_fmt", "out", "how"),
+    [
+        ("yuv420p", "out.mov", "copied"),
+        ("yuyv422", "out.mov", "copied"),
+        ("gray", "out.mov", "encoded as lossless H.264"),
+        ("gray", "out.webm", "encoded as VP9 (CRF 12)"),
+    ],
+)
+def test_raw_pictures_keep_their_brightness(make_clip, tmp_path, pix_fmt, out, how):
+    """QuickTime would invert grey that is copied, and a conversion to luma would narrow its range."""
+    video = make_clip("a.mkv", codec="rawvideo", pix_fmt=pix_fmt)
+    assert mux(video, SILENCE, RATE, tmp_path / out).pictures == how
+    shown = []
+    for path in (video, tmp_path / out):
+        with av.open(str(path)) as container:
+            shown.append(np.stack([frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]))
+    assert np.abs(shown[0] - shown[1]).mean() < 1.5
+
+
 def plan_name(path):
     with av.open(str(path)) as container:
         return container.streams.video[0].codec_context.name

@@ -1,8 +1,10 @@
 """Audio of media files as arrays."""
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,6 +13,7 @@ from jaxtyping import Float, Float32
 
 from unsilent.errors import MediaError, ParameterError
 from unsilent.media.files import MAX_GAP_SECONDS, decode, demux, find_audio, first_frame_time, open_media
+from unsilent.media.ogg import chained
 
 log = logging.getLogger(__name__)
 
@@ -100,39 +103,63 @@ def _positioned_blocks(
     path: Path, sample_rate: int, layout: str, track: int | None
 ) -> Iterator[tuple[int, Float32[np.ndarray, "channels block"]]]:
     """Resampled blocks, each with its position in samples according to its time stamps."""
-    zero = first_frame_time(path)
+    zero, parts = first_frame_time(path), iter(())
     with open_media(path) as container:
-        stream = find_audio(container, path) if track is None else container.streams[track]
-        position, expected, kind, resampler = 0, 0.0, None, None
-        for frame in _mixable_frames(container, stream, path):
-            seconds = expected if frame.pts is None else float(frame.pts * frame.time_base - (zero or 0))
-            if zero is None and resampler is None:
-                zero, seconds = frame.pts * frame.time_base if frame.pts is not None else 0, 0.0
-            found = (frame.format.name, frame.layout.name, frame.sample_rate)
-            if found != kind or abs(seconds - expected) > GAP_SECONDS:
-                if resampler is not None:
-                    for late in _arrays(resampler.resample(None)):
-                        yield position, late
-                        position += late.shape[1]
-                # the weights of a mono mix sum to 1; those of a stereo mix may sum to more, as in FFmpeg
-                weights = {"rematrix_maxval": "1"} if layout == "mono" else {}
-                resampler, kind = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate, options=weights), found
-                position, expected = round(seconds * sample_rate), seconds
-            expected += frame.samples / frame.sample_rate
-            frame.pts = None  # otherwise the resampler would compensate gaps on its own
-            try:
-                resampled = resampler.resample(frame)
-            except (av.FFmpegError, ValueError) as error:  # such as a damaged layout; skipped like what cannot be decoded
-                log.debug("%s: %s", path, error)
-                kind = resampler = None
-                continue
-            for block in _arrays(resampled):
-                yield position, block
-                position += block.shape[1]
-        if resampler is not None:
-            for block in _arrays(resampler.resample(None)):
-                yield position, block
-                position += block.shape[1]
+        if container.format.name == "ogg" and zero is None:
+            parts = chained(path)
+        first = next(parts, None)
+        if first is None:
+            stream = find_audio(container, path) if track is None else container.streams[track]
+            yield from _blocks_of(container, stream, path, sample_rate, layout, zero)
+            return
+    start = end = 0
+    for part in itertools.chain([first], parts):
+        try:
+            container = open_media(path, part)
+        except MediaError as error:  # cut off or damaged; skipped like what cannot be decoded
+            log.debug("%s: %s", path, error)
+            continue
+        with container:
+            for position, block in _blocks_of(container, find_audio(container, path), path, sample_rate, layout, None):
+                yield start + position, block
+                end = start + position + block.shape[1]
+        start = end
+
+
+def _blocks_of(
+    container: av.container.InputContainer, stream: av.AudioStream, path: Path, sample_rate: int, layout: str, zero: Fraction | None
+) -> Iterator[tuple[int, Float32[np.ndarray, "channels block"]]]:
+    """The same of an open file; `zero` is the time of its first frame, if it has any."""
+    position, expected, kind, resampler = 0, 0.0, None, None
+    for frame in _mixable_frames(container, stream, path):
+        seconds = expected if frame.pts is None else float(frame.pts * frame.time_base - (zero or 0))
+        if zero is None and resampler is None:
+            zero, seconds = frame.pts * frame.time_base if frame.pts is not None else 0, 0.0
+        found = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if found != kind or abs(seconds - expected) > GAP_SECONDS:
+            if resampler is not None:
+                for late in _arrays(resampler.resample(None)):
+                    yield position, late
+                    position += late.shape[1]
+            # the weights of a mono mix sum to 1; those of a stereo mix may sum to more, as in FFmpeg
+            weights = {"rematrix_maxval": "1"} if layout == "mono" else {}
+            resampler, kind = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate, options=weights), found
+            position, expected = round(seconds * sample_rate), seconds
+        expected += frame.samples / frame.sample_rate
+        frame.pts = None  # otherwise the resampler would compensate gaps on its own
+        try:
+            resampled = resampler.resample(frame)
+        except (av.FFmpegError, ValueError) as error:  # such as a damaged layout; skipped like what cannot be decoded
+            log.debug("%s: %s", path, error)
+            kind = resampler = None
+            continue
+        for block in _arrays(resampled):
+            yield position, block
+            position += block.shape[1]
+    if resampler is not None:
+        for block in _arrays(resampler.resample(None)):
+            yield position, block
+            position += block.shape[1]
 
 
 def _mixable_frames(container: av.container.InputContainer, stream: av.AudioStream, path: Path) -> Iterator[av.AudioFrame]:

@@ -25,6 +25,7 @@ CONTAINERS = {
     ".webm": ("webm", "libopus"),
 }
 EDIT_LISTS = {"mp4", "mov"}  # containers that have them
+_INVERTED = ("gray", "mono", "pal8")  # pixel formats that QuickTime stores raw with 0 for white, and others for black
 _TAGGED = {"prores", "rawvideo"}  # codecs whose variant only the tag tells
 # Metadata about the old file, not copied.
 _FILE_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
@@ -93,8 +94,10 @@ def plan_copy(video: Path, out: Path) -> Plan:
         stream = find_video(source, video)
         shape = stream.sample_aspect_ratio or Fraction(1)
         plan = replace(plan, shape=shape if shape != 1 and plan.container not in EDIT_LISTS else None)
-        codec, why = stream.codec_context.name, ""
-        if source.format.name.split(",")[0] == "mov":
+        codec, why, is_mov = stream.codec_context.name, "", source.format.name.split(",")[0] == "mov"
+        if codec == "rawvideo" and is_mov != (plan.container in EDIT_LISTS) and (stream.format.name or "").startswith(_INVERTED):
+            why = "QuickTime inverts raw grey"
+        elif is_mov:
             hidden = _hidden(stream)
             if hidden is not None:
                 plan = replace(plan, hidden_end=hidden.behind_end)

@@ -16,7 +16,7 @@ _SAME = {
     "monob": "gray", "rgb48be": "rgb48le", "rgba64be": "rgba64le", "gray16be": "gray16le",
 }  # fmt: skip
 _RGB = ("bgr", "rgb", "gbr")  # how pixel formats without luma begin
-_BT601, _LIMITED = 6, 1  # codes of ITU-T H.273 and of FFmpeg
+_BT601, _LIMITED, _FULL = 6, 1, 2  # codes of ITU-T H.273 and of FFmpeg
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,10 @@ class PictureEncoder:
         context.time_base = source.time_base
         context.color_range, context.color_primaries, context.color_trc = own.color_range, own.color_primaries, own.color_trc
         context.colorspace = 0 if self._format.startswith(_RGB) else own.colorspace
-        # FFmpeg would keep the matrix and range of RGB, which no decoder applies to luma and chroma
-        self._to_luma = not self._format.startswith((*_RGB, "gray")) and bool(own.format and own.format.is_rgb)
+        is_grey = found.startswith("gray")
+        context.color_range = context.color_range or (_FULL if is_grey else 0)  # as readers take grey that does not say it
+        # FFmpeg would keep the matrix and range of RGB and grey, which no decoder applies to luma and chroma
+        self._to_luma = not self._format.startswith((*_RGB, "gray")) and bool(is_grey or (own.format and own.format.is_rgb))
         if self._to_luma:
             context.colorspace, context.color_range = _BT601, _LIMITED
         if source.sample_aspect_ratio:

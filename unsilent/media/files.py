@@ -1,5 +1,6 @@
 """Opening media files with clear errors, choosing streams, demuxing and decoding despite damage."""
 
+import io
 import logging
 import stat
 from collections.abc import Iterator
@@ -26,11 +27,12 @@ MAX_PIXELS = 8192 * 8192  # of a picture; larger ones take more memory than peop
 MAX_REORDERING = 32  # packets between the stored and the displayed position of a frame
 
 
-def open_media(path: Path) -> av.container.InputContainer:
+def open_media(path: Path, part: io.BytesIO | None = None) -> av.container.InputContainer:
     """Open a file for demuxing.
 
     Args:
         path: a media file; never interpreted as a URL or a pattern.
+        part: of the file, to be read instead of all of it.
 
     Raises:
         MediaError: if it is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are not media files.
@@ -44,7 +46,7 @@ def open_media(path: Path) -> av.container.InputContainer:
             raise MediaError(f"{path} is empty (0 bytes).")
         # absolute, because FFmpeg would take `take:1.mp4` for a URL; +genpts fills in missing time stamps
         options = {"fflags": "+genpts", "format_whitelist": _formats()}
-        source = as_animated_png(path) if is_animated_webp(path) else str(path.absolute())
+        source = part or (as_animated_png(path) if is_animated_webp(path) else str(path.absolute()))
         container = av.open(source, options=options, metadata_errors="replace")
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}.") from None
