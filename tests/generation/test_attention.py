@@ -50,8 +50,8 @@ def test_attention_is_that_of_torch(pipeline, make_clip, precision, tolerance):
 
 def test_asking_for_attention_changes_no_sound(pipeline, seeing, make_clip):
     """Each take carries its own, also where the best of several candidates are kept."""
-    clip = make_clip("four.mp4", n_frames=100)
-    for model, fields in ((pipeline, {}), (seeing, {"candidates": 2})):
+    clip = make_clip("four.mp4", n_frames=100)  # four seconds
+    for model, fields in ((pipeline, {}), (seeing, {"candidates": 2}), (seeing, {"candidates": 5})):  # five go through an audition
         plain, looked = model.takes(clip, 2, seed=4, **fields), model.takes(clip, 2, seed=4, attention=Look(), **fields)
         assert plain == looked
         assert all(one.attention is None for one in plain)

@@ -56,7 +56,7 @@ def test_a_full_store(start, helpers, make_clip):
 @pytest.mark.parametrize(
     ("job", "status", "text"),
     [
-        ({"request": {"takes": 90}}, 422, "takes times candidates is 90"),
+        ({"request": {"takes": 300}}, 422, "takes times candidates is 300"),
         ({"request": {"takes": 2, "candidates": 3}}, 422, "does not rank"),
         ({"request": {"seconds": 1e6}}, 422, "seconds is 1e+06"),
         ({"request": {"seed": -1}}, 422, "seed is -1"),
