@@ -181,10 +181,15 @@ def main() -> None:
                 run(whole, words)
                 lengths[verb], expected[verb] = time.monotonic() - began, contents(whole)
             folder = _folder(Path(place) / "trial", material)
+            has_ended = False
             for _ in range(rng.randint(1, 4)):
-                kills[verb] += not run(folder, words, rng.uniform(0, lengths[verb]))
+                has_ended = run(folder, words, rng.uniform(0, lengths[verb]))
+                kills[verb] += not has_ended
+                if has_ended:
+                    break  # `convert` would refuse to replace its result
             began = time.monotonic()
-            run(folder, words)
+            if not has_ended:
+                run(folder, words)
             trials[verb] += 1
             found = contents(folder)
             differing = sorted(name for name in found.keys() | expected[verb].keys() if found.get(name) != expected[verb].get(name))
