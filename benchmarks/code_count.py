@@ -1,10 +1,10 @@
-"""Effect of the codebook size: latents of a trained codebook, requantised to k-means centres.
+"""Effect of the codebook size: the latents of a trained codebook, requantised with k-means centroids.
 
     python benchmarks/code_count.py SHARDS [--model everyday] [--classifier FOLDER] [--sounds 300] [--seed 0]
 
-SHARDS is a folder of `unsilent data extract` with waveforms. Centres are computed from latents of training sounds; the table is of held-out
-ones: mean absolute difference of mels in dB, entropy of a code in bits, and, with a classifier, top-1 accuracy. Encoder and decoder are not
-retrained for the other codebook sizes, which is a slight disadvantage for them.
+SHARDS is a folder from `unsilent data extract` with waveforms. The centroids are computed from latents of training sounds. The table is
+measured on held-out sounds: mean absolute difference of mels in dB, entropy of a code in bits and, with a classifier, top-1 accuracy.
+Encoder and decoder are not retrained for the other codebook sizes, which puts these at a slight disadvantage.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def mels(options: argparse.Namespace, codebook: Codebook, split: str, rng: np.random.Generator) -> Iterator[tuple[str, Tensor]]:
-    """Label and mel in [-1, 1] of sounds of a split, up to one clip of each, `[1, mels, frames]`."""
+    """Yield label and mel in [-1, 1] of sounds of a split, at most one clip of each sound, `[1, mels, frames]`."""
     clip, shard = codebook.config.clip, Shard(options.shards, "waveforms")
     of_split = [i for i, entry in enumerate(shard.entries) if entry.row.split == split and entry.row.label]
     for i in rng.permutation(of_split)[: options.sounds]:
@@ -61,14 +61,14 @@ def mels(options: argparse.Namespace, codebook: Codebook, split: str, rng: np.ra
 
 
 def as_rows(latents: Tensor) -> Tensor:
-    """`[batch, dim, rows, columns]` to `[n, dim]`."""
+    """Reshape `[batch, dim, rows, columns]` to `[n, dim]`."""
     return latents.movedim(1, -1).flatten(0, -2)
 
 
 def report(
     name: str, codebook: Codebook, centres: Tensor | None, held_out: list[tuple[str, Tensor]], classifier: Classifier | None
 ) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     errors, right, used = [], [], []
     for label, mel in held_out:
         latents = codebook.latents(mel)

@@ -1,24 +1,24 @@
-"""The effect of a discriminator and a perceptual distance on a codebook: table 2 of the paper, in small.
+"""The effect of a discriminator and a perceptual distance on a codebook: table 2 of the paper at small scale.
 
     python benchmarks/codebook_losses.py --shards DIR --vggishish CHECKPOINT --judge NAME|CHECKPOINT --out DIR [--steps N]
 
-Trains the codebook of runs/small/codebook.toml for the same number of steps with different losses, one after the other, each on one
-thread; an interrupted training resumes, a finished one is only measured. Rows of the table:
+Trains the codebook of runs/small/codebook.toml for the same number of steps with different losses, one after another, on one thread.
+An interrupted training resumes, and a finished one is only measured. Rows of the table:
 
-- `plain`: reconstruction and codebook terms
-- `gan`: and a discriminator, from a third of the steps on
-- `gan+lpaps`: and the perceptual distance of the classifier `--vggishish`
-- `gan+untrained`: that distance with random weights in its place, which is what the authors' training had
+- `plain`: reconstruction and codebook losses
+- `gan`: as `plain`, with a discriminator from a third of the steps on
+- `gan+lpaps`: as `gan`, with the perceptual distance of the classifier `--vggishish`
+- `gan+untrained`: as `gan+lpaps`, but the classifier has random weights, as in the authors' training
 
-`--judge` is a classifier that no training has seen. Columns, over sounds of the split `valid` that are at least one training crop long:
+`--judge` is a classifier that no training uses. Columns, over sounds of the split `valid` that are at least one training crop long:
 
-- mel L1: mean absolute difference of mels in [-1, 1], of whole sounds up to one clip; mean over sounds with its standard error
-- codes, perplexity: share of codes that occur at all, and the number of codes in even use that would say as much
-- FID, MKL: between what the judge sees (layer before the last) and says of windows of 256 frames from the middle of sounds, and of the same
-  windows given back by the codebook, repeated where the judge wants more. Few rows make FID large, so it only compares with others of
-  this table
-- LPAPS: the distance of `--vggishish` on the same windows
-- top-1: share of windows given back whose label the judge finds; for the true ones it is printed above the table
+- mel L1: mean absolute difference of mels in [-1, 1] over at most one clip of each sound; mean over sounds with standard error
+- codes, perplexity: fraction of codes that occur, and the exponential of the entropy of the codes
+- FID, MKL: from the judge's features (layer before the last) and logits for windows of 256 frames from the middle of sounds, and for their
+  reconstructions. Windows are repeated to the judge's input length. The FID is biased by few rows, so it can only be compared within this
+  table
+- LPAPS: the perceptual distance of `--vggishish` on the same windows
+- top-1: accuracy of the judge on the reconstructed windows; that on the original windows is printed above the table
 """
 
 import argparse
@@ -44,21 +44,21 @@ from unsilent.models.vggishish import VGGishish
 from unsilent.signal.mel import from_mel01, log_mel01, to_mel01
 
 RUN = Path(__file__).parents[1] / "runs/small/codebook.toml"
-WINDOW = 256  # mel frames that the judge is shown, as many as it learns from in runs/everyday/vggishish.toml
-BATCH = 16  # windows at a time
+WINDOW = 256  # mel frames per window for the judge, as in its training (runs/everyday/vggishish.toml)
+BATCH = 16  # windows per batch
 UNTRAINED_SEED = 0
 
 
 def main() -> None:
-    """Train what is not trained yet, measure, print and write."""
+    """Run the missing trainings, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--vggishish", type=Path, required=True, help="checkpoint whose perceptual distance is trained with")
-    parser.add_argument("--judge", required=True, help="another classifier, which only measures")
-    parser.add_argument("--out", type=Path, required=True, help="for trainings, one folder each, and the table")
-    parser.add_argument("--steps", type=int, help="of every training; without it those of the run file")
+    parser.add_argument("--vggishish", type=Path, required=True, help="checkpoint of the classifier for the perceptual distance")
+    parser.add_argument("--judge", required=True, help="another classifier, used only to measure")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table and one folder per training")
+    parser.add_argument("--steps", type=int, help="steps of each training [default: as in the run file]")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows to train and print")
-    parser.add_argument("--adversarial-weight", type=float, default=0.8, help="of rows with a discriminator; the paper's is 0.8")
+    parser.add_argument("--adversarial-weight", type=float, default=0.8, help="weight of the adversarial loss; 0.8 in the paper")
     parser.add_argument("--most", type=int, metavar="N", help="measure only N sounds, evenly spaced")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all rows; may be repeated")
     options = parser.parse_args()
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def variants(options: argparse.Namespace, steps: int) -> dict[str, dict[str, object]]:
-    """Settings of each row beyond those of the run file."""
+    """Return the settings of each row that differ from the run file."""
     gan = {"adversarial_weight": options.adversarial_weight, "adversarial_start": steps // 3, "discriminator_width": 16}
     return {
         "plain": {},
@@ -90,7 +90,7 @@ def variants(options: argparse.Namespace, steps: int) -> dict[str, dict[str, obj
 
 
 def untrained(trained: Path, out: Path) -> Path:
-    """A checkpoint like `trained` but with the random weights that training starts from."""
+    """Write a checkpoint like `trained`, but with random initial weights, unless it exists."""
     folder, about = out / "untrained-vggishish", read_config(trained)
     if not (folder / "config.json").exists():
         torch.manual_seed(UNTRAINED_SEED)
@@ -101,7 +101,7 @@ def untrained(trained: Path, out: Path) -> Path:
 
 
 def train(options: argparse.Namespace, name: str, settings: dict[str, object]) -> Path:
-    """Train one row unless it is finished; returns its checkpoint."""
+    """Train the codebook of one row, unless it is finished, and return its checkpoint."""
     folder = options.out / f"{name}-{settings['steps']}"
     checkpoint, note = folder / "checkpoint", folder / "settings.json"
     wanted = {"settings": settings, "set": options.set}
@@ -121,7 +121,7 @@ def train(options: argparse.Namespace, name: str, settings: dict[str, object]) -
 
 
 class ValidSounds:
-    """The sounds that codebooks are measured on, and what judge and distance find in the true ones."""
+    """Measures codebooks on the validation sounds."""
 
     def __init__(self, shards: Path, vggishish: Path, judge: Classifier, crop_columns: int, most: int | None) -> None:
         self.shard, self.judge = Shard(shards, "waveforms"), judge
@@ -131,11 +131,13 @@ class ValidSounds:
         entries = entries[:: -(-len(entries) // most)] if most else entries
         self.items = [item for item, _ in entries]
         labels = [entry.row.label for _, entry in entries]
-        self.labels = np.array([judge.classes.index(label) if label in judge.classes else -1 for label in labels])  # -1: it knows none
+        self.labels = np.array(
+            [judge.classes.index(label) if label in judge.classes else -1 for label in labels]
+        )  # -1: not a class of the judge
 
     @torch.inference_mode()
     def measure(self, codebook: Codebook) -> dict[str, float]:
-        """A row of the table."""
+        """Compute a row of the table."""
         clip, differences, counts = codebook.config.clip, [], np.zeros(codebook.config.n_codes)
         for item in self.items:
             waveform = self.shard[item][: clip.n_samples]
@@ -180,7 +182,7 @@ def _scaled(waveform: np.ndarray) -> Tensor:
 
 
 def _middle(waveform: np.ndarray, samples: int) -> np.ndarray:
-    """The middle of a sound or, where it is shorter, the sound repeated, as the validation of classifiers has it."""
+    """Crop the middle of a sound, or repeat a shorter sound, as in the validation of classifiers."""
     start = max(0, len(waveform) - samples) // 2
     return np.resize(waveform[start : start + samples], samples)
 
@@ -196,7 +198,7 @@ def report(options: argparse.Namespace, steps: int, table: dict[str, dict[str, f
     facts = {"steps": steps, "set": options.set, "judge": options.judge, "rows": table}
     path = options.out / f"table-{steps}.json"
     path.write_text(json.dumps(facts, indent=2) + "\n")
-    print(f"{steps} steps each; {first['sounds']} sounds; the judge names {first['top1_true']:.1%} of the true ones\n")
+    print(f"{steps} steps each; {first['sounds']} sounds; the judge recognises {first['top1_true']:.1%} of the originals\n")
     print("| losses | mel L1 | codes | perplexity | FID | MKL | LPAPS | top-1 |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, row in table.items():

@@ -1,13 +1,13 @@
-"""Sounds through this project's codec, Opus at its lowest rate, and other codecs whose results are at hand: rates, distances, a page.
+"""Compare unsilent's codec, Opus at its lowest bit rate, and other codecs whose output is given: bit rates, distances, a figure.
 
     python benchmarks/codecs.py FOLDER -o OUT [--model everyday]
 
-FOLDER has a folder for each example with `original.wav` and, for each other codec, a file named after it. Each codec's sounds lie in a
-folder of OUT afterwards, `codecs.html` plays them, and `codecs.png` draws their mels. All sounds are compared at 22 050 Hz and -23 LUFS,
-shifted by the delay of the codec.
+FOLDER has a folder per example with `original.wav` and one file per other codec, named after the codec. The sounds of each codec are
+written to a folder in OUT, and `codecs.png` shows their mels. All sounds are compared at 22 050 Hz and -23 LUFS, after the codec's delay is
+removed.
 
-Columns: bits of files in kbit/s (of files of codes and Opus), mean absolute difference of mels in dB, multi-resolution STFT distance of
-training, cosine of the features of the model's classifier; means over the examples.
+Columns, as means over the examples: bit rate in kbit/s (of files of codes and of Opus packets), mean absolute difference of mels in dB,
+multi-resolution STFT loss of the training, and cosine similarity of the features of the model's classifier.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from unsilent.signal.mel import RANGE_DB, log_mel01
 from unsilent.train.losses import stft_loss
 
 CLIP = Clip()
-OPUS_BITS, OPUS_RATE = 6000, 48000  # the least that Opus takes, a second; its sample rate
+OPUS_BITS, OPUS_RATE = 6000, 48000  # lowest bit rate of Opus in bit/s; its sample rate in Hz
 LONGEST_DELAY = 2205  # samples, 0.1 s
 FIGURES = Path(__file__).parents[1] / "runs/paper/figures.py"
 
 
 def main() -> None:
-    """Read the command line, code all examples, print the table."""
+    """Parse the command line, encode and decode all examples, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -66,20 +66,20 @@ def main() -> None:
 
 
 def save(path: Path, waveform: np.ndarray) -> None:
-    """Write a sound into a folder that is made if absent."""
+    """Write a sound, and create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_sound(path, waveform, CLIP.sample_rate)
 
 
 def through_codes(codec: Codec, waveform: np.ndarray, path: Path) -> tuple[np.ndarray, int]:
-    """A sound after this project's codec, and the bytes of its file."""
+    """Encode and decode a sound with unsilent's codec. Returns the decoded sound and the size of the file in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     n_bytes = encode_file(codec, waveform, path).n_bytes
     return decode_file(codec, path).waveform, n_bytes
 
 
 def through_opus(waveform: np.ndarray) -> tuple[np.ndarray, int]:
-    """A sound after Opus, and the bytes of its packets."""
+    """Encode and decode a sound with Opus. Returns the decoded sound and the size of the packets in bytes."""
     buffer, n_bytes = io.BytesIO(), 0
     with av.open(buffer, "w", format="ogg") as container:
         stream = container.add_stream("libopus", rate=OPUS_RATE, options={"application": "audio", "vbr": "on"})
@@ -98,16 +98,16 @@ def through_opus(waveform: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def align(made: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """A coded sound without its delay, as long as the original."""
+    """Remove the delay of a decoded sound, and fit its length to the original."""
     spectra = [np.fft.rfft(np.abs(one) - np.abs(one).mean(), 2 * len(original)) for one in (made, original)]
     likeness = np.fft.irfft(spectra[0] * spectra[1].conj())[: LONGEST_DELAY + 1]
-    delay = int(likeness.argmax())  # of the envelopes, because some codecs keep no phase
+    delay = int(likeness.argmax())  # from the envelopes, because some codecs do not keep the phase
     moved = made[delay : delay + len(original)]
     return np.pad(moved, (0, len(original) - len(moved))).astype(np.float32)
 
 
 def compare(made: np.ndarray, original: np.ndarray, classifier) -> tuple[float, float, float]:
-    """Mel distance in dB, STFT distance, and cosine of classifier features."""
+    """Return the mel distance in dB, the STFT loss, and the cosine similarity of classifier features."""
     one, other = (torch.from_numpy(waveform)[None] for waveform in (made, original))
     mels = [log_mel01(waveform, CLIP) for waveform in (one, other)]
     decibels = RANGE_DB * (mels[0] - mels[1]).abs().mean().item()

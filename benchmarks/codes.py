@@ -1,9 +1,9 @@
-"""Files of codes of many sounds: bits a second, plain and entropy-coded, whether all codes come back, speed both ways, and damaged files.
+"""Files of codes: bit rates with plain and entropy coding, losslessness, speed of coding and decoding, and damaged files.
 
     python benchmarks/codes.py M.parquet [--sounds 500] [--model everyday] [--split valid] [--damaged 10000]
 
-At most a clip of each sound is taken. Seconds are those of one thread. Damaged files are of the first sounds joined to a minute: bytes
-changed, cut out, doubled, or cut off at random.
+At most one clip of each sound is used. Times are CPU seconds of one thread. Damaged files hold the first twelve sounds, with random bytes
+changed, removed or doubled, or with the end cut off.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from unsilent.signal.loudness import normalise_loudness
 
 
 def main() -> None:
-    """Read the command line, code all sounds, print figures as JSON."""
+    """Parse the command line, encode and decode all sounds, print the results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, metavar="M.parquet")
     parser.add_argument("--sounds", type=int, default=500)
     parser.add_argument("--model", default="everyday")
     parser.add_argument("--split", default="valid")
-    parser.add_argument("--decoded", type=int, default=500, help="sounds that are decoded again")
+    parser.add_argument("--decoded", type=int, default=500, help="number of sounds that are decoded")
     parser.add_argument("--damaged", type=int, default=10_000)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def damage(header: Header, grid: np.ndarray, count: int) -> dict[str, object]:
-    """What is read of damaged files: refused in a sentence, read in part, wrong codes, other exceptions."""
+    """Damage a file at random. Returns how many were rejected with an error, read in part, read with wrong codes, or crashed."""
     each = header.block_columns
     data = b"".join(
         pack(

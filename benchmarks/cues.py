@@ -1,9 +1,9 @@
-"""Cues: F1 of the onsets of generated sounds against known hits, with cues given, seen in the video, and without.
+"""Cues: F1 of the onsets of generated sounds against known hits, with given cues, with cues detected in the video, and without cues.
 
     python benchmarks/cues.py [--videos 8] [--clips CLIPS.csv] [--most N] [--model everyday] [--seed 0] [--label NAME]
 
-Videos of a bouncing ball and of a drumming stick are drawn, whose hits are known. CLIPS.csv is as for `benchmarks/impacts.py`: of its clips
-with visible impacts those of `valid` are used, and the onsets of their own sounds are the hits. Printed is F1 within 50, 20 and 100 ms; in
+Videos of a bouncing ball and of a drumming stick are rendered with known hits. CLIPS.csv has the format of `benchmarks/impacts.py`. Its
+clips of `valid` with visible impacts are used, and the hits are the onsets of their own sounds. The output is F1 within 50, 20 and 100 ms;
 brackets 95 % over videos, precision and recall. `shifted` are the same onsets, shifted in a circle at random: the chance of as many.
 """
 
@@ -37,12 +37,12 @@ Draw = Callable[[np.random.Generator], tuple[np.ndarray, Callable[[float], tuple
 def main() -> None:
     """Draw, generate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=8, help="of each kind")
+    parser.add_argument("--videos", type=int, default=8, help="rendered videos of each kind")
     parser.add_argument("--clips", type=Path, help="table of real clips")
-    parser.add_argument("--most", type=int, help="real clips; all by default")
+    parser.add_argument("--most", type=int, help="maximum number of real clips [default: all]")
     parser.add_argument("--model", default="everyday")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--label", help="what sounds, in place of ball and drum, and of the labels of real clips")
+    parser.add_argument("--label", help="label instead of ball, drum and the labels of real clips")
     options = parser.parse_args()
     pipeline = unsilent.load(options.model, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def bounces(rng: np.random.Generator) -> tuple[np.ndarray, Callable[[float], tuple[float, float]]]:
-    """Hits of a ball that is dropped and bounces, and is dropped again; and its place at a time, in pixels."""
+    """Return the hits of a ball that is dropped again and again, and a function from time to its position in pixels."""
     hits, parts, start = [], [], 0.0
     while start < SECONDS:
         height, gravity, left = rng.uniform(100, 180), rng.uniform(600, 1200), rng.uniform(40, WIDTH - 40)
@@ -81,7 +81,7 @@ def bounces(rng: np.random.Generator) -> tuple[np.ndarray, Callable[[float], tup
 
 
 def strokes(rng: np.random.Generator) -> tuple[np.ndarray, Callable[[float], tuple[float, float]]]:
-    """Hits of a stick that rises slowly, strikes fast and stays; and the place of its tip at a time."""
+    """Return the hits of a stick that rises slowly and strikes fast, and a function from time to the position of its tip."""
     hits = np.cumsum(rng.uniform(0.35, 1.1, 40))
     hits = hits[hits < SECONDS - 0.3]
     heights = rng.uniform(50, 120, len(hits))
@@ -100,7 +100,7 @@ def strokes(rng: np.random.Generator) -> tuple[np.ndarray, Callable[[float], tup
 
 
 def drawn(folder: Path, label: str, draw: Draw, n: int, seed: int) -> Iterator[tuple[Path, np.ndarray, str | None]]:
-    """Videos with their hits."""
+    """Render videos, and yield path, hits and label of each."""
     for number in range(n):
         rng = np.random.default_rng([seed, number])
         hits, place = draw(rng)
@@ -110,7 +110,7 @@ def drawn(folder: Path, label: str, draw: Draw, n: int, seed: int) -> Iterator[t
 
 
 def write_video(path: Path, place: Callable[[float], tuple[float, float]], is_stick: bool, rng: np.random.Generator) -> None:
-    """Draw a ball, or a stick, before a textured wall and a floor, with the noise of a camera."""
+    """Render a ball or a stick before a textured wall and a floor, with camera noise."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     wall = 110 + 20 * np.sin(rows / 9 + rng.uniform(0, 6)) * np.sin(columns / 13) + 10 * rng.standard_normal((HEIGHT, WIDTH))
     wall[FLOOR:] = 60 + 10 * rng.standard_normal((HEIGHT - FLOOR, WIDTH))
@@ -133,7 +133,7 @@ def write_video(path: Path, place: Callable[[float], tuple[float, float]], is_st
 
 
 def real(table: Path, pipeline: unsilent.Pipeline) -> Iterator[tuple[Path, np.ndarray, str | None]]:
-    """Held-out clips with visible impacts, and the onsets of their own sounds."""
+    """Yield held-out clips with visible impacts, the onsets of their own sounds, and their labels."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["visible_impacts"] == "1" and row["split"] == "valid"]
     for row in rows:
@@ -145,7 +145,7 @@ def real(table: Path, pipeline: unsilent.Pipeline) -> Iterator[tuple[Path, np.nd
 def print_table(
     title: str, pipeline: unsilent.Pipeline, videos: Iterator[tuple[Path, np.ndarray, str | None]], options: argparse.Namespace
 ) -> None:
-    """Generate with each way, and print F1."""
+    """Generate sounds with each kind of cues, and print F1."""
     scores: dict[str, list[list[OnsetScore]]] = {}
     rng = np.random.default_rng(options.seed)
     for path, hits, label in videos:
@@ -169,13 +169,13 @@ def print_table(
 
 
 def add_scores(scores: dict[str, list[list[OnsetScore]]], way: str, sounds: list[np.ndarray], hits: np.ndarray) -> None:
-    """Add the scores of a video, one for each tolerance."""
+    """Append the scores of a video, one per tolerance."""
     none = OnsetScore(0, 0, 0)
     scores.setdefault(way, []).append([reduce(add, (onset_f1(one, hits, tolerance) for one in sounds), none) for tolerance in TOLERANCES])
 
 
 def cell(scores: tuple[OnsetScore, ...], seed: int) -> str:
-    """F1 of all videos together, its interval, precision and recall."""
+    """Format F1 over all videos, its interval, precision and recall."""
     whole, (low, high) = reduce(add, scores), interval_of_mean(*interval_rows(list(scores)), seed)
     return f"{whole.f1:.3f} ({low:.2f} to {high:.2f}; {whole.precision:.2f}, {whole.recall:.2f})"
 

@@ -1,11 +1,12 @@
-"""Digests of the results of a fixed set of requests: whether two states of the code give the same bytes on one machine.
+"""Digests of the results of fixed requests, to check whether two versions of the code give identical bytes on one machine.
 
     python benchmarks/digests.py OUT.json [--compare OTHER.json] [--bundles DIR] [--threads 2] [--only TEXT]
 
-Only the command line and `unsilent.load` are used, so one script serves both states. Run the second with the DIR of the first, which holds
-the models (weights filled by rule from their names; tiny, but for a codebook, a vocoder and picture networks of the paper) and the inputs.
-OUT.json has a SHA-256 for each part of each result: samples, codes, mel, features, packets, and texts without paths, versions and times.
-Exit code 1 if anything differs from OTHER.json. Takes nine minutes of two CPU cores; `--only` runs the requests whose names contain TEXT.
+Only the command line and `unsilent.load` are used, so that the script runs with both versions. Give the second run the DIR of the first,
+which holds the inputs and the models. The models have pseudo-random weights that depend only on the weights' names. They are tiny, except a
+codebook, a vocoder and image networks of the paper's sizes. OUT.json has a SHA-256 for each part of each result: samples, codes, mel,
+features, packets, and text without paths, versions and times. The exit code is 1 if anything differs from OTHER.json. A run takes nine
+minutes on two CPU cores; `--only` runs the requests whose names contain TEXT.
 """
 
 import argparse
@@ -33,12 +34,13 @@ ROOT = Path(__file__).resolve().parents[1]
 CAT = ROOT / "demo/cat.mp4"
 RATE = 22050  # Hz
 COMMAND = "import sys; from unsilent.cli.main import run; sys.exit(run(sys.argv[1:]))"
-CHANGING = ("spent_seconds", "real_time_factor", "version")  # in records, from run to run or from state to state
+CHANGING = ("spent_seconds", "real_time_factor", "version")  # keys whose values differ between runs or versions
 
-Parts = dict[str, str]  # part of a result → digest
+Parts = dict[str, str]  # digests by part of a result
 
-# Model → preset, and what differs from the shipped model: codes, mel frames of a clip, width of the transformer, condition, classes;
-# `paper` for codebook and vocoder of the paper's sizes. A width that is not a multiple of 64 is left to torch.
+# The preset of each model, and what differs from the shipped model: number of codes, mel frames of a clip, width of the transformer,
+# condition, classes; `paper` gives codebook and vocoder the paper's sizes. If the width is not a multiple of 64, torch computes the
+# sampler.
 MODELS: dict[str, dict[str, Any]] = {
     "none": {
         "preset": "vggsound-nofeats", "codes": 1024, "paper": True, "width": 128,
@@ -64,11 +66,11 @@ MODELS: dict[str, dict[str, Any]] = {
 LABELS = {"class": "drum", "features-class": "dog"}
 
 
-# ---- models and inputs, made once ----
+# ---- models and inputs, written once ----
 
 
 def fill(name: str, shape: list[int]) -> np.ndarray:
-    """Values of a weight, from its name and shape alone: as large as keeps what goes through a network about as large as it was."""
+    """Fill a weight from its name and shape alone, with a variance that roughly preserves the variance of activations."""
     normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     if len(shape) == 1:
         return 0.1 * normal + (name.rsplit(".")[-1] in ("weight", "scale"))
@@ -78,7 +80,7 @@ def fill(name: str, shape: list[int]) -> np.ndarray:
 
 
 def published(network: str, folder: Path) -> None:
-    """Convert a network of published names and shapes, its weights filled by the rule of `parity.py`."""
+    """Convert a network with the published weight names and shapes, filled as in `parity.py`."""
     import torch
     from parity import filled, published_shapes
 
@@ -88,7 +90,7 @@ def published(network: str, folder: Path) -> None:
 
 
 def shipped_shapes(role: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """What the shipped model's checkpoint says of itself, and the shapes of its weights."""
+    """Return the config.json of a network of the shipped model, and the shapes of its weights."""
     import unsilent
 
     folder = Path(unsilent.__file__).parent / "weights/everyday" / role
@@ -98,7 +100,7 @@ def shipped_shapes(role: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
 
 
 def sampler_shapes(shapes: dict[str, list[int]], model: dict[str, Any], width: int, codes: int, columns: int) -> dict[str, list[int]]:
-    """Those of the shipped sampler, for other sizes, two blocks, and another condition."""
+    """Adapt the shapes of the shipped sampler to other sizes, two blocks and another condition."""
     condition, other = model["condition"], {256: width, 1024: 4 * width, 512: codes}
     kind, n_codes = condition["kind"], 5 * columns
     n_positions = {"coordinates": n_codes, "columns": 1}.get(kind, condition.get("n_features", 0) + ("n_classes" in condition))
@@ -115,14 +117,14 @@ def sampler_shapes(shapes: dict[str, list[int]], model: dict[str, Any], width: i
 
 
 def write_network(folder: Path, about: dict[str, Any], preset: str, shapes: dict[str, list[int]]) -> None:
-    """A checkpoint folder, filled by rule."""
+    """Write a checkpoint folder, with weights from `fill`."""
     folder.mkdir(parents=True)
     save_file({name: fill(name, shape) for name, shape in shapes.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(about | {"preset": preset, "record": {"filled": "by rule"}}))
 
 
 def make_model(folder: Path, networks: Path, name: str) -> None:
-    """A bundle."""
+    """Write a bundle."""
     model = MODELS[name]
     codes, frames, width = model.get("codes", 512), model.get("frames", 848), model.get("width", 64)
     for role in ("codebook", "sampler", "vocoder"):
@@ -144,7 +146,7 @@ def make_model(folder: Path, networks: Path, name: str) -> None:
 
 
 def cut(out: Path, seconds: float, repeats: int = 1, sound: np.ndarray | None = None) -> None:
-    """The first seconds of the demo clip, several times, its pictures as they are; with a sound."""
+    """Write the first seconds of the demo clip, repeated, with its video packets unchanged and optionally with a sound."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(CAT)) as source, av.open(str(out), "w") as container:
         given = source.streams.video[0]
@@ -167,7 +169,7 @@ def cut(out: Path, seconds: float, repeats: int = 1, sound: np.ndarray | None = 
 
 
 def draw(out: Path, n_frames: int, fps: int, codec: str, moves: bool) -> None:
-    """A made-up video: a bright square on noise, which stays or goes."""
+    """Write a video with a still or moving bright square on noise."""
     out.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 120, (72, 128, 3), dtype=np.uint8)
     with av.open(str(out), "w") as container:
@@ -183,14 +185,14 @@ def draw(out: Path, n_frames: int, fps: int, codec: str, moves: bool) -> None:
 
 
 def tone(hz: float, seconds: float) -> np.ndarray:
-    """A falling tone, struck twice a second, over a little noise."""
+    """Return a falling tone with two decaying strokes per second and slight noise."""
     times = np.arange(round(seconds * RATE)) / RATE
     noise = np.random.default_rng(int(hz)).standard_normal(len(times))
     return 0.3 * np.exp(-6 * (times % 0.5)) * np.sin(2 * np.pi * hz * (1 - 0.02 * times) * times) + 0.003 * noise
 
 
 def make(folder: Path) -> None:
-    """Write all models and inputs, unless they are there."""
+    """Write all models and inputs, unless they exist."""
     if (folder / "complete").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -220,31 +222,31 @@ def make(folder: Path) -> None:
     (folder / "complete").touch()
 
 
-# ---- running requests, and digests of what they give ----
+# ---- running requests, and digests of their results ----
 
 
 def digest(content: bytes | str) -> str:
-    """SHA-256."""
+    """Return the SHA-256 of bytes or text."""
     return hashlib.sha256(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content).hexdigest()
 
 
 def of_array(values: np.ndarray) -> str:
-    """Digest of numbers, their kind and their shape."""
+    """Return the digest of an array's dtype, shape and values."""
     return digest(f"{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes())
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess:
-    """Run one command in a process of its own."""
+    """Run one command in its own process."""
     said = [str(argument) for argument in arguments]
     return subprocess.run([sys.executable, "-c", COMMAND, *said], capture_output=True, text=True, errors="backslashreplace")
 
 
 class Runner:
-    """Runs requests and gives digests of their results.
+    """Runs requests and computes digests of their results.
 
     Args:
         bundles: folder of models and inputs.
-        scratch: folder for what is written.
+        scratch: folder for the outputs.
     """
 
     def __init__(self, bundles: Path, scratch: Path) -> None:
@@ -252,14 +254,14 @@ class Runner:
         self._pipelines: dict[tuple[str, ...], Any] = {}
 
     def folder(self) -> Path:
-        """A new one."""
+        """Create a new folder for the outputs of a request."""
         self._n += 1
         folder = self.scratch / str(self._n)
         folder.mkdir()
         return folder
 
     def text(self, said: str) -> str:
-        """Text without paths, versions, times, and how far something is."""
+        """Remove paths, versions, times and progress from a text."""
         import unsilent
 
         for path, name in ((self.bundles, "BUNDLES"), (self.scratch, "SCRATCH"), (ROOT, "ROOT")):
@@ -269,7 +271,7 @@ class Runner:
         return "\n".join(re.sub(r" +", " ", line).rstrip() for line in lines)
 
     def record(self, value: Any) -> Any:
-        """A value of JSON without what changes."""
+        """Remove everything that changes between runs from a JSON value."""
         if isinstance(value, dict):
             return {name: self.record(one) for name, one in value.items() if name not in CHANGING}
         if isinstance(value, list):
@@ -277,14 +279,14 @@ class Runner:
         return self.text(value) if isinstance(value, str) else value
 
     def said(self, done: subprocess.CompletedProcess) -> Parts:
-        """What a command said, and its exit code; lines that are JSON without what changes."""
+        """Return digests of a command's exit code and output, without everything that changes between runs."""
         lines = []
         for line in done.stdout.splitlines():
             lines.append(json.dumps(self.record(json.loads(line))) if line.startswith("{") else self.text(line))
         return {"code": str(done.returncode), "out": digest("\n".join(lines)), "err": digest(self.text(done.stderr))}
 
     def file(self, path: Path) -> Parts:
-        """What is in a file, by its kind."""
+        """Return digests of the parts of a file, by its format."""
         match path.suffix:
             case ".mp4" | ".mkv" | ".mov" | ".avi":
                 return self.video(path)
@@ -303,7 +305,7 @@ class Runner:
         return {"bytes": digest(path.read_bytes())}
 
     def video(self, path: Path) -> Parts:
-        """Packets of pictures and sound with their times, and the comment."""
+        """Return digests of video and audio packets with their times, and of the comment."""
         found = {}
         with av.open(str(path)) as container:
             for stream in container.streams:
@@ -317,13 +319,13 @@ class Runner:
         return {**found, "comment": digest(self.text(tags.get("comment", "")))}
 
     def table(self, path: Path) -> Parts:
-        """Rows of a manifest."""
+        """Return the digest of a manifest's rows."""
         import pyarrow.parquet
 
         return {"rows": digest(json.dumps(self.record(pyarrow.parquet.read_table(path).to_pylist())))}
 
     def files(self, folder: Path) -> Parts:
-        """All files in and below a folder."""
+        """Return digests of all files in a folder and its subfolders."""
         found = {}
         for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.name.startswith("."):
@@ -332,14 +334,15 @@ class Runner:
         return found
 
     def command(self, *arguments: object, before: tuple[tuple[object, ...], ...] = ()) -> Parts:
-        """What a command says and writes; `OUT` in an argument is a new folder, in which the commands before it have worked already."""
+        """Run a command in a new folder, which replaces `OUT` in arguments, after the commands in `before`. Returns digests of its
+        output and of the folder's files."""
         out = self.folder()
         for one in (*before, arguments):
             done = run_command(*(str(argument).replace("OUT", str(out)) for argument in one))
         return {**self.said(done), **self.files(out)}
 
     def pipeline(self, model: str, precision: str = "auto", vocoder: str = "neural") -> Any:
-        """A loaded model; the last one is kept."""
+        """Load a model, or return it if it was loaded last."""
         import unsilent
 
         chosen = (model, precision, vocoder)
@@ -349,7 +352,7 @@ class Runner:
         return self._pipelines[chosen]
 
     def generation(self, model: str, video: str, precision: str = "auto", vocoder: str = "neural", **options: Any) -> Parts:
-        """All numbers that come of a video."""
+        """Generate sound for a video, and return digests of all arrays and attributes of the result."""
         made = self.pipeline(model, precision, vocoder).generate(self.inputs / video, **options)
         numbers = {name: getattr(made, name) for name in ("waveform", "mel", "codes", "features")}
         about = {"rate": made.sample_rate, "seconds": made.seconds, "clip": made.clip.model_dump(), "model": made.model}
@@ -357,12 +360,12 @@ class Runner:
         return {**{name: of_array(value) for name, value in numbers.items() if value is not None}, "about": digest(json.dumps(about))}
 
     def takes(self, model: str, video: str, n: int, **options: Any) -> Parts:
-        """Waveforms and codes of several takes."""
+        """Generate several takes, and return digests of their waveforms and codes."""
         made = self.pipeline(model).takes(self.inputs / video, n, **options)
         return {f"{name} {one.take}": of_array(getattr(one, name)) for one in made for name in ("codes", "waveform")}
 
     def reconstruction(self, model: str, precision: str = "auto", vocoder: str = "neural") -> Parts:
-        """The samples of a sound that went through the codes."""
+        """Return the digest of a reconstructed sound."""
         sound = soundfile.read(self.inputs / "tone.wav", dtype="float32")[0]
         return {"waveform": of_array(self.pipeline(model, precision, vocoder).reconstruct(sound))}
 
@@ -371,12 +374,12 @@ class Runner:
 
 
 def requests(runner: Runner) -> dict[str, Callable[[], Parts]]:
-    """Name of each request → the function that runs it."""
+    """Return the functions that run the requests, by name."""
     return dict([*commands(runner), *calls(runner)])
 
 
 def commands(runner: Runner) -> Iterator[tuple[str, Callable[[], Parts]]]:
-    """Requests on the command line."""
+    """Yield the requests on the command line."""
 
     def command(name: str, *arguments: object, before: tuple[tuple[object, ...], ...] = ()) -> tuple[str, Callable[[], Parts]]:
         return name, lambda: runner.command(*arguments, before=before)
@@ -437,7 +440,7 @@ def commands(runner: Runner) -> Iterator[tuple[str, Callable[[], Parts]]]:
 
 
 def calls(runner: Runner) -> Iterator[tuple[str, Callable[[], Parts]]]:
-    """Requests from Python."""
+    """Yield the requests from Python."""
     bundles = runner.bundles
 
     def generation(name: str, *arguments: Any, **options: Any) -> tuple[str, Callable[[], Parts]]:
@@ -461,16 +464,16 @@ def calls(runner: Runner) -> Iterator[tuple[str, Callable[[], Parts]]]:
 
 
 def about(threads: int) -> dict[str, Any]:
-    """What bytes depend on besides the code."""
+    """Return the properties of the environment that results depend on."""
     import torch
 
     return {"torch": torch.__version__, "numpy": np.__version__, "cpu": torch.backends.cpu.get_cpu_capability(), "threads": threads}
 
 
 def compare(found: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What differs, a line each, of the requests that were run both times."""
+    """List the differences between two runs, over the requests that both have."""
     then = other["about"]
-    lines = [f"{name}: {then.get(name)} then, {value} now" for name, value in found["about"].items() if then.get(name) != value]
+    lines = [f"{name}: {then.get(name)} before, {value} now" for name, value in found["about"].items() if then.get(name) != value]
     for name in found["digests"].keys() & other["digests"].keys():
         one, two = found["digests"][name], other["digests"][name]
         if differing := sorted(part for part in one.keys() | two.keys() if one.get(part) != two.get(part)):
@@ -479,11 +482,11 @@ def compare(found: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Run everything; 1 if something differs."""
+    """Run all requests. Returns 1 if a digest differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--compare", type=Path, help="an OUT.json of another state")
-    parser.add_argument("--bundles", type=Path, help="folder of models and inputs, made if absent [default: a temporary one]")
+    parser.add_argument("--compare", type=Path, help="OUT.json of another version")
+    parser.add_argument("--bundles", type=Path, help="folder of models and inputs, created if needed [default: a temporary one]")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="run only requests whose names contain this")
     options = parser.parse_args()
@@ -504,7 +507,7 @@ def main() -> int:
         return 0
     other = json.loads(options.compare.read_text())
     differing = compare(found, other)
-    print("\n".join(differing) or f"all {len(found['digests'].keys() & other['digests'].keys())} requests give the same")
+    print("\n".join(differing) or f"all {len(found['digests'].keys() & other['digests'].keys())} requests give identical results")
     return 1 if differing else 0
 
 

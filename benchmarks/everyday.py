@@ -1,21 +1,21 @@
-"""Quality of a model on pictures, videos and sounds that no training has used.
+"""Quality of a model on images, videos and sounds that were not used in training.
 
     python benchmarks/everyday.py M.parquet --classifier CHECKPOINT -o DIR [--model everyday] [--samples 10] [--most N] [--videos N]
         [--seed 0] [--top-k K] [--temperature T] [--guidance G] [--workers N] [--parts labels signal timing sheet]
 
-M.parquet is from `unsilent data manifest`, CHECKPOINT a classifier for `unsilent evaluate`. Used are labels with training sounds, held-out
-sounds and held-out images or videos. `--most` limits how many of each are taken per label, `--videos` how many for timing. Generated sounds
-stay in DIR, where a second call continues and adds other parts. DIR/everyday.json has all numbers, DIR/everyday.md, which is printed too,
-the tables:
+M.parquet is from `unsilent data manifest`, CHECKPOINT is a classifier for `unsilent evaluate`. Labels are used if they have training
+sounds, held-out sounds, and held-out images or videos. `--most` limits the number of each per label, `--videos` the number for timing.
+Generated sounds stay in DIR, where a second call resumes and can add parts. DIR/everyday.json has all results. DIR/everyday.md, which is
+also printed, has the tables:
 
-- `labels`: FID, MKL, top-1 and top-5 of `unsilent evaluate`. Samples are paired with held-out sounds of their label.
-    - `generated`: sounds for images and videos; `one each` has as many as there are real sounds, so that its FID is comparable
-    - `codebook`: the real sounds through codebook and vocoder, the upper limit of any sampler
-    - `real`: held-out sounds; their FID and MKL are those of random training sounds, one of the same label for each
+- `labels`: FID, MKL, top-1 and top-5 from `unsilent evaluate`. Samples are paired with held-out sounds of their label.
+    - `generated`: sounds for images and videos; `one each` has as many sounds as `real`, so that its FID is comparable
+    - `codebook`: the real sounds reconstructed by codebook and vocoder, the upper bound for any sampler
+    - `real`: held-out sounds; for FID and MKL, each is paired with a random training sound of the same label
     - `floor`: random training sounds of any label
-- `signal`: see `benchmarks/signals.py`. Real sounds have their silent ends cut and are normalised to the target loudness.
+- `signal`: see `benchmarks/signals.py`. Silent ends of real sounds are cut, and their loudness is normalised.
 - `timing`: see `benchmarks/timing.py`
-- `sheet`: DIR/everyday.png, generated sounds and real ones
+- `sheet`: DIR/everyday.png with generated and real sounds
 """
 
 import argparse
@@ -46,18 +46,18 @@ from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.silence import trim_silent_ends
 
 PARTS = ("labels", "signal", "timing", "sheet")
-SHEET = 3  # pairs
+SHEET = 3  # pairs of sounds on the sheet
 
 
 @dataclass(frozen=True)
 class Material:
-    """Material, by label.
+    """Data by label.
 
     Attributes:
-        root: folder of relative paths.
+        root: folder that the paths are relative to.
         seen: held-out images and videos.
         real: held-out sounds.
-        train: training sounds, of all these labels.
+        train: training sounds of all labels.
     """
 
     root: Path
@@ -73,14 +73,14 @@ def main() -> None:
     parser.add_argument("--classifier", required=True, help="checkpoint folder")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--model", default="everyday")
-    parser.add_argument("--samples", type=int, default=10, help="of each image or video")
-    parser.add_argument("--most", type=int, help="images, and sounds, of a label; all by default")
-    parser.add_argument("--videos", type=int, help="with clear impacts, held-out ones first; all by default")
+    parser.add_argument("--samples", type=int, default=10, help="sounds per image or video")
+    parser.add_argument("--most", type=int, help="maximum images, and sounds, per label [default: all]")
+    parser.add_argument("--videos", type=int, help="maximum videos with clear impacts, held-out ones first [default: all]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--guidance", type=float)
-    parser.add_argument("--workers", type=int, help="processes; results do not depend on it")
+    parser.add_argument("--workers", type=int, help="number of processes; results do not depend on it")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     root, rows = read_manifest(options.manifest)
@@ -110,7 +110,8 @@ def main() -> None:
 
 
 def choose(root: Path, rows: list[Row], most: int | None, seed: int) -> Material:
-    """Held-out material of the labels that have all kinds of it, shuffled by the seed, so that a limit takes from all sources."""
+    """Choose the data of all labels that have training sounds, held-out sounds and held-out images or videos. It is shuffled, so that
+    a limit takes from all sources."""
     seen, real, train = (defaultdict[str, list[Row]](list) for _ in range(3))
     for number in np.random.default_rng(seed).permutation(len(rows)):
         row = rows[number]
@@ -128,12 +129,12 @@ def choose(root: Path, rows: list[Row], most: int | None, seed: int) -> Material
 
 
 def flat(rows: dict[str, list[Row]]) -> list[Row]:
-    """Rows of all labels in turn."""
+    """Concatenate the rows of all labels."""
     return [row for label in rows for row in rows[label]]
 
 
 def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str = "samples", **differing: Any) -> Path:
-    """Folder with samples of all rows; existing ones are kept. `differing` are fields of the request that have no option."""
+    """Generate samples for all rows, and return their folder; existing samples are kept. `differing` are further fields of the request."""
     table, folder = options.out / f"{name}.parquet", options.out / name
     write_manifest(root, list(rows), table)
     chosen = {"top_k": options.top_k, "temperature": options.temperature, "guidance": options.guidance}
@@ -146,9 +147,9 @@ def make(rows: Iterable[Row], root: Path, options: argparse.Namespace, name: str
 
 
 def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", options: argparse.Namespace) -> dict[str, Any]:
-    """Metrics of `unsilent evaluate`."""
+    """Compute the metrics of `unsilent evaluate`."""
     folder = options.out / "judged"
-    shutil.rmtree(folder, ignore_errors=True)  # links of a call with other limits
+    shutil.rmtree(folder, ignore_errors=True)  # links of an earlier call with other limits
     systems = {}
     for system, name, path in evaluated(material, made, reconstruct(material, pipeline, options.out), options.samples, options.seed):
         link = folder / system / (name + path.suffix)
@@ -171,7 +172,7 @@ def by_label(material: Material, made: Path, pipeline: "unsilent.Pipeline", opti
 
 
 def reconstruct(material: Material, pipeline: "unsilent.Pipeline", out: Path) -> Path:
-    """Folder with the held-out sounds reconstructed by codebook and vocoder."""
+    """Reconstruct the held-out sounds by codebook and vocoder, and return their folder."""
     folder, rate = out / "codebook", pipeline.clip.sample_rate
     for row in flat(material.real):
         path = folder / f"{row.clip_id}.wav"
@@ -182,7 +183,7 @@ def reconstruct(material: Material, pipeline: "unsilent.Pipeline", out: Path) ->
 
 
 def evaluated(material: Material, made: Path, codebook: Path, samples: int, seed: int) -> Iterator[tuple[str, str, Path]]:
-    """Every sound to evaluate: its system, its name (that of its real sound, and a number), and its path.
+    """Yield the system, name and path of each sound to evaluate. Its name is that of its real sound, with a number.
 
     All samples of an image pair with one real sound of its label, so that intervals resample them together.
     """
@@ -207,7 +208,7 @@ def _sample(made: Path, row: Row, take: int) -> Path:
 
 
 def as_signals(material: Material, made: Path, clip: Clip) -> dict[str, Any]:
-    """Measures of generated and real sounds by label, and faults of the generated ones."""
+    """Measure the signals of generated and real sounds by label, and the faults of the generated ones."""
     ours = {label: [measured(path, clip) for row in rows for path in _samples(made, row)] for label, rows in material.seen.items()}
     theirs = {label: [signals.measure(real_sound(material, row, clip), clip) for row in rows] for label, rows in material.real.items()}
     everything = [one for sounds in ours.values() for one in sounds]
@@ -219,19 +220,19 @@ def _samples(made: Path, row: Row) -> list[Path]:
 
 
 def measured(path: Path, clip: Clip) -> signals.Signal:
-    """Measures of a generated sound."""
+    """Measure the signal of a generated sound."""
     return signals.measure(read_audio(path, clip.sample_rate), clip)
 
 
 def real_sound(material: Material, row: Row, clip: Clip) -> np.ndarray:
-    """A real sound, preprocessed as for training."""
+    """Read a real sound, and preprocess it as for training."""
     waveform = read_audio(material.root / row.path, clip.sample_rate)
     trimmed = trim_silent_ends(waveform)
     return normalise_loudness(trimmed if len(trimmed) >= clip.column_samples else waveform, clip.sample_rate)
 
 
 def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """For the sheet: label, and its generated and real sound, the labels in turn."""
+    """Yield a label with a generated and a real sound for each pair on the sheet, with the labels in turn."""
     labels = list(material.seen)
     for number in range(SHEET):
         label, turn = labels[number % len(labels)], number // len(labels)
@@ -241,10 +242,10 @@ def pairs_of(material: Material, made: Path, clip: Clip) -> Iterator[tuple[str, 
 
 
 def as_markdown(results: dict[str, Any]) -> Iterator[str]:
-    """Tables of the results, line by line."""
+    """Yield the lines of the tables."""
     made = results["made"]
     settings = f"top-k {made['top_k']}, temperature {made['temperature']}, seed {made['seed']}"
-    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {made['samples']} sounds for each image or video."
+    yield f"{made['model']}, weights {made['weights'][:12]}, {settings}; {made['samples']} sounds per image or video."
     yield ""
     if "labels" in results:
         yield from _labels_table(results["labels"])
@@ -260,7 +261,7 @@ def _labels_table(report: dict[str, Any]) -> Iterator[str]:
     rows = {"generated": systems["generated"]["figures"], "one each": systems["one each"]["figures"]}
     rows |= {"codebook": systems["codebook"]["figures"], "real": real, "floor": systems["floor"]["figures"]}
     about = report["classifier"]
-    yield f"Classifier: a {about['kind']} of {about['classes']} classes, digest {about['digest']}. In brackets 95 %."
+    yield f"Classifier: a {about['kind']} of {about['classes']} classes, digest {about['digest']}. 95 % intervals in brackets."
     yield ""
     yield from ("| | sounds | FID | MKL | top-1 % | top-5 % |", "| --- | --- | --- | --- | --- | --- |")
     for name, figures in rows.items():
@@ -281,7 +282,7 @@ def _interval(interval: tuple[float, float], factor: float) -> str:
 
 
 def _signal_tables(found: dict[str, Any]) -> Iterator[str]:
-    yield "| generated / real | spectrum apart, dB | LUFS | RMS, dB | peak, dB | onsets a second |"
+    yield "| generated / real | spectral distance, dB | LUFS | RMS, dB | peak, dB | onsets per second |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for label, row in found["labels"].items():
         sides = (f"{row[f'{name}_made']:.1f} / {row[f'{name}_real']:.1f}" for name in ("lufs", "rms_db", "peak_db", "onsets"))
@@ -289,9 +290,9 @@ def _signal_tables(found: dict[str, Any]) -> Iterator[str]:
     faults = found["faults"]
     yield ""
     yield (
-        f"Of {faults['sounds']} generated sounds {faults['clipped_sounds']:.1%} are clipped ({faults['clipped_samples']:.2%} of samples) "
-        f"and {faults['silent_sounds']:.1%} silent; the largest offset is {faults['largest_offset']:.5f}; loudness is "
-        f"{faults['lufs_away']:.2f} LU from the target, at most {faults['lufs_furthest']:.2f}."
+        f"Of {faults['sounds']} generated sounds, {faults['clipped_sounds']:.1%} are clipped ({faults['clipped_samples']:.2%} of samples) "
+        f"and {faults['silent_sounds']:.1%} are silent. The largest DC offset is {faults['largest_offset']:.5f}. The loudness differs from "
+        f"the target by {faults['lufs_away']:.2f} LU in the mean and {faults['lufs_furthest']:.2f} LU at most."
     )
     yield ""
 

@@ -1,11 +1,11 @@
-"""What extraction costs a clip, by step, in time and bytes, against the obvious way; and what that comes to at scale.
+"""Cost of extraction per clip and step, in time and bytes, compared with a simple baseline, and extrapolated to large data sets.
 
     python benchmarks/extraction.py FOLDER [--clips 12] [--codebook CHECKPOINT] [--preset everyday] [--scale N ...]
 
-FOLDER holds videos, of each of which the first clip is taken. The obvious way writes every picture of 10 s at 21.5 a second to disk as
-JPEG, reads them back and shows them all to the same network in batches; it keeps what the authors of the paper keep, float32 mels of
-860 frames (`.npy`) and float32 features of 215 pictures (pickled). Both are given as CPU seconds of one thread, which other work on the
-machine hardly changes. A GPU is used by the networks where there is one; then their time is that of the clock.
+The first clip of each video in FOLDER is used. The baseline writes all frames of 10 s at 21.5 frames per second to disk as JPEG, reads
+them back and passes all of them to the same network in batches. It stores what the authors of the paper store: float32 mels of 860 frames
+(`.npy`) and pickled float32 features of 215 frames. Times are CPU seconds of one thread, which hardly depend on other load. The networks
+use a GPU if there is one, and are then measured in wall-clock time.
 """
 
 import argparse
@@ -49,19 +49,19 @@ class Costs:
 
     @contextmanager
     def timed(self, step: str, clock=time.process_time) -> Iterator[None]:
-        """Add what the block takes."""
+        """Add the time of the block to a step."""
         began = clock()
         yield
         self.seconds[step] += clock() - began
 
     def differ(self, what: str, true: np.ndarray, kept: np.ndarray) -> None:
-        """Add the mean and the largest difference."""
+        """Record the mean and the largest absolute difference."""
         found = np.abs(true.astype(np.float64) - kept)
         self.errors[what].append((found.mean(), found.max()))
 
 
 def ours(path: Path, preset: presets.Preset, network, codebook, costs: Costs) -> None:
-    """One clip by the steps of `data extract`."""
+    """Process one clip with the steps of `unsilent data extract`."""
     clip, (module, expects) = preset.clip, network
     with costs.timed("read the sound"):
         waveform = read_audio(path, clip.sample_rate)[: clip.n_samples]
@@ -99,7 +99,7 @@ def ours(path: Path, preset: presets.Preset, network, codebook, costs: Costs) ->
 
 
 def obvious(path: Path, preset: presets.Preset, network, costs: Costs, folder: Path) -> None:
-    """One clip by way of pictures on disk, kept as the authors keep it."""
+    """Process one clip with the baseline."""
     clip, (module, expects) = preset.clip, network
     with costs.timed("obvious: pictures to disk"):
         names = []
@@ -122,7 +122,7 @@ def obvious(path: Path, preset: presets.Preset, network, costs: Costs, folder: P
 
 
 def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
-    """Print everything a clip, then the sums at scale."""
+    """Print all costs per clip, then the totals at scale."""
     print(f"{n} clips of {clip.seconds:.2f} s, network on {DEVICE}\n\n| step | seconds a clip | clips a second |\n| --- | ---: | ---: |")
     for step, seconds in costs.seconds.items():
         print(f"| {step} | {seconds / n:.3f} | {n / max(seconds, 1e-9):.1f} |")
@@ -152,7 +152,7 @@ def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
 
 
 def bottleneck(preset: presets.Preset, dim: int, folder: Path) -> None:
-    """Print how many clips a second one process can hand out, and write, whatever the number of workers."""
+    """Print how many clips per second one process can distribute and write, independent of the number of workers."""
     numbers, began = range(5000), time.perf_counter()
     for _ in map_ordered(partial(partial, abs), numbers, Parallel(workers=2)):
         pass
@@ -171,7 +171,7 @@ def bottleneck(preset: presets.Preset, dim: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=12)
@@ -187,7 +187,7 @@ def main() -> None:
     paths = sorted(path for path in asked.folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)[: asked.clips + 1]
     with tempfile.TemporaryDirectory() as temporary:
         for number, path in enumerate(paths):
-            costs = Costs() if number < 2 else costs  # the first one warms everything up
+            costs = Costs() if number < 2 else costs  # the first video is a warm-up
             ours(path, preset, network, codebook, costs)
             obvious(path, preset, network, costs, Path(temporary))
         report(costs, len(paths) - 1, preset.clip, asked.scale)

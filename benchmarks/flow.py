@@ -1,4 +1,4 @@
-"""Time of the optical flow of the two-stream features, per pair of frames, by video.
+"""Time per pair of frames to compute the optical flow of the two-stream features.
 
     python benchmarks/flow.py VIDEO... [--pairs 5]
 

@@ -1,8 +1,8 @@
-"""Damaged files against everything that reads them: `make fuzz`, or `python benchmarks/fuzz.py --videos 3000 --seed 1`.
+"""Fuzz all readers with damaged files: `make fuzz`, or `python benchmarks/fuzz.py --videos 3000 --seed 1`.
 
-Every input is a small valid file, changed at random by a generator whose seed is the number of the case. Any case can be repeated with
-`--only KIND:NUMBER`. An input may give a result or one of the package's errors. What fails is written to a folder: other exceptions,
-crashes of the process, more than 20 s, more than 1.5 GB, an output that cannot be read, a file left over, a changed input.
+Every input is a small valid file with random changes; the random seed is the number of the case. `--only KIND:NUMBER` repeats a case. An
+input may give a result or an error of the package. Failures are written to a folder: other exceptions, crashes of the process, more than
+20 s, more than 1.5 GB, an unreadable output, a file left over, or a changed input.
 """
 
 import argparse
@@ -47,7 +47,7 @@ _ODD = (None, True, -1, 0, 1e300, float("inf"), float("nan"), 10**9, 2**63, 10**
 
 
 def make_seeds(folder: Path) -> None:
-    """Write one small valid file of every format, and of everything that this package writes."""
+    """Write one small valid file of each media format and of each format that unsilent writes."""
     os.environ["SVT_LOG"] = "0"
     import av
     import numpy as np
@@ -148,7 +148,7 @@ def _make_shard_seeds(folder: Path) -> None:
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """Damage bytes in one to a few ways: flipped, overwritten, cut, doubled, or exchanged stretches, and odd sizes."""
+    """Apply random changes: flip, overwrite, remove or double bytes, write extreme sizes, or cut off the end."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         if not data:
@@ -187,7 +187,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
             if rng.random() < 0.3 or not isinstance(place[key], dict | list) or not place[key]:
                 match rng.randrange(3):
                     case 0:
-                        place[key] = copy.deepcopy(rng.choice(_ODD))  # because lists among them may be changed, too
+                        place[key] = copy.deepcopy(rng.choice(_ODD))  # a copy, because later rounds may change lists
                     case 1:
                         del place[key]
                     case 2:
@@ -199,7 +199,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
 
 
 def try_video(seed: Path, rng: random.Random, work: Path) -> None:
-    """Plan, probe, read and write one damaged video; a written one must be readable."""
+    """Plan, probe, read and write one damaged video; the written video must be readable."""
     import numpy as np
 
     from unsilent.media.mux import mux, plan_mux
@@ -219,7 +219,7 @@ def try_video(seed: Path, rng: random.Random, work: Path) -> None:
 
 
 def _is_readable(video: Path) -> bool:
-    """Whether a picture can be decoded; packets that were damaged before they were copied are skipped, as players do."""
+    """Return whether a frame can be decoded. Damaged packets that were copied are skipped, as in players."""
     import av
 
     with av.open(str(video)) as container:
@@ -231,7 +231,7 @@ def _is_readable(video: Path) -> bool:
 
 
 def try_sound(seed: Path, rng: random.Random, work: Path) -> None:
-    """Read one damaged sound as for an evaluation and for training."""
+    """Read one damaged sound as in evaluation and in training."""
     from unsilent.clip import Clip
     from unsilent.data.checks import Check
     from unsilent.data.layouts import Candidate
@@ -244,7 +244,7 @@ def try_sound(seed: Path, rng: random.Random, work: Path) -> None:
 
 
 def try_checkpoint(seed: Path, rng: random.Random, work: Path) -> None:
-    """Read a checkpoint, a bundle or a published file of which one file is damaged."""
+    """Read a checkpoint, a bundle or a published file in which one file is damaged."""
     from unsilent.checkpoints.folders import read_bundle, read_defaults
     from unsilent.checkpoints.store import load_checkpoint
     from unsilent.published.about import describe
@@ -266,7 +266,7 @@ def try_checkpoint(seed: Path, rng: random.Random, work: Path) -> None:
 
 
 def try_shard(seed: Path, rng: random.Random, work: Path) -> None:
-    """Read a damaged shard or manifest, or go on with a damaged part of a shard."""
+    """Read a damaged shard or manifest, or resume writing a damaged unfinished shard."""
     import numpy as np
 
     from unsilent.data.manifest import read_manifest
@@ -287,7 +287,7 @@ def try_shard(seed: Path, rng: random.Random, work: Path) -> None:
 
 
 class _Idle:
-    """An engine whose jobs are done at once."""
+    """An engine whose jobs finish at once."""
 
     lanes = 1
 
@@ -301,7 +301,7 @@ class _Idle:
 
 @cache
 def _server() -> "TestClient":
-    """A client of a server in this process."""
+    """Start a server in this process, and return a client."""
     from fastapi.testclient import TestClient
 
     from unsilent.server.app import guarded, make_app
@@ -318,7 +318,7 @@ def _server() -> "TestClient":
 
 
 def try_upload(seed: Path, rng: random.Random, work: Path) -> None:
-    """Send a damaged file to a server, and ask for a job with damaged fields: every answer is a result or an error of one sentence."""
+    """Upload a damaged file, and submit a job with damaged fields. Every response must be a result or an error of one sentence."""
     from unsilent.errors import UnsilentError
 
     path, client = work / f"in{seed.suffix}", _server()
@@ -348,11 +348,11 @@ def _copy_damaged(seed: Path, folder: Path, rng: random.Random) -> None:
 
 
 TRIALS = {"videos": try_video, "sounds": try_sound, "checkpoints": try_checkpoint, "shards": try_shard, "uploads": try_upload}
-MAY_CHANGE = ("shards",)  # a part of a shard is gone on with
+MAY_CHANGE = ("shards",)  # kinds whose inputs may change: an unfinished shard is resumed
 
 
 def work_on(seeds: Path, kind: str, numbers: list[int], seed: int, pipe) -> None:
-    """One process: try cases, and report before and after each."""
+    """Try cases in this process, and report before and after each."""
     import warnings
 
     import torch
@@ -381,7 +381,7 @@ def work_on(seeds: Path, kind: str, numbers: list[int], seed: int, pipe) -> None
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         pipe.send((number, "memory" if memory > MAX_BYTES else outcome, why or (f"{memory / 1e9:.1f} GB" if memory > MAX_BYTES else "")))
         if memory > MAX_BYTES:
-            return  # memory is measured over the life of a process
+            return  # the peak memory of a process never decreases
 
 
 def _digest(work: Path) -> str:
@@ -400,7 +400,7 @@ def _digest_of_input(source: Path, kind: str, seed: int, number: int) -> str:
 
 
 def run(seeds: Path, kind: str, count: int, seed: int, until: float, failures: Path, only: int | None) -> Counter:
-    """Try many cases of a kind, in a process that is replaced when it crashes, hangs, or has taken much memory."""
+    """Try many cases of a kind, in a process that is replaced after a crash, a hang or high memory use."""
     context, outcomes = multiprocessing.get_context("spawn"), Counter()
     numbers = list(range(count)) if only is None else [only]
     while numbers and time.monotonic() < until:
@@ -434,12 +434,12 @@ def run(seeds: Path, kind: str, count: int, seed: int, until: float, failures: P
 
 
 def main() -> None:
-    """Parse the command line, and print what became of the inputs; the exit code is 1 if any failed."""
+    """Parse the command line, and print the outcomes of all cases; the exit code is 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for kind, count in zip(KINDS, (3000, 1500, 600, 600, 600), strict=True):
         parser.add_argument(f"--{kind}", type=int, default=count, help=f"number of damaged {kind}")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1800, help="after which no more cases are begun")
+    parser.add_argument("--seconds", type=float, default=1800, help="no case starts after this time")
     parser.add_argument("--only", metavar="KIND:NUMBER", help="repeat one case")
     parser.add_argument("--failures", type=Path, default=Path("build/fuzz"))
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How fast a model gives a video its sound, step by step, and how much memory it takes.
+"""Speed of generating the sound of a video, step by step, and peak memory.
 
     python benchmarks/generate.py demo/cat.mp4 [--model everyday] [--runs 5] [--threads 2]
 
-Prints, for each step, the median over the runs and its share of playback time; the whole as a ratio to playback; the time from starting
-the command to the finished file; and the peak memory of that command.
+Prints the median time of each step and its ratio to playback time, the total as a ratio to playback time, the time from the start of the
+command to the finished file, and the peak memory of the command.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure_steps(options: argparse.Namespace) -> tuple[dict[str, float], float, float]:
-    """Median seconds of each step, length of the video, seconds of loading; one run to warm up is not counted."""
+    """Return the median seconds of each step, the length of the video, and the seconds of loading. A warm-up run is not counted."""
     import torch
 
     import unsilent
@@ -66,7 +66,7 @@ def measure_steps(options: argparse.Namespace) -> tuple[dict[str, float], float,
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for run in range(options.runs + 1):
-            out = Path(folder) / f"out{run}{options.video.suffix}"  # a new file: replacing one may wait for the disk
+            out = Path(folder) / f"out{run}{options.video.suffix}"  # a new file each time, because replacing a file may wait for the disk
             generation = pipeline.generate(options.video, seed=0)
             started = time.perf_counter()
             generation.save_video(out)
@@ -76,7 +76,7 @@ def measure_steps(options: argparse.Namespace) -> tuple[dict[str, float], float,
 
 
 def measure_command(options: argparse.Namespace) -> tuple[float, float]:
-    """Median seconds of the whole command over three runs, and the peak memory in MB of the largest."""
+    """Return the median seconds of the whole command over three runs, and the highest peak memory of a run in MB."""
     times = []
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,12 @@
-"""Impacts: F1 of the moments at which a video seems to hit, against the onsets of its own sound.
+"""Impacts: F1 of visible impacts detected in a video against the onsets of its own sound.
 
     python benchmarks/impacts.py CLIPS.csv [--leave-out TEXT ...] [--fit] [--seed 0]
 
-CLIPS.csv has a row for each clip with the columns `path`, relative to it, `split` (train or valid), `scene` and `visible_impacts`; only
-those with 1 in the last are used. For each curve: F1 at 50 and 100 ms (in brackets 95 % over clips), and that of chance: the same moments
-shifted in a circle, and the moments of videos of other scenes. Threshold and offset are chosen on `train`; its fitted curves are of weights
-that were fitted to other scenes. `--fit` writes the weights of `vision.impact`, fitted to all of `train` but the paths that contain TEXT.
+CLIPS.csv has one row per clip with the columns `path` (relative to the table), `split` (train or valid), `scene` and `visible_impacts`;
+only rows with 1 in the last column are used. For each curve it prints F1 at 50 and 100 ms, with 95 % intervals over clips in brackets, and
+F1 at chance level: of circularly shifted times, and of the times of videos of other scenes. Threshold and offset are chosen on `train`,
+where fitted curves use weights that were fitted to other scenes. `--fit` writes the weights of `vision.impact`, fitted to all of `train`
+except paths that contain TEXT.
 """
 
 import argparse
@@ -33,12 +34,12 @@ WIDTH = 0.7  # frames; standard deviation of the bump that stands for an onset
 PENALTY = 10000.0  # of squared weights, of measures of standard deviation 1
 FOLDS = 5
 CLEAR = 75  # percentile of clips; in that clip, the 98th percentile of the levels above their median is 1
-SMALLEST = 1e-3  # height of a curve
-NEIGHBOURHOOD, GAP = 11, 2  # frames on each side: of the median that a peak exceeds, and without a higher value
-THRESHOLDS = np.arange(0.3, 0.95, 0.1)  # heights above that median
+SMALLEST = 1e-3  # minimum height that a curve is divided by
+NEIGHBOURHOOD, GAP = 11, 2  # frames on each side of a peak: for the local median, and without a higher value
+THRESHOLDS = np.arange(0.3, 0.95, 0.1)  # heights above the local median
 OFFSETS = np.arange(-1, 1.1, 0.5) / CLIP.feature_fps  # seconds
 Ways = dict[str, Callable[[np.ndarray], np.ndarray]]
-# Curves of the measures alone: what changed before the meter, and deceleration at the coarser scale.
+# Curves of single measures, without fitted weights: the amount of motion, and deceleration at the coarser scale.
 PLAIN: Ways = {
     "amount of motion, whole picture": lambda measures: measures[:, 0],
     "amount of motion, liveliest place": lambda measures: measures[:, impact.WHOLE],
@@ -50,7 +51,7 @@ CHANNEL_NAMES = ("fitted, whole picture", "fitted, best place")
 
 @dataclass(frozen=True)
 class Video:
-    """Measures of the frames of a clip `[frames, measures]`, and onsets of its sound in seconds."""
+    """Measures of a clip's frames `[frames, measures]`, and onsets of its sound in seconds."""
 
     path: str
     split: str
@@ -60,7 +61,7 @@ class Video:
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length of the clip."""
         return len(self.measures) / CLIP.feature_fps
 
 
@@ -93,9 +94,9 @@ def read_video(root: Path, row: dict[str, str]) -> Video:
 
 
 def fit(videos: Sequence[Video]) -> np.ndarray:
-    """Weights of `vision.impact`: ridge regression of bumps at the onsets on the measures of neighbouring frames, less their mean.
+    """Fit the weights of `vision.impact` by ridge regression of `bumps` on the measures of neighbouring frames.
 
-    The weights of a measure sum to 0 over time, so what stays the same, as in a steady pan of the camera, has level 0.
+    The weights of each measure sum to 0 over time, so constant measures, as in a steady pan of the camera, give level 0.
     """
     shape = (-1, 2 * impact.REACH + 1, impact.MEASURES)
     terms = np.concatenate([neighbours(video.measures) for video in videos]).reshape(shape)
@@ -113,19 +114,19 @@ def fit(videos: Sequence[Video]) -> np.ndarray:
 
 
 def neighbours(measures: np.ndarray) -> np.ndarray:
-    """Measures of the frames around each `[frames, terms]`, as `ImpactMeter` takes them."""
+    """Stack the measures of the neighbours of each frame to `[frames, terms]`, as in `ImpactMeter`."""
     padded = np.pad(measures, ((impact.REACH, impact.REACH), (0, 0)), mode="edge")
     return np.concatenate([padded[k : k + len(measures)] for k in range(2 * impact.REACH + 1)], axis=1)
 
 
 def bumps(video: Video) -> np.ndarray:
-    """1 at each onset, falling off within a frame or two."""
+    """Return a curve of Gaussian bumps: 1 at each onset, with a standard deviation of `WIDTH` frames."""
     distances = np.arange(len(video.measures))[:, None] - video.onsets * CLIP.feature_fps
     return np.exp(-0.5 * (distances / WIDTH) ** 2).max(1, initial=0.0)
 
 
 def fitted(weights: np.ndarray) -> Ways:
-    """Curves of each channel, and of their mean."""
+    """Return functions from measures to the curve of each channel, and to both channels."""
     ways: Ways = {
         name: lambda measures, weight=weight: np.maximum(neighbours(measures) @ weight, 0)
         for name, weight in zip(CHANNEL_NAMES, weights, strict=True)
@@ -134,19 +135,19 @@ def fitted(weights: np.ndarray) -> Ways:
 
 
 def print_table(train: Sequence[Video], valid: Sequence[Video], seed: int) -> None:
-    """For each curve the scores on both splits, at the threshold and offset that suit `train` best."""
+    """Print the scores of each curve on both splits, at the best threshold and offset for `train`."""
     scenes = sorted({video.scene for video in train})
     np.random.default_rng(seed).shuffle(scenes)
     folds = {scene: number % FOLDS for number, scene in enumerate(scenes)}
     of_others = [fitted(fit([video for video in train if folds[video.scene] != fold])) for fold in range(FOLDS)]
-    print(f"{len(train)} clips of train, {len(valid)} of valid; F1, shifted in a circle, of other videos")
+    print(f"{len(train)} clips of train, {len(valid)} of valid; F1, circularly shifted, of other videos")
     for name, way in (PLAIN | fitted(impact.weights())).items():
         curves = [curve_of(video, way if name in PLAIN else of_others[folds[video.scene]][name]) for video in train]
         threshold, offset = choose(train, curves, seed)
         print(f"{name}: threshold {threshold:.1f}, offset {1000 * offset:+.0f} ms")
         for split, videos, some in (("train", train, curves), ("valid", valid, [curve_of(video, way) for video in valid])):
             found = moments(videos, some, threshold, offset)
-            print(f"  {split}: {sum(map(len, found)) / sum(video.seconds for video in videos):.2f} a second", end="")
+            print(f"  {split}: {sum(map(len, found)) / sum(video.seconds for video in videos):.2f} per second", end="")
             for tolerance in TOLERANCES:
                 ways = [*score(videos, found, tolerance, seed), score_others(videos, found, tolerance)]
                 print(f" | {1000 * tolerance:.0f} ms", *(cell(scores, seed) for scores in ways), end="")
@@ -154,20 +155,20 @@ def print_table(train: Sequence[Video], valid: Sequence[Video], seed: int) -> No
 
 
 def curve_of(video: Video, way: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Curve as `motion.normalise` makes it, without its smallest peak; several channels are averaged."""
+    """Normalise a curve as in `motion.normalise`, but without its minimum height; channels are averaged."""
     levels = way(video.measures).reshape(len(video.measures), -1)
     above = np.maximum(levels - np.median(levels, axis=0), 0)
     return np.minimum(above / np.maximum(np.percentile(above, 98, axis=0), SMALLEST), 2).mean(1)
 
 
 def moments(videos: Sequence[Video], curves: Sequence[np.ndarray], threshold: float, offset: float) -> list[np.ndarray]:
-    """Times of peaks in seconds, to a fraction of a frame."""
+    """Return the times of peaks in seconds, with sub-frame resolution."""
     found = [peaks_of(curve, threshold) / CLIP.feature_fps + offset for curve in curves]
     return [times[(times >= 0) & (times < video.seconds)] for video, times in zip(videos, found, strict=True)]
 
 
 def peaks_of(curve: np.ndarray, threshold: float) -> np.ndarray:
-    """Largest values within `GAP` frames that exceed the local median by a threshold; their places by a parabola through the neighbours."""
+    """Return the positions of local maxima that exceed the local median by a threshold, refined by parabolic interpolation."""
 
     def windows(reach: int, value: float) -> np.ndarray:
         return np.lib.stride_tricks.sliding_window_view(np.pad(curve, reach, constant_values=value), 2 * reach + 1)
@@ -180,7 +181,7 @@ def peaks_of(curve: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def choose(videos: Sequence[Video], curves: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
-    """Threshold and offset whose F1 exceeds that of shifted moments most, the mean of both tolerances."""
+    """Choose the threshold and offset whose F1 exceeds that of shifted times most, averaged over both tolerances."""
 
     def margin(threshold: float, offset: float) -> float:
         found = moments(videos, curves, threshold, offset)
@@ -191,7 +192,7 @@ def choose(videos: Sequence[Video], curves: Sequence[np.ndarray], seed: int) -> 
 
 
 def score(videos: Sequence[Video], found: Sequence[np.ndarray], tolerance: float, seed: int) -> list[list[OnsetScore]]:
-    """For each clip the score of its moments, and of the same shifted in a circle."""
+    """Score the times of each clip, and the same times circularly shifted."""
     rng = np.random.default_rng(seed)
     chance = [timing.shifted([own], video.seconds, rng) for video, own in zip(videos, found, strict=True)]
     ways = [[own] for own in found], chance
@@ -199,7 +200,7 @@ def score(videos: Sequence[Video], found: Sequence[np.ndarray], tolerance: float
 
 
 def score_others(videos: Sequence[Video], found: Sequence[np.ndarray], tolerance: float) -> list[OnsetScore]:
-    """For each clip the score of the moments of clips of other scenes."""
+    """Score the times from clips of other scenes against each clip."""
     both = list(zip(videos, found, strict=True))
     others = [[times[times < video.seconds] for other, times in both if other.scene != video.scene] for video in videos]
     return [_sum(video, times, tolerance) for video, times in zip(videos, others, strict=True)]
@@ -210,7 +211,7 @@ def _sum(video: Video, ways: Sequence[np.ndarray], tolerance: float) -> OnsetSco
 
 
 def cell(scores: list[OnsetScore], seed: int) -> str:
-    """F1 of all clips together, and its interval."""
+    """Format F1 over all clips and its interval."""
     low, high = interval_of_mean(*interval_rows(scores), seed)
     return f"{reduce(add, scores).f1:.3f} ({low:.2f} to {high:.2f})"
 

@@ -1,8 +1,8 @@
-"""Commands that are killed at random moments, loading included, and given again: equal bytes, and nothing left over.
+"""Kill commands at random times and run them again: the results must have identical bytes, and no file may be left over.
 
-Each trial runs one command to its end in one folder, and in another one kills it once or several times (SIGKILL to all of its processes)
-before it may end. Then both folders must hold the same files with the same bytes, except for times in them. `fetch` asks a server on
-loopback, with the digest of a file that is made here in the catalog.
+Each trial runs a command uninterrupted in one folder. In another folder, it kills the command one to four times (SIGKILL to all of its
+processes) and then runs it to the end. Both folders must hold the same files with the same bytes, except for recorded times. `fetch`
+downloads from a server on loopback, with the digest of the test file in the catalog.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 
 VERBS = ("generate", "sample", "evaluate", "extract", "train", "fetch", "convert")
 _TIMES = re.compile(rb'"?(spent_seconds|real_time_factor)"?:? *[\d.]+|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?')
-_NOT_COMPARED = re.compile(r"(^|/)log/|\.lock$")  # TensorBoard's files are named after times; files of locks stay
+_NOT_COMPARED = re.compile(r"(^|/)log/|\.lock$")  # TensorBoard's file names contain times; lock files are not removed
 BYTES_PER_SECOND = 8_000_000  # of the server
 _FETCH = """import dataclasses, sys
 from unsilent.checkpoints import catalog
@@ -47,7 +47,7 @@ show_every = 0
 
 
 def make_material(folder: Path) -> None:
-    """Write clips, a manifest, shards, sounds, a run and a published file."""
+    """Write clips, a manifest, shards, sounds, a run file and a published file."""
     import numpy as np
     import torch
 
@@ -73,7 +73,7 @@ def make_material(folder: Path) -> None:
 
 
 def run(folder: Path, arguments: list[str], kill_after: float | None = None) -> bool:
-    """Run one command, all of it or until it is killed; whether it ended by itself."""
+    """Run one command, and kill it after a time if one is given. Returns whether it ended by itself."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "UNSILENT_CACHE": str(folder / "cache")}
     program = ["-c", _FETCH] if arguments[-1].startswith("http") else ["-m", "unsilent"]
     process = subprocess.Popen(
@@ -92,7 +92,7 @@ def run(folder: Path, arguments: list[str], kill_after: float | None = None) -> 
 
 
 def serve(content: bytes) -> str:
-    """Serve one file slowly on loopback, from any byte on; returns the URL of its folder."""
+    """Serve one file slowly on loopback, with range requests. Returns the URL of its folder."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -117,7 +117,7 @@ def serve(content: bytes) -> str:
 
 
 def command(verb: str, material: Path, mirror: str) -> list[str]:
-    """Arguments of a verb, which writes into the folder `out` below the current one."""
+    """Return the arguments of a command, which writes to the folder `out` in the current folder."""
     return {
         "generate": ["generate", str(material / "clips"), "-o", "out", "--takes", "2", "--candidates", "1", "--wav"],
         "sample": ["sample", str(material / "m.parquet"), "-o", "out", "--samples", "1", "--split", "all"],
@@ -131,7 +131,7 @@ def command(verb: str, material: Path, mirror: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file that is compared, without times."""
+    """Return the digest of each compared file, without recorded times."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -144,7 +144,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def _state(path: Path) -> bytes:
-    """All values of the state of a training; strings that were read again are pickled differently."""
+    """Serialise all values of a training state, because pickles of equal strings can differ after a resume."""
     import torch
 
     def leaves(value: object) -> str:
@@ -158,12 +158,12 @@ def _state(path: Path) -> bytes:
 
 
 def main() -> None:
-    """Parse the command line, and print the trials; the exit code is 1 if one differs."""
+    """Parse the command line, and print the trials. The exit code is 1 if one differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=VERBS)
-    parser.add_argument("--seconds", type=float, default=1800, help="after which no more trials are begun")
+    parser.add_argument("--seconds", type=float, default=1800, help="no trial starts after this time")
     arguments = parser.parse_args()
     rng, until, kills, faults = random.Random(arguments.seed), time.monotonic() + arguments.seconds, Counter(), []
     with tempfile.TemporaryDirectory() as place:

@@ -1,10 +1,10 @@
-"""Time and peak memory of loading the paper's model of 379 M weights, from the published format and from ours.
+"""Time and peak memory to load the paper's model of 379 M weights, from the published format and from unsilent's format.
 
     python benchmarks/loading.py [--folder FOLDER] [--json]
 
-FOLDER (a temporary one by default) takes about 4 GB of random weights. Each way of loading runs five times in processes of its own, with
-the files in the system's cache; every weight is read once, so that nothing stays unread on disk. Memory is the peak beyond that of the
-imports, as the system counts it, in units of the weights as float32. A FOLDER that is kept holds whole models, which can be run:
+FOLDER (by default a temporary one) gets about 4 GB of random weights. Each way of loading runs five times in a new process, with the files
+in the page cache. Every weight is read once, so that memory-mapped files are loaded completely. Memory is the peak resident size minus
+that after the imports, also in units of the weights as float32. A permanent FOLDER holds whole models, which can be run:
 
     unsilent generate demo/cat.mp4 --model FOLDER/ours-float32
 """
@@ -27,7 +27,7 @@ from unsilent.checkpoints.store import load_checkpoint, save_checkpoint
 from unsilent.published.containers import read_weights
 from unsilent.published.convert import convert
 
-PRESET = "vggsound-nofeats"  # of the paper's models the one that needs no image network
+PRESET = "vggsound-nofeats"  # the one model of the paper that needs no image network
 WAYS = {
     "published checkpoint": ("published", "float32"),
     "ours, float32 on disk": ("ours-float32", "float32"),
@@ -56,7 +56,7 @@ def make(folder: Path) -> None:
 
 
 def load(folder: Path, source: str, dtype: str) -> dict[str, float]:
-    """Load one way, in this process; seconds and bytes beyond the start."""
+    """Load the weights in this process. Returns the seconds, the additional peak memory and the size of the weights as float32."""
     before = _memory("VmRSS")
     start = time.perf_counter()
     if source == "published":
@@ -66,7 +66,7 @@ def load(folder: Path, source: str, dtype: str) -> dict[str, float]:
         modules = [load_checkpoint(folder / source / kind, kind, getattr(torch, dtype)) for kind in ("sampler", "codebook")]
     weights = [value for module in modules for value in module.parameters()]
     for value in weights:
-        value.sum()  # every weight is read
+        value.sum()  # reads every weight
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "bytes": _memory("VmHWM") - before, "float32_bytes": 4 * sum(map(torch.numel, weights))}
 

@@ -1,11 +1,11 @@
-"""Response to motion: onsets of sounds that are generated with synthetic motion.
+"""Response to motion: onsets of sounds that are generated from synthetic motion.
 
     python benchmarks/motion.py SHARDS [--model everyday] [--clips 60] [--seed 0]
 
-SHARDS is a folder of `unsilent data extract` with codes, features and motion; the features are of its held-out images. The motion of a clip
-has up to six peaks, at least half a second apart, and a little noise. Prints F1 (in brackets 95 % over clips), precision and recall of the
-onsets of generated sounds within 0.1 s of the peaks: conditioned on that motion, on none, and both circularly shifted at random, which is
-chance.
+SHARDS is a folder from `unsilent data extract` with codes, features and motion; features are taken from its held-out images. The motion of
+a clip has up to six peaks at least half a second apart, and slight noise. The script prints F1 (95 % intervals over clips in brackets),
+precision and recall of the onsets of generated sounds within 0.1 s of the peaks: conditioned on the motion, without motion, and for chance
+level both circularly shifted at random.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from unsilent.signal.onsets import find_onsets
 from unsilent.vision.motion import normalise
 
 MOMENTS, MIN_SECONDS_APART, EDGE_SECONDS = 6, 0.5, 0.5
-WIDTH_SECONDS = 0.04  # of a peak of motion
-PEAK, NOISE = 2.0, 0.05  # levels, as of `impact.ImpactMeter`
-SHIFTS = 20  # of each sound, for the chance level
+WIDTH_SECONDS = 0.04  # standard deviation of a motion peak
+PEAK, NOISE = 2.0, 0.05  # levels, in units of `impact.ImpactMeter`
+SHIFTS = 20  # random shifts per sound for the chance level
 
 
 def main() -> None:
@@ -63,13 +63,13 @@ def main() -> None:
 
 
 def draw_moments(clip: Clip, rng: np.random.Generator) -> np.ndarray:
-    """Times of peaks in seconds: `MOMENTS` random ones without those that are too close."""
+    """Draw `MOMENTS` random times in seconds, and drop those that are too close to the time before."""
     seconds = np.sort(rng.uniform(EDGE_SECONDS, clip.seconds - EDGE_SECONDS, MOMENTS))
     return seconds[np.diff(seconds, prepend=-np.inf) >= MIN_SECONDS_APART]
 
 
 def motion_at(moments: np.ndarray, clip: Clip, rng: np.random.Generator) -> torch.Tensor:
-    """Motion condition with peaks at these seconds, `[1, columns, values]`."""
+    """Return a motion condition with peaks at given times in seconds, `[1, columns, values]`."""
     seconds = np.arange(clip.n_features) / clip.feature_fps
     bumps = np.exp(-0.5 * ((seconds[:, None] - moments) / WIDTH_SECONDS) ** 2).max(1)
     levels = np.stack([0.7 * PEAK * bumps, PEAK * bumps], axis=1) + np.abs(rng.normal(0, NOISE, (len(seconds), 2)))
@@ -78,7 +78,7 @@ def motion_at(moments: np.ndarray, clip: Clip, rng: np.random.Generator) -> torc
 
 @torch.inference_mode()
 def made_onsets(pipeline: unsilent.Pipeline, features: torch.Tensor, motion: torch.Tensor | None, seed: int) -> np.ndarray:
-    """Onsets of a generated sound in seconds."""
+    """Generate a sound, and return its onsets in seconds."""
     clip, request = pipeline.clip, pipeline.resolve(seed=seed)
     plan = Plan(plan_windows(clip.columns, clip.columns, clip.hop_columns), [])
     condition = pipeline.parts.sampler.condition(features=features, motion=motion)

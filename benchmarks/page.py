@@ -1,8 +1,8 @@
-"""The page beside the command, in Chromium: seconds from the button to the result, and whether a long job holds up another tab.
+"""Compare the web page in Chromium with the command: seconds from the button to the result, and whether a long job delays another tab.
 
     python benchmarks/page.py --runs 3
 
-Needs playwright and Chromium, as `tests/server/test_browser.py`. The page makes two takes with all their files, the command one sound.
+Needs playwright and Chromium, as `tests/server/test_browser.py`. The page generates two takes with all files, the command one sound.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 from server_load import CLIP, Server
 
 FLAGS = ["--no-sandbox", "--disable-gpu"]
-LONG_TAKES = 16
+LONG_TAKES = 16  # takes of the long job
 
 
 def main() -> None:
@@ -37,33 +37,33 @@ def main() -> None:
         by_command = [command(Path(folder) / f"{run}.mp4", run) for run in range(options.runs)]
         print(f"page: {statistics.median(by_page):.2f} s for two takes, command: {statistics.median(by_command):.2f} s for one sound")
         page.fill("#takes-wanted", str(LONG_TAKES))
-        page.get_by_role("button", name="Make sound").click()
+        page.get_by_role("button", name="Generate sound").click()
         page.wait_for_timeout(300)
         began = time.perf_counter()
         other = opened(browser.new_context().new_page(), server.address)
         seconds, (state, n_theirs) = time.perf_counter() - began, (jobs(page)[0]["state"], len(jobs(other)))
-        print(f"another tab opened in {seconds:.2f} s and saw {n_theirs} jobs; that of {LONG_TAKES} takes was {state}")
+        print(f"another tab opened in {seconds:.2f} s and saw {n_theirs} jobs; the job of {LONG_TAKES} takes was {state}")
         browser.close()
         server.kill()
 
 
 def opened(page: Page, address: str) -> Page:
-    """The page, ready."""
+    """Open the page and wait until it is ready."""
     page.goto(address)
     page.wait_for_selector("body[data-ready]")
     return page
 
 
 def jobs(page: Page) -> list:
-    """The jobs that a tab sees, the newest first."""
+    """Return the jobs that a tab sees, newest first."""
     return page.evaluate("fetch('api/jobs').then((answer) => answer.json())")
 
 
 def by_button(page: Page, seed: int) -> float:
-    """Seconds from the button to the result."""
+    """Generate a sound with the page, and return the seconds from the button to the result."""
     page.fill("#seed", str(seed))
     n_before, began = len(jobs(page)), time.perf_counter()
-    page.get_by_role("button", name="Make sound").click()
+    page.get_by_role("button", name="Generate sound").click()
     while len(found := jobs(page)) == n_before or found[0]["state"] != "done":
         page.wait_for_timeout(10)
     page.wait_for_selector("#outcome:not([hidden])")
@@ -71,7 +71,7 @@ def by_button(page: Page, seed: int) -> float:
 
 
 def command(out: Path, seed: int) -> float:
-    """Seconds of the command."""
+    """Generate a sound with the command, and return its seconds."""
     began = time.perf_counter()
     asked = [sys.executable, "-m", "unsilent", "generate", str(CLIP), "-o", str(out), "--wav", "--seed", str(seed)]
     subprocess.run(asked, check=True, capture_output=True)

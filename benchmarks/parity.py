@@ -1,14 +1,14 @@
-"""The authors' numbers against ours, in one table.
+"""Compare unsilent numerically with the authors' implementation.
 
     python benchmarks/parity.py [REFERENCE]
 
-Every network of the paper at full size gets weights that follow from the published names and shapes alone, goes through
-`unsilent.published.convert.convert`, and is asked the same as the released implementation was. Without REFERENCE the numbers are those
-in tests/fixtures, of which long arrays keep evenly spaced values only and the sampler with 212 features is missing; with it, a folder with
-`expected/*.npz` and `original_features/`, they are complete.
+Every network of the paper, at full size, gets weights that depend only on their published names and shapes. It is converted by
+`unsilent.published.convert.convert` and gets the same inputs as the released implementation. REFERENCE is a folder with `expected/*.npz`
+and `original_features/`. Without it, the numbers in tests/fixtures are used; there, long arrays are subsampled, and the sampler with 212
+features is missing.
 
-Exit code 1 if anything differs by more than its limit. Source of the numbers: the released implementation at commit 33c601d, in float32
-on a CPU, on the VGGSound clip -Qowmc0P9ic_34000_44000.
+The exit code is 1 if anything differs by more than its limit. The reference numbers come from the released implementation at commit
+33c601d, in float32 on a CPU, for the VGGSound clip -Qowmc0P9ic_34000_44000.
 """
 
 import json
@@ -37,10 +37,10 @@ from unsilent.vision.features import find_backbone
 
 FIXTURES = Path(__file__).parents[1] / "tests/fixtures"
 CLIP = Clip()
-LONG = 4096  # values of an array from which on a fixture keeps evenly spaced ones only
-KNOWN, GREEDY = 25, 15  # true codes before the greedy ones, and how many of these
+LONG = 4096  # fixtures subsample arrays with more values
+KNOWN, GREEDY = 25, 15  # number of given codes, and of greedily sampled codes after them
 
-METRICS = {  # the authors' names, those in the fixture
+METRICS = {  # from the authors' names to those in the fixture
     "fake_features": "generated_features",
     "fake_logits": "generated_logits",
     "frechet_inception_distance": "fid",
@@ -53,7 +53,7 @@ METRICS = {  # the authors' names, those in the fixture
 
 
 class Row(NamedTuple):
-    """One comparison: how far apart, and how far apart it may be. Differences are relative to the largest expected value."""
+    """One comparison: the difference, relative to the largest expected value, and its limit."""
 
     file: str
     what: str
@@ -63,15 +63,15 @@ class Row(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the two agree; a difference that is not a number does not."""
+        """Whether the difference is within the limit; NaN is not."""
         return self.difference <= self.limit
 
 
 class Numbers:
-    """The authors' numbers and the inputs that they belong to.
+    """The authors' numbers and their inputs.
 
     Args:
-        reference: folder of the complete ones; None takes the fixtures.
+        reference: folder of the complete numbers; None takes the fixtures.
     """
 
     def __init__(self, reference: Path | None = None) -> None:
@@ -79,30 +79,30 @@ class Numbers:
         self._stored = None if reference else dict(np.load(FIXTURES / "parity.npz"))
 
     def expected(self, file: str, what: str) -> np.ndarray:
-        """One array of `expected/FILE.npz`, thinned where it comes from the fixtures."""
+        """Return an array of `expected/FILE.npz`; from the fixtures, it may be subsampled."""
         if file == "metrics_a3" and self._stored is not None:
             return np.load(FIXTURES / "metrics.npz")[METRICS.get(what, what)]
         return np.load(self.reference / f"expected/{file}.npz")[what] if self.reference else self._stored[f"{file}/{what}"]
 
     def near(self, file: str, what: str, found: Tensor | np.ndarray | float, limit: float) -> Row:
-        """Compare numbers; their largest difference counts."""
+        """Compare numbers by their largest relative difference."""
         expected, found = self.expected(file, what).astype(np.float64), np.asarray(found, dtype=np.float64)
         if found.size != expected.size:
             found = thin(found)
         if found.size != expected.size:
-            return Row(file, what, np.inf, limit, f"{found.size} values, {expected.size} are expected")
+            return Row(file, what, np.inf, limit, f"{found.size} values, but {expected.size} are expected")
         difference = np.abs(found.ravel() - expected.ravel()).max() / max(np.abs(expected).max(), 1e-12)
         return Row(file, what, float(difference), limit)
 
     def same(self, file: str, what: str, found: Tensor | np.ndarray) -> Row:
-        """Compare whole numbers; the share that differs counts, and must be none."""
+        """Compare integers by the fraction that differs, which must be 0."""
         expected, found = self.expected(file, what).ravel(), np.asarray(found).ravel()
         equal = int((expected == found).sum()) if expected.shape == found.shape else 0
         return Row(file, what, 1 - equal / expected.size, 0.0, f"{equal} of {expected.size}")
 
     @cached_property
     def mel01(self) -> Tensor:
-        """The clip's mel as shipped with the data set, cropped: `[1, mels, frames]` in [0, 1]."""
+        """The clip's mel from the published data set, cropped: `[1, mels, frames]` in [0, 1]."""
         if self.reference is None:
             return torch.from_numpy(self._stored["mel01"])[None]
         clip = self.expected("codebook_a", "clip")
@@ -110,11 +110,11 @@ class Numbers:
 
     @property
     def mel(self) -> Tensor:
-        """The same in [-1, 1]."""
+        """The clip's mel in [-1, 1], `[1, mels, frames]`."""
         return from_mel01(self.mel01)
 
     def features(self, n_features: int) -> Tensor:
-        """`[1, features, 2048]`: the rows that a sampler of so many features picks."""
+        """Return the feature rows that a sampler with `n_features` picks, `[1, features, 2048]`."""
         rows = pick_rows(n_features, CLIP.n_features)
         if self.reference is None:
             stored = self._stored["feature_rows"].tolist()
@@ -124,13 +124,13 @@ class Numbers:
 
 
 def thin(values: np.ndarray) -> np.ndarray:
-    """Evenly spaced values of a long array, all of a short one."""
+    """Flatten an array, and subsample it evenly if it has more than `LONG` values."""
     flat = np.asarray(values).ravel()
     return flat if flat.size <= LONG else flat[:: -(-flat.size // LONG)]
 
 
 def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of one published weight, from its name and shape alone; the rule by which the authors' numbers were made."""
+    """Fill a published weight from its name and shape alone, as for the authors' numbers."""
     numbers, leaf = np.random.default_rng(zlib.crc32(name.encode())), name.split(".")[-1]
     if leaf in ("running_var", "weight_g"):
         return numbers.uniform(0.5, 1.5, shape).astype(np.float32)
@@ -147,11 +147,11 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 _SCALING = {"shift": [2 * mean - 1 for mean in VGGSOUND_MEAN], "scale": [2 * std for std in VGGSOUND_STD]}
-_FILLED: dict[tuple[str, tuple[int, ...]], Tensor] = {}  # samplers of all conditions share nearly all of their weights
+_FILLED: dict[tuple[str, tuple[int, ...]], Tensor] = {}  # cache, because samplers of all conditions share nearly all weights
 
 
 def filled(shapes: dict[str, list[int]], keep: bool = False) -> dict[str, Tensor]:
-    """A state dict with the published names; counts, masks and statistics are what the architecture says."""
+    """Fill a state dict with the published names; counters, masks and input statistics get their fixed values."""
     state = {}
     for name, shape in shapes.items():
         leaf, key = name.split(".")[-1], (name, tuple(shape))
@@ -171,12 +171,12 @@ def filled(shapes: dict[str, list[int]], keep: bool = False) -> dict[str, Tensor
 
 
 def published_shapes(kind: str) -> dict[str, list[int]]:
-    """Names and shapes of a published state dict, relative to its network. Source: the released classes, instantiated."""
+    """Return names and shapes of a published state dict, relative to its network. They were read from instances of the released classes."""
     return json.loads((FIXTURES / "published_shapes.json").read_text())[kind]
 
 
 def sampler_shapes(n_features: int, n_classes: int) -> dict[str, list[int]]:
-    """Names and shapes of a released transformer with so many features and classes, of which one may be none."""
+    """Return names and shapes of a released transformer; `n_features` or `n_classes` may be 0."""
     shapes, block = published_shapes("transformer"), n_features + bool(n_classes) + CLIP.n_codes
     for name in [name for name in shapes if name.endswith("mask")]:
         shapes[name] = [1, 1, block, block]
@@ -191,7 +191,7 @@ def sampler_shapes(n_features: int, n_classes: int) -> dict[str, list[int]]:
 
 
 def compare_mel(numbers: Numbers) -> Iterator[Row]:
-    """The spectrogram of a tone, and of the clip's sound where that is at hand."""
+    """Compare the mel of a tone and, with a reference folder, that of the clip's sound."""
     if numbers.reference is None:
         tone = dict(np.load(FIXTURES / "mel_of_tone.npz"))
         difference = np.abs(log_mel01(torch.from_numpy(tone["tone"])[None], CLIP)[0].numpy() - tone["tone_mel"][:, :117]).max()
@@ -206,7 +206,7 @@ def compare_mel(numbers: Numbers) -> Iterator[Row]:
 
 
 def compare_codebook(numbers: Numbers) -> Iterator[Row]:
-    """Codebook, its losses, the distance and the discriminator."""
+    """Compare the codebook, its losses, the perceptual distance and the discriminator."""
     file, mel = "codebook_a", numbers.mel
     codebook = convert("codebook", filled(published_shapes("codebook")))
     latents = codebook.latents(mel)
@@ -249,7 +249,7 @@ def compare_codebook(numbers: Numbers) -> Iterator[Row]:
 
 
 def compare_classifiers(numbers: Numbers) -> Iterator[Row]:
-    """VGGish-ish and Melception."""
+    """Compare VGGish-ish and Melception."""
     vggishish = convert("vggishish", filled(published_shapes("vggishish")))
     yield numbers.near("classifiers_a", "vggishish_logits", vggishish(numbers.mel01)[0], 1e-4)
     for what in ("mean", "std"):
@@ -260,7 +260,7 @@ def compare_classifiers(numbers: Numbers) -> Iterator[Row]:
 
 
 def compare_vocoder(numbers: Numbers) -> Iterator[Row]:
-    """MelGAN and its discriminator."""
+    """Compare MelGAN and its discriminator."""
     vocoder = convert("melgan", filled(published_shapes("melgan")))
     waveform = vocoder(numbers.mel01)
     yield numbers.near("melgan_a", "waveform_first_4096", waveform[0, :4096], 1e-3)
@@ -273,7 +273,7 @@ def compare_vocoder(numbers: Numbers) -> Iterator[Row]:
 
 
 def compare_backbones(numbers: Numbers) -> Iterator[Row]:
-    """The picture networks."""
+    """Compare the image networks."""
     pictures = torch.from_numpy(np.random.default_rng(11).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)).permute(0, 3, 1, 2).float()
     row = find_backbone("resnet50")
     mean, std = (torch.tensor(values)[:, None, None] for values in (row.mean, row.std))
@@ -285,7 +285,7 @@ def compare_backbones(numbers: Numbers) -> Iterator[Row]:
 
 
 def compare_samplers(numbers: Numbers) -> Iterator[Row]:
-    """The transformer with every kind of condition."""
+    """Compare the transformer with every kind of condition."""
     label = torch.tensor([7])
     nothing = torch.from_numpy(np.random.default_rng(7).random((1, 1, 2048)).astype(np.float32))
     told = {
@@ -333,10 +333,10 @@ def _compare_sampler(
 
 
 def compare_metrics(numbers: Numbers) -> Iterator[Row]:
-    """FID, KID, inception score and MKL of given features and logits, two generated rows for each real one."""
+    """Compare FID, KID, inception score and MKL of given features and logits, with two generated rows per real row."""
     inputs = ("real_features", "fake_features", "real_logits", "fake_logits")
     real, made, real_logits, made_logits = (numbers.expected("metrics_a3", name) for name in inputs)
-    kid = metrics.kid(real, made, subset_size=100)  # what these numbers were computed with
+    kid = metrics.kid(real, made, subset_size=100)  # as for the authors' numbers
     score = metrics.inception_score(made_logits)
     found = {
         "frechet_inception_distance": metrics.fid(real, made),
@@ -355,13 +355,13 @@ SECTIONS = (compare_mel, compare_codebook, compare_classifiers, compare_vocoder,
 
 @torch.inference_mode()
 def compare(numbers: Numbers) -> Iterator[Row]:
-    """All comparisons, one after another."""
+    """Run all comparisons."""
     for section in SECTIONS:
         yield from section(numbers)
 
 
 def main() -> int:
-    """Print the table; 1 if anything differs by too much."""
+    """Print the table. Returns 1 if a difference exceeds its limit."""
     numbers = Numbers(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
     print(f"{'file':22} {'what':34} {'difference':>11} {'limit':>8}")
     failed = total = 0

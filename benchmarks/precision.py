@@ -1,16 +1,16 @@
-"""What lower precision changes on real conditions: the scores of codes, and the mels that codes become.
+"""Effect of lower precision on the probabilities of codes and on decoded mels, with real conditions.
 
     python benchmarks/precision.py demo/cat.mp4 [--sounds FOLDER] [--model everyday] [--takes 4] [--json]
 
-For each precision against float32, over the first clip of a video, of which so many takes are sampled in float32:
+Each precision is compared with float32 over the first clip of a video, for which `--takes` sequences are sampled in float32:
 
-- `divergence`: mean Kullback-Leibler divergence of the next code, in nats, each code read through the cache after the same codes
-- `likeliest_equal`: how often the likeliest code is the same
-- `mel_difference`: mean absolute difference of the mels of those codes, in [-1, 1]
+- `divergence`: mean Kullback-Leibler divergence of the next code in nats, after the same codes, with the key-value cache
+- `likeliest_equal`: fraction of positions with the same likeliest code
+- `mel_difference`: mean absolute difference of the mels decoded from these codes, in [-1, 1]
 
-and with a folder of sounds, of which 24 are drawn (the same ones each time):
+With a folder of sounds, 24 of them (always the same) give:
 
-- `mel_error`: mean absolute difference of their mels from what is decoded of their codes
+- `mel_error`: mean absolute difference of their mels and the mels decoded from their codes
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _condition_and_codes(pipeline: Pipeline, video: Path, takes: int) -> tuple[Tensor, Tensor]:
-    """Condition of the first window of a video, and codes sampled with the model's defaults."""
+    """Return the condition of the first window of a video, and codes sampled with the model's defaults."""
     scene, request = Scene(video, pipeline.clip.seconds), pipeline.resolve(takes=takes)
     plan = pipeline.plan(scene, pipeline.clip.columns)
     (condition,) = conditions = pipeline.conditions(plan, pipeline.observe(scene, plan, request), request)
@@ -78,7 +78,7 @@ def _condition_and_codes(pipeline: Pipeline, video: Path, takes: int) -> tuple[T
 
 
 def _scores(pipeline: Pipeline, told: Tensor, codes: Tensor) -> Tensor:
-    """Logarithms of the probabilities of all codes, `[takes, sequence, codes]`."""
+    """Return the log-probabilities of all codes, `[takes, sequence, codes]`."""
     sampler: Sampler = pipeline.parts.sampler
     with sampling_mode(sampler, pipeline.precision):
         logits, reading = sampler.start(codes[:, :0], told)
@@ -87,7 +87,7 @@ def _scores(pipeline: Pipeline, told: Tensor, codes: Tensor) -> Tensor:
 
 
 def _drawn(folder: Path, pipeline: Pipeline) -> list[tuple[Tensor, Tensor]]:
-    """Codes in float32 and mels of some sounds, a clip of each, silence after short ones."""
+    """Return codes (computed in float32) and mels of `SOUNDS` random sounds, cut or zero-padded to one clip."""
     clip, files = pipeline.clip, sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
     made = []
     for number in np.random.default_rng(0).permutation(len(files))[:SOUNDS]:

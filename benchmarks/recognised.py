@@ -1,11 +1,11 @@
-"""Whether a listener from outside recognises made sounds: YAMNet, with which nothing here was trained.
+"""Recognisability of generated sounds by YAMNet, an independent classifier that was not used in training.
 
     pip install ai-edge-litert
     python benchmarks/recognised.py work/manifest.parquet OUT --yamnet yamnet.tflite [--model everyday] [--sounds 2] [--every 1]
 
-The manifest is from `unsilent data manifest`; yamnet.tflite is the classifier of AudioSet that TensorFlow Hub publishes. A sound is right
-where the nearest mean embedding of a class's recordings is its own: at most ten training recordings of each class that has five. Written
-to OUT, and kept by a second call, are:
+The manifest is from `unsilent data manifest`; yamnet.tflite is the AudioSet classifier on TensorFlow Hub. A sound is recognised if the
+nearest class mean is that of its class. Class means are mean embeddings of at most ten training recordings, for classes with at least five.
+OUT gets these sounds, which a second call reuses:
 
 - `real`: one held-out recording of each class, its first six seconds, and `codes`: the same through the sampler's levels of codes
 - `label`: `--sounds` sounds of five seconds for each class by its name, each the best of its candidates as `unsilent generate` keeps it
@@ -38,14 +38,14 @@ from unsilent.signal.loudness import normalise_loudness
 from unsilent.vision.scene import Scene
 
 FEWEST, MOST = 5, 10  # training recordings of a class
-PICTURES = 2  # of each class
+PICTURES = 2  # images per class
 REAL_SECONDS, MADE_SECONDS = 6.0, 5.0
-RATE, WINDOW = 16000, 15600  # samples a second, and of one frame of YAMNet
-BETWEEN = 0.5  # of a frame, to the next
+RATE, WINDOW = 16000, 15600  # sample rate in Hz and frame length in samples of YAMNet
+BETWEEN = 0.5  # hop, as a fraction of a frame
 
 
 class YAMNet:
-    """Embeddings of YAMNet, means over frames of 0.98 s."""
+    """Embeddings of YAMNet, averaged over frames of 0.98 s."""
 
     def __init__(self, path: Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -55,7 +55,7 @@ class YAMNet:
         (self.embedding,) = [one["index"] for one in self.network.get_tensor_details() if one["shape"].tolist() == [1, 1024]]
 
     def __call__(self, path: Path) -> Float[np.ndarray, "1024"]:
-        """Embedding of a file; sounds shorter than a frame are repeated."""
+        """Return the embedding of a file; sounds shorter than a frame are repeated."""
         waveform = read_audio(path, RATE)
         waveform = np.resize(waveform, max(WINDOW, len(waveform))) if len(waveform) < WINDOW else waveform
         found = []
@@ -67,14 +67,14 @@ class YAMNet:
 
 
 def main() -> None:
-    """Make, judge, print."""
+    """Generate, classify, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--yamnet", type=Path, required=True, help="yamnet.tflite")
     parser.add_argument("--model", default="everyday")
     parser.add_argument("--sounds", type=int, default=2, help="for each label or picture")
-    parser.add_argument("--every", type=int, default=1, help="each N-th class only")
+    parser.add_argument("--every", type=int, default=1, help="use only every N-th class")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
     root, rows = read_manifest(options.manifest)
@@ -101,14 +101,14 @@ def main() -> None:
         results["parts"][part] = {"sounds": len(names), "classes": n_classes, **right}
     (options.out / "recognised.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"{options.model}, weights {pipeline.parts.fingerprint}, {len(classes)} classes\n")
-    print("| | sounds | classes | right first | among three |")
+    print("| | sounds | classes | nearest | among three |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for part, one in results["parts"].items():
         print(f"| {part} | {one['sounds']} | {one['classes']} | {one['first']:.3f} | {one['three']:.3f} |")
 
 
 def _means(listener: YAMNet, root: Path, sounds: dict[str, list[Row]], path: Path) -> Float[np.ndarray, "classes 1024"]:
-    """Mean embedding of each class."""
+    """Compute the mean embedding of each class, or read it from a file of an earlier call."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         chosen = {name: found[:: max(1, len(found) // MOST)][:MOST] for name, found in sounds.items()}
@@ -117,7 +117,7 @@ def _means(listener: YAMNet, root: Path, sounds: dict[str, list[Row]], path: Pat
 
 
 def rank_of(embedding: Float[np.ndarray, "1024"], name: str, classes: list[str], means: Float[np.ndarray, "classes 1024"]) -> int:
-    """How many classes are nearer than the right one, by cosine without the mean of all."""
+    """Count the classes that are nearer than the true one, by cosine similarity of centred embeddings."""
     centre = means.mean(0)
     cosines = _unit(means - centre) @ _unit(embedding - centre)
     return int((cosines > cosines[classes.index(name)]).sum())
@@ -128,13 +128,13 @@ def _unit(x: Float[np.ndarray, "*n 1024"]) -> Float[np.ndarray, "*n 1024"]:
 
 
 def real(pipeline: unsilent.Pipeline, root: Path, names: list[str], held_out: dict, _: dict, options: argparse.Namespace) -> Iterator:
-    """Held-out recordings."""
+    """Write held-out recordings."""
     for name in names:
         yield from _written(options.out / "real" / name, [_held_out(pipeline, root, held_out[name])], pipeline)
 
 
 def codes(pipeline: unsilent.Pipeline, root: Path, names: list[str], held_out: dict, _: dict, options: argparse.Namespace) -> Iterator:
-    """The same through as many levels of codes as are sampled."""
+    """Write the held-out recordings, reconstructed from the code levels that are sampled."""
     codec = pipeline.codec
     for name in names:
         waveform = _held_out(pipeline, root, held_out[name])
@@ -150,7 +150,7 @@ def _held_out(pipeline: unsilent.Pipeline, root: Path, rows: list[Row]) -> Float
 def label(
     pipeline: unsilent.Pipeline, root: Path, names: list[str], _: dict, pictures: dict, options: argparse.Namespace, **fields: Any
 ) -> Iterator:
-    """Sounds whose class is named; there is nothing to see."""
+    """Write sounds that are generated from a label and a grey image."""
     grey = options.out / "grey.png"
     Image.new("RGB", (64, 64), (128, 128, 128)).save(grey)
     for name in names:
@@ -160,7 +160,7 @@ def label(
 def picture(
     pipeline: unsilent.Pipeline, root: Path, names: list[str], _: dict, pictures: dict, options: argparse.Namespace, **fields: Any
 ) -> Iterator:
-    """Sounds for held-out pictures."""
+    """Write sounds that are generated for held-out images."""
     for name in names:
         for number in np.random.default_rng(1).permutation(len(pictures[name]))[:PICTURES]:
             made = _made(pipeline, root / pictures[name][number].path, options, **fields)

@@ -5,11 +5,11 @@
 FOLDER has a `sounds.csv` for `unsilent data manifest`. Every sound is normalised to -23 LUFS. Rows of the table:
 
 - `codebook + vocoder`: `unsilent reconstruct`
-- `vocoder`: from the true mel; the difference to the row above is the cost of the codes
-- `griffin-lim`: 60 iterations of fast Griffin-Lim from the true mel
-- `mean spectrum`: the time average of the mel through Griffin-Lim, which has the spectrum but no timing
+- `vocoder`: from the original mel; the difference to the row above is due to the codes
+- `griffin-lim`: 60 iterations of fast Griffin-Lim from the original mel
+- `mean spectrum`: Griffin-Lim from the mel's mean over time, which keeps the spectrum but no timing
 
-Columns: mean absolute difference of mels in dB over bands and frames, and the multi-resolution STFT distance of training (spectral
+Columns: mean absolute difference of mels in dB over bands and frames, and the multi-resolution STFT loss of the training (spectral
 convergence plus log-magnitude difference); means over sounds with their standard error.
 """
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def reconstructions(pipeline: "unsilent.Pipeline", target: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Waveform of each method."""
+    """Return the waveform of each method."""
     clip, vocoder = pipeline.clip, pipeline.parts.vocoder
     mel01 = log_mel01(target[None], clip)
     average = mel01.mean(2, keepdim=True).expand_as(mel01).contiguous()
@@ -73,13 +73,13 @@ def reconstructions(pipeline: "unsilent.Pipeline", target: torch.Tensor) -> dict
 
 
 def distance(made: torch.Tensor, target: torch.Tensor, clip: "unsilent.Clip") -> tuple[float, float]:
-    """Mel difference in dB and multi-resolution STFT distance."""
+    """Return the mean absolute mel difference in dB and the multi-resolution STFT loss."""
     mels = [log_mel01(waveform[None], clip) for waveform in (made, target)]
     return (mels[0] - mels[1]).abs().mean().item() * RANGE_DB, sum(stft_loss(made[None], target[None]).values()).item()
 
 
 def report(options: argparse.Namespace, scores: dict[str, np.ndarray], n_sounds: int) -> None:
-    """Print the table or its JSON."""
+    """Print the results as a table or as JSON."""
     means = {method: values.mean(0) for method, values in scores.items()}
     errors = {method: values.std(0, ddof=1) / np.sqrt(n_sounds) for method, values in scores.items()}
     if options.json:

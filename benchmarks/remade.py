@@ -1,10 +1,10 @@
-"""Write held-out sounds and what is left of them after codes, so that a listener from outside can compare.
+"""Write held-out sounds and their reconstructions from codes, for comparison by an independent classifier.
 
     python benchmarks/remade.py work/shards OUT --sounds 300 --codebook work/everyday/residual-codebook/checkpoint
 
-OUT gets folders of WAV files with the same names: `original`, `vocoder` (the mel as it is), `levels-N` (the codebook at N levels), and
-`linear-N`: the same number of codes by linear algebra alone, PCA of whole mel columns to 256 numbers and residual k-means, fitted here to
-the training sounds. Without `--codebook`, the codebook of `everyday` is used. Fitting takes ten minutes on one core.
+OUT gets folders of WAV files with the same names: `original`, `vocoder` (from the original mel), `levels-N` (from N levels of codes) and
+`linear-N`, a linear baseline with as many codes: PCA of whole mel columns to 256 dimensions and residual k-means, fitted here to the
+training sounds. Without `--codebook`, the codebook of `everyday` is used. Fitting takes ten minutes on one core.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.train.residual_codes import columns_of, fit
 
 LEVELS = (5, 12, 16)
-LONGEST = 10.0  # seconds of each sound
+LONGEST = 10.0  # maximum seconds of each sound
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def versions(waveform: np.ndarray, codec: Codec, linear: ResidualCodebook | None) -> dict[str, np.ndarray]:
-    """The sound itself and after each way, by folder name."""
+    """Return the sound and its reconstructions by folder name."""
     clip, length = codec.clip, len(waveform)
     padded = np.pad(waveform, (0, clip.columns_for(length) * clip.column_samples - length))
     mel = from_mel01(log_mel01(torch.from_numpy(padded)[None], clip))
@@ -67,7 +67,7 @@ def versions(waveform: np.ndarray, codec: Codec, linear: ResidualCodebook | None
 
 
 def linear_codebook(shards: Path, codec: Codec) -> ResidualCodebook:
-    """PCA of whole columns and residual k-means; its decoder is the inverse PCA, without texture."""
+    """Fit the linear baseline: PCA of whole columns and residual k-means. Its decoder is the inverse PCA, without texture."""
     clip = codec.clip
     config = ResidualCodebookConfig(clip=clip, levels=max(LEVELS), dim=256, groups=0, textures=0, patch=1)
     crops = open_crops(shards, "train", 12 * clip.column_samples)
@@ -75,7 +75,7 @@ def linear_codebook(shards: Path, codec: Codec) -> ResidualCodebook:
     linear = ResidualCodebook(config).eval()
     columns = torch.cat([columns_of(from_mel01(log_mel01(sound, clip)), config) for sound in batches])
     for level, left in enumerate(fit(linear, columns)):
-        sys.stdout.write(f"linear, level {level + 1}: {left:.4f} of the variance left\n")
+        sys.stdout.write(f"linear, level {level + 1}: {left:.4f} of the variance remain\n")
     return linear
 
 

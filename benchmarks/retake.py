@@ -1,16 +1,16 @@
-"""Measure retakes: samples outside the range, joins, and whether likelihood prefers the true continuation of real codes.
+"""Measure retakes: unchanged samples outside the range, joins, and whether the likelihood prefers the true continuation of real codes.
 
     python benchmarks/retake.py DATA --sounds 60 --clips 5 --ranges 200
 
 DATA has `sounds.csv` and `clips.csv` with the columns path, label and split; only held-out files (split `valid`) are used.
 
-likelihood  Of each real sound, columns before a moment (P), eight columns (M) and six after them (F). Shares of pairs in which the true one
-            is preferred to that of another sound: M by the likelihood of the true F after P and M, as retakes do (`middle`); F by its
-            likelihood after P and M (`after`), which also says how likely F is at all, and by what P and M add to it (`after_gain`).
-joins       Random ranges of 0.2 to 5 s of recordings and of results for clips. `join_above_p95`: largest jump of energy or spectrum at
-            a cross-fade, above the 95th percentile of jumps inside the sound. The others: largest jump where each join may lie (0.25 s
-            inside an edge, or a third of the range), which includes events of the new sound, above the 95th percentile of the same
-            maximum at random places inside the sound that came out; the same for the untouched original, and for plain cuts.
+likelihood  Each real sound gives columns P, eight following columns M and six columns F after them. The results are fractions of pairs in
+            which the true columns are preferred to those of another sound: M by the likelihood of the true F after P and M, as in retakes
+            (`middle`); F by its likelihood after P and M (`after`), and by how much P and M increase its likelihood (`after_gain`).
+joins       Random ranges of 0.2 to 5 s of recordings and of results for clips. `join_above_p95`: fraction of ranges whose largest jump of
+            energy or spectrum at a cross-fade is above the 95th percentile of jumps inside the sound. The others: fraction of edges whose
+            largest jump within 0.25 s inside the edge (or a third of the range), events of the new sound included, is above the 95th
+            percentile of the same maximum at random positions in the result; also for the original and for hard cuts.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from unsilent.signal.joins import REACH_SECONDS, jumps, loudest_power
 from unsilent.speed.prepare import sampling_mode
 
 MIDDLE = 8  # columns of M
-OTHERS = 12  # sounds that each true one is compared with
+OTHERS = 12  # other sounds that each true sound is compared with
 
 
 def main() -> None:
-    """Print all figures."""
+    """Print all results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="everyday")
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def held_out(table: Path, rng: np.random.Generator) -> list[dict[str, str]]:
-    """Rows of a table that training has not seen, shuffled."""
+    """Return the held-out rows of a table, shuffled."""
     with table.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "valid"]
     return [rows[place] for place in rng.permutation(len(rows))]
 
 
 def opened_sounds(pipeline: Pipeline, data: Path, n: int, rng: np.random.Generator):
-    """Held-out recordings of at least four seconds, at most one of a label until all have one."""
+    """Yield `n` held-out recordings of different labels that are not silent and have enough columns."""
     needed, found, seen = 2 * MIDDLE + AFTER_COLUMNS, 0, set[str]()
     for row in held_out(data / "sounds.csv", rng):
         if found == n:
@@ -84,7 +84,7 @@ def opened_sounds(pipeline: Pipeline, data: Path, n: int, rng: np.random.Generat
 
 
 def generated(pipeline: Pipeline, data: Path, n: int, folder: Path, rng: np.random.Generator):
-    """Results for held-out clips, reopened."""
+    """Generate results for held-out clips, and reopen them."""
     videos = [data / row["path"] for row in held_out(data / "clips.csv", rng)[:n]]
     for result in batch.run(pipeline, outputs.plan(videos, folder), Request(), sidecar=True):
         if result.status == "made":
@@ -93,7 +93,7 @@ def generated(pipeline: Pipeline, data: Path, n: int, folder: Path, rng: np.rand
 
 @torch.inference_mode()
 def preferences(pipeline: Pipeline, recordings: list[Opened], rng: np.random.Generator) -> dict[str, float]:
-    """Shares of pairs in which the true one has the higher likelihood."""
+    """Return the fractions of pairs in which the true columns have the higher likelihood."""
     sampler = pipeline.parts.sampler
     config = sampler.config.condition
     condition = torch.zeros_like(sampler.condition(torch.zeros(1, config.n_features, config.feature_dim)))
@@ -120,7 +120,7 @@ def preferences(pipeline: Pipeline, recordings: list[Opened], rng: np.random.Gen
 
 
 def joins(pipeline: Pipeline, sounds: list[Opened], n: int, rng: np.random.Generator) -> dict[str, float]:
-    """Samples outside that changed, and jumps at joins."""
+    """Retake random ranges, and count changed samples outside them and jumps at joins."""
     rate, changed, shares, cuts, untouched, excesses = pipeline.clip.sample_rate, 0, [], [], [], []
     for number in range(n):
         opened = sounds[number % len(sounds)]
@@ -165,21 +165,21 @@ def joins(pipeline: Pipeline, sounds: list[Opened], n: int, rng: np.random.Gener
 
 
 def maxima(sound: np.ndarray, rate: int, span: tuple[int, int], loudest: float) -> list[float]:
-    """Largest jumps of energy and spectrum of frames that touch a span."""
+    """Return the largest jumps of energy and spectrum between frames that overlap a span."""
     frame = round(0.02 * rate)
     near = sound[max(0, span[0] - 2 * frame) : span[1] + 2 * frame]
     return [float(one.max(initial=0)) for one in jumps(near, rate, loudest)]
 
 
 def inside_maxima(sound: np.ndarray, rate: int, width: int, rng: np.random.Generator, n: int = 300) -> np.ndarray:
-    """95th percentiles of the maxima at random spans of the untouched sound."""
+    """Return the 95th percentiles of `maxima` over random spans of a sound."""
     loudest = loudest_power(sound, rate)
     places = rng.integers(0, max(1, len(sound) - width), n)
     return np.percentile([maxima(sound, rate, (place, place + width), loudest) for place in places], 95, axis=0)
 
 
 def share(sound: np.ndarray, rate: int, span: tuple[int, int], original: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """Jumps at a span as a share of the usual ones."""
+    """Return the maxima at a span divided by the 95th percentiles."""
     return np.array(maxima(sound, rate, span, loudest_power(original, rate))) / np.maximum(usual, 1e-3)
 
 

@@ -1,9 +1,9 @@
-"""What samples of a data set cost on this machine: seconds a clip by step, and bytes a sample, in float32 at full size, random weights.
+"""Cost of sampling a data set on this machine: seconds per clip and step, and bytes per sample. Full size, float32, random weights.
 
     python benchmarks/sampling.py [--preset vggsound-5-resnet50] [--takes 10]
 
-Codes come one after another in equal steps: a few are timed, and all that a clip has are counted. On a CPU, seconds are those of one core
-at work, which do not grow when the machine has other things to do.
+Codes are sampled in equal steps, so a few steps are timed and extrapolated to a clip. On a CPU, times are CPU seconds of one core, which do
+not depend on other load.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def _codes(preset: presets.Preset, takes: int, device: torch.device) -> float:
-    """The condition at once, and then a clip's worth of steps, half of whose past is there."""
+    """Return the seconds to read the condition, and to sample a clip, timed with half a clip in the cache."""
     sampler = Sampler(preset.sampler).eval().to(device)
     clip, width = preset.clip, preset.sampler.transformer.width
     length = clip.columns if preset.sampler.condition.kind == "columns" else sampler.n_condition
@@ -75,7 +75,7 @@ def _judge(preset: presets.Preset, device: torch.device) -> float:
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the second time."""
+    """Run a function twice, and return the seconds of the second run."""
     work()
     began = _now(device)
     work()

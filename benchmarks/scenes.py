@@ -1,10 +1,10 @@
-"""Scenes: a video of many scenes, whether its cuts are found, and whether they are heard as seams.
+"""Scenes: whether the cuts of a video with many scenes are detected, and whether they are audible as seams.
 
     python benchmarks/scenes.py [--scenes 12] [--seconds 600] [--model everyday] [--seed 0]
 
-Scenes of random length are drawn, each with its own wall and a moving ball. Printed are the cuts that are found, the length of the sound,
-the peak memory, and two statistics of the join at each cut beside those at all other borders of columns: the jump of the energy from 50 ms
-before to 50 ms after, and the rise of the spectrum (`signal.onsets.onset_strength`).
+Scenes of random length are rendered, each with its own wall and a moving ball. The script prints the detected cuts, the length of the sound
+and the peak memory. It compares the joins at cuts with all other column borders by two statistics: the jump of the energy from 50 ms
+before to 50 ms after, and the onset strength (`signal.onsets.onset_strength`).
 """
 
 import argparse
@@ -27,7 +27,7 @@ from unsilent.vision.cuts import CutMeter
 
 FPS, HEIGHT, WIDTH = 15, 120, 160
 SIDE_SECONDS = 0.05
-NEAR_SECONDS = 0.15  # of a cut that counts as found
+NEAR_SECONDS = 0.15  # maximum distance of a detected cut
 
 
 def main() -> None:
@@ -50,7 +50,9 @@ def main() -> None:
             meter.add(frame.number, frame.grey())
         found, wanted = np.array(meter.cuts()) / clip.feature_fps, edges[1:-1] / FPS
         hits = sum(bool((np.abs(found - cut) <= NEAR_SECONDS).any()) for cut in wanted)
-        print(f"{options.scenes} scenes in {options.seconds:g} s: {hits} of {len(wanted)} cuts found, {len(found) - hits} others")
+        print(
+            f"{options.scenes} scenes in {options.seconds:g} s: {hits} of {len(wanted)} cuts detected, {len(found) - hits} false detections"
+        )
         started = time.perf_counter()
         made = pipeline.generate(path, seed=options.seed)
         spent = time.perf_counter() - started
@@ -65,11 +67,11 @@ def main() -> None:
         print(
             f"{name}: at cuts median {np.median(seams):.1f}, largest {seams.max():.1f}; elsewhere median {np.median(inside):.1f}, ", end=""
         )
-        print(f"95 % below {np.percentile(inside, 95):.1f}, largest {inside.max():.1f}; {share:.0%} of cuts above the 95 %")
+        print(f"95 % below {np.percentile(inside, 95):.1f}, largest {inside.max():.1f}; {share:.0%} of cuts above that")
 
 
 def draw(path: Path, edges: np.ndarray, rng: np.random.Generator) -> None:
-    """Write the video."""
+    """Render and write the video."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "veryfast"})
@@ -88,7 +90,7 @@ def draw(path: Path, edges: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def statistics(waveform: np.ndarray, borders: np.ndarray, clip: unsilent.Clip) -> dict[str, np.ndarray]:
-    """Of each border, in samples: jump of the energy in dB, and rise of the spectrum in dB."""
+    """Return the energy jump and the onset strength at each border (in samples), both in dB."""
     side = round(SIDE_SECONDS * clip.sample_rate)
     power = np.concatenate([[0.0], np.cumsum(waveform.astype(np.float64) ** 2)])
     stops = np.minimum(borders + side, len(waveform))

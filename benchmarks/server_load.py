@@ -1,10 +1,10 @@
-"""The server under load: cold start, cost beside the command, and many clients, some of them bad, with `kill -9` in the middle.
+"""The server under load: cold start, overhead compared with the command, and many clients, some misbehaving, with `kill -9` halfway.
 
     python benchmarks/server_load.py --clients 50
 
-Every client uploads a video, asks for a short sound with a seed of its own, and waits. Meanwhile others send slowly, vanish, send too much,
-send no media, or use hostile names. When a third of the jobs is done, the server is killed and started again. At the end every accepted job
-must be done, and every client must have got its own.
+Every client uploads a video, submits a job for a short sound with its own seed, and waits. Meanwhile other clients send slowly, disconnect,
+send too much, send files that are not media, or use hostile names. When a third of the jobs is done, the server is killed and restarted. At
+the end every accepted job must be done, and every client must have its own result.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from unsilent import Client, Request
 from unsilent.errors import UnsilentError
 
 CLIP = Path(__file__).parents[1] / "demo" / "cat.mp4"
-MEANINGFUL_SECONDS = 2.0  # of a wait; shorter ones have no meaningful ratio
+MEANINGFUL_SECONDS = 2.0  # minimum wait for a meaningful ratio of estimated to actual wait
 HOSTILE = ["../../../etc/passwd", "C:\\x\\..\\y.mp4", "a\r\nSet-Cookie: x=y.mp4", "<script>alert(1)</script>.mp4", "x" * 4000 + ".mp4"]
 
 
 class Server:
-    """A server process that can be killed and started again at the same address and folder."""
+    """A server process that can be killed and restarted with the same address and folder."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.options, self.port = folder, options, 0
         self.start()
 
     def start(self) -> float:
-        """Start it; returns the seconds until its page answers."""
+        """Start the server. Returns the seconds until it serves the page."""
         began = time.perf_counter()
         command = [sys.executable, "-m", "unsilent", "serve", "--port", str(self.port), "--folder", str(self.folder), *self.options]
         self.log = (self.folder.parent / "server.log").open("a+")
@@ -56,27 +56,27 @@ class Server:
             self.log.flush()
 
     def cpu_seconds(self) -> float:
-        """Processor time that it has taken so far, which other work on the machine does not lengthen; on Linux."""
+        """Return the CPU time that the server has used, which does not depend on other load; only on Linux."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the server."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def metric(self, name: str) -> float:
-        """A counter of the server."""
+        """Return a value from the server's metrics."""
         return float(re.search(rf"^{name} (\S+)$", urlopen(f"{self.address}metrics").read().decode(), re.M)[1])
 
     def wait_until_warm(self) -> None:
-        """Wait until its model is loaded."""
+        """Wait until the server has loaded its model."""
         while b'"is_warm":true' not in urlopen(f"{self.address}api/health").read():
             time.sleep(0.2)
 
 
 def cost(runs: int) -> None:
-    """Seconds of a generation by the command and by a warm server, in turns."""
+    """Print the seconds of a generation with the command and with a warm server, measured alternately."""
     by_command, by_server = [], []
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "served")
@@ -88,7 +88,7 @@ def cost(runs: int) -> None:
             subprocess.run(command, check=True, capture_output=True)
             middle = time.perf_counter()
             client.generate(CLIP, Path(folder) / "out", seed=run)
-            if run:  # the first warms caches
+            if run:  # the first run is a warm-up
                 by_command.append(middle - began)
                 by_server.append(time.perf_counter() - middle)
         server.kill()
@@ -97,7 +97,7 @@ def cost(runs: int) -> None:
 
 
 def bad(server: Server, kind: str, number: int, seen: Counter) -> None:
-    """A client that does not behave."""
+    """Run a misbehaving client."""
     body = CLIP.read_bytes()
     head = f"PUT /api/inputs?name=x.mp4 HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
     try:
@@ -135,7 +135,7 @@ def bad(server: Server, kind: str, number: int, seen: Counter) -> None:
 
 
 def good(server: Server, number: int, jobs: dict[int, tuple[Client, dict]], refused: Counter) -> None:
-    """A client that behaves; tries again where the server says so."""
+    """Run a client that uploads and submits until the server accepts its job."""
     client = Client(server.address)
     while number not in jobs:
         try:
@@ -147,7 +147,7 @@ def good(server: Server, number: int, jobs: dict[int, tuple[Client, dict]], refu
 
 
 def load(clients: int, bad_of_each: int) -> bool:
-    """All clients at once; prints what came of it, and returns whether nothing is lost or served wrongly."""
+    """Run all clients at once and print the outcome. Returns whether no job was lost or served to another client."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "served", "--max-mb", "5")
         server.wait_until_warm()
@@ -187,9 +187,11 @@ def load(clients: int, bad_of_each: int) -> bool:
                 foreign += 1
         for thread in threads:
             thread.join()
-        print(f"{clients} clients, {len(kinds) * bad_of_each} bad ones: all accepted in {accepted:.1f} s, all done in {spent:.1f} s")
-        print(f"accepted {len(jobs)}, done and one's own {own}, lost {clients - own}, served to another {foreign}")
-        print(f"tried again: {dict(refused)}")
+        print(
+            f"{clients} clients, {len(kinds) * bad_of_each} misbehaving ones: all accepted in {accepted:.1f} s, all done in {spent:.1f} s"
+        )
+        print(f"accepted {len(jobs)}, done and correct {own}, lost {clients - own}, served to another client {foreign}")
+        print(f"retries: {dict(refused)}")
         at_once = [(number, job["created"], job["wait_seconds"]) for number, (_, job) in jobs.items() if job["wait_seconds"] is not None]
         for when, those in (("at acceptance", at_once), ("while they waited", stated)):
             waits = [(wait, done[number]["started"] - at) for number, at, wait in those
@@ -198,7 +200,7 @@ def load(clients: int, bad_of_each: int) -> bool:
             low, middle, high = (ratios[round(share * (len(ratios) - 1))] for share in (0.1, 0.5, 0.9))
             real = statistics.median(real for _, real in waits)
             print(
-                f"wait as stated {when}, {len(ratios)} times: {middle:.2f} of the real one ({low:.2f} to {high:.2f}); median {real:.1f} s"
+                f"wait estimated {when}, {len(ratios)} times: {middle:.2f} of the actual one ({low:.2f} to {high:.2f}); median {real:.1f} s"
             )
         print(f"peak memory {max(peaks) / 1e6:.0f} MB")
         for kind, n in sorted(seen.items()):
@@ -211,8 +213,8 @@ def main() -> int:
     """Run all parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--bad", type=int, default=4, help="bad clients of each kind")
-    parser.add_argument("--runs", type=int, default=3, help="of the comparison with the command; 0 leaves it out")
+    parser.add_argument("--bad", type=int, default=4, help="misbehaving clients of each kind")
+    parser.add_argument("--runs", type=int, default=3, help="runs of the comparison with the command; 0 skips it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "served")
@@ -223,7 +225,7 @@ def main() -> int:
             worked.append(server.cpu_seconds())
             server.kill()
     print(f"start to page: {statistics.median(starts):.2f} s (of {', '.join(f'{one:.2f}' for one in starts)}),", end=" ")
-    print(f"{statistics.median(worked):.2f} s of it on a processor", flush=True)
+    print(f"{statistics.median(worked):.2f} s of CPU time", flush=True)
     if arguments.runs:
         cost(arguments.runs)
     return 0 if load(arguments.clients, arguments.bad) else 1

@@ -1,8 +1,8 @@
-"""Figure of mels side by side, such as made and real, small enough for a document.
+"""Figure of mels side by side, such as generated and real ones, small enough for a document.
 
     python benchmarks/sheet.py OUT.png "version 3=DIR" made=DIR real=DIR --sounds 24
 
-Each DIR has a folder of WAV files for each label; the first file of each of the first labels that all have is drawn. SECONDS of each.
+Each DIR has a folder of WAV files per label. For evenly spaced labels that all DIRs have, the first `SECONDS` of the first file are drawn.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from unsilent.generation.figure import draw_mel
 from unsilent.signal.mel import from_mel01, log_mel01
 
 SECONDS = 5.0
-_COLOURS = 64  # of the PNG, which makes it a third as large
+_COLOURS = 64  # palette of the PNG, which makes the file a third as large
 _DPI = 80
-_ACROSS = 2  # labels in one row, of folders
+_ACROSS = 2  # labels per row
 
 
 def main() -> None:
@@ -45,13 +45,13 @@ def main() -> None:
 
 
 def draw_sheet(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], clip: Clip, out: Path, across: int = 1) -> None:
-    """Draw the mels of each label beside each other, all as long as the last, `SECONDS` at most.
+    """Draw the mels of each label side by side, cut to the length of the last one and at most `SECONDS`.
 
     Args:
-        rows: label, and waveforms by what they are.
-        clip: the grid.
+        rows: pairs of a label and its waveforms by title.
+        clip: time and frequency grid.
         out: PNG to write.
-        across: labels in one row.
+        across: number of labels per row.
     """
     kinds, n_rows = len(rows[0][1]), -(-len(rows) // across)
     figure = Figure(figsize=(4.5 * kinds * across, 2 * n_rows), layout="constrained")

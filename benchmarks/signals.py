@@ -11,7 +11,7 @@ from unsilent.signal.loudness import TARGET_LUFS, loudness_lufs
 from unsilent.signal.mel import RANGE_DB, log_mel01
 from unsilent.signal.onsets import find_onsets
 
-FULL_SCALE = 0.999  # clipped 16-bit samples are at this level or above
+FULL_SCALE = 0.999  # samples at or above this level count as clipped
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Signal:
     """Measures of one sound.
 
     Attributes:
-        bands_db: mean over time of each mel band.
-        lufs: loudness; minus infinity for silence.
-        rms_db, peak_db: relative to full scale.
-        onsets: per second.
-        offset: absolute mean of the samples, 0 to 1.
-        clipped: share of samples at full scale.
+        bands_db: mean of each mel band over time, in dB.
+        lufs: loudness in LUFS; minus infinity for silence.
+        rms_db, peak_db: levels in dB relative to full scale.
+        onsets: onsets per second.
+        offset: absolute mean of the samples (DC offset), in 0..1.
+        clipped: fraction of samples at full scale, in 0..1.
     """
 
     bands_db: np.ndarray
@@ -37,7 +37,7 @@ class Signal:
 
 
 def measure(waveform: np.ndarray, clip: Clip) -> Signal:
-    """Measures of a mono sound in [-1, 1], of one code column or longer."""
+    """Measure a mono sound in [-1, 1] that is at least one code column long."""
     mel01 = log_mel01(torch.from_numpy(waveform)[None].float(), clip)[0]
     size = np.abs(waveform)
     return Signal(
@@ -52,10 +52,10 @@ def measure(waveform: np.ndarray, clip: Clip) -> Signal:
 
 
 def compare(made: Sequence[Signal], real: Sequence[Signal]) -> dict[str, float]:
-    """Means over generated and over real sounds, and the distance of their mean spectra.
+    """Compare generated and real sounds by the means of their measures, and by the distance of their mean spectra.
 
     Returns:
-        `spectrum_db` is the mean over bands of the absolute difference of the band means; the others are means of both sides.
+        `spectrum_db` is the mean over bands of the absolute difference of the band means. The others are counts and means of both.
     """
     bands = [np.mean([one.bands_db for one in side], axis=0) for side in (made, real)]
     means = {"made": len(made), "real": len(real), "spectrum_db": float(np.abs(bands[0] - bands[1]).mean())}
@@ -67,7 +67,7 @@ def compare(made: Sequence[Signal], real: Sequence[Signal]) -> dict[str, float]:
 
 
 def faults(made: Sequence[Signal]) -> dict[str, float]:
-    """Faults: clipping, DC offset, silence, deviation from the target loudness."""
+    """Return the rates of faults: clipping, DC offset, silence, and deviation from the target loudness."""
     away = np.abs([one.lufs - TARGET_LUFS for one in made])
     audible = np.isfinite(away)
     return {

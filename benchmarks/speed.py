@@ -1,16 +1,17 @@
-"""The paper's model on this CPU: ours against the released algorithm and against what memory and arithmetic allow, step by step.
+"""Speed of the paper's model in unsilent, compared step by step with the released algorithm and with the hardware's limits.
 
     python benchmarks/speed.py [--folder FOLDER] [--features 5] [--takes 1 4] [--columns 53] [--runs 5] [--released 8] [--json]
 
-FOLDER (a temporary one by default) takes 1.6 GB of made-up weights, and 1.2 GB for each further number of features. Each precision
-runs in a process of its own: five generations of the sound of one clip, or of so many columns, from given features, after one to warm up,
-whose time is printed too; of several numbers of takes in turn, as what memory gives changes from minute to minute (on a GPU one after
-another). Of what is longer than a clip by more than an eighth, most is decoded and vocoded beside the sampler; `in_turn` is without.
+FOLDER (by default a temporary one) gets 1.6 GB of pseudo-random weights, and 1.2 GB for each further number of features. Each precision
+runs in its own process. It generates the sound of one clip (or of `--columns`) from given features five times, after one warm-up run, whose
+time is also printed. Several numbers of takes are measured alternately, because memory bandwidth varies over time (on a GPU one after
+another). Sounds more than an eighth longer than a clip are mostly decoded and vocoded concurrently with sampling; `in_turn` is without
+concurrency.
 
-The released algorithm, re-expressed here, sends the whole sequence through the transformer for every code, in float32, with zeros where
-codes are to come, and attends in single operations. `--released 8` times every eighth code and takes it for others, `--released 1` times
-all, 0 none. Floors: bytes of the weights and the cache by the measured rate of reading, operations of the convolutions by the measured rate
-of products.
+The released algorithm, reimplemented here, runs the transformer in float32 over the whole sequence for every code, with zeros in place of
+future codes and without fused attention. `--released 8` times every eighth code and extrapolates, `--released 1` times all codes, and 0
+skips it. Floors are lower bounds: for codes, bytes of weights and cache over the measured memory bandwidth; for convolutions, their
+operations over the measured rate of matrix products.
 """
 
 import argparse
@@ -55,7 +56,7 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 def make(folder: Path, n_features: int) -> Path:
-    """Write the parts of a model that sees so many features, filled by rule, unless they are there; gives the sampler's folder."""
+    """Write the parts of a model with `n_features` features and pseudo-random weights, unless they exist. Returns the sampler's folder."""
     row = presets.get(f"vggsound-{n_features}-resnet50")
     out = folder / f"sampler-{n_features}"
     kinds = {"codebook": (folder / "codebook", row.codebook), "melgan": (folder / "vocoder", row.vocoder), "sampler": (out, row.sampler)}
@@ -69,7 +70,7 @@ def make(folder: Path, n_features: int) -> Path:
 
 @torch.inference_mode()
 def measure(folder: Path, sampler_folder: Path, precision: str, options: argparse.Namespace) -> list[dict]:
-    """For each number of takes: seconds of each step in this process, medians; the first generation's, and the peak memory."""
+    """Return for each number of takes the median seconds of each step, the seconds of the first run, and the peak memory."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     started = time.perf_counter()
@@ -88,7 +89,7 @@ def measure(folder: Path, sampler_folder: Path, precision: str, options: argpars
     is_long = len(decoded_windows(n_columns, config.clip)) > 1
     laps, in_turn, peaks = defaultdict(list), defaultdict(list), defaultdict(list)
     order = options.takes * (options.runs + 1)
-    for takes in sorted(order) if device.type == "cuda" else order:  # a GPU would record each turn anew
+    for takes in sorted(order) if device.type == "cuda" else order:  # on a GPU, each change of takes would capture graphs again
         _forget_peak(device)
         laps[takes].append(_generate(sampler, codec, features, precision, n_columns, takes, True))
         peaks[takes].append(_peak_mb(device))
@@ -120,7 +121,7 @@ def _summary(laps: list[dict[str, float]], in_turn: list[dict[str, float]], n_co
 def _generate(
     sampler: Sampler, codec: Codec, features: Tensor, precision: str, n_columns: int, takes: int, is_beside: bool
 ) -> dict[str, float]:
-    """Seconds of each step; those of codes include what is done beside them."""
+    """Return the seconds of each step. Those of codes include concurrent decoding and vocoding."""
     clock, device = Clock(), codec.device
     with Rendering(codec, n_columns) as rendering:
         feed = rendering.feed if is_beside else lambda known: None
@@ -143,7 +144,7 @@ def _generate(
 
 
 def _lap(clock: Clock, name: str, device: torch.device) -> None:
-    """A GPU answers before it has done what it was asked for."""
+    """Record the time of a step. GPU kernels run asynchronously, so they are waited for."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     clock.lap(name)
@@ -165,7 +166,7 @@ def _peak_mb(device: torch.device) -> float:
 
 @torch.inference_mode()
 def released(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> dict:
-    """Seconds of the released algorithm for one clip: no cache, float32, the whole sequence for every code, zeros for those to come."""
+    """Return the seconds of the released algorithm for one clip: float32, no cache, the whole sequence for every code."""
     torch.set_num_threads(options.threads)
     device, stride = torch.device(options.device), options.released
     sampler, codebook = load_checkpoint(sampler_folder, "sampler"), load_checkpoint(folder / "codebook", "codebook")
@@ -192,7 +193,7 @@ def released(folder: Path, sampler_folder: Path, options: argparse.Namespace) ->
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, **_: bool) -> Tensor:
-    """As the released transformer does it, one operation after another: all scores, a mask, shares, their sums."""
+    """Compute attention with separate operations, as the released transformer does: scores, mask, softmax, weighted sum."""
     scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
     unseen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
     return scores.masked_fill(unseen, -torch.inf).softmax(-1) @ v
@@ -200,9 +201,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, **_: bool) -> Tensor:
 
 @torch.inference_mode()
 def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> list[dict]:
-    """Rates of this machine, and from them the least seconds of each step, for each number of takes.
+    """Return the measured rates of this machine, and lower bounds for the seconds of each step, for each number of takes.
 
-    On a CPU matrices, keys and values are int8, as are the wide convolutions of the decoder; all else is bfloat16.
+    On a CPU, matrices, keys, values and the decoder's wide convolutions are int8; everything else is bfloat16.
     """
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -214,7 +215,7 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> l
         one = torch.ones(8192 if on_gpu else 2048, 8192 if on_gpu else 2048, dtype=dtype, device=device)
         rates[dtype] = 2 * len(one) ** 3 / min(_seconds(lambda one=one: one @ one, device) for _ in range(5))
     fastest = max(rates.values())
-    # instructions multiply four whole numbers, or two of bfloat16, in the place of one of float32
+    # an instruction multiplies four int8 or two bfloat16 numbers for each float32 number
     in_whole = max(4 * rates[torch.float32], 2 * rates[torch.bfloat16]) if can_quantise(device) else fastest
     config = network_config(sampler_folder, "sampler")
     codebook, vocoder = load_checkpoint(folder / "codebook", "codebook"), load_checkpoint(folder / "vocoder", "melgan")
@@ -238,7 +239,7 @@ def floors(folder: Path, sampler_folder: Path, options: argparse.Namespace) -> l
 
 
 def _flops(run: Callable[[], Tensor]) -> dict[str, int]:
-    """Operations of all modules that take part, and of all together as `Global`."""
+    """Count the floating-point operations of each module that runs; `Global` is the total."""
     with FlopCounterMode(display=False) as counter:
         run()
     return {name: sum(flops.values()) for name, flops in counter.get_flop_counts().items()}
@@ -257,15 +258,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--features", type=int, default=5, choices=(1, 5, 212))
-    parser.add_argument("--takes", type=int, nargs="+", default=[1], help="side by side; several numbers are measured in turn")
-    parser.add_argument("--columns", type=int, default=0, help="of codes, for ours; 0 makes one clip")
+    parser.add_argument("--takes", type=int, nargs="+", default=[1], help="takes in parallel; several numbers are measured in turn")
+    parser.add_argument("--columns", type=int, default=0, help="code columns to generate; 0 for one clip")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--released", type=int, default=8)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", nargs="*", choices=PRECISIONS)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # how a process of its own is told what to measure
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # what a child process measures
     options = parser.parse_args()
     if options.one:
         sampler_folder = make(options.folder, options.features)
@@ -285,14 +286,14 @@ def main() -> None:
 
 
 def _table(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """A row for everything that is measured, each in a process of its own, but all numbers of takes in one."""
+    """Measure each row in its own process, with all numbers of takes in one process."""
     precisions = options.precision or (("bfloat16",) if options.device == "cuda" else PRECISIONS)
     table = {"released": _in_a_process("released", options)} if options.released else {}
     measured = {name: _in_a_process(name, options) for name in ("floor", *precisions)}
     for number, takes in enumerate(options.takes):
         for name, rows in measured.items():
             row = table[name if takes == 1 else f"{name}, {takes} takes"] = rows[number]
-            if name == "floor" or options.columns:  # floors and the released algorithm are of one clip
+            if name == "floor" or options.columns:  # floors and the released algorithm are for one clip
                 continue
             row["times_the_floor"] = row["whole"] / measured["floor"][number]["whole"]
             if options.released:

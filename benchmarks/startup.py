@@ -1,9 +1,8 @@
-"""How long it takes until something can be done: each command in processes of its own, the median of their times.
+"""Start-up times: each command in new processes, as the median of several runs.
 
     python benchmarks/startup.py [--model everyday] [--runs 5] [--json]
 
-Loading a model includes importing torch, which is printed beside it: nothing of this project's can be faster than that. Processes end at
-once: what Python tidies up at the end, nobody waits for.
+Loading a model includes importing torch, whose time is printed as a lower bound. Processes exit at once, without Python's clean-up.
 """
 
 import argparse
@@ -34,11 +33,11 @@ def main() -> None:
     }
     times = {name: [] for name in programs}
     for _ in range(options.runs + 1):
-        for name, program in programs.items():  # in turn, so that all see the same machine
+        for name, program in programs.items():  # alternately, so that all have the same load
             started = time.perf_counter()
             subprocess.run([sys.executable, "-c", program + AT_ONCE], check=True, capture_output=True)
             times[name].append(time.perf_counter() - started)
-    found = {name: round(median(seconds[1:]), 3) for name, seconds in times.items()}  # the first fills the system's cache of files
+    found = {name: round(median(seconds[1:]), 3) for name, seconds in times.items()}  # the first run fills the page cache
     if options.json:
         print(json.dumps({"runs": options.runs, "seconds": found}))
         return

@@ -1,12 +1,12 @@
-"""Measure streams: time to the first sound, share of playback time, and how far the sound is from that of the whole at once.
+"""Measure streams: time to the first sound, real-time factor, and difference from decoding with full context.
 
     python benchmarks/streaming.py demo/cat.mp4 --runs 5
 
-first     seconds from the request to the first stretch, of a loaded model; median and largest of the runs
-factor    seconds for the rest divided by its length
-waits     longest time by which a stretch came later than the sound before it lasts, 0 if playback never stops
-lufs      loudness, which a stream does not adjust
-context   signal-to-noise ratio of the stream's rendering against the same codes decoded with full context, in dB
+first     seconds from the request to the first stretch with a loaded model; median and maximum over the runs
+factor    real-time factor of the rest
+waits     longest underrun of playback in seconds; 0 if playback never stops
+lufs      loudness in LUFS, which a stream does not normalise
+context   signal-to-noise ratio in dB of the stream, compared with the same codes decoded with full context
 """
 
 import argparse
@@ -24,7 +24,7 @@ from unsilent.signal.loudness import loudness_lufs
 
 
 def main() -> None:
-    """Print one line of JSON for each video."""
+    """Print one line of JSON per video."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", type=Path, nargs="+")
     parser.add_argument("--model", default="everyday")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def timed(pipeline, video: Path) -> dict:
-    """One stream with its times."""
+    """Run one stream and measure its times."""
     started, stretches, times = time.perf_counter(), [], []
     for stretch in pipeline.stream(video):
         stretches.append(stretch)

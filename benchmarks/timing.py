@@ -20,9 +20,9 @@ from unsilent.signal.mel import log_mel01
 from unsilent.signal.onsets import find_onsets, onset_strength
 
 MIN_ONSETS = 3
-ONSETS_PER_SECOND = (0.5, 5.0)  # sparser onsets measure little, denser ones match by chance
-MIN_RISE_DB = 10.0  # mean over bands and onsets: impacts rise by 10 to 40, plucked strings and pouring water by 3 to 8
-SHIFTS = 20  # of each sound, for the chance level
+ONSETS_PER_SECOND = (0.5, 5.0)  # sparser onsets measure little, and denser ones match by chance
+MIN_RISE_DB = 10.0  # mean over bands and onsets: impacts rise by 10 to 40 dB, plucked strings and pouring water by 3 to 8 dB
+SHIFTS = 20  # random shifts per sound for the chance level
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Impacts:
     """A video with clear impacts.
 
     Attributes:
-        row: of the manifest.
-        waveform: its own sound.
-        seconds: onsets of its own sound.
+        row: row of the manifest.
+        waveform: own sound of the video.
+        seconds: onsets of the waveform in seconds.
     """
 
     row: Row
@@ -41,9 +41,10 @@ class Impacts:
 
 
 def find_impacts(rows: Sequence[Row], root: Path, clip: Clip) -> list[Impacts]:
-    """Videos whose own sound has clear impacts, held-out ones first.
+    """Return the videos whose own sound has clear impacts, held-out ones first.
 
-    The rule: `MIN_ONSETS` onsets or more, `ONSETS_PER_SECOND`, and a mean rise at the onsets of `MIN_RISE_DB` or more.
+    The sound must have at least `MIN_ONSETS` onsets, a rate in `ONSETS_PER_SECOND`, and a mean rise at the onsets of at least
+    `MIN_RISE_DB`.
     """
     found = []
     for row in sorted((row for row in rows if row.kind == "clip"), key=lambda row: (row.split == "train", row.clip_id)):
@@ -58,7 +59,7 @@ def find_impacts(rows: Sequence[Row], root: Path, clip: Clip) -> list[Impacts]:
 
 
 def is_clear(seconds: np.ndarray, mel01: torch.Tensor, clip: Clip) -> bool:
-    """Whether a sound with these onsets has clear impacts; see `find_impacts`."""
+    """Return whether a sound with these onsets has clear impacts; see `find_impacts`."""
     length = mel01.shape[1] * clip.hop / clip.sample_rate
     if len(seconds) < MIN_ONSETS or not ONSETS_PER_SECOND[0] <= len(seconds) / length <= ONSETS_PER_SECOND[1]:
         return False
@@ -67,7 +68,7 @@ def is_clear(seconds: np.ndarray, mel01: torch.Tensor, clip: Clip) -> bool:
 
 
 def onsets_of(waveform: np.ndarray, clip: Clip) -> np.ndarray:
-    """Onsets of a sound in seconds."""
+    """Return the onsets of a sound in seconds."""
     return find_onsets(log_mel01(torch.from_numpy(waveform)[None].float(), clip)[0], clip)
 
 
@@ -78,19 +79,19 @@ def score_all(
     clip: Clip,
     seed: int,
 ) -> dict[str, Any]:
-    """F1 of each set of generated sounds, of the videos' own sounds after codebook and vocoder, and of chance.
+    """Compute F1 of each set of generated sounds, of the videos' own sounds after codebook and vocoder, and of chance.
 
     Args:
-        videos: with clear impacts.
-        ways: name → folder of samples of `unsilent sample`; the first is compared with chance.
-        reconstruct: codebook and vocoder.
-        clip: the grid.
-        seed: of shifts and intervals.
+        videos: videos with clear impacts.
+        ways: folders of samples from `unsilent sample`, by name; the first is compared with chance.
+        reconstruct: function that passes a waveform through codebook and vocoder.
+        clip: time and frequency grid.
+        seed: random seed of shifts and intervals.
 
     Returns:
         For all videos, and for the held-out ones: F1 with its 95 % interval over videos, precision and recall of each way, of `own sound
-        through the codebook`, of the first way's sounds circularly `shifted` at random, and generated `for other videos`; and the mean
-        over videos of the difference in F1 between the first way and its shifted sounds. For each video: its F1 values.
+        through the codebook`, of the first way's sounds circularly `shifted` at random, and of its sounds `for other videos`. Also the mean
+        difference in F1 between the first way and its shifted sounds. For each video: its F1 values.
     """
     made = {
         way: [[onsets_of(read_audio(path, clip.sample_rate), clip) for path in sorted((folder / video.row.clip_id).glob("*.wav"))]
@@ -121,7 +122,7 @@ def score_all(
 
 
 def shifted(sounds: Sequence[np.ndarray], length: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """Onsets below a length in seconds, circularly shifted by `SHIFTS` random amounts."""
+    """Cut onsets to a length in seconds, and shift them circularly by `SHIFTS` random amounts."""
     return [(sound[sound < length] + rng.uniform(0, length)) % length for sound in sounds for _ in range(SHIFTS)]
 
 
@@ -130,7 +131,7 @@ def _length(video: Impacts) -> float:
 
 
 def _score(video: Impacts, sounds: Sequence[np.ndarray]) -> OnsetScore:
-    """Score over all onsets of sounds during the video; a generated sound is a whole clip long."""
+    """Score all onsets during the video; generated sounds are as long as a clip and may be longer than the video."""
     length = _length(video)
     return reduce(add, (onset_f1(sound[sound < length], video.seconds) for sound in sounds), OnsetScore(0, 0, 0))
 

@@ -1,14 +1,15 @@
-"""Speed and memory of every trainer at the paper's size, and what a second process adds.
+"""Speed and memory of each trainer at the paper's size, and speed-up by a second process.
 
     python benchmarks/training.py [--only NAME...] [--batch N] [--steps N] [--threads N] [--set KEY=VALUE]
     python benchmarks/training.py --processes [--only NAME...]
 
-The first runs each training of runs/paper on random data, in a process of its own: the codebook with the perceptual distance (of random
-weights, which cost the same) and its discriminator from the first step on, the sampler with 212 features, MelGAN with its discriminator,
-and both classifiers with 309 labels. Time is the median between lines of progress after the first step; memory is the process's peak,
-imports and all, and torch's on the GPU; nothing is saved or validated. Batches are 1 on the CPU and those of the run files on a GPU.
+The first command runs each training of runs/paper on random data in its own process: the codebook with perceptual distance (with random
+weights) and discriminator from the first step, the sampler with 212 features, MelGAN with its discriminator, and both classifiers with 309
+labels. Time is the median between progress lines after the first step. Memory is the peak of the process with imports, and torch's peak on
+the GPU. Nothing is saved or validated. The batch size is 1 on the CPU and that of the run file on a GPU.
 
-The second runs two small trainings of runs/everyday in one process and in two, with the same items in a step and one thread each.
+The second command runs two small trainings of runs/everyday in one process and in two, with the same number of items per step and one
+thread each.
 """
 
 import argparse
@@ -35,33 +36,35 @@ from unsilent.models.vggishish import VGGishish, VGGishishConfig
 
 RUNS = Path(__file__).parents[1] / "runs"
 UNVALIDATED = {"valid_every": 0, "patience": 0}
-PAPER = {  # run file, and what is set besides
+PAPER = {  # run file and changed settings
     "codebook": ("vggsound-codebook", {"adversarial_start": 0}),
     "sampler": ("vggsound-sampler", UNVALIDATED),
     "melgan": ("melgan", {"valid_every": 0}),
     "vggishish": ("vggishish", UNVALIDATED),
     "melception": ("melception", UNVALIDATED),
 }
-EVERYDAY = {  # run file, items in a step, and what is set besides
+EVERYDAY = {  # run file, items per step and changed settings
     "vggishish": ("vggishish", 16, UNVALIDATED),
     "codebook": ("codebook", 8, {}),
 }
-N_LABELS = 309  # of VGGSound
+N_LABELS = 309  # number of classes of VGGSound
 FEATURE_DIM = 2048
 
 
 def main() -> None:
     """Measure and print."""
-    if sys.argv[1:2] == ["--one"]:  # the command that a child process runs
+    if sys.argv[1:2] == ["--one"]:  # in a child process
         measured(int(sys.argv[2]), sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", action="store_true", help="compare one process with two instead")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="trainings to measure")
-    parser.add_argument("--batch", type=int, help="items in a step; without it 1 on the CPU and as the run files have it on a GPU")
+    parser.add_argument("--batch", type=int, help="items per step [default: 1 on the CPU, that of the run file on a GPU]")
     parser.add_argument("--steps", type=int, help="steps to measure after the first; 2 on the CPU, 20 on a GPU, 12 with --processes")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0 leaves torch's choice, and is 1 with --processes")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all; may be repeated")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's default, or 1 with --processes")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all trainings; may be repeated"
+    )
     options = parser.parse_args()
     known = EVERYDAY if options.processes else PAPER
     if unknown := set(options.only or []) - known.keys():
@@ -73,7 +76,7 @@ def main() -> None:
 
 
 def make(folder: Path) -> None:
-    """Write data of the right sizes, and a checkpoint for the perceptual distance: only the convolutions of the classifier are used."""
+    """Write random data of the right sizes, and a random checkpoint for the perceptual distance, which only uses the convolutions."""
     clip, rng = Clip(), np.random.default_rng(0)
     clips = [(f"{i:04d}", "clip", f"label {i:03d}", "train", 44100) for i in range(N_LABELS)]
     noise = (rng.standard_normal(clip.n_samples + 4096) * 3000).astype(np.int16)
@@ -135,16 +138,16 @@ def compare_processes(options: argparse.Namespace, folder: Path, names: list[str
 def measure(
     path: Path, folder: Path, name: str, settings: dict[str, object], more: list[str], steps: int, ends_early: bool
 ) -> dict[str, float]:
-    """Train in a process of its own for a first step and `steps` more.
+    """Train in a new process for a first step and `steps` more.
 
     Args:
-        path: of the run file.
-        folder: with the made-up data.
-        name: of the training's folder.
+        path: run file.
+        folder: folder of the random data.
+        name: name of the training's folder.
         settings: changes to the run file.
-        more: changes as the user gave them.
-        steps: to measure.
-        ends_early: end the process after these steps, so that nothing large is written to disk; several processes would not end together.
+        more: changes from the command line.
+        steps: number of steps to measure.
+        ends_early: whether to end the process after these steps, so that no checkpoint is written. Not for several processes.
     """
     settings = {**settings, "shards": str(folder / "shards"), "out": str(folder / name), "log_every": 1, "save_every": 10**9}
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()] + more
@@ -163,7 +166,7 @@ class LastStepDone(BaseException):
 
 
 class Stopwatch(logging.Handler):
-    """Records the time of each line of progress.
+    """Records the time of each progress line.
 
     Args:
         last: step after which training ends; 0 lets it finish.
@@ -175,7 +178,7 @@ class Stopwatch(logging.Handler):
         self.moments: list[float] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Record a line of progress."""
+        """Record the time of a progress line."""
         progress = re.match(r"step (\d+)/\d+ ", record.getMessage())
         if progress:
             self.moments.append(time.perf_counter())
@@ -184,7 +187,7 @@ class Stopwatch(logging.Handler):
 
 
 def measured(last: int, arguments: list[str]) -> None:
-    """Run one command in this process and print its figures as JSON; other processes of the same training print nothing."""
+    """Run one command in this process and print the measurements as JSON. Further processes of the training print nothing."""
     stopwatch = Stopwatch(last)
     logging.getLogger("unsilent").addHandler(stopwatch)
     try:
@@ -202,7 +205,7 @@ def measured(last: int, arguments: list[str]) -> None:
 
 
 def _batch(arguments: list[str]) -> int:
-    """The batch that was trained with, as the command reads it."""
+    """Return the batch size that the training used."""
     from unsilent.train.config import read_run
 
     return read_run(

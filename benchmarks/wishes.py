@@ -1,14 +1,14 @@
-"""Measure `avoid` and `like`: how often the avoided class is still heard, and how similar sounds are to a reference.
+"""Measure `avoid` and `like`: how often the avoided class is still recognised, and how similar sounds are to a reference.
 
     python benchmarks/wishes.py DATA [--labels 24] [--seed 0]
 
 DATA has `sounds.csv` and `images.csv` with the columns path, label and split; only held-out files (split `valid`) are used. Sounds last
-five seconds and have four candidates. The judge is the model's listener, which also ranks; `one` is without ranking, so impartial.
+five seconds and have four candidates. They are classified by the model's listener, which also ranks; `one` is without ranking and unbiased.
 
-named  A label is named; avoided is the class, other than the label, that is likeliest most often in four sounds of another seed.
-       Printed are the shares of sounds whose likeliest class is the avoided one, and whose likeliest class is the label.
-seen   A picture is seen; avoided is the class that sight finds likeliest.
-like   A held-out recording is the reference, its label is named. Printed are cosines with the recording.
+named  With a label. The avoided class is the most frequent recognised class, other than the label, of four sounds of another seed.
+       Results are the fractions of sounds that are recognised as the avoided class, and as the label.
+seen   With an image. The avoided class is the likeliest class in the image.
+like   With a held-out recording as reference, and its label. Results are cosine similarities with the recording.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COLUMNS, DRAWS = 27, 4
 
 
 def main() -> None:
-    """Print all figures."""
+    """Print all results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--labels", type=int, default=24)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def held_out(table: Path, known: set[str], rng: np.random.Generator) -> list[tuple[Path, str]]:
-    """One file of each label that the listener knows, shuffled."""
+    """Return one held-out file per label that the listener knows, shuffled."""
     with table.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "valid" and row["label"] in known]
     chosen = {row["label"]: table.parent / row["path"] for row in (rows[place] for place in rng.permutation(len(rows)))}
@@ -59,13 +59,13 @@ def held_out(table: Path, known: set[str], rng: np.random.Generator) -> list[tup
 
 
 def show(title: str, rows: list[dict[str, float]]) -> None:
-    """Print the means."""
+    """Print the mean of each result."""
     print(f"{title}, {len(rows)} labels:", {name: round(float(np.mean([row[name] for row in rows])), 3) for name in rows[0]}, flush=True)
 
 
 @torch.inference_mode()
 def sample(pipeline: Pipeline, picture: Path, seed: int, **fields: object) -> tuple[Int[Tensor, "draws rows columns"], dict[str, float]]:
-    """Codes of candidates for a picture, and what is seen or named."""
+    """Sample candidates for an image. Returns their codes, and the classes that are recognised or given by the label."""
     request, parts = pipeline.resolve(seed=seed, candidates=DRAWS, **fields), pipeline.parts
     scene = Scene(picture, 0.0)
     given = load_given(scene, request, pipeline.codec, parts.ranker, parts.loudness_lufs)
@@ -76,18 +76,18 @@ def sample(pipeline: Pipeline, picture: Path, seed: int, **fields: object) -> tu
 
 @torch.inference_mode()
 def heard(pipeline: Pipeline, grids: Int[Tensor, "draws rows columns"]) -> Float[Tensor, "draws dim"]:
-    """The listener's features."""
+    """Return the listener's features of each sound."""
     return torch.cat([pipeline.parts.ranker.listener.features(to_mel01(pipeline.codec.decode(grid))[None]) for grid in grids])
 
 
 def likeliest(pipeline: Pipeline, grids: Int[Tensor, "draws rows columns"]) -> list[str]:
-    """The likeliest class of each sound."""
+    """Return the likeliest class of each sound."""
     ranker = pipeline.parts.ranker
     return [ranker.classes[number] for number in ranker.listener.fc(heard(pipeline, grids)).argmax(1).tolist()]
 
 
 def avoid(pipeline: Pipeline, picture: Path, label: str | None, seed: int) -> dict[str, float]:
-    """Shares of sounds whose likeliest class is the avoided one, and whose likeliest is the label."""
+    """Return the fractions of sounds that are recognised as the avoided class, and as the label."""
     other, seen = sample(pipeline, picture, seed + 1, label=label)
     often = Counter(name for name in likeliest(pipeline, other) if name != label)
     avoided = next(iter(seen)) if label is None else often.most_common(1)[0][0] if often else "wind"
@@ -103,7 +103,8 @@ def avoid(pipeline: Pipeline, picture: Path, label: str | None, seed: int) -> di
 
 
 def like(pipeline: Pipeline, picture: Path, recording: Path, label: str, seed: int) -> dict[str, float]:
-    """Cosines with a recording: of sounds that do not continue it and that do, the mean, and the one that ranking takes."""
+    """Return cosine similarities with a recording, for sounds with and without it as reference: of all sounds, the best by label, and
+    the nearest."""
     rows, request = {}, pipeline.resolve(like=str(recording))
     wanted = load_reference(request, pipeline.codec, pipeline.parts.ranker, pipeline.parts.loudness_lufs).features
     for way, fields in (("without", {}), ("with", {"like": str(recording)})):

@@ -1,4 +1,4 @@
-"""Make the demo clip: a slow camera move over scikit-image's photograph of a cat, Chelsea (CC0, by Stefan van der Walt).
+"""Render the demo clip: a slow camera move over scikit-image's photograph of the cat Chelsea (CC0, by Stefan van der Walt).
 
     python demo/make_clip.py demo/cat.mp4
 
@@ -15,7 +15,7 @@ from PIL import Image
 from skimage.data import chelsea
 
 SECONDS, FPS = 10, 25
-WIDTH, HEIGHT = 448, 296  # near the photograph's 451 x 300, even as H.264 wants
+WIDTH, HEIGHT = 448, 296  # close to the photograph's 451 x 300, and even, as H.264 requires
 
 
 def main(out: Path) -> None:
@@ -33,7 +33,7 @@ def main(out: Path) -> None:
 
 
 def view(photograph: Image.Image, progress: float) -> Image.Image:
-    """What the camera shows at `progress` in [0, 1]: from the whole cat towards its eyes, with a breath of sideways sway."""
+    """Render the camera view at `progress` in [0, 1]: a zoom from the whole cat to its eyes, with slight sideways sway."""
     eased = progress * progress * (3 - 2 * progress)
     zoom = 1.0 + 0.9 * eased
     width, height = photograph.width / zoom, photograph.height / zoom

@@ -1,9 +1,9 @@
-"""Make what README shows of the demo clip: two takes as videos, and the first as a GIF with a playhead over its spectrogram.
+"""Render the media in README: two takes of the demo clip as videos, and the first as a GIF with a playhead over its spectrogram.
 
     python demo/make_page_media.py docs/demo
 
-Needs the `plot` extra. The sounds are those of `unsilent generate demo/cat.mp4 -o docs/demo/cat.mp4 --takes 2`; the same machine and
-number of threads make the same bytes again.
+Needs the `plot` extra. The sounds are those of `unsilent generate demo/cat.mp4 -o docs/demo/cat.mp4 --takes 2`. The same machine and
+number of threads give the same bytes.
 """
 
 import sys
@@ -20,7 +20,7 @@ from unsilent.media.video import stream_frames
 
 CLIP = Path(__file__).parent / "cat.mp4"
 TAKES = 2
-STILLS = 8  # of the video, above the spectrogram
+STILLS = 8  # stills of the video above the spectrogram
 GIF_FPS = 5
 COLOURS = 128
 PLAYHEAD = (80, 220, 255)
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
 
 
 def save_gif(made: unsilent.Generation, out: Path) -> None:
-    """Stills of the video above the mel spectrogram, and a playhead that crosses both in real time."""
+    """Write a GIF of stills above the mel spectrogram, with a playhead that crosses both in real time."""
     still, (left, right, bottom) = _draw(made)
     n_frames = round(made.seconds * GIF_FPS)
     frames = []
@@ -50,7 +50,7 @@ def save_gif(made: unsilent.Generation, out: Path) -> None:
 
 
 def _draw(made: unsilent.Generation) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """RGB `[height, width, 3]`; the pixel columns of 0 s and of the end, and the pixel row of the time axis."""
+    """Return the figure as RGB `[height, width, 3]`, and the pixel columns of 0 s and of the end with the pixel row of the time axis."""
     figure = Figure(figsize=(8, 3.4), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])

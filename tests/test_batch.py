@@ -122,7 +122,7 @@ class TestRun:
 
     def test_run_refuses_sounds_that_would_become_one_file(self, do, make_clip, tmp_path):
         jobs = plan([make_clip("a.mp4"), make_clip("a.mkv")], tmp_path / "out")
-        with pytest.raises(ParameterError, match=r"the sounds or pictures of .*a\.mp4 and .*a\.mkv would become one file"):
+        with pytest.raises(ParameterError, match=r"the sounds or pictures of .*a\.mp4 and .*a\.mkv would have the same path"):
             do(jobs, wav=True)
         assert statuses(do(jobs)) == ["made", "made"]
 

@@ -176,7 +176,7 @@ class TestCheck:
     def test_check_refuses_sounds_that_would_become_one_file(self, tree):
         jobs = plan([tree("a.mp4", "a.mov")], None)
         check(jobs)
-        with pytest.raises(ParameterError, match=r"a\.mov and .*a\.mp4 would become one file"):
+        with pytest.raises(ParameterError, match=r"a\.mov and .*a\.mp4 would have the same path"):
             check(jobs, wav=True)
 
     @pytest.mark.parametrize("name", ["a.sound.mp4", "a.sound.wav", "a.sound.png"])
@@ -192,5 +192,5 @@ class TestCheck:
         check(jobs, wav=True, picture=True)
 
     def test_check_refuses_a_name_that_is_too_long(self, make_clip, tmp_path):
-        with pytest.raises(MediaError, match="the name has 260 bytes, 255 are possible"):
+        with pytest.raises(MediaError, match="the name has 260 bytes, but at most 255 are possible"):
             check(plan([make_clip(f"{'x' * 250}.mp4")], None))

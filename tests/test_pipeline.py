@@ -530,7 +530,7 @@ for named in {wrong}:
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
     def test_a_device_that_is_not_there(self):
-        with pytest.raises(ParameterError, match="device cuda was asked for, but no CUDA device is here; use cpu or auto"):
+        with pytest.raises(ParameterError, match="device is cuda, but this machine has no CUDA device; use cpu or auto"):
             unsilent.load("everyday", device="cuda")
 
     def test_unknown_names_of_the_package(self):

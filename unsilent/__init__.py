@@ -1,4 +1,4 @@
-"""unsilent gives a silent video its sound.
+"""Generates sound for silent videos.
 
     import unsilent
 
@@ -11,7 +11,8 @@
         take.save_wav(f"clip.{take.take}.wav")
 
 `Request` has the parameters of a generation. `Codec.load("everyday").reconstruct(waveform)` needs no video. `Clip` is the grid of mels,
-codes and features. `Client` asks a server of `unsilent serve`. Names are imported at first use, because importing torch takes a second.
+codes and features. `Client` talks to a server started by `unsilent serve`. Names are imported at first use, because importing torch takes a
+second.
 """
 
 import importlib

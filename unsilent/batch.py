@@ -1,4 +1,4 @@
-"""Generation for many videos: finished outputs are kept, and a failed video does not stop the others."""
+"""Generates sounds for many videos. Finished outputs are kept, and a failed video does not stop the others."""
 
 import logging
 import time
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """Result of one take of one job: made, kept from an earlier run, or failed with a reason.
+    """Outcome of one take of one job: made, kept from an earlier run, or failed with a reason.
 
-    It does not have the sound itself, because a batch may be long.
+    The sound itself is not included, because a batch may have many videos.
     """
 
     video: Path
@@ -42,12 +42,12 @@ class Result:
     why: str = ""
     take: int | None = None
     seconds: float | None = None  # length of the sound
-    spent_seconds: float | None = None  # time it took; see `Generation.spent_seconds`
+    spent_seconds: float | None = None  # computing time; see `Generation.spent_seconds`
     real_time_factor: float | None = None
-    score: float | None = None  # agreement with what is seen or named; see `Generation`
-    seen: dict[str, float] = field(default_factory=dict)  # likeliest classes
-    pictures: str | None = None  # "copied", or how they were encoded
-    notes: tuple[str, ...] = ()  # streams and properties of the video that the output lacks
+    score: float | None = None  # agreement with the recognised or named class; see `Generation`
+    seen: dict[str, float] = field(default_factory=dict)  # likeliest classes of the frames, with probabilities
+    pictures: str | None = None  # how the video stream was written: "copied", or its encoder
+    notes: tuple[str, ...] = ()  # streams and properties of the input that the output lacks
     sidecar: Path | None = None
 
 
@@ -67,29 +67,29 @@ def run(
     sheet: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Result]:
-    """Run all jobs. A failed job is reported and does not stop the others.
+    """Run all jobs, and yield one result for each take. A failed job is reported and does not stop the others.
 
-    In a batch, outputs of an earlier run are kept if video, model and request are the same, so an interrupted batch resumes. A single job
-    is always run again.
+    A batch keeps outputs of an earlier run if video, model and request are unchanged, so an interrupted batch resumes. A single job always
+    runs again.
 
     Args:
         pipeline: the loaded model.
-        jobs: as of `outputs.plan`.
-        request: for all jobs.
+        jobs: videos and their outputs, from `outputs.plan`.
+        request: the same for all jobs.
         progress: called once for each job; returns the callback for the job's stages.
         wav: also write each sound alone, as WAV beside the video.
         picture: also draw each sound, as PNG beside the video.
-        further: suffixes of further files: sounds in other formats, and projects for other programs; see `outputs.files_of`.
-        stems: also write the sound of each label over time, as WAV.
+        further: suffixes of additional files: sounds in other formats, and projects for other programs; see `outputs.files_of`.
+        stems: also write one WAV file for each label of the request's `prompt_track` and cues.
         attention: record what the sampler's attention looks at, and draw it below.
         sidecar: also write a description beside each output, from which it can be reopened; see `generation.sidecar`.
         tracks: write one video with a track for each take instead of a video for each.
-        sheet: also draw all takes below each other, as one PNG.
-        overwrite: replace files that this program has not made, too.
+        sheet: also draw all takes in one PNG, one below the other.
+        overwrite: also replace files that this program did not make.
 
     Raises:
-        ParameterError: before the first job, for a request that does not fit the model, a missing matplotlib, or two sounds or figures with
-            one path.
+        ParameterError: before the first job, if the request does not fit the model, matplotlib is missing, or two sounds or figures would
+            have the same path.
     """
     request = pipeline.resolve(request)
     if picture or sheet:
@@ -114,7 +114,7 @@ def run(
         except Exception as error:
             if len(jobs) == 1:
                 raise
-            log.exception("a defect of unsilent, please report it:")  # and continue with the other videos
+            log.exception("a defect of unsilent, please report it:")  # the other videos still run
             yield Result(job.video, job.out, "failed", f"{job.video}: {type(error).__name__}: {error}")
 
 
@@ -160,16 +160,16 @@ def _export(job: Job, takes: list[Generation], beside: dict[str, Any]) -> None:
 
 
 def write_projects(out: Path, suffixes: Sequence[str], timeline: Timeline, takes: Sequence[Generation]) -> list[Path]:
-    """Write projects of a video with the sounds of its takes; returns their paths. Their MIDI has the onsets of each take.
+    """Write project files for a video and the sounds of its takes; returns their paths. A MIDI file has the onsets of each take.
 
     Args:
-        out: its suffix is replaced.
-        suffixes: of `PROJECT_SUFFIXES`.
-        timeline: what they show.
-        takes: of the video.
+        out: path of the output video; each project replaces the suffix.
+        suffixes: some of `PROJECT_SUFFIXES`.
+        timeline: the video, its sounds and its cues.
+        takes: results for the video.
 
     Raises:
-        ParameterError, MediaError: as of `exchange.formats.write_export`.
+        ParameterError, MediaError: those of `exchange.formats.write_export`.
     """
     for suffix in suffixes:
         hits = [[Cue(seconds=at) for at in onsets_of(take.waveform, take.clip).tolist()] for take in takes] if suffix == ".mid" else []
@@ -178,12 +178,12 @@ def write_projects(out: Path, suffixes: Sequence[str], timeline: Timeline, takes
 
 
 def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
-    """The comment inside an output that says what made it.
+    """The comment stored in an output: model, versions, source video and request.
 
     Args:
-        pipeline: that makes it.
-        video: input.
-        request: resolved.
+        pipeline: the model that makes the output.
+        video: the input file.
+        request: resolved against the model.
     """
     name = video.name.encode("utf-8", "backslashreplace").decode()  # a comment must be valid text, a file name need not be
     size = video.stat().st_size if video.exists() else 0  # a missing video is reported later
@@ -193,9 +193,9 @@ def recipe(pipeline: Pipeline, video: Path, request: Request) -> str:
 
 
 def _is_made(job: Job, takes: int, comment: str, beside: dict[str, Any]) -> bool:
-    """Whether an earlier run has made all files of a job from the video as it is now."""
+    """Whether all files of a job exist, have this recipe, and are newer than the video."""
     try:
-        changed = min(job.video.stat().st_mtime, time.time())  # cameras' clocks may be in the future
+        changed = min(job.video.stat().st_mtime, time.time())  # a camera's clock may be ahead
         is_newer = all(path.stat().st_mtime >= changed for path in files_of(job, takes, **beside))
         videos = [job.out] if beside["tracks"] else job.outputs(takes)
         return is_newer and all(read_comment(out).partition(POINTER)[0] == comment for out in videos)
@@ -204,7 +204,7 @@ def _is_made(job: Job, takes: int, comment: str, beside: dict[str, Any]) -> bool
 
 
 def as_record(result: Result, request: Request, pipeline: Pipeline) -> dict[str, object]:
-    """A result as plain values for JSON."""
+    """A result as JSON values."""
     return {
         "video": str(result.video),
         "status": result.status,

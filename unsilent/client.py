@@ -1,4 +1,4 @@
-"""A client of a server of `unsilent serve`: sends videos, waits, fetches sounds. Needs neither torch nor FFmpeg."""
+"""Client of a server started by `unsilent serve`: uploads videos, waits, downloads results. Needs neither torch nor FFmpeg."""
 
 import json
 import secrets
@@ -15,16 +15,16 @@ from unsilent.errors import ParameterError, ResourceError, UnsilentError
 from unsilent.files import atomic_write, require_path
 from unsilent.request import Request
 
-_OF_REQUEST = (400, 404, 408, 413, 415, 422)  # codes of answers that name a mistake of the request
+_OF_REQUEST = (400, 404, 408, 413, 415, 422)  # HTTP status codes of a wrong request
 
 
 class Client:
     """A client of one server.
 
     Args:
-        address: of the server, as it prints it at its start; with its token, if it has one.
-        token: of the server, where the address does not have it.
-        name: secret of this client, of 16 characters or more, which its uploads and results belong to; None draws one.
+        address: URL that the server prints at start; it may include the token.
+        token: the server's token, if the URL does not include it.
+        name: secret that identifies this client, 16 characters or more; uploads and results belong to it. None draws a random one.
     """
 
     def __init__(self, address: str = "http://127.0.0.1:8000/", token: str | None = None, name: str | None = None) -> None:
@@ -37,22 +37,22 @@ class Client:
         self, video: str | Path, folder: str | Path, request: Request | None = None, *, model: str = "everyday",
         progress: Callable[[str, float], None] = lambda stage, share: None, **fields: Any,
     ) -> list[Path]:  # fmt: skip
-        """Make sounds for a video.
+        """Make sounds for a video on the server, and download them.
 
         Args:
             video: file on this machine.
-            folder: for the videos with sound, made if absent.
-            request: what is asked; the files that it names are on this machine.
-            model: one of `models`.
+            folder: folder for the videos with sound, created if missing.
+            request: parameters; None takes defaults. Its files are on this machine, and are uploaded.
+            model: name of one of `models`.
             progress: called with the name of a stage and the share of the work that is done.
-            fields: of `Request`, in its place or to change some of it.
+            fields: fields of `Request`, which override those of `request`.
 
         Returns:
-            The videos, the best first.
+            Paths of the videos, the best first.
 
         Raises:
-            ParameterError: if the server refuses the request; its sentence says why.
-            UnsilentError: if the work fails, or the server does not answer.
+            ParameterError: if the server refuses the request; the message says why.
+            UnsilentError: if the job fails, or the server does not answer.
         """
         request = Request(**{**({} if request is None else request.model_dump()), **fields})
         request = request.model_copy(update={name: self.upload(path) for name, path in request.files().items()})
@@ -60,7 +60,7 @@ class Client:
         return [self.fetch(job, sound["video"], folder) for sound in job["sounds"]]
 
     def upload(self, path: str | Path) -> str:
-        """Send a file; returns its id.
+        """Upload a file; returns its id.
 
         Raises:
             MediaError: if it does not exist.
@@ -74,7 +74,7 @@ class Client:
     def submit(
         self, input: str, request: Request = Request(), *, kind: str = "generate", model: str = "everyday", **fields: Any
     ) -> dict[str, Any]:
-        """Ask for a job; returns it, with its `id` and expected `wait_seconds`. Other fields as of the server's API page."""
+        """Submit a job; returns it, with its `id` and expected `wait_seconds`. The server's API page lists the other fields."""
         asked = {"input": input, "kind": kind, "model": model, "request": request.model_dump(exclude_none=True), **fields}
         return self._json("POST", "/api/jobs", json.dumps(asked).encode(), {"Content-Type": "application/json"})
 
@@ -93,7 +93,7 @@ class Client:
         return ended
 
     def events(self, job: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Events of a job until it ends, by name: `progress`, `mel`, `sound`, `end`."""
+        """Yield (name, data) of a job's events until it ends. Names are `progress`, `mel`, `sound` and `end`."""
         with self._open("GET", f"/api/jobs/{job['id']}/events") as answer:
             name = ""
             for line in answer:
@@ -104,7 +104,7 @@ class Client:
                     yield name, json.loads(text.removeprefix("data: "))
 
     def job(self, id: str) -> dict[str, Any]:
-        """A job as it is now."""
+        """The current state of a job."""
         return self._json("GET", f"/api/jobs/{id}")
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -112,15 +112,15 @@ class Client:
         return self._json("GET", "/api/jobs")
 
     def stop(self, job: dict[str, Any]) -> None:
-        """Stop a job; what is sampled by then is kept."""
+        """Stop a job; what it has sampled so far is kept."""
         self._json("POST", f"/api/jobs/{job['id']}/stop")
 
     def models(self) -> list[dict[str, Any]]:
-        """Models of the server, with defaults and classes."""
+        """Models that the server offers, with defaults and classes."""
         return self._json("GET", "/api/models")
 
     def fetch(self, job: dict[str, Any], name: str, folder: str | Path) -> Path:
-        """Write a file of a job's results into a folder, under a name made of the video's; returns it.
+        """Download a result file of a job into a folder; returns its path. The name derives from the video's.
 
         Raises:
             MediaError: if it cannot be written.

@@ -1,4 +1,4 @@
-"""The time and frequency grid, from which all lengths derive: samples, mel frames, code columns, visual features, seconds.
+"""The time and frequency grid. All lengths derive from it: samples, mel frames, code columns, visual features, seconds.
 
 A clip is the input of one network pass (9.845 s in the paper). Longer videos are covered by windows of one clip each.
 """
@@ -15,7 +15,7 @@ class Clip(Config):
     The defaults are the paper's: 80 x 848 mels from 22 050 Hz sound, a 5 x 53 grid of codes, 212 visual features.
 
     Raises:
-        ParameterError: if bands or frames are not multiples of the downsampling; names both numbers.
+        ParameterError: if mel bands or frames are not multiples of the downsampling; the message has both numbers.
 
     Source:
         Paper section 4 "Details"; exact constants from the released extract_mel_spectrogram.py and configs.

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unsilent.errors import ParameterError, did_you_mean
 
-# Rule that a value breaks, by the type of pydantic's error or its first word; placeholders come from the error's context.
+# Allowed values by pydantic's error type, or by its first word; placeholders come from the error's context.
 _RULES = {
     "greater_than": "above {gt:g}",
     "greater_than_equal": "{ge:g} or more",
@@ -25,15 +25,15 @@ _RULES = {
 }
 
 
-# Upper bounds of sizes in configuration files, far above every network's: damaged files are refused before anything is built.
+# Upper bounds of sizes in configuration files, far above those of any network, so that damaged files are refused before allocation.
 MAX_SIZE, MAX_DEPTH = 1 << 20, 1000
 
 
 class Config(BaseModel):
-    """A frozen model that can be written to JSON or TOML and read back. Units and ranges are in the fields' descriptions.
+    """A frozen pydantic model that can be written to JSON or TOML and read back. Field descriptions give units and ranges.
 
     Raises:
-        ParameterError: for an unknown key, a value out of range, or values that do not fit each other; names the field.
+        ParameterError: for an unknown key, a value out of range, or inconsistent values; the message names the field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,11 +46,11 @@ class Config(BaseModel):
 
 
 def explain(problem: Any, name: str = "", known: Iterable[str] = ()) -> str:
-    """One sentence for a problem that pydantic found: `seed is -1, but must be 0 or more.`
+    """One sentence for a pydantic error: `seed is -1, but must be 0 or more.`
 
     Args:
         problem: an item of `ValidationError.errors()`.
-        name: of the value; by default that of its field.
+        name: name of the value; by default its field's.
         known: names of all fields, for suggestions.
     """
     kind, name = problem["type"], name or ".".join(map(str, problem["loc"]))

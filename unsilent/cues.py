@@ -1,11 +1,11 @@
-"""Cues: what sounds when, asked for over time. No files: see `exchange`."""
+"""Cues and stretches: which sound is requested at which time. `exchange` reads and writes their files."""
 
 from pydantic import Field, model_validator
 
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
-AUTO = "auto"  # as `cues`: impacts seen in the video
+AUTO = "auto"  # value of `Request.cues`: impacts detected in the video
 
 
 class Cue(Config):
@@ -13,8 +13,8 @@ class Cue(Config):
 
     seconds: float = Field(ge=0, description="Time since the first frame.")
     strength: float = Field(default=1.0, gt=0, le=1, description="Amplitude relative to a cue of 1.")
-    label: str | None = Field(default=None, min_length=1, description="What sounds from here to the next cue; None is as in the request.")
-    length: float | None = Field(default=None, gt=0, description="Seconds after which it is silent until the next cue; None lets it decay.")
+    label: str | None = Field(default=None, min_length=1, description="Class that sounds until the next cue; None is the request's label.")
+    length: float | None = Field(default=None, gt=0, description="Seconds until silence, up to the next cue; None lets the sound decay.")
 
     def __str__(self) -> str:
         text = f"{self.seconds:g}" + ("" if self.strength == 1 else f"*{self.strength:g}")
@@ -22,11 +22,11 @@ class Cue(Config):
 
 
 class Stretch(Config):
-    """A stretch of time, and what sounds in it."""
+    """A stretch of time and the class that sounds in it."""
 
     start: float = Field(ge=0, description="Seconds since the first frame.")
     stop: float = Field(gt=0, description="Seconds since the first frame, after `start`.")
-    label: str | None = Field(default=None, min_length=1, description="What sounds; None is silence.")
+    label: str | None = Field(default=None, min_length=1, description="Class that sounds; None is silence.")
 
     @model_validator(mode="after")
     def _has_length(self) -> "Stretch":
@@ -39,7 +39,7 @@ class Stretch(Config):
 
 
 def parse_stretch(text: str) -> Stretch:
-    """`2-4` → two seconds from second 2 on.
+    """Parse `START-STOP` in seconds, such as `2-4.5`.
 
     Raises:
         ParameterError: for other text.

@@ -1,4 +1,4 @@
-"""Errors for users: each is one sentence, which the command line prints, and a class to catch."""
+"""Errors for users. Each has a class to catch and a one-sentence message, which the command line prints."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ class UnsilentError(Exception):
 
 
 class ParameterError(UnsilentError, ValueError):
-    """An argument is out of range or does not fit the others; the message says what was given, what is allowed and what to do."""
+    """An argument is out of range or contradicts another; the message says what was given, what is allowed and what to do."""
 
 
 class ResourceError(UnsilentError):
@@ -17,11 +17,11 @@ class ResourceError(UnsilentError):
 
 
 class MediaError(UnsilentError):
-    """A media file cannot be read or written; names the file."""
+    """A media file cannot be read or written; the message names the file."""
 
 
 class CheckpointError(UnsilentError):
-    """Weights are missing, damaged, or do not fit the network; names the file or weight."""
+    """Weights are missing, damaged, or do not fit the network; the message names the file or weight."""
 
 
 class DataError(UnsilentError):
@@ -29,12 +29,12 @@ class DataError(UnsilentError):
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """`did you mean a or b? `, with up to three known names that are similar to `name` or begin with it; empty if there are none.
+    """A suggestion such as `did you mean a or b? `, with up to three names that resemble `name` or begin with it; else empty.
 
     Args:
         name: as typed.
         known: names that exist.
-        cutoff: least similarity of spelling, in 0..1.
+        cutoff: minimum similarity of spelling, 0 to 1.
     """
     import difflib  # only errors need it
 
@@ -44,7 +44,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """How to install an extra, as the last clause of an error message: from the source, because the package is not on PyPI."""
+    """Last clause of an error message: how to install an extra from the source, because the package is not on PyPI."""
     return f"run in the source folder of unsilent: pip install '.[{extra}]'"
 
 

@@ -19,15 +19,15 @@ try:
 except ImportError:  # Windows has no flock
     fcntl = None
 
-_NO_HOME = Path("/nonexistent")  # where nothing is found, and writing says to set UNSILENT_CACHE
+_NO_HOME = Path("/nonexistent")  # for users without a home folder: reading finds nothing, writing fails with advice
 _MARK = ".unsilent-part"  # in the names of temporary files
 _TEMPORARY = re.compile(rf"\.[0-9a-f]{{8}}{re.escape(_MARK)}(\.[^.]*)?$")
-_STEM_BYTES = 100  # of the output's name in that of its temporary file, because names have 255 at most
+_STEM_BYTES = 100  # part of the output's stem in the temporary file's name, because a name has 255 bytes at most
 _swept: set[Path] = set()
 
 
 def cache_folder() -> Path:
-    """Folder of files that can be downloaded again.
+    """Cache folder, for files that can be downloaded again.
 
     Returns:
         `$UNSILENT_CACHE` if set, else `$XDG_CACHE_HOME/unsilent`, else `~/.cache/unsilent`.
@@ -50,7 +50,7 @@ def require_path(path: Path) -> None:
     """Refuse a path that does not exist.
 
     Raises:
-        MediaError: if it does not; says of a web address that the file must be downloaded first.
+        MediaError: if it does not; for a URL, the message says that the file must be downloaded first.
     """
     if path.exists():
         return
@@ -60,7 +60,7 @@ def require_path(path: Path) -> None:
 
 
 def walk(folder: Path) -> list[Path]:
-    """All files in and below a folder, sorted; linked folders are followed, each folder once."""
+    """All files in and below a folder, sorted. Symbolic links to folders are followed; each folder is visited once."""
     found, seen = list[Path](), set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -74,15 +74,15 @@ def walk(folder: Path) -> list[Path]:
 
 
 def read_text(path: Path, error: type[UnsilentError], errors: str = "strict") -> str:
-    """Text as spreadsheet programs and editors save it: UTF-8 or UTF-16, with or without a byte order mark.
+    """Read a text file as spreadsheet programs and editors save it: UTF-8 or UTF-16, with or without a byte order mark.
 
     Args:
         path: file.
         error: class to raise.
-        errors: how bytes that are not text are read, see `bytes.decode`.
+        errors: handling of undecodable bytes, see `bytes.decode`.
 
     Raises:
-        UnsilentError: of class `error`, if it cannot be read or has another encoding.
+        UnsilentError: of class `error`, if the file cannot be read or has another encoding.
     """
     try:
         content = path.read_bytes()
@@ -96,10 +96,10 @@ def read_text(path: Path, error: type[UnsilentError], errors: str = "strict") ->
 
 
 def read_csv(path: Path, error: type[UnsilentError], errors: str = "strict") -> list[list[str]]:
-    """Rows of a table, the first with the names of its columns; separated by commas, semicolons or tabs.
+    """Rows of a table separated by commas, semicolons or tabs; the first row has the column names.
 
     Raises:
-        UnsilentError: of class `error`, as `read_text`, or for text that is not a table.
+        UnsilentError: of class `error`, as in `read_text`, or if the text is not a table.
     """
     lines = io.StringIO(read_text(path, error, errors), newline="")
     head = lines.readline()
@@ -113,14 +113,14 @@ def read_csv(path: Path, error: type[UnsilentError], errors: str = "strict") -> 
 
 @contextmanager
 def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bool = False) -> Iterator[Path]:
-    """Give a temporary file beside `out`, which is renamed to `out` when the block ends and removed when it fails.
+    """Yield a temporary path beside `out`. It is renamed to `out` when the block ends, and removed if the block fails.
 
-    Temporary files that killed processes have left in the folder are removed.
+    Temporary files that killed processes left in the folder are removed.
 
     Args:
-        out: file to write. The temporary file has the same suffix, because libraries choose formats by it.
+        out: file to write. The temporary file has the same suffix, because libraries choose the format by it.
         error: class to raise.
-        durable: whether the content is on disk before the name, so that a power failure leaves the old or the new file.
+        durable: call fsync before renaming, so that a power failure leaves the old or the new file, never a partial one.
 
     Raises:
         UnsilentError: of class `error`, if the folder is missing or not writable, or the disk is full.
@@ -130,10 +130,10 @@ def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bo
     try:
         _sweep(out.parent)
         with temporary.open("xb") as file:
-            try_lock(file.fileno())  # tells other processes that it is in use
+            try_lock(file.fileno())  # marks the file as in use, for `_sweep` of other processes
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield temporary
-            os.chmod(temporary, mode)  # the umask's mode, because libraries change it
+            os.chmod(temporary, mode)  # restores the umask's mode, which libraries change
             if durable:
                 sync(temporary)
             os.replace(temporary, out)
@@ -147,7 +147,7 @@ def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bo
 
 
 def sync(path: Path) -> None:
-    """Write a file's content, or a folder's names, to disk."""
+    """Flush a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -156,7 +156,7 @@ def sync(path: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove temporary files of killed processes, once for each folder."""
+    """Remove temporary files that killed processes left, once for each folder."""
     if fcntl is None or folder in _swept:
         return
     _swept.add(folder)
@@ -170,10 +170,10 @@ def _sweep(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, error: type[UnsilentError]) -> Iterator[None]:
-    """Keep other processes out of what a lock file stands for.
+    """Hold a lock file against other processes during the block.
 
     Args:
-        path: lock file, made if absent; it stays.
+        path: lock file, created if missing and never removed.
         error: class to raise.
 
     Raises:

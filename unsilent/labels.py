@@ -11,8 +11,8 @@ from unsilent.errors import ParameterError
 _VAS = ("baby", "cough", "dog", "drum", "fireworks", "gun", "hammer", "sneeze")
 _SUGGESTIONS = 5  # names in an error message
 _SIMILAR = 0.6  # minimum similarity of spelling, in [0, 1]
-_SPELT_ALIKE = 0.85  # minimum similarity of spelling of what is taken for a typing error
-_SAME_THING = 0.5  # worth of a synonym, where an equal word is worth 1
+_SPELT_ALIKE = 0.85  # minimum similarity of spelling of a typing error
+_SYNONYM_WORTH = 0.5  # score of a synonym; an equal word scores 1
 _STOP_WORDS = {"and", "the", "with", "etc"}
 _ENDINGS = ("ings", "ing", "ers", "er", "ed", "es", "ie", "s", "e", "y")
 _EMPTY_WORDS = {"for", "from", "who", "that", "this", "some", "someone", "something", "playing", "sound", "sounds", "noise", "people"}
@@ -47,15 +47,15 @@ def find_label(label: str, classes: Sequence[str]) -> int:
     """Class number of a name.
 
     Args:
-        label: a class name; without an exact match, case, extra spaces, underscores and hyphens are ignored. Numbers are not accepted,
-            because a wrong one could not be noticed.
+        label: a class name; without an exact match, case, extra spaces, underscores and hyphens are ignored. Class numbers are refused,
+            because a wrong one would go unnoticed.
         classes: names by class number.
 
     Returns:
         Index into `classes`.
 
     Raises:
-        ParameterError: if no class has that name; suggests similar ones.
+        ParameterError: if no class has that name; the message suggests similar ones.
     """
     if label in classes:
         return classes.index(label)
@@ -68,20 +68,19 @@ def find_label(label: str, classes: Sequence[str]) -> int:
 
 
 def nearest_label(label: str, classes: Sequence[str]) -> tuple[int, str]:
-    """Class number of a name or of free words.
+    """Class number of a name, or of the class nearest to free text.
 
-    Words are compared by their beginning, and with words that mean the same sound: those of a table in this package, and those of the
-    same VGGSound class.
+    Words are compared by their stems, and with synonyms: those of a table in this package, and those of the same VGGSound class.
 
     Args:
         label: as typed.
         classes: names by class number.
 
     Returns:
-        Index into `classes`, and a sentence that says which class was taken; empty where the label is its name.
+        Index into `classes`, and a sentence that says which class was taken; the sentence is empty if the label is a class name.
 
     Raises:
-        ParameterError: as `find_label`, if no word has to do with any class.
+        ParameterError: as in `find_label`, if no word matches any class.
     """
     try:
         return find_label(label, classes), ""
@@ -96,7 +95,7 @@ def nearest_label(label: str, classes: Sequence[str]) -> tuple[int, str]:
 
 
 def is_name_of(word: str, name: str) -> bool:
-    """Whether a word is a class name, but for case, extra spaces, underscores and hyphens."""
+    """Whether a word equals a class name, ignoring case, extra spaces, underscores and hyphens."""
     return _plain(word) == _plain(name)
 
 
@@ -111,7 +110,7 @@ def labels_meant(word: str, classes: Sequence[str]) -> tuple[str, ...]:
         At least one name. `music` means `piano` and `violin`, `footsteps` also `footsteps_snow`, but `wind` not `wind_chimes`.
 
     Raises:
-        ParameterError: as `nearest_label`.
+        ParameterError: as in `nearest_label`.
     """
     plain = _plain(word)
     kind = _kinds().get(plain, frozenset())
@@ -125,14 +124,14 @@ def labels_meant(word: str, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _worth(label: str, name: str, classes: Sequence[str]) -> float:
-    """Sum over the words of a label of what they have to do with a class name: the first of a group most, then equal words, then others."""
+    """Similarity of a label to a class name, summed over its words: heads of synonym groups score most, then equal words, then synonyms."""
     frequency = _frequency(tuple(classes))
     own = {_stem(word): 1 / frequency[word] for word in _words(name) - _EMPTY_WORDS}
     worth = 0.0
     for word in map(_stem, _words(label) - _EMPTY_WORDS):
         is_first = 2 * any(_plain(name) == first and word in group for first, group in _groups())
         synonyms = sum(rarity for one, rarity in own.items() if one in _synonyms(word))
-        worth += is_first + (1 + own[word] if word in own else min(_SAME_THING * synonyms, 0.9))
+        worth += is_first + (1 + own[word] if word in own else min(_SYNONYM_WORTH * synonyms, 0.9))
     return worth * (1 + 1 / max(1, len(own)))
 
 
@@ -143,7 +142,7 @@ def _frequency(classes: tuple[str, ...]) -> Counter[str]:
 
 @cache
 def _kinds() -> dict[str, frozenset[str]]:
-    """Words of class names of each kind of sound, by each of the kind's names."""
+    """Words of class names by kind of sound, such as `music`; each name of a kind is a key."""
     kinds = dict[str, frozenset[str]]()
     for line in _synonym_lines():
         names, is_kind, words = line.partition("=")
@@ -160,7 +159,7 @@ def _synonym_lines() -> tuple[str, ...]:
 
 @cache
 def _groups() -> tuple[tuple[str, frozenset[str]], ...]:
-    """Stems of words that mean the same sound, and the class name that begins each group."""
+    """Synonym groups: the class name that heads the group, and the stems of its words."""
     groups = [[_plain(word) for word in line.split()] for line in _synonym_lines() if "=" not in line]
     return tuple((first, frozenset(map(_stem, [first, *others]))) for first, *others in groups)
 
@@ -193,7 +192,7 @@ def _plain(name: str) -> str:
 
 
 def _similar(label: str, classes: Sequence[str]) -> list[str]:
-    """At most five similar names, the most similar first: by spelling, and by common words weighted by their rarity."""
+    """At most five similar names, the most similar first: by spelling, and by shared words weighted by rarity."""
     frequency, scores = _frequency(tuple(classes)), {}
     for name in classes:
         similarity = _spelt_like(label, name)
@@ -209,6 +208,6 @@ def _words(name: str) -> set[str]:
 
 
 def _same_stem(one: str, other: str) -> bool:
-    """Whether two words share most of their beginning, like `sneeze` and `sneezing`, unlike `bark` and `barn`."""
+    """Whether two words share most of their first letters, as `sneeze` and `sneezing` do, and `bark` and `barn` do not."""
     beginning = max(3, ceil(0.8 * min(len(one), len(other))))
     return one[:beginning] == other[:beginning]

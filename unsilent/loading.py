@@ -1,4 +1,4 @@
-"""Loads a model by name: device and precision are chosen, then its networks are read into a pipeline."""
+"""Loads a model by name: chooses device and precision, then reads the networks into a pipeline."""
 
 from unsilent.checkpoints.bundle import load_parts
 from unsilent.checkpoints.folders import find_bundle, sampler_config
@@ -12,19 +12,19 @@ def load(name: str = "everyday", device: Device = "auto", precision: AnyPrecisio
     """Load a model.
 
     Args:
-        name: of a model whose weights are here, or the path of a bundle folder.
+        name: name of an installed model, or path of a bundle folder.
         device: `auto` takes a GPU if there is one.
-        precision: `auto` is the fastest that keeps the quality; `Pipeline.precision` says which was chosen.
+        precision: `auto` takes the fastest one that keeps the quality; `Pipeline.precision` has the choice.
         vocoder: `neural`, or `griffin-lim` for phase estimation without a network.
 
     Raises:
-        CheckpointError: if weights are missing, damaged, or do not fit.
-        ParameterError: for another value, a device that is not there, or a precision that it cannot compute.
+        CheckpointError: if weights are missing, damaged, or do not fit the networks.
+        ParameterError: for an unknown value, a missing device, or a precision that the device does not support.
     """
     check_choice("vocoder", vocoder, VocoderChoice)
     chosen, folder = choose_device(device), find_bundle(name)
     config = sampler_config(folder)
     settled = choose_precision(precision, chosen, config)
-    with one_thread(config.transformer.n_weights < SMALL_WEIGHTS):  # because thousands of small tensors are copied
+    with one_thread(config.transformer.n_weights < SMALL_WEIGHTS):  # threads cost more than they save on thousands of small copies
         parts = load_parts(folder, settled, chosen)
     return Pipeline(parts, chosen, settled, vocoder)

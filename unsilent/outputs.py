@@ -1,4 +1,4 @@
-"""Output path of each video, and checks before a model is loaded. Does not import torch, so that errors appear at once."""
+"""Chooses the output path of each video, and checks paths before a model is loaded. No torch import, so that errors appear at once."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from unsilent.files import require_path, walk
 from unsilent.media.suffixes import CODES_MAGIC, CODES_SUFFIX, OWN_COMMENT, OWN_FORMAT, PROJECT_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 from unsilent.media.webp import is_animated_webp
 
-WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # others become Matroska, which supports all codecs
-LONGEST_NAME = 255  # bytes, of file systems
-RETAKE_STEM = re.compile(r"\.retake\d+(\.take\d+)?$")  # end of the stem of retakes
-# stem of outputs that were written beside their videos
+WRITABLE_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")  # other inputs become Matroska, which supports all codecs
+LONGEST_NAME = 255  # bytes; limit of file systems
+RETAKE_STEM = re.compile(r"\.retake\d+(\.take\d+)?$")  # end of a retake's stem
+# end of the stem of outputs written beside their videos
 OWN_STEM = re.compile(r"\.sound(\.seed\d+)?(\.take\d+|\.sheet)?(\.retake\d+(\.take\d+)?)?$")
-SIDECAR_SUFFIX, SAMPLES_SUFFIX = ".unsilent.json", ".unsilent.wav"  # after the whole name of a result; see `generation.sidecar`
-_PROJECT_BYTES = 16 << 20  # of a project, in which a comment is looked for
+SIDECAR_SUFFIX, SAMPLES_SUFFIX = ".unsilent.json", ".unsilent.wav"  # appended to the full name of a result; see `generation.sidecar`
+_PROJECT_BYTES = 16 << 20  # beginning of a project file that is searched for the comment
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Job:
     """One video and its output file.
 
     Attributes:
-        video: input.
+        video: input file.
         out: output of a single take. With several, `.takeN` is added before the suffix.
         tag: added before `.takeN`, for a seed that `out` does not name.
     """
@@ -46,7 +46,7 @@ class Job:
         return self.out.with_name(f"{self.out.stem}{self.tag}.sheet.png")
 
     def outputs(self, takes: int) -> list[Path]:
-        """The files that will be written, one for each take."""
+        """The output videos, one for each take."""
         if takes == 1:
             return [self.out]
         return [self.out.with_name(f"{self.out.stem}{self.tag}.take{take + 1}{self.out.suffix}") for take in range(takes)]
@@ -58,12 +58,12 @@ def sidecar_of(result: Path) -> Path:
 
 
 def samples_beside(result: Path) -> Path:
-    """Path of a result's exact samples beside it."""
+    """Path of the file with the exact samples beside a result."""
     return result.with_name(result.name + SAMPLES_SUFFIX)
 
 
 def is_beside(path: Path) -> bool:
-    """Whether a file is of the kind that is written beside a result."""
+    """Whether a file is a sidecar or a samples file by its name."""
     return path.name.endswith((SIDECAR_SUFFIX, SAMPLES_SUFFIX))
 
 
@@ -71,14 +71,14 @@ def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
     """Choose the output path of every video.
 
     Args:
-        inputs: videos, or folders, which stand for all videos in and below them.
-        out: a file for one video, else a folder, which gets the stems of the videos and the sub-folders of input folders. None writes
+        inputs: videos and folders; a folder stands for all videos in and below it.
+        out: a file for one video, else a folder; outputs have the stems of the videos, in the subfolders of input folders. None writes
             `STEM.sound.SUFFIX` beside each video.
-        seed: of the request. Names that are chosen here contain it unless it is 0, so that seeds do not replace each other's outputs.
+        seed: the request's seed. Chosen names contain it unless it is 0, so that outputs of different seeds do not replace each other.
 
     Raises:
-        ParameterError: if there is no video, two videos have the same output, or an output would overwrite an input. If `out` is a file
-            where a folder is needed, or has a suffix that cannot be written.
+        ParameterError: if there is no video, two videos have the same output, an output would overwrite an input, `out` is a file where a
+            folder is needed, or its suffix cannot be written.
         MediaError: if none of the inputs exists.
     """
     if inputs and not any(given.exists() for given in inputs):
@@ -97,7 +97,7 @@ def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
     counts = Counter(targets.values())
     for video, below in found.items():
         target = out if one_file else targets[video]
-        if not one_file and counts[target] > 1:  # videos that differ in their suffix only keep it in the name
+        if not one_file and counts[target] > 1:  # videos with equal stems keep their suffix in the name
             target = _target(video, below, out, tag, video.name)
         if target in jobs:
             raise ParameterError(f"{jobs[target].video} and {video} would both become {target}; give them different folders.")
@@ -108,12 +108,12 @@ def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
 
 
 def retake_job(result: Path, out: Path | None, is_video: bool) -> Job:
-    """Choose the output of a retake: beside the result, under the first number that no file has yet.
+    """Choose the output of a retake: beside the result, with the first unused number.
 
     Args:
-        result: that is worked on, a video or a sound.
-        out: file or folder; None chooses.
-        is_video: whether the result has pictures.
+        result: the video or sound that is retaken.
+        out: file or folder; None writes beside the result.
+        is_video: whether the result has a video stream.
 
     Raises:
         ParameterError: if `out` has a suffix that cannot be written, or is the result.
@@ -132,7 +132,7 @@ def retake_job(result: Path, out: Path | None, is_video: bool) -> Job:
 
 
 def check_retake(job: Job, takes: int, *, wav: bool = False, overwrite: bool = False) -> None:
-    """Check the outputs of a retake before a model is loaded; errors as of `check`."""
+    """Check the outputs of a retake before a model is loaded; errors as in `check`."""
     is_video = job.out.suffix.lower() != ".wav"
     for path in (paths := files_of(job, takes, wav=wav and is_video, sidecar=True, samples=is_video)):
         refuse_unwritable(path)
@@ -151,11 +151,11 @@ def _refuse_output(out: Path, one_file: bool) -> None:
     if one_file and out.suffix.lower() not in WRITABLE_SUFFIXES:
         raise ParameterError(f"cannot write {out}: choose one of {', '.join(WRITABLE_SUFFIXES)}, or name a folder.")
     if not one_file and not out.is_dir() and (out.exists() or out.suffix.lower() in WRITABLE_SUFFIXES):
-        raise ParameterError(f"the output {out} is a file; name a folder, which more than one video or a folder of them needs.")
+        raise ParameterError(f"the output {out} is a file; name a folder, because there may be several videos.")
 
 
 def _videos(folder: Path, out: Path | None) -> list[Path]:
-    """Videos in and below a folder, without outputs of earlier calls beside them or in the output folder."""
+    """Videos in and below a folder, except outputs of earlier calls, beside them or in the output folder."""
     files = [path for path in walk(folder) if path.suffix.lower() in VIDEO_SUFFIXES or is_animated_webp(path)]
     own = out.resolve() if out is not None and out.resolve() != folder.resolve() else None
     return [
@@ -191,26 +191,27 @@ def check(
     further: Sequence[str] = (),
     overwrite: bool = False,
 ) -> None:
-    """Check jobs before a model is loaded. A single video is opened too; one of several may fail later without stopping the others.
+    """Check jobs before a model is loaded. A single video is also opened; in a batch, each video fails on its own later.
 
     Args:
-        jobs: as of `plan`.
-        takes: of each.
-        original: the video's own sound.
+        jobs: result of `plan`.
+        takes: takes of each video.
+        original: what becomes of the video's own sound.
         wav: whether sounds are written beside the videos.
         picture: whether figures are drawn beside the videos.
         sidecar: whether sidecars are written beside the videos.
         tracks: whether all takes become tracks of one video.
         sheet: whether a contact sheet of all takes is drawn.
-        further: suffixes of further files, see `files_of`.
-        overwrite: whether files of others may be replaced.
+        further: suffixes of additional files, see `files_of`.
+        overwrite: whether files that this program did not make may be replaced.
 
     Raises:
-        ParameterError: if two sounds or figures would become one file, a file of others would be replaced, or matplotlib is missing.
+        ParameterError: if two sounds or figures would have the same path, a file that this program did not make would be replaced, or
+            matplotlib is missing.
         MediaError: if a single video cannot be opened, or its output cannot be written.
     """
     if (tracks or sheet) and takes == 1:
-        raise ParameterError("tracks and a sheet are of several takes, but one was asked for; ask for more.")
+        raise ParameterError("tracks and a contact sheet need two takes or more, but takes is 1; ask for more.")
     if picture or sheet:
         require_matplotlib()
     if wav or picture or sheet or further:
@@ -242,16 +243,16 @@ def files_of(
     """All files that a job writes.
 
     Args:
-        job: of the video.
-        takes: of the request.
+        job: the video and its output.
+        takes: number of takes.
         wav: whether each take has a WAV file.
         picture: whether each take has a figure.
-        sidecar: whether each take has a description.
-        samples: whether its exact samples are beside it.
+        sidecar: whether each take has a sidecar.
+        samples: whether each take has a file with its exact samples.
         tracks: whether all takes are in one video.
         sheet: whether a contact sheet is drawn.
-        further: suffixes of further files: of sounds, one for each take; of projects, one for all.
-        stems: labels over time, of each of which each take has a WAV file.
+        further: suffixes of additional files: sounds, one for each take, and projects, one for all takes.
+        stems: labels over time; each take has one WAV file for each.
     """
     suffixes = [suffix for suffix, wanted in ((".wav", wav), (".png", picture)) if wanted]
     suffixes += [suffix for suffix in further if suffix not in PROJECT_SUFFIXES]
@@ -269,17 +270,17 @@ def stem_path(out: Path, label: str) -> Path:
 
 
 def check_pair(source: Path, out: Path, suffix: str, what: str, overwrite: bool = False) -> None:
-    """Check a request that turns one file into another, before a model is loaded.
+    """Check source and output of a conversion, before a model is loaded.
 
     Args:
         source: file to read.
         out: file to write.
-        suffix: that `out` must have, such as `.wav`.
-        what: is written, for messages.
-        overwrite: whether a file of others may be replaced.
+        suffix: required suffix of `out`, such as `.wav`.
+        what: noun for the output, for messages.
+        overwrite: whether a file that this program did not make may be replaced.
 
     Raises:
-        ParameterError: for another suffix, if both are one file, or a file of others would be replaced.
+        ParameterError: for another suffix, if both paths are the same file, or if a file that this program did not make would be replaced.
         MediaError: if `source` does not exist.
     """
     check_suffix(out, suffix, what)
@@ -291,28 +292,28 @@ def check_pair(source: Path, out: Path, suffix: str, what: str, overwrite: bool 
 
 
 def check_suffix(out: Path, suffix: str, what: str) -> None:
-    """Refuse an output with another suffix than that of its format.
+    """Refuse an output whose suffix is not that of its format.
 
     Raises:
-        ParameterError: names the right one.
+        ParameterError: for another suffix; the message names the right one.
     """
     if out.suffix.lower() != suffix:
         raise ParameterError(f"{out} cannot be written: the {what} is written as {suffix[1:].upper()}, so name it with {suffix}.")
 
 
 def refuse_foreign(paths: list[Path]) -> None:
-    """Refuse to replace files that this program has not made.
+    """Refuse to replace files that this program did not make.
 
     Raises:
-        ParameterError: names the first.
+        ParameterError: if one exists; the message names the first.
     """
     for path in paths:
         if path.exists() and path.stat().st_size and not is_own(path):
-            raise ParameterError(f"{path} exists and was not made by unsilent; choose another output, or replace it by --overwrite.")
+            raise ParameterError(f"{path} exists and was not made by unsilent; choose another output, or replace it with --overwrite.")
 
 
 def is_own(path: Path) -> bool:
-    """Whether this program has made a video, sound, figure, sidecar or file of codes: a comment inside, or the format, says so."""
+    """Whether this program made a file, by its comment or format: a video, sound, figure, sidecar, project or file of codes."""
     if path.suffix.lower() == CODES_SUFFIX:
         return is_codes(path)
     if path.name.endswith(SIDECAR_SUFFIX):
@@ -335,13 +336,13 @@ def is_own(path: Path) -> bool:
 
 
 def is_codes(path: Path) -> bool:
-    """Whether a file begins as files of codes do."""
+    """Whether a file begins with the magic bytes of files of codes."""
     with path.open("rb") as file:
         return file.read(len(CODES_MAGIC)) == CODES_MAGIC
 
 
 def _project_content(path: Path) -> bytes:
-    """The beginning of a project, without that of its bundle; empty for what is none."""
+    """The first bytes of a project; of an OTIO bundle, those of its timeline. Empty if unreadable."""
     with suppress(OSError, KeyError, zipfile.BadZipFile):
         if path.suffix.lower() != ".otioz":
             with path.open("rb") as file:
@@ -352,14 +353,16 @@ def _project_content(path: Path) -> bytes:
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Refuse an output whose name is too long, or in a folder that cannot be written to.
+    """Refuse an output whose name is too long or whose folder is not writable.
 
     Raises:
         MediaError: if a name is too long, or the nearest existing folder is a file or read-only.
     """
     for name in (out.name, *(part.name for part in out.absolute().parents if not part.exists())):
         if len(os.fsencode(name)) > LONGEST_NAME:
-            raise MediaError(f"{name[:40]}… cannot be written: the name has {len(os.fsencode(name))} bytes, {LONGEST_NAME} are possible.")
+            raise MediaError(
+                f"{name[:40]}… cannot be written: the name has {len(os.fsencode(name))} bytes, but at most {LONGEST_NAME} are possible."
+            )
     folder = next(above for above in out.absolute().parents if above.exists())
     if not folder.is_dir():
         raise MediaError(f"{out} cannot be written: {folder} is a file, not a folder.")
@@ -368,15 +371,15 @@ def refuse_unwritable(out: Path) -> None:
 
 
 def refuse_equal_stems(jobs: list[Job]) -> None:
-    """Refuse outputs that differ in their suffix only, because their sounds and figures would become one file.
+    """Refuse outputs that differ only in their suffix, because their sounds and figures would have the same path.
 
     Raises:
-        ParameterError: names the two videos.
+        ParameterError: if there are two; the message names both videos.
     """
     stems: dict[Path, Job] = {}
     for job in jobs:
         other = stems.setdefault(job.out.with_suffix(""), job)
         if other is not job:
             raise ParameterError(
-                f"the sounds or pictures of {other.video} and {job.video} would become one file; ask for one after the other."
+                f"the sounds or pictures of {other.video} and {job.video} would have the same path; run them one after the other."
             )

@@ -1,6 +1,6 @@
-"""The pipeline from a video to its sound, figure 2 of the paper: frames, features, conditions, codes, mel, waveform.
+"""The pipeline from a video to its sound (figure 2 of the paper): frames, features, conditions, codes, mel, waveform.
 
-Each stage is a public method, and its result is the input of the next.
+Each stage is a public method; its result is the input of the next stage.
 """
 
 from collections.abc import Sequence
@@ -40,17 +40,17 @@ from unsilent.vision.scene import Observation, Scene, observe
 
 
 class Pipeline:
-    """A loaded model. Several Python threads may use it; their generations run one after another.
+    """A loaded model. It is thread-safe; generations of several threads run one after another.
 
-    The same seed, video, model and machine give the same bytes, for small models such as `everyday` with any thread count of torch.
-    Large models decode with the thread count that torch has when the pipeline is made. With another count, codes are equal where the C
-    kernels run, mels differ by rounding, and waveforms may differ in phase.
+    The same seed, video, model and machine give the same bytes. Small models such as `everyday` do so with any thread count of torch. Large
+    models decode with torch's thread count at construction. With another count, codes are equal where the C kernels run, mels differ by
+    rounding, and waveforms may differ in phase.
 
     Args:
-        parts: networks, which are moved to `device`.
-        device: to compute on.
-        precision: `float32`; `bfloat16` for matrix products and convolutions; `int8` for parts that were loaded so.
-        vocoder: `neural` for the model's own, `griffin-lim` for phase estimation without a network.
+        parts: the model's networks; they are moved to `device`.
+        device: device that computes.
+        precision: `float32`; `bfloat16` for matrix products and convolutions; `int8` only if the parts were loaded with int8 weights.
+        vocoder: `neural` for the model's vocoder, `griffin-lim` for phase estimation without a network.
     """
 
     def __init__(self, parts: Parts, device: torch.device, precision: Precision = "float32", vocoder: VocoderChoice = "neural") -> None:
@@ -64,13 +64,13 @@ class Pipeline:
         """Make one sound for a video of any length.
 
         Args:
-            video: file.
-            request: what is asked; None takes defaults.
-            fields: of `Request`, in its place or to change some of it: `generate("a.mp4", seed=7, top_k=64)`.
+            video: input file.
+            request: parameters; None takes defaults.
+            fields: fields of `Request`, which override those of `request`: `generate("a.mp4", seed=7, top_k=64)`.
 
         Raises:
             MediaError: if the video cannot be read.
-            ParameterError: for a value out of range, or a label that does not fit the model.
+            ParameterError: for a value out of range, or a label that the model does not have.
         """
         return self.takes(video, 1, request, **fields)[0]
 
@@ -79,10 +79,11 @@ class Pipeline:
         self, video: str | Path, n_takes: int | None = None, request: Request | None = None, *, progress: Report = quiet,
         watch: Feed = quiet, attention: Look | None = None, **fields: Any,
     ) -> list[Generation]:  # fmt: skip
-        """Make several different sounds for one video, the best first where they are ranked; else take 0 equals what `generate` gives.
+        """Make several different sounds for one video, the best first if they are ranked; if not, take 0 is the sound of `generate`.
 
-        Other arguments and errors as there. `n_takes` None takes the request's number. `progress` is called with the name of a stage and
-        the share of all work done, 0 to 1; `watch` after each column with the codes of all candidates so far. Exceptions of both end it.
+        Arguments and errors are those of `generate`, and further: `n_takes` is the number of takes; None takes the request's.
+        `progress` is called with the name of a stage and the share of all work done, 0 to 1. `watch` is called after each column with the
+        codes of all candidates so far. An exception in either ends the generation.
         `attention` says whose attention weights the sounds carry.
         """
         request = self.resolve(request, **fields, **({} if n_takes is None else {"takes": n_takes}))
@@ -101,7 +102,7 @@ class Pipeline:
             conditions, known = self.conditions(plan, observation, request), known_codes(self.parts, plan, observation, request, given)
             judge = self.judge(plan, observation, request, given)
             with Rendering(self.codec, plan.n_columns) as rendering:
-                feed = rendering.feed if request.n_sampled == request.takes else quiet  # else only the best candidates are decoded
+                feed = rendering.feed if request.n_sampled == request.takes else quiet  # candidates are ranked before decoding
                 on_column = feed_all((watch, feed), stage(progress, "sampling"), plan.n_columns * self.clip.rows)
                 hooks = {"audition": judge.audition, "attention": record, "on_column": on_column}
                 grids = self.sample(plan, conditions, request, known, **hooks)
@@ -120,7 +121,7 @@ class Pipeline:
     def plan_and_observe(
         self, scene: Scene, n_columns: int, request: Request, progress: Progress = quiet, cuts: Sequence[int] = ()
     ) -> tuple[Plan, Observation | None, Request]:
-        """Plan a sound, read the scene, and fill in cues that are to be seen; where cuts are seen, all again, shot by shot."""
+        """Plan windows, read the scene, and fill in cues "auto". If cuts are found, plan and read once more, shot by shot."""
         plan = self.plan(scene, n_columns, cuts, lead=lead_columns(request, self.clip, self.parts.exemplars))
         observation = self.observe(scene, plan, request, progress)
         if observation is not None and observation.cuts and not cuts:
@@ -128,14 +129,14 @@ class Pipeline:
         return plan, observation, with_seen_cues(request, scene, observation, self.clip)
 
     def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = (), *, start: int = 0, lead: int = 0, alone: bool = False) -> Plan:
-        """Cut code columns into windows, which begin anew at cuts, and choose the frames that condition each; see `plan_shots`."""
+        """Split code columns into windows, each within one shot, and choose the frames that condition each; see `plan_shots`."""
         condition, expects = self.parts.sampler.config.condition, self.parts.backbone_row
         return plan_shots(scene, cuts, n_columns, self.clip, condition, expects, start=start, lead=lead, alone=alone)
 
     def stream(self, video: str | Path, request: Request | None = None, **fields: Any) -> Stream:
-        """Make one sound while the video is read: an iterator over its stretches, each as soon as it is made; see `generation.streaming`.
+        """Make one sound while the video is read. The iterator yields each stretch when it is ready; see `generation.streaming`.
 
-        Together they are the sound of `generate` with `stream=True`, byte by byte. Arguments and errors as there.
+        The stretches together equal the sound of `generate` with `stream=True` bit by bit. Arguments and errors are the same.
         """
         request, scene = self.resolve(request, **fields, stream=True), Scene.of_video(Path(video))
         n_samples = request.n_samples(scene.seconds, self.clip.sample_rate)
@@ -147,18 +148,18 @@ class Pipeline:
         return Stream(self.parts, self.codec, self.precision, request, condition, n_samples)
 
     def live(self, source: str, *, raw: tuple[int, int, float] | None = None, **fields: Any) -> Stream:
-        """As `stream`, for frames that arrive while they are read, until they end; arguments and errors as of `CausalObserver.live`."""
+        """Like `stream`, for frames that arrive in real time, until they end. Arguments and errors: see `CausalObserver.live`."""
         request = self.resolve(**fields, stream=True)
         return Stream(self.parts, self.codec, self.precision, request, CausalObserver.live(source, self.parts, raw), pace=LIVE)
 
     @torch.inference_mode()
     def observe(self, scene: Scene, plan: Plan, request: Request, progress: Progress = quiet) -> Observation | None:
-        """Read the scene once: features, cuts, and motion where requested; None for a model without features."""
+        """Decode the frames once: features, cuts, and motion if requested. None for a model without features."""
         if self.parts.backbone is None:
             return None
         embedded, measured = plan.embedded(), plan.measured() if request.motion else set()
         watched = plan.watched(scene, self.clip) if request.scenes == "auto" else ()
-        with self.codec.autocast(), one_thread():  # so that features do not depend on the thread count; a second thread decodes frames
+        with self.codec.autocast(), one_thread():  # features must not depend on the thread count; another thread decodes frames
             return observe(scene, self.clip, self.parts.backbone, self.parts.backbone_row, embedded, measured, progress, watched)
 
     @torch.inference_mode()
@@ -174,7 +175,7 @@ class Pipeline:
         """Sample the codes of all candidates of all takes, after known ones; hooks are the callbacks of `sample_codes`."""
         with sampling_mode(self.parts.sampler, self.precision):
             sequences = sample_codes(self.parts.sampler, plan.windows, conditions, request, **known._asdict(), **hooks)
-        trim_memory()  # of the KV cache, before the decoder needs its own
+        trim_memory()  # frees the KV cache before the decoder allocates
         return to_grid(sequences, self.clip.rows)
 
     def judge(self, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Judge:
@@ -183,9 +184,9 @@ class Pipeline:
         return Judge(self.codec, self.parts.ranker, seen, request, given.reference and given.reference.features)
 
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
-        """Send a sound through codebook and vocoder; see `Codec.reconstruct`."""
+        """Encode a sound to codes and decode them again; see `Codec.reconstruct`."""
         return self.codec.reconstruct(waveform)
 
     def resolve(self, request: Request | None = None, **fields: Any) -> Request:
-        """A request with every open value filled from the model's defaults; errors as of `Request.resolve`."""
+        """A request whose None values are replaced by the model's defaults. Errors: see `Request.resolve`."""
         return Request(**{**({} if request is None else request.model_dump()), **fields}).resolve(self.parts.defaults)

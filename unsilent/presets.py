@@ -1,6 +1,6 @@
-"""The table of models: one frozen row each, with all sizes and their source.
+"""The table of models: one frozen row for each, with all sizes and their source.
 
-Names are `<data>-<n features>-<backbone>`. The paper's rows are never edited; a change is a new row.
+The paper's models are named `<data>-<n features>-<backbone>`. Their rows are never edited; a change is a new row.
 """
 
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Preset:
     """One model.
 
     Attributes:
-        name: as given to `--model`.
-        summary: one line.
+        name: value of `--model`.
+        summary: one line for `unsilent models`.
         codebook, sampler, vocoder: sizes of the networks.
         backbone: image network of the condition; None for conditions without features.
         top_k, temperature, guidance, candidates: defaults of sampling; see `request.Request`. The paper calls top-k top-X.
-        fid, mkl: fidelity and relevance in the paper (table 3 or 4); None where it reports none.
-        source: where the sizes are from.
+        fid, mkl: fidelity and relevance in the paper (table 3 or 4); None if it does not report them.
+        source: origin of the sizes.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Preset:
 
     @property
     def clip(self) -> Clip:
-        """The grid that all its networks share."""
+        """The grid that all networks of the model share."""
         return self.codebook.clip
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the sampler's class numbers; empty for a model without classes, or whose bundle names them."""
+        """Class names by the sampler's class numbers; empty for a model without classes, or with class names in its bundle."""
         data = self.name.split("-")[0]
         return labels.classes(data) if self.sampler.condition.n_classes and data in N_CLASSES else ()
 
@@ -130,7 +130,7 @@ def _paper_condition(data: str, condition: str) -> ConditionConfig:
 _EVERYDAY_CODEBOOK = ResidualCodebookConfig()
 EVERYDAY = Preset(
     name="everyday",
-    summary="small default, part of the package; conditioned on what is seen, or a label, and on impacts",
+    summary="small default, part of the package; conditioned on recognised pictures or a label, and on impacts",
     codebook=_EVERYDAY_CODEBOOK,
     sampler=ResidualSamplerConfig(
         clip=_EVERYDAY_CODEBOOK.clip,
@@ -147,7 +147,7 @@ EVERYDAY = Preset(
     fid=None,
     mkl=None,
     source="runs/everyday",
-    guidance=3.0,  # measured, as temperature and candidates, see LOG.md
+    guidance=3.0,  # chosen by measurement, like temperature and candidates; see LOG.md
     temperature=0.8,
     candidates=12,
 )
@@ -155,7 +155,7 @@ EVERYDAY = Preset(
 _SMALL_CODEBOOK = CodebookConfig(n_codes=512, dim=128, channels=16, multipliers=(1, 2, 4, 4, 8))
 SMALL = Preset(
     name="small",
-    summary="the paper's design for trainings on two cores; the first everyday had these sizes",
+    summary="the paper's design, small enough to train on two cores",
     codebook=_SMALL_CODEBOOK,
     sampler=SamplerConfig(
         clip=_SMALL_CODEBOOK.clip,
@@ -203,12 +203,12 @@ _TRIALS = {SMALL.name, SMOKE.name}
 
 
 def names() -> list[str]:
-    """Names of the models offered to users, the default first: all rows except those for trials."""
+    """Names of the models for users, the default first: all rows except those for trial trainings."""
     return [name for name in _ROWS if name not in _TRIALS]
 
 
 def all_names() -> list[str]:
-    """Names of all rows, including those for trials."""
+    """Names of all rows, including those for trial trainings."""
     return list(_ROWS)
 
 
@@ -216,7 +216,7 @@ def get(name: str) -> Preset:
     """The row of a name.
 
     Raises:
-        ParameterError: if there is none; suggests similar names.
+        ParameterError: if there is none; the message suggests similar names.
     """
     if name not in _ROWS:
         raise ParameterError(f"there is no model {name!r}; {did_you_mean(name, _ROWS)}`unsilent models` lists all.")

@@ -1,4 +1,4 @@
-"""Parameters of a generation: a frozen record, resolved once against a model's defaults."""
+"""Parameters of a generation: a frozen record that is resolved once against a model's defaults."""
 
 import logging
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from unsilent.labels import is_name_of, labels_meant, nearest_label
 
 log = logging.getLogger(__name__)
 
-OWN = "own"  # as `prime`: the video's own sound
-PRIME_SECONDS = 3.0  # of a beginning, where nothing else is asked for
-CUE_CANDIDATES = 4  # sampled for each take where cues are given, because onsets of some fit better
+OWN = "own"  # value of `prime`: the video's own sound
+PRIME_SECONDS = 3.0  # default length of a prime
+CUE_CANDIDATES = 4  # default number of candidates with cues, because their onsets differ in how well they fit
 AUDITION_SECONDS = 2.6  # after which most candidates end, where a listener rates them (LOG.md)
 FINALISTS = 3  # candidates of each take that go on after it (LOG.md)
 
@@ -26,12 +26,12 @@ class Defaults:
     """A model's defaults for a request, and the limits of its values.
 
     Attributes:
-        model: its name, for messages.
-        n_codes: entries of its codebook, the upper limit of `top_k`.
-        top_k, temperature, guidance: its own values of these fields.
-        classes: names in the order of the sampler's class numbers; empty for a model without classes.
-        candidates: its own value of this field; 0 for a model without a listener or without sight, which cannot rank.
-        sees: whether the model recognises the class in the pictures if no label is given.
+        model: the model's name, for messages.
+        n_codes: entries of the codebook, the upper limit of `top_k`.
+        top_k, temperature, guidance: defaults of these fields.
+        classes: class names by the sampler's class numbers; empty for a model without classes.
+        candidates: default of this field; 0 for a model that cannot rank, because it lacks a listener or sight.
+        sees: whether the model recognises the class from the frames if no label is given.
     """
 
     model: str
@@ -45,11 +45,11 @@ class Defaults:
 
 
 class Request(Config):
-    """A request for one or several sounds of one video. None takes the model's own value, see `resolve`."""
+    """A request for one or several sounds of one video. None takes the model's default, see `resolve`."""
 
     seed: int = Field(default=0, ge=0, description="Source of all randomness. Same seed, video, model and machine: same sound.")
     takes: int = Field(
-        default=1, ge=1, le=MAX_TAKES, description="Number of different sounds. Take t does not depend on how many there are."
+        default=1, ge=1, le=MAX_TAKES, description="Number of different sounds. Without ranking, take t does not depend on this number."
     )
     top_k: int | None = Field(
         default=None, ge=1, description="Sample among the k most likely codes, 1 to the codebook's size (the paper's top-X)."
@@ -64,20 +64,21 @@ class Request(Config):
         default=None,
         ge=0,
         allow_inf_nan=False,
-        description="Scale of classifier-free guidance; 1 is without, above 1 follows the video more closely with less variety.",
+        description="Scale of classifier-free guidance; 1 is none, above 1 follows the condition more closely with less variety.",
     )
     motion: bool = Field(
-        default=True, description="Condition on the video's motion, for models that take it; leave it out for a shaking camera."
+        default=True, description="Condition on the video's motion, if the model takes it; turn it off for a shaking camera."
     )
     label: str | None = Field(
-        default=None, description="What sounds: a class name, for models with classes. A model that sees, such as everyday, needs none."
+        default=None,
+        description="Class name of the sound, for models with classes. Models that recognise pictures, such as everyday, need none.",
     )
     avoid: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="What should not sound: class names, or words such as `music` for several classes."
+        default=None, min_length=1, description="Sounds to avoid: class names, or words such as `music` that stand for several classes."
     )
     like: str | None = Field(
         default=None,
-        description="File with a reference sound: takes continue it, without its own samples, and those most like it come first.",
+        description="File with a reference sound. Takes continue its codes but leave it out, and those most similar to it come first.",
     )
     candidates: int | None = Field(
         default=None,
@@ -86,49 +87,51 @@ class Request(Config):
         description="Sounds begun for each take; the one that fits best the cues, or what is seen or named, is kept.",
     )
     cues: tuple[Cue, ...] | Literal["auto"] | None = Field(
-        default=None, description="When something sounds, in place of the video's motion; `auto` takes the impacts that are seen."
+        default=None, description="Times of sounds, in place of the video's motion; `auto` takes the impacts detected in the video."
     )
     prompt_track: tuple[Stretch, ...] | None = Field(
-        default=None, description="What sounds over time: stretches with labels, for models that take one for each column."
+        default=None, description="Labels over time: stretches with a label each, for models that take one for each column."
     )
-    mute: tuple[Stretch, ...] | None = Field(default=None, description="Stretches without label that are silent.")
+    mute: tuple[Stretch, ...] | None = Field(default=None, description="Stretches, without labels, that are silent.")
     seconds: float | None = Field(
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Length of the sound; None is that of the video, whose last frame stays after it.",
+        description="Length of the sound. None is the video's; beyond the end of the video, its last frame is the condition.",
     )
     prime: str | None = Field(
-        default=None, description="File whose sound is the beginning, or `own` for the video's own; the model continues it (priming)."
+        default=None,
+        description="File with the beginning of the sound, or `own` for the video's own sound; the model continues it (priming).",
     )
     prime_seconds: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="Length of this beginning, rounded down to whole code columns; None is 3."
+        default=None, gt=0, allow_inf_nan=False, description="Length of the prime, rounded down to whole code columns; None is 3."
     )
     prime_keep: PrimeKeep = Field(
-        default="codes", description="What is kept of it: its codes, or its very samples, at their own level and cross-faded into the rest."
+        default="codes",
+        description="What is kept of the prime: its codes, or its exact samples, at their own level and cross-faded into the rest.",
     )
     stream: bool = Field(
         default=False,
-        description="Look ahead less than a second and keep the level of the codes: a sound that can be played while it is made.",
+        description="Look ahead less than a second and keep the level of the codes, so that the sound can be played while it is made.",
     )
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
-    scenes: Scenes = Field(default="auto", description="Whether what follows a cut is looked at, and sounded, by itself.")
+    scenes: Scenes = Field(default="auto", description="Condition each shot on its own frames (auto), or ignore cuts (off).")
     lufs: float | None = Field(default=None, ge=-60, le=-5, description="Integrated loudness (EBU R 128); None is -23 LUFS.")
     true_peak: float | None = Field(
         default=None, ge=-30, le=0, description="Limit of the true peak, in dBTP; None limits samples to -1 dB of full scale."
     )
-    fade_in: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds over which the sound begins.")
-    fade_out: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Seconds over which the sound ends.")
-    stereo: bool = Field(default=False, description="Two channels, panned to the place of motion; their mean is the mono sound.")
-    rate: SoundRate | None = Field(default=None, description="Sample rate of files, in Hz; None is the model's own.")
-    bits: Bits = Field(default="16", description="Bits of the samples in sound files; 32f is floating point.")
+    fade_in: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Fade-in, in seconds.")
+    fade_out: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Fade-out, in seconds.")
+    stereo: bool = Field(default=False, description="Two channels, panned to the position of motion; their mean is the mono sound.")
+    rate: SoundRate | None = Field(default=None, description="Sample rate of files, in Hz; None is the model's.")
+    bits: Bits = Field(default="16", description="Bits per sample in sound files; 32f is floating point.")
 
     def n_samples(self, video_seconds: float, sample_rate: int) -> int:
         """Length of the sound of a video, in samples."""
         return max(1, round((self.seconds or video_seconds) * sample_rate))
 
     def files(self) -> dict[str, str]:
-        """Sounds that it names, by field: files, or ids of uploads."""
+        """Sound files that the request names, by field; on a server, ids of uploads."""
         return {name: path for name in ("prime", "like") if (path := getattr(self, name)) not in (None, OWN)}
 
     @property
@@ -140,23 +143,22 @@ class Request(Config):
         """Replace None by the model's defaults; resolving twice changes nothing.
 
         Returns:
-            A request whose open fields are filled. None remain `seconds`, `label` where the model needs none, and the fields of an absent
-            prime. Labels have the model's spelling; those to avoid are all that are meant.
+            A request in which only optional features remain None, and `seconds`, and `label` if the model needs none. Labels have the
+            model's spelling, and words in `avoid` are replaced by the classes that they stand for.
 
         Raises:
-            ParameterError: if `top_k` is above the number of codes, a label is given to a model without classes, unknown to the model, or
-                missing for one that needs it; if a label is both wanted and avoided; if takes times candidates is above `MAX_SAMPLED`; or
-                if something is asked of a prime that is not given, or of a model that cannot do it, or of a stream that needs the whole
-                sound.
+            ParameterError: if `top_k` is above the number of codes; if a label is unknown, missing, given to a model without classes, or
+                both wanted and avoided; if takes times candidates is above `MAX_SAMPLED`; if a field needs a prime that is not given, an
+                ability that the model lacks, or the whole sound, which a stream does not have.
         """
         if self.prime is None and (self.prime_seconds is not None or self.prime_keep != "codes"):
-            raise ParameterError("prime_seconds and prime_keep are about a beginning, but prime is not given; name a file, or `own`.")
+            raise ParameterError("prime_seconds and prime_keep need a prime, but prime is not given; name a file, or `own`.")
         if self.prime is not None and self.like is not None:
             raise ParameterError("prime and like both say how the sound begins; give one of them.")
         over_time = (self.prime, self.like, self.cues, self.prompt_track, self.mute)
         if self.stream and (self.takes > 1 or (self.candidates or 1) > 1 or any(one is not None for one in over_time)):
             raise ParameterError(
-                "a stream is one sound that is heard at once; leave out takes, candidates, prime, like, cues, prompt_track "
+                "a stream is one sound that is played while it is made; leave out takes, candidates, prime, like, cues, prompt_track "
                 "and mute, or stream."
             )
         if self.stream and any(one is not None for one in (self.lufs, self.true_peak, self.fade_in, self.fade_out)):
@@ -177,16 +179,16 @@ class Request(Config):
             "prompt_track": None if self.prompt_track is None else tuple(_with_label(one, defaults) for one in self.prompt_track),
         }
         if any(stretch.label is None for stretch in self.prompt_track or ()):
-            raise ParameterError("a stretch of prompt_track has no label; name what sounds, or give the stretch as mute.")
+            raise ParameterError("a stretch of prompt_track has no label; give it one, or move the stretch to mute.")
         resolved = self.model_copy(update=filled)._resolve_avoided(defaults)
         if resolved.n_sampled > MAX_SAMPLED:
             raise ParameterError(f"takes times candidates is {resolved.n_sampled}, but must be {MAX_SAMPLED} or less.")
         return resolved
 
     def describe(self) -> dict[str, Any]:
-        """Fields that a take's sound depends on, without those that are None.
+        """Fields that determine a take's sound, without those that are None.
 
-        Part of the recipe inside outputs, of JSON records and of `samples.json`.
+        They are part of the recipe inside outputs, of JSON records and of `samples.json`.
         """
         without_prime = {"prime_keep"} if self.prime is None else set()
         unranked = {"takes"} if self.candidates is None else set()  # ranking orders takes, so their number matters
@@ -200,7 +202,9 @@ class Request(Config):
     def _resolve_avoided(self, defaults: Defaults) -> "Request":
         for name, value in (("avoid", self.avoid), ("like", self.like)):
             if value is not None and not defaults.candidates:
-                raise ParameterError(f"the model {defaults.model!r} has no listener, so {name} has no effect; take one such as everyday.")
+                raise ParameterError(
+                    f"the model {defaults.model!r} has no listener, so {name} has no effect; choose a model such as everyday."
+                )
         if self.avoid is None:
             return self
         wanted = {self.label, *(one.label for over in (self.cues, self.prompt_track) if isinstance(over, tuple) for one in over)}
@@ -208,10 +212,10 @@ class Request(Config):
         for word in self.avoid:
             meant = set(labels_meant(word, defaults.classes))
             if named := sorted(name for name in wanted & meant if len(meant) == 1 or is_name_of(word, name)):
-                raise ParameterError(f"{named[0]!r} is both wanted and avoided; leave it out of one.")
+                raise ParameterError(f"{named[0]!r} is both wanted and avoided; remove it from one of the two.")
             avoided |= meant - wanted
         if len(avoided) == len(defaults.classes):
-            raise ParameterError("all classes of the model are avoided; leave out some.")
+            raise ParameterError("all classes of the model are avoided; avoid fewer.")
         return self.model_copy(update={"avoid": tuple(sorted(avoided))})
 
     def _resolve_candidates(self, defaults: Defaults) -> int | None:
@@ -223,12 +227,12 @@ class Request(Config):
 
 
 def _with_label(one: Cue | Stretch, defaults: Defaults) -> Any:
-    """A cue or stretch whose label has the model's spelling."""
+    """The cue or stretch, with its label in the model's spelling."""
     if one.label is None:
         return one
     if defaults.classes and not defaults.sees:
         raise ParameterError(
-            f"the model {defaults.model!r} takes one label for all of a sound; labels over time need one such as everyday."
+            f"the model {defaults.model!r} takes one label for the whole sound; labels over time need a model such as everyday."
         )
     return one.model_copy(update={"label": _resolve_label(one.label, defaults)})
 
@@ -239,7 +243,7 @@ def _resolve_label(label: str | None, defaults: Defaults) -> str | None:
         return None
     if not classes:
         raise ParameterError(
-            f"the model {defaults.model!r} has no classes, so it takes no label {label!r}; one with `class` in its name does."
+            f"the model {defaults.model!r} has no classes, so it takes no label {label!r}; models with `class` in their names do."
         )
     if label is None:
         some = ", ".join(repr(name) for name in classes[:3])

@@ -1,4 +1,4 @@
-"""The version, in its own file, which the build reads without importing torch."""
+"""The version, in a file of its own, so that the build reads it without importing torch."""
 
 import hashlib
 from functools import cache
@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 @cache
 def source_digest() -> str:
-    """SHA-256 of all Python files of the package, which identifies the source code between versions too."""
+    """SHA-256 of all Python files of the package: identifies the source code also between versions."""
     digest, folder = hashlib.sha256(), Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

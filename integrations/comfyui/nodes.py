@@ -1,4 +1,4 @@
-"""A node that gives pictures their sound: pictures and frame rate in, audio out, exactly as long as the pictures."""
+"""A node that generates sound for images: it takes images and a frame rate, and returns audio of exactly the same length."""
 
 import tempfile
 from fractions import Fraction
@@ -16,34 +16,34 @@ from unsilent.exchange.tables import read_cue_table
 
 @cache
 def pipeline(model: str) -> unsilent.Pipeline:
-    """The model, loaded once."""
+    """Load a model once, and return it."""
     return unsilent.load(model)
 
 
 class UnsilentSound:
-    """Sound for pictures."""
+    """Generates sound for images."""
 
     CATEGORY = "audio"
     FUNCTION = "make"
     RETURN_TYPES = ("AUDIO", "STRING")
     RETURN_NAMES = ("audio", "seen")
-    DESCRIPTION = "Gives pictures their sound, offline. The sound is as long as the pictures at this frame rate."
+    DESCRIPTION = "Generates sound for images, offline. The sound is as long as the images at this frame rate."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, dict[str, tuple]]:
-        """Names and kinds of the inputs, as ComfyUI asks for them."""
+        """Return the names and types of the inputs, in ComfyUI's format."""
         return {
             "required": {
                 "images": ("IMAGE",),
-                "fps": ("FLOAT", {"default": 24.0, "min": 0.1, "max": 1000.0, "step": 0.001, "tooltip": "Frame rate of the pictures."}),
+                "fps": ("FLOAT", {"default": 24.0, "min": 0.1, "max": 1000.0, "step": 0.001, "tooltip": "Frame rate of the images."}),
                 "seed": ("INT", {"default": 0, "min": 0, "max": 2**63 - 1, "control_after_generate": True}),
-                "takes": ("INT", {"default": 1, "min": 1, "max": 16, "tooltip": "Different sounds, as a batch."}),
+                "takes": ("INT", {"default": 1, "min": 1, "max": 16, "tooltip": "Number of different sounds, as a batch."}),
             },
             "optional": {
-                "label": ("STRING", {"default": "", "tooltip": "What sounds, in free words; empty: what is seen."}),
-                "cues": ("STRING", {"default": "", "multiline": True, "tooltip": "Seconds at which it sounds, one a line; or auto."}),
+                "label": ("STRING", {"default": "", "tooltip": "Class name or free words; if empty, it is recognised in the images."}),
+                "cues": ("STRING", {"default": "", "multiline": True, "tooltip": "Times of the sounds in seconds, one per line; or auto."}),
                 "rate": (["22050", "44100", "48000"], {"default": "48000"}),
-                "stereo": ("BOOLEAN", {"default": False, "tooltip": "Panned to the place of motion."}),
+                "stereo": ("BOOLEAN", {"default": False, "tooltip": "Pan the sound to where the motion is."}),
                 "model": ("STRING", {"default": "everyday"}),
             },
         }
@@ -60,34 +60,34 @@ class UnsilentSound:
         stereo: bool = False,
         model: str = "everyday",
     ) -> tuple[dict[str, Any], str]:
-        """Make the sounds.
+        """Generate the sounds.
 
         Args:
-            images: `[pictures, height, width, 3]` in 0..1.
-            fps: pictures per second.
-            seed: source of all randomness.
+            images: `[frames, height, width, 3]` in 0..1.
+            fps: frames per second.
+            seed: random seed.
             takes: number of sounds.
-            label: class name, or free words.
-            cues: seconds of cues, or rows of a table of cues; `auto` for the impacts that are seen.
-            rate: sample rate, in Hz.
-            stereo: two channels.
+            label: class name or free words; if empty, it is recognised in the images.
+            cues: times of cues in seconds, or rows of a table of cues; `auto` for visible impacts.
+            rate: sample rate in Hz.
+            stereo: whether to pan the sound to where the motion is.
             model: name, or folder of a bundle.
 
         Returns:
-            Waveforms `[takes, channels, samples]` with their sample rate, and the likeliest kind of sound that was seen.
+            Waveforms `[takes, channels, samples]` with their sample rate, and the likeliest recognised class.
         """
         with tempfile.TemporaryDirectory() as folder:
             video = write_video(Path(folder) / "pictures.nut", images, fps)
             asked = {"label": label.strip() or None, "stereo": stereo, "rate": None if rate == "22050" else int(rate)}
             asked |= {"cues": read_cues(cues, Path(folder)), "seconds": len(images) / fps}
             made = pipeline(model).takes(video, takes, seed=seed, **asked)
-            sounds = [one.channels for one in made]  # which read the video again
+            sounds = [one.channels for one in made]  # before the video is deleted, because stereo reads it again
         waveform = torch.stack([torch.from_numpy(sound) for sound, _ in sounds])
         return {"waveform": waveform, "sample_rate": sounds[0][1]}, next(iter(made[0].seen), label)
 
 
 def write_video(path: Path, images: torch.Tensor, fps: float) -> Path:
-    """Pictures as a video without loss, each at its exact time."""
+    """Write the images as a lossless video with exact frame times."""
     rate = Fraction(fps).limit_denominator(100_000)
     with av.open(str(path), "w", format="nut") as container:
         stream = container.add_stream("ffv1", rate=rate)
@@ -102,7 +102,7 @@ def write_video(path: Path, images: torch.Tensor, fps: float) -> Path:
 
 
 def read_cues(text: str, folder: Path) -> tuple[Cue, ...] | str | None:
-    """Cues of the text field: nothing, `auto`, or rows of a table."""
+    """Parse the text field: empty, `auto`, or rows of a table of cues."""
     if not text.strip() or text.strip() == "auto":
         return text.strip() or None
     (folder / "cues.csv").write_text(text, encoding="utf-8")
@@ -110,4 +110,4 @@ def read_cues(text: str, folder: Path) -> tuple[Cue, ...] | str | None:
 
 
 NODE_CLASS_MAPPINGS = {"UnsilentSound": UnsilentSound}
-NODE_DISPLAY_NAME_MAPPINGS = {"UnsilentSound": "Sound for pictures (unsilent)"}
+NODE_DISPLAY_NAME_MAPPINGS = {"UnsilentSound": "Sound for images (unsilent)"}

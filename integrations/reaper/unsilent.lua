@@ -1,8 +1,8 @@
--- Sound for the selected video items: runs `unsilent generate`, and inserts each take on a track of its own.
+-- Sound for the selected video items: runs `unsilent generate`, and inserts each take on its own track.
 -- Actions > Show action list > New action > Load ReaScript. `unsilent` must be on the PATH, or set COMMAND.
 
 local COMMAND = os.getenv("UNSILENT") or "unsilent"
-local TIMEOUT_MS = 0 -- until it ends
+local TIMEOUT_MS = 0 -- waits until the command ends
 
 local function quoted(text)
   if package.config:sub(1, 1) == "\\" then
@@ -23,7 +23,7 @@ local function unescaped(text)
   end))
 end
 
--- Markers of the project inside the item, as a table of cues; nil without any.
+-- Writes the project markers inside the item as a table of cues. Returns its path, or nil without markers.
 local function write_cues(item, offset)
   local start = reaper.GetMediaItemInfo_Value(item, "D_POSITION")
   local stop = start + reaper.GetMediaItemInfo_Value(item, "D_LENGTH")
@@ -81,7 +81,7 @@ local function main()
     reaper.ShowMessageBox("Select the video item that needs a sound.", "unsilent", 0)
     return
   end
-  local agreed, answers = reaper.GetUserInputs("unsilent", 4, "Takes,What sounds (empty: look),Seed,Markers as cues (y/n)", "3,,0,n")
+  local agreed, answers = reaper.GetUserInputs("unsilent", 4, "Takes,Label (empty: from video),Seed,Markers as cues (y/n)", "3,,0,n")
   if not agreed then return end
   local takes, label, seed, with_cues = answers:match("([^,]*),([^,]*),([^,]*),([^,]*)")
   reaper.Undo_BeginBlock()

@@ -1,11 +1,11 @@
-"""Choose the exemplars of `everyday`: stretches of training recordings of each class, as codes.
+"""Choose the exemplars of `everyday`: codes of stretches of training recordings, for each class.
 
     python runs/everyday/exemplars.py work/manifest.parquet work/shards work/everyday/sampler/checkpoint work/everyday/codebook/checkpoint \
         work/everyday/exemplars
 
-SHARDS has `waveforms`, from `unsilent data extract`. Of each recording, the stretch with most energy is taken; shorter ones are repeated.
-Recordings are drawn at random; those that a listener is most certain of were too much alike (LOG.md). Recordings whose licence does not
-allow sharing are taken only for classes that have no others. Takes two minutes on one core.
+The shards must have `waveforms` from `unsilent data extract`. The stretch with the highest energy of each recording is used; shorter
+recordings are repeated. Recordings are chosen at random, because those that the listener classifies with most confidence are too similar
+(LOG.md). Recordings whose licence does not allow sharing are used only for classes without others. Takes two minutes on one core.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("manifest", "shards", "sampler", "codebook", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--each", type=int, default=12, help="exemplars of each class")
-    parser.add_argument("--columns", type=int, default=16, help="code columns of each")
+    parser.add_argument("--each", type=int, default=12, help="exemplars per class")
+    parser.add_argument("--columns", type=int, default=16, help="code columns per exemplar")
     options = parser.parse_args()
     about = read_config(options.sampler)
     classes, rows = about["record"]["classes"], about["config"]["clip"]["levels"]
@@ -49,7 +49,7 @@ def main() -> None:
     exemplars = Exemplars(ExemplarsConfig(classes=len(classes), each=options.each, rows=rows, columns=options.columns))
     n_samples, used = options.columns * codec.clip.column_samples, Counter()
     exemplars.silence.copy_(codec.encode(np.zeros(n_samples, np.float32))[:rows])
-    exemplars.codes.copy_(exemplars.silence.expand_as(exemplars.codes))  # classes without recordings keep it
+    exemplars.codes.copy_(exemplars.silence.expand_as(exemplars.codes))  # classes without recordings keep silence
     for number, name in enumerate(classes):
         shared = [one for one in recordings[name] if not NOT_SHARED.search(one[1])] or recordings[name]
         chosen = [shared[i] for i in np.random.default_rng(number).permutation(len(shared))[: options.each]]
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def stretch(stored: np.ndarray, n_samples: int) -> Float[np.ndarray, "samples"]:
-    """The loudest stretch of a recording, repeated if it is shorter."""
+    """Return the loudest stretch of a recording; a shorter recording is repeated."""
     return np.resize(loudest(stored.astype(np.float32) / 32768, n_samples), n_samples)
 
 

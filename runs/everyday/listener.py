@@ -1,9 +1,9 @@
-"""Make the classifier of `everyday` from the published weights of aisfx 0.1.2 (CC BY 4.0): its classes are means of recordings.
+"""Build the classifier of `everyday` from the published weights of aisfx 0.1.2 (CC BY 4.0). Its classes are mean embeddings of recordings.
 
     python runs/everyday/listener.py checkpoint.pth work/shards work/everyday/listener
 
-checkpoint.pth is in the wheel of aisfx 0.1.2 on PyPI, at aisfx/models. SHARDS has `waveforms`, from `unsilent data extract`. Takes five
-minutes on one core. Prints the error of the input map, and the accuracy on held-out sounds.
+checkpoint.pth is in the folder aisfx/models of the wheel of aisfx 0.1.2 on PyPI. The shards must have `waveforms` from `unsilent data
+extract`. Takes five minutes on one core. Prints the error of the input map and the accuracy on held-out sounds.
 """
 
 import argparse
@@ -22,16 +22,16 @@ from unsilent.data.shards import Shard
 from unsilent.models.listener import SHARPNESS, Listener, ListenerConfig
 from unsilent.signal.mel import FLOOR_DB, RANGE_DB, log_mel01, stft
 
-PEAK = 0.7  # of a sound that the network is given
-FEWEST, MOST = 5, 40  # recordings of a class
-LONGEST = 10.0  # seconds of each recording
-FITTED, FITTED_FRAMES = 400, 60  # recordings, and frames of each, that the input map is fitted to
-RIDGE = 3.0
+PEAK = 0.7  # peak of the network's input sounds
+FEWEST, MOST = 5, 40  # recordings per class
+LONGEST = 10.0  # maximum seconds of each recording
+FITTED, FITTED_FRAMES = 400, 60  # number of recordings, and of frames per recording, for the fit of the input map
+RIDGE = 3.0  # regularisation of the fit
 CLIP = Clip()
 
 
 def main() -> None:
-    """Convert, fit the input map, take the means, measure, save."""
+    """Convert the weights, fit the input map, compute the class means, measure, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("shards", type=Path)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def convert(listener: Listener, weights: Path) -> None:
-    """Copy the convolutions, with batch norm folded into them."""
+    """Copy the convolutions, with batch normalisation folded into them."""
     plain = [(np.dtype(float).type, "numpy.float64"), np.dtype, *(type(np.dtype(name)) for name in ("f4", "f8", "i8"))]
     with torch.serialization.safe_globals([*plain, (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")]):
         saved = torch.load(weights, weights_only=True, map_location="cpu")[0]
@@ -82,7 +82,7 @@ def convert(listener: Listener, weights: Path) -> None:
 
 
 def fit_input(listener: Listener, sounds: list[Float[np.ndarray, "samples"]]) -> None:
-    """Ridge regression of the logarithms of the network's band powers on this project's decibels, frame by frame."""
+    """Fit the input map by ridge regression of the network's log band powers on unsilent's mels in dB, frame by frame."""
     xs, ys = [], []
     for waveform in sounds:
         given, wanted = mel01(waveform)[0] * RANGE_DB + FLOOR_DB, true_powers(waveform, listener.config.bands)
@@ -97,7 +97,7 @@ def fit_input(listener: Listener, sounds: list[Float[np.ndarray, "samples"]]) ->
 
 
 def true_powers(waveform: Float[np.ndarray, "samples"], bands: int) -> Float[Tensor, "bands frames"]:
-    """log10 of the powers of the network's own bands; a window of 1024 samples at 22.05 kHz has its 2048 at 44.1 kHz."""
+    """Return log10 of the band powers that the network expects. A window of 1024 samples at 22.05 kHz equals its 2048 at 44.1 kHz."""
     spectrum = 4 * stft(torch.from_numpy(waveform)[None], CLIP)[0].abs().square()
     edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + CLIP.sample_rate / 700), bands + 2) / 2595) - 1)
     bins = np.arange(CLIP.n_fft + 1) * CLIP.sample_rate / CLIP.n_fft
@@ -108,13 +108,13 @@ def true_powers(waveform: Float[np.ndarray, "samples"], bands: int) -> Float[Ten
 
 
 def read(shard: Shard, number: int) -> Float[np.ndarray, "samples"]:
-    """One recording, at the peak that the network knows."""
+    """Read one recording, normalised to the peak `PEAK`."""
     waveform = shard[number][: round(LONGEST * CLIP.sample_rate)].astype(np.float32) / 32768
     return waveform / max(1e-4, np.abs(waveform).max()) * PEAK
 
 
 def mel01(waveform: Float[np.ndarray, "samples"]) -> Float[Tensor, "1 mels frames"]:
-    """Mel in [0, 1]."""
+    """Return the mel in [0, 1]."""
     return log_mel01(torch.from_numpy(waveform)[None], CLIP)
 
 

@@ -1,9 +1,9 @@
-"""Fit the residual codebook of `everyday`: PCA of columns, and residual codes by k-means.
+"""Fit the residual codebook of `everyday`: PCA of columns, and residual codes from k-means.
 
     python runs/everyday/residual_codebook.py work/shards work/everyday/codebook
 
-SHARDS has `waveforms`, from `unsilent data extract`. OUT gets `checkpoint/`, for `unsilent reconstruct --model`. Takes three minutes on
-one core. Nothing is trained by gradients (LOG.md).
+The shards must have `waveforms` from `unsilent data extract`. The output is a folder with `checkpoint/`, for `unsilent reconstruct
+--model`. Takes three minutes on one core. Nothing is trained with gradients (LOG.md).
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shards", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--columns", type=int, default=110_000, help="columns that PCA and codes are fitted to")
+    parser.add_argument("--columns", type=int, default=110_000, help="number of columns for the fit")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -47,7 +47,7 @@ def main() -> None:
     codebook, n_batches = ResidualCodebook(config), -(-options.columns // (BATCH * CROP_COLUMNS))
     left = 1.0
     for level, left in enumerate(fit(codebook, torch.cat([columns(batch) for batch in range(n_batches)])), start=1):
-        sys.stdout.write(f"level {level}: {left:.4f} of the variance left\n")
+        sys.stdout.write(f"level {level}: {left:.4f} of the variance remain\n")
     record = {"columns": options.columns, "seed": options.seed, "variance_left": left, "shards": crops.shard.digest}
     save_checkpoint(options.out / "checkpoint", "residual_codebook", "everyday", config, codebook.state_dict(), record, torch.float16)
 

@@ -1,9 +1,9 @@
-"""Fit the classifier of pictures: logistic regression from the image network's features to the labels of sounds.
+"""Fit the image classifier: logistic regression from the image network's features to the labels of sounds.
 
     python runs/everyday/sight.py work/shards work/everyday/sight
 
-SHARDS has `features` and `waveforms`, from `unsilent data extract`. OUT gets `checkpoint/`, for the setting `sight` of a sampler's
-training. Takes a minute. Prints accuracy on held-out pictures and on frames of held-out clips.
+The shards must have `features` and `waveforms` from `unsilent data extract`. The output is a folder with `checkpoint/`, for the setting
+`sight` of a sampler's training. Takes a minute. Prints the accuracy on held-out images and on held-out clips.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from unsilent.data.shards import Shard, dequantise
 from unsilent.models.condition import Sight
 from unsilent.models.configs import SightConfig
 
-UNSEEN = -1e4  # bias of classes that no picture shows
-CLIP_FRAMES = 12  # of one video, evenly spaced
+UNSEEN = -1e4  # bias of classes without training images
+CLIP_FRAMES = 12  # evenly spaced frames per video
 ITERATIONS = 400
 SMOOTHING = 0.1  # label smoothing, so that similar classes share their probability
 
@@ -57,7 +57,7 @@ def main() -> None:
 def examples(
     shard: Shard, classes: list[str], split: str, kinds: tuple[str, ...]
 ) -> tuple[Float[Tensor, "n dim"], Int[Tensor, "n"], Int[Tensor, "n"]]:
-    """Features, class indices and item numbers of labelled pictures and frames of clips."""
+    """Return features, class indices and item numbers of labelled images and of frames of clips."""
     features, labels, items = [], [], []
     for number, entry in enumerate(shard.entries):
         row = entry.row
@@ -73,7 +73,7 @@ def examples(
 
 
 def fit(sight: Sight, features: Tensor, labels: Tensor, seen: Tensor, options: argparse.Namespace) -> None:
-    """Full-batch AdamW; a class weighs as the square root of its number of examples."""
+    """Fit with full-batch AdamW. The weight of a class is the square root of its number of examples."""
     counts = torch.bincount(labels, minlength=len(seen)).float()
     weights = counts.clamp(min=1).rsqrt()[labels]
     weight, bias = (torch.zeros_like(value, requires_grad=True) for value in (sight.weight, sight.bias))
@@ -95,7 +95,7 @@ def fit(sight: Sight, features: Tensor, labels: Tensor, seen: Tensor, options: a
 
 @torch.no_grad()
 def measure(sight: Sight, features: Tensor, labels: Tensor, items: Tensor) -> dict[str, float]:
-    """Accuracy by picture or clip, whose features' logits are averaged: top-1, top-5, and their number."""
+    """Return top-1 and top-5 accuracy over images or clips, and their number. The logits of a clip's frames are averaged."""
     logits = sight(features)
     groups = [torch.nonzero(items == item).flatten() for item in items.unique()]
     ranks = [int((logits[rows].mean(0) > logits[rows].mean(0)[labels[rows[0]]]).sum()) for rows in groups]

@@ -1,4 +1,4 @@
-"""Samples of one clip at several top-X: spectrograms, and the class that the classifier finds likeliest. Paper figure 16.
+"""Spectrograms of samples of one clip at several values of top-k ("top-X" in the paper), with the recognised class. Paper figure 16.
 
 python runs/paper/figure16.py REPORT.csv SAMPLES_AT_ONE_X SAMPLES_AT_ANOTHER_X ... -o FIGURE.png [--clip NAME]
 """
@@ -20,7 +20,7 @@ INCHES = 1.25  # height of one spectrogram
 
 
 def main() -> None:
-    """Read the command line and draw."""
+    """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path, metavar="REPORT.csv")
     parser.add_argument("folders", type=Path, nargs="+", metavar="SAMPLES")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _read(samples: Path) -> np.ndarray:
-    """The mel in [0, 1] of a clip's first sample."""
+    """Read the mel in [0, 1] of a clip's first sample."""
     if (samples / "0.mel.npy").exists():
         return (np.load(samples / "0.mel.npy").astype(np.float32) + 1) / 2
     waveform = read_audio(samples / "0.wav", Clip().sample_rate)

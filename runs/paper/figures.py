@@ -1,9 +1,9 @@
-"""Sounds of several folders beside each other, clip by clip: a sheet of mels and a page that plays them. Paper figures 4 to 15 and 20.
+"""Compare sounds of several folders clip by clip: a sheet of mels and a page that plays them. Paper figures 4 to 15 and 20.
 
     python runs/paper/figures.py FOLDER [FOLDER ...] -o figure8.png [--clips N] [--takes N] [--seed N] [--label LABEL] [--name WHAT ...]
 
-A folder holds sounds, videos with sound, or decoded mels, named by their clips as `unsilent evaluate` takes them; the first one gives the
-names. Clips are drawn at random among those that all folders have. Beside figure8.png there is figure8.html, with a player for each sound.
+A folder holds sounds, videos with sound, or decoded mels. Their names refer to clips of the first folder, as in `unsilent evaluate`. Clips
+are chosen at random from those in all folders. The output is figure8.png, and figure8.html with a player for each sound.
 """
 
 import argparse
@@ -25,19 +25,19 @@ from unsilent.signal.mel import from_mel01, log_mel01
 
 CLIP = Clip()
 INCHES = 3.0, 1.5  # width and height of one mel
-LONGEST = 40  # characters of a name above it
+LONGEST = 40  # maximum characters of a clip name above a mel
 
 
 def main() -> None:
-    """Read the command line, draw the sheet and write the page."""
+    """Parse the command line, draw the sheet and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FIGURE.png")
-    parser.add_argument("--clips", type=int, default=6, help="columns")
-    parser.add_argument("--takes", type=int, default=1, help="rows for each folder that has several samples of a clip")
-    parser.add_argument("--seed", type=int, default=0, help="of the random choice of clips")
-    parser.add_argument("--label", help="choose only among clips in a folder of this name")
-    parser.add_argument("--name", action="append", help="heading of a folder, in their order; its own name without")
+    parser.add_argument("--clips", type=int, default=6, help="number of clips, one per column")
+    parser.add_argument("--takes", type=int, default=1, help="samples of each clip per folder, one per row")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for the choice of clips")
+    parser.add_argument("--label", help="choose only clips in a folder of this name")
+    parser.add_argument("--name", action="append", help="headings of the folders in their order [default: their names]")
     options = parser.parse_args()
     names = options.name or [folder.name for folder in options.folders]
     rows, clips = choose(options.folders, names, options.takes, options.label)
@@ -54,13 +54,13 @@ Rows = list[tuple[str, dict[str, Sound]]]  # heading and, by clip, a sound
 
 
 def choose(folders: list[Path], names: list[str], takes: int, label: str | None) -> tuple[Rows, list[str]]:
-    """Rows of the sheet, and the clips that all of them have, sorted."""
+    """Return the rows of the sheet, and the sorted clips that all rows have."""
     clip_names, rows = ClipNames(_clip(sound, folders[0]) for sound in find_sounds(folders[0])), []
     for name, folder in zip(names, folders, strict=True):
         by_clip = defaultdict(list)
         for sound in sorted(find_sounds(folder), key=lambda sound: take_number(sound.name)):
             by_clip[clip_names.clip_of(_clip(sound, folder))].append(sound)
-        by_clip.pop(None, None)  # of clips that the first folder does not have
+        by_clip.pop(None, None)  # clips that are not in the first folder
         most = max(map(len, by_clip.values()), default=0)
         for take in range(min(takes, most)):
             heading = f"{name} {take + 1}" if most > 1 and takes > 1 else name
@@ -70,12 +70,12 @@ def choose(folders: list[Path], names: list[str], takes: int, label: str | None)
 
 
 def _clip(sound: Sound, folder: Path) -> str:
-    """The clip of a sound: its folder in one of `unsilent sample`, else its own name."""
+    """Return the clip name of a sound: its folder for the output of `unsilent sample`, otherwise its own name."""
     return sound.name.rpartition("/")[0] if (folder / "samples.json").exists() else sound.name
 
 
 def draw(rows: Rows, clips: list[str], out: Path) -> None:
-    """A grid of mels, a row for each heading and a column for each clip."""
+    """Draw a grid of mels with one row per heading and one column per clip."""
     size = INCHES[0] * len(clips) + 1, INCHES[1] * len(rows) + 0.5
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(rows), len(clips), squeeze=False)
@@ -91,7 +91,7 @@ def draw(rows: Rows, clips: list[str], out: Path) -> None:
 
 
 def read_mel(sound: Sound) -> np.ndarray:
-    """The mel around [-1, 1] of the first clip of a sound."""
+    """Read the mel in about [-1, 1] of the first clip of a sound."""
     if sound.is_mel:
         return np.load(sound.path).astype(np.float32)
     waveform = read_audio(sound.path, CLIP.sample_rate)[: CLIP.n_samples]
@@ -99,7 +99,7 @@ def read_mel(sound: Sound) -> np.ndarray:
 
 
 def page(rows: Rows, clips: list[str], out: Path) -> str:
-    """The sheet with a player for each sound that is more than a mel."""
+    """Return the HTML page with the sheet, and a player for each sound that has a waveform."""
     cells = [f"<tr><th></th>{''.join(f'<th>{html.escape(clip)}</th>' for clip in clips)}</tr>"]
     for heading, sounds in rows:
         players = (_player(sounds[clip], out.parent) for clip in clips)

@@ -1,9 +1,9 @@
-"""Reconstruct the sounds of a manifest by codebooks: mels before and after, one clip of each sound, for `unsilent evaluate`.
+"""Reconstruct the sounds of a manifest with codebooks, for `unsilent evaluate`: original and reconstructed mels, one clip per sound.
 
     python runs/paper/reconstruct.py M.parquet -o DIR --codebook everyday [--codebook NAME|PATH ...] [--split test] [--workers N]
 
-Writes DIR/real/CLIP.mel.npy and, for each codebook, DIR/NAME/CLIP.mel.npy; existing files are kept. A codebook is given by the name of its
-model, or as a checkpoint folder. With `--wav` it writes sounds instead of mels: the real one, and the output of codebook and vocoder.
+Writes DIR/real/CLIP.mel.npy and, for each codebook, DIR/NAME/CLIP.mel.npy; existing files are kept. A codebook is given as the name of its
+model or as a checkpoint folder. With `--wav` it writes sounds instead of mels: the real sound, and the output of codebook and vocoder.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from unsilent.signal.mel import from_mel01, log_mel01
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Mel of a row's first clip and its reconstruction by a codebook; both float16 around [-1, 1].
+    """Picklable factory of a function that returns the mel of a row's first clip and its reconstruction, both float16 in about [-1, 1].
 
-    With a `vocoder`, the name of a model, waveforms instead.
+    With `vocoder`, the name of a model, the function returns waveforms instead.
     """
 
     root: Path
@@ -43,7 +43,7 @@ class Reconstruct:
     vocoder: str | None = None
 
     def __call__(self) -> Callable[[Row], list[np.ndarray]]:
-        """Load the codebook, which gets sounds of the loudness of its training; published ones were trained on unchanged sounds."""
+        """Load the codebook. Sounds get the loudness of its training; published codebooks were trained on sounds as recorded."""
         about = read_config(self.folder)
         codebook, record = load_checkpoint(self.folder, about["kind"]), about["record"]
         normalises = trained_loudness(record) is not None
@@ -55,7 +55,7 @@ class Reconstruct:
             waveform = read_audio(self.root / row.path, clip.sample_rate)[first : first + clip.columns * clip.column_samples]
             if normalises:
                 waveform = normalise_loudness(waveform, clip.sample_rate)
-            waveform = np.resize(waveform, clip.columns * clip.column_samples)  # a short one is repeated, as in the paper
+            waveform = np.resize(waveform, clip.columns * clip.column_samples)  # short sounds are repeated, as in the paper
             with one_thread(), torch.inference_mode():
                 mel = from_mel01(log_mel01(torch.from_numpy(waveform)[None].to(device), clip))
                 reconstructed = decode_grid(codebook, codebook.encode(mel)[0])
@@ -67,7 +67,7 @@ class Reconstruct:
 
 
 def main() -> int:
-    """Read the command line; 3 if some sounds failed."""
+    """Parse the command line and run. Returns 3 if some sounds failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, metavar="M.parquet")
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -75,8 +75,8 @@ def main() -> int:
     parser.add_argument("--split", default="test")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--ray", metavar="ADDRESS")
-    parser.add_argument("--most", type=int, help="largest number of sounds, evenly spaced")
-    parser.add_argument("--wav", action="store_true", help="sounds instead of mels")
+    parser.add_argument("--most", type=int, help="use only N evenly spaced sounds")
+    parser.add_argument("--wav", action="store_true", help="write sounds instead of mels")
     options = parser.parse_args()
     suffix = ".wav" if options.wav else ".mel.npy"
     root, rows = read_manifest(options.table)

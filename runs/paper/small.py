@@ -1,7 +1,7 @@
-"""Material of the small tables: held-out images, each paired with a held-out sound of its label, and the conditions to sample from.
+"""Data for the small tables: held-out images, each paired with a held-out sound of its label, and the conditions to sample with.
 
-The everyday material has images and sounds of the same label, not of the same scene, and hardly any held-out video. So a sound of the label
-is the reference of an image. Conditions: a grey image, an image of another label, the image, or a video of five images of the label.
+The everyday data has images and sounds of the same label but not of the same scene, and few held-out videos. So the reference of an image
+is a sound of its label. Conditions: a grey image, an image of another label, the image, or a video of five images of the label.
 """
 
 from collections import defaultdict
@@ -18,22 +18,22 @@ from unsilent.data.manifest import Row, read_manifest, write_manifest
 
 CONDITIONS = ("nothing", "another-label", "1-picture", "5-pictures")
 SIDE, FPS, SECONDS = 256, 2, 10  # of the videos of five images
-PRIMED = 6  # seconds at least of the videos that are continued from their first three
-TRAINED_ON = 4  # sounds, and images, of each label in `classes/`
+PRIMED = 6  # minimum seconds of videos that are continued from their first three seconds
+TRAINED_ON = 4  # sounds, and images, per label in `classes/`
 
 
 def prepare(material: Path, folder: Path, classes: tuple[str, ...], n_clips: int) -> None:
-    """Write the material of the small tables into a folder.
+    """Write the data for the small tables to a folder.
 
-    - `CONDITION.parquet` for each of `CONDITIONS`, without labels, so that models see instead of being told; `labelled.parquet` has them
-    - `reference/LABEL/STEM`, a held-out sound for each image, and likewise `training-sound/` with a training sound of the label
-    - `clips.parquet` with held-out videos, which are also in `films/`
-    - `classes/LABEL/` with a few training sounds and images of each label, for trainings from a folder
+    - `CONDITION.parquet` for each of `CONDITIONS`, without labels, so that models use the images; `labelled.parquet` has labels
+    - `reference/LABEL/STEM` with a held-out sound for each image, and `training-sound/` with a training sound of its label
+    - `clips.parquet` with held-out videos, which are also linked in `films/`
+    - `classes/LABEL/` with a few training sounds and images per label, for trainings from a folder
 
     Args:
-        material: manifest of the everyday material.
-        folder: to write into.
-        classes: labels of the classifier; images of others are left out.
+        material: manifest of the everyday data.
+        folder: output folder.
+        classes: labels of the classifier; images of other labels are left out.
         n_clips: number of images, taken from all labels in turn.
     """
     root, rows = read_manifest(material)
@@ -84,7 +84,7 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _write_video(path: Path, pictures: list[Path]) -> None:
-    """A video of images one after another, each as long as the others."""
+    """Write a video that shows images one after another for equal times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = [np.asarray(Image.open(one).convert("RGB").resize((SIDE, SIDE))) for one in pictures]
     with av.open(str(path), "w") as container:

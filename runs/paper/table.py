@@ -1,9 +1,9 @@
-"""The paper's tables 1 to 5 and figures 4 to 20: at full size from VGGSound and VAS, or small, from the everyday material.
+"""The paper's tables 1 to 5 and figures 4 to 20: at full size from VGGSound and VAS, or at small scale from the everyday data.
 
-    python runs/paper/table.py 3 --print                       # the commands at full size; without --print, run them
-    python runs/paper/table.py 3 17 fig4 --everyday MATERIAL   # small, several
+    python runs/paper/table.py 3 --print                       # prints the commands at full size; without --print, runs them
+    python runs/paper/table.py 3 17 fig4 --everyday MATERIAL   # several at small scale
 
-All results are kept under work/paper (or work/paper-small), so an interrupted run resumes. README.md in this folder has times.
+All results stay in work/paper (or work/paper-small), so that an interrupted run resumes. README.md in this folder has the times.
 """
 
 import argparse
@@ -20,60 +20,60 @@ HERE = Path(os.path.relpath(Path(__file__).parent))
 COMMANDS = {"unsilent": [str(Path(sys.executable).with_name("unsilent"))], "python": [sys.executable], "sed": ["sed"]}
 Command = tuple[object, ...]
 
-# Setting of table 3 → data set, suffix of the models' names, samples of each clip.
+# For each setting of table 3: data set, suffix of the models' names, samples per clip.
 SETTINGS = {"a": ("vggsound", "", 10), "b": ("vas", "-vggsound-codebook", 100), "c": ("vas", "", 100)}
 CONDITIONS = ("nofeats", *(f"{n}-{network}" for network in ("resnet50", "bninception") for n in (1, 5, 212)))
 WHICH = ("1", "2", "3", "4", "5", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", *map(str, range(10, 21)), "prepare")
 SPLITS = {"vggsound": "test", "vas": "valid"}
 ALL = ("--preset", "vggsound-5-resnet50", "--keep-silent")  # clips of the paper's length, silent ones among them
 TOP_X = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-MOST_SHOWN = 24  # clips that are made for figures of random clips
-SMALL_STEPS = 30  # of each training of the small tables, which are to work and not to learn
+MOST_SHOWN = 24  # maximum clips generated for figures of random clips
+SMALL_STEPS = 30  # of each training for the small tables, which only test the commands
 SHORT = (f"steps={SMALL_STEPS}", f"decay_steps={SMALL_STEPS // 3}", f"warmup_steps={SMALL_STEPS // 6}")
-SMALL_SOUNDS = 24  # that the small table 2 reconstructs
+SMALL_SOUNDS = 24  # sounds in the small table 2
 SMALL_TOP_X = (1, 8, 64, 512)
-SMALL_CONDITIONS = ("features", "class", "features+class")  # of samplers that the small table 4 and figure 19 train
+SMALL_CONDITIONS = ("features", "class", "features+class")  # conditions of the samplers in the small table 4 and figure 19
 
 
 @dataclass(frozen=True)
 class Full:
-    """All of VGGSound and VAS, with the published models."""
+    """Commands at full size: all of VGGSound and VAS, with the published models."""
 
     out: Path
     parallel: Command
 
     def manifest(self, data: str) -> Command:
-        """The manifest of a data set, split by the authors' lists."""
+        """Write the manifest of a data set, with the authors' splits."""
         names = ("train", "valid", "test") if data == "vggsound" else ("train", "valid")
         lists = [part for split in names for part in ("--list", f"{split}=data/{data}_{split}.txt")]
         return "unsilent", "data", "manifest", f"data/{data}", "-o", self.out / f"{data}.parquet", *ALL, *lists
 
     def sample(self, data: str, model: str, n_samples: int, *more: object, out: str = "") -> Command:
-        """A folder of samples."""
+        """Generate a folder of samples."""
         options = ("--model", model, "--samples", n_samples, "--split", SPLITS[data], "--precision", "float32", *more, *self.parallel)
         return "unsilent", "sample", self.out / f"{data}.parquet", "-o", self.out / "samples" / (out or model), *options
 
     def evaluate(self, data: str, report: str, folders: list[str], classifier: str = "melception") -> Command:
-        """A report of folders of samples."""
+        """Evaluate folders of samples."""
         generated = [part for folder in folders for part in ("--generated", self.out / "samples" / folder)]
         labels = ("--manifest", self.out / f"{data}.parquet", "--split", SPLITS[data], "--keep-silent", "-o", self.out / report)
         return "unsilent", "evaluate", "--reference", f"data/{data}", *generated, "--classifier", classifier, *labels
 
     def reconstruct(self, data: str, *codebooks: object) -> Command:
-        """Mels of sounds, and what codebooks reconstruct of them."""
+        """Write mels of sounds and their reconstructions by codebooks."""
         chosen = [part for codebook in codebooks for part in ("--codebook", codebook)]
         place = ("-o", self.out / f"reconstructed-{data}", "--split", SPLITS[data])
         return "python", HERE / "reconstruct.py", self.out / f"{data}.parquet", *place, *chosen, *self.parallel
 
     def compare(self, data: str, report: str, codebooks: list[str]) -> Command:
-        """A report of reconstructions."""
+        """Evaluate reconstructions."""
         folder = self.out / f"reconstructed-{data}"
         generated = [part for name in codebooks for part in ("--generated", folder / name)]
         told = ("--classifier", "melception", "--keep-silent", "-o", self.out / report)
         return "unsilent", "evaluate", "--reference", folder / "real", *generated, *told
 
     def released(self, data: str) -> Command:
-        """The authors' mels and features, as shards."""
+        """Convert the authors' mels and features to shards."""
         lists = [part for split in ("train", "valid") for part in ("--list", f"{split}=data/{data}_{split}.txt")]
         labels = ("--labels", "data/vggsound/vggsound.csv") if data == "vggsound" else ()
         place = (f"data/{data}/features", "-o", f"work/{data}/released", "--backbone", "bninception")
@@ -88,7 +88,7 @@ class Full:
             yield self.compare(data, f"table1-{data}", models)
 
     def table2(self) -> Iterator[Command]:
-        """The codebook without its discriminator, without its perceptual distance, and with both."""
+        """The codebook trained without discriminator, without perceptual distance, and with both."""
         yield _fetch("melception")
         yield self.manifest("vggsound")
         yield self.released("vggsound")
@@ -103,7 +103,7 @@ class Full:
         yield self.compare("vggsound", "table2", [str(path).replace("/", "_") for path in codebooks])
 
     def table3(self) -> Iterator[Command]:
-        """Conditions."""
+        """Models with different conditions."""
         yield _fetch("melception")
         yield from map(self.manifest, SPLITS)
         for setting, (data, suffix, n_samples) in SETTINGS.items():
@@ -114,7 +114,7 @@ class Full:
             yield self.evaluate(data, f"table3{setting}", models)
 
     def table4(self) -> Iterator[Command]:
-        """RegNet, and models conditioned on features and the class; these were never published and must be trained and assembled before."""
+        """RegNet, and models conditioned on features and class, which were never published and must be trained and assembled first."""
         yield _fetch("melception")
         yield self.manifest("vas")
         models = []
@@ -135,13 +135,13 @@ class Full:
             yield self.evaluate("vggsound", f"table5-{classifier}", [], classifier)
 
     def figure16(self) -> Iterator[Command]:
-        """One clip at several top-X."""
+        """One clip at several values of top-k."""
         yield from self.figure17()
         folders = [self.out / "samples" / f"vggsound-5-resnet50-top-k={k}" for k in TOP_X]
         yield "python", HERE / "figure16.py", self.out / "figure17/report.csv", *folders, "-o", self.out / "figure16.png"
 
     def figure17(self) -> Iterator[Command]:
-        """Fidelity and relevance over top-X; the paper averages over the models of setting (a) with visual features."""
+        """Fidelity and relevance over top-k; the paper averages over the models of setting (a) with visual features."""
         yield _fetch("melception")
         yield self.manifest("vggsound")
         folders = []
@@ -160,11 +160,11 @@ class Full:
         yield self.evaluate("vggsound", "figure18", ["vggsound-5-resnet50"])
 
     def sheet(self, name: str, *folders: object, more: Command = ()) -> Command:
-        """Sounds of folders beside each other."""
+        """Draw the sounds of several folders side by side."""
         return "python", HERE / "figures.py", *folders, "-o", self.out / f"{name}.png", *more
 
     def shown(self, name: str, data: str, models: list[str], *asked: object, real: bool = True, n_samples: int = 1) -> Iterator[Command]:
-        """Random clips of a data set: real, and as one model or several make them."""
+        """Random clips of a data set: real sounds, and sounds of one or more models."""
         yield self.manifest(data)
         folders = []
         for model in models:
@@ -198,7 +198,7 @@ class Full:
         yield from self.reconstructed("figure7", "vas", ["vggsound-5-resnet50", "vas-5-resnet50"])
 
     def reconstructed(self, name: str, data: str, models: list[str]) -> Iterator[Command]:
-        """Random clips, and the same through codebooks and vocoder."""
+        """Random clips, and their reconstructions by codebooks and vocoder."""
         yield from map(_fetch, models)
         yield self.manifest(data)
         folder = self.out / f"heard/{name}"
@@ -216,7 +216,7 @@ class Full:
         yield from self.shown("figure10", "vas", ["vas-212-bninception"])
 
     def figure11(self) -> Iterator[Command]:
-        """RegNet beside the model of setting (c) conditioned on the class, which is trained and assembled first."""
+        """RegNet, and the model of setting (c) conditioned on the class, which must be trained and assembled first."""
         model = self.out / "vas-212-bninception-class"
         yield self.manifest("vas")
         options = ("--model", model, "--samples", 1, "--split", "valid", "--keep", "wav", "--precision", "float32", *self.parallel)
@@ -224,23 +224,23 @@ class Full:
         yield self.sheet("figure11", "data/vas", self.out / "samples/regnet", self.out / "heard/figure11")
 
     def figure12(self) -> Iterator[Command]:
-        """Samples without condition, VGGSound."""
+        """Unconditional samples, VGGSound."""
         yield from self.shown("figure12", "vggsound", ["vggsound-nofeats"], real=False)
 
     def figure13(self) -> Iterator[Command]:
-        """Samples without condition, VAS."""
+        """Unconditional samples, VAS."""
         yield from self.shown("figure13", "vas", ["vas-nofeats"], real=False)
 
     def figure14(self) -> Iterator[Command]:
-        """Real beginnings that a model without condition continues, VGGSound."""
+        """Real beginnings that an unconditional model continues, VGGSound."""
         yield from self.shown("figure14", "vggsound", ["vggsound-nofeats"], "--prime", "own")
 
     def figure15(self) -> Iterator[Command]:
-        """Real beginnings that a model without condition continues, VAS."""
+        """Real beginnings that an unconditional model continues, VAS."""
         yield from self.shown("figure15", "vas", ["vas-nofeats"], "--prime", "own")
 
     def figure19(self) -> Iterator[Command]:
-        """What the sampler attends to, beside what it makes; the page of `unsilent web` shows it too."""
+        """The sampler's attention beside the generated sound; the page of `unsilent web` also shows it."""
         yield _fetch("vas-212-resnet50")
         place = ("data/vas/drum/video_00000.mp4", "-o", self.out / "figure19/drum.mp4")
         yield "unsilent", "generate", *place, "--model", "vas-212-resnet50", "--wav", "--picture", "--attention", "--precision", "float32"
@@ -255,13 +255,13 @@ def _fetch(name: str) -> Command:
 
 
 def train(recipe: Path, *settings: str) -> Command:
-    """A training, continued if it was interrupted."""
+    """Run a training, or resume it."""
     return "unsilent", "train", recipe, *(part for setting in settings for part in ("--set", setting)), "--resume"
 
 
 @dataclass(frozen=True)
 class Small:
-    """The everyday material and model; small.py says what replaces the paper's data."""
+    """Commands at small scale: the everyday data and model; small.py describes the data."""
 
     material: Path
     judge: str
@@ -271,42 +271,42 @@ class Small:
     parallel: Command
 
     def manifest(self) -> Iterator[Command]:
-        """The manifest, unless it exists."""
+        """Write the manifest, unless it exists."""
         if not (self.out / "material.parquet").exists():
             yield "unsilent", "data", "manifest", self.material, "-o", self.out / "material.parquet"
 
     def sounds(self) -> Iterator[Command]:
-        """Waveforms of the whole material."""
+        """Extract the waveforms of all data."""
         yield from self.manifest()
-        grid = ("--preset", "vggsound-nofeats")  # that of `everyday`, without an image network
+        grid = ("--preset", "vggsound-nofeats")  # the clip of `everyday`, without an image network
         yield "unsilent", "data", "extract", self.out / "material.parquet", "-o", self.out / "sounds", *grid
 
     def vggishish(self) -> Iterator[Command]:
-        """A VGGish-ish for perceptual distances."""
+        """Train a VGGish-ish for perceptual distances."""
         yield from self.sounds()
         settings = (f"shards={self.out}/sounds", f"out={self.out}/vggishish", *SHORT, "valid_every=0", "patience=0")
         yield train(HERE.parent / "everyday/vggishish.toml", *settings)
 
     def sample(self, condition: str, name: str, *more: object, model: Path | None = None) -> Command:
-        """A folder of samples, of `everyday` without the choice of candidates by the classifier that judges them."""
+        """Generate a folder of samples. With `everyday` they are not ranked, because the same classifier evaluates them."""
         place = (self.out / f"{condition}.parquet", "-o", self.out / "samples" / name)
         by = ("--candidates", 1) if model is None else ("--model", model)
         return "unsilent", "sample", *place, "--samples", self.n_samples, "--keep", "wav", *by, *more, *self.parallel
 
     def evaluate(self, report: str, *folders: Path) -> Command:
-        """A report."""
+        """Evaluate folders of samples."""
         generated = [part for folder in folders for part in ("--generated", folder)]
         options = ("--classifier", self.judge, "--labels", "folders", "-o", self.out / report)
         return "unsilent", "evaluate", "--reference", self.out / "reference", *generated, *options
 
     def prepared(self) -> Iterator[Command]:
-        """Images, sounds and manifests of the conditions."""
+        """Write images, sounds and manifests of the conditions."""
         yield from self.manifest()
         yield "python", HERE / "table.py", "prepare", *self.options
 
     @property
     def options(self) -> Command:
-        """The options of this scale."""
+        """Options of table.py for this scale."""
         return "--everyday", self.material, "--classifier", self.judge, "--clips", self.n_clips, "--out", self.out
 
     def table1(self) -> Iterator[Command]:
@@ -325,7 +325,7 @@ class Small:
         yield "python", HERE.parents[1] / "benchmarks/codebook_losses.py", *told, *trained
 
     def table3(self) -> Iterator[Command]:
-        """Other frames, where the paper varies their number."""
+        """Conditions of `small.py`, in place of the paper's numbers of features."""
         from small import CONDITIONS
 
         yield from self.prepared()
@@ -334,7 +334,7 @@ class Small:
         yield self.evaluate("table3", *(self.out / "samples" / condition for condition in CONDITIONS))
 
     def trained(self, *conditions: str) -> Iterator[Command]:
-        """Models of codes with other conditions, trained for a few steps from a folder of classes, as docs/train.md has it."""
+        """Train models with other conditions for a few steps from a folder of classes, as in docs/train.md."""
         yield from self.prepared()
         folder, recipes = self.out / "trained", HERE.parent / "small"
         shards, codebook = folder / "shards", folder / "codebook"
@@ -352,7 +352,7 @@ class Small:
                 yield "unsilent", "models", "assemble", "-o", model, *parts
 
     def table4(self) -> Iterator[Command]:
-        """Another system, a training sound of the label as a sound library would return it; and models conditioned on the label."""
+        """A sound library in place of RegNet: a training sound of the label. Also models conditioned on the label."""
         yield from self.trained(*SMALL_CONDITIONS)
         yield self.sample("1-picture", "1-picture")
         for condition in SMALL_CONDITIONS:
@@ -368,13 +368,13 @@ class Small:
             yield "unsilent", "evaluate", "--reference", self.material, "--classifier", classifier, *options
 
     def figure16(self) -> Iterator[Command]:
-        """One clip at several top-X."""
+        """One clip at several values of top-k."""
         yield from self.figure17()
         folders = [self.out / "samples" / f"top-k={k}" for k in SMALL_TOP_X]
         yield "python", HERE / "figure16.py", self.out / "figure17/report.csv", *folders, "-o", self.out / "figure16.png"
 
     def figure17(self) -> Iterator[Command]:
-        """Fidelity and relevance over top-X."""
+        """Fidelity and relevance over top-k."""
         yield from self.prepared()
         for k in SMALL_TOP_X:
             yield self.sample("1-picture", f"top-k={k}", "--top-k", k)
@@ -387,11 +387,11 @@ class Small:
         yield self.evaluate("figure18", self.out / "samples/1-picture")
 
     def sheet(self, name: str, *folders: Path, more: Command = ()) -> Command:
-        """Sounds of folders beside each other."""
+        """Draw the sounds of several folders side by side."""
         return "python", HERE / "figures.py", *folders, "-o", self.out / f"{name}.png", *more
 
     def figure4(self) -> Iterator[Command]:
-        """A real sound of the label, and what the model makes of the picture."""
+        """A real sound of the label, and a sound generated from the image."""
         yield from self.prepared()
         yield self.sample("1-picture", "1-picture")
         yield self.sheet("figure4", self.out / "reference", self.out / "samples/1-picture")
@@ -412,13 +412,13 @@ class Small:
     figure7 = figure6
 
     def figure11(self) -> Iterator[Command]:
-        """Another system beside the model: a sound of the label from the training."""
+        """A training sound of the label, in place of RegNet, and sounds of the model."""
         yield from self.prepared()
         yield self.sample("1-picture", "1-picture")
         yield self.sheet("figure11", self.out / "reference", self.out / "training-sound", self.out / "samples/1-picture")
 
     def figure12(self) -> Iterator[Command]:
-        """Sounds for a grey picture."""
+        """Sounds for a grey image."""
         yield from self.prepared()
         yield self.sample("nothing", "nothing")
         yield self.sheet("figure12", self.out / "samples/nothing")
@@ -440,18 +440,18 @@ class Small:
         yield "unsilent", "generate", *place, "--model", self.out / "trained/features-model", "--wav", "--picture", "--attention"
 
     def figure20(self) -> Iterator[Command]:
-        """Several samples of each picture."""
+        """Several samples of each image."""
         yield from self.prepared()
         yield self.sample("1-picture", "1-picture")
         yield self.sheet("figure20", self.out / "samples/1-picture", more=("--takes", self.n_samples))
 
 
 def run(commands: Iterator[Command], done: dict[Command, int]) -> int:
-    """Run commands until one fails, each once; exit code 3 if some inputs of one failed.
+    """Run each command once, until one fails. Returns its exit code, or 3 if some inputs of a command failed.
 
     Args:
-        commands: to run.
-        done: exit codes of commands that were run before; new ones are added.
+        commands: commands to run.
+        done: exit codes of the commands that have been run; new ones are added.
     """
     worst = 0
     for command in commands:
@@ -466,7 +466,7 @@ def run(commands: Iterator[Command], done: dict[Command, int]) -> int:
 
 
 def table(report: Path) -> str:
-    """A report as a table of the paper: FID and MKL of each folder, with their intervals."""
+    """Format a report like a table of the paper: FID and MKL of each folder with their intervals."""
     about = json.loads(report.read_text())
     lines = [f"{'':24}  {'FID':>22}  {'MKL':>22}  {'top-1 %':>8}"]
     for system in about["systems"]:
@@ -484,16 +484,18 @@ def _shown(figure: dict | None) -> str:
 
 
 def main() -> int:
-    """Read the command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("which", nargs="+", choices=WHICH, help="table 1 to 5, or figure; figures 4 and 5 are fig4 and fig5")
-    parser.add_argument("--everyday", type=Path, metavar="MATERIAL", help="folder with sounds.csv, images.csv, clips.csv: the small tables")
-    parser.add_argument("--classifier", default="everyday", metavar="NAME|PATH", help="judge of the small tables")
-    parser.add_argument("--clips", type=int, default=10, help="of the small tables")
-    parser.add_argument("--samples", type=int, default=2, help="of each, in the small tables")
+    parser.add_argument("which", nargs="+", choices=WHICH, help="number of a table or figure; figures 4 to 9 are fig4 to fig9")
+    parser.add_argument(
+        "--everyday", type=Path, metavar="MATERIAL", help="run at small scale on a folder with sounds.csv, images.csv, clips.csv"
+    )
+    parser.add_argument("--classifier", default="everyday", metavar="NAME|PATH", help="classifier of the small tables")
+    parser.add_argument("--clips", type=int, default=10, help="number of clips at small scale")
+    parser.add_argument("--samples", type=int, default=2, help="samples per clip at small scale")
     parser.add_argument("--out", type=Path, help="[default: work/paper or work/paper-small]")
-    parser.add_argument("--workers", type=int, help="as of `unsilent sample`")
-    parser.add_argument("--ray", metavar="ADDRESS", help="as of `unsilent sample`")
+    parser.add_argument("--workers", type=int, help="as in `unsilent sample`")
+    parser.add_argument("--ray", metavar="ADDRESS", help="as in `unsilent sample`")
     parser.add_argument("--print", action="store_true", help="print the commands and run nothing")
     options = parser.parse_args()
     out = options.out or Path("work/paper-small" if options.everyday else "work/paper")

@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 RUNS = Path(__file__).parent
-COMMAND = Path(sys.executable).with_name("unsilent")  # of the same installation
-MIN_ACCURACY = 0.95  # of the codes of four clips by the sampler that overfits them
-EDGE = 5  # logged steps at the start and at the end that are compared
+COMMAND = Path(sys.executable).with_name("unsilent")  # from the same installation
+MIN_ACCURACY = 0.95  # next-code accuracy of the sampler that overfits four clips
+EDGE = 5  # logged steps at the start and at the end whose means are compared
 
-# Training → losses that must fall. Those that start late, or oppose each other, need not.
+# Losses that must fall, by training. Losses that start late or are adversarial need not.
 LOSSES = {
     "vggishish": ("cross_entropy",),
     "codebook": ("reconstruction", "perceptual"),
@@ -29,7 +29,7 @@ LOSSES = {
     "vocoder": ("mel", "log_magnitude"),
     "melception": ("cross_entropy",),
 }
-# Training → losses that must be logged, which shows that the discriminator was trained.
+# Losses that must be logged, by training; they show that the discriminator was trained.
 ADVERSARIAL = {"codebook": ("adversarial", "discriminator"), "vocoder": ("adversarial", "feature_matching", "discriminator")}
 
 
@@ -38,7 +38,7 @@ class ChainError(Exception):
 
 
 def unsilent(*arguments: object) -> None:
-    """Run one command of the program; its output is shown only if it fails."""
+    """Run one command of unsilent; its output is shown only if it fails."""
     words = [str(argument) for argument in arguments]
     began = time.monotonic()
     done = subprocess.run([COMMAND, *words], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -49,13 +49,13 @@ def unsilent(*arguments: object) -> None:
 
 
 def report(what: str, began: float) -> None:
-    """Print a finished part and its seconds."""
+    """Print the seconds of a finished part."""
     sys.stdout.write(f"{time.monotonic() - began:6.1f} s  {what}\n")
     sys.stdout.flush()
 
 
 def train(folder: Path, name: str, *settings: str, shards: str = "shards") -> None:
-    """Run one training of this folder by its command, and check its log."""
+    """Run one training of this folder with the command, and check its log."""
     paths = (f"shards={folder / shards}", f"out={folder / name}")
     unsilent("train", RUNS / f"{name}.toml", *(part for setting in (*paths, *settings) for part in ("--set", setting)))
     check_log(name, folder / name / "log")
@@ -84,7 +84,7 @@ def check_log(name: str, log: Path) -> None:
 
 
 def take_four(shards: Path, four: Path) -> list[str]:
-    """Copy codes, features and motion of one training clip of each label to other shards; returns the ids of the clips."""
+    """Copy codes, features and motion of one training clip per label to new shards. Returns the ids of the clips."""
     from unsilent.data.shards import Shard, write_shard
 
     features = Shard(shards, "features")
@@ -98,7 +98,7 @@ def take_four(shards: Path, four: Path) -> list[str]:
 
 
 def accuracy(four: Path, checkpoint: Path) -> float:
-    """Share of codes of all clips of the shards that are a sampler's most likely ones, given the true codes before."""
+    """Return a sampler's next-code accuracy on the shards, given the true previous codes."""
     import torch
 
     from unsilent.checkpoints.store import load_checkpoint
@@ -131,13 +131,13 @@ def check_sound(video: Path, seconds: float) -> None:
     waveform = read_audio(video, 22050)
     found = len(waveform) / 22050
     if abs(found - seconds) > 0.1:
-        raise ChainError(f"{video.name} has {found:.2f} s of sound, its pictures last {seconds:.2f} s.")
+        raise ChainError(f"{video.name} has {found:.2f} s of sound, but {seconds:.2f} s of video.")
     if not np.isfinite(waveform).all() or np.sqrt(np.mean(waveform**2)) < 1e-3:
         raise ChainError(f"the sound of {video.name} is silent or not finite.")
 
 
 def assemble_and_generate(folder: Path, sampler: str, video: Path, seconds: float, *asked: object) -> None:
-    """Make a model of the codebook, the vocoder and a sampler, and a sound with it, which is checked."""
+    """Assemble a model from the codebook, the vocoder and a sampler, generate a sound with it and check the sound."""
     parts = {"codebook": "codebook", "sampler": sampler, "vocoder": "vocoder"}
     words = [word for role, name in parts.items() for word in (f"--{role}", folder / name / "checkpoint")]
     model, made = folder / f"model-{sampler}", folder / f"made-{sampler}.mp4"
@@ -147,7 +147,7 @@ def assemble_and_generate(folder: Path, sampler: str, video: Path, seconds: floa
 
 
 def run_chain(folder: Path) -> None:
-    """The whole chain; independent trainings run in two threads."""
+    """Run the whole chain, with independent trainings in two threads."""
     from clips import SECONDS, write_clips
 
     began = time.monotonic()
@@ -162,7 +162,7 @@ def run_chain(folder: Path) -> None:
         train(folder, "overfit", shards="four")
         right = accuracy(four, folder / "overfit/checkpoint")
         if right <= MIN_ACCURACY:
-            raise ChainError(f"the sampler that overfits four clips has {right:.1%} of their codes right, not {MIN_ACCURACY:.0%}.")
+            raise ChainError(f"the sampler that overfits four clips has an accuracy of {right:.1%}, but {MIN_ACCURACY:.0%} is required.")
         sys.stdout.write(f"          overfit: {right:.1%} of the codes of four clips right\n")
 
     with ThreadPoolExecutor(2) as pool:
@@ -183,9 +183,9 @@ def run_chain(folder: Path) -> None:
 
 
 def main() -> int:
-    """Read the command line; 0 if the chain passes."""
+    """Parse the command line and run the chain. Returns 0 if it passes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="keep everything here; it must not hold a chain yet [default: a temporary folder]")
+    parser.add_argument("--folder", type=Path, help="new folder for all files [default: a temporary folder]")
     folder = parser.parse_args().folder
     try:
         if folder is None:

@@ -7,12 +7,12 @@ import av
 import numpy as np
 
 SECONDS, FPS, SIDE, RATE = 2.0, 10, 64, 22050  # SIDE in pixels, RATE in Hz
-SPLITS = ("train", "train", "valid")  # of the clips of each label
+SPLITS = ("train", "train", "valid")  # splits of the clips of each label
 KINDS = {"tone": (220, 40, 40), "noise": (60, 200, 60), "chirp": (60, 80, 240), "pulse": (230, 220, 60)}  # RGB
 
 
 def write_clips(folder: Path) -> Path:
-    """Write twelve clips and `clips.csv`; returns a clip of the split `valid`."""
+    """Write twelve clips and `clips.csv`. Returns the path of a clip of the split `valid`."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["path,label,split,licence,seconds,sample_rate"]
     for kind in KINDS:
@@ -41,7 +41,7 @@ def _write(path: Path, kind: str, rng: np.random.Generator) -> None:
 
 
 def _frames(kind: str, rng: np.random.Generator) -> list[np.ndarray]:
-    """A disc, a square, stripes or a cross that moves over grey."""
+    """Render a disc, a square, stripes or a cross that moves over grey."""
     y, x = np.mgrid[:SIDE, :SIDE]
     start, speed = rng.uniform(22, 42, 2), rng.uniform(-6, 6, 2)
     frames = []
@@ -60,7 +60,7 @@ def _frames(kind: str, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _sound(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """A chord, bursts of noise, rising chirps, or a train of decaying low tones, at a random pitch."""
+    """Synthesise a chord, noise bursts, rising chirps, or a train of decaying low tones, at a random pitch."""
     t = np.arange(round(SECONDS * RATE)) / RATE
     pitch = rng.uniform(0.9, 1.1)
     if kind == "tone":

@@ -66,13 +66,13 @@ def test_find_bundle_suggests_similar_names():
 
 
 def test_find_bundle_names_the_command_that_fetches_weights():
-    with pytest.raises(CheckpointError, match=r"'vggsound-class' are not here; fetch them with: unsilent models fetch vggsound-class"):
+    with pytest.raises(CheckpointError, match=r"'vggsound-class' are not installed; fetch them with: unsilent models fetch vggsound-class"):
         find_bundle("vggsound-class")
 
 
 @pytest.mark.usefixtures("nothing_shipped")
 def test_find_bundle_lists_installed_models_for_an_unpublished_one():
-    with pytest.raises(CheckpointError, match="of 'vas-212-bninception-class' were never published; models with weights here: none"):
+    with pytest.raises(CheckpointError, match="of 'vas-212-bninception-class' were never published; installed models: none"):
         find_bundle("vas-212-bninception-class")
 
 
@@ -199,7 +199,7 @@ def test_assemble_takes_parts_of_models_and_a_classifier(tmp_path, tiny_bundle, 
     assert [part.kind for part in again] == ["codebook", "sampler", "vocos", "vggishish"]
     with pytest.raises(CheckpointError, match=r"model is a bundle already; choose another folder"):
         assemble(tmp_path / "model", sources)
-    with pytest.raises(CheckpointError, match="has no classifier; name a checkpoint folder of one"):
+    with pytest.raises(CheckpointError, match="has no classifier; give a checkpoint folder instead"):
         assemble(tmp_path / "third", {**sources, "classifier": str(tiny_bundle)})
 
 

@@ -112,7 +112,7 @@ def test_find_by_stem_ignores_suffixes():
 def test_find_suggests_similar_names():
     with pytest.raises(
         ParameterError,
-        match=r"no published file is called 'vas-5-resnet5'; did you mean vas-5-resnet50 or .*\? `unsilent models` lists all\.$",
+        match=r"there is no published file 'vas-5-resnet5'; did you mean vas-5-resnet50 or .*\? `unsilent models` lists all\.$",
     ):
         catalog.find("vas-5-resnet5")
     with pytest.raises(ParameterError, match="'!'; `unsilent models` lists all"):

@@ -75,8 +75,8 @@ def test_projects_of_others_stay(unsilent, refused, clip, tmp_path):
         (("--export", "aaf"), "'aaf' is unknown; choose among otio"),
         (("--rate", 8000), "rate is 8000"),
         (("--lufs", 3), "lufs is 3.0, but must be -5 or less"),
-        (("--bits", "32f", "--flac"), "FLAC cannot have floating point"),
-        (("--stems",), "no labels over time are given"),
+        (("--bits", "32f", "--flac"), "FLAC cannot store floating point"),
+        (("--stems",), "--stems needs labels over time"),
     ],
 )
 def test_mistakes_are_named(unsilent, refused, clip, tmp_path, options, sentence):
@@ -88,4 +88,4 @@ def test_mistakes_are_named(unsilent, refused, clip, tmp_path, options, sentence
 
 def test_a_file_of_cues_is_for_one_video(unsilent, refused, make_clip, tmp_path):
     (tmp_path / "cues.csv").write_text("1\n")
-    refused(unsilent("generate", make_clip("a.mp4"), make_clip("b.mp4"), "--cues", "cues.csv"), "--cues FILE belongs to one video")
+    refused(unsilent("generate", make_clip("a.mp4"), make_clip("b.mp4"), "--cues", "cues.csv"), "--cues FILE applies to one video")

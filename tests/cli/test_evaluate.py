@@ -28,7 +28,7 @@ def names(folder):
 
 def test_evaluate_compares_systems_with_real_sounds(ask, tmp_path):
     code, out, err = ask("--generated", "sounds/made", "--generated", "sounds/worse", "--labels", "folders")
-    assert (code, err) == (0, ["unsilent: 40 sounds, 40 of them classified now."])
+    assert (code, err) == (0, ["unsilent: 40 sounds, 40 of them newly classified."])
     assert re.search(r"sounds +FID +MKL +KID +inception score +top-1 % +top-5 % +mAP % +mAUC %", out)
     assert re.search(r"^made +16 +[\d.]+ ", out, re.MULTILINE)
     assert out.splitlines()[-1] == "out/report.html"
@@ -49,10 +49,10 @@ def test_evaluate_says_how_many_sounds_have_a_known_label(ask, tmp_path):
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"high/high{i}.wav,high\nlow/low{i}.wav,rumble\n" for i in range(4)))
     code, _, err = ask("--generated", "sounds/made", "--labels", "labels.csv")
     assert code == 0
-    others = "the others have no label that the classifier knows"
+    others = "the others have no label among the classifier's classes"
     assert err[1:] == [
-        f"unsilent: reference: the accuracy is of 4 of 8 sounds; {others}.",
-        f"unsilent: made: the accuracy is of 8 of 16 sounds; {others}.",
+        f"unsilent: reference: the accuracy covers 4 of 8 sounds; {others}.",
+        f"unsilent: made: the accuracy covers 8 of 16 sounds; {others}.",
     ]
 
 
@@ -81,10 +81,10 @@ def test_an_interrupted_evaluation_resumes(ask, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Classifier, "classify", stopping)
     code, _, err = ask("--generated", "sounds/made")
-    assert (code, err) == (130, ["unsilent: interrupted; what was finished is kept."])
+    assert (code, err) == (130, ["unsilent: interrupted; finished results are kept."])
     assert names(tmp_path / "out") == ["heard"]
     code, _, err = ask("--generated", "sounds/made")
-    assert (code, err) == (0, ["unsilent: 24 sounds, 14 of them classified now."])
+    assert (code, err) == (0, ["unsilent: 24 sounds, 14 of them newly classified."])
     resumed = report()
     shutil.rmtree(tmp_path / "out")
     ask("--generated", "sounds/made")

@@ -258,7 +258,7 @@ class TestBadInput:
         ("model", "message"),
         [
             ("everdya", "there is no model 'everdya'; did you mean everyday"),
-            ("vggsound-class", "the weights of 'vggsound-class' are not here; fetch them with: unsilent models fetch vggsound-class"),
+            ("vggsound-class", "the weights of 'vggsound-class' are not installed; fetch them with: unsilent models fetch vggsound-class"),
             ("./nothing", r"'\./nothing' is not a bundle folder"),
             ("a.mp4", r"'a\.mp4' is not a bundle folder"),
         ],
@@ -283,7 +283,7 @@ def test_an_interrupted_command_exits_with_130_and_leaves_nothing(unsilent, make
 
     make_clip("a.mp4", n_frames=10)
     monkeypatch.setattr(place, interrupt)
-    assert unsilent("generate", "a.mp4") == (130, "", ["unsilent: interrupted; what was finished is kept."])
+    assert unsilent("generate", "a.mp4") == (130, "", ["unsilent: interrupted; finished results are kept."])
     assert names(tmp_path) == ["a.mp4"]
 
 
@@ -354,7 +354,7 @@ class TestReleasedFeatures:
         [
             (["nothing"], "there is no mel in nothing"),
             (["nothing", "--list", "train=no.txt"], r"there is no list of clips no\.txt"),
-            (["nothing", "--list", "train.txt"], "--list wants SPLIT=FILE, found 'train.txt'"),
+            (["nothing", "--list", "train.txt"], "--list is 'train.txt', but must be SPLIT=FILE"),
         ],
     )
     def test_import_names_what_is_missing(self, refused, unsilent, arguments, words):
@@ -368,9 +368,9 @@ class TestExtract:
         ("arguments", "words"),
         [
             ([], "give a manifest to extract, or --codebook"),
-            (["m.parquet", "--codebook", "c"], r"codes are made of the sounds in shards by the codebook; leave out m\.parquet"),
-            (["--codebook", "c", "--preset", "everyday"], "by the codebook; leave out --preset"),
-            (["--codebook", "c", "--sound", "mels"], "by the codebook; leave out --sound"),
+            (["m.parquet", "--codebook", "c"], r"with --codebook, codes are made from the sounds in shards; leave out m\.parquet"),
+            (["--codebook", "c", "--preset", "everyday"], "; leave out --preset"),
+            (["--codebook", "c", "--sound", "mels"], "; leave out --sound"),
             (["--codebook", "c"], "there is no shard 'waveforms' in shards"),
             (["m.parquet", "--preset", "everyday"], r"m\.parquet"),
         ],

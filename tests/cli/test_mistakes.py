@@ -30,8 +30,8 @@ COMMANDS = ["generate", "reconstruct", "encode", "decode", "sample", "train", "c
         ("generate --sample-rate 48000", "there is no option --sample-rate: use --rate."),
         ("generate --cfg 3", "there is no option --cfg: use --guidance."),
         ("generate --cfg-strength=3", "there is no option --cfg-strength: use --guidance."),
-        ("generate --steps 25", "there is no option --steps: codes are sampled without diffusion steps; see --top-k and --temperature."),
-        ("generate --num-steps 25", "there is no option --num-steps: codes are sampled without"),
+        ("generate --steps 25", "there is no option --steps: sampling codes has no diffusion steps; see --top-k and --temperature."),
+        ("generate --num-steps 25", "there is no option --num-steps: sampling codes has no diffusion steps"),
         ("generate --output x", "there is no option --output: use -o."),
         ("reconstruct --output x", "there is no option --output: use -o."),
         ("generate --variants 3", "there is no option --variants: use --takes."),
@@ -47,7 +47,7 @@ COMMANDS = ["generate", "reconstruct", "encode", "decode", "sample", "train", "c
         ("generat a.mp4", "there is no command 'generat'; did you mean 'generate'?"),
         ("sing", "there is no command 'sing'; `unsilent --help` shows the usage."),
         ("data", "the name of a command is missing; `unsilent data --help` shows the usage."),
-        ("reconstruct a b -o c.wav", "b is one argument too many; `unsilent reconstruct --help` shows the usage."),
+        ("reconstruct a b -o c.wav", "unexpected argument b; `unsilent reconstruct --help` shows the usage."),
     ],
 )
 def test_wrong_options_give_an_error_of_one_sentence(refused, capsys, arguments, sentence):

@@ -53,7 +53,7 @@ def test_fetch_without_network_lists_all_files_with_urls_and_places(unsilent, mo
     archive = "2021-06-03T00-43-28_vggsound_transformer.tar.gz"
     assert "cannot reach a3s.fi (Name or service not known)" in err[0]
     assert f"download {folder}/melgan_ckpt/netG.pt to {own_cache}/downloads/netG.pt" in err[0]
-    assert f"and {folder}/models/{archive} to {own_cache}/downloads/{archive} by hand, or name a mirror with --mirror." in err[0]
+    assert f"and {folder}/models/{archive} to {own_cache}/downloads/{archive} by hand, or choose a mirror with --mirror." in err[0]
 
 
 def test_parts_are_assembled_with_the_numbers_that_are_asked_for(unsilent, tiny_parts, tmp_path):

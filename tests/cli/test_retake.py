@@ -47,7 +47,7 @@ def test_generate_leaves_retakes_of_a_folder_out(unsilent, made):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["a.sound.mp4"], "nothing to make anew was named"),
+        (["a.sound.mp4"], "no stretch was given"),
         (["none.mp4", "--from", "1"], "none.mp4 does not exist"),
         (["a.sound.mp4", "--from", "0.5", "--to", "1", "-o", "x.txt"], r"cannot write x\.txt"),
         (["a.sound.mp4", "--from", "0.5", "--to", "1", "-o", "a.sound.mp4"], "is the result itself"),

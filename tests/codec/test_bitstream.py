@@ -63,7 +63,7 @@ def test_blocks_are_found_without_an_index():
         (lambda data: b"", "this is not a file of codes"),
         (lambda data: data[:20], "the header of the file of codes is damaged"),
         (lambda data: data[:13] + b"\xff" + data[14:], "the header of the file of codes is damaged"),
-        (lambda data: data[:8] + b"\x01" + data[9:], "the file of codes is of version 1, or damaged; this program reads version 2"),
+        (lambda data: data[:8] + b"\x01" + data[9:], "the file of codes has version 1, or is damaged; this program reads version 2"),
         (lambda data: data[:80], "no block of codes in the file can be read"),
     ],
 )

@@ -140,5 +140,5 @@ def test_other_probabilities_are_told_from_damage(coder, sampler):
     data = b"".join(pack(HEADER, [sampled(sampler, 53).T], lambda: 53 * 4096, coder))
     other = SamplerCoder(sampler, PlainCoder(ROWS, 6), coder.digest)
     other._sampler.head.data.mul_(1.01)
-    with pytest.raises(DataError, match="encoded with other probabilities than this machine computes"):
+    with pytest.raises(DataError, match="this machine computes other probabilities than those of the encoder"):
         unpack(data, other)

@@ -120,10 +120,10 @@ def test_lost_blocks_are_silent_and_named(codec, tmp_path):
 
 def test_files_of_another_codebook_are_refused(codec, tiny_parts, tmp_path):
     encode_file(codec, noise(1), tmp_path / "a.uns")
-    with pytest.raises(ParameterError, match="entropy coding needs a sampler over columns, as that of everyday; leave out --entropy"):
+    with pytest.raises(ParameterError, match="entropy coding needs a sampler over columns, as in everyday; leave out --entropy"):
         encode_file(codec, noise(1), tmp_path / "b.uns", entropy=True)
     codec.digest = bytes(16)
-    with pytest.raises(ParameterError, match=r"a\.uns was written with another codebook than this one; name its model"):
+    with pytest.raises(ParameterError, match=r"a\.uns was written with another codebook; choose its model"):
         decode_file(codec, tmp_path / "a.uns")
     with pytest.raises(DataError, match=r"cannot read .*missing\.uns: No such file"):
         decode_file(codec, tmp_path / "missing.uns")
@@ -138,7 +138,7 @@ def test_encode_and_decode_of_the_command_line(tiny_bundle, tmp_path, capsys):
     assert run(["decode", str(tmp_path / "a.uns"), "-o", str(tmp_path / "b.wav"), "--model", str(tiny_bundle)]) == 0
     assert soundfile.info(tmp_path / "b.wav").frames == 44100
     assert run(["decode", str(tmp_path / "a.wav"), "-o", str(tmp_path / "c.wav"), "--model", str(tiny_bundle)]) == 2
-    assert "this is not a file of codes" in capsys.readouterr().err
+    assert "is not a file of codes" in capsys.readouterr().err
 
 
 def test_no_file_of_others_is_replaced(tiny_bundle, tmp_path, capsys):

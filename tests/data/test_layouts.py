@@ -80,7 +80,7 @@ def test_a_table_without_scenes_groups_by_file(tmp_path):
 
 def test_missing_columns_and_wrong_values_are_named(tmp_path):
     (tmp_path / "clips.csv").write_text("path,label,licence,visible_impacts\na.mp4,dog,x,yes\n")
-    with pytest.raises(DataError, match=r"clips\.csv has visible_impacts 'yes' for a\.mp4; it is 1, 0 or empty"):
+    with pytest.raises(DataError, match=r"clips\.csv has visible_impacts 'yes' for a\.mp4; it must be 1, 0 or empty"):
         survey(tmp_path)
     (tmp_path / "sounds.csv").write_text("path,split\na.wav,train\n")
     with pytest.raises(DataError, match=r"sounds\.csv has no column 'label'"):
@@ -88,7 +88,7 @@ def test_missing_columns_and_wrong_values_are_named(tmp_path):
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):
-    with pytest.raises(DataError, match="holds no sounds, pictures or videos"):
+    with pytest.raises(DataError, match="has no sounds, images or videos"):
         survey(tmp_path)
     with pytest.raises(DataError, match="there is no folder"):
         survey(tmp_path / "none")

@@ -143,10 +143,10 @@ def test_unusable_features_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("clip", "said"),
     [
-        (Clip(sample_rate=16000), "a clip with sample_rate 16000 was asked for; released files have 22050"),
-        (Clip(mels=64), "a clip with mels 64 was asked for; released files have 80"),
-        (Clip(feature_fps=25.0), r"a clip with feature_fps 25\.0 was asked for; released files have 21\.5"),
-        (Clip(frames=864), "a clip of 864 mel frames and 216 features was asked for; released files have 860 and 215"),
+        (Clip(sample_rate=16000), "sample_rate of the clip is 16000, but released files have 22050"),
+        (Clip(mels=64), "mels of the clip is 64, but released files have 80"),
+        (Clip(feature_fps=25.0), r"feature_fps of the clip is 25\.0, but released files have 21\.5"),
+        (Clip(frames=864), "a clip of 864 mel frames and 216 features is too long: released files have 860 and 215"),
     ],
 )
 def test_clips_of_other_settings_are_refused(tmp_path, vas, clip, said):
@@ -160,9 +160,9 @@ def test_clips_of_other_settings_are_refused(tmp_path, vas, clip, said):
 
 
 def test_other_backbones_are_refused(vas, tmp_path):
-    with pytest.raises(ParameterError, match="features of 'clip' were asked for; released are those of resnet50 and bninception"):
+    with pytest.raises(ParameterError, match="backbone is 'clip', but must be resnet50 or bninception, whose features were released"):
         read_features(vas / "dog", "video_00000", "clip", CLIP)
-    with pytest.raises(ParameterError, match="features of 'clip' were asked for"):
+    with pytest.raises(ParameterError, match="backbone is 'clip', but must be"):
         write_shards(ReleasedFolder(vas), tmp_path / "shards", "clip", CLIP)
 
 
@@ -247,11 +247,11 @@ def test_damaged_files_are_left_out_and_logged(vas, tmp_path, caplog):
     assert "left out: " in messages[1]
     assert "dog" in messages[1]
     assert "names 'os.system'" in messages[1]
-    assert "video_00001_mel.npy was not read, since it is cut short" in messages[2]
+    assert "video_00001_mel.npy was not read, because it is truncated" in messages[2]
 
 
 def test_a_shard_without_items_is_an_error(vas, tmp_path):
-    with pytest.raises(DataError, match=r"none of 3 clips in .* gave features; the log says why"):
+    with pytest.raises(DataError, match=r"none of 3 clips in .* has usable features; the log has the reasons"):
         write_shards(ReleasedFolder(vas), tmp_path, "bninception", CLIP)
 
 

@@ -79,7 +79,7 @@ def test_an_index_that_is_not_json_is_named(tmp_path):
     (tmp_path / "codes.json").write_text('{"dtype')
     with pytest.raises(DataError, match=r"is damaged or of another version \(Invalid JSON"):
         Shard(tmp_path, "codes")
-    with pytest.raises(DataError, match=r"codes\.json is damaged; choose another folder, or replace it by --redo"):
+    with pytest.raises(DataError, match=r"codes\.json is damaged; choose another folder, or replace it with --redo"):
         ShardWriter(tmp_path, "codes", {})
 
 

@@ -237,7 +237,7 @@ def test_wrong_stretches_are_refused(pipeline, opened, fields, sentence):
     [
         ({"keep": 1.0}, "below 1"),
         ({"takes": 9}, "9 takes of 8 candidates"),
-        ({"layer": "mix", "keep": 0.5}, "a variation replaces"),
+        ({"layer": "mix", "keep": 0.5}, "so it cannot be mixed"),
     ],
     ids=str,
 )
@@ -249,7 +249,7 @@ def test_wrong_wishes_are_refused(fields, sentence):
 def test_results_of_other_weights_are_refused(pipeline, result, tmp_path):
     found = find_sidecar(result)
     changed = found.sidecar.model_copy(update={"model": found.sidecar.model.model_copy(update={"weights": "0" * 12})})
-    with pytest.raises(ParameterError, match="name its bundle by --model"):
+    with pytest.raises(ParameterError, match="Choose the bundle of the result with --model"):
         open_result(pipeline, result, type(found)(changed, found.path))
 
 

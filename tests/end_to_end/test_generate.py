@@ -98,7 +98,7 @@ def test_an_interrupted_batch_keeps_finished_outputs(swallowed, start, make_clip
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "unsilent: interrupted; what was finished is kept."
+    assert err.splitlines()[-1] == "unsilent: interrupted; finished results are kept."
     assert "Traceback" not in err
     made = sorted(path.name for path in (tmp_path / "out").glob("*.mp4"))
     assert made == [f"in{index:02}.mp4" for index in range(len(made))]

@@ -79,17 +79,21 @@ class TestInput:
     @pytest.mark.parametrize("name", ["a.wav", "a.mel.npy"])
     def test_silence_is_heard_where_asked(self, classifier, tmp_path, name):
         silent = sound(tmp_path, name, np.zeros(30000) if name == "a.wav" else np.full((80, 90), -1.0, np.float32))
-        assert not dataclasses.replace(classifier, hears_silence=True).read_mel01(silent).any()
+        assert not dataclasses.replace(classifier, keeps_silence=True).read_mel01(silent).any()
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
             ("a.wav", np.zeros(30000), "a.wav is silent"),
-            ("a.wav", chirp(2000), "has 0.09 s of sound, 0.19 s are needed"),
+            ("a.wav", chirp(2000), "has 0.09 s of sound, but 0.19 s are needed"),
             ("a.mel.npy", np.zeros((80, 90), np.float32) - 1, "a.mel.npy is silent"),
-            ("a.mel.npy", np.zeros((79, 90), np.float32), r"holds float32 of shape \[79, 90\]; a mel has shape \[80, frames\]"),
-            ("a.mel.npy", np.zeros((80, 90), int), r"holds int64 of shape \[80, 90\]"),
-            ("a.mel.npy", np.full((80, 90), np.nan, np.float16), "holds NaN or infinity"),
+            (
+                "a.mel.npy",
+                np.zeros((79, 90), np.float32),
+                r"is float32 of shape \[79, 90\]; a mel must be floating point of shape \[80, frames\]",
+            ),
+            ("a.mel.npy", np.zeros((80, 90), int), r"is int64 of shape \[80, 90\]"),
+            ("a.mel.npy", np.full((80, 90), np.nan, np.float16), "contains NaN or infinity"),
             ("a.mel.npy", np.array([{}]), "cannot be read as an array"),
         ],
     )
@@ -110,7 +114,7 @@ class TestLoading:
         assert len(classifier.digest) == 16
 
     def test_results_with_silence_have_a_digest_of_their_own(self, classifier, tiny_classifier):
-        assert load_classifier(str(tiny_classifier), "cpu", hears_silence=True).digest != classifier.digest
+        assert load_classifier(str(tiny_classifier), "cpu", keeps_silence=True).digest != classifier.digest
 
     def test_digest_depends_on_weights_and_settings(self, classifier, tiny_classifier, tmp_path):
         changed = shutil.copytree(tiny_classifier, tmp_path / "changed")
@@ -127,7 +131,7 @@ class TestLoading:
         monkeypatch.setattr(folders, "SHIPPED", tmp_path)
         monkeypatch.setattr("unsilent.evaluation.inputs.SHIPPED", tmp_path)
         model = shutil.copytree(tiny_bundle, tmp_path / "tiny")
-        with pytest.raises(CheckpointError, match="the model 'tiny' has no classifier of its own; name a checkpoint of a vggishish"):
+        with pytest.raises(CheckpointError, match="the model 'tiny' has no classifier; give a checkpoint of a vggishish"):
             load_classifier("tiny")
         shutil.copytree(tiny_classifier, model / "classifier")
         assert load_classifier("tiny").folder == load_classifier(str(model)).folder == model / "classifier"
@@ -148,20 +152,20 @@ class TestLoading:
     def test_load_classifier_refuses_missing_and_unsuitable_ones(self, tiny_parts, tiny_classifier, tmp_path, monkeypatch):
         with pytest.raises(ParameterError, match="the metrics need a classifier: give --classifier with the checkpoint folder"):
             load_classifier(None)
-        with pytest.raises(CheckpointError, match="'melception' is not here; fetch it with: unsilent models fetch melception"):
+        with pytest.raises(CheckpointError, match="'melception' is not installed; fetch it with: unsilent models fetch melception"):
             load_classifier("melception")
         with pytest.raises(CheckpointError, match="there is no classifier 'nowhere'"):
             load_classifier("nowhere")
-        with pytest.raises(CheckpointError, match="holds a codebook; a classifier is a vggishish or a melception"):
+        with pytest.raises(CheckpointError, match="is a codebook, but a classifier must be a vggishish or a melception"):
             load_classifier(str(tiny_parts["codebook"]))
         if not torch.cuda.is_available():
-            with pytest.raises(ParameterError, match="device cuda was asked for, but no CUDA device is here"):
+            with pytest.raises(ParameterError, match="device is cuda, but this machine has no CUDA device"):
                 load_classifier(str(tiny_classifier), "cuda")
         nameless = shutil.copytree(tiny_classifier, tmp_path / "nameless")
         about = json.loads((nameless / "config.json").read_text())
         del about["record"]["classes"]
         (nameless / "config.json").write_text(json.dumps(about))
-        with pytest.raises(CheckpointError, match="has 3 classes and names for 0; it must name all"):
+        with pytest.raises(CheckpointError, match="has 3 classes, but 0 class names; it must name all"):
             load_classifier(str(nameless))
 
 

@@ -45,7 +45,7 @@ def test_read_manifest_labels_selects_a_split(tmp_path):
     write_manifest(tmp_path, rows, tmp_path / "m.parquet")
     assert read_manifest_labels(tmp_path / "m.parquet", CLIPS, None) == ({"dog/x": {"dog"}, "cat/y": {"cat"}}, CLIPS)
     assert read_manifest_labels(tmp_path / "m.parquet", CLIPS, "valid") == ({"dog/x": {"dog"}}, ["dog/x"])
-    with pytest.raises(DataError, match="has 0 sounds of the split 'test', none of which is among the 3 reference sounds"):
+    with pytest.raises(DataError, match="has 0 sounds of the split 'test', but none of them is among the 3 reference sounds"):
         read_manifest_labels(tmp_path / "m.parquet", CLIPS, "test")
 
 

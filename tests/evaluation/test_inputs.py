@@ -11,7 +11,7 @@ def test_find_inputs_refuses_a_damaged_samples_json(sounds):
     with pytest.raises(DataError, match=r"samples.json cannot be read as JSON"):
         find_inputs(sounds / "real", [sounds / "made"])
     (sounds / "made/samples.json").write_text("[]")
-    with pytest.raises(DataError, match=r"samples.json must hold an object with model, seed, top_k, temperature"):
+    with pytest.raises(DataError, match=r"samples.json must be an object with model, seed, top_k, temperature"):
         find_inputs(sounds / "real", [sounds / "made"])
 
 
@@ -23,7 +23,7 @@ def test_find_inputs_refuses_nothing_to_evaluate(tiny_sounds):
 def test_find_inputs_refuses_labels_twice_and_a_split_without_a_manifest(tiny_sounds, tmp_path):
     with pytest.raises(ParameterError, match=r"labels are given twice, by folders and by .*m\.parquet; leave out one"):
         find_inputs(tiny_sounds / "real", [], "folders", tmp_path / "m.parquet")
-    with pytest.raises(ParameterError, match="the split 'valid' was asked for without a manifest"):
+    with pytest.raises(ParameterError, match="the split 'valid' needs a manifest"):
         find_inputs(tiny_sounds / "real", [], "folders", split="valid")
 
 

@@ -142,7 +142,7 @@ def test_fidelity_warns_of_small_samples(monkeypatch):
     few = fidelity(noise(rng, 6), noise(rng, 9), seed=0)["fid"]
     assert few.warnings == (
         "6 rows for 8 feature dimensions: much of this FID is the bias of a small sample",
-        "the sets differ in size (6 real, 9 generated), and FID is larger for few rows",
+        "the sets differ in size (6 real, 9 generated), and FID is larger for fewer rows",
     )
     enough = fidelity(noise(rng, 21), noise(rng, 21), seed=0)
     assert enough["fid"].warnings == enough["kid"].warnings == ()

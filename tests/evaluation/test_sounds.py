@@ -28,7 +28,7 @@ def test_find_sounds_prefers_mels_to_sounds_to_videos(tmp_path):
 def test_find_sounds_refuses_a_folder_without_sounds(tmp_path):
     with pytest.raises(ParameterError, match=r"has no sounds; supported are files that end in \.mel\.npy, \.wav"):
         find_sounds(fill(tmp_path, "a.txt"))
-    with pytest.raises(ParameterError, match=r"a.txt is not a folder; name one with sounds"):
+    with pytest.raises(ParameterError, match=r"a.txt is not a folder; give a folder of sounds"):
         find_sounds(tmp_path / "a.txt")
 
 

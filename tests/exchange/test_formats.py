@@ -220,13 +220,13 @@ WRONG = [
     ("a.edl", (EVENT + "* LOC: 01:00:00:29 RED x\n").encode(), "is not a timecode at 25 frames per second"),
     ("a.rpp", b"<PROJECT\n", "is not a Reaper project"),
     ("a.rpp", RPP.encode(), "has no markers"),
-    ("a.rpp", (RPP + "  MARKER 1 soon x 0\n").encode(), "line 2 of .* is not a marker that can be read"),
+    ("a.rpp", (RPP + "  MARKER 1 soon x 0\n").encode(), "line 2 of .* is not a valid marker"),
     ("a.otio", b"{}", "is not an OpenTimelineIO file|is not a timeline"),
     ("a.otio", b"not json", "is not an OpenTimelineIO file"),
     ("a.otio", otio.schema.Clip("x").to_json_string().encode(), "is not a timeline, but a Clip"),
     ("a.otio", otio.schema.Timeline("x").to_json_string().encode(), "has no markers"),
     ("a.otioz", b"PK\x03\x04broken", "is not an OpenTimelineIO file|cannot be read"),
-    ("a.xml", b"<xml/>", "gives no cues: known are .edl"),
+    ("a.xml", b"<xml/>", "is not a file of cues: known suffixes are .edl"),
 ]
 
 

@@ -82,7 +82,7 @@ def test_attention_is_drawn_over_time(pipeline, make_clip, tmp_path):
     plain.save_picture(tmp_path / "plain.png")
     with Image.open(tmp_path / "looked.png") as looked_at, Image.open(tmp_path / "plain.png") as without:
         assert looked_at.size[1] > without.size[1]
-    with pytest.raises(ParameterError, match="layer 1 was asked for; this sampler has 0 to 0"):
+    with pytest.raises(ParameterError, match="layer is 1, but this sampler has 0 to 0"):
         pipeline.generate(clip, attention=Look(layer=1))
     with pytest.raises(ParameterError, match="the attention of a stream is not recorded"):
         pipeline.generate(clip, attention=Look(), stream=True)

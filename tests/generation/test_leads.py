@@ -124,7 +124,7 @@ def test_exemplars_of_another_model_are_refused(tmp_path, seeing, exemplars):
     assert load_exemplars(tmp_path, sampler) is None
     save_checkpoint(tmp_path / "exemplars", "exemplars", "everyday", exemplars.config, exemplars.state_dict(), {})
     assert torch.equal(load_exemplars(tmp_path, sampler).codes, exemplars.codes)
-    with pytest.raises(CheckpointError, match=r"damaged: codes are 0 to 13"):
+    with pytest.raises(CheckpointError, match=r"damaged: codes must be 0 to 13"):
         load_exemplars(tmp_path, sampler.model_copy(update={"codes": 14}))
     other = sampler.model_copy(update={"condition": sampler.condition.model_copy(update={"n_classes": 5})})
     with pytest.raises(CheckpointError, match=r"the exemplars have 3 classes, the sampler 5"):

@@ -72,8 +72,8 @@ def test_a_prime_may_be_the_own_sound_of_the_video(pipeline, make_clip, video):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"prime_seconds": 2.0}, "prime_seconds and prime_keep are about a beginning, but prime is not given"),
-        ({"prime_keep": "samples"}, "prime_seconds and prime_keep are about a beginning, but prime is not given"),
+        ({"prime_seconds": 2.0}, "prime_seconds and prime_keep need a prime, but prime is not given"),
+        ({"prime_keep": "samples"}, "prime_seconds and prime_keep need a prime, but prime is not given"),
         ({"prime": "knock.wav", "prime_seconds": 3}, r"knock.wav has 2.00 s of sound, but prime_seconds is 3; lower it"),
         ({"prime": "knock.wav", "prime_seconds": 0.1}, r"prime_seconds is 0.1, but a code column of this model lasts 0.19"),
         ({"prime": "knock.wav", "prime_seconds": 0}, "prime_seconds is 0, but must be above 0"),

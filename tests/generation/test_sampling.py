@@ -59,7 +59,9 @@ def test_a_longer_video_begins_with_the_windows_of_a_shorter_one():
     assert plan_windows(40, 10, 5)[:3] == plan_windows(20, 10, 5)
 
 
-@pytest.mark.parametrize(("n_columns", "hop", "words"), [(0, 5, "0 columns asked for"), (5, 0, "a hop of 0"), (5, 11, "a hop of 11")])
+@pytest.mark.parametrize(
+    ("n_columns", "hop", "words"), [(0, 5, "n_columns is 0, but must be 1 or more"), (5, 0, "a hop of 0"), (5, 11, "a hop of 11")]
+)
 def test_impossible_windows_are_refused(n_columns, hop, words):
     with pytest.raises(ParameterError, match=words):
         plan_windows(n_columns, 10, hop)
@@ -193,7 +195,7 @@ def test_top_k_one_is_greedy(sampler):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"top_k": 33}, "top_k 33 was given; this sampler has 32 codes, so it is from 1 to 32"),
+        ({"top_k": 33}, "top_k is 33, but must be 1 to 32, the number of codes of this sampler"),
         ({"top_k": None}, "call `Request.resolve` first"),
         ({"temperature": None}, "call `Request.resolve` first"),
         ({"guidance": None}, "call `Request.resolve` first"),
@@ -265,5 +267,5 @@ def test_prime_that_does_not_fit_is_refused(sampler, prime, words):
 
 @pytest.mark.parametrize("n_columns", [0, -3])
 def test_no_columns_are_refused(sampler, n_columns):
-    with pytest.raises(ParameterError, match=f"{n_columns} columns asked for"):
+    with pytest.raises(ParameterError, match=f"n_columns is {n_columns}, but must be 1"):
         sample(sampler, n_columns)

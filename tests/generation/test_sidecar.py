@@ -58,8 +58,8 @@ def test_files_without_a_sidecar_have_none(make_clip, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": "other"}, "does not describe a result"),
-        ({"version": 2}, "is of version 2; this program reads version 1"),
+        ({"format": "other"}, "is not a sidecar of unsilent"),
+        ({"version": 2}, "has version 2; this program reads version 1"),
         ({"codes": "AAAA"}, "is damaged: this is not a file of codes"),
         ({"codes": "!"}, "is damaged"),
         ({"take": -1}, "is damaged: take is -1"),
@@ -77,7 +77,7 @@ def test_wrong_sidecars_are_refused(result, change, sentence):
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff"], ids=str)
 def test_other_content_is_refused(result, content):
     sidecar_of(result).write_bytes(content)
-    with pytest.raises(MediaError, match=r"is not JSON|does not describe"):
+    with pytest.raises(MediaError, match=r"is not JSON|is not a sidecar"):
         find_sidecar(result)
 
 

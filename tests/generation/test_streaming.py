@@ -93,7 +93,7 @@ def test_griffin_lim_streams_at_the_end(parts, video):
 
 @pytest.mark.parametrize("fields", [{"takes": 2}, {"candidates": 3}, {"prime": "own"}], ids=str)
 def test_what_needs_the_whole_cannot_stream(seeing, fields):
-    with pytest.raises(ParameterError, match="a stream is one sound that is heard at once"):
+    with pytest.raises(ParameterError, match="a stream is one sound that is played while it is made"):
         seeing.resolve(stream=True, **fields)
 
 
@@ -167,5 +167,5 @@ class TestLive:
 
     def test_what_is_no_video_is_named(self, seeing, piped):
         piped(b"no video" * 100)
-        with pytest.raises(MediaError, match="- cannot be opened as pictures"):
+        with pytest.raises(MediaError, match="- cannot be opened as video"):
             list(seeing.live("-"))

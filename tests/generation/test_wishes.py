@@ -153,7 +153,7 @@ def test_scenes_are_each_led_by_the_reference(seeing, make_clip, knock):
 
 def test_references_that_cannot_be_heard_are_refused(seeing, video, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(22050), 22050)
-    with pytest.raises(ParameterError, match=r"silent\.wav is silent; nothing can sound like it"):
+    with pytest.raises(ParameterError, match=r"silent\.wav is silent, so it cannot be a reference"):
         seeing.generate(video, like=str(tmp_path / "silent.wav"))
     with pytest.raises(MediaError, match=r"gone\.wav"):
         seeing.generate(video, like=str(tmp_path / "gone.wav"))

@@ -55,5 +55,5 @@ def test_a_folder_without_usable_files_is_refused(videos, tmp_path):
 
 
 def test_shares_above_one_are_refused(videos, tmp_path):
-    with pytest.raises(ParameterError, match=r"add up to 0 to 1, found valid 0\.7, test 0\.5"):
+    with pytest.raises(ParameterError, match=r"shares of splits are valid 0\.7, test 0\.5, but must add up to 1 or less"):
         make_manifest(videos, tmp_path / "m.parquet", "smoke", shares={"valid": 0.7, "test": 0.5})

@@ -79,7 +79,7 @@ def test_no_items_give_no_results(tasks, parallel):
 
 
 def test_zero_workers_are_refused():
-    with pytest.raises(ParameterError, match="0 workers were asked for; give 1 or more"):
+    with pytest.raises(ParameterError, match="workers is 0, but must be 1 or more"):
         Parallel(workers=0)
 
 

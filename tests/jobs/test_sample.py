@@ -182,7 +182,7 @@ def test_killed_job_resumes_to_the_same_bytes(material, class_model, tmp_path, c
     assert set(contents(tmp_path / "killed")) == {"samples.json", ".part/0.mel.npy", "clip0/0.mel.npy", "clip1/0.mel.npy"}
     capsys.readouterr()
     assert run(arguments("killed")) == 0
-    assert "1 samples of each of 4 clips, 2 of them made before" in capsys.readouterr().out
+    assert "1 samples of each of 4 clips, 2 of them from an earlier run" in capsys.readouterr().out
     assert contents(tmp_path / "killed") == contents(tmp_path / "once")
 
 
@@ -198,7 +198,7 @@ def test_unreadable_clips_are_named_and_others_sampled(material, tiny, tmp_path,
     assert [line.partition(": ")[2] for line in err.splitlines()] == [
         f"left out empty: {tmp_path}/empty.mp4 is empty (0 bytes).",
         f"left out noise: {tmp_path}/noise.png cannot be read as an image: it is not an image, or damaged.",
-        f"left out late: {tmp_path}/good.mp4 has no frame from 7.00 s on.",
+        f"left out late: {tmp_path}/good.mp4 has no frame at or after 7.00 s.",
     ]
     about = json.loads((tmp_path / "out/samples.json").read_text())
     assert (list(about["clips"]), list(about["failed"])) == (["good"], ["empty", "noise", "late"])

@@ -92,10 +92,10 @@ def test_missing_file_is_refused(tmp_path):
 
 def test_empty_audio_track_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(0), 22050)
-    with pytest.raises(MediaError, match="nothing of it can be decoded"):
+    with pytest.raises(MediaError, match="none of it can be decoded"):
         read_audio(tmp_path / "a.wav", 22050)
 
 
 def test_sample_rate_that_is_not_positive_is_refused(tmp_path):
-    with pytest.raises(ParameterError, match="the sample rate must be positive, found 0 Hz"):
+    with pytest.raises(ParameterError, match="the sample rate is 0 Hz, but must be positive"):
         read_audio(tmp_path / "a.wav", 0)

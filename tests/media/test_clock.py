@@ -114,7 +114,7 @@ def test_sounds_with_holes_of_hours_are_refused(tmp_path):
             frame.sample_rate, frame.time_base, frame.pts = RATE, Fraction(1, RATE), start
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))
-    with pytest.raises(MediaError, match=r"leave 2\.0 hours of silence"):
+    with pytest.raises(MediaError, match=r"time stamps with 2\.0 hours of gaps"):
         read_audio(tmp_path / "a.mka", RATE)
 
 
@@ -137,5 +137,5 @@ def test_playlists_are_no_videos(make_clip, tmp_path, text):
 
 def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
-    with pytest.raises(MediaError, match="is a pipe, but media are read more than once; save it to a file first"):
+    with pytest.raises(MediaError, match="is a pipe, but media files are read more than once; save it to a file first"):
         probe(tmp_path / "a.mp4")

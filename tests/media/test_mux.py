@@ -348,5 +348,5 @@ def test_empty_waveform_is_refused(make_clip, tmp_path):
 
 
 def test_unknown_value_of_original_is_refused(tmp_path):
-    with pytest.raises(ParameterError, match="original must be drop, keep or duck, found 'mute'"):
+    with pytest.raises(ParameterError, match="original is 'mute', but must be drop, keep or duck"):
         check_mux_arguments(tmp_path / "a.mp4", np.zeros(5), RATE, tmp_path / "out.mp4", "mute")

@@ -38,7 +38,7 @@ def test_duration_is_counted_from_the_first_time_stamp(make_clip):
 
 def test_pictures_of_more_pixels_than_fit_into_memory_are_refused(make_clip, monkeypatch):
     monkeypatch.setattr("unsilent.media.files.MAX_PIXELS", 64 * 48 - 1)
-    with pytest.raises(MediaError, match=r"a\.mp4 has pictures of 64 x 48 pixels, but up to 0 megapixels are possible; scale it down"):
+    with pytest.raises(MediaError, match=r"a\.mp4 has frames of 64 x 48 pixels, but up to 0 megapixels are possible; scale it down"):
         probe(make_clip("a.mp4"))
 
 

@@ -132,7 +132,7 @@ def test_resampling_has_exact_lengths_and_no_delay():
 def test_wrong_formats_and_places_are_refused(sound, tmp_path):
     with pytest.raises(ParameterError, match=r"choose one of \.wav, \.flac, \.opus"):
         write_sound(tmp_path / "a.mp3", sound, RATE)
-    with pytest.raises(ParameterError, match="cannot have floating point"):
+    with pytest.raises(ParameterError, match="cannot be floating point"):
         write_sound(tmp_path / "a.flac", sound, RATE, "32f")
     with pytest.raises(MediaError, match="cannot be written"):
         write_sound(tmp_path / "none" / "a.wav", sound, RATE)

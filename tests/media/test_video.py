@@ -218,7 +218,7 @@ def test_lazy_frames_convert_on_demand(make_clip, read_number):
 
 
 def test_rate_that_is_not_positive_is_refused(make_clip):
-    with pytest.raises(ParameterError, match="frame rate and size must be positive, found 0 per second and None pixels"):
+    with pytest.raises(ParameterError, match="fps is 0 and short_side is None, but both must be positive"):
         next(stream_frames(make_clip("a.mp4"), 0))
 
 

@@ -57,7 +57,7 @@ def test_wrong_arguments_are_refused():
     targets = np.eye(3, dtype=bool)
     with pytest.raises(ParameterError, match=r"logits of shape \[3, 4\] and targets of shape \[3, 3\] differ"):
         hits(np.zeros((3, 4)), targets, 1)
-    with pytest.raises(ParameterError, match="top-0 accuracy was asked for; k is 1 or more"):
+    with pytest.raises(ParameterError, match="k is 0, but must be 1 or more"):
         hits(np.zeros((3, 3)), targets, 0)
     with pytest.raises(ParameterError, match="no label is true of some sounds and false of others; give sounds of two labels"):
         mean_average_precision(np.zeros((3, 3)), np.ones((3, 3), dtype=bool))

@@ -54,5 +54,5 @@ def test_inception_score_refuses_unusable_logits():
         metrics.inception_score(np.zeros((9, 3)))
     with pytest.raises(ParameterError, match="1 of 10 rows of the generated logits hold NaN or infinity"):
         metrics.inception_score(np.diag([np.inf, *[0.0] * 9]))
-    with pytest.raises(ParameterError, match="over 0 parts was asked for; ask for 1 or more"):
+    with pytest.raises(ParameterError, match="splits is 0, but must be 1 or more"):
         metrics.inception_score(np.zeros((9, 3)), splits=0)

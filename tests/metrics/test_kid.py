@@ -70,5 +70,5 @@ def test_kid_refuses_unusable_rows():
         metrics.kid(rows(0)[:1], rows(1))
     with pytest.raises(ParameterError, match="generated features hold NaN"):
         metrics.kid(rows(0), rows(1) * np.nan)
-    with pytest.raises(ParameterError, match="0 subsets of 1 rows were asked for; give 1 or more of 2 or more"):
+    with pytest.raises(ParameterError, match="0 subsets of 1 rows are too few; give 1 subset or more of 2 rows or more"):
         metrics.kid(rows(0), rows(1), subsets=0, subset_size=1)

@@ -60,7 +60,7 @@ def test_mkl_does_not_depend_on_the_dtype():
 def test_mkl_refuses_unusable_logits():
     with pytest.raises(ParameterError, match="real rows have 6 columns, generated ones 5"):
         metrics.mkl(logits(0), logits(1)[:, :5])
-    with pytest.raises(ParameterError, match="45 generated rows do not pair with 30 real ones; give equally many samples"):
+    with pytest.raises(ParameterError, match="45 generated rows do not pair with 30 real ones; give the same number of samples"):
         metrics.mkl(logits(0), logits(1, 45))
     with pytest.raises(ParameterError, match="10 generated rows do not pair with 30 real ones"):
         metrics.mkl(logits(0), logits(1, 10))

@@ -51,13 +51,13 @@ def test_each_feature_affects_its_own_position_only(both):
 
 @pytest.mark.parametrize("label", [-2, 4])
 def test_class_out_of_range_is_refused(both, label):
-    with pytest.raises(ParameterError, match=f"class {label} given; this sampler knows 0 to 3"):
+    with pytest.raises(ParameterError, match=f"class {label} was given; this sampler has 0 to 3"):
         both(torch.zeros(2, 3, 6), torch.tensor([1, label]))
 
 
 @pytest.mark.parametrize(("shape", "words"), [((1, 215, 6), "215 features of width 6"), ((1, 3, 7), "3 features of width 7")])
 def test_features_of_wrong_sizes_are_refused(both, shape, words):
-    with pytest.raises(ParameterError, match=f"{words} given; this sampler takes 3 of width 6"):
+    with pytest.raises(ParameterError, match=f"{words} were given; this sampler takes 3 of width 6"):
         both(torch.zeros(shape), torch.tensor([1]))
 
 
@@ -111,7 +111,7 @@ def test_condition_rows(kind, rows):
 
 @pytest.mark.parametrize(("n_wanted", "n_total"), [(53, 20), (0, 20), (1, 0)])
 def test_pick_rows_refuses_more_rows_than_there_are(n_wanted, n_total):
-    with pytest.raises(ParameterError, match=f"{n_wanted} features were asked of {n_total}"):
+    with pytest.raises(ParameterError, match=f"n_wanted is {n_wanted}, but must be 1 to {n_total}"):
         pick_rows(n_wanted, n_total)
 
 

@@ -96,9 +96,9 @@ def test_the_linear_map_and_its_inverse_keep_what_patches_share(groups):
 
 
 def test_groups_divide_the_bands():
-    with pytest.raises(ParameterError, match="80 mel bands are no whole multiple of 7 groups"):
+    with pytest.raises(ParameterError, match="80 mel bands are not a multiple of 7 groups"):
         ResidualCodebookConfig(groups=7)
-    with pytest.raises(ParameterError, match="80 mel bands are no whole multiple of 3 groups"):
+    with pytest.raises(ParameterError, match="80 mel bands are not a multiple of 3 groups"):
         ResidualCodebookConfig(textures=3)
 
 

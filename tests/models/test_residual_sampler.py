@@ -128,7 +128,7 @@ def test_unknown_label_and_missing_features_are_refused(sampler):
 
 
 def test_codebook_of_fewer_levels_is_refused():
-    with pytest.raises(ParameterError, match="2 x 64 x 8 numbers, the sampler wants 3 levels"):
+    with pytest.raises(ParameterError, match="vectors of shape 2 x 64 x 8, but the sampler needs 3 levels"):
         ResidualSampler(SMALL).init_from_codebook(torch.randn(2, 64, 8))
 
 

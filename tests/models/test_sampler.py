@@ -152,21 +152,21 @@ def test_more_codes_than_positions_are_refused():
     ("kind", "given", "words"),
     [
         ("features", {}, "'features' was given nothing"),
-        ("features", {"features": torch.zeros(1, 5, 6)}, "5 features of width 6 given; this sampler takes 3 of width 6"),
+        ("features", {"features": torch.zeros(1, 5, 6)}, "5 features of width 6 were given; this sampler takes 3 of width 6"),
         ("class", {"features": torch.zeros(1, 3, 6)}, "'class' was given features"),
-        ("class", {"labels": torch.tensor([4])}, "class 4 given; this sampler knows 0 to 3"),
+        ("class", {"labels": torch.tensor([4])}, "class 4 was given; this sampler has 0 to 3"),
         ("features+class", {"labels": torch.tensor([1])}, r"'features\+class' was given a class"),
         ("none", {}, "give a generator"),
         ("features", {"features": torch.zeros(1, 3, 6), "motion": torch.zeros(1, 10, 8)}, "'features' was given motion"),
         (
             "columns+motion",
             {"features": torch.zeros(1, 10, 6), "motion": torch.zeros(1, 12, 8)},
-            "motion of 12 columns x 8 values given; this sampler takes 10 x 8",
+            "motion of 12 columns x 8 values was given; this sampler takes 10 x 8",
         ),
         (
             "columns",
             {"features": torch.zeros(1, 3, 6), "motion": torch.zeros(1, 10, 8)},
-            "motion of 10 columns x 8 values given; this sampler takes 10 x 0",
+            "motion of 10 columns x 8 values was given; this sampler takes 10 x 0",
         ),
     ],
 )

@@ -77,7 +77,7 @@ def test_weights_of_a_shared_prefix_are_repeated(transformer):
 
 @pytest.mark.parametrize("look", [Look(layer=3), Look(head=4), Look(layer=-1)])
 def test_absent_layers_and_heads_are_refused(transformer, look):
-    with pytest.raises(ParameterError, match=r"(layer (3|-1)|head 4) was asked for; this sampler has 0 to [23]"):
+    with pytest.raises(ParameterError, match=r"(layer is (3|-1)|head is 4), but this sampler has 0 to [23]"):
         transformer.cache(1, 9, hidden(9), look)
 
 

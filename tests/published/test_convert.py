@@ -144,7 +144,7 @@ def test_convert_names_a_wrong_shape(kind):
     state = of(kind)
     name = next(name for name in reversed(state) if not why_dropped(kind, name) and state[name].ndim > 1)
     state[name] = torch.empty(3, *state[name].shape, device="meta")
-    with pytest.raises(CheckpointError, match=rf"{name} has shape \[3, .*\] is wanted"):
+    with pytest.raises(CheckpointError, match=rf"{name} has shape \[3, .*\] instead of \["):
         convert(kind, state)
 
 

@@ -74,7 +74,7 @@ def test_fetch_resumes_a_broken_download(fetch_file, server):
 
 def test_fetch_resumes_in_another_call(fetch_file, server, part):
     server.script = [server.break_after(1_200_000), *[server.hang_up()] * 6]
-    with pytest.raises(CheckpointError, match=r"did not answer \(.+\); 1.20 MB are kept, the same command continues; if this persists"):
+    with pytest.raises(CheckpointError, match=r"did not answer \(.+\); 1.20 MB are kept, and the same command continues; if this persists"):
         fetch_file()
     assert part.read_bytes() == CONTENT[:1_200_000]
     server.requests.clear()
@@ -127,7 +127,7 @@ def test_fetch_accepts_a_right_file_with_a_too_long_length(fetch_file, server):
 def test_fetch_refuses_a_file_cut_by_a_too_short_length(fetch_file, server, tmp_path):
     server.script = [server.announce(2000)]
     with pytest.raises(
-        CheckpointError, match=r"is another file: its MD5 is .* after 2000 bytes; what was downloaded is deleted; download http"
+        CheckpointError, match=r"is another file: its MD5 is .* after 2000 bytes; the downloaded part is deleted; download http"
     ):
         fetch_file()
     assert here(tmp_path) == set()
@@ -135,7 +135,7 @@ def test_fetch_refuses_a_file_cut_by_a_too_short_length(fetch_file, server, tmp_
 
 def test_fetch_compares_a_known_size_before_downloading(fetch_file, server, part):
     server.script = [server.break_after(5000), server.announce(2000), server.announce(len(CONTENT))]
-    with pytest.raises(CheckpointError, match="is another file: it has 2000 bytes instead of 3000000; name a mirror with --mirror"):
+    with pytest.raises(CheckpointError, match="is another file: it has 2000 bytes instead of 3000000; choose a mirror with --mirror"):
         fetch_file(size=len(CONTENT))
     assert part.read_bytes() == CONTENT[:5000]
     assert fetch_file(size=len(CONTENT)).read_bytes() == CONTENT
@@ -228,7 +228,7 @@ def test_fetch_downloads_anew_after_a_wrong_range(fetch_file, server, span):
 def test_fetch_refuses_wrong_ranges(fetch_file, server, tmp_path):
     wrong = server.answer(206, CONTENT[5:], Content_Range="bytes 5-2999999/3000000")
     server.script = [server.break_after(1_000_000), wrong, server.break_after(1_000_000), wrong]
-    with pytest.raises(CheckpointError, match="answers with another range than the one from byte 1000000; what was downloaded is deleted"):
+    with pytest.raises(CheckpointError, match="answers with another range than the one from byte 1000000; the downloaded part is deleted"):
         fetch_file()
     assert here(tmp_path) == set()
 
@@ -323,9 +323,9 @@ def test_fetch_follows_redirects_also_when_resuming(fetch_file, server):
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("ftp://127.0.0.1/x", r"redirects from http to ftp, which is refused; name a mirror with --mirror\.$"),
-     ("file:///etc/passwd", r"redirects in circles or to another scheme than http; name a mirror with --mirror\.$"),
-     (f"/a/{NAME}", r"redirects in circles or to another scheme than http; name a mirror with --mirror\.$")],
+    [("ftp://127.0.0.1/x", r"redirects from http to ftp, which is refused; choose a mirror with --mirror\.$"),
+     ("file:///etc/passwd", r"redirects in circles or to another scheme than http; choose a mirror with --mirror\.$"),
+     (f"/a/{NAME}", r"redirects in circles or to another scheme than http; choose a mirror with --mirror\.$")],
 )  # fmt: skip
 def test_fetch_refuses_unsafe_redirects(fetch_file, server, target, message):
     server.script = [server.redirect(target)] * 20
@@ -341,7 +341,7 @@ def test_redirects_from_https_to_http_are_refused():
     follow = SafeRedirects().redirect_request
     asked = urllib.request.Request("https://host/x")
     assert follow(asked, Answer(), 302, "Found", {}, "https://other/x").full_url == "https://other/x"
-    with pytest.raises(CheckpointError, match=r"^host redirects from https to http, which is refused; name a mirror with --mirror"):
+    with pytest.raises(CheckpointError, match=r"^host redirects from https to http, which is refused; choose a mirror with --mirror"):
         follow(asked, Answer(), 302, "Found", {}, "http://host/x")
 
 
@@ -376,7 +376,7 @@ def test_fetch_gives_up_on_a_server_that_is_too_slow(fetch_file, server, monkeyp
     monkeypatch.setattr("unsilent.published.download._RATE_SECONDS", 0.5)
     server.script = [drip] * 7
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match=r"127.0.0.1:\d+ sends less than 1000 bytes a second; \d+ bytes are kept"):
+    with pytest.raises(CheckpointError, match=r"127.0.0.1:\d+ sends less than 1000 bytes per second; \d+ bytes are kept"):
         fetch_file()
     assert time.monotonic() - began < 20
     assert 0 < part.stat().st_size < 1000
@@ -389,7 +389,7 @@ def test_fetch_stops_at_twice_the_size_that_the_catalogue_estimates(server, tmp_
     row = replace(row, approximate_size=1_000_000)
     server.files[f"/a/{NAME}"] = CONTENT
     server.script = [server.announce(length)]
-    words = r"does not end after 2\.00 MB; name a mirror" if length is None else r"has 1\.00 GB, far more than the file; name a mirror"
+    words = r"does not end after 2\.00 MB; choose a mirror" if length is None else r"has 1\.00 GB, far more than the file; choose a mirror"
     with pytest.raises(CheckpointError, match=words):
         fetch(row, folder=tmp_path, timeout_seconds=5.0)
     assert server.sent <= len(CONTENT)
@@ -412,7 +412,7 @@ def test_fetch_names_url_and_path_without_a_connection(fetch_file, tmp_path):
         port = free.getsockname()[1]
     expected = (
         rf"^cannot reach 127.0.0.1:{port} \(Connection refused\); if this persists or this machine has no network, "
-        rf"download http://127.0.0.1:{port}/{NAME} to {re.escape(str(tmp_path / NAME))} by hand, or name a mirror with --mirror\.$"
+        rf"download http://127.0.0.1:{port}/{NAME} to {re.escape(str(tmp_path / NAME))} by hand, or choose a mirror with --mirror\.$"
     )
     with pytest.raises(CheckpointError, match=expected):
         fetch_file(url=f"http://127.0.0.1:{port}/{NAME}")

@@ -119,7 +119,7 @@ def test_published_files_of_full_size_generate_a_sound(serve, server, cache, tmp
     assert find_bundle("vggsound-5-resnet50") == cache / "models/vggsound-5-resnet50"
     asked = len(server.requests)
     assert run(["models", "fetch", "vggsound-5-resnet50", "--mirror", server.url]) == 0
-    assert "was here already" in capsys.readouterr().out
+    assert "already installed" in capsys.readouterr().out
     assert len(server.requests) == asked == 3
 
     assert run(["models", "show", "vggsound-5-resnet50"]) == 0
@@ -206,7 +206,7 @@ def test_load_backbone_makes_two_streams_of_one_file(serve, server, cache, tmp_p
 
 
 def test_load_backbone_names_the_command_that_fetches_it(cache):
-    with pytest.raises(CheckpointError, match="'resnet50' is not here; fetch it with: unsilent models fetch resnet50"):
+    with pytest.raises(CheckpointError, match="'resnet50' is not installed; fetch it with: unsilent models fetch resnet50"):
         load_backbone("resnet50")
 
 
@@ -224,7 +224,7 @@ def test_needed_lists_files_in_the_order_of_installation(cache):
     [
         ("everyday", "nothing to fetch: 'everyday' comes with the package"),
         ("vas-212-bninception-class", "nothing to fetch: 'vas-212-bninception-class' was never published"),
-        ("vgishish", "no published file is called 'vgishish'; did you mean vggishish"),
+        ("vgishish", "there is no published file 'vgishish'; did you mean vggishish"),
     ],
 )
 def test_needed_says_why_nothing_can_be_fetched(name, words):
@@ -268,7 +268,7 @@ def test_convert_takes_each_network_of_a_codebook_file(tmp_path, kind, made):
 
 def test_convert_makes_a_checkpoint_of_a_bare_transformer(tmp_path):
     torch.save({name: flat(name, shape) for name, shape in sampler_shapes(5, 309).items()}, tmp_path / "t.pt")
-    with pytest.raises(CheckpointError, match=r"t\.pt: no published sampler has its sizes"):
+    with pytest.raises(CheckpointError, match=r"t\.pt: no published sampler has these sizes"):
         convert_file(tmp_path / "t.pt", tmp_path / "out")
     torch.save({name: flat(name, shape) for name, shape in sampler_shapes(5, 0).items()}, tmp_path / "t.pt")
     summary = convert_file(tmp_path / "t.pt", tmp_path / "out", preset="vggsound-5-bninception", dtype=torch.float16)
@@ -303,7 +303,7 @@ def test_convert_does_not_overwrite(tmp_path):
     torch.save(state_of("melgan"), tmp_path / "netG.pt")
     (tmp_path / "out").mkdir()
     convert_file(tmp_path / "netG.pt", tmp_path / "out")  # an empty folder is used
-    with pytest.raises(CheckpointError, match="out exists already; name a new folder"):
+    with pytest.raises(CheckpointError, match="out exists already; choose a new folder"):
         convert_file(tmp_path / "netG.pt", tmp_path / "out")
 
 

@@ -185,7 +185,7 @@ def test_stopping_keeps_what_is_sampled(start, helpers, make_clip):
     [sound] = job["sounds"]
     assert 0 < sound["sampled_seconds"] < 20
     assert np.flatnonzero(b).max() / 22050 <= sound["sampled_seconds"] + 0.001  # which is rounded
-    assert job["notes"][-1].startswith("Stopped: each take as far as it was sampled")
+    assert job["notes"][-1].startswith("Stopped: each take was sampled for")
     assert "sampled=" in read_comment(service.store.folder_of(service.store.job(None, job["id"])) / sound["video"])
 
 
@@ -211,7 +211,7 @@ def test_a_job_stopped_before_sampling_says_so(start, helpers, make_clip):
 
     service._tell = stop_at_once
     job = helpers.finish(client, helpers.ask(client, helpers.upload(client, make_clip("clip.mp4"))["id"]))
-    assert (job["state"], job["sounds"], job["why"]) == ("stopped", [], "stopped before anything was sampled.")
+    assert (job["state"], job["sounds"], job["why"]) == ("stopped", [], "stopped before any code was sampled.")
 
 
 def test_files_for_other_programs(start, helpers, make_clip, tmp_path):
@@ -290,7 +290,7 @@ def test_a_job_that_waits_can_be_stopped(start, helpers, make_clip):
     helpers.ask(client, source)
     second = helpers.ask(client, source)
     stopped = client.post(f"/api/jobs/{second['id']}/stop").json()
-    assert (stopped["state"], stopped["why"]) == ("stopped", "stopped before it began.")
+    assert (stopped["state"], stopped["why"]) == ("stopped", "stopped before it started.")
 
 
 def test_jobs_survive_a_restart(start, helpers, make_clip):

@@ -62,7 +62,7 @@ def test_a_full_store(start, helpers, make_clip):
         ({"request": {"seed": -1}}, 422, "seed is -1"),
         ({"request": {"sead": 1}}, 422, "did you mean seed"),
         ({"request": {"label": "dog"}}, 422, "has no classes"),
-        ({"request": {"prime": "own"}}, 422, "no sound of its own"),
+        ({"request": {"prime": "own"}}, 422, "the video has no sound"),
         ({"kind": "reconstruct"}, 422, "needs a video with sound or sound"),
         ({"kind": "decode"}, 422, "needs codes"),
         ({"model": "nosuch"}, 422, "no model"),
@@ -83,7 +83,7 @@ def test_a_sound_that_needs_too_much_memory(start, helpers, make_clip):
     client = start(helpers.Idle(), max_memory=2 << 30)
     source = helpers.upload(client, make_clip("a.mp4"))["id"]
     ask = {"input": source, "model": "tiny", "request": {"seconds": 1800.0}}
-    refused(client.post("/api/jobs", json=ask), 422, "GB of memory; this server has 2.1")
+    refused(client.post("/api/jobs", json=ask), 422, "GB of memory, but the limit is 2.1 GB")
     assert client.post("/api/jobs", json={**ask, "request": {"seconds": 600.0}}).status_code == 202
 
 
@@ -96,8 +96,8 @@ def test_jobs_are_refused_while_the_store_is_full(start, helpers, make_clip):
 
 def test_bodies_that_are_kept_in_memory_are_small(start, helpers):
     client = start(helpers.Idle())
-    refused(client.post("/api/jobs", content=bytes(2 << 20)), 413, "limit for what is not an upload")
-    refused(client.post("/api/jobs", content=iter([b"{}"])), 411, "must say its length")
+    refused(client.post("/api/jobs", content=bytes(2 << 20)), 413, "limit of requests other than uploads")
+    refused(client.post("/api/jobs", content=iter([b"{}"])), 411, "must have a Content-Length")
 
 
 def test_a_client_with_too_many_jobs(start, helpers, make_clip):
@@ -146,7 +146,7 @@ def test_names_are_made_safe(name, kept):
 def test_a_token_is_needed_where_it_is_set(start, helpers):
     client = start(helpers.Idle(), token="a long secret")
     for route in ("/", "/api/jobs", "/metrics", "/api/openapi.json"):
-        refused(client.get(route), 401, "needs its token")
+        refused(client.get(route), 401, "needs a token")
         assert client.get(route, headers={"Authorization": "Bearer a long secret"}).status_code == 200
         assert client.get(route, headers={"Authorization": "Bearer a wrong secret"}).status_code == 401
     assert client.get("/api/health").status_code == 200

@@ -29,14 +29,14 @@ def test_a_client_that_was_served_waits_behind_the_others():
 
 def test_a_client_may_not_fill_the_queue():
     queue = filled(*(f"a{number}" for number in range(5)))
-    with pytest.raises(BusyError, match="5 of your jobs wait already"):
+    with pytest.raises(BusyError, match="5 of your jobs are already waiting"):
         queue.put(Waiting("a9", "a", "tiny", 1.0))
     queue.put(Waiting("b1", "b", "tiny", 1.0))
 
 
 def test_a_full_queue_says_when_to_come_again():
     queue = filled(*(f"{client}{number}" for client in "ab" for number in range(5)))
-    with pytest.raises(BusyError, match="10 jobs wait already, which is the limit; try again in 42 s") as refused:
+    with pytest.raises(BusyError, match="10 jobs are already waiting, which is the limit; try again in 42 s") as refused:
         queue.put(Waiting("c1", "c", "tiny", 1.0), 42.0)
     assert refused.value.wait_seconds == 42
     queue.put(Waiting("c1", "c", "tiny", 1.0), again=True)

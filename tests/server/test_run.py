@@ -55,7 +55,7 @@ def test_jobs_survive_kill_9(tiny, tmp_path, make_clip):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--model", "nosuch"], "no model"), (["--host", "203.0.113.7"], "cannot listen at"),
+        (["--model", "nosuch"], "no model"), (["--host", "203.0.113.7"], "cannot listen on"),
         (["--manifest", "nosuch.parquet"], "does not exist"),
         (["--max-seconds", "0"], "max_seconds"), (["--token", "short"], "token"),
     ],

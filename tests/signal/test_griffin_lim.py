@@ -87,7 +87,7 @@ def test_silence_gives_silence():
     [
         (400, 20, 1, "400 frequency bins do not fit an FFT of 1024 samples, which has 513"),
         (513, 2, 1, "2 frames are too few for Griffin-Lim, which needs 3"),
-        (513, 20, 0, "needs 1 iteration or more, found 0"),
+        (513, 20, 0, "iterations is 0, but must be 1 or more"),
     ],
 )
 def test_invalid_sizes_are_refused(bins, frames, iterations, message):

@@ -71,7 +71,7 @@ def test_any_memory_format_is_accepted():
 
 def test_batches_and_other_dtypes_are_refused():
     x, weight, bias = image(16, 8, 9)
-    with pytest.raises(ParameterError, match=r"an image of torch\.float64 given; float32 and bfloat16 can be quantised\."):
+    with pytest.raises(ParameterError, match=r"an image of torch\.float64 was given; float32 and bfloat16 can be quantised\."):
         cpu_groupnorm.norm_swish_quantise(x.double(), 4, weight, bias, 1e-6)
-    with pytest.raises(ParameterError, match=r"2 images given; one is quantised at a time\."):
+    with pytest.raises(ParameterError, match=r"2 images were given; quantise one at a time\."):
         cpu_groupnorm.norm_swish_quantise(x.repeat(2, 1, 1, 1), 4, weight, bias, 1e-6)

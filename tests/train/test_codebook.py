@@ -246,7 +246,7 @@ def test_missing_or_unfit_distances_are_refused(train, write_classifier, shards,
     with pytest.raises(CheckpointError, match="holds a codebook instead of a perceptual"):
         build(shards, tmp_path / "other", perceptual=tmp_path / "out/checkpoint", perceptual_weight=1.0)
     write_classifier(tmp_path / "narrow", BandStatistics(mean=(0.5,) * 64, std=(0.1,) * 64))
-    with pytest.raises(ParameterError, match="has 64 mel bands, the codebook 80; use one of the same preset"):
+    with pytest.raises(ParameterError, match="has 64 mel bands, but the codebook 80; use one of the same preset"):
         build(shards, tmp_path / "other", perceptual=tmp_path / "narrow", perceptual_weight=1.0)
 
 
@@ -258,7 +258,7 @@ def test_missing_or_unfit_distances_are_refused(train, write_classifier, shards,
         ({"adversarial_weight": 0.8, "adversarial_start": 9}, "adversarial_start 9 is not below steps 4"),
         ({"codes_decay": 0.9}, "codes_decay has no effect on codes that learn by gradient"),
         ({"codes": "average", "beta_on_codebook": True}, "beta_on_codebook weighs a loss that averaged codes do not have"),
-        ({"adaptive_weight": (2.0, 1.0)}, r"adaptive_weight is a range from 0, the lower value first, found \[2.0, 1.0\]"),
+        ({"adaptive_weight": (2.0, 1.0)}, r"adaptive_weight is \[2.0, 1.0\], but must be a range of 0 or more, the lower value first"),
     ],
 )
 def test_conflicting_settings_are_named(shards, tmp_path, settings, words):
@@ -269,8 +269,8 @@ def test_conflicting_settings_are_named(shards, tmp_path, settings, words):
 @pytest.mark.parametrize(
     ("first", "then", "words"),
     [
-        ({}, ADVERSARIAL, "was trained with nothing besides its network, the run has discriminator"),
-        (ADVERSARIAL, {}, "was trained with discriminator besides its network, the run has nothing"),
+        ({}, ADVERSARIAL, "was trained with nothing besides its network, but the run has discriminator"),
+        (ADVERSARIAL, {}, "was trained with discriminator besides its network, but the run has nothing"),
     ],
 )
 def test_resuming_with_other_networks_is_refused(train, shards, tmp_path, first, then, words):

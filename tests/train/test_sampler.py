@@ -158,15 +158,15 @@ def test_checkpoint_has_class_names(shards, tmp_path):
 
 
 def test_too_few_features_are_named(shards, tmp_path):
-    with pytest.raises(ParameterError, match=r"'everyday' needs 5 features, a clip of .* has 4"):
+    with pytest.raises(ParameterError, match=r"'everyday' needs 5 features, but a clip of .* has 4"):
         build("features", shards, tmp_path, n_features=5)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"cut_share": 0.3}, "a label is for the whole clip, but cut_share is 0.3; set it to 0"),
-        ({"n_classes": 309}, "'everyday' has 309 classes, the shards .* have 2 labels"),
+        ({"cut_share": 0.3}, "one label for the whole clip, but cut_share is 0.3; set it to 0"),
+        ({"n_classes": 309}, "'everyday' has 309 classes, but the shards .* have 2 labels"),
     ],
 )
 def test_settings_that_do_not_fit_classes_are_named(shards, tmp_path, settings, words):
@@ -185,7 +185,9 @@ def test_validation_of_0_items_is_of_every_clip_once(tmp_path):
     losses = [next_code_loss(trainer.module.module(one), one).item() for one in alone]
     assert len(losses) == 3
     assert trainer.validate(fabric)["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
-    with pytest.raises(ParameterError, match=r"valid_items 0 is every real clip once, but real_share is 0\.5; set a number"):
+    with pytest.raises(
+        ParameterError, match=r"valid_items 0 uses each real clip once, but real_share is 0\.5; set valid_items to a number"
+    ):
         build("coordinates", tmp_path, tmp_path / "out", real_share=0.5, valid_every=1, valid_items=0)
 
 
@@ -285,7 +287,7 @@ def test_fine_tuning_takes_sight_and_classes_from_the_first_sampler(sees):
 
 
 def test_a_sampler_over_columns_keeps_its_kind_of_condition(sees):
-    with pytest.raises(ParameterError, match="samples columns, whose condition cannot be another"):
+    with pytest.raises(ParameterError, match="a sampler over columns, whose condition cannot be changed"):
         sees(condition="class")
 
 
@@ -296,9 +298,9 @@ def test_silence_of_pauses_is_that_of_the_codebook(sees):
 
 
 def test_settings_of_sight_and_pauses_that_do_not_fit_are_refused(sees, shards, tmp_path):
-    with pytest.raises(ParameterError, match="'everyday' needs a classifier of features, the setting sight"):
+    with pytest.raises(ParameterError, match="'everyday' needs a feature classifier; set sight"):
         sees(sight=None)
-    with pytest.raises(ParameterError, match="has no use for a classifier of features"):
+    with pytest.raises(ParameterError, match="does not use a feature classifier"):
         build("class", shards, tmp_path, sight=tmp_path / "sight")
-    with pytest.raises(ParameterError, match="pauses are silence in codes"):
+    with pytest.raises(ParameterError, match="pause_share needs a codebook"):
         build("class", shards, tmp_path, pause_share=0.5)

@@ -233,13 +233,13 @@ def test_features_can_be_used_in_training():
 def test_invalid_arguments_are_refused():
     with pytest.raises(ParameterError, match="0 frames were given"):
         extract([], Shrink().eval(), LITE0)
-    with pytest.raises(ParameterError, match="a batch has 1 frame or more, found 0"):
+    with pytest.raises(ParameterError, match="batch is 0, but must be 1 or more"):
         extract(random_frames(1), Shrink().eval(), LITE0, batch=0)
     with pytest.raises(ParameterError, match="the backbone is in training mode"):
         extract(random_frames(1), Shrink().train(), LITE0)
-    with pytest.raises(ParameterError, match=r"takes pairs of frames \[2, height, width, 3\], found \[40, 50, 3\]"):
+    with pytest.raises(ParameterError, match=r"takes pairs of frames \[2, height, width, 3\], but was given \[40, 50, 3\]"):
         extract(random_frames(1), Shrink().eval(), TWO_STREAM)
-    with pytest.raises(ParameterError, match=r"takes single frames \[height, width, 3\], found \[2, 40, 50, 3\]"):
+    with pytest.raises(ParameterError, match=r"takes single frames \[height, width, 3\], but was given \[2, 40, 50, 3\]"):
         extract(random_frames(2)[None], Shrink().eval(), LITE0)
     with pytest.raises(ParameterError, match=r"no backbone 'resnet51'; known are .*efficientnet-lite0"):
         find_backbone("resnet51")

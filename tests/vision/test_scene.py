@@ -60,7 +60,7 @@ def test_frames_repeat_or_the_last_one_stays_at_the_end_of_a_scene(pipeline):
 
 def test_stretch_after_the_end_is_refused(numbers_of, observed, make_clip):
     scene = Scene(make_clip("short.mp4", n_frames=25), 1.0, 7.0)
-    with pytest.raises(MediaError, match=r"short.mp4 has no frame from 7.00 s on"):
+    with pytest.raises(MediaError, match=r"short.mp4 has no frame at or after 7.00 s"):
         observed(scene, numbers_of(scene))
 
 

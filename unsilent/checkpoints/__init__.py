@@ -1,1 +1,1 @@
-"""Reading and writing of weights."""
+"""Reading and writing of weights: checkpoints, bundles, the catalogue of published files."""

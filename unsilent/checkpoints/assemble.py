@@ -1,4 +1,4 @@
-"""Trained parts → a bundle: parts are found, checked against each other by their configurations, and copied."""
+"""Assembles a bundle from trained parts: finds them, checks their configurations against each other, and copies them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _KINDS = {
     "vocoder": ("vocos", "melgan"),
     "classifier": _CLASSIFIERS,
     "exemplars": ("exemplars",),
-}  # ends of kinds
+}  # possible suffixes of the kind of each role
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Part:
     """One network of an assembled bundle.
 
     Attributes:
-        role: of `ROLES` or `OPTIONAL_ROLES`.
-        kind: see `checkpoints.store.KINDS`.
-        folder: checkpoint that it was copied from.
-        n_parameters: learnt numbers.
+        role: one of `ROLES` or `OPTIONAL_ROLES`.
+        kind: a key of `checkpoints.store.KINDS`.
+        folder: checkpoint from which it was copied.
+        n_parameters: number of learnt parameters.
     """
 
     role: str
@@ -51,23 +51,24 @@ def assemble(
     about: Path | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> list[Part]:
-    """Make a bundle of trained parts.
+    """Make a bundle from trained parts.
 
     Args:
-        out: folder, which must not hold a bundle yet.
-        sources: role → checkpoint folder, or a model whose part of this role is taken: a name whose weights are here, or a bundle folder.
-            Classifier and exemplars are optional.
-        preset_name: of the model; None takes that of the sampler's checkpoint. It gives the image network and what `defaults` leave open.
+        out: folder that must not contain a bundle yet.
+        sources: source of each role: a checkpoint folder, or an installed model or bundle folder that has the part. Classifier and
+            exemplars are optional.
+        preset_name: the model's preset; None takes that of the sampler's checkpoint. It determines the image network and the defaults that
+            are not given.
         defaults: `top_k`, `temperature` and `guidance` of the model.
-        about: JSON file with further entries of `bundle.json`: `summary`, and `licences` (what → list of texts).
-        dtype: of the weights on disk.
+        about: JSON file with further entries of `bundle.json`: `summary`, and `licences` (lists of texts by subject).
+        dtype: dtype of the weights on disk.
 
     Returns:
         The parts, in the order of the roles.
 
     Raises:
-        CheckpointError: if a part is missing, damaged, of another kind than its role, or does not fit the others; or the folder is taken or
-            cannot be written. Nothing is written then.
+        CheckpointError: if a part is missing, damaged, of the wrong kind, or does not fit the others; if `out` is a bundle or cannot be
+            written. Then nothing is written.
         ParameterError: for an unknown preset, or defaults out of range.
     """
     if (out / "bundle.json").exists():
@@ -97,7 +98,7 @@ def assemble(
 
 
 def _classes(description: Mapping[str, Any], preset: Preset) -> tuple[str, ...]:
-    """Names by class number: those of the sampler's training or, for a converted sampler, of its data set."""
+    """Names by class number, from the sampler's training or, for a converted sampler, from its data set."""
     if "classes" in description["record"]:
         return tuple(description["record"]["classes"])
     return preset.classes if description["config"]["condition"]["n_classes"] else ()

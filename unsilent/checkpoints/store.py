@@ -1,4 +1,4 @@
-"""Checkpoint format of this project: a folder with `config.json` and `model.safetensors`. Nothing is unpickled."""
+"""The checkpoint format of this project: a folder with `config.json` and `model.safetensors`. Nothing is unpickled."""
 
 import hashlib
 import json
@@ -77,13 +77,13 @@ def save_checkpoint(
     """Write a checkpoint folder, each file atomically.
 
     Args:
-        folder: made if absent.
+        folder: created if missing.
         kind: a key of `KINDS`.
-        preset: row of `unsilent.presets`; empty for a network of several or none.
-        config: of the network.
-        weights: its state dict.
+        preset: row of `unsilent.presets`; empty for a network that belongs to several presets or to none.
+        config: configuration of the network.
+        weights: state dict of the network.
         record: provenance as JSON: settings, data, licences, losses.
-        dtype: of floating-point weights on disk; `torch.float16` halves the size.
+        dtype: dtype of floating-point weights on disk; `torch.float16` halves the size.
 
     Raises:
         CheckpointError: if the folder cannot be written, or a weight is not finite in `dtype`.
@@ -110,7 +110,7 @@ def save_checkpoint(
 
 
 def count_parameters(kind: str, config: dict[str, Any]) -> int:
-    """Number of learnt parameters of a network of a kind and configuration, without making its weights."""
+    """Number of learnt parameters of a network, without allocating its weights."""
     build, make = KINDS[kind]
     with torch.device("meta"), _Uninitialised():
         return sum(parameter.numel() for parameter in make(build(**config)).parameters())
@@ -134,17 +134,17 @@ def load_checkpoint(
 ) -> nn.Module:
     """Load the network of a checkpoint folder, in evaluation mode.
 
-    Peak memory is little more than the network (measured by benchmarks/loading.py).
+    Peak memory is little more than that of the network (measured by benchmarks/loading.py).
 
     Args:
-        folder: written by `save_checkpoint`.
-        kind: expected.
-        dtype: of matrices in memory, which are nearly all weights of a transformer; other weights are float32.
-        finish: called with each numbered part of the network, such as a transformer block, once it has its weights; returns its
+        folder: checkpoint folder.
+        kind: expected kind.
+        dtype: dtype of matrices in memory, which are nearly all weights of a transformer; other weights are float32.
+        finish: called with each numbered part of the network, such as a transformer block, when its weights are loaded; returns a
             replacement.
 
     Raises:
-        CheckpointError: if files are missing or damaged, the kind is another, or a weight is missing, extra, of another shape, NaN or
+        CheckpointError: if files are missing or damaged, the kind differs, or a weight is missing, unexpected, of another shape, NaN or
             infinite.
     """
     path, config = folder / "model.safetensors", network_config(folder, kind)
@@ -175,17 +175,17 @@ def load_checkpoint(
 
 
 def load_codebook(folder: Path) -> AnyCodebook:
-    """Load a codebook of either kind; errors as of `load_checkpoint`."""
+    """Load a codebook of either kind; errors as in `load_checkpoint`."""
     return load_checkpoint(folder, "residual_codebook" if read_config(folder)["kind"] == "residual_codebook" else "codebook")
 
 
 def network_config(folder: Path, kind: str) -> Config:
-    """Configuration of the network in a checkpoint folder, without its weights; errors as of `read_network_config`."""
+    """Configuration of the network in a checkpoint folder, without its weights; errors as in `read_network_config`."""
     return read_network_config(folder, kind, KINDS[kind][0])
 
 
 def blank(build: Callable[..., nn.Module], *config: Config) -> nn.Module:
-    """A network on the meta device, without weights; load them by `load_state_dict(..., assign=True)`."""
+    """A network on the meta device, without weights; load them with `load_state_dict(..., assign=True)`."""
     with torch.device("meta"), _Uninitialised():
         return build(*config)
 
@@ -197,7 +197,7 @@ def _part(name: str) -> str:
 
 
 def _read_weights(path: Path, names: Iterable[str], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Copies of some weights. The file is mapped for these only, because pages that were read stay in memory until it is unmapped."""
+    """Copies of some weights. The file is mapped for each call, because pages stay in memory until it is unmapped."""
     weights: dict[str, Tensor] = {}
     with safe_open(path, "pt") as file:
         for name in names:
@@ -211,9 +211,9 @@ def _read_weights(path: Path, names: Iterable[str], dtype: torch.dtype) -> dict[
 
 
 def _not_finite(weights: dict[str, Tensor]) -> str:
-    """The name of the first weight with an element that is NaN or infinite; empty if there is none.
+    """The name of the first weight with NaN or infinite elements; empty if there is none.
 
-    Sums are tested first, because they are several times faster: one that is finite has finite terms only.
+    Sums are tested first, because this is several times faster, and a finite sum has only finite terms.
     """
     sums = [value.sum(dtype=torch.float32) for value in weights.values() if value.is_floating_point()]
     if not sums or torch.stack(sums).isfinite().all():
@@ -231,7 +231,7 @@ class _Uninitialised(TorchFunctionMode):
 
 
 def _other_dtype(wanted: dict[str, Tensor], found: dict[str, str]) -> str:
-    """The first weight whose numbers are not of its kind, floating point or whole; empty if there is none."""
+    """The first weight that is integer instead of floating point, or the reverse; empty if there is none."""
     for name, value in wanted.items():
         if name in found and value.is_floating_point() != found[name].startswith(("F", "BF")):
             return f"weight {name} has the dtype {found[name]}"
@@ -239,7 +239,7 @@ def _other_dtype(wanted: dict[str, Tensor], found: dict[str, str]) -> str:
 
 
 def _mismatch(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
-    """The first name or shape that differs; empty if none does."""
+    """The first name or shape that differs; empty if there is none."""
     for name in sorted(wanted.keys() ^ found.keys()):
         return f"weight {name} is {'missing' if name in wanted else 'not expected'}"
     for name, shape in wanted.items():

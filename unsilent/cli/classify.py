@@ -1,4 +1,4 @@
-"""`unsilent classify`: the likeliest classes of sounds."""
+"""`unsilent classify`: print the likeliest classes of sounds."""
 
 import json
 from pathlib import Path
@@ -14,14 +14,16 @@ EXAMPLES = options.examples("unsilent classify recording.wav clip.sound.mp4", "u
 
 
 def classify(
-    inputs: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Sounds, or videos with sound.", show_default=False)],
-    classifier: Annotated[str, typer.Option(metavar="NAME|PATH", help="A VGGish-ish or Melception, or a model that has one.")] = "everyday",
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes.")] = 10,
-    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw them as bars.")] = None,
+    inputs: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Sound files, or videos with sound.", show_default=False)],
+    classifier: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="VGGish-ish or Melception classifier, or a model that contains one.")
+    ] = "everyday",
+    top: Annotated[int, typer.Option(min=1, metavar="N", help="Number of classes to print.")] = 10,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Also draw the probabilities as a bar chart.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file instead of a table.")] = False,
     device: options.Device = "auto",
 ) -> int:
-    """Name the likeliest classes of sounds: real, reconstructed or made."""
+    """Print the likeliest classes of sounds, whether recorded, reconstructed or generated."""
     from unsilent.errors import MediaError, require_matplotlib
     from unsilent.files import require_path
     from unsilent.outputs import check_suffix
@@ -33,7 +35,7 @@ def classify(
         require_path(path)
     heard = {}
     with Bar(len(inputs)) as bar:
-        from unsilent.evaluation.classifier import load_classifier  # with torch, after the bar is on the screen
+        from unsilent.evaluation.classifier import load_classifier  # imports torch, so only after the bar is shown
 
         loaded = load_classifier(classifier, device)
         for n_done, path in enumerate(inputs, start=1):
@@ -48,9 +50,9 @@ def classify(
         rows = [(str(path) if number == 0 else "", *one) for path, classes in heard.items() for number, one in enumerate(_shown(classes))]
         print_table([Column("file", overflow="fold"), Column("heard as"), Column("probability", justify="right")], rows)
     if heard and picture is not None:
-        from unsilent.evaluation.plots import draw_opinions
+        from unsilent.evaluation.plots import draw_likeliest
 
-        draw_opinions({str(path): classes for path, classes in heard.items()}, picture)
+        draw_likeliest({str(path): classes for path, classes in heard.items()}, picture)
     return 0 if len(heard) == len(inputs) else 3 if len(inputs) > 1 else 2
 
 

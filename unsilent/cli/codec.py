@@ -1,4 +1,4 @@
-"""`unsilent reconstruct`, `encode` and `decode`: a sound through the codes of a model, at once or by way of a file."""
+"""`unsilent reconstruct`, `encode` and `decode`: encode a sound as codes of a model and decode it, with or without a file between."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,16 +45,16 @@ def reconstruct(
     vocoder: options.Vocoder = "neural",
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Send a sound through codebook and vocoder.
+    """Encode a sound as codes and decode it again.
 
-    The result is the upper limit of a model's quality, because its codes are those of the sound itself.
+    The result is the upper bound of a model's quality, because no code is predicted.
     """
     from unsilent.media.audio import read_audio, recorded_rate
     from unsilent.media.sounds import write_sound
     from unsilent.outputs import check_pair
 
     check_pair(source, out, ".wav", "sound", overwrite)
-    recorded_rate(source)  # refuses a file without sound
+    recorded_rate(source)  # raises for a file without sound
     with _loaded(source, "reconstructing", model, device, precision, vocoder) as codec:
         waveform = read_audio(source, codec.clip.sample_rate)
         write_sound(out, codec.reconstruct(waveform), codec.clip.sample_rate)
@@ -64,18 +64,20 @@ def reconstruct(
 def encode(
     source: Sound,
     out: OutCodes,
-    entropy: Annotated[bool, typer.Option("--entropy", help="Entropy-code by the model's sampler: smaller, slower to decode.")] = False,
+    entropy: Annotated[
+        bool, typer.Option("--entropy", help="Entropy coding with the model's sampler: smaller, but slower to decode.")
+    ] = False,
     model: options.Model = "everyday",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Write a sound as a file of codes, of any length."""
+    """Encode a sound of any length as a file of codes."""
     from unsilent.media.audio import read_blocks, recorded_rate
     from unsilent.outputs import check_pair
 
     check_pair(source, out, ".uns", "file of codes", overwrite)
-    recorded_rate(source)  # refuses a file without sound
+    recorded_rate(source)  # raises for a file without sound
     with _loaded(source, "encoding", model, device, precision) as codec:
         from unsilent.codec.files import encode_file
 
@@ -95,7 +97,7 @@ def decode(
     vocoder: options.Vocoder = "neural",
     overwrite: options.Overwrite = False,
 ) -> int:
-    """Read a sound from a file of codes. Damaged parts are silent and named; the exit code is then 3."""
+    """Decode a file of codes to a WAV file. Damaged parts become silence and are listed, and the exit code is then 3."""
     from unsilent.errors import DataError
     from unsilent.files import atomic_write
     from unsilent.media.sounds import GrowingWav
@@ -103,7 +105,7 @@ def decode(
 
     check_pair(source, out, ".wav", "sound", overwrite)
     if not is_codes(source):
-        raise DataError(f"{source}: this is not a file of codes (.uns).")
+        raise DataError(f"{source} is not a file of codes (.uns).")
     with _loaded(source, "decoding", model, device, precision, vocoder) as codec:
         from unsilent.codec.files import decode_file
 
@@ -112,9 +114,9 @@ def decode(
             for block in decoded.blocks:
                 file.write(block)
     for start, stop in decoded.lost:
-        say(f"{source} is damaged from {start:.2f} s to {stop:.2f} s, which is silent in {out}.")
+        say(f"{source} is damaged from {start:.2f} s to {stop:.2f} s; this stretch is silent in {out}.")
     if decoded.disagreed:
-        say(f"parts of {source} were encoded with other probabilities than this machine computes; encode without --entropy.")
+        say(f"parts of {source} were encoded with probabilities that differ from this machine's; encode without --entropy.")
     typer.echo(f"{out}: {decoded.n_samples / codec.clip.sample_rate:.2f} s")
     return 3 if decoded.lost else 0
 
@@ -123,13 +125,13 @@ def decode(
 def _loaded(
     source: Path, doing: str, model: str, device: Device, precision: AnyPrecision, vocoder: VocoderChoice = "neural"
 ) -> "Iterator[Codec]":
-    """The codec of a model, below a bar that says what is done."""
+    """Load the codec of a model, and show a progress bar with the file's name and the step."""
     from unsilent.checkpoints.folders import find_bundle, find_codebook
 
     if find_codebook(model) is None:
         find_bundle(model)
     with Bar(1) as bar:
-        from unsilent.codec.codec import Codec  # with torch, after the bar is on the screen
+        from unsilent.codec.codec import Codec  # imports torch, so only after the bar is shown
 
         codec = Codec.load(model, device, precision, vocoder)
         bar.watch(source.name)(doing, 0.0)

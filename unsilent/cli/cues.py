@@ -1,4 +1,4 @@
-"""`unsilent cues`: when something in a video hits."""
+"""`unsilent cues`: the times of visible impacts in a video."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +16,15 @@ EXAMPLES = options.examples(
 
 def cues(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", show_default=False)],
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write .csv, .mid, .edl, .otio, .otioz or .rpp.")] = None,
-    read: Annotated[Path | None, typer.Option("--read", metavar="FILE", help="Take the cues of a file instead, to convert it.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write: .csv, .mid, .edl, .otio, .otioz or .rpp.")
+    ] = None,
+    read: Annotated[
+        Path | None, typer.Option("--read", metavar="FILE", help="Read the cues from this file instead, to convert it.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """List the moments at which something in a video hits, for `unsilent generate --cues`."""
+    """List the visible impacts in a video, for `unsilent generate --cues`."""
     from unsilent.errors import ParameterError
     from unsilent.exchange.formats import check_suffix, read_cues, write_export
     from unsilent.exchange.timecode import frame_rate
@@ -30,7 +34,7 @@ def cues(
     if out is not None:
         check_suffix(out)
         if out.exists() and not overwrite:
-            raise ParameterError(f"{out} exists; choose another name, or replace it by --overwrite.")
+            raise ParameterError(f"{out} exists; choose another name, or replace it with --overwrite.")
     probe(video)
     if read is not None:
         found = read_cues(read, frame_rate(video))

@@ -1,4 +1,4 @@
-"""`unsilent generate`: make sound for videos."""
+"""`unsilent generate`: generate sound for videos."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ from unsilent.cli.terminal import Bar, print_table, say
 if TYPE_CHECKING:
     from unsilent.request import Request
 
-SOME = 5  # names in a sentence about many files
+SOME = 5  # file names listed in a message about many files
 EXAMPLES = options.examples(
     "unsilent generate clip.mp4",
     "unsilent generate clip.mp4 -o with_sound.mp4 --seed 7 --takes 4",
@@ -28,66 +28,70 @@ EXAMPLES = options.examples(
 
 
 def generate(
-    inputs: Annotated[list[Path], typer.Argument(metavar="VIDEO|FOLDER...", help="Videos, or folders of them.", show_default=False)],
+    inputs: Annotated[list[Path], typer.Argument(metavar="VIDEO|FOLDER...", help="Videos, or folders of videos.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="A file for one video, else a folder. [default: STEM.sound.* beside it]")
+        Path | None,
+        typer.Option("-o", "--out", help="A file for one video, a folder for several. [default: STEM.sound.* beside each video]"),
     ] = None,
     model: options.Model = "everyday",
     seed: options.Seed = 0,
-    takes: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="Different sounds for each video.")] = 1,
+    takes: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="Number of different sounds per video.")] = 1,
     top_k: options.TopK = None,
     temperature: options.Temperature = None,
     guidance: options.Guidance = None,
     motion: options.Motion = True,
-    label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
+    label: Annotated[str | None, typer.Option(help="Class name of the sound. [default: recognised in the video]")] = None,
     avoid: options.Avoid = None,
-    like: Annotated[str | None, typer.Option(metavar="FILE", help="A reference sound: most similar takes first.")] = None,
+    like: Annotated[str | None, typer.Option(metavar="FILE", help="Reference sound: the most similar takes come first.")] = None,
     candidates: options.Candidates = None,
     cues: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|auto", help="When it sounds: .csv, .mid, .edl, .otio or .rpp; auto: the impacts seen, see `unsilent cues`."
+            metavar="FILE|auto", help="Times of the sounds: .csv, .mid, .edl, .otio or .rpp; auto: visible impacts, see `unsilent cues`."
         ),
     ] = None,
-    prompt_track: Annotated[Path | None, typer.Option(metavar="FILE", help="What sounds over time: a table of start, stop, label.")] = None,
+    prompt_track: Annotated[Path | None, typer.Option(metavar="FILE", help="Labels over time: a table of start, stop, label.")] = None,
     mute: Annotated[
-        list[str] | None, typer.Option(metavar="S-S", help="A silent stretch, in seconds: 2-4.5. Several are possible.")
+        list[str] | None, typer.Option(metavar="S-S", help="Silent stretch in seconds, such as 2-4.5; may be repeated.")
     ] = None,
-    scenes: Annotated[Scenes, typer.Option(help="Sound what follows a cut by itself, or all as one.")] = "auto",
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the sound. [default: that of the video]")] = None,
-    prime: Annotated[str | None, typer.Option(metavar="FILE|own", help="Begin with a file's sound, or the video's own.")] = None,
-    prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="How much of it. [default: 3]")] = None,
-    prime_keep: Annotated[PrimeKeep, typer.Option(help="Keep its codes, or its very samples, cross-faded into the rest.")] = "codes",
+    scenes: Annotated[Scenes, typer.Option(help="auto: condition each shot on its own frames; off: ignore cuts.")] = "auto",
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the sound. [default: length of the video]")] = None,
+    prime: Annotated[str | None, typer.Option(metavar="FILE|own", help="Continue the sound of a file, or of the video itself.")] = None,
+    prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the primed beginning. [default: 3]")] = None,
+    prime_keep: Annotated[PrimeKeep, typer.Option(help="Keep the codes of the beginning, or its samples with a cross-fade.")] = "codes",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     vocoder: options.Vocoder = "neural",
     stream: Annotated[
-        bool, typer.Option("--stream", help="Sound while it is made: -o FILE.wav grows, -o - is 16-bit PCM on standard output.")
+        bool,
+        typer.Option("--stream", help="Write the sound while it is generated: -o FILE.wav grows, -o - is 16-bit PCM on standard output."),
     ] = False,
-    original: Annotated[Original, typer.Option(help="The video's own sound: drop, keep (mixed in), duck (mixed in, quieter).")] = "drop",
-    wav: Annotated[bool, typer.Option("--wav", help="Also write the sound alone.")] = False,
-    flac: Annotated[bool, typer.Option("--flac", help="Also write the sound alone as FLAC.")] = False,
-    opus: Annotated[bool, typer.Option("--opus", help="Also write the sound alone as Opus.")] = False,
-    stems: Annotated[bool, typer.Option("--stems", help="Also write the sound of each label over time; their sum is the sound.")] = False,
+    original: Annotated[Original, typer.Option(help="Sound of the video: drop, keep (mix in), duck (mix in quieter).")] = "drop",
+    wav: Annotated[bool, typer.Option("--wav", help="Also write the sound as WAV.")] = False,
+    flac: Annotated[bool, typer.Option("--flac", help="Also write the sound as FLAC.")] = False,
+    opus: Annotated[bool, typer.Option("--opus", help="Also write the sound as Opus.")] = False,
+    stems: Annotated[
+        bool, typer.Option("--stems", help="Also write one sound per label over time; they add up to the whole sound.")
+    ] = False,
     export: Annotated[
-        str | None, typer.Option(metavar="otio,rpp,...", help="Also write projects of video, takes and cues: otio, otioz, rpp, mid, edl.")
+        str | None, typer.Option(metavar="otio,rpp,...", help="Also write projects with video, takes and cues: otio, otioz, rpp, mid, edl.")
     ] = None,
-    rate: Annotated[int | None, typer.Option(metavar="44100|48000", help="Sample rate of files. [default: the model's own]")] = None,
-    bits: Annotated[Bits, typer.Option(help="Bits of sound files; 32f is floating point.")] = "16",
-    stereo: Annotated[bool, typer.Option("--stereo", help="Pan the sound to the place of motion.")] = False,
+    rate: Annotated[int | None, typer.Option(metavar="44100|48000", help="Sample rate of the files. [default: the model's]")] = None,
+    bits: Annotated[Bits, typer.Option(help="Bit depth of the sound files; 32f is floating point.")] = "16",
+    stereo: Annotated[bool, typer.Option("--stereo", help="Pan the sound to where the motion is.")] = False,
     lufs: Annotated[float | None, typer.Option(metavar="LUFS", help="Loudness. [default: -23]")] = None,
-    true_peak: Annotated[float | None, typer.Option(metavar="dBTP", help="Limit of the true peak. [default: samples at -1 dB]")] = None,
-    fade_in: Annotated[float | None, typer.Option(metavar="S", help="Seconds over which the sound begins.")] = None,
-    fade_out: Annotated[float | None, typer.Option(metavar="S", help="Seconds over which it ends.")] = None,
+    true_peak: Annotated[float | None, typer.Option(metavar="dBTP", help="Maximum true peak. [default: sample peak of -1 dBFS]")] = None,
+    fade_in: Annotated[float | None, typer.Option(metavar="S", help="Duration of the fade-in.")] = None,
+    fade_out: Annotated[float | None, typer.Option(metavar="S", help="Duration of the fade-out.")] = None,
     picture: Annotated[bool, typer.Option("--picture", help="Also draw frames and spectrogram on one time axis (PNG).")] = False,
-    sidecar: Annotated[bool, typer.Option(help="Also write NAME.unsilent.json, from which the result can be reopened.")] = True,
-    attention: Annotated[bool, typer.Option("--attention", help="With --picture: draw the sampler's attention too.")] = False,
-    tracks: Annotated[bool, typer.Option("--tracks", help="Write all takes as tracks of one video.")] = False,
-    sheet: Annotated[bool, typer.Option("--sheet", help="Also draw all takes below each other (PNG).")] = False,
+    sidecar: Annotated[bool, typer.Option(help="Also write NAME.unsilent.json, to reopen the result later.")] = True,
+    attention: Annotated[bool, typer.Option("--attention", help="With --picture: also draw the sampler's attention.")] = False,
+    tracks: Annotated[bool, typer.Option("--tracks", help="Write all takes as audio tracks of one video.")] = False,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also draw a contact sheet of all takes (PNG).")] = False,
     overwrite: options.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per result instead of a table.")] = False,
 ) -> int:
-    """Give videos their sound. Their frames are copied bit for bit."""
+    """Generate sound for videos. Video streams are copied unchanged where the container allows it."""
     given = dict(locals())
     from unsilent.errors import ParameterError
     from unsilent.generation.stems import stem_labels
@@ -100,12 +104,12 @@ def generate(
         raise ParameterError(f"--attention is {'not recorded with --stream' if stream else 'drawn into the picture; add --picture'}.")
     if stream and out is not None and (str(out) == live.PIPE or out.suffix.lower() == ".wav"):
         if rate or stereo or bits != "16":
-            raise ParameterError("a stream is written as 16-bit mono at the model's rate; leave out --rate, --bits and --stereo.")
+            raise ParameterError("a stream is 16-bit mono at the model's sample rate; leave out --rate, --bits and --stereo.")
         return _stream(inputs, str(out), request, (model, device, precision, vocoder), overwrite)
     if bits == "32f" and flac:
-        raise ParameterError("FLAC cannot have floating point; choose --bits 16 or 24, or --wav.")
+        raise ParameterError("FLAC cannot store floating point; choose --bits 16 or 24, or --wav.")
     if stems and not stem_labels(request):
-        raise ParameterError("--stems are by label, but no labels over time are given; give --prompt-track, or --cues with labels.")
+        raise ParameterError("--stems needs labels over time; give --prompt-track, or --cues with labels.")
     files = {"wav": wav, "picture": picture, "sidecar": sidecar, "tracks": tracks, "sheet": sheet, "overwrite": overwrite}
     files["further"] = further_suffixes(flac, opus, export)
     more = {"attention": attention, "stems": stems}
@@ -121,7 +125,7 @@ def _make(
     more: dict[str, bool],
     as_json: bool,
 ) -> int:
-    """Make and write the sounds of all videos."""
+    """Generate and write the sounds of all videos."""
     from unsilent import outputs
     from unsilent.checkpoints.folders import find_bundle, read_defaults
     from unsilent.files import require_path
@@ -134,10 +138,10 @@ def _make(
     for path in request.files().values():
         require_path(Path(path))
     defaults = read_defaults(find_bundle(load_as[0]))
-    request = request.resolve(defaults)  # raises for values that do not fit the model
+    request = request.resolve(defaults)  # raises for values that the model does not allow
     results = []
     with Bar(len(jobs)) as bar:
-        from unsilent import batch  # with torch, after the bar is on the screen
+        from unsilent import batch  # imports torch, so only after the bar is shown
         from unsilent.loading import load
 
         pipeline = load(*load_as)
@@ -156,7 +160,7 @@ def _make(
 
 
 def further_suffixes(flac: bool, opus: bool, export: str | None) -> list[str]:
-    """Suffixes of what is written beside videos."""
+    """Suffixes of the sound files and projects to write beside the videos."""
     from unsilent.errors import ParameterError
     from unsilent.media.suffixes import PROJECT_SUFFIXES
 
@@ -173,7 +177,7 @@ def further_suffixes(flac: bool, opus: bool, export: str | None) -> list[str]:
 
 
 def read_over_time(inputs: list[Path], cues: str | None, prompt_track: Path | None, mute: list[str] | None) -> dict[str, Any]:
-    """Fields of the request that say what sounds when, read from files."""
+    """Read the request's fields that vary over time: cues, labels over time and mutes."""
     from unsilent.cues import AUTO, parse_stretch
     from unsilent.errors import ParameterError
     from unsilent.files import require_path
@@ -186,7 +190,7 @@ def read_over_time(inputs: list[Path], cues: str | None, prompt_track: Path | No
         from unsilent.exchange.timecode import frame_rate
 
         if len(inputs) != 1 or inputs[0].is_dir():
-            raise ParameterError("--cues FILE belongs to one video; give one, or --cues auto for several.")
+            raise ParameterError("--cues FILE applies to one video; give one video, or --cues auto for several.")
         require_path(inputs[0])
         fields["cues"] = tuple(read_cues(Path(cues), frame_rate(inputs[0])))
     if prompt_track is not None:
@@ -198,16 +202,16 @@ def read_over_time(inputs: list[Path], cues: str | None, prompt_track: Path | No
 
 
 def _stream(inputs: list[Path], out: str, request: "Request", load_as: tuple[str, ...], overwrite: bool) -> int:
-    """Write one video's sound while it is made."""
+    """Write the sound of one video while it is generated."""
     from unsilent.checkpoints.folders import find_bundle, read_defaults
     from unsilent.errors import ParameterError
     from unsilent.files import require_path
 
     if len(inputs) != 1 or inputs[0].is_dir():
-        raise ParameterError(f"{out} takes the stream of one video; name one, or a folder for the results.")
+        raise ParameterError(f"{out} can hold the stream of one video only; give one video, or a folder as -o.")
     require_path(inputs[0])
     live.check_out(out, overwrite)
-    request.resolve(read_defaults(find_bundle(load_as[0])))  # raises for values that do not fit the model
+    request.resolve(read_defaults(find_bundle(load_as[0])))  # raises for values that the model does not allow
     from unsilent.loading import load
 
     pipeline = load(*load_as)
@@ -216,7 +220,7 @@ def _stream(inputs: list[Path], out: str, request: "Request", load_as: tuple[str
 
 
 def _print_results(results: list) -> None:
-    """A table with a row for each take; every row says how fast it was made, or that it was kept or failed."""
+    """Print a table with one row per take: its times, or that it was kept or failed."""
     ranked = any(result.score is not None for result in results)
     names = ("length", "time", "real-time factor", *(("seen", "score") if ranked else ()))
     figures = [Column(name, justify="right", no_wrap=True) for name in names]

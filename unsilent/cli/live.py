@@ -1,4 +1,4 @@
-"""`unsilent live`, and `unsilent generate --stream`: sound on standard output or in a growing WAV, while it is made."""
+"""`unsilent live`, and `unsilent generate --stream`: write sound to standard output or a growing WAV while it is generated."""
 
 import re
 import sys
@@ -25,26 +25,30 @@ EXAMPLES = options.examples(
 
 
 def live(
-    source: Annotated[str, typer.Argument(metavar="-|DEVICE", help="Pictures: `-` for standard input, or a camera.", show_default=False)],
-    out: Annotated[str, typer.Option("-o", "--out", metavar="-|FILE.wav", help="16-bit PCM on standard output, or a growing WAV.")] = PIPE,
+    source: Annotated[
+        str, typer.Argument(metavar="-|DEVICE", help="Source of the frames: `-` for standard input, or a camera.", show_default=False)
+    ],
+    out: Annotated[
+        str, typer.Option("-o", "--out", metavar="-|FILE.wav", help="`-` for 16-bit PCM on standard output, or a growing WAV.")
+    ] = PIPE,
     raw: Annotated[
-        str | None, typer.Option(metavar="WxH@FPS", help="Standard input has bare RGB pictures of this size. [default: a container]")
+        str | None, typer.Option(metavar="WxH@FPS", help="Standard input is raw RGB frames of this size. [default: a container]")
     ] = None,
     model: options.Model = "everyday",
     seed: options.Seed = 0,
-    label: Annotated[str | None, typer.Option(help="What sounds: a class name. [default: what the model sees]")] = None,
+    label: Annotated[str | None, typer.Option(help="Class name of the sound. [default: recognised in the video]")] = None,
     avoid: options.Avoid = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Make sound for pictures that arrive now. Each column of 0.19 s is made two pictures after its end."""
+    """Generate sound for frames as they arrive. Each column of 0.19 s is generated two frames after its end."""
     from unsilent.checkpoints.folders import find_bundle
     from unsilent.errors import ParameterError
 
     size = None if raw is None else re.fullmatch(r"(\d+)x(\d+)@(\d+(?:\.\d+)?)", raw)
     if raw is not None and (size is None or source != PIPE):
-        raise ParameterError(f"--raw {raw} was given; it is the form of pictures on standard input, such as 320x240@30.")
+        raise ParameterError(f"--raw is {raw}, but must be the format of the frames on standard input, such as 320x240@30.")
     check_out(out, overwrite)
     find_bundle(model)
     from unsilent.loading import load
@@ -55,10 +59,10 @@ def live(
 
 
 def check_out(out: str, overwrite: bool) -> None:
-    """Refuse an output of a stream before a model is loaded.
+    """Check the output of a stream before a model is loaded.
 
     Raises:
-        ParameterError: if it is neither `-` nor a WAV, or a file of others.
+        ParameterError: if it is neither `-` nor a WAV, or is a file that unsilent has not written.
         MediaError: if it cannot be written.
     """
     from unsilent import outputs
@@ -67,14 +71,14 @@ def check_out(out: str, overwrite: bool) -> None:
     if out == PIPE:
         return
     if Path(out).suffix.lower() != ".wav":
-        raise ParameterError(f"a stream is written as WAV or to standard output, so name {out} with .wav, or give -o -.")
+        raise ParameterError(f"-o is {out}, but a stream is written to a .wav file or, with -o -, to standard output.")
     outputs.refuse_unwritable(Path(out))
     if not overwrite:
         outputs.refuse_foreign([Path(out)])
 
 
 def write(stream: "Iterator[Streamed]", out: str, sample_rate: int) -> "list[Streamed]":
-    """Write a stream as it comes; say when its first sound was written, and how long it took for its length."""
+    """Write a stream as it arrives. Then print its length, the time of its first samples and the total time."""
     from unsilent.media.sounds import GrowingWav, as_bytes
 
     started, first, stretches = time.monotonic(), None, []
@@ -89,5 +93,5 @@ def write(stream: "Iterator[Streamed]", out: str, sample_rate: int) -> "list[Str
             first = time.monotonic() - started if first is None else first
     seconds, spent = sum(len(one.waveform) for one in stretches) / sample_rate, time.monotonic() - started
     if seconds:
-        say(f"{seconds:.2f} s of sound; the first after {first:.2f} s, all in {spent:.2f} s.")
+        say(f"{seconds:.2f} s of sound; the first samples came after {first:.2f} s, the last after {spent:.2f} s.")
     return stretches

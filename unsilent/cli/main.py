@@ -1,4 +1,4 @@
-"""The `unsilent` command: its subcommands, and errors as one line on stderr with exit code 2."""
+"""The `unsilent` command: its subcommands. Errors are printed as one line on stderr, with exit code 2."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from unsilent.cli.terminal import Interrupts, say
 from unsilent.errors import UnsilentError, how_to_install
 from unsilent.version import __version__
 
-INTERRUPTED = 130  # 128 + SIGINT, the convention of shells, and what typer returns after Ctrl-C
+INTERRUPTED = 130  # 128 + SIGINT by convention of shells; typer returns it after Ctrl-C
 
 app = typer.Typer(
     name="unsilent", pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
@@ -42,17 +42,17 @@ def _print_version(asked: bool) -> bool:
 
 @app.callback()
 def root(version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version.")) -> None:
-    """Give silent videos their sound."""
+    """Generate sound for silent videos."""
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 2 wrong request, 3 some of several inputs failed, 130 interrupted."""
+    """Run the command line. Exit codes: 0 success, 2 error, 3 some of several inputs failed, 130 interrupted."""
     Interrupts.heed()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid text
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     sys.exit(run(sys.argv[1:]))
 
 
@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: as typed, without the program's name.
+        arguments: of the command line, without the program's name.
     """
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="unsilent", standalone_mode=False) or 0
@@ -83,4 +83,4 @@ def _fail(sentence: str, code: int = 2) -> int:
 
 
 def _interrupted() -> int:
-    return _fail("interrupted; what was finished is kept.", INTERRUPTED)
+    return _fail("interrupted; finished results are kept.", INTERRUPTED)

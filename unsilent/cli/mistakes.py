@@ -1,4 +1,4 @@
-"""Error messages for mistakes on the command line, and for options of similar programs."""
+"""Error messages for wrong command lines, and hints for options of similar programs."""
 
 import re
 from typing import Any
@@ -7,22 +7,22 @@ import typer
 
 from unsilent.errors import did_you_mean
 
-# What users of similar programs type after `unsilent generate`, and what exists here instead.
+# Options of similar programs, and what to use in `unsilent generate` instead.
 _FOREIGN = {
     ("--prompt", "--text", "--caption", "--description"): "use --label, with a class name of `unsilent models show everyday` or free words",
     ("--negative-prompt", "--neg-prompt"): "use --avoid, with class names or words for several classes",
     ("--duration", "--length", "--audio-length"): "use --seconds",
     ("--sample-rate", "--sampling-rate", "--sr"): "use --rate",
     ("--cfg", "--cfg-strength", "--cfg-scale", "--cfg-coef", "--guidance-scale"): "use --guidance",
-    ("--steps", "--num-steps", "--num-inference-steps"): "codes are sampled without diffusion steps; see --top-k and --temperature",
+    ("--steps", "--num-steps", "--num-inference-steps"): "sampling codes has no diffusion steps; see --top-k and --temperature",
     ("--top-p",): "use --top-k",
     ("--output", "--output-dir", "--output-path", "--out-dir", "--save-dir"): "use -o",
     ("--variants", "--num-samples", "--n-samples", "--samples", "--batch-size", "-n"): "use --takes",
-    ("--video", "--video-path", "--input", "-i"): "name the videos without an option: unsilent generate VIDEO",
+    ("--video", "--video-path", "--input", "-i"): "give the videos without an option: unsilent generate VIDEO",
     ("--checkpoint", "--ckpt", "--weights", "--variant"): "use --model",
     ("--dtype", "--fp16", "--bf16", "--full-precision"): "use --precision",
     ("--gpu", "--cuda", "--cpu"): "use --device",
-    ("--audio-only", "--skip-video-composite"): "use --wav, which also writes the sound alone",
+    ("--audio-only", "--skip-video-composite"): "use --wav to write the sound beside the video",
 }
 _ANSWERS = {option: answer for options, answer in _FOREIGN.items() for option in options}
 _REWRITES = {  # of typer's messages
@@ -30,13 +30,13 @@ _REWRITES = {  # of typer's messages
     "^Missing command": "the name of a command is missing",
     "^No such command": "there is no command",
     r"\. Did you mean ('.*')\?": r"; did you mean \1?",
-    r"^Got unexpected extra argument\(s\) \((.*)\)": r"\1 is one argument too many",
+    r"^Got unexpected extra argument\(s\) \((.*)\)": r"unexpected argument \1",
 }
-_NEAR = 0.75  # least similarity of spelling of an option that is suggested, in 0..1, with the dashes
+_NEAR = 0.75  # minimum similarity of an option's spelling, in 0..1, to suggest it; dashes count
 
 
 def explain(error: typer.TyperException) -> str:
-    """One sentence for a mistake that typer found."""
+    """Turn an error of typer into one sentence."""
     if hasattr(error, "possibilities"):
         return _unknown_option(error.option_name, error.ctx)
     if type(error.__cause__).__name__ == "ValidationError":

@@ -10,11 +10,11 @@ from rich.table import Column
 
 from unsilent.cli.terminal import Bar, print_table, say
 
-MIN_DESCRIPTION = 30  # characters, below which descriptions are left out
+MIN_DESCRIPTION = 30  # characters; with less room, descriptions are left out
 
 
 class _ListByDefault(typer.core.TyperGroup):
-    """`unsilent models` alone is `unsilent models list`."""
+    """Make `unsilent models` a synonym of `unsilent models list`."""
 
     def parse_args(self, ctx, args):
         return super().parse_args(ctx, args or ["list"])
@@ -22,12 +22,12 @@ class _ListByDefault(typer.core.TyperGroup):
 
 app = typer.Typer(help="List, describe, fetch and convert models.", cls=_ListByDefault)
 WeightDtype = Literal["float32", "float16"]
-NUMBERS = typer.Option("float32", "--numbers", help="Dtype of the weights on disk: float32 as published, or float16 with half the size.")
+NUMBERS = typer.Option("float32", "--numbers", help="Dtype of the stored weights: float32 as published, or float16 at half the size.")
 
 
 @app.command("list")
 def list_models() -> None:
-    """List the models and single networks."""
+    """List the models and the single networks."""
     from unsilent.published.about import entries
 
     rows = entries()
@@ -41,14 +41,14 @@ def list_models() -> None:
         summaries = [row.summary if len(row.summary) <= room else f"{row.summary[: room - 1]}…" for row in rows]
         cells = [(*cell, summary) for cell, summary in zip(cells, summaries, strict=True)]
     print_table(columns, cells)
-    typer.echo("FID, MKL: of the paper; lower is better. Get one: unsilent models fetch NAME")
+    typer.echo("FID, MKL: from the paper, lower is better. Install: unsilent models fetch NAME")
 
 
 @app.command()
 def show(name: str = typer.Argument(..., metavar="NAME|PATH", show_default=False)) -> None:
-    """Describe a model or network.
+    """Describe a model or a network.
 
-    The description has sizes, scores, licences, classes, and the folder of the weights.
+    The description lists sizes, scores, licences, classes and the folder of the weights.
     """
     from unsilent.published.about import describe
 
@@ -57,13 +57,13 @@ def show(name: str = typer.Argument(..., metavar="NAME|PATH", show_default=False
 
 @app.command()
 def fetch(
-    name: str = typer.Argument(..., help="From `unsilent models`.", show_default=False),
-    mirror: str | None = typer.Option(None, metavar="URL", help="Folder to download from instead; digests stay the same."),
+    name: str = typer.Argument(..., help="A name from `unsilent models`.", show_default=False),
+    mirror: str | None = typer.Option(None, metavar="URL", help="Folder to download from instead; the digests are still checked."),
     numbers: WeightDtype = NUMBERS,
 ) -> None:
     """Download and convert a published model.
 
-    All networks that it needs are downloaded and verified too. An interrupted download resumes.
+    All networks that the model needs are also downloaded and verified. An interrupted download resumes.
     """
     from unsilent.checkpoints.folders import models_folder
     from unsilent.published.fetch import needed
@@ -77,38 +77,40 @@ def fetch(
         for done, row in enumerate(rows):
             install(row, mirror, getattr(torch, numbers), bar.watch(row.name), rows[done:])
             bar.finish(done + 1)
-    typer.echo(f"{name}: {models_folder() / name}" + ("" if rows else " (was here already)"))
+    typer.echo(f"{name}: {models_folder() / name}" + ("" if rows else " (already installed)"))
 
 
 def _part(what: str) -> typer.models.OptionInfo:
-    return typer.Option(..., metavar="PATH|MODEL", help=f"{what}: a checkpoint folder, or a model that has it.", show_default=False)
+    return typer.Option(..., metavar="PATH|MODEL", help=f"{what}: a checkpoint folder, or a model that contains one.", show_default=False)
 
 
 @app.command()
 def assemble(
     out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder of the new model.", show_default=False),
     codebook: str = _part("Codebook"),
-    sampler: str = _part("Sampler, trained on codes of this codebook"),
+    sampler: str = _part("Sampler that was trained on codes of this codebook"),
     vocoder: str = _part("Vocoder"),
-    classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Classifier that evaluates the model."),
-    exemplars: str | None = typer.Option(None, metavar="PATH|MODEL", help="Exemplars of each class, which sounds continue."),
+    classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Classifier to evaluate the model with."),
+    exemplars: str | None = typer.Option(
+        None, metavar="PATH|MODEL", help="Exemplar sounds of each class, which generated sounds continue."
+    ),
     preset: str | None = typer.Option(None, help="Preset of the model, for its image network and defaults. [default: the sampler's]"),
-    top_k: int | None = typer.Option(None, min=1, help="Default of --top-k for the new model."),
-    temperature: float | None = typer.Option(None, min=0.0, help="Default of --temperature."),
-    guidance: float | None = typer.Option(None, min=0.0, help="Default of --guidance."),
-    about: Path | None = typer.Option(None, metavar="FILE.json", help="Summary and licences to put into bundle.json."),
-    numbers: WeightDtype = typer.Option("float16", "--numbers", help="Dtype of the weights on disk."),
+    top_k: int | None = typer.Option(None, min=1, help="Default of --top-k in the new model."),
+    temperature: float | None = typer.Option(None, min=0.0, help="Default of --temperature in the new model."),
+    guidance: float | None = typer.Option(None, min=0.0, help="Default of --guidance in the new model."),
+    about: Path | None = typer.Option(None, metavar="FILE.json", help="Summary and licences for bundle.json."),
+    numbers: WeightDtype = typer.Option("float16", "--numbers", help="Dtype of the stored weights."),
 ) -> None:
-    """Make a model of trained parts.
+    """Assemble a model from trained parts.
 
-    The parts are checked against each other first. Class names are those of the sampler's training.
+    First it is checked that the parts fit together. The class names come from the sampler's training.
     """
     from unsilent.files import require_path
 
     if about:
         require_path(about)
     with Bar(1):
-        import torch  # after the bar is on the screen
+        import torch  # slow, so only after the bar is shown
 
         from unsilent.checkpoints.assemble import assemble as assemble_parts
 
@@ -123,18 +125,18 @@ def assemble(
 
 @app.command()
 def convert(
-    file: Path = typer.Argument(..., help="Archive, checkpoint or unpacked folder, as its authors published it.", show_default=False),
-    out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder to make.", show_default=False),
-    kind: str | None = typer.Option(None, help="Which network to convert, for files with several. [default: the one it was published as]"),
-    preset: str | None = typer.Option(None, help="Preset of a sampler. [default: by its file name, settings or sizes]"),
+    file: Path = typer.Argument(..., help="Published archive, checkpoint or unpacked folder.", show_default=False),
+    out: Path = typer.Option(..., "-o", "--out", metavar="DIR", help="Folder to create.", show_default=False),
+    kind: str | None = typer.Option(None, help="Network to convert, if the file has several. [default: the one that it was published as]"),
+    preset: str | None = typer.Option(None, help="Preset of a sampler. [default: found from its file name, settings or sizes]"),
     vocoder: Path | None = typer.Option(
-        None, help="Published MelGAN for the model. [default: the installed one, else the default model's]"
+        None, help="Published MelGAN for the model. [default: the installed one, else that of the default model]"
     ),
     numbers: WeightDtype = NUMBERS,
 ) -> None:
-    """Convert a published file to our format.
+    """Convert a published file to the format of unsilent.
 
-    A sampler with its codebook becomes a model, any other file one network.
+    A sampler with its codebook becomes a model, and any other file becomes one network.
     """
     from unsilent.files import require_path
 

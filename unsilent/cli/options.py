@@ -1,4 +1,4 @@
-"""Options shared by several subcommands."""
+"""Options and helpers that several subcommands share."""
 
 from typing import Annotated
 
@@ -9,12 +9,12 @@ from unsilent.choices import Device as DeviceChoice
 
 
 def examples(*commands: str) -> str:
-    """Last part of a command's help: one example per line."""
+    """Format the examples at the end of a command's help, one per line."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 def split(listed: str | None) -> tuple[str, ...] | None:
-    """`a, b` → a and b."""
+    """Split a comma-separated list and strip spaces. None stays None."""
     return None if listed is None else tuple(part.strip() for part in listed.split(","))
 
 
@@ -25,28 +25,28 @@ def _models_here(incomplete: str) -> list[str]:
     return [name for name in present() if name.startswith(incomplete)]
 
 
-Model = Annotated[str, typer.Option("--model", autocompletion=_models_here, help="A name from `unsilent models`, or a bundle folder.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same seed, video, model and machine give the same sound.")]
-TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample among the k most likely codes. [default: the model's own]")]
+Model = Annotated[str, typer.Option("--model", autocompletion=_models_here, help="Name from `unsilent models`, or folder of a model.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed. The same seed, video, model and machine give the same sound.")]
+TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample from the k likeliest codes. [default: set by the model]")]
 Candidates = Annotated[
     int | None,
     typer.Option(
-        "--candidates", min=1, max=MAX_TAKES, help="Sounds sampled for each take, of which the best is kept. [default: the model's own]"
+        "--candidates", min=1, max=MAX_TAKES, help="Sounds sampled per take, of which the best is kept. [default: set by the model]"
     ),
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option("--temperature", min=0.0, help="Above 1 more varied, below 1 more repetitive, 0 greedy. [default: the model's own]"),
+    typer.Option("--temperature", min=0.0, help="Above 1 is more varied, below 1 more repetitive, 0 greedy. [default: set by the model]"),
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option("--guidance", min=0.0, help="Above 1 follows the video more closely, with less variety. [default: the model's own]"),
+    typer.Option("--guidance", min=0.0, help="Above 1 follows the video more closely, with less variety. [default: set by the model]"),
 ]
 Avoid = Annotated[
-    str | None, typer.Option("--avoid", metavar="LABEL,...", help="What should not sound: class names, or kinds such as speech and music.")
+    str | None, typer.Option("--avoid", metavar="LABEL,...", help="Sounds to avoid: class names, or kinds such as speech and music.")
 ]
-Motion = Annotated[bool, typer.Option("--motion/--no-motion", help="Condition on motion, for models that take it.")]
-Device = Annotated[DeviceChoice, typer.Option("--device", help="Where to compute; auto takes a GPU if there is one.")]
-Precision = Annotated[AnyPrecision, typer.Option("--precision", help="Numeric precision; auto is the fastest that keeps the quality.")]
-Vocoder = Annotated[VocoderChoice, typer.Option("--vocoder", help="Mel to waveform: the model's network, or Griffin-Lim.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Also replace files that unsilent has not made.")]
+Motion = Annotated[bool, typer.Option("--motion/--no-motion", help="Condition on motion, if the model supports it.")]
+Device = Annotated[DeviceChoice, typer.Option("--device", help="Device to compute on; auto takes a GPU if there is one.")]
+Precision = Annotated[AnyPrecision, typer.Option("--precision", help="Numeric precision; auto is the fastest one without loss of quality.")]
+Vocoder = Annotated[VocoderChoice, typer.Option("--vocoder", help="Method from mel to waveform: the model's network, or Griffin-Lim.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Also replace files that unsilent has not written.")]

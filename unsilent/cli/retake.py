@@ -1,4 +1,4 @@
-"""`unsilent retake`: make a stretch of a finished sound anew."""
+"""`unsilent retake`: regenerate a stretch of a finished sound."""
 
 import json
 from pathlib import Path
@@ -21,26 +21,28 @@ EXAMPLES = options.examples(
 
 
 def retake(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="A result, its sidecar, or any recording.", show_default=False)],
-    start: Annotated[float | None, typer.Option("--from", metavar="S", help="Start in seconds; below 0, the sound gets longer.")] = None,
-    stop: Annotated[float | None, typer.Option("--to", metavar="S", help="End; behind the end of the sound, it gets longer.")] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="[default: STEM.retakeN.* beside it]")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Random seed. [default: one more than the last]")] = None,
-    takes: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="How many of the candidates are written, the best first.")] = 1,
-    candidates: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="How many are sampled.")] = 8,
-    label: Annotated[str | None, typer.Option(help="What sounds there: a class name. [default: as in the result]")] = None,
-    layer: Annotated[Layer, typer.Option(help="Replace what is there, or mix with it.")] = "replace",
-    keep: Annotated[float, typer.Option(metavar="SHARE", help="Share of the codes that stay: variations of what is there.")] = 0.0,
-    video: Annotated[Path | None, typer.Option(help="Where the video is, if it was moved, or the video of a recording.")] = None,
-    wav: Annotated[bool, typer.Option("--wav", help="Also write the sound alone.")] = False,
-    model: Annotated[str | None, typer.Option("--model", help="A name or bundle folder. [default: the model of the result]")] = None,
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Result, its sidecar, or any recording.", show_default=False)],
+    start: Annotated[
+        float | None, typer.Option("--from", metavar="S", help="Start in seconds; below 0 extends the sound at its beginning.")
+    ] = None,
+    stop: Annotated[float | None, typer.Option("--to", metavar="S", help="Stop in seconds; after the end of the sound extends it.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Output file. [default: STEM.retakeN.* beside the result]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Random seed. [default: previous seed + 1]")] = None,
+    takes: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="Number of candidates to write, the best first.")] = 1,
+    candidates: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="Number of candidates to sample.")] = 8,
+    label: Annotated[str | None, typer.Option(help="Class name of the new sound. [default: as in the result]")] = None,
+    layer: Annotated[Layer, typer.Option(help="Replace the old sound, or mix the new one with it.")] = "replace",
+    keep: Annotated[float, typer.Option(metavar="SHARE", help="Fraction of the codes to keep, for variations of the old sound.")] = 0.0,
+    video: Annotated[Path | None, typer.Option(help="The video, if it was moved, or if the result is a recording.")] = None,
+    wav: Annotated[bool, typer.Option("--wav", help="Also write the sound as WAV.")] = False,
+    model: Annotated[str | None, typer.Option("--model", help="Name or folder of a model. [default: as in the result]")] = None,
     device: options.Device = "auto",
-    precision: Annotated[AnyPrecision | None, typer.Option(help="Numeric precision. [default: that of the result]")] = None,
-    vocoder: Annotated[VocoderChoice | None, typer.Option(help="Mel to waveform. [default: that of the result]")] = None,
+    precision: Annotated[AnyPrecision | None, typer.Option(help="Numeric precision. [default: as in the result]")] = None,
+    vocoder: Annotated[VocoderChoice | None, typer.Option(help="Method from mel to waveform. [default: as in the result]")] = None,
     overwrite: options.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per take instead of a table.")] = False,
 ) -> None:
-    """Make a stretch of a finished sound anew, longer at either end, or a gap in a recording. Every sample outside it stays as it is."""
+    """Regenerate a stretch of a sound, extend the sound at either end, or fill a gap. All samples outside the stretch are kept."""
     from unsilent import outputs
     from unsilent.checkpoints.folders import find_bundle
     from unsilent.errors import ParameterError
@@ -48,7 +50,7 @@ def retake(
     from unsilent.generation.sidecar import find_sidecar
 
     if start is None and stop is None and not keep:
-        raise ParameterError("nothing to make anew was named; give --from or --to in seconds, or --keep for a variation of the whole.")
+        raise ParameterError("no stretch was given; give --from or --to in seconds, or --keep for a variation of the whole sound.")
     for path in (result, video):
         if path is not None:
             require_path(path)
@@ -59,7 +61,7 @@ def retake(
     target = result if made is None else found.resolve(made.output)
     has_video = video is not None or (made is not None and made.video is not None)
     with Bar(1) as bar:
-        from unsilent.editing.opening import open_result  # with torch, after the bar is on the screen
+        from unsilent.editing.opening import open_result  # imports torch, so only after the bar is shown
         from unsilent.editing.retake import Retake, retake
         from unsilent.editing.saving import save
         from unsilent.loading import load

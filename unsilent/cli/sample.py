@@ -1,4 +1,4 @@
-"""`unsilent sample`: sounds of a model for all clips and images of a manifest, for evaluation."""
+"""`unsilent sample`: generate sounds for all clips and images of a manifest, for evaluation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,10 +17,12 @@ EXAMPLES = options.examples(
 
 
 def sample(
-    table: Annotated[Path, typer.Argument(metavar="M.parquet", help="From `unsilent data manifest`.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="DIR/CLIP/NUMBER for each sample.", show_default=False)],
+    table: Annotated[Path, typer.Argument(metavar="M.parquet", help="Manifest from `unsilent data manifest`.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the samples, as DIR/CLIP/NUMBER.", show_default=False)
+    ],
     model: options.Model = "everyday",
-    samples: Annotated[int, typer.Option(min=1, max=MAX_TAKES, metavar="N", help="Different sounds for each clip or image.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, max=MAX_TAKES, metavar="N", help="Number of sounds per clip or image.")] = 10,
     split: Annotated[str, typer.Option(help="Split of the manifest to sample, or `all`.")] = "valid",
     seed: options.Seed = 0,
     top_k: options.TopK = None,
@@ -28,18 +30,18 @@ def sample(
     guidance: options.Guidance = None,
     candidates: options.Candidates = None,
     motion: options.Motion = True,
-    prime: Annotated[str | None, typer.Option(metavar="own|FILE", help="Begin with the clip's own sound, or a file's.")] = None,
-    prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="How much of it. [default: 3]")] = None,
-    most: Annotated[int | None, typer.Option(min=1, metavar="N", help="Take only N clips, evenly spaced.")] = None,
+    prime: Annotated[str | None, typer.Option(metavar="own|FILE", help="Continue the sound of the clip itself, or of a file.")] = None,
+    prime_seconds: Annotated[float | None, typer.Option(metavar="S", help="Length of the primed beginning. [default: 3]")] = None,
+    most: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use only N evenly spaced clips.")] = None,
     precision: options.Precision = "auto",
-    keep: Annotated[Keep, typer.Option(help="What to write: mels (136 kB each at the paper's size) or sounds (434 kB).")] = "mel",
+    keep: Annotated[Keep, typer.Option(help="What to write: mels (136 kB each at the paper's size) or WAV files (434 kB).")] = "mel",
     workers: int | None = WORKERS,
     ray: str | None = RAY,
 ) -> int:
-    """Make sounds for all clips and images of a split.
+    """Generate sounds for all clips and images of a split.
 
-    Each sound is as long as one clip of the model. An interrupted run resumes, and finished samples are kept. Clips and images that cannot
-    be read are left out and named.
+    Each sound has the clip length of the model. An interrupted run resumes, and finished samples are kept. Clips and images that cannot
+    be read are left out and listed.
     """
     from unsilent.checkpoints.folders import find_bundle
     from unsilent.files import require_path
@@ -50,7 +52,7 @@ def sample(
     asked = {"top_k": top_k, "temperature": temperature, "guidance": guidance, "candidates": candidates, "motion": motion}
     request = Request(seed=seed, takes=samples, **asked, prime=prime, prime_seconds=prime_seconds)
     with Bar(1):
-        from unsilent.jobs.parallel import Parallel  # with torch, after the bar is on the screen
+        from unsilent.jobs.parallel import Parallel  # imports torch, so only after the bar is shown
         from unsilent.jobs.sample import Recipe, Sampling
 
     recipe = Recipe(model, request, precision, keep)
@@ -58,12 +60,12 @@ def sample(
     with Sampling(table, out, recipe, None if split == "all" else split, most) as job, Bar(len(job.waiting)) as bar:
         for n_done, (row, why) in enumerate(job.run(Parallel(workers, ray)), start=1):
             bar.finish(n_done)
-            for coming in job.waiting[n_done : n_done + 1]:  # they are done in order
+            for coming in job.waiting[n_done : n_done + 1]:  # rows are processed in order
                 bar.watch(coming.clip_id)("sampling", 0.0)
             if why:
                 n_failed += 1
                 say(f"left out {row.clip_id}: {why}")
         n_there = len(job.rows) - n_failed
-        kept = f", {len(job.rows) - len(job.waiting)} of them made before" if len(job.waiting) < len(job.rows) else ""
+        kept = f", {len(job.rows) - len(job.waiting)} of them from an earlier run" if len(job.waiting) < len(job.rows) else ""
     typer.echo(f"{out}: {samples} samples of each of {n_there} clips{kept}")
     return 3 if n_failed else 0

@@ -1,4 +1,4 @@
-"""`unsilent serve` and `unsilent web`: the server, and the server with its page in a browser."""
+"""`unsilent serve` starts the server; `unsilent web` also opens its page in a browser."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,34 +11,36 @@ from unsilent.cli.terminal import say
 SERVE_EXAMPLES = options.examples("unsilent serve", "unsilent serve --host 0.0.0.0 --port 8080", "unsilent serve --ray local --replicas 2")
 WEB_EXAMPLES = options.examples("unsilent web", "unsilent web --manifest manifest.parquet --reports out")
 
-Host = Annotated[str, typer.Option(help="Address to listen on; others than loopback get a token.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
-Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="Uploads and results. [default: in the cache folder]")]
-Manifest = Annotated[Path | None, typer.Option(metavar="FILE", help="Material to browse, of `unsilent data manifest`.")]
-Reports = Annotated[Path | None, typer.Option(metavar="DIR", help="Reports of `unsilent evaluate` to show, with their sounds.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; unless it is loopback, requests need a token.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for uploads and results. [default: in the cache folder]")]
+Manifest = Annotated[Path | None, typer.Option(metavar="FILE", help="Manifest from `unsilent data manifest`, to browse its clips.")]
+Reports = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of reports from `unsilent evaluate`, to show them with their sounds.")
+]
 
 
 def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     folder: Folder = None,
-    token: Annotated[str | None, typer.Option(envvar="UNSILENT_TOKEN", help="Secret that every request must bring.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="UNSILENT_TOKEN", help="Secret token that every request must carry.")] = None,
     model: options.Model = "everyday",
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Compute on a Ray cluster: its address, auto, or local.")] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Replicas on the cluster.")] = 1,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Run jobs on a Ray cluster: its address, auto, or local.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Number of replicas on the cluster.")] = 1,
     manifest: Manifest = None,
     reports: Reports = None,
-    max_mb: Annotated[float, typer.Option(help="Megabytes of an upload.")] = 2048,
-    max_seconds: Annotated[float, typer.Option(help="Seconds of an upload, and of a sound.")] = 1800,
-    max_takes: Annotated[int, typer.Option(min=1, help="Takes of a job, times candidates.")] = 80,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Jobs that wait, of all clients.")] = 64,
-    max_stored_gb: Annotated[float, typer.Option(help="Gigabytes of all uploads and results.")] = 20,
-    max_memory_gb: Annotated[float, typer.Option(help="Gigabytes of memory of a process that computes on the CPU.")] = 4,
-    keep_hours: Annotated[float, typer.Option(help="Hours until uploads and results are deleted.")] = 72,
+    max_mb: Annotated[float, typer.Option(help="Maximum size of an upload in MB.")] = 2048,
+    max_seconds: Annotated[float, typer.Option(help="Maximum length of an upload and of a sound in seconds.")] = 1800,
+    max_takes: Annotated[int, typer.Option(min=1, help="Maximum of takes times candidates in a job.")] = 80,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Maximum number of waiting jobs of all clients.")] = 64,
+    max_stored_gb: Annotated[float, typer.Option(help="Maximum size of all uploads and results in GB.")] = 20,
+    max_memory_gb: Annotated[float, typer.Option(help="Maximum memory in GB of a process that computes on the CPU.")] = 4,
+    keep_hours: Annotated[float, typer.Option(help="Uploads and results are deleted after this many hours.")] = 72,
 ) -> None:
-    """Serve sounds over HTTP: uploads, jobs, progress, results, and the page."""
+    """Serve an HTTP API for uploads, jobs, progress and results, and the web page."""
     limits = {"max_bytes": round(max_mb * 1e6), "max_seconds": max_seconds, "max_takes": max_takes, "max_waiting": max_waiting}
     limits |= {"max_stored": round(max_stored_gb * 1e9), "max_memory": round(max_memory_gb * 1e9), "keep_hours": keep_hours}
     place = {"host": host, "port": port, "folder": folder, "token": token, "manifest": manifest, "reports": reports}
@@ -53,7 +55,7 @@ def web(
     reports: Reports = None,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Show the page in a browser.")] = True,
 ) -> None:
-    """Serve the page on this machine and open it."""
+    """Serve the web page to this machine only, and open it."""
     _start(open_page=open_page, port=port, folder=folder, model=model, manifest=manifest, reports=reports)
 
 

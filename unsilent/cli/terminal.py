@@ -1,4 +1,4 @@
-"""Terminal output: progress bar with remaining time, tables, and one line per error."""
+"""Terminal output: a progress bar with the remaining time, tables, and messages of one line."""
 
 import signal
 import sys
@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-QUIET_SECONDS = 10.0  # between two lines of progress where stderr is not a terminal
-_WIDE = 1000  # characters in a line of a file or pipe, where paths must not be broken
+QUIET_SECONDS = 10.0  # between two progress lines if stderr is not a terminal
+_WIDE = 1000  # width of tables in a file or pipe, so that paths are not wrapped
 
 
 def printable(text: str) -> str:
-    """Text with escapes in place of characters that control a terminal, which file names and answers of servers may contain."""
+    """Escape control characters, which file names and responses of servers may contain. Line breaks stay."""
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape", "backslashreplace").decode() for one in text)
 
 
@@ -26,7 +26,7 @@ def say(sentence: str) -> None:
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings: folded to the width of a terminal, one line each in a file or pipe. Markup is not interpreted."""
+    """Print rows under headings: wrapped to the terminal's width, or one line each in a file or pipe. Markup is not interpreted."""
     console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
@@ -35,13 +35,13 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 
 class Interrupts:
-    """Records Ctrl-C, because compiled code that calls back into Python may swallow the exception."""
+    """Records Ctrl-C, because compiled code with Python callbacks may swallow the exception."""
 
     wanted = False
 
     @classmethod
     def heed(cls) -> None:
-        """Install the signal handler. Where SIGINT is ignored, as in background jobs of a shell, it stays ignored."""
+        """Install the signal handler. If SIGINT is ignored, as in background jobs of a shell, it stays ignored."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, cls._note)
 
@@ -52,16 +52,16 @@ class Interrupts:
 
     @classmethod
     def check(cls) -> None:
-        """Raise a `KeyboardInterrupt` that was swallowed before."""
+        """Raise `KeyboardInterrupt` if an earlier one was swallowed."""
         if cls.wanted:
             raise KeyboardInterrupt
 
 
 class Bar:
-    """Progress and remaining time of a batch: a bar in a terminal, else a line every ten seconds.
+    """Shows progress and remaining time of a batch: a bar in a terminal, otherwise a line every ten seconds.
 
     Args:
-        n_jobs: in the batch, assumed to be equally long.
+        n_jobs: number of jobs in the batch; they are assumed to take equally long.
     """
 
     def __init__(self, n_jobs: int) -> None:
@@ -86,9 +86,9 @@ class Bar:
         self._bar.update(self._task, completed=n_done)
 
     def watch(self, name: str) -> Callable[[str, float], None]:
-        """Callback for the next job, called with the name of its step and the share of the job that is done."""
+        """Return a callback for the next job. It takes the name of the current step and the finished fraction of the job in 0..1."""
         if not self._done:
-            self._started = time.monotonic()  # the estimate leaves out loading the model
+            self._started = time.monotonic()  # do not count the time to load the model
         place = f"{self._done + 1}/{self._n_jobs} " if self._n_jobs > 1 else ""
         return lambda step, share: self._show(f"{place}{name}: {step}", self._done + share)
 

@@ -1,4 +1,4 @@
-"""`unsilent train`: one training, described by a TOML file."""
+"""`unsilent train`: run a training that a TOML file describes."""
 
 import logging
 from pathlib import Path
@@ -23,8 +23,8 @@ def train(
     overrides: list[str] = typer.Option(
         [], "--set", metavar="KEY=VALUE", help="Change a setting; KEY= removes it from the run file. May be repeated."
     ),
-    resume: bool = typer.Option(False, "--resume", help="Resume from the last saved state in the run's folder."),
-    explain: TrainingKind | None = typer.Option(None, "--explain", help="Print all settings of a kind of training, and exit."),
+    resume: bool = typer.Option(False, "--resume", help="Resume from the last training state in the run's folder."),
+    explain: TrainingKind | None = typer.Option(None, "--explain", help="Print all settings of a kind of training and exit."),
 ) -> None:
     """Train a network with the settings of RUN.toml."""
     from unsilent.errors import ParameterError
@@ -40,7 +40,7 @@ def train(
     require_path(run)
     settings = config.read_run(run, overrides)
     with Bar(1):
-        from unsilent.train.run import train as train_run  # with torch, after the bar is on the screen
+        from unsilent.train.run import train as train_run  # imports torch, so only after the bar is shown
 
     logging.getLogger("unsilent").setLevel(logging.INFO)
     folder = train_run(settings, resume)

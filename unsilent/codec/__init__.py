@@ -1,1 +1,1 @@
-"""Sound to codes and codes to sound, without a sampler."""
+"""The codec: encodes sound to codes and decodes codes to sound, without a sampler."""

@@ -1,11 +1,11 @@
-"""The file format of codes, `.uns`: a header, blocks of whole code columns that are decoded alone, and an index of the blocks.
+"""The file format of codes, `.uns`: a header, independently decodable blocks of whole code columns, and an index of the blocks.
 
-    header   magic, version, rows, coder, codes, sample rate, samples in a column, columns in a block, gain, digests, CRC
-    blocks   marker, number, columns, bytes, CRC of the codes; then the codes by one of `coders`, column by column; CRC
+    header   magic, version, rows, coder, codes, sample rate, samples per column, columns per block, gain, digests, CRC
+    blocks   marker, number, columns, bytes, CRC of the codes; then the codes coded by one of `coders`, column by column; CRC
     index    marker, samples, blocks, then the offset of each block; CRC, bytes of the index, marker
 
-All numbers are little-endian. A CRC is CRC-32 of everything before it in its part, or of codes as 16-bit numbers. A damaged block loses
-itself and no other: blocks are found through the index or, where that is damaged, by their markers.
+All numbers are little-endian. A CRC is the CRC-32 of everything before it in its part; a CRC of codes is of their 16-bit numbers. A damaged
+block does not affect others: blocks are found through the index or, if the index is damaged, by their markers.
 """
 
 import struct
@@ -25,7 +25,7 @@ _HEADER = struct.Struct("<8sBBBxHHIIf16s16s")
 _BLOCK_MARKER, _BLOCK = b"\xabUNB", struct.Struct("<4sIHII")
 _INDEX_MARKER, _INDEX, _INDEX_END = b"\xabUNI", struct.Struct("<4sQI"), struct.Struct("<II4s")
 _CRC = struct.Struct("<I")
-_MOST_BLOCKS = 1 << 20  # four months; a forged number of a block must not ask for more memory
+_MOST_BLOCKS = 1 << 20  # four months of sound; limits the memory that a forged block number can claim
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Header:
     """Parameters that a decoder needs.
 
     Attributes:
-        rows: codes in a column.
+        rows: codes per column.
         n_codes: entries of the codebook.
         sample_rate: Hz.
-        column_samples: samples in a code column.
-        block_columns: columns in each block but the last.
+        column_samples: samples per code column.
+        block_columns: columns of each block except the last.
         gain_db: gain that was applied before encoding.
         digest: first 16 bytes of the SHA-256 of the codebook's weights.
-        coder: number of the coder of the blocks.
-        coder_digest: of what the coder needs, see `coders`.
+        coder: number of the coder that coded the blocks.
+        coder_digest: digest of the coder's model, see `coders`.
     """
 
     rows: int
@@ -56,7 +56,7 @@ class Header:
 
     @property
     def plain(self) -> PlainCoder:
-        """The coder that needs nothing else."""
+        """The coder that needs no sampler."""
         return PlainCoder(self.rows, max(1, (self.n_codes - 1).bit_length()))
 
 
@@ -66,10 +66,10 @@ class Unpacked:
 
     Attributes:
         header: see `Header`.
-        grid: all codes; those of lost blocks are -1.
+        grid: all codes; -1 in lost blocks.
         n_samples: length of the sound.
         lost: numbers of the blocks that are damaged or missing.
-        disagreed: whether blocks were lost because they decode to other codes than were encoded.
+        disagreed: whether blocks were lost because the decoded codes differ from the encoded ones, as with other probabilities.
     """
 
     header: Header
@@ -82,13 +82,13 @@ class Unpacked:
 def pack(
     header: Header, grids: Iterable[Int[np.ndarray, "rows _"]], n_samples: Callable[[], int], coder: BlockCoder | None = None
 ) -> Iterator[bytes]:
-    """The parts of a file, in order; they can be written as they come.
+    """The parts of a file in order, one by one.
 
     Args:
-        header: of the file.
-        grids: codes, from 0 to `n_codes - 1`, in pieces of `block_columns`; the last may have fewer.
-        n_samples: gives the length of the sound, at most that of all columns; called after the last piece.
-        coder: of the blocks; None takes the plain one.
+        header: header of the file.
+        grids: codes from 0 to `n_codes - 1`, in blocks of `block_columns`; the last may have fewer.
+        n_samples: returns the length of the sound, at most that of all columns; called after the last block.
+        coder: coder of the blocks; None takes the plain one.
 
     Raises:
         ParameterError: if the codes do not fit the header.
@@ -122,12 +122,12 @@ def unpack(data: bytes, coder: BlockCoder | None = None, wanted: range | None = 
     """Read a file.
 
     Args:
-        data: all of it.
-        coder: that its header names; None for the plain one.
+        data: all bytes of the file.
+        coder: the coder that the header names; None takes the plain one.
         wanted: columns whose blocks are decoded; None is all. Codes of others are -1, and are not lost.
 
     Raises:
-        DataError: if it is not such a file, of another version, its header is damaged, or no block can be read.
+        DataError: if the data is not a file of codes, has another version or a damaged header, or no block can be read.
     """
     header = read_header(data)
     coder = coder or header.plain
@@ -154,7 +154,7 @@ def unpack(data: bytes, coder: BlockCoder | None = None, wanted: range | None = 
         else:
             disagreed = True
     if not blocks and (wanted is None or disagreed or not sizes):
-        why = "; it was encoded with other probabilities than this machine computes" if disagreed else ""
+        why = "; this machine computes other probabilities than those of the encoder" if disagreed else ""
         raise DataError(f"no block of codes in the file can be read{why}.")
     last = max(max(sizes), len(offsets) - 1 if index else 0)
     n_columns = -(-n_samples // header.column_samples) if n_samples else last * header.block_columns + sizes[last]
@@ -172,22 +172,22 @@ def _with_crc(part: bytes) -> bytes:
 
 
 def read_header(data: bytes) -> Header:
-    """The header of a file. Raises `DataError` as `unpack`."""
+    """Read the header of a file. Raises `DataError` like `unpack`."""
     if data[: len(MAGIC)] != MAGIC:
         raise DataError("this is not a file of codes (.uns).")
     if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
-        raise DataError(f"the file of codes is of version {data[len(MAGIC)]}, or damaged; this program reads version {VERSION}.")
+        raise DataError(f"the file of codes has version {data[len(MAGIC)]}, or is damaged; this program reads version {VERSION}.")
     if len(data) < _HEADER.size + _CRC.size or _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
         raise DataError("the header of the file of codes is damaged.")
     _, _, rows, coder, n_codes, block_columns, sample_rate, column_samples, *rest = _HEADER.unpack_from(data)
     header = Header(rows, n_codes, sample_rate, column_samples, block_columns, *rest[:2], coder, rest[2])
     if not all((rows, n_codes, sample_rate, column_samples, block_columns)):
-        raise DataError("the header of the file of codes contradicts itself.")
+        raise DataError("the header of the file of codes has a size of 0; the file is damaged.")
     return header
 
 
 def _read_index(data: bytes) -> tuple[int, list[int]] | None:
-    """Samples and offsets of the blocks; None if the index is damaged."""
+    """Number of samples, and offsets of the blocks; None if the index is damaged."""
     if len(data) < _INDEX_END.size:
         return None
     crc, length, marker = _INDEX_END.unpack_from(data, len(data) - _INDEX_END.size)

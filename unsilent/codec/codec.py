@@ -1,4 +1,4 @@
-"""The codec: sound to codes and codes to sound, of any length, without a sampler."""
+"""The codec: encodes sound of any length to codes and decodes them, without a sampler."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,11 +32,11 @@ class Codec:
     Args:
         codebook: in evaluation mode.
         vocoder: mel in [0, 1] to waveform; None estimates phases by Griffin-Lim.
-        device: that both are on.
-        dtype: that their convolutions compute in: float32, or bfloat16 by autocast.
-        threads: of torch, to compute with; None is the current count.
-        loudness_lufs: of the sounds that the codebook was trained on; None for sounds as recorded.
-        digest: first 16 bytes of the SHA-256 of the codebook's weights; empty where unknown.
+        device: device of both.
+        dtype: dtype of convolutions: float32, or bfloat16 by autocast.
+        threads: torch threads for computing; None takes the current count.
+        loudness_lufs: loudness of the codebook's training sounds; None if they were not normalised.
+        digest: first 16 bytes of the SHA-256 of the codebook's weights; empty if unknown.
         sampler: checkpoint folder of the model's sampler, which entropy coding loads; None without one.
     """
 
@@ -59,9 +59,9 @@ class Codec:
     def load(
         cls, name: str = "everyday", device: Device = "auto", precision: AnyPrecision = "auto", vocoder: VocoderChoice = "neural"
     ) -> "Codec":
-        """Load codebook and vocoder of a model; arguments and errors as of `unsilent.load`.
+        """Load codebook and vocoder of a model. Arguments and errors: see `unsilent.load`.
 
-        `name` may also be a codebook without a sampler, shipped or in a checkpoint folder; it gets the default model's vocoder.
+        `name` may also be a codebook without a sampler, from the package or a checkpoint folder; it gets the default model's vocoder.
         """
         check_choice("vocoder", vocoder, VocoderChoice)
         chosen, alone = choose_device(device), find_codebook(name)
@@ -80,7 +80,7 @@ class Codec:
 
     @property
     def bitrate_kbps(self) -> float:
-        """Kilobits of codes for one second of sound, without entropy coding: codes a second times bits a code."""
+        """Bit rate in kilobits per second without entropy coding: codes per second times bits per code."""
         return self.codebook.rows * math.log2(self.codebook.config.n_codes) / self.clip.column_seconds / 1000
 
     def autocast(self) -> torch.autocast:
@@ -89,7 +89,7 @@ class Codec:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Context in which the networks compute: dtype and thread count."""
+        """Context that sets dtype and thread count of the networks."""
         with self.autocast(), limit_threads(self.threads):
             yield
 
@@ -98,23 +98,23 @@ class Codec:
         """Codes of a sound of any length, encoded clip by clip.
 
         Args:
-            waveform: `[samples]`, mono in [-1, 1] at the clip's sample rate, floating point and finite; zeros fill its last column.
+            waveform: `[samples]`, mono in [-1, 1] at the clip's sample rate, floating point and finite; padded with zeros to whole columns.
 
         Raises:
-            ParameterError: for another shape or dtype, or NaN and infinite samples.
+            ParameterError: for another shape or dtype, or for NaN or infinite samples.
         """
         check_waveform(waveform)
         return torch.cat(list(self.encode_blocks([waveform])), dim=1)
 
     @torch.inference_mode()
     def encode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[Int[Tensor, "rows columns"]]:
-        """Codes of a sound that comes in blocks of any length, clip by clip; memory does not grow with the length.
+        """Codes, clip by clip, of a sound that arrives in blocks of any length; memory does not grow with the length.
 
         Args:
-            blocks: each as the waveform of `encode`.
+            blocks: consecutive waveforms as in `encode`.
 
         Raises:
-            ParameterError: as of `encode`.
+            ParameterError: as in `encode`.
         """
         mels = stream_mels(self.checked(blocks), self.clip)
         while True:
@@ -126,7 +126,7 @@ class Codec:
             yield codes
 
     def checked(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Blocks of a sound. Raises `ParameterError` where `encode` would, and for a sound without samples."""
+        """Yield the blocks of a sound after checking each; raises `ParameterError` like `encode`, also for a sound without samples."""
         is_empty = True
         for block in blocks:
             check_waveform(block)
@@ -136,33 +136,33 @@ class Codec:
             raise ParameterError("a sound without samples was given.")
 
     def coder(self, entropy: bool) -> BlockCoder:
-        """The coder of blocks of codes: plain, or with the probabilities of the model's sampler, which is loaded.
+        """The coder for blocks of codes: plain, or a range coder with the probabilities of the model's sampler, which it loads.
 
         Raises:
-            ParameterError: for a codebook without a sampler, or a sampler that entropy coding does not take.
+            ParameterError: for a codebook without a sampler, or a sampler that entropy coding does not support.
         """
         plain = PlainCoder(self.codebook.rows, max(1, (self.codebook.config.n_codes - 1).bit_length()))
         if not entropy:
             return plain
         if self._sampler_folder is None:
-            raise ParameterError("entropy coding needs the sampler of a model; a codebook alone has none.")
+            raise ParameterError("entropy coding needs a sampler, but this codebook has none; choose a model.")
         return SamplerCoder(load_sampler(self._sampler_folder, None, torch.device("cpu")), plain, _short_digest(self._sampler_folder))
 
     def decode(self, grid: Int[Tensor, "rows columns"], first_column: int = 0) -> Float[Tensor, "mels frames"]:
-        """Mel, unbounded around [-1, 1], of codes of any length; `first_column` is their place in a longer sound."""
+        """Decode codes of any length to a mel around [-1, 1], not clipped; `first_column` is their position in a longer sound."""
         with EXCLUSIVE, self.computing():
             return decode_grid(self.codebook, grid, first_column)
 
     def vocode(self, mel: Float[Tensor, "mels frames"]) -> Float[Tensor, "samples"]:
         """Waveform of a mel around [-1, 1] of any length."""
         with EXCLUSIVE, limit_threads(self.threads):
-            if self.vocoder is None:  # in float32, because autocast would round the product with the inverse mel filters
+            if self.vocoder is None:  # float32, because autocast would round the product with the inverse mel filters
                 return griffin_lim_vocode(to_mel01(mel)[None], self.clip)[0]
             with self.autocast():
                 return vocode(self.vocode_chunk, mel, self.vocoder.context_frames, self.clip.hop)
 
     def vocode_chunk(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch samples"]:
-        """Output of the vocoder network for short mels around [-1, 1]."""
+        """Output of the vocoder network for a batch of short mels around [-1, 1]."""
         return self.vocoder(to_mel01(mel))
 
     def stream(self, grid: Int[Tensor, "rows columns"], wanted: range | None = None) -> Iterator[Float[Tensor, "samples"]]:
@@ -189,7 +189,7 @@ class Codec:
                 return self.codebook.decode_codes(columns[None], start)[0]
 
         mels = stream_decoded(decode, grid, self.clip, windows)
-        if self.vocoder is None:  # phases are estimated for a sound as a whole
+        if self.vocoder is None:  # Griffin-Lim needs the whole mel
             yield self.vocode(torch.cat(list(mels), dim=1))
             return
 
@@ -206,16 +206,16 @@ class Codec:
 
     @torch.inference_mode()
     def reconstruct(self, waveform: np.ndarray) -> Float[np.ndarray, "samples"]:
-        """Encode and decode a sound: the upper limit of quality with these codes.
+        """Encode and decode a sound. The result is the upper limit of quality with these codes.
 
         Args:
-            waveform: as of `encode`.
+            waveform: as in `encode`.
 
         Returns:
-            As many samples, at the level they came in.
+            The same number of samples, at the level of the input.
 
         Raises:
-            ParameterError: as of `encode`.
+            ParameterError: as in `encode`.
         """
         with EXCLUSIVE:
             return self.vocode(self.decode(self.encode(waveform)))[: len(waveform)].cpu().numpy()

@@ -1,12 +1,12 @@
-"""How the codes of a block become bytes: bits side by side, or a range coder with the probabilities of a sampler.
+"""Coders of blocks of codes: a fixed number of bits per code, or a range coder with the probabilities of a sampler.
 
-columns  of a block, which is coded alone
-rows     codes of a column
-levels   rows whose codes the sampler predicts, the first ones
+columns  columns of a block; blocks are coded independently
+rows     codes per column
+levels   the first rows, whose codes the sampler predicts
 
-All machines must compute the same probabilities. The sampler computes in float64, where two machines differ by some 1e-12. Its logits
-are rounded to a grid of 1/8; where one is within 1e-9 of the border between two of its steps, the block takes a shifted grid, whose number
-is in its first byte. From then on all numbers are whole. A block that would become larger than with plain codes keeps these.
+All machines must compute the same probabilities. The sampler computes in float64, in which machines differ by about 1e-12. Its logits are
+quantised in steps of 1/8. If a logit is within 1e-9 of a decision border, the block uses a shifted quantiser; the number of the shift is
+its first byte. All later computations are in integers. A block that would become larger than with plain codes has plain codes.
 """
 
 import copy
@@ -22,24 +22,24 @@ from unsilent.errors import ParameterError
 from unsilent.models.residual_sampler import ResidualSampler
 from unsilent.models.sampler import AnySampler
 
-_STEPS = 8  # of the grid of logits, per nat
-_TEMPERATURE = 1.2  # of the sampler; held-out sounds take 1.5 % less than at 1
-_SHIFTS, _PLAIN = 16, 255  # of the grid; in place of a shift: the codes are plain
-_MARGIN = 1e-9  # from a border, in nats; a thousand times the differences between machines
-_FLOOR = 12 * _STEPS  # steps below the likeliest code from which all are equally unlikely
-# whole weights of a code so many steps less likely than the likeliest; by decimals, whose last digits are the same everywhere
+_STEPS = 8  # quantisation steps of logits per nat
+_TEMPERATURE = 1.2  # temperature of the probabilities; held-out sounds take 1.5 % fewer bytes than at 1
+_SHIFTS, _PLAIN = 16, 255  # number of shifts of the quantiser; first byte of a block of plain codes
+_MARGIN = 1e-9  # minimum distance from a decision border, in nats; a thousand times the difference between machines
+_FLOOR = 12 * _STEPS  # codes this many steps or more below the likeliest code have equal probabilities
+# integer weight of a code by its steps below the likeliest; computed in decimals, which are the same on all machines
 _WEIGHTS = np.array([max(1, int((Decimal(-step) / _STEPS).exp() * (1 << 20))) for step in range(_FLOOR + 1)], np.float64)
 
 
 @dataclass(frozen=True)
 class PlainCoder:
-    """Each code in as few bits as its codebook needs, most significant bit first, side by side; zeros fill the last byte.
+    """Packs each code in the fewest bits that its codebook needs, most significant bit first; zeros fill the last byte.
 
     Attributes:
-        rows: codes of a column.
-        bits: of a code.
-        name: number in the header of a file.
-        digest: of what a decoder must have besides the codebook, 16 bytes; zeros for nothing.
+        rows: codes per column.
+        bits: bits per code.
+        name: number of the coder in the header of a file.
+        digest: digest, 16 bytes, of the model that a decoder needs besides the codebook; zeros for none.
     """
 
     rows: int
@@ -48,11 +48,11 @@ class PlainCoder:
     digest: bytes = field(default=bytes(16), init=False)
 
     def encode(self, codes: Int[np.ndarray, "columns rows"]) -> bytes:
-        """Bytes of a block."""
+        """Encode a block."""
         return np.packbits((codes.reshape(-1, 1) >> np.arange(self.bits - 1, -1, -1)) & 1).tobytes()
 
     def decode(self, data: bytes, n_columns: int) -> Int[np.ndarray, "columns rows"] | None:
-        """Codes of a block."""
+        """Decode a block; None if the data is damaged."""
         n_bits = n_columns * self.rows * self.bits
         if len(data) != -(-n_bits // 8):
             return None
@@ -61,11 +61,11 @@ class PlainCoder:
 
 
 class SamplerCoder:
-    """A range coder with the probabilities of a sampler without condition; rows that it does not predict are coded evenly.
+    """A range coder with the unconditional probabilities of a sampler. Rows that it does not predict are coded as uniformly distributed.
 
     Args:
-        sampler: in evaluation mode; a copy in float64 is made.
-        plain: coder of blocks that it would make larger.
+        sampler: in evaluation mode; it is copied in float64.
+        plain: coder of blocks that range coding would make larger.
         digest: first 16 bytes of the SHA-256 of the sampler's weights.
 
     Raises:
@@ -76,14 +76,14 @@ class SamplerCoder:
 
     def __init__(self, sampler: AnySampler, plain: PlainCoder, digest: bytes) -> None:
         if not isinstance(sampler, ResidualSampler):
-            raise ParameterError("entropy coding needs a sampler over columns, as that of everyday; leave out --entropy.")
+            raise ParameterError("entropy coding needs a sampler over columns, as in everyday; leave out --entropy.")
         if find_spec("constriction") is None:
             raise ParameterError("entropy coding needs the package constriction: pip install 'unsilent[codec]'.")
         self._sampler, self._plain, self._rows, self.digest = copy.deepcopy(sampler).double().eval(), plain, plain.rows, digest
         self._levels, self._n_codes, _ = sampler.vectors.shape
 
     def encode(self, codes: Int[np.ndarray, "columns rows"]) -> bytes:
-        """Bytes of a block; at most a clip of the sampler."""
+        """Encode a block, which has at most the columns of a clip."""
         from constriction import stream
 
         predicted = codes[:, : self._levels]
@@ -97,7 +97,7 @@ class SamplerCoder:
         return min(coded, plain, key=len)
 
     def decode(self, data: bytes, n_columns: int) -> Int[np.ndarray, "columns rows"] | None:
-        """Codes of a block."""
+        """Decode a block; None if the data is damaged."""
         if data[:1] == bytes([_PLAIN]):
             return self._plain.decode(data[1:], n_columns)
         if len(data) % 4 != 1 or data[0] >= _SHIFTS or n_columns > self._sampler.config.clip.columns:
@@ -133,7 +133,7 @@ BlockCoder = PlainCoder | SamplerCoder
 
 
 def _is_safe(logits: Float64[np.ndarray, "codes n_codes"], shift: int) -> bool:
-    """Whether no logit is so near to a border of the grid that another machine might round it elsewhere."""
+    """Whether every logit is far enough from a decision border to be quantised equally on all machines."""
     steps = _steps(logits, shift)
     return not (np.abs(steps - steps.round()) < _MARGIN * _STEPS)[steps < _FLOOR + 0.5].any()
 
@@ -143,6 +143,6 @@ def _steps(logits: Float64[np.ndarray, "codes n_codes"], shift: int) -> Float64[
 
 
 def _probabilities(logits: Float64[np.ndarray, "codes n_codes"], shift: int) -> Float64[np.ndarray, "codes n_codes"]:
-    """Quotients of integers, which are the same on all machines."""
+    """Probabilities as quotients of integers, which are equal on all machines."""
     weights = _WEIGHTS[np.minimum(_steps(logits, shift), _FLOOR).astype(np.int64)]
     return weights / weights.sum(1, keepdims=True)

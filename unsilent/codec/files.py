@@ -1,4 +1,4 @@
-"""Sounds as files of codes (`.uns`): any length in bounded memory, without a sampler unless asked; see `bitstream` for the format."""
+"""Writes and reads sounds as files of codes (`.uns`), of any length in bounded memory. `bitstream` has the format."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from unsilent.files import atomic_write
 from unsilent.signal.loudness import LoudnessMeter, normalising_gain_db
 
 _MOST_COLUMNS = 1 << 40  # behind the end of any file
-Blocks = Callable[[], Iterable[Float[np.ndarray, "_"]]]  # a sound from its start, in blocks of any length
+Blocks = Callable[[], Iterable[Float[np.ndarray, "_"]]]  # reads a sound from its start, in blocks of any length
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Decoded:
 
     Attributes:
         n_samples: its length, or that of the part.
-        blocks: mono at the codec's sample rate, at the level that it was encoded at; silent where blocks of codes were lost. Made as it is
-            read, once.
-        lost: start and stop in seconds of every lost block of codes.
-        disagreed: whether blocks were lost because they decode to other codes than were encoded.
+        blocks: mono at the codec's sample rate and the level of the encoded sound; 0 in lost blocks of codes. Blocks are decoded while the
+            iterator is read, which is possible once.
+        lost: start and stop, in seconds, of every lost block of codes.
+        disagreed: whether blocks were lost because the decoded codes differ from the encoded ones.
     """
 
     n_samples: int
@@ -38,13 +38,13 @@ class Decoded:
 
     @cached_property
     def waveform(self) -> Float32[np.ndarray, "samples"]:
-        """The whole sound, in place of `blocks`."""
+        """The whole sound; consumes `blocks`."""
         return np.concatenate([np.zeros(0, np.float32), *self.blocks])
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What was written: bytes of the file, and samples of the sound."""
+    """Sizes of a written file: its bytes, and the samples of the sound."""
 
     n_bytes: int
     n_samples: int
@@ -53,13 +53,13 @@ class Encoded:
 def encode_file(codec: Codec, sound: Float[np.ndarray, "samples"] | Blocks, out: Path, entropy: bool = False) -> Encoded:
     """Write a sound as a file of codes, one block for each clip of the codec.
 
-    The sound is normalised to the loudness that the codebook was trained with. The file has the gain, so that decoding restores the level.
+    The sound is normalised to the loudness of the codebook's training. The file stores the gain, so decoding restores the level.
 
     Args:
-        codec: to encode with.
-        sound: waveform, or a function that reads it in blocks, which is called twice: to measure and to encode.
+        codec: encodes the sound.
+        sound: waveform, or a function that reads it in blocks. The function is called twice: to measure loudness and to encode.
         out: file to write.
-        entropy: whether a range coder with the probabilities of the model's sampler makes the file smaller.
+        entropy: whether codes are range-coded with the probabilities of the model's sampler, which makes the file smaller.
 
     Raises:
         ParameterError: for a waveform that `Codec.encode` refuses, or a codec without a sampler for `entropy`.
@@ -102,7 +102,7 @@ def decode_file(codec: Codec, path: Path, start: float = 0.0, stop: float | None
         stop: of the part; None is the end.
 
     Raises:
-        DataError: if the file cannot be read or holds no block that can be.
+        DataError: if the file or all of its blocks cannot be read.
         ParameterError: if it was written with another codebook, or entropy-coded with another sampler; or for a part without samples.
     """
     clip = codec.clip
@@ -116,10 +116,10 @@ def decode_file(codec: Codec, path: Path, start: float = 0.0, stop: float | None
         data = path.read_bytes()
         header = read_header(data)
         if header_of(codec, header.gain_db) != replace(header, coder=0, coder_digest=bytes(16)):
-            raise ParameterError(f"{path} was written with another codebook than this one; name its model.")
+            raise ParameterError(f"{path} was written with another codebook; choose its model.")
         coder = codec.coder(header.coder != header.plain.name)
         if coder.digest != header.coder_digest:
-            raise ParameterError(f"{path} was written with another sampler than this one; name its model.")
+            raise ParameterError(f"{path} was written with another sampler; choose its model.")
         found = unpack(data, coder, wanted)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}.") from None

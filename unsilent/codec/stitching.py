@@ -1,6 +1,6 @@
-"""Streaming through networks that see a clip at a time: codes decoded in overlapping windows, mels vocoded in chunks with context.
+"""Streaming through networks of limited length: codes are decoded in overlapping windows, mels are vocoded in chunks with context.
 
-Peak memory does not grow with length: it is that of at most 1.125 windows. Decoding can start before the last codes are known.
+Peak memory is that of at most 1.125 windows, whatever the length. Decoding can start before the last codes are known.
 """
 
 from collections import deque
@@ -13,18 +13,18 @@ from torch import Tensor
 from unsilent.clip import Clip
 from unsilent.models.residual_codebook import AnyCodebook
 
-OVERLAP_COLUMNS = 8  # code columns over which neighbouring windows cross-fade
-# Up to this many clips are decoded as one window, so that a video of ten seconds does not need two.
+OVERLAP_COLUMNS = 8  # code columns of the cross-fade between neighbouring windows
+# Up to this many clips are decoded as one window, so that a video of ten seconds needs only one.
 WHOLE_CLIPS = 1.125
-# Mel frames vocoded at once, in multiples of the context, and at least `_CHUNK_FRAMES`. With 12 on a CPU, the context on both sides costs a
-# sixth more work. On a GPU there are more, because each call has latency and memory suffices.
+# Mel frames vocoded at once, in multiples of the context, and at least `_CHUNK_FRAMES`. With 12 on a CPU, the context on both sides adds a
+# sixth to the work. Chunks are longer on a GPU, because each call has latency and there is enough memory.
 _CHUNK_CONTEXTS, _CHUNK_FRAMES = {"cpu": 12, "cuda": 160}, {"cpu": 240, "cuda": 960}
 
 
 def decoded_windows(n_columns: int, clip: Clip) -> list[range]:
-    """Code columns of each decoded window: one window up to `WHOLE_CLIPS`, else windows of one clip.
+    """Code columns of each decoded window: one window up to `WHOLE_CLIPS` clips, else overlapping windows of one clip.
 
-    The decoder's GroupNorm and attention depend on all columns given, so a window is as long as in training.
+    The decoder's GroupNorm and attention depend on all columns of a window, so windows are as long as in training.
     """
     if n_columns <= WHOLE_CLIPS * clip.columns:
         return [range(n_columns)]
@@ -33,18 +33,18 @@ def decoded_windows(n_columns: int, clip: Clip) -> list[range]:
 
 
 class StreamingMel:
-    """A mel, unbounded around [-1, 1], decoded window by window as codes become known.
+    """A mel around [-1, 1], not clipped, which is decoded window by window as codes become known.
 
-    Neighbouring windows overlap by 8 columns or more and cross-fade linearly over 8.
+    Neighbouring windows overlap by 8 columns or more, and are cross-faded linearly over 8.
 
     Args:
         codebook: in evaluation mode.
-        n_columns: of the whole sound.
-        device: of the codebook.
-        first_column: place of the grid in a longer sound, for codebooks whose noise texture depends on it.
+        n_columns: code columns of the whole sound.
+        device: device of the codebook.
+        first_column: position of the grid in a longer sound, for codebooks whose noise texture depends on it.
 
     Attributes:
-        mel: the whole; from frame `done` on it is zero or not yet cross-faded.
+        mel: the whole mel; from frame `done` on it is 0 or not yet cross-faded.
         done: number of final frames.
     """
 
@@ -55,7 +55,7 @@ class StreamingMel:
 
     @torch.inference_mode()
     def feed(self, known: Int[Tensor, "rows known"]) -> None:
-        """Decode every further window whose codes are complete, given all codes known so far."""
+        """Decode each pending window whose codes are complete, given all codes known so far."""
         frames = self._codebook.config.clip.downsampling
         while self._windows and self._windows[0].stop <= known.shape[1]:
             columns = self._windows.popleft()
@@ -68,7 +68,7 @@ class StreamingMel:
 
 
 def cross_fade(before: Float[Tensor, "mels rest"] | None, window: Float[Tensor, "mels frames"], clip: Clip) -> Float[Tensor, "mels frames"]:
-    """A window whose first 8 columns fade in while what the window before has there fades out; None before the first window."""
+    """Cross-fade from the window before over the first 8 columns of a window; `before` is None for the first window."""
     if before is None:
         return window
     overlap = OVERLAP_COLUMNS * clip.downsampling
@@ -77,30 +77,30 @@ def cross_fade(before: Float[Tensor, "mels rest"] | None, window: Float[Tensor, 
 
 
 def decode_grid(codebook: AnyCodebook, grid: Int[Tensor, "rows columns"], first_column: int = 0) -> Float[Tensor, "mels frames"]:
-    """Mel, unbounded around [-1, 1], of codes of any length; see `StreamingMel`."""
+    """Decode codes of any length to a mel around [-1, 1], not clipped; see `StreamingMel`."""
     streaming = StreamingMel(codebook, grid.shape[1], grid.device, first_column)
     streaming.feed(grid)
     return streaming.mel
 
 
 def chunk_frames(context_frames: int, device: torch.device) -> int:
-    """Mel frames vocoded at once, without their context."""
+    """Mel frames vocoded at once, not counting their context."""
     return max(_CHUNK_CONTEXTS[device.type] * context_frames, _CHUNK_FRAMES[device.type])
 
 
 class StreamingWaveform:
-    """A waveform, vocoded chunk by chunk as its mel becomes final.
+    """A waveform that is vocoded chunk by chunk as its mel becomes final.
 
     Args:
         vocoder: mel `[batch, mels, frames]` to waveform `[batch, frames * hop]`.
-        frames: of the whole mel.
-        context_frames: receptive field on each side. Every chunk is given this much, which is cut away afterwards, so the result equals one
-            pass over the whole mel to floating-point rounding.
+        frames: frames of the whole mel.
+        context_frames: receptive field on each side. Every chunk is vocoded with this context, which is then cut off, so the result equals
+            one pass over the whole mel up to rounding.
         hop: samples per mel frame.
-        device: of the mel.
+        device: device of the mel.
 
     Attributes:
-        waveform: the whole, zero where it has not been vocoded.
+        waveform: the whole waveform; 0 where it has not been vocoded.
         done: number of final samples.
     """
 
@@ -112,7 +112,7 @@ class StreamingWaveform:
 
     @torch.inference_mode()
     def feed(self, mel: Float[Tensor, "mels frames"], done: int) -> None:
-        """Vocode every further chunk whose context is final, given the mel and its number of final frames."""
+        """Vocode each pending chunk whose context is final, given the mel and its number of final frames."""
         while self._chunks and (last := min(self._frames, self._chunks[0].stop + self._context)) <= done:
             chunk = self._chunks.popleft()
             first = max(0, chunk.start - self._context)
@@ -125,7 +125,7 @@ class StreamingWaveform:
 def vocode(
     vocoder: Callable[[Tensor], Tensor], mel: Float[Tensor, "mels frames"], context_frames: int, hop: int
 ) -> Float[Tensor, "samples"]:
-    """Waveform of a mel of any length, vocoded in chunks; arguments as of `StreamingWaveform`."""
+    """Vocode a mel of any length in chunks; arguments as in `StreamingWaveform`."""
     streaming = StreamingWaveform(vocoder, mel.shape[1], context_frames, hop, mel.device)
     streaming.feed(mel, mel.shape[1])
     return streaming.waveform

@@ -1,4 +1,4 @@
-"""Encoding and decoding of sounds of any length in bounded memory, to the same numbers as at once."""
+"""Encoding and decoding of sounds of any length in bounded memory, with the same results as in one pass."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -14,9 +14,9 @@ from unsilent.signal.mel import from_mel01, log_mel01
 
 
 def stream_mels(blocks: Iterable[Float[np.ndarray, "_"]], clip: Clip) -> Iterator[Float[Tensor, "mels frames"]]:
-    """Mels around [-1, 1] of the clips of a sound, the last one as long as the whole code columns that are left; zeros fill these.
+    """Mels around [-1, 1] of the consecutive clips of a sound. The last clip is padded with zeros to whole code columns.
 
-    Frames at borders of clips see the samples on both sides.
+    STFT windows at the borders of clips contain the samples of both clips.
     """
     context, length = clip.n_fft // 2, clip.columns * clip.column_samples
     before, waiting, n_waiting = np.zeros(0, np.float32), list[np.ndarray](), 0
@@ -52,15 +52,15 @@ def stream_decoded(
     clip: Clip,
     windows: Sequence[range],
 ) -> Iterator[Float[Tensor, "mels frames"]]:
-    """Mel of codes in pieces, as `stitching.decode_grid` gives it at once.
+    """Mel of codes in consecutive pieces; together they equal the result of `stitching.decode_grid`.
 
     Args:
-        decode: gives the mel of a window of codes that begins at a column of the whole sound.
+        decode: decodes a window of codes, given its first column in the whole sound.
         grid: all codes; others than those of the windows may be unknown.
-        clip: the codebook's.
+        clip: the codebook's grid.
         windows: those of `stitching.decoded_windows`, or some that follow each other; the mel begins with the first.
     """
-    kept: Tensor | None = None  # of the window before, from the start of this one on
+    kept: Tensor | None = None  # mel of the window before, from the start of the current window
     for window, following in zip(windows, [*windows[1:], None], strict=True):
         mel = cross_fade(kept, decode(grid[:, window.start : window.stop], window.start), clip)
         final = mel.shape[1] if following is None else (following.start - window.start) * clip.downsampling
@@ -82,8 +82,8 @@ def stream_vocoded(
     context: int,
     hop: int,
 ) -> Iterator[Float[Tensor, "samples"]]:
-    """Waveform of a mel in pieces, as `stitching.vocode` gives it at once; arguments as there."""
-    seen, done = None, 0  # frames that are in memory, and how many of them are vocoded
+    """Waveform of a mel in consecutive pieces; together they equal the result of `stitching.vocode`, which has the same arguments."""
+    seen, done = None, 0  # frames in memory, and the number of them that are vocoded
     for mel in chain(mels, [None]):
         is_last = mel is None
         if not is_last:

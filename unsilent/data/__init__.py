@@ -1,1 +1,1 @@
-"""Training material: tables of clips, shards of arrays, data sets."""
+"""Training data: manifests, shards of arrays, batches."""

@@ -1,15 +1,15 @@
-"""Settings of random changes of crops; without torch, because configurations import them."""
+"""Settings of data augmentation; without torch, because configurations import them."""
 
 from typing import NamedTuple
 
 
 class Augmentation(NamedTuple):
-    """Random changes of a crop of a sound.
+    """Random augmentation of a crop of a sound.
 
     Attributes:
         gain_db: lowest and highest gain in dB.
-        speed: lowest and highest playback speed, pitch included.
-        mix_share: share of crops, from 0 to 1, that are mixed with another sound of the same label, 0 to 12 dB softer.
+        speed: lowest and highest playback speed, which changes pitch too.
+        mix_share: share of crops, 0 to 1, to which another sound of the same label is added, 0 to 12 dB lower.
     """
 
     gain_db: tuple[float, float] = (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Inspection of files (content, length, silence), and rows of the manifest, with long videos cut into clips."""
+"""Inspects files (content, length, silence), cuts long videos into clips, and makes the rows of the manifest."""
 
 import hashlib
 import zlib
@@ -18,18 +18,18 @@ from unsilent.media.audio import read_audio, recorded_rate
 from unsilent.media.probe import probe
 from unsilent.signal.silence import SILENT_PEAK
 
-_SPLITS = ("test", "valid", "train")  # a source listed in several splits goes to the first of these
+_SPLITS = ("test", "valid", "train")  # priority of splits for a source that is listed in several
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file contains.
+    """Content of a file.
 
     Attributes:
         checksum: SHA-256 of the file.
-        sample_rate: of its sound in Hz; 0 for images.
+        sample_rate: sample rate of the sound in Hz; 0 for images.
         clips: start and length in seconds of every usable clip; 0 and 0 for images.
-        left_out: start in seconds of every clip that cannot be used, and why.
+        left_out: start in seconds of every unusable clip, and the reason.
     """
 
     checksum: str
@@ -40,12 +40,12 @@ class Content:
 
 @dataclass(frozen=True)
 class Check:
-    """Work of `jobs.parallel`: `Candidate` → `Content`.
+    """Task for `jobs.parallel`: `Candidate` → `Content`.
 
     Attributes:
         root: folder of the material.
-        clip: length that videos are cut to; a remainder of at least half a clip is kept.
-        keep_silent: whether silent clips can be used.
+        clip: length of the clips that videos are cut into; a remainder of half a clip or more is kept.
+        keep_silent: whether silent clips are kept.
     """
 
     root: Path
@@ -53,14 +53,14 @@ class Check:
     keep_silent: bool = False
 
     def __call__(self) -> Callable[[Candidate], Content]:
-        """`inspect`."""
+        """Return `inspect`."""
         return self.inspect
 
     def inspect(self, candidate: Candidate) -> Content:
         """Read a whole file.
 
         Raises:
-            MediaError: if it is missing, damaged, or has no sound.
+            MediaError: if the file is missing or damaged, or has no sound.
         """
         path = self.root / candidate.path
         if not path.is_file():
@@ -88,7 +88,7 @@ class Check:
         return Content(checksum, recorded, clips, left_out)
 
     def cut(self, seconds: float) -> list[tuple[float, float]]:
-        """Start and length in seconds of the clips of a video; one shorter than a clip is a single clip."""
+        """Start and length in seconds of the clips of a video; a video shorter than a clip is a single clip."""
         n_whole = int(seconds / self.clip.seconds + 1e-6)
         rest = seconds - n_whole * self.clip.seconds
         clips = [(number * self.clip.seconds, self.clip.seconds) for number in range(n_whole)]
@@ -98,14 +98,15 @@ class Check:
 
 
 def as_rows(inspected: Iterable[tuple[Candidate, Content]], shares: dict[str, float]) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Rows of a manifest, without duplicate files, and with each source in one split.
+    """Rows of a manifest, without duplicate files and with each source in only one split.
 
     Args:
-        inspected: files with their contents.
-        shares: split → share of the sources without a split of their own, chosen by a hash of the source's name; the rest is `train`.
+        inspected: files and their contents.
+        shares: share of each split among the sources without a given split, which are assigned by a hash of the source's name; the rest is
+            `train`.
 
     Returns:
-        Rows, and the names of files or clips that were left out, with reasons.
+        The rows, and the names of omitted files or clips with reasons.
     """
     inspected = list(inspected)
     splits: dict[str, str] = {}
@@ -140,7 +141,7 @@ def _rank(split: str) -> int:
 
 
 def _draw_split(source: str, shares: dict[str, float]) -> str:
-    """Split of a source, from a hash of its name, so that adding material does not change the split of others."""
+    """Split of a source by a hash of its name, so that added material does not change the split of other sources."""
     position, upto = zlib.crc32(source.encode()) / 2**32, 0.0
     for split, share in shares.items():
         upto += share
@@ -150,7 +151,7 @@ def _draw_split(source: str, shares: dict[str, float]) -> str:
 
 
 def summarise(rows: list[Row], left_out: list[tuple[str, str]]) -> str:
-    """Summary as text: number and hours of each kind and label by split, then the totals."""
+    """Summary as text: number and hours of each kind and label by split, and totals."""
     splits = [*sorted({row.split for row in rows}, key=_rank, reverse=True)]
     hours, counts = defaultdict(float), Counter[tuple[str, str]]()
     for row in rows:

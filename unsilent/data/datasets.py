@@ -1,7 +1,7 @@
-"""Batches of crops of sounds for trainers; `pairs` has those of codes with features and motion.
+"""Batches of crops of sounds for training; `pairs` has batches of codes with features and motion.
 
-Every item has a generator of its own (`generators`). So a batch does not depend on how it is split over processes, threads and parts, and
-resuming needs no state of the data.
+Every item has its own random generator (`generators`). So a batch does not depend on its distribution over processes, threads and parts,
+and resuming needs no state of the data.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ from unsilent.signal.loudness import LOUDNESS
 from unsilent.signal.mel import RANGE_DB, log_mel01
 from unsilent.signal.silence import without_silent_ends
 
-_MIXED_DB = 12.0  # largest attenuation of a sound that is mixed in
+_MIXED_DB = 12.0  # largest attenuation of an added sound
 
 
 class Crops(NamedTuple):
@@ -30,7 +30,7 @@ class Crops(NamedTuple):
 
     Attributes:
         sound: float32 waveforms in [-1, 1], or mels in [0, 1]; see `mel01_of`.
-        names: clip of each crop.
+        names: clip id of each crop.
     """
 
     sound: Float[Tensor, "batch samples"] | Float[Tensor, "batch mels frames"]
@@ -38,7 +38,7 @@ class Crops(NamedTuple):
 
 
 class LabelledBatch(NamedTuple):
-    """A batch of crops as in `Crops`, with the class indices of their labels."""
+    """A batch of crops as in `Crops`, with class indices."""
 
     sound: Float[Tensor, "batch samples"] | Float[Tensor, "batch mels frames"]
     labels: Int64[Tensor, "batch"]
@@ -46,7 +46,7 @@ class LabelledBatch(NamedTuple):
 
 
 def mel01_of(sound: Float[Tensor, "batch samples"] | Float[Tensor, "batch mels frames"], clip: Clip) -> Float[Tensor, "batch mels frames"]:
-    """Mels in [0, 1] of the sound of a batch, which may be mels already."""
+    """Mels in [0, 1] of a batch, which may consist of mels already."""
     return sound if sound.ndim == 3 else log_mel01(sound, clip)
 
 
@@ -54,13 +54,13 @@ class WaveformCrops:
     """Random crops of waveforms. Sounds are drawn with weights proportional to the square root of their length.
 
     Args:
-        shards: folder with the shard `waveforms`.
+        shards: folder of the shard `waveforms`.
         split: split to use.
-        samples: length of a crop.
-        min_sample_rate: in Hz; recordings made at lower rates are left out, because they have no high frequencies.
-        augmentation: random changes of crops.
-        peak: range from 0 to 1 (full scale) that the peak of each recording is scaled to, drawn evenly; None does not scale.
-        trims: cut silent ends also off clips, which are stored with them; only of sounds that were normalised.
+        samples: length of a crop in samples.
+        min_sample_rate: in Hz; recordings with lower rates are left out, because they have no high frequencies.
+        augmentation: random augmentation of crops.
+        peak: range, from 0 to 1 (full scale), of the peak that each recording is scaled to, drawn uniformly; None does not scale.
+        trims: also trim the silent ends of clips, which are stored untrimmed; only if sounds were normalised.
 
     Raises:
         DataError: if no sound is left.
@@ -87,9 +87,9 @@ class WaveformCrops:
         self.items = [i for i, row in enumerate(rows) if row.split == split and row.sample_rate >= min_sample_rate]
         if not self.items:
             raise DataError(f"no {split!r} sound of at least {min_sample_rate} Hz in {shards}.")
-        # square root: long recordings have more to learn from, but repeat themselves
+        # square root, because long recordings have more content, but repeat themselves
         self.draw = WeightedChoice(np.sqrt([self.shard.entries[i].length for i in self.items]))
-        self.same_label: dict[str, list[int]] = defaultdict(list)  # an unlabelled sound is alone
+        self.same_label: dict[str, list[int]] = defaultdict(list)  # an unlabelled sound has its own group
         for i in self.items:
             self.same_label[self._label(i)].append(i)
 
@@ -103,22 +103,22 @@ class WaveformCrops:
         return Crops(torch.from_numpy(sound), [self.name(i) for i in chosen])
 
     def in_order(self, size: int) -> Iterator[Crops]:
-        """The middle of every sound once, repeated if shorter than a crop, in batches of `size`; the last batch may be smaller."""
+        """The middle of every sound once in batches of `size`. A short sound is repeated; the last batch may be smaller."""
         for start in range(0, len(self.items), size):
             chosen = self.items[start : start + size]
             sound = np.stack([self.middle(i) for i in chosen])
             yield Crops(torch.from_numpy(sound), [self.name(i) for i in chosen])
 
     def name(self, item: int) -> str:
-        """Clip of an item of the shard."""
+        """Clip id of an item of the shard."""
         return self.shard.entries[item].row.clip_id
 
     def _is_clip(self, item: int) -> bool:
-        """Whether it is the sound of a video, which is repeated where it is too short, as in the paper; a recording may end in silence."""
+        """Whether an item is the sound of a video. If short, it is repeated, as in the paper; a recording may be padded with silence."""
         return self.shard.entries[item].row.kind == "clip"
 
     def crop(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "samples"]:
-        """A random crop of an item of the shard in [-1, 1], augmented."""
+        """An augmented random crop of an item, in [-1, 1]."""
         gain_db, _, mix_share = self.augmentation
         crop = self._cut(item, rng)
         if mix_share and rng.random() < mix_share:
@@ -136,14 +136,14 @@ class WaveformCrops:
         return crop if length == self.samples else _resample(crop, self.samples)
 
     def middle(self, item: int) -> Float32[np.ndarray, "samples"]:
-        """The middle of an item of the shard in [-1, 1], not augmented; a shorter item is repeated."""
+        """The middle of an item in [-1, 1], without augmentation; a short item is repeated."""
         return self._middle(item).astype(np.float32) / 32768
 
     def _stored(self, item: int) -> Shaped[np.ndarray, "length *row"]:
         sound = self.shard[item]
         if not self.trims or not self._is_clip(item):
             return sound
-        # as floating point, because the magnitude of the lowest 16-bit number is not one
+        # as floating point, because the magnitude of the lowest int16 overflows
         return without_silent_ends(sound.astype(np.float32), Clip(**self.shard.setting("clip")).column_samples)
 
     def _middle(self, item: int) -> Shaped[np.ndarray, "length *row"]:
@@ -156,10 +156,10 @@ class MelCrops(WaveformCrops):
     """Random crops of mels, for data sets without waveforms. Gain shifts values above the floor.
 
     Args:
-        shards: folder with the shard `mels`.
+        shards: folder of the shard `mels`.
         split: split to use.
         samples: length of a crop, in samples of the waveform.
-        augmentation: random changes of crops; only gain.
+        augmentation: random augmentation of crops; only gain.
 
     Raises:
         DataError: if no sound is left.
@@ -170,37 +170,37 @@ class MelCrops(WaveformCrops):
 
     def __init__(self, shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation()) -> None:
         if augmentation != Augmentation(augmentation.gain_db):
-            raise ParameterError(f"speed and mix_share need waveforms, {shards} has only mels; leave them out.")
+            raise ParameterError(f"speed and mix_share need waveforms, but {shards} has only mels; leave them out.")
         super().__init__(shards, split, samples, augmentation=augmentation)
-        self.samples = samples // Clip(**self.shard.setting("clip")).hop  # the items of this shard are frames
+        self.samples = samples // Clip(**self.shard.setting("clip")).hop  # items of this shard have frames
 
     def crop(self, item: int, rng: np.random.Generator) -> Float32[np.ndarray, "mels frames"]:
-        """A random crop of an item of the shard in [0, 1], augmented."""
+        """An augmented random crop of an item, in [0, 1]."""
         mel01 = mel01_from_stored(_random_cut(self.shard[item], self.samples, rng, self._is_clip(item))).T
         return np.where(mel01 > 0, np.clip(mel01 + np.float32(rng.uniform(*self.augmentation.gain_db) / RANGE_DB), 0, 1), 0)
 
     def middle(self, item: int) -> Float32[np.ndarray, "mels frames"]:
-        """The middle of an item of the shard in [0, 1], not augmented; a shorter item is repeated."""
+        """The middle of an item in [0, 1], without augmentation; a short item is repeated."""
         return mel01_from_stored(self._middle(item)).T
 
 
 def open_crops(shards: Path, split: str, samples: int, augmentation: Augmentation = Augmentation(), trims: bool = False) -> WaveformCrops:
-    """Crops of the waveforms of a folder of shards, or of its mels, which are never trimmed, if there are no waveforms."""
+    """Crops of a folder's waveforms, or if it has none, of its mels, which are never trimmed."""
     if sound_shard(shards) == "mels":
         return MelCrops(shards, split, samples, augmentation)
     return WaveformCrops(shards, split, samples, augmentation=augmentation, trims=trims)
 
 
 class LabelledCrops:
-    """Random crops of sounds with class indices. Rare labels are drawn more often than they occur.
+    """Random crops of sounds with class indices. Rare labels are oversampled.
 
     Args:
-        shards: folder with the shard `waveforms`, or `mels`.
+        shards: folder of the shard `waveforms` or `mels`.
         split: split to use.
         samples: length of a crop, in samples of the waveform.
-        classes: labels in the order of their indices; sounds of others are left out. None takes the labels of the split, sorted.
-        balance: a label is drawn with a weight of its number of sounds to this power: 0 draws all labels alike, 1 as they occur.
-        augmentation: random changes of crops.
+        classes: labels in the order of their indices; sounds of other labels are left out. None takes the sorted labels of the split.
+        balance: the weight of a label is its number of sounds to this power: 0 draws all labels equally often, 1 as often as they occur.
+        augmentation: random augmentation of crops.
 
     Raises:
         DataError: if the split has fewer than two labels, or no sound of `classes`.
@@ -215,7 +215,9 @@ class LabelledCrops:
         balance: float = 0.5,
         augmentation: Augmentation = Augmentation(),
     ) -> None:
-        self.crops = open_crops(shards, split, samples, augmentation, trims=True)  # a classifier needs no time in common with a video
+        self.crops = open_crops(
+            shards, split, samples, augmentation, trims=True
+        )  # trimming, because a classifier does not need the timing of the video
         labels = {i: self.crops.shard.entries[i].row.label for i in self.crops.items}
         self.classes = sorted(set(labels.values()) - {""}) if classes is None else classes
         if len(self.classes) < 2:
@@ -237,7 +239,7 @@ class LabelledCrops:
         return self._batch(chosen, [self.crops.crop(i, rng) for (i, _), rng in zip(chosen, rngs, strict=True)])
 
     def in_order(self, size: int) -> Iterator[LabelledBatch]:
-        """The middle of every sound once, repeated if shorter than a crop, in batches of `size`; the last batch may be smaller."""
+        """The middle of every sound once in batches of `size`. A short sound is repeated; the last batch may be smaller."""
         for start in range(0, len(self.items), size):
             chosen = self.items[start : start + size]
             yield self._batch(chosen, [self.crops.middle(i) for i, _ in chosen])
@@ -252,7 +254,7 @@ def _peak(waveform: Shaped[np.ndarray, "samples"]) -> int:
 
 
 def _fft_length(length: int) -> int:
-    """The next length without prime factors above 5, whose FFT is up to ten times as fast."""
+    """The next length without prime factors above 5, for which an FFT is up to ten times as fast."""
     while True:
         rest = length
         for prime in (2, 3, 5):
@@ -264,13 +266,13 @@ def _fft_length(length: int) -> int:
 
 
 def at_speed(waveform: Float32[np.ndarray, "samples"], speed: float) -> Float32[np.ndarray, "resampled"]:
-    """The same sound played `speed` times as fast, pitch included; `round(samples / speed)` samples, in time to one sample."""
+    """A sound played `speed` times as fast, with changed pitch; `round(samples / speed)` samples, timed to one sample."""
     padded = np.pad(waveform, (0, _fft_length(len(waveform)) - len(waveform)))
     return _resample(padded, round(len(padded) / speed))[: round(len(waveform) / speed)]
 
 
 def _resample(waveform: Float32[np.ndarray, "samples"], n_samples: int) -> Float32[np.ndarray, "resampled"]:
-    """The same sound in another number of samples; frequencies above the new Nyquist frequency are removed."""
+    """Resample a sound to a number of samples; frequencies above the new Nyquist frequency are removed."""
     return np.fft.irfft(np.fft.rfft(waveform), n_samples).astype(np.float32) * np.float32(n_samples / len(waveform))
 
 
@@ -279,7 +281,7 @@ def _random_cut(
 ) -> Shaped[np.ndarray, "length *row"]:
     """A random stretch of the first axis.
 
-    A shorter sound is repeated or, unless `repeat`, every second time padded with silence on both sides.
+    A shorter sound is repeated, or unless `repeat`, with probability 0.5 padded with silence on both sides.
     """
     if len(sound) < length:
         sound = _repeat(sound, length) if repeat or rng.random() < 0.5 else _pad(sound, length, rng)
@@ -297,10 +299,10 @@ def _pad(sound: Shaped[np.ndarray, "time *row"], length: int, rng: np.random.Gen
 
 
 class WeightedChoice:
-    """Draws indices with given weights, from one random number each.
+    """Draws indices with given weights; each draw uses one random number.
 
     Args:
-        weights: not negative; their sum is arbitrary.
+        weights: non-negative; their sum is arbitrary.
     """
 
     def __init__(self, weights: Sequence[float] | np.ndarray) -> None:
@@ -312,5 +314,5 @@ class WeightedChoice:
 
 
 def generators(seed: int, step: int, items: range) -> list[np.random.Generator]:
-    """One generator for each item of a step's batch, numbered across processes and parts."""
+    """One generator for each item of a step's batch; items are numbered across processes and parts."""
     return [np.random.default_rng([seed, step, item]) for item in items]

@@ -1,7 +1,7 @@
-"""Extractors: from files to items of the shards `waveforms` or `mels`, `features`, `motion` and `codes`.
+"""Extractors make items of the shards `waveforms` or `mels`, `features`, `motion` and `codes` from files.
 
-An extractor has the name and the settings of its shard. Calling it loads the networks and returns the function for one file or sound, which
-`jobs.extract` runs in one or several processes.
+An extractor has the name and settings of its shard. Calling it loads the networks and returns a function for one file or sound, which
+`jobs.extract` calls in one or several processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,16 +39,16 @@ from unsilent.vision.motion import CHANNELS
 
 PSEUDO_FRAMES = 3  # random crops of one image
 CODE_VARIANTS = 2  # encodings of one sound
-_EVENT_COLUMNS = 16  # a sound shorter than this, 3 s at the paper's grid, counts as a single event
-CODE_SPEEDS = (0.85, 1.18)  # range of playback speeds for sounds without a video, drawn evenly in the logarithm
-VERSION = 2  # of the extractors of sounds and features; raise it when the same material gives other bytes
-_BEAM = 4  # candidates while encoding training data: four times as fast as 16
-CODES_VERSION = 5  # likewise, of the extractor of codes
-MOTION_VERSION = 2  # likewise, of motion
+_EVENT_COLUMNS = 16  # a shorter sound, below 3 s at the paper's grid, counts as a single event
+CODE_SPEEDS = (0.85, 1.18)  # range of playback speeds for sounds without a video, drawn log-uniformly
+VERSION = 2  # version of the extractors of sounds and features; increase it when the same material gives other bytes
+_BEAM = 4  # beam width while encoding training data: four times as fast as 16
+CODES_VERSION = 5  # version of the extractor of codes
+MOTION_VERSION = 2  # version of the extractor of motion
 
 
 class Extracted(NamedTuple):
-    """Result of one file or sound: items for the shard, and clips that were left out, with reasons."""
+    """Result of one file or sound: items for the shard, and omitted clips with reasons."""
 
     items: list[Item]
     left_out: list[tuple[str, str]]
@@ -56,13 +56,13 @@ class Extracted(NamedTuple):
 
 @dataclass(frozen=True)
 class File:
-    """The manifest's rows of one file, which is read once. Its `repr` is part of the digest of the material (`jobs.extract`)."""
+    """The manifest's rows of one file, which is read once. The `repr` is part of the digest of the material (`jobs.extract`)."""
 
     rows: tuple[Row, ...]
 
     @property
     def names(self) -> list[str]:
-        """Ids of its clips."""
+        """Clip ids."""
         return [row.clip_id for row in self.rows]
 
     def __str__(self) -> str:
@@ -71,14 +71,14 @@ class File:
 
 @dataclass(frozen=True)
 class Stored:
-    """A sound in a shard, to be encoded. Its `repr` is part of the digest of the material (`jobs.extract`)."""
+    """A sound in a shard that is to be encoded. The `repr` is part of the digest of the material (`jobs.extract`)."""
 
     number: int
     name: str
 
     @property
     def names(self) -> list[str]:
-        """Id of its clip."""
+        """Clip id, as a list."""
         return [self.name]
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Stored:
 
 
 def group_by_file(rows: Sequence[Row], *kinds: str) -> list[File]:
-    """Rows of some kinds, grouped by file; rows of one file must be neighbours."""
+    """Rows of some kinds, grouped by file; rows of one file must be adjacent."""
     return [File(tuple(group)) for _, group in groupby((row for row in rows if row.kind in kinds), key=lambda row: row.path)]
 
 
@@ -97,24 +97,23 @@ def stored_sounds(shards: Path) -> list[Stored]:
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Makes items of the shard named `shard`; picklable."""
+    """Makes items of the shard named `shard`; must be picklable."""
 
     shard: str
 
     def settings(self) -> dict[str, Any]:
-        """All settings that the bytes depend on, besides the material; stored in the index of the shard."""
+        """All settings that determine the bytes, besides the material; they are stored in the index of the shard."""
 
     def __call__(self) -> Callable[[Any], Extracted]:
-        """Function that extracts one file or sound; if it raises, all clips of the file are left out."""
+        """Return a function that extracts one file or sound; if it raises, all clips of the file are left out."""
 
 
 @dataclass(frozen=True)
 class SoundExtractor:
-    """`File` → items of `waveforms` (int16 `[samples]`) or `mels` (uint8 `[frames, mels]`), all at one loudness or as recorded.
+    """`File` → items of `waveforms` (int16 `[samples]`) or `mels` (uint8 `[frames, mels]`), normalised in loudness or as recorded.
 
-    Silence at both ends is cut off recordings but not clips, whose sound must stay in time with the video. At their own loudness sounds are
-    not changed at all, and silent ones stay, as in the paper. Mels in [0, 1] are stored as
-    0 to 255, in steps of 0.39 dB.
+    With normalisation, silent ends of recordings are trimmed, but not those of clips, which must keep the timing of the video. Without it,
+    sounds are unchanged and silent ones are kept, as in the paper. Mels in [0, 1] are stored as 0 to 255, in steps of 0.39 dB.
 
     Attributes:
         root: folder of the material.
@@ -133,7 +132,7 @@ class SoundExtractor:
         return {"clip": self.clip.model_dump(), LOUDNESS: TARGET_LUFS if self.loudness == "normalise" else None, "version": VERSION}
 
     def __call__(self) -> Callable[[File], Extracted]:
-        """`read`."""
+        """Return `read`."""
         return self.read
 
     def read(self, file: File) -> Extracted:
@@ -172,9 +171,9 @@ class FeatureExtractor:
         root: folder of the material.
         clip: feature rate and columns.
         backbone: name of the image network; it runs on a GPU if there is one.
-        seed: of the random crops of images.
-        per_column: features for each code column: `clip.column_features` for all, 1 for the last of them.
-        dtype: `float16`, or `uint8` in 255 steps between the lowest and the highest value of an item.
+        seed: seed of the random crops of images.
+        per_column: features per code column: `clip.column_features` for all, or 1 for the last of each column.
+        dtype: `float16`, or `uint8` in 255 steps between the lowest and highest value of an item.
     """
 
     root: Path
@@ -192,7 +191,7 @@ class FeatureExtractor:
         return {**network, "dtype": self.dtype, "seed": self.seed, "clip": self.clip.model_dump(), "version": VERSION}
 
     def __call__(self) -> Callable[[File], Extracted]:
-        """Loads the image network."""
+        """Load the image network; returns the function for one file."""
         module, expects = bundle.load_backbone(self.backbone)
         module.to(choose_device("auto"))
 
@@ -226,7 +225,7 @@ class FeatureExtractor:
         stream = stream_frames(
             self.root / str(file), clip.feature_fps, wanted=needed_frames(wanted, expects), short_side=expects.decoded_side
         )
-        numbers: list[int] = []  # of the frames that the video has
+        numbers: list[int] = []  # numbers of the frames that the video has
 
         def inputs() -> Iterator[np.ndarray]:
             for number, view in network_inputs(((round(seconds * clip.feature_fps), frame) for seconds, frame in stream), wanted, expects):
@@ -239,7 +238,7 @@ class FeatureExtractor:
             if in_clip.any():
                 extracted.items.append(self._stored(features[in_clip], row))
             else:
-                extracted.left_out.append((row.clip_id, f"{file} has no frame from {row.start_seconds:.2f} s on."))
+                extracted.left_out.append((row.clip_id, f"{file} has no frame at or after {row.start_seconds:.2f} s."))
         return extracted
 
 
@@ -257,15 +256,15 @@ class MotionExtractor:
     shard: ClassVar[str] = "motion"
 
     def settings(self) -> dict[str, Any]:
-        """The clip."""
+        """Clip and version."""
         return {"clip": self.clip.model_dump(), "version": MOTION_VERSION}
 
     def __call__(self) -> Callable[[File], Extracted]:
-        """`measure`."""
+        """Return `measure`."""
         return self.measure
 
     def measure(self, file: File) -> Extracted:
-        """All clips of one file; after the last frame of the video, motion is 0.
+        """Motion of all clips of one file; after the last frame of the video, it is 0.
 
         Raises:
             MediaError: if the file cannot be read.
@@ -281,7 +280,7 @@ class MotionExtractor:
 
 
 def _frame_spans(file: File, clip: Clip) -> list[range]:
-    """Numbers of the frames of each row's clip, at the feature rate, counted from the first frame of the file."""
+    """Frame numbers of each row's clip, at the feature rate, counted from the first frame of the file."""
     spans = []
     for row in file.rows:
         first, n_columns = round(row.start_seconds * clip.feature_fps), clip.columns_for(round(row.duration_seconds * clip.sample_rate))
@@ -290,7 +289,7 @@ def _frame_spans(file: File, clip: Clip) -> list[range]:
 
 
 def _random_crops(path: Path, rng: np.random.Generator, expects: Backbone) -> Iterator[UInt8[np.ndarray, "*pair height width 3"]]:
-    """Crops of 60 to 100 % of the area of an image at random places, each mirrored with probability one half."""
+    """Random crops of 60 to 100 % of the area of an image, each mirrored with probability 0.5."""
     with Image.open(path) as image:
         image = image.convert("RGB")
         for _ in range(PSEUDO_FRAMES):
@@ -304,16 +303,16 @@ def _random_crops(path: Path, rng: np.random.Generator, expects: Backbone) -> It
 
 @dataclass(frozen=True)
 class CodeExtractor:
-    """`Stored` → items of `codes`, int16 `[columns, rows]`; of a residual codebook the first `levels`.
+    """`Stored` → items of `codes`, int16 `[columns, rows]`; for a residual codebook only the first `clip.levels` levels.
 
-    Waveforms are encoded several times, with changes of gain and, for sounds without a video, of speed and start. An encoding longer than a
-    clip is cut into several items.
+    Waveforms are encoded several times, with random gain, and for sounds without a video with random speed and start. An encoding longer
+    than a clip is split into several items.
 
     Attributes:
-        shards: folder with the sounds.
+        shards: folder of the shard with the sounds.
         codebook: checkpoint folder.
-        seed: of the changes.
-        variants: encodings of each waveform, the first of which is unchanged; mels are encoded once.
+        seed: seed of the random changes.
+        variants: number of encodings of each waveform, the first of which is unchanged; mels are encoded once.
     """
 
     shards: Path
@@ -329,7 +328,7 @@ class CodeExtractor:
         return {**sources, "seed": self.seed, "variants": self.variants, "version": CODES_VERSION}
 
     def __call__(self) -> Callable[[Stored], Extracted]:
-        """Loads the codebook."""
+        """Load the codebook; returns the function for one sound."""
         codebook, sounds = load_codebook(self.codebook), Shard(self.shards, sound_shard(self.shards))
         codebook.to(device := choose_device("auto"))
         if isinstance(codebook, ResidualCodebook):
@@ -354,7 +353,7 @@ class CodeExtractor:
             shift = int(rng.integers(clip.column_samples)) if may_move and variant else 0
             gain = 10 ** (rng.uniform(-6, 3) / 20) if variant else 1.0
             played = waveform if speed == 1 else torch.from_numpy(at_speed(waveform.numpy(), speed))
-            if len(played) < _EVENT_COLUMNS * clip.column_samples:  # a short sound keeps its attack, at any place in a column
+            if len(played) < _EVENT_COLUMNS * clip.column_samples:  # a short sound keeps its attack, so silence is put before it instead
                 shift = -shift
             moved = played[shift:] if shift >= 0 else nn.functional.pad(played, (-shift, 0))
             for start, piece in _clips_of(moved * gain, clip.column_samples, clip):
@@ -371,7 +370,7 @@ class CodeExtractor:
 
 
 def _clips_of(sound: Shaped[Tensor, "*mels time"], column: int, clip: Clip) -> Iterator[tuple[int, Shaped[Tensor, "*mels piece"]]]:
-    """Start columns and clips along the last axis, `column` values to a code column, zero-padded to whole columns."""
+    """Start columns and clips along the last axis, zero-padded to whole columns of `column` values."""
     n_columns = max(1, -(-sound.shape[-1] // column))
     padded = nn.functional.pad(sound, (0, n_columns * column - sound.shape[-1]))
     for start in range(0, n_columns, clip.columns):

@@ -1,7 +1,7 @@
-"""Arrays from untrusted files, read without executing anything in them.
+"""Reads arrays from untrusted files without executing anything in them.
 
-Unpickling can run any code. The released features are pickles of one array each, which need a dozen opcodes and five names. These are
-interpreted here without calling anything; any other opcode or name is an error that names it.
+Unpickling can run arbitrary code. The released features are pickles of one array each, which need a dozen opcodes and five global names.
+These are interpreted here without calling anything; any other opcode or name is an error.
 """
 
 import pickletools
@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 
 from unsilent.errors import DataError
 
-_NAMES = {  # global in the pickle → name used here
+_NAMES = {  # global name in the pickle → our name
     "numpy.core.multiarray _reconstruct": "reconstruct",
     "numpy._core.multiarray _reconstruct": "reconstruct",
     "numpy ndarray": "ndarray",
@@ -32,21 +32,21 @@ _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_array(path: Path) -> Shaped[np.ndarray, "*shape"]:
-    """Read a file with one numeric array: `.npy`, or else a pickle of protocol 2 to 4, also one written by Python 2.
+    """Read a file with one numeric array: `.npy`, or else a pickle of protocol 2 to 4, including those of Python 2.
 
     Args:
         path: untrusted file; nothing in it is executed.
 
     Returns:
-        A writable integer or floating point array in native byte order.
+        A writable integer or floating-point array in native byte order.
 
     Raises:
-        DataError: if the file is missing, truncated, damaged, or contains anything but one integer or floating point array.
+        DataError: if the file is missing, truncated or damaged, or contains anything but one integer or floating-point array.
     """
     try:
         return _from_npy(path) if path.suffix == ".npy" else _from_pickle(path.read_bytes())
     except _RefusedError as error:
-        raise DataError(f"{path} was not read, since it {error}; one bare array of numbers is expected.") from None
+        raise DataError(f"{path} was not read, because it {error}; a single array of numbers is expected.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -57,12 +57,12 @@ def format_shape(shape: tuple[int, ...]) -> str:
 
 
 class _RefusedError(Exception):
-    """A file is not one array; the message continues a sentence that ends with `it`."""
+    """A file is not a single array; the message continues a sentence that ends with `it`."""
 
 
 @dataclass(frozen=True)
 class _Named:
-    """One of the five names; only compared, never called."""
+    """One of the five global names; it is compared, but never called."""
 
     name: str
 
@@ -84,14 +84,14 @@ class _Array:
 
 def _from_npy(path: Path) -> Shaped[np.ndarray, "*shape"]:
     try:
-        # mapped, so that a header with an absurd shape fails before memory is allocated
+        # mapped, so that a forged shape fails before memory is allocated
         mapped = np.lib.format.open_memmap(path, mode="r")
     except OSError:
         raise
     except Exception:  # a damaged header reaches Python's tokenizer, which raises many types
-        raise _RefusedError("is cut short, damaged or no .npy file") from None
+        raise _RefusedError("is truncated, damaged or not a .npy file") from None
     if mapped.dtype.kind not in "fiu":
-        raise _RefusedError(f"holds values of type {str(mapped.dtype)[:80]!r}")
+        raise _RefusedError(f"contains values of type {str(mapped.dtype)[:80]!r}")
     if left := path.stat().st_size - mapped.offset - mapped.nbytes:
         raise _RefusedError(f"has {left} bytes after its end")
     return np.array(mapped, dtype=mapped.dtype.newbyteorder("="))
@@ -100,12 +100,12 @@ def _from_npy(path: Path) -> Shaped[np.ndarray, "*shape"]:
 def _from_pickle(data: bytes) -> Shaped[np.ndarray, "*shape"]:
     try:
         return _interpret(data)
-    except (ValueError, LookupError, OverflowError):  # truncated file, empty stack, absurd shape
-        raise _RefusedError("is cut short or damaged") from None
+    except (ValueError, LookupError, OverflowError):  # truncated file, empty stack, forged shape
+        raise _RefusedError("is truncated or damaged") from None
 
 
 def _interpret(data: bytes) -> Shaped[np.ndarray, "*shape"]:
-    """Interpret the opcodes with the unpickler's stack and memo, without calling the functions that they name."""
+    """Interpret the opcodes with an unpickler's stack and memo, without calling the named functions."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -154,26 +154,26 @@ def _pop(stack: list[Any], count: int) -> tuple[Any, ...]:
 
 def _lookup(name: str) -> _Named:
     if name not in _NAMES:
-        raise _RefusedError(f"names {name.replace(' ', '.')[:80]!r}")
+        raise _RefusedError(f"refers to {name.replace(' ', '.')[:80]!r}")
     return _Named(_NAMES[name])
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """Result of one of the three functions that numpy's pickles call, for the arguments that numpy writes."""
+    """Result of one of the three functions in NumPy's pickles, for the arguments that NumPy writes."""
     match function, arguments:
         case _Named("reconstruct"), (_Named("ndarray"), (0,), "b" | b"b"):
             return _Array()
         case _Named("dtype"), (str() | bytes() as code, 0, 1):
             code = code.decode("latin-1") if isinstance(code, bytes) else code
             if code not in _NUMBERS:
-                raise _RefusedError(f"holds values of type {code[:80]!r}")
+                raise _RefusedError(f"contains values of type {code[:80]!r}")
             return _Dtype(code)
-        case _Named("encode"), (str() as text, "latin1"):  # bytes, written by Python 3 in protocol 2
+        case _Named("encode"), (str() as text, "latin1"):  # bytes in protocol 2 of Python 3
             return text.encode("latin-1")
         case _Named(name), _:
-            raise _RefusedError(f"calls {name!r} as no array needs it")
+            raise _RefusedError(f"calls {name!r} with unexpected arguments")
         case _:
-            raise _RefusedError("calls what cannot be called")
+            raise _RefusedError("calls an object that is not a function")
 
 
 def _build(target: Any, state: Any) -> None:
@@ -187,11 +187,11 @@ def _build(target: Any, state: Any) -> None:
             wanted = prod(shape) * int(dtype.code[1])
             if len(content) != wanted:
                 promised = f"{format_shape(shape)[:80]} numbers of {dtype.code[1]} bytes"
-                raise _RefusedError(f"promises {promised} and holds {len(content)} bytes of them")
+                raise _RefusedError(f"declares {promised}, but contains {len(content)} bytes")
             values = np.frombuffer(content, dtype.order + dtype.code).reshape(shape, order="F" if columns_first else "C")
             target.values = values.astype(values.dtype.newbyteorder("="))
         case _:
-            raise _RefusedError("sets up an array as numpy does not")
+            raise _RefusedError("has an array state that NumPy does not write")
 
 
 def _only_array(stack: list[Any], n_left: int) -> Shaped[np.ndarray, "*shape"]:
@@ -201,4 +201,4 @@ def _only_array(stack: list[Any], n_left: int) -> Shaped[np.ndarray, "*shape"]:
         case [_Array(values=np.ndarray() as values)]:
             return values
         case _:
-            raise _RefusedError("holds something else than one array")
+            raise _RefusedError("contains something other than one array")

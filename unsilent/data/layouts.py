@@ -1,4 +1,4 @@
-"""Layouts of training material: tables, VGGSound's list, or folders named after classes. No media file is opened here."""
+"""Layouts of training material: tables, VGGSound's list, or class folders. No media file is opened here."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,22 +14,23 @@ _TABLES: dict[str, Kind] = {"sounds.csv": "sound", "images.csv": "image", "clips
 _SUFFIXES: dict[Kind, tuple[str, ...]] = {"sound": SOUND_SUFFIXES, "image": IMAGE_SUFFIXES, "clip": VIDEO_SUFFIXES}
 _VISIBLE_IMPACTS = {"1": True, "0": False, "": None}
 _VGGSOUND = "vggsound.csv"
-_VGGSOUND_SECONDS = 10  # of every clip
+_VGGSOUND_SECONDS = 10  # length of every clip
 _EXCERPT = re.compile(r"(?P<source>[\w-]{11})_(\d+)(_\d+)?")  # YouTube's video id and the time
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file as the layout describes it, before it is opened.
+    """A file as described by the layout, before it is opened.
 
     Attributes:
         path: relative to the folder.
         kind: `sound`, `image`, or `clip` (a video with its own sound).
-        label: class name; empty where unknown.
-        split: `train`, `valid` or `test`; empty where the layout does not say.
-        source: recording or scene that the file was cut from; all files of a source get the same split. Empty for the file itself.
-        licence: as the layout states it.
-        visible_impacts: whether hits can be seen in a clip; None where unknown.
+        label: class name; empty if unknown.
+        split: `train`, `valid` or `test`; empty if the layout does not specify it.
+        source: recording or scene from which the file was cut; all files of a source get the same split. Empty if the file is its own
+            source.
+        licence: licence stated in the layout.
+        visible_impacts: whether impacts are visible in a clip; None if unknown.
     """
 
     path: str
@@ -45,23 +46,23 @@ class Candidate:
 
 
 def survey(folder: Path, lists: Mapping[str, Path] | None = None) -> tuple[list[Candidate], list[tuple[str, str]]]:
-    """Find the material of a folder. The first layout that is present is read:
+    """Find the training material in a folder. The first of these layouts that is present is read:
 
-    - `sounds.csv`, `images.csv`, `clips.csv`, any of them, with the columns path, label and licence. Optional columns: split, scene (files
-      of one scene get the same split) and visible_impacts (1, 0, or empty for unknown).
+    - One or more of `sounds.csv`, `images.csv` and `clips.csv`, with the columns path, label and licence. Optional columns: split, scene
+      (files of one scene get the same split) and visible_impacts (1, 0, or empty for unknown).
     - `vggsound.csv` in VGGSound's format: YouTube id, start in seconds, label, train or test. Videos are anywhere in the folder, named
       `ID_START_END` in milliseconds or `ID_SECONDS` with six digits.
-    - Folders named after classes, with sounds, images or videos anywhere in them, as in VAS. Files outside of such folders have no label.
+    - Class folders, with sounds, images or videos anywhere in them, as in VAS. Files outside of class folders have no label.
 
     Args:
-        folder: material.
-        lists: split → text file with one `CLASS/STEM` or `STEM` a line; replaces the splits of the layout.
+        folder: folder of the material.
+        lists: text file of each split with one `CLASS/STEM` or `STEM` per line; replaces the splits of the layout.
 
     Returns:
-        The files, and the names of those that were left out, with reasons.
+        The files, and the names of omitted files with reasons.
 
     Raises:
-        DataError: if nothing is found, a table lacks a column, or a list is missing.
+        DataError: if no file is found, a table lacks a column, or a list is missing.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}.")
@@ -76,7 +77,7 @@ def survey(folder: Path, lists: Mapping[str, Path] | None = None) -> tuple[list[
         left_out += unlisted
     if not found:
         why = f"; {len(left_out)} were left out, the first because {left_out[0][1]}" if left_out else ""
-        raise DataError(f"{folder} holds no sounds, pictures or videos that a table or list names{why}.")
+        raise DataError(f"{folder} has no sounds, images or videos that its tables or lists name{why}.")
     return found, left_out
 
 
@@ -94,7 +95,7 @@ def _read_table(path: Path, kind: Kind) -> Iterator[Candidate]:
         record = dict(zip(names, row, strict=True))
         impacts = record.get("visible_impacts") or ""
         if impacts not in _VISIBLE_IMPACTS:
-            raise DataError(f"{path.name} has visible_impacts {impacts!r} for {record['path']}; it is 1, 0 or empty.")
+            raise DataError(f"{path.name} has visible_impacts {impacts!r} for {record['path']}; it must be 1, 0 or empty.")
         about = record["label"], record.get("split") or "", record.get("scene") or "", record["licence"]
         yield Candidate(record["path"], kind, *about, _VISIBLE_IMPACTS[impacts])
 
@@ -112,10 +113,10 @@ def _read_vggsound(folder: Path) -> tuple[list[Candidate], list[tuple[str, str]]
 
 
 def read_vggsound_table(path: Path) -> Iterator[tuple[str, tuple[str, str], str, str]]:
-    """Rows of VGGSound's table: YouTube id, both forms of the file's stem (`ID_START_END` in milliseconds first), label, split.
+    """Rows of VGGSound's table: YouTube id, both forms of the file's stem (first `ID_START_END` in milliseconds), label, split.
 
     Raises:
-        DataError: if it cannot be read, or a line has other fields.
+        DataError: if the table cannot be read, or a line has other fields.
     """
     for number, record in enumerate(read_csv(path, DataError), 1):
         try:

@@ -14,20 +14,20 @@ Kind = Literal["sound", "image", "clip"]
 
 @dataclass(frozen=True)
 class Row:
-    """One item of material. Its `repr` is part of the digest of the material that shards store (`jobs.extract`).
+    """One item of the material. The `repr` is part of the digest of the material that shards store (`jobs.extract`).
 
     Attributes:
-        clip_id: unique name: the path without its suffix, and, if a video is cut into several clips, `@` and the start in milliseconds.
+        clip_id: unique name: the path without its suffix, followed by `@` and the start in milliseconds if a video has several clips.
         path: file, relative to the folder of the material.
         kind: `sound`, `image`, or `clip` (a video with its own sound).
-        label: class name; empty where unknown.
+        label: class name; empty if unknown.
         split: `train`, `valid` or `test`.
-        licence: as stated by its source.
-        start_seconds: start in the file; not 0 only for later clips of a long video.
-        duration_seconds: 0 for images.
-        sample_rate: of the recording in Hz, 0 for images; below 22050 high frequencies are missing.
+        licence: licence stated by the source.
+        start_seconds: start in the file; above 0 only for later clips of a long video.
+        duration_seconds: length of the clip; 0 for images.
+        sample_rate: of the recording in Hz, 0 for images; high frequencies are missing below 22050.
         checksum: SHA-256 of the file.
-        visible_impacts: whether hits can be seen in a clip; None where unknown. Not in the `repr`, because no shard depends on it.
+        visible_impacts: whether impacts are visible in a clip; None if unknown. Not in the `repr`, because no shard depends on it.
     """
 
     clip_id: str
@@ -52,9 +52,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def write_manifest(root: Path, rows: list[Row], path: Path) -> None:
-    """Write rows, and the folder that their paths are relative to, to a Parquet file.
+    """Write a Parquet file with rows, and with the folder to which their paths are relative.
 
-    The column `visible_impacts` is written if it is known of any row.
+    The column `visible_impacts` is written if it is known for any row.
 
     Raises:
         DataError: if the file cannot be written, or would replace one that is not a manifest.
@@ -76,7 +76,7 @@ def read_manifest(path: Path) -> tuple[Path, list[Row]]:
     """Read a manifest.
 
     Returns:
-        The folder that paths are relative to, and the rows.
+        The folder to which paths are relative, and the rows.
 
     Raises:
         DataError: if the file is missing, not Parquet, or lacks a column or the folder.
@@ -104,7 +104,7 @@ def read_manifest(path: Path) -> tuple[Path, list[Row]]:
 
 
 def _row(record: dict[str, Any], path: Path) -> Row:
-    """A row whose values have the types of its fields, and whose path and name can be those of files."""
+    """Make a row, after checking the types of its values and that path and name are possible file names."""
     for name, kinds in _KINDS.items():
         value = record[name]
         if not isinstance(value, kinds) or (isinstance(value, str) and "\0" in value):

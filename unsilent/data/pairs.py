@@ -1,6 +1,6 @@
-"""Batches for the sampler's training: codes with the features and the motion of the video.
+"""Batches for training samplers: codes with features and motion of the video.
 
-As in `datasets`, every item has a generator of its own.
+As in `datasets`, every item has its own random generator.
 """
 
 from collections import defaultdict
@@ -22,21 +22,21 @@ from unsilent.signal.mel import log_mel01
 from unsilent.signal.onsets import onset_strength
 from unsilent.vision.motion import CHANNELS, normalise, synthetic_motion
 
-_NEW_VIEW = 0.2  # probability that the view of an image changes at a column
-_PAUSES = (1.0, 10.0)  # range of their mean length in columns, drawn evenly in the logarithm
+_NEW_VIEW = 0.2  # probability that the crop of an image changes at a column
+_PAUSES = (1.0, 10.0)  # range of the mean length of pauses in columns, drawn log-uniformly
 
 
 class SamplerBatch(NamedTuple):
-    """A batch of code sequences with their conditions; None for what the sampler is not conditioned on.
+    """A batch of code sequences with their conditions; conditions that the sampler does not have are None.
 
     Attributes:
-        codes: in the sampler's order.
-        features: of images or videos; `PairedCodes` gives those of the shard, one or several for each code column.
+        codes: codes in the sampler's order.
+        features: features of images or videos; `PairedCodes` returns those of the shard, one or several per code column.
         labels: indices in `PairedCodes.labels`; -1 for unlabelled clips.
-        seen: false where the features show nothing, because the label has no image.
-        motion: curves of `vision.motion.normalise`, `values` for each code column.
-        keep: false where the condition is dropped.
-        names: clip of each sequence's first sound.
+        seen: False if the features are zero, because the label has no image.
+        motion: curves of `vision.motion.normalise`, `values` per code column.
+        keep: False for sequences whose condition is dropped.
+        names: clip id of each sequence's first sound.
     """
 
     codes: Int64[Tensor, "batch sequence"]
@@ -49,26 +49,26 @@ class SamplerBatch(NamedTuple):
 
 
 class PairedCodes:
-    """Code sequences with visual features and, if wanted, motion.
+    """Code sequences with visual features, and optionally motion.
 
-    A composed sequence has sounds of one label with features of an image of that label, both chosen at random. A share of them
-    has pauses between and before its sounds, as single events in a video have. With probability `cut_share`
-    sound and image change to another label at the same column, so that the sampler learns which features belong to which column. Motion of
-    images is synthesised from the onsets of the sound. A real clip keeps its own features, timing and motion.
+    A composed sequence has random sounds of one label, and features of a random image of that label. A share of composed sequences has
+    pauses before and between sounds, like single events in a video. With probability `cut_share`, sound and image change to another label
+    at the same column, so that the sampler learns which features belong to which column. Motion of images is synthesised from the onsets of
+    the sound. A real clip has its own features, timing and motion.
 
     Args:
-        shards: folder with the shards `codes` and `features`.
+        shards: folder of the shards `codes` and `features`.
         split: split to use.
         clip: length of a sequence.
-        real_share: probability of a real clip instead of a composed sequence; at 1 no labels are needed.
-        cut_share: probability that a composed sequence changes its label; its label is then the first.
+        real_share: probability of a real clip instead of a composed sequence; at 1, no labels are needed.
+        cut_share: probability that a composed sequence changes its label; the sequence is then labelled with the first.
         named_only: leave out real clips without a label.
-        labels: in the order of their indices; None takes those of the split with both sounds and images, sorted.
-        motion: give motion too; needs the shard `motion` and, for composed sequences, `waveforms` or `mels`.
-        features: give features too; without them, every sound is a real clip.
+        labels: labels in the order of their indices; None takes the sorted labels of the split that have both sounds and images.
+        motion: include motion; needs the shard `motion`, and for composed sequences `waveforms` or `mels`.
+        features: include features; without them, every sound is a real clip.
         silence: codes of a silent column, for pauses.
         pause_share: share of composed sequences with pauses; needs `silence`.
-        blind: also draw labels without images, whose features are zero and whose `seen` is false.
+        blind: also draw labels without images; their features are zero and `seen` is False.
 
     Raises:
         DataError: if no label has both sounds and images or, at a `real_share` of 1, no clip has both.
@@ -94,7 +94,7 @@ class PairedCodes:
         self.motion = Shard(shards, "motion") if motion else None
         self.motion_of_clip = {entry.row.clip_id: i for i, entry in enumerate(self.motion.entries)} if motion else {}
         self.sound_items = Shard(shards, sound_shard(shards)) if motion and real_share < 1 else None
-        self.strengths: dict[int, Float32[np.ndarray, "frames"]] = {}  # onset strength of sounds used so far
+        self.strengths: dict[int, Float32[np.ndarray, "frames"]] = {}  # cached onset strength of sounds
         self.clip, self.real_share, self.cut_share = clip, real_share, cut_share
         self.rows_per_column: int = self.features.setting("rows_per_column") if features else 1
         self.sounds, self.images, self.real = defaultdict(list), defaultdict(list), []
@@ -109,12 +109,12 @@ class PairedCodes:
             raise DataError(f"no label of the split {split!r} in {shards} has {'sounds' if blind else 'both sounds and images'}.")
         if named_only:
             self.real = [pair for pair in self.real if self.code_rows[pair[0]].label in self.labels]
-        # square root: labels with much material are drawn more often, but not as often as they occur
+        # square root, so that labels with much material are drawn more often, but less often than they occur
         counts = [len({self.code_rows[i].clip_id for i in self.sounds[self.labels[index]]}) for index in self.present]
         self.draw = WeightedChoice(np.sqrt(counts)) if counts else None
 
     def _group(self, split: str) -> None:
-        """Group items of the split: `sounds` and `images` by label, and `real` pairs of codes and features."""
+        """Group items of the split into `sounds` and `images` by label, and `real` pairs of codes and features."""
         features_of_clip = {}
         for i, entry in enumerate(self.features.entries if self.features else ()):
             if entry.row.split == split:
@@ -135,7 +135,7 @@ class PairedCodes:
                     self.real.append((i, paired))
 
     def batch(self, rngs: Sequence[np.random.Generator]) -> SamplerBatch:
-        """One sequence for each generator; `keep` is None, and `motion` if it was not asked for."""
+        """One sequence for each generator; `keep` is None, and so is `motion` if not included."""
         scenes = []
         for rng in rngs:
             is_real = self.real and rng.random() < self.real_share
@@ -181,7 +181,7 @@ class PairedCodes:
                     break
             item = sounds[int(rng.integers(len(sounds)))]
             part = self.codes[item]
-            # a long sound starts at a random column; a short one is used whole, because it is often a single event
+            # a long sound starts at a random column; a short sound is used whole, because it is often a single event
             start = int(rng.integers(0, max(1, len(part) - columns + 1)))
             parts.append(part[start : start + columns - filled])
             names.append(self.code_rows[item].clip_id)
@@ -200,29 +200,29 @@ class PairedCodes:
         """Strongest onset within the time of each feature.
 
         Args:
-            item: of the shard `codes`.
+            item: index of an item of the shard `codes`.
             start: first column.
             columns: number of columns, each with the clip's `column_features` moments.
 
         Returns:
-            In dB; 0 after the end of the sound.
+            Onset strength in dB; 0 after the end of the sound.
         """
         row, clip = self.code_rows[item], self.clip
         if row.item not in self.strengths:
             stored = torch.from_numpy(np.array(self.sound_items[row.item]))
             is_mel = stored.ndim == 2
             mel01 = torch.from_numpy(mel01_from_stored(stored.numpy())).T if is_mel else log_mel01(stored[None] / 32768, clip)[0]
-            lead = clip.n_fft // clip.hop  # frames of silence, so that an event at the very start counts
+            lead = clip.n_fft // clip.hop  # frames of silence, so that an event at the start is detected
             self.strengths[row.item] = onset_strength(torch.nn.functional.pad(mel01, (lead, 0)), clip).numpy()[lead:]
         first = row.shift_samples / clip.hop + (row.start_column + start) * clip.downsampling  # in frames at the changed speed
         moments = first + np.arange(columns * clip.column_features + 1) * clip.downsampling / clip.column_features
         frames = np.floor(moments * row.speed).astype(int)
-        before = max(0, -frames[0])  # silence put in front while encoding
+        before = max(0, -frames[0])  # silence that was put before the sound while encoding
         strength = np.pad(self.strengths[row.item], (before, max(0, frames[-1] + 1 - len(self.strengths[row.item]))))
         return np.maximum.reduceat(strength, frames + before)[:-1]
 
     def _real(self, code_item: int, feature_item: int | None) -> "_Scene":
-        """A real clip with its own features; one shorter than the sequence is repeated, as in the released training."""
+        """A real clip with its own features; a clip shorter than the sequence is repeated, as in the released training."""
         row, each, grid = self.code_rows[code_item], self.rows_per_column, self.codes[code_item]
         features = np.empty((len(grid), 0)) if feature_item is None else self._features(feature_item)[row.start_column * each :]
         length = min(len(grid), len(features) // each)
@@ -240,7 +240,7 @@ class PairedCodes:
 
 
 class _Scene(NamedTuple):
-    """A stretch of a sequence: codes, features, motion levels (none if motion is not wanted), label index, clip of the first sound."""
+    """A stretch of a sequence: codes, features, motion levels (empty without motion), label index, clip id of the first sound."""
 
     grid: Integer[np.ndarray, "columns rows"]
     features: Float[np.ndarray, "features dim"]

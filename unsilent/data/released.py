@@ -1,4 +1,4 @@
-"""Mels and features released by the paper's authors: folders, sizes, and the part of each file that is a clip."""
+"""Reads the mels and features that the paper's authors released: folders, sizes, and the part of each file that is used."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +17,11 @@ from unsilent.errors import DataError, ParameterError
 
 log = logging.getLogger(__name__)
 
-# A released file has 10 s; the clip is in its middle.
+# A released file has 10 s; the clip is its middle.
 _FILE_FRAMES = 860
 _FILE_FEATURES = 215
 _MELS = "melspec_10s_22050hz"
-_FEATURES = {  # backbone → its folders and their dimensions; a feature is the concatenation
+_FEATURES = {  # folders of each backbone and their dimensions; a feature is their concatenation
     "resnet50": {"feature_resnet50_dim2048_21.5fps": 2048},
     "bninception": {"feature_rgb_bninception_dim1024_21.5fps": 1024, "feature_flow_bninception_dim1024_21.5fps": 1024},
 }
@@ -32,7 +32,7 @@ def read_mel(path: Path, clip: Clip) -> Float32[np.ndarray, "mels frames"]:
 
     Args:
         path: `<clip>_mel.npy`, 80 mel bands x 860 frames in [0, 1].
-        clip: length to keep; the paper's 848 frames are the frames 6 to 853.
+        clip: determines the length to keep; the paper's 848 frames are frames 6 to 853.
 
     Returns:
         Values in [0, 1].
@@ -58,17 +58,17 @@ def read_features(folder: Path, clip_id: str, backbone: str, clip: Clip) -> Floa
     """Read the visual features of the middle of a file.
 
     Args:
-        folder: contains the folders of features; for VAS the folder of the clip's class.
+        folder: folder that contains the folders of features; for VAS the folder of the clip's class.
         clip_id: file name without `.pkl`.
         backbone: `resnet50`, or `bninception` (RGB and optical flow, concatenated).
-        clip: length to keep; the paper's 212 features are the rows 1 to 212 of 215.
+        clip: determines the length to keep; the paper's 212 features are rows 1 to 212 of 215.
 
     Returns:
-        Features of dimension 2048, from files that are cut or zero-padded to 215 rows first.
+        Features of dimension 2048; files are first cut or zero-padded to 215 rows.
 
     Raises:
-        DataError: if a file cannot be read, has another dimension, or contains NaN or infinity; or if RGB and flow differ in length.
-        ParameterError: for another backbone, or a clip with other mel settings, or longer than a file.
+        DataError: if a file cannot be read, has another dimension, or contains NaN or infinity, or if RGB and flow differ in length.
+        ParameterError: for another backbone, or a clip that has other mel settings or is longer than a file.
 
     Source:
         Released VGGSound and VAS data sets with CropFeats.
@@ -96,18 +96,18 @@ def _read_part(path: Path, width: int) -> Shaped[np.ndarray, "rows width"]:
 
 def _folders(backbone: str) -> dict[str, int]:
     if backbone not in _FEATURES:
-        raise ParameterError(f"features of {backbone!r} were asked for; released are those of {' and '.join(_FEATURES)}.")
+        raise ParameterError(f"backbone is {backbone!r}, but must be {' or '.join(_FEATURES)}, whose features were released.")
     return _FEATURES[backbone]
 
 
 def _refuse_other_grid(clip: Clip) -> None:
-    """Released files have the paper's mel settings and feature rate; only the length of a clip and its columns may differ."""
+    """Refuse a grid that differs from that of the released files in more than the length of clips and columns."""
     for name, released in Clip(frames=clip.frames, downsampling=clip.downsampling):
         if getattr(clip, name) != released:
-            raise ParameterError(f"a clip with {name} {getattr(clip, name)} was asked for; released files have {released}.")
+            raise ParameterError(f"{name} of the clip is {getattr(clip, name)}, but released files have {released}.")
     if clip.frames > _FILE_FRAMES or clip.n_features > _FILE_FEATURES:
         raise ParameterError(
-            f"a clip of {clip.frames} mel frames and {clip.n_features} features was asked for; "
+            f"a clip of {clip.frames} mel frames and {clip.n_features} features is too long: "
             f"released files have {_FILE_FRAMES} and {_FILE_FEATURES}."
         )
 
@@ -117,10 +117,10 @@ class ReleasedClip:
     """One clip of a released data set.
 
     Attributes:
-        clip_id: as in the authors' lists: `dog/video_00000` for VAS, `<video>_<start ms>_<end ms>` for VGGSound.
-        label: class name; empty where unknown.
+        clip_id: name in the authors' lists: `dog/video_00000` for VAS, `<video>_<start ms>_<end ms>` for VGGSound.
+        label: class name; empty if unknown.
         split: name of the list that contains the clip; empty if none does.
-        folder: contains its folders of mels and features.
+        folder: folder that contains the folders of mels and features.
     """
 
     clip_id: str
@@ -130,12 +130,12 @@ class ReleasedClip:
 
     @property
     def stem(self) -> str:
-        """Common start of its file names."""
+        """Common beginning of the clip's file names."""
         return self.clip_id.rpartition("/")[2]
 
     @property
     def mel_path(self) -> Path:
-        """Path of its mel."""
+        """Path of the clip's mel."""
         return self.folder / _MELS / f"{self.stem}_mel.npy"
 
 
@@ -143,13 +143,13 @@ class ReleasedFolder:
     """All clips of an unpacked data set that have a mel, sorted by name.
 
     Args:
-        root: folder `features` of VAS, which has a folder for each class, or the folder of VGGSound, which has none.
-        lists: split → text file with one clip a line, such as the authors' `vas_train.txt`.
-        labels: VGGSound's table, whose folders have no labels.
+        root: folder `features` of VAS, which has class folders, or the folder of VGGSound, which has none.
+        lists: text file of each split with one clip per line, such as the authors' `vas_train.txt`.
+        labels: VGGSound's table of labels, because its folders do not have them.
 
     Raises:
-        DataError: if there are no mels, a list is missing, or the table has no label for any clip.
-        ParameterError: for a table of labels where folders are classes.
+        DataError: if there are no mels, a list is missing, or the table has none of the clips.
+        ParameterError: for a table of labels although there are class folders.
 
     Source:
         Directories of the released data/vas and data/vggsound.
@@ -192,16 +192,16 @@ def _clips(root: Path, label: str, splits: Mapping[str, str]) -> Iterator[Releas
 
 
 def write_shards(folder: ReleasedFolder, out: Path, backbone: str, clip: Clip) -> dict[str, int]:
-    """Write the shards `features` and `mels` of a released data set.
+    """Write a released data set as the shards `features` and `mels`.
 
-    Features are float16 `[features, dim]`, with all features of the clip. Mels are float16 `[frames, mels]` in [0, 1], wrong by at most
-    0.00025 (0.025 dB). A damaged file is logged and left out of its shard only, so items of the two shards are paired by `clip_id`.
+    Features are float16 `[features, dim]`, all features of the clip. Mels are float16 `[frames, mels]` in [0, 1], with an error of at most
+    0.00025 (0.025 dB). A damaged file is logged and left out of its shard only, so items of the two shards must be paired by `clip_id`.
 
     Args:
         folder: released data set.
-        out: folder of shards, made if absent.
+        out: folder of shards, created if missing.
         backbone: `resnet50` or `bninception`.
-        clip: the middle part that is kept.
+        clip: grid and length of the kept middle part.
 
     Returns:
         Number of items of each shard.
@@ -230,7 +230,7 @@ def write_shards(folder: ReleasedFolder, out: Path, backbone: str, clip: Clip) -
     }
     for name, count in written.items():
         if not count:
-            raise DataError(f"none of {len(folder)} clips in {folder.root} gave {name}; the log says why.")
+            raise DataError(f"none of {len(folder)} clips in {folder.root} has usable {name}; the log has the reasons.")
     return written
 
 

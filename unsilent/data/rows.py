@@ -1,4 +1,4 @@
-"""Rows of shard indexes: what is stored of each item besides its array. docs/data.md describes arrays, dtypes and shapes."""
+"""Rows of shard indexes: metadata of each item. docs/data.md describes arrays, dtypes and shapes."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,11 +11,11 @@ class ItemRow:
     """Row of the shards `waveforms`, `mels` and `motion`, and the first columns of the others.
 
     Attributes:
-        clip_id: as in the manifest; several items of a shard may be of one clip.
+        clip_id: as in the manifest; several items of a shard may have the same clip.
         kind: `sound`, `image`, or `clip` (a video with its own sound).
-        label: class name; empty where unknown.
-        split: `train`, `valid` or `test`; empty where unknown.
-        sample_rate: of the recording in Hz; 0 for images.
+        label: class name; empty if unknown.
+        split: `train`, `valid` or `test`; empty if unknown.
+        sample_rate: sample rate of the recording in Hz; 0 for images.
     """
 
     clip_id: str
@@ -25,7 +25,7 @@ class ItemRow:
     sample_rate: int
 
     def as_json(self) -> dict[str, Any]:
-        """Columns in order, without those that are None."""
+        """Columns in order, without None values."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -34,8 +34,8 @@ class FeaturesRow(ItemRow):
     """Row of the shard `features`.
 
     Attributes:
-        lowest: of features stored as uint8, the value of 0; None for float16.
-        step: of features stored as uint8, the difference between neighbouring values; None for float16.
+        lowest: feature value of a stored 0, for uint8; None for float16.
+        step: difference between adjacent stored values, for uint8; None for float16.
     """
 
     lowest: float | None = None
@@ -48,10 +48,10 @@ class CodesRow(ItemRow):
 
     Attributes:
         item: index of the sound in the shard `waveforms` or `mels`.
-        variant: number of the encoding; 0 encodes the sound unchanged.
-        speed: factor that the sound was played faster by before encoding, pitch included.
-        shift_samples: samples cut off at the start, after the change of speed; negative for silence put in front of it.
-        start_column: code column of the whole encoding at which this stretch starts; a multiple of the clip's columns.
+        variant: number of the encoding; 0 is of the unchanged sound.
+        speed: playback speed of the encoded sound, which changes pitch too.
+        shift_samples: samples cut off at the start, after the change of speed; negative for silence added before it.
+        start_column: first code column of this stretch in the whole encoding; a multiple of the clip's columns.
     """
 
     item: int

@@ -1,4 +1,4 @@
-"""Shards: arrays of many items, concatenated in one memory-mapped file, with a JSON index of the items. docs/data.md lists them."""
+"""Shards: arrays of many items, concatenated in one memory-mapped file, with a JSON index. docs/data.md lists them."""
 
 import hashlib
 import json
@@ -22,35 +22,35 @@ from unsilent.data.rows import ROW_TYPES, FeaturesRow, ItemRow, Row
 from unsilent.errors import DataError
 from unsilent.files import try_lock
 
-DTYPES = {"uint8", "int16", "float16", "float32"}  # of arrays in shards
-SAVE_SECONDS = 1.0  # between syncs: the work that a kill may lose
+DTYPES = {"uint8", "int16", "float16", "float32"}  # dtypes of arrays in shards
+SAVE_SECONDS = 1.0  # time between syncs, and so the work that may be lost when the process is killed
 
 
 def mel01_from_stored(stored: Shaped[np.ndarray, "frames mels"]) -> Float32[np.ndarray, "frames mels"]:
-    """Mel in [0, 1] of an item of the shard `mels`, which is floating point in [0, 1], or uint8."""
+    """Mel in [0, 1] of an item of the shard `mels`, which is stored as floating point in [0, 1] or as uint8."""
     return stored.astype(np.float32) / np.float32(255 if stored.dtype == np.uint8 else 1)
 
 
 def quantise(values: Float[np.ndarray, "*shape"]) -> tuple[UInt8[np.ndarray, "*shape"], float, float]:
-    """Quantise an item to uint8: the stored values, and the columns `lowest` and `step` of `FeaturesRow`."""
+    """Quantise an item to uint8; returns the stored values, and `lowest` and `step` of `FeaturesRow`."""
     lowest, highest = float(values.min()), float(values.max())
     step = (highest - lowest) / 255 or 1.0
     return np.round((values - lowest) / step).astype(np.uint8), lowest, step
 
 
 def dequantise(stored: Shaped[np.ndarray, "*shape"], row: FeaturesRow) -> Float32[np.ndarray, "*shape"]:
-    """Features of an item stored as floating point or by `quantise`; wrong by half a step at most."""
+    """Features of an item that is stored as floating point or by `quantise`, whose error is at most half a step."""
     values = stored.astype(np.float32)
     return values if stored.dtype != np.uint8 else values * np.float32(row.step) + np.float32(row.lowest)
 
 
 def sound_shard(folder: Path) -> SoundShard:
-    """Name of the shard with the sounds of a folder: `waveforms`, or `mels` if there are only mels."""
+    """Name of the shard with a folder's sounds: `waveforms`, or `mels` if there are only mels."""
     return "mels" if (folder / "mels.json").exists() and not (folder / "waveforms.json").exists() else "waveforms"
 
 
 class Entry(NamedTuple):
-    """One item of a shard: its place along the first axis of the array, and its row."""
+    """One item of a shard: its range along the first axis of the array, and its row."""
 
     start: int
     length: int
@@ -75,14 +75,14 @@ def _index_adapter(name: str) -> TypeAdapter:
 
 
 class Shard:
-    """Read-only view of a shard on disk: `NAME.bin` (array) and `NAME.json` (index, dtype, shape behind the first axis).
+    """Read-only view of a shard on disk: `NAME.bin` (array) and `NAME.json` (index, dtype, shape without the first axis).
 
     Attributes:
-        name: one of `ROW_TYPES`, which has the type of its rows.
+        name: a key of `ROW_TYPES`, which determines the type of its rows.
         entries: one for each item.
-        left_out: clips without an item, with reasons.
-        extractor: settings that the items were made with.
-        digest: SHA-256 of the index, which contains that of the array.
+        left_out: omitted clips with reasons.
+        extractor: settings of the extractor that made the items.
+        digest: SHA-256 of the index, which contains the SHA-256 of the array.
         array: `[sum of lengths, ...]`.
 
     Raises:
@@ -116,7 +116,7 @@ class Shard:
         self.array = np.memmap(path, dtype=index.dtype, mode="r", shape=shape) if expected else np.empty(shape, index.dtype)
 
     def _rows_of(self, index: _Index) -> int:
-        """Rows of the array, whose entries must follow each other."""
+        """Length of the array's first axis; checks that entries are contiguous."""
         if index.dtype not in DTYPES:
             raise self._unusable(f"dtype: {index.dtype[:20]!r}")
         if any(not 0 <= length < 1 << 40 for length in index.row_shape):
@@ -132,10 +132,10 @@ class Shard:
         return DataError(f"{self._path} is damaged or of another version ({problem}); extract it again with --redo.")
 
     def setting(self, name: str) -> Any:
-        """A setting that the items were made with.
+        """A setting of the extractor that made the items.
 
         Raises:
-            DataError: if the index does not have it.
+            DataError: if the index does not have the setting.
         """
         if name not in self.extractor:
             raise self._unusable(f"extractor.{name}: Field required")
@@ -149,25 +149,25 @@ class Shard:
         return self.array[entry.start : entry.start + entry.length]
 
 
-Item = tuple[np.ndarray, ItemRow]  # array `[length, ...]` and its row
+Item = tuple[np.ndarray, ItemRow]  # array `[length, ...]`, and its row
 
 
 class ShardWriter:
     """Writes a shard batch by batch, and resumes after a kill or a power failure.
 
-    The array goes to `NAME.bin.part`; `NAME.journal` has a line for each batch. Both are synced to disk once a second, the array first. The
-    next writer truncates incomplete batches and those without a line in the journal. At the end of a `with` block without an exception, the
-    array and the index are renamed into place, the index last. A shard that is replaced stays until then.
+    The array is written to `NAME.bin.part`; `NAME.journal` has a line for each batch. Both are synced to disk once a second, the array
+    first. The next writer truncates incomplete batches and batches without a line in the journal. At the end of a `with` block without an
+    exception, the array and then the index are renamed into place. An existing shard is kept until then.
 
     Args:
-        folder: made if absent.
-        name: of the shard.
-        extractor: settings that the items are made with, and a digest of the material; stored in the index.
-        redo: discard a shard that is there, finished or not.
+        folder: created if missing.
+        name: name of the shard.
+        extractor: settings of the extractor, and a digest of the material; stored in the index.
+        redo: discard an existing shard, finished or not.
 
     Attributes:
-        n_batches: how many are written already.
-        is_finished: whether the shard is complete; then nothing may be added.
+        n_batches: number of written batches.
+        is_finished: whether the shard is complete; then no batch may be added.
 
     Raises:
         DataError: if another process is writing the shard, or it was made with other settings and `redo` is not set.
@@ -176,7 +176,7 @@ class ShardWriter:
     def __init__(self, folder: Path, name: str, extractor: dict[str, Any], redo: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._index, self._bin, self._part, self._log = (folder / f"{name}.{end}" for end in ("json", "bin", "bin.part", "journal"))
-        self.extractor = json.loads(json.dumps(extractor))  # as it will be read back
+        self.extractor = json.loads(json.dumps(extractor))  # as JSON reads it back
         self.n_batches = self._n_rows = 0
         self._entries: list[tuple[int, int, dict[str, Any]]] = []
         self._left_out: list[tuple[str, str]] = []
@@ -192,12 +192,12 @@ class ShardWriter:
                 raise DataError(f"another process is writing {self._bin}; wait for it, or choose another folder.")
             if redo:
                 if self._index.exists():
-                    _read_extractor(self._index)  # refuses to replace what is not a shard
+                    _read_extractor(self._index)  # raises for a file that is not a shard
                 self._journal.truncate(0)
             elif not self._part.exists() and self._bin.exists():
                 if not self._log.stat().st_size:
                     raise DataError(f"{self._bin} exists without an index, so it is not a shard; choose another folder.")
-                self._bin.replace(self._part)  # killed just before the index appeared
+                self._bin.replace(self._part)  # the writer was killed just before it renamed the index
             self._data: BinaryIO = files.enter_context(self._part.open("ab+"))
             self._resume()
             self._files = files.pop_all()
@@ -205,10 +205,10 @@ class ShardWriter:
     def _check_extractor(self, found: dict[str, Any], path: Path) -> None:
         if found != self.extractor:
             differing = sorted(key for key in found.keys() | self.extractor.keys() if found.get(key) != self.extractor.get(key))
-            raise DataError(f"{path} was made with other {', '.join(differing)}; choose another folder, or replace it by --redo.")
+            raise DataError(f"{path} was made with other {', '.join(differing)}; choose another folder, or replace it with --redo.")
 
     def _resume(self) -> None:
-        """Read the batches that both files have, and truncate the rest."""
+        """Read the batches that are complete in both files, and truncate the rest."""
         n_valid, n_bytes, n_available = 0, 0, self._part.stat().st_size
         self._journal.seek(0)
         for text in self._journal.read().splitlines(keepends=True):
@@ -238,8 +238,8 @@ class ShardWriter:
         """Write one batch.
 
         Args:
-            items: arrays, all of one dtype and row shape in a shard, with their rows.
-            left_out: clips without an item, with reasons.
+            items: arrays with their rows; all arrays of a shard have the same dtype and row shape.
+            left_out: omitted clips with reasons.
         """
         data = b"".join(np.ascontiguousarray(array).tobytes() for array, _ in items)
         layout = {"dtype": str(items[0][0].dtype), "row_shape": items[0][0].shape[1:]} if items else {}
@@ -263,7 +263,7 @@ class ShardWriter:
     def _save(self) -> None:
         try:
             _sync(self._data)
-            lines, self._lines = self._lines, []  # cleared first: an interrupt may lose lines, but must not write them twice
+            lines, self._lines = self._lines, []  # cleared first, because an interrupt may lose lines, but must not write them twice
             self._journal.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
             _sync(self._journal)
         except OSError as error:
@@ -302,11 +302,11 @@ class ShardWriter:
 
 
 def _read_extractor(index: Path) -> dict[str, Any]:
-    """Settings in an index whose entries may be of another version."""
+    """The settings in an index whose entries may have another version."""
     try:
         return dict(json.loads(index.read_bytes())["extractor"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise DataError(f"{index} is damaged; choose another folder, or replace it by --redo.") from None
+        raise DataError(f"{index} is damaged; choose another folder, or replace it with --redo.") from None
 
 
 def _sync(file: BinaryIO) -> None:
@@ -315,13 +315,13 @@ def _sync(file: BinaryIO) -> None:
 
 
 def write_shard(folder: Path, name: str, items: Iterable[Item], extractor: dict[str, Any]) -> int:
-    """Write a shard, replacing an existing one.
+    """Write a shard; an existing one is replaced.
 
     Args:
-        folder: made if absent.
-        name: of the shard.
-        items: arrays, all of one dtype and row shape, with their rows.
-        extractor: settings that the items are made with; stored in the index.
+        folder: created if missing.
+        name: name of the shard.
+        items: arrays with their rows; all arrays have the same dtype and row shape.
+        extractor: settings of the extractor; stored in the index.
 
     Returns:
         The number of items written.

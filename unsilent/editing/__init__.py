@@ -1,1 +1,1 @@
-"""Work on finished results: reopening, retakes, extensions, bridges, variations."""
+"""Editing of finished results: reopening, retakes, extensions, bridges, variations."""

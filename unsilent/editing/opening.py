@@ -1,4 +1,4 @@
-"""Reopening: a result, or any recording, as samples, codes and what they are conditioned on."""
+"""Opens a result or a recording for editing: its samples, codes, video and request."""
 
 import logging
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Opened:
-    """A sound that can be worked on.
+    """A sound opened for editing.
 
     Attributes:
-        path: of the result or recording.
-        waveform: its samples, at the clip's sample rate.
+        path: file of the result or recording.
+        waveform: samples at the clip's sample rate, in [-1, 1].
         codes: as many rows as the sampler writes.
-        scene: its video; None for a sound without.
+        scene: the video; None for a sound without one.
         request: resolved.
-        history: what was done to it.
-        seen: likeliest classes.
-        is_recorded: whether it is a recording, not a result.
+        history: retakes so far.
+        seen: likeliest classes of the frames, with probabilities.
+        is_recorded: whether it is a recording instead of a result.
     """
 
     path: Path
@@ -50,26 +50,26 @@ class Opened:
 
 @torch.inference_mode()
 def open_result(pipeline: Pipeline, path: Path, found: Found | None, video: Path | None = None, label: str | None = None) -> Opened:
-    """Reopen a result from its sidecar; a file without one is a recording, which is encoded.
+    """Open a result from its sidecar. A file without a sidecar is a recording, which is encoded.
 
     Args:
-        pipeline: of the model that made it; any for a recording.
-        path: result or recording; a video's own sound is a recording.
-        found: its sidecar, as of `find_sidecar`.
-        video: where its video is now, or the video that a recording belongs to.
-        label: of a recording, for models that need one.
+        pipeline: the model that made the result; any model for a recording.
+        path: result or recording; of a video without a sidecar, its own sound is the recording.
+        found: its sidecar from `find_sidecar`.
+        video: current path of the result's video, or a video for the recording.
+        label: label of a recording, for models that need one.
 
     Raises:
         MediaError: if a file is missing or cannot be read.
-        ParameterError: if the result was made with other weights, or the video is another.
+        ParameterError: if the result was made with other weights, or `video` is not the result's.
     """
     if found is None:
         return _open_recording(pipeline, path, video, label)
     sidecar, parts = found.sidecar, pipeline.parts
     if sidecar.model.weights != parts.fingerprint:
         raise ParameterError(
-            f"{path} was made with {sidecar.model.name} of weights {sidecar.model.weights}, this model is {pipeline.name} of "
-            f"{parts.fingerprint}; name its bundle by --model."
+            f"{path} was made with {sidecar.model.name}, weights {sidecar.model.weights}; this model is {pipeline.name}, weights "
+            f"{parts.fingerprint}. Choose the bundle of the result with --model."
         )
     video, codes = video_of(found, video), sidecar.grid()
     scene = None if video is None else Scene.of_video(video)
@@ -77,7 +77,7 @@ def open_result(pipeline: Pipeline, path: Path, found: Found | None, video: Path
     if waveform is None:
         waveform = decode_sound(pipeline.codec, codes, sidecar.sound.samples, sidecar.request)
         if digest(waveform) != sidecar.sound.sha256:
-            log.warning("%s was decoded anew and differs by rounding, because it was made on another machine or version.", path)
+            log.warning("%s was decoded again and differs by rounding, because another machine or version made it.", path)
     return Opened(path, waveform, codes, scene, pipeline.resolve(sidecar.request), sidecar.history, sidecar.seen, False)
 
 
@@ -91,7 +91,7 @@ def _open_recording(pipeline: Pipeline, path: Path, video: Path | None, label: s
 
 
 def decode_sound(codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples: int, request: Request) -> Float[np.ndarray, "samples"]:
-    """The samples of a generated sound, decoded from its codes again: to the bit on the machine that made them."""
+    """Decode the codes of a generated sound again; bit by bit equal on the machine that made it."""
     if request.stream:
         return render_codes(codec, codes, n_samples)
     grid = torch.from_numpy(codes).to(codec.device)
@@ -101,6 +101,6 @@ def decode_sound(codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples
 def encode_sound(
     codec: Codec, waveform: Float[np.ndarray, "samples"], rows: int, loudness_lufs: float | None
 ) -> Int[np.ndarray, "rows columns"]:
-    """Codes of a sound, at the loudness that the codebook was trained with; None leaves its level."""
-    heard = waveform if loudness_lufs is None else normalise_loudness(waveform, codec.clip.sample_rate, loudness_lufs)
-    return codec.encode(heard)[:rows].cpu().numpy()
+    """Encode a sound, normalised to the loudness of the codebook's training; None keeps its level."""
+    normalised = waveform if loudness_lufs is None else normalise_loudness(waveform, codec.clip.sample_rate, loudness_lufs)
+    return codec.encode(normalised)[:rows].cpu().numpy()

@@ -1,12 +1,12 @@
-"""Retakes: a stretch of a sound is made anew, and every sample outside it stays as it is.
+"""Retakes: regenerate a stretch of a sound, and keep every sample outside it.
 
-    before   codes of the columns before the stretch, which are given
-    stretch  columns that are sampled: several candidates
-    after    the next columns, whose likelihood after each candidate ranks them
+    before   known codes of the columns before the stretch
+    stretch  columns that are sampled, for several candidates
+    after    known columns after it; their likelihood given each candidate ranks the candidates
     joins    cross-fades inside the stretch, at its two edges
 
-A stretch that begins before the sound or ends behind it extends the sound. One whose inside is silent bridges a gap. One that keeps a share
-of its codes varies it. All are the same transformation of known codes, a condition and a plan.
+A stretch that begins before the sound or ends after it extends the sound. A stretch over silence bridges a gap. A stretch that keeps a
+share of its codes is a variation. All are the same computation from known codes, a condition and a plan.
 """
 
 from collections.abc import Sequence
@@ -38,27 +38,27 @@ from unsilent.signal.loudness import limit_peaks
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.speed.prepare import sampling_mode
 
-CANDIDATES = 8  # sampled for each request, of which the best are returned
-AFTER_COLUMNS = 6  # whose likelihood ranks candidates, about a second
-MARGIN_COLUMNS = 8  # decoded beside the stretch, so that the networks see what is around it
+CANDIDATES = 8  # sampled for each retake; the best are returned
+AFTER_COLUMNS = 6  # columns whose likelihood ranks candidates, about a second
+MARGIN_COLUMNS = 8  # columns of context decoded on each side of the stretch
 SHORTEST_SECONDS = 0.05
-MORE_TRIED = 3  # candidates that are decoded beyond the takes, where a join would be louder than the sound
-_CEILING = 10 ** (-1 / 20)  # peak of made samples, -1 dB
-_STREAM = 1 << 32  # number of the random stream that chooses which codes are kept; takes have smaller ones
+MORE_TRIED = 3  # further candidates that are decoded if a join jumps more than the sound around it
+_CEILING = 10 ** (-1 / 20)  # peak of generated samples, -1 dB of full scale
+_STREAM = 1 << 32  # number of the random stream that chooses the codes to keep; streams of takes have smaller numbers
 
 
 @dataclass(frozen=True)
 class Retake:
-    """What is asked for.
+    """Parameters of a retake.
 
     Attributes:
-        start, stop: seconds in the sound; None is its end. Below 0 and behind the end, the sound becomes longer.
-        seed: source of randomness; None takes one more than the last.
-        takes: how many of the candidates are returned, the best first.
-        candidates: how many are sampled.
-        label: what sounds there; None as in the sound.
-        layer: `replace`, or `mix` to add to what is there.
-        keep: share of the codes in the stretch that stay; above 0, the result is a variation of what is there.
+        start, stop: seconds in the sound; None is its beginning or end. Below 0 or after the end, the sound becomes longer.
+        seed: source of randomness; None takes the last seed plus 1.
+        takes: number of candidates that are returned, the best first.
+        candidates: number of candidates that are sampled.
+        label: class of the stretch; None keeps the labels of the sound.
+        layer: `replace` the existing sound, or `mix` with it.
+        keep: share of the codes in the stretch that are kept, 0 or more and below 1; above 0, the result is a variation.
     """
 
     start: float | int | None = None
@@ -75,28 +75,30 @@ class Retake:
         if not 0 <= self.keep < 1:
             raise ParameterError(f"keep is {self.keep:g}, but must be 0 or more and below 1.")
         if not 1 <= self.takes <= self.candidates:
-            raise ParameterError(f"{self.takes} takes of {self.candidates} candidates were asked for; ask for as many candidates or more.")
+            raise ParameterError(
+                f"takes is {self.takes} and candidates is {self.candidates}; takes must be 1 or more, and at most candidates."
+            )
         if self.layer == "mix" and self.keep:
-            raise ParameterError("a variation replaces what is there; leave out keep, or mix.")
+            raise ParameterError("a variation (keep above 0) replaces the sound, so it cannot be mixed with it; leave out keep, or mix.")
 
 
 class Retaken(NamedTuple):
-    """A result of a retake, and its entry for the history."""
+    """The result of a retake, and its entry in the history."""
 
     made: Generation
     edit: Edit
 
 
 class _Stretch(NamedTuple):
-    """A stretch of a sound that may have become longer, in samples and columns of the longer one.
+    """A stretch of a sound, in samples and columns of the sound with its extensions.
 
     Attributes:
-        old: samples, zero where there were none.
-        codes: likewise; -1 where there were none.
-        start, stop: samples.
-        first, last: columns that cover them, `last` excluded.
-        lead: columns that were added in front.
-        cut: samples of these that are cut off in the end.
+        old: existing samples; 0 in extensions.
+        codes: existing codes; -1 in extensions.
+        start, stop: samples of the stretch, `stop` excluded.
+        first, last: columns that cover the stretch, `last` excluded.
+        lead: columns added before the sound.
+        cut: samples of the lead that are cut off afterwards, because a lead has whole columns.
     """
 
     old: Float[np.ndarray, "samples"]
@@ -110,16 +112,16 @@ class _Stretch(NamedTuple):
 
     @classmethod
     def of(cls, opened: Opened, asked: Retake, each: int, rate: int) -> "_Stretch":
-        """Lay a stretch out.
+        """Locate the stretch of a retake.
 
         Args:
             opened: the sound.
-            asked: its stretch.
-            each: samples of a column.
-            rate: Hz.
+            asked: parameters of the retake.
+            each: samples per column.
+            rate: sample rate, in Hz.
 
         Raises:
-            ParameterError: if it is too short, lies outside the sound, or begins before that of a video.
+            ParameterError: if the stretch is too short, lies outside the sound, or begins before the video.
         """
         length, reach = len(opened.waveform), round(REACH_SECONDS * rate)
         if asked.start is None:
@@ -129,10 +131,10 @@ class _Stretch(NamedTuple):
         stop = (0 if start < 0 else length) if asked.stop is None else round(asked.stop * rate)
         seconds = length / rate
         if start > length or stop < 0:
-            raise ParameterError(f"{start / rate:g} to {stop / rate:g} s was given; {opened.path} has 0 to {seconds:.2f} s.")
-        start, stop = start - reach * (start == length), stop + reach * (stop == 0)  # a join needs some of the sound
+            raise ParameterError(f"{start / rate:g} to {stop / rate:g} s is outside {opened.path}, which has 0 to {seconds:.2f} s.")
+        start, stop = start - reach * (start == length), stop + reach * (stop == 0)  # the cross-fade of a join needs part of the sound
         if stop - start < SHORTEST_SECONDS * rate:
-            raise ParameterError(f"{start / rate:g} to {stop / rate:g} s was given; a retake lasts {SHORTEST_SECONDS:g} s or more.")
+            raise ParameterError(f"{start / rate:g} to {stop / rate:g} s is too short; a retake lasts {SHORTEST_SECONDS:g} s or more.")
         if start < 0 and opened.scene is not None:
             raise ParameterError(f"the sound of a video begins with it; start at 0 s or later, not at {start / rate:g}.")
         lead = -(-max(0, -start) // each)
@@ -147,19 +149,19 @@ class _Stretch(NamedTuple):
 
 @torch.inference_mode()
 def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress = lambda share: None) -> list[Retaken]:
-    """Make a stretch of a sound anew.
+    """Regenerate a stretch of a sound.
 
     Args:
-        pipeline: of the model that made the sound.
+        pipeline: the model that made the sound.
         opened: the sound.
-        asked: what is asked for.
-        progress: called with the share of the work that is done.
+        asked: parameters of the retake.
+        progress: called with the finished share of the work, 0 to 1.
 
     Returns:
-        The best takes, the best first. Outside the stretch they have the samples of `opened`, to the bit.
+        The best takes, the best first. Outside the stretch they have exactly the samples of `opened`.
 
     Raises:
-        ParameterError: for a stretch outside the sound, or a value that does not fit the model.
+        ParameterError: for a stretch outside the sound, or a value that the model does not support.
         MediaError: if the video cannot be read.
     """
     clip, clock = pipeline.clip, Clock()
@@ -167,7 +169,7 @@ def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress
     seed = (opened.history[-1].seed if opened.history else opened.request.seed) + 1 if asked.seed is None else asked.seed
     fields = {"seed": seed, "takes": asked.candidates, "stream": False}
     fields |= {"like": None, "prime": None, "prime_seconds": None, "prime_keep": "codes"}
-    if asked.label is not None:  # in place of all labels over time
+    if asked.label is not None:  # replaces all labels over time
         cues = opened.request.cues and tuple(cue.model_copy(update={"label": None}) for cue in opened.request.cues)
         fields |= {"label": asked.label, "prompt_track": None, "cues": cues}
     request = pipeline.resolve(opened.request, **fields)
@@ -195,17 +197,17 @@ def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress
 def _candidates(
     pipeline: Pipeline, opened: Opened, stretch: _Stretch, asked: Retake, request: Request, clock: Clock, progress: Progress
 ) -> tuple[Int[Tensor, "draws rows columns"], list[float | None], list[int]]:
-    """Codes of all candidates for the whole sound, the score of each, and their order, the best first."""
+    """Codes of the whole sound with each candidate, the candidates' scores, and their order from the best."""
     clip, sampler, device = pipeline.clip, pipeline.parts.sampler, pipeline.device
     codes = torch.from_numpy(stretch.codes).to(device)
-    alone = asked.layer == "mix"  # an added sound neither continues what is before nor leads to what is after
+    alone = asked.layer == "mix"  # a mixed sound is independent of the codes around it
     n_after = 0 if alone else min(AFTER_COLUMNS, int((codes[0, stretch.last :] >= 0).sum()))
     wanted = range(stretch.first, stretch.last + n_after)
     windows, conditions = _plan(pipeline, opened, wanted, alone, request, lambda share: progress(0.3 * share))
     clock.lap("features")
     next_shot = [number for number, one in enumerate(windows) if one.start >= stretch.last and not one.primed]
     windows, conditions = (one[: min(next_shot, default=len(one))] for one in (windows, conditions))
-    n_after = min(n_after, windows[-1].stop - stretch.last)  # what follows a cut does not follow the candidates
+    n_after = min(n_after, windows[-1].stop - stretch.last)  # columns after a cut do not depend on the candidates
     sampled = [replace(one, columns=min(one.stop, stretch.last) - one.start) for one in windows]
     known, keep = codes[:, : stretch.first], None
     if asked.keep:
@@ -234,18 +236,20 @@ def _candidates(
 def _with_good_joins(
     sounds: "_Sounds", grids: Int[Tensor, "draws rows columns"], order: list[int], asked: Retake
 ) -> list[tuple[int, "_Sound"]]:
-    """The best candidates whose joins jump no more than the sound around, else those with the smallest jumps among a few more."""
+    """The best candidates whose joins jump no more than the sound around them; if too few, those with the smallest jumps of a few more."""
     tried = dict[int, _Sound]()
     for take in order[: asked.takes + MORE_TRIED]:
         tried[take] = sounds.make(grids[take], asked.layer)
         if sum(one.join <= 1 for one in tried.values()) == asked.takes:
             break
-    chosen = sorted(tried, key=lambda take: max(1.0, tried[take].join))[: asked.takes]  # stable: of good ones the likeliest first
+    chosen = sorted(tried, key=lambda take: max(1.0, tried[take].join))[
+        : asked.takes
+    ]  # stable sort: among good joins, the best score first
     return [(take, tried[take]) for take in sorted(chosen, key=order.index)]
 
 
 def _kept(codes: Int[Tensor, "rows columns"], n_known: int, share: float, seed: int) -> Int[Tensor, "rows columns"]:
-    """Codes with -1 in columns to sample: the first `n_known` columns stay, and a share of the others."""
+    """Codes with -1 in columns to sample; the first `n_known` columns and a random share of the others are kept."""
     redone = torch.from_numpy(draw_uniforms(seed, _STREAM, codes.shape[1]) >= share).to(codes.device)
     redone[:n_known] = False
     return torch.where(redone[None], -1, codes)
@@ -254,7 +258,7 @@ def _kept(codes: Int[Tensor, "rows columns"], n_known: int, share: float, seed: 
 def _plan(
     pipeline: Pipeline, opened: Opened, columns: range, alone: bool, request: Request, progress: Progress
 ) -> tuple[list[Window], Conditions]:
-    """Windows and their conditions from the video, shot by shot; without one, those of a named class, or none."""
+    """Windows and their conditions from the video, shot by shot; without a video, the condition is the label, or zeros."""
     parts, clip, known = pipeline.parts, pipeline.clip, {"start": columns.start, "alone": alone}
     if opened.scene is not None:
         plan = pipeline.plan(opened.scene, columns.stop, **known)
@@ -276,12 +280,12 @@ def _plan(
 
 
 class _Sound(NamedTuple):
-    """A candidate as a whole sound.
+    """The whole sound with one candidate in it.
 
     Attributes:
-        waveform: samples.
-        codes: the grid.
-        join: largest jump at a join as a share of the usual ones; 0 without a join.
+        waveform: samples, in [-1, 1].
+        codes: the grid of codes.
+        join: largest jump at a join relative to the jumps around it, see `splice`; 0 without a join.
     """
 
     waveform: Float[np.ndarray, "samples"]
@@ -290,13 +294,15 @@ class _Sound(NamedTuple):
 
 
 class _Sounds:
-    """Candidates as sounds: only the stretch and its margins are decoded, at the level of the sound around it."""
+    """Decodes candidates: only the stretch and its margins, scaled to the level of the sound around them."""
 
     def __init__(self, pipeline: Pipeline, stretch: _Stretch, request: Request) -> None:
         self._pipeline, self._codec, self._stretch, self._request = pipeline, pipeline.codec, stretch, request
         n_columns = stretch.codes.shape[1]
         first, last = max(0, stretch.first - MARGIN_COLUMNS), min(n_columns, stretch.last + MARGIN_COLUMNS)
-        if isinstance(self._codec.codebook, Codebook):  # whose normalisation and attention depend on all columns: as many as in training
+        if isinstance(
+            self._codec.codebook, Codebook
+        ):  # its normalisation and attention depend on all columns, so decode as many as in training
             last = min(n_columns, max(last, first + self._codec.clip.columns))
             first = max(0, min(first, last - self._codec.clip.columns))
         self._columns = range(first, last)
@@ -315,13 +321,13 @@ class _Sounds:
             waveform[start:stop] = made.clip(-ceiling, ceiling)
         else:
             waveform[start:stop] = _mixed(old[start:stop], new, rate, ceiling)
-        if self._stretch.lead or layer == "mix":  # columns moved, or hold more than was sampled
+        if self._stretch.lead or layer == "mix":  # columns were shifted, or contain more than the sampled sound
             waveform = waveform[self._stretch.cut :]
             codes = encode_sound(self._codec, waveform, len(codes), self._pipeline.parts.loudness_lufs)
         return _Sound(waveform, codes, join)
 
     def _decode(self, grid: Int[Tensor, "rows columns"]) -> Float[np.ndarray, "samples"]:
-        """The stretch and its margins, with events at cues, and faded where the sound begins and ends."""
+        """Decode the stretch and its margins, with events at cues and the fades of the whole sound."""
         columns, clip = grid[:, self._columns.start : self._columns.stop].clamp(min=0), self._codec.clip
         sound = self._codec.vocode(self._codec.decode(columns, self._columns.start)).cpu().numpy()
         begin, length = self._columns.start * clip.column_samples, len(self._stretch.old)
@@ -329,9 +335,9 @@ class _Sounds:
         return sound * np.pad(faded(np.ones(length, np.float32), self._request, clip.sample_rate)[begin:], (0, len(sound)))[: len(sound)]
 
     def _measure_gain(self) -> np.float32:
-        """Level of the sound relative to what its codes decode to, beside the stretch, or in it where nothing is beside it.
+        """Gain from the decoded codes to the level of the sound, measured outside the stretch; inside it if there is no outside.
 
-        A sound without any level gets -23 LUFS by the first candidate, so its gain is 1.
+        The gain is 1 for silence.
         """
         stretch, each = self._stretch, self._codec.clip.column_samples
         columns = np.arange(self._columns.start, self._columns.stop)
@@ -347,7 +353,7 @@ class _Sounds:
 
 
 def _mixed(old: np.ndarray, new: np.ndarray, rate: int, ceiling: float) -> np.ndarray:
-    """Both at once: the new sound fades in and out over 10 ms, and is turned down where both would exceed the ceiling."""
+    """Mix two sounds: the new one fades in and out over 10 ms, and is attenuated where the sum would exceed the ceiling."""
     fade = min(round(0.01 * rate), len(new) // 3)
     added = new.copy()
     added[:fade] *= np.linspace(0, 1, fade, dtype=new.dtype)

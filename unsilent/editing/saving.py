@@ -1,4 +1,4 @@
-"""Saving of retakes: a video with the new sound, or a sound, each with a sidecar from which the next retake goes on."""
+"""Writes retakes: a video or a sound file, each with a sidecar for the next retake."""
 
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,18 @@ from unsilent.version import __version__
 def save(pipeline: Pipeline, opened: Opened, retaken: Retaken, out: Path, *, wav: bool = False) -> dict[str, Any]:
     """Write a retake and its sidecar.
 
-    A sound is written as WAV in 32-bit floating point, so its samples are the very samples. Of a video, whose container holds coded sound,
-    they are written beside it likewise.
+    A sound is written as 32-bit floating-point WAV, which has the exact samples. A video holds lossy audio, so the exact samples are
+    written to a WAV file beside it.
 
     Args:
-        pipeline: that made it.
-        opened: what it was made from.
+        pipeline: the model that made the retake.
+        opened: the sound that was retaken.
         retaken: the take.
         out: video, or `.wav`.
         wav: also write the sound of a video as 16-bit WAV.
 
     Returns:
-        The record of what was written, for JSON.
+        A record of the written take, for JSON.
 
     Raises:
         MediaError: if a file cannot be written.

@@ -1,4 +1,4 @@
-"""Folders of sounds → classifier features and logits → metrics with intervals → a report."""
+"""Evaluation: folders of sounds → classifier features and logits → metrics with intervals → a report."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the names at their first use, because torch takes seconds."""
+    """Import names at first use, because importing torch takes a second."""
     if name not in __all__:
         raise AttributeError(f"module 'unsilent.evaluation' has no attribute {name!r}")
     from unsilent.evaluation import run

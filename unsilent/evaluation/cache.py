@@ -1,4 +1,4 @@
-"""Classifier results on disk, appended one by one, so that an interrupted evaluation resumes."""
+"""Cache of classifier results on disk; results are appended one by one, so that an interrupted evaluation resumes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from unsilent.version import __version__
 
 
 class ResultCache:
-    """Features and logits by file content, in one append-only file.
+    """Features and logits by content key, in one append-only file.
 
     Args:
-        folder: made if absent. The file is named by the classifier's digest and the package version, because another version may
+        folder: created if missing. The file's name has the classifier's digest and the package version, because another version may
             preprocess sounds differently.
-        classifier: of the results.
+        classifier: the classifier of the results.
 
     Attributes:
-        n_added: results added by this process.
+        n_added: number of results added by this process.
 
     Raises:
         DataError: if the folder cannot be written.
@@ -33,7 +33,7 @@ class ResultCache:
         self._dtype = np.dtype([("key", f"V{KEY_BYTES}"), ("features", "<f4", classifier.feature_dim), ("logits", "<f4", n_classes)])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:  # a process that was killed may leave an incomplete last row
+            with self.path.open("ab") as file:  # a killed process may have left an incomplete last row
                 file.truncate(file.tell() // self._dtype.itemsize * self._dtype.itemsize)
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror}.") from None
@@ -45,18 +45,18 @@ class ResultCache:
         return np.memmap(self.path, self._dtype, mode="r")
 
     def missing(self, keys: dict[Sound, bytes]) -> list[Sound]:
-        """Sounds without a result; of equal contents only the first."""
+        """Sounds without a result; of sounds with equal content, only the first."""
         waiting = {key: sound for sound, key in reversed(keys.items()) if key not in self._row_of}
         return [sound for sound, key in keys.items() if waiting.get(key) is sound]
 
     def add(self, results: Iterable[tuple[bytes, Result]]) -> Iterator[bytes]:
-        """Append results as they come.
+        """Append results as they arrive.
 
         Args:
-            results: content keys with features and logits.
+            results: content keys, with features and logits.
 
         Yields:
-            Each content key, once its result is on disk.
+            Each content key when its result is on disk.
         """
         with self.path.open("ab", buffering=0) as file:
             for key, (features, logits) in results:
@@ -71,6 +71,6 @@ class ResultCache:
                 yield key
 
     def get(self, keys: Sequence[bytes]) -> tuple[Float[np.ndarray, "samples dim"], Float[np.ndarray, "samples labels"]]:
-        """Features and logits of contents, in the order of `keys`; all must be in the cache."""
+        """Features and logits in the order of `keys`, all of which must be in the cache."""
         rows = self._rows()[[self._row_of[key] for key in keys]]
         return rows["features"], rows["logits"]

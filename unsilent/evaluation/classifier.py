@@ -1,9 +1,9 @@
-"""The classifier behind FID, MKL and accuracy: finding it, its input, and its features and logits.
+"""The classifier for FID, MKL and accuracy: loads it, computes its input, its features and its logits.
 
-Its input is the middle of a sound, as many mel frames as in training; a shorter sound is repeated. A classifier trained on sounds of one
-loudness gets sounds as in its training: silent ends cut (unless less than 0.19 s would remain), normalised to -23 LUFS. A published one,
-and one trained on sounds as recorded, gets them unchanged. Mels in place of sounds are cut or repeated alike, at their own level; for a
-classifier of unchanged sounds they are not clipped to [0, 1] either, as in the released evaluation.
+The input is the middle of a sound, with as many mel frames as in training; a shorter sound is repeated. A classifier that was trained on
+normalised sounds gets sounds with trimmed silent ends (unless less than 0.19 s would remain), normalised to -23 LUFS. Other classifiers,
+including the published ones, get unchanged sounds. Given mels are cut or repeated in the same way, at their own level; for a classifier of
+unchanged sounds, they are not clipped to [0, 1], as in the released evaluation.
 """
 
 import hashlib
@@ -42,14 +42,14 @@ class Classifier:
     """A loaded classifier.
 
     Attributes:
-        folder: its checkpoint.
+        folder: checkpoint folder.
         kind: `vggishish`, `melception` or `listener`.
-        module: the network, on the device it computes on.
+        module: the network, on its device.
         classes: names by class number.
-        clip: grid of its mels.
-        frames: mel frames of its input.
-        preprocesses: whether silent ends are cut and loudness is normalised, as in its training.
-        hears_silence: whether silent sounds are classified, as in the paper, instead of refused.
+        clip: grid of the input mels.
+        frames: number of mel frames of the input.
+        preprocesses: whether silent ends are trimmed and loudness is normalised, as in training.
+        keeps_silence: whether silent sounds are classified, as in the paper, instead of refused.
         digest: 16 hexadecimal digits that identify weights and configuration.
     """
 
@@ -60,24 +60,24 @@ class Classifier:
     clip: Clip
     frames: int
     preprocesses: bool
-    hears_silence: bool
+    keeps_silence: bool
     digest: str
 
     @property
     def output_layer(self) -> nn.Linear:
-        """The last layer, features → logits."""
+        """The last layer, from features to logits."""
         return self.module.classifier[-1] if isinstance(self.module, VGGishish) else self.module.fc
 
     @property
     def feature_dim(self) -> int:
-        """Length of a feature vector: 2048 in the paper's Melception, 512 in a listener, or the width of VGGish-ish's last hidden layer."""
+        """Width of the features: 2048 in the paper's Melception, 512 in a listener, else the width of VGGish-ish's last hidden layer."""
         return self.output_layer.in_features
 
     def read_mel01(self, sound: Sound) -> Float[Tensor, "mels frames"]:
-        """The classifier's input for a sound: a mel in [0, 1].
+        """The classifier's input for a sound, a mel in [0, 1].
 
         Raises:
-            MediaError: if the file cannot be read, is silent (unless silence is heard), or is shorter than one code column (0.19 s).
+            MediaError: if the file cannot be read, is silent (unless `keeps_silence`), or is shorter than one code column (0.19 s).
         """
         return self.fit(self._mel01_of_array(sound.path) if sound.is_mel else self._mel01_of_audio(sound.path))
 
@@ -88,11 +88,11 @@ class Classifier:
 
     def _mel01_of_audio(self, path: Path) -> Tensor:
         waveform = read_audio(path, self.clip.sample_rate)
-        if not self.hears_silence and not np.abs(waveform).max(initial=0) > SILENT_PEAK:
+        if not self.keeps_silence and not np.abs(waveform).max(initial=0) > SILENT_PEAK:
             raise MediaError(f"{path} is silent.")
         if len(waveform) < self.clip.column_samples:
             raise MediaError(
-                f"{path} has {len(waveform) / self.clip.sample_rate:.2f} s of sound, {self.clip.column_seconds:.2f} s are needed."
+                f"{path} has {len(waveform) / self.clip.sample_rate:.2f} s of sound, but {self.clip.column_seconds:.2f} s are needed."
             )
         if self.preprocesses:
             waveform = normalise_loudness(without_silent_ends(waveform, self.clip.column_samples), self.clip.sample_rate)
@@ -105,21 +105,21 @@ class Classifier:
             mel = np.load(path)
         except (OSError, ValueError, EOFError) as error:
             raise MediaError(f"{path} cannot be read as an array: {' '.join(str(error).split()) or 'it is damaged'}.") from None
-        wanted = f"a mel has shape [{self.clip.mels}, frames], {self.clip.downsampling} frames or more, of floats"
+        wanted = f"a mel must be floating point of shape [{self.clip.mels}, frames], with {self.clip.downsampling} frames or more"
         if mel.ndim != 2 or len(mel) != self.clip.mels or mel.shape[1] < self.clip.downsampling or mel.dtype.kind != "f":
-            raise MediaError(f"{path} holds {mel.dtype} of shape {list(mel.shape)}; {wanted}.")
+            raise MediaError(f"{path} is {mel.dtype} of shape {list(mel.shape)}; {wanted}.")
         if not np.isfinite(mel).all():
-            raise MediaError(f"{path} holds NaN or infinity.")
+            raise MediaError(f"{path} contains NaN or infinity.")
         mel01 = (torch.from_numpy(mel.astype(np.float32)) + 1) / 2
-        if not self.hears_silence and not (mel01 > 0).any():
+        if not self.keeps_silence and not (mel01 > 0).any():
             raise MediaError(f"{path} is silent.")
         return mel01.clamp(0, 1) if self.preprocesses else mel01
 
     @torch.inference_mode()
     def classify(self, mel01: Float[Tensor, "mels frames"]) -> tuple[Float[np.ndarray, "dim"], Float[np.ndarray, "labels"]]:
-        """Features and logits of one input of `read_mel01`.
+        """Features and logits of one input from `read_mel01`.
 
-        One input at a time, on one thread and without TF32, because other batches, threads or precisions round differently.
+        Inputs are classified one at a time, on one thread and without TF32, because batching, threads and precision change rounding.
         """
         with one_thread(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             batch = mel01[None].to(self.output_layer.weight.device)
@@ -128,14 +128,14 @@ class Classifier:
         return features[0].cpu().numpy(), logits[0].cpu().numpy()
 
     def likeliest(self, path: Path, n: int = 10) -> list[tuple[str, float]]:
-        """The classes that a sound, a video with sound or a mel is most likely of, with their probabilities.
+        """The most probable classes of a sound, a video with sound, or a mel, with probabilities.
 
         Args:
             path: file.
-            n: how many, at most.
+            n: largest number of classes.
 
         Raises:
-            MediaError: as of `read_mel01`.
+            MediaError: as in `read_mel01`.
         """
         _, logits = self.classify(self.read_mel01(Sound(path.stem, path, None)))
         probabilities = torch.from_numpy(logits).double().softmax(0)
@@ -147,36 +147,35 @@ class Classifier:
         return logits - self.output_layer.bias.detach().cpu().numpy()
 
     def targets(self, labels: list[frozenset[str]]) -> Bool[np.ndarray, "samples labels"]:
-        """Multi-hot targets of the labels of each sound; labels that are not among the classes are ignored."""
+        """Multi-hot targets from the labels of each sound; labels that are not classes are ignored."""
         return np.array([[name in one for name in self.classes] for one in labels], dtype=bool).reshape(len(labels), len(self.classes))
 
 
-def load_classifier(name: str | None, device: Device = "auto", hears_silence: bool = False) -> Classifier:
+def load_classifier(name: str | None, device: Device = "auto", keeps_silence: bool = False) -> Classifier:
     """Load a classifier.
 
     Args:
-        name: checkpoint folder of a classifier, or name of a fetched one. Or name or path of a model with a classifier in its
-            bundle.
+        name: checkpoint folder of a classifier, name of an installed one, or a model (name or bundle folder) that has one.
         device: `auto` is a GPU if there is one.
-        hears_silence: see `Classifier`.
+        keeps_silence: see `Classifier`.
 
     Raises:
-        CheckpointError: if there is no such classifier here, it is damaged, or it has no class names.
-        ParameterError: if none is named, or the device is not present.
+        CheckpointError: if the classifier is missing or damaged, or has no class names.
+        ParameterError: if `name` is None, or the device is missing.
     """
     chosen, folder = choose_device(device), find_classifier(name)
     about = read_config(folder)
     module, record = load_checkpoint(folder, about["kind"]), about["record"]
     classes = tuple(record.get("classes", ()) or (labels.classes("vggsound") if "converted_from" in record else ()))
     if len(classes) != module.config.labels:
-        raise CheckpointError(f"{folder} has {module.config.labels} classes and names for {len(classes)}; it must name all.")
+        raise CheckpointError(f"{folder} has {module.config.labels} classes, but {len(classes)} class names; it must name all.")
     clip = presets.get(about["preset"]).clip if about["preset"] else Clip()
     mels = module.config.mels if isinstance(module, Listener) else module.config.bands.mels
     if mels != clip.mels:
-        raise CheckpointError(f"{folder} reads {mels} mel bands, its preset {about['preset']} has {clip.mels}.")
+        raise CheckpointError(f"{folder} takes {mels} mel bands, but its preset {about['preset']} has {clip.mels}.")
     run = record.get("run", {})
     frames = run.get("crop_frames") or clip.frames
     preprocesses = trained_loudness(record) is not None
-    facts = [about["config"], clip.model_dump(), frames, preprocesses, weights_digest(folder), *(["silence"] if hears_silence else [])]
+    facts = [about["config"], clip.model_dump(), frames, preprocesses, weights_digest(folder), *(["silence"] if keeps_silence else [])]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return Classifier(folder, about["kind"], module.to(chosen), classes, clip, frames, preprocesses, hears_silence, digest)
+    return Classifier(folder, about["kind"], module.to(chosen), classes, clip, frames, preprocesses, keeps_silence, digest)

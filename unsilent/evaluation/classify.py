@@ -1,4 +1,4 @@
-"""Classification of many sounds, distributed over processes or machines; results in the cache are reused."""
+"""Classifies many sounds, over processes or machines; cached results are reused."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,19 +12,19 @@ from unsilent.evaluation.sounds import Sound
 from unsilent.jobs.parallel import Failed, Parallel, map_ordered
 from unsilent.speed.threads import one_thread
 
-Failures = dict[bytes, str]  # content key → why the file cannot be classified
+Failures = dict[bytes, str]  # content key → reason why the file cannot be classified
 
 
 @dataclass(frozen=True)
 class _LoadInWorker:
-    """Picklable; a worker calls it once to load the classifier."""
+    """Picklable loader of the classifier, which each worker calls once."""
 
     classifier: str
     device: Device
-    hears_silence: bool
+    keeps_silence: bool
 
     def __call__(self) -> Callable[[Sound], Result]:
-        return _classify_by(load_classifier(self.classifier, self.device, self.hears_silence))
+        return _classify_by(load_classifier(self.classifier, self.device, self.keeps_silence))
 
 
 def _classify_by(classifier: Classifier) -> Callable[[Sound], Result]:
@@ -41,13 +41,13 @@ def classify_all(
     parallel: Parallel = Parallel(),
     progress: Callable[[int, int, Sound], None] = lambda done, total, sound: None,
 ) -> Failures:
-    """Classify the sounds that are not in the cache, and add their results.
+    """Classify the sounds that are not in the cache, and add their results to it.
 
     Args:
-        cache: with the classifier.
-        keys: all sounds, with the keys of their contents.
-        parallel: where to run.
-        progress: called with the number of sounds done, their total, and the last sound.
+        cache: cache of results; it has the classifier.
+        keys: content keys of all sounds.
+        parallel: where the job runs.
+        progress: called with the number of finished sounds, their total, and the last sound.
     """
     waiting, classifier, failures = cache.missing(keys), cache.classifier, Failures()
     if not waiting:
@@ -57,7 +57,7 @@ def classify_all(
         return _classify_by(classifier)
 
     device = classifier.output_layer.weight.device.type
-    build = here if parallel == Parallel() else _LoadInWorker(str(classifier.folder), device, classifier.hears_silence)
+    build = here if parallel == Parallel() else _LoadInWorker(str(classifier.folder), device, classifier.keeps_silence)
 
     def good() -> Iterator[tuple[bytes, Result]]:
         with closing(map_ordered(build, waiting, parallel, attrgetter("name"))) as results:

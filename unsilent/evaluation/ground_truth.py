@@ -1,4 +1,4 @@
-"""Ground-truth labels of reference clips: from a table, a manifest, folder names, or VGGSounder."""
+"""Ground-truth labels of reference clips, from a table, a manifest, folder names, or VGGSounder."""
 
 import re
 from collections import defaultdict
@@ -11,17 +11,17 @@ from unsilent.evaluation.sounds import ClipNames
 from unsilent.files import read_csv
 
 FOLDERS, VGGSOUNDER = "folders", "vggsounder"
-Labels = dict[str, frozenset[str]]  # of each clip that has any
+Labels = dict[str, frozenset[str]]  # labels of each clip that has any
 _VGGSOUND_NAME = re.compile(r"(.{11})_(\d+)_(\d+)")  # video, start and end in milliseconds
 
 
 def read_labels(source: str, clips: Sequence[str]) -> Labels:
-    """Labels of clips.
+    """Read the labels of clips.
 
     Args:
-        source: `folders` (the label of a clip is the name of its folder), `vggsounder` (see `vggsounder_labels`), or a CSV file. The file
-            has the columns `path` and `label`, and one row per label of a clip. Paths match as in `ClipNames.find`.
-        clips: names, from `find_sounds`.
+        source: `folders` (the label of a clip is the name of its folder), `vggsounder` (see `vggsounder_labels`), or a CSV file with the
+            columns `path` and `label`, and one row per label of a clip. Paths are matched by `ClipNames.find`.
+        clips: names from `find_sounds`.
 
     Raises:
         DataError: if the table is missing, lacks a column, or no clip has a label.
@@ -37,12 +37,12 @@ def read_labels(source: str, clips: Sequence[str]) -> Labels:
 
 
 def read_manifest_labels(path: Path, clips: Sequence[str], split: str | None) -> tuple[Labels, list[str]]:
-    """Labels of clips from a manifest, and the clips of a split.
+    """Read the labels of clips from a manifest, and select the clips of a split.
 
     Args:
-        path: manifest of `unsilent data manifest`.
-        clips: names, from `find_sounds`; they match `clip_id` as in `ClipNames.find`.
-        split: to keep; None keeps all clips, also those that are not in the manifest.
+        path: manifest from `unsilent data manifest`.
+        clips: names from `find_sounds`; `ClipNames.find` matches them with `clip_id`.
+        split: split to keep; None keeps all clips, including those that are not in the manifest.
 
     Raises:
         DataError: if the manifest cannot be read, no clip is in the split, or none has a label.
@@ -52,7 +52,9 @@ def read_manifest_labels(path: Path, clips: Sequence[str], split: str | None) ->
     in_split = {names.find(row.clip_id) for row in rows}
     kept = [clip for clip in clips if split is None or clip in in_split]
     if not kept:
-        raise DataError(f"{path} has {len(rows)} sounds of the split {split!r}, none of which is among the {len(clips)} reference sounds.")
+        raise DataError(
+            f"{path} has {len(rows)} sounds of the split {split!r}, but none of them is among the {len(clips)} reference sounds."
+        )
     return _by_clip([(row.clip_id, row.label) for row in rows], kept, str(path)), kept
 
 
@@ -60,13 +62,13 @@ def vggsounder_labels(clips: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of a clip and one of its audible labels in VGGSounder.
 
     Args:
-        clips: names as in VGGSound, `VIDEO_START_END` in milliseconds or `VIDEO_START` in seconds.
+        clips: names as in VGGSound: `VIDEO_START_END` in milliseconds, or `VIDEO_START` in seconds.
 
     Raises:
         ParameterError: if the package is not installed.
 
     Source:
-        Zverev et al. 2025, PyPI package `vggsounder`: labels of modality A or AV of clips without background music, its default.
+        Zverev et al. 2025, PyPI package `vggsounder`: labels of modality A or AV of clips without background music, the package's default.
     """
     try:
         from vggsounder import VGGSounder
@@ -86,7 +88,7 @@ def vggsounder_labels(clips: Iterable[str]) -> list[tuple[str, str]]:
 def _read_table(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         raise DataError(f"there is no table of labels {path}; give a CSV file, {FOLDERS!r} or {VGGSOUNDER!r}.")
-    names, *rows = read_csv(path, DataError, errors="surrogateescape") or [[]]  # names of files need not be valid text
+    names, *rows = read_csv(path, DataError, errors="surrogateescape") or [[]]  # file names need not be valid text
     missing = {"path", "label"} - set(names)
     if missing:
         raise DataError(f"the table of labels {path} lacks the column {' and '.join(sorted(missing))}; it needs path and label.")
@@ -95,7 +97,7 @@ def _read_table(path: Path) -> list[tuple[str, str]]:
 
 
 def _by_clip(pairs: Iterable[tuple[str, str]], clips: Sequence[str], source: str) -> Labels:
-    """Labels by clip, without rows of other clips."""
+    """Labels by clip; rows of other clips are ignored."""
     names, found = ClipNames(clips), defaultdict(set)
     for path, label in pairs:
         clip = names.find(path) or names.find(str(Path(path).with_suffix("")))

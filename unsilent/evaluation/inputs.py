@@ -1,4 +1,4 @@
-"""The files of an evaluation: folders, pairs of samples and clips, labels, settings, content keys."""
+"""Finds the files of an evaluation: folders, pairs of samples and clips, labels, settings, content keys."""
 
 import json
 import os
@@ -15,22 +15,22 @@ from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.evaluation.ground_truth import Labels, read_labels, read_manifest_labels
 from unsilent.evaluation.sounds import ClipNames, Sound, find_sounds, take_number
 
-KINDS = ("vggishish", "melception", "listener")  # of classifiers
-ABOUT = "samples.json"  # settings of a generated folder
+KINDS = ("vggishish", "melception", "listener")  # kinds of classifiers
+ABOUT = "samples.json"  # file with the settings of a generated folder
 ABOUT_KEYS = ("model", "seed", "top_k", "temperature")
-SETTING = re.compile(r"[\W_]*(top[-_]k|[A-Za-z]+)=(\d+(?:\.\d+)?)")  # in the name of a folder
+SETTING = re.compile(r"[\W_]*(top[-_]k|[A-Za-z]+)=(\d+(?:\.\d+)?)")  # setting in the name of a folder
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Sounds of one system, or the real ones.
+    """Sounds of one system, or the reference.
 
     Attributes:
-        name: in reports.
-        path: of the folder.
-        sounds: sorted by clip and sample number.
-        clips: reference clip of each sound, None where there is none; in the reference folder, the sounds' own names.
-        settings: from `samples.json` or the folder's name.
+        name: name in reports.
+        path: path of the folder.
+        sounds: sounds sorted by clip and sample number.
+        clips: reference clip of each sound; None for an unpaired sound. In the reference, the sounds' own names.
+        settings: settings from `samples.json` or from the folder's name.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Inputs:
     """Files to evaluate.
 
     Attributes:
-        folders: the reference first.
-        labels: of the reference clips.
+        folders: the reference, then the generated folders.
+        labels: labels of the reference clips.
     """
 
     folders: list[Folder]
@@ -54,7 +54,7 @@ class Inputs:
 
     @cached_property
     def keys(self) -> dict[Sound, bytes]:
-        """Content key of each sound; reads all files when first used."""
+        """Content key of each sound; the first use reads all files."""
         return {sound: sound.content_key() for folder in self.folders for sound in folder.sounds}
 
 
@@ -67,7 +67,7 @@ def find_classifier(name: str | None) -> Path:
         )
     folder = _classifier_folder(name)
     if (kind := read_config(folder)["kind"]) not in KINDS:
-        raise CheckpointError(f"{folder} holds a {kind}; a classifier is a {' or a '.join(KINDS)}.")
+        raise CheckpointError(f"{folder} is a {kind}, but a classifier must be a {' or a '.join(KINDS)}.")
     return folder
 
 
@@ -77,35 +77,35 @@ def _classifier_folder(name: str) -> Path:
             if os.path.exists(folder / "config.json"):
                 return folder
         if os.path.exists(place / "bundle.json"):
-            raise CheckpointError(f"the model {name!r} has no classifier of its own; name a checkpoint of a {' or a '.join(KINDS)}.")
+            raise CheckpointError(f"the model {name!r} has no classifier; give a checkpoint of a {' or a '.join(KINDS)}.")
     if name in catalog.names() and catalog.find(name).kind in KINDS:
-        raise CheckpointError(f"the classifier {name!r} is not here; fetch it with: unsilent models fetch {name}.")
+        raise CheckpointError(f"the classifier {name!r} is not installed; fetch it with: unsilent models fetch {name}.")
     raise CheckpointError(f"there is no classifier {name!r}: neither a checkpoint folder nor the name of a published {' or '.join(KINDS)}.")
 
 
 def find_inputs(
     reference: Path, generated: Sequence[Path], labels: str | None = None, manifest: Path | None = None, split: str | None = None
 ) -> Inputs:
-    """Find sounds, pairs and labels.
+    """Find the sounds, their pairs and the labels of an evaluation.
 
     Args:
         reference: folder of real sounds; the name of a clip is its path without suffix.
-        generated: folders of any systems; see `ClipNames.clip_of` for how their files pair with clips.
+        generated: folders of any systems; `ClipNames.clip_of` pairs their files with clips.
         labels: see `read_labels`.
-        manifest: instead of `labels`, see `read_manifest_labels`.
-        split: of the manifest; real sounds of other splits are left out.
+        manifest: replaces `labels`, see `read_manifest_labels`.
+        split: split of the manifest; real sounds of other splits are left out.
 
     Raises:
-        ParameterError: if a folder has no sounds or is given twice, or there is nothing to evaluate. If both `labels` and `manifest` are
-            given, or a split without a manifest.
+        ParameterError: if a folder has no sounds or is given twice, there is nothing to evaluate, both `labels` and `manifest` are given,
+            or a split is given without a manifest.
         DataError: if labels or `samples.json` cannot be read.
     """
     if labels and manifest:
-        raise ParameterError(f"labels are given twice, by {labels} and by {manifest}; leave out one.")
+        raise ParameterError(f"labels are given twice, by {labels} and {manifest}; leave out one.")
     if split and not manifest:
-        raise ParameterError(f"the split {split!r} was asked for without a manifest; give one with --manifest.")
+        raise ParameterError(f"the split {split!r} needs a manifest; give one with --manifest.")
     if not generated and not labels and not manifest:
-        raise ParameterError("there is nothing to evaluate: give folders with --generated, or labels to test the classifier with.")
+        raise ParameterError("there is nothing to evaluate: give folders with --generated, or labels to test the classifier.")
     real = find_sounds(reference)
     names, clip_labels = [sound.name for sound in real], {}
     if manifest:
@@ -123,14 +123,14 @@ def find_inputs(
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, with as many parts before it as all need to differ."""
+    """The shortest ends of the paths that are all different."""
     parts = [Path(os.path.abspath(path)).parts for path in folders]
     for length in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-length:]) for part in parts]
         if len({*names, "reference"}) == len(names) + 1:
             return names
     if folders:
-        raise ParameterError(f"the folder {folders[0]} is given more than once; name each of the generated folders once.")
+        raise ParameterError(f"the folder {folders[0]} is given more than once; give each of the generated folders once.")
     return []
 
 
@@ -144,5 +144,5 @@ def _settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from None
     if not isinstance(about, dict):
-        raise DataError(f"{path} must hold an object with {', '.join(ABOUT_KEYS)}.")
+        raise DataError(f"{path} must be an object with {', '.join(ABOUT_KEYS)}.")
     return {key: about[key] for key in ABOUT_KEYS if isinstance(about.get(key), str | int | float)}

@@ -1,4 +1,4 @@
-"""The report of an evaluation: an HTML page that loads no files except sounds, and the same results as JSON and CSV."""
+"""Writes the report of an evaluation: an HTML page that loads no files except sounds, and the same results as JSON and CSV."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from unsilent.version import __version__
 
 CLIPS_SHOWN, TAKES_SHOWN, NAMES_SHOWN = 24, 3, 50
 
-# A first column is never narrower than 8rem: names may break anywhere, so a phone would otherwise break them after every letter.
+# The first column is at least 8rem wide, because names may break anywhere, and a phone would otherwise break them after every letter.
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1b1b; background: #fff }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2.2rem } code { overflow-wrap: anywhere }
@@ -38,17 +38,17 @@ def write_report(evaluation: Evaluation, out: Path, command: str, date: datetime
 
     Args:
         evaluation: results.
-        out: folder, made if absent. The page links to sounds relative to it, so move them together.
-        command: that repeats the evaluation; shown on the page.
-        date: of the evaluation; shown on the page.
-        per_class: clips of each class that the page shows, class by class; None shows 24 of all.
+        out: folder, created if missing. The page has relative links to sounds, so move both together.
+        command: command that repeats the evaluation, for the page.
+        date: date of the evaluation, for the page.
+        per_class: number of clips of each class on the page; None shows 24 clips of all classes.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
-        DataError: if the folder cannot be made.
-        MediaError: if a file cannot be written, or a sound on the page is missing by now.
+        DataError: if the folder cannot be created.
+        MediaError: if a file cannot be written, or a sound on the page no longer exists.
         ParameterError: if matplotlib is not installed.
     """
     require_matplotlib()
@@ -92,7 +92,7 @@ def _page(evaluation: Evaluation, out: Path, command: str, date: datetime, per_c
 
 
 def _scores(evaluation: Evaluation) -> str:
-    """Table with a row for each folder, the reference first; warnings are numbered notes below."""
+    """Table with a row for each folder, the reference first; warnings are numbered notes below it."""
     rows = [(system.name, system.scores, system.warnings) for system in evaluation.folders]
     if evaluation.systems and evaluation.halves:
         rows.insert(1, ("reference, one half against the other", evaluation.halves, []))
@@ -125,7 +125,7 @@ def _score(name: str, score: Estimate, marks: Callable[[Sequence[str]], str]) ->
 
 
 def _sounds(evaluation: Evaluation, out: Path, per_class: int | None) -> str:
-    """Clips, evenly spaced by name, with samples of each system and the predicted classes; in one table, or one to unfold by class."""
+    """Table of clips, evenly spaced by name, with samples of each system and predicted classes; or one collapsed table per class."""
     by_clip = [_samples_by_clip(system) for system in evaluation.folders]
     covered = {clip for found in by_clip[1:] for clip in found} if evaluation.systems else set(by_clip[0])
     clips = sorted(covered & set(by_clip[0]))
@@ -179,10 +179,10 @@ def _sound(sample: Sample, evaluation: Evaluation, out: Path) -> str:
 
 
 def _files(system: System) -> str:
-    """Counts, and the names of files that could not be classified or have no pair."""
+    """Counts, and the names of files that could not be classified or are unpaired."""
     counts = [f"{len(system.samples) - len(system.failed)} of {len(system.samples)} files classified"]
     lists = [
-        ("unpaired sounds, which count for all metrics but MKL and accuracy", system.unpaired),
+        ("unpaired sounds, which count for all metrics except MKL and accuracy", system.unpaired),
         ("clips of the reference without a sample", system.missing),
     ]
     counts += [f"{len(names)} {what}" for what, names in lists if names]

@@ -22,12 +22,12 @@ _LABEL_INCHES, _WIDTH_INCHES = 0.24, 10.0
 _THUMBNAIL = (240, 60)  # pixels
 
 
-def draw_opinions(heard: Mapping[str, Sequence[tuple[str, float]]], out: Path) -> None:
-    """Draw the likeliest classes of several sounds as bars, into a PNG.
+def draw_likeliest(heard: Mapping[str, Sequence[tuple[str, float]]], out: Path) -> None:
+    """Draw the most probable classes of several sounds as bar charts in a PNG.
 
     Args:
-        heard: sound → classes with their probabilities.
-        out: to write.
+        heard: classes with probabilities, by the name of the sound.
+        out: PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -44,7 +44,7 @@ def draw_opinions(heard: Mapping[str, Sequence[tuple[str, float]]], out: Path) -
 
 
 def classes_plot(real: System, systems: Sequence[System]) -> str:
-    """MKL and accuracy by label, the first system's best label on top, with the number of clips. Paper figure 18."""
+    """MKL and accuracy by label, with the number of clips; labels are sorted by the first system's results. Paper figure 18."""
     rows = [row for system in (*systems, real) for row in system.classes if row.scores]
     shown = [name for name in ("mkl", "top1") if any(name in row.scores for row in rows)]
     sign = 1 if shown[0] == "mkl" else -1  # higher accuracy is better, higher divergence is worse
@@ -60,7 +60,7 @@ def classes_plot(real: System, systems: Sequence[System]) -> str:
             for place, (system, colour) in enumerate(coloured):
                 values = {row.label: row.scores[name] for row in system.classes if name in row.scores}
                 if values:
-                    shift = 0.5 * (place + 0.5) / len(coloured) - 0.25  # side by side within the row of a label
+                    shift = 0.5 * (place + 0.5) / len(coloured) - 0.25  # offset within the row of a label
                     heights = [labels.index(label) + shift for label in values]
                     _points(axis, list(values.values()), heights, name, colour, system.name, upright=False)
             axis.set_xlabel(_heading(name))
@@ -74,7 +74,7 @@ def classes_plot(real: System, systems: Sequence[System]) -> str:
 
 
 def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> str:
-    """Metrics over a setting: a line for each model and, of several, their mean at the values that all have. Paper figure 17."""
+    """Metrics over a setting, a line for each model; with several models, also their mean at common values. Paper figure 17."""
     shown = [name for name in ("fid", "mkl", "top1") if any(name in system.scores for points in lines.values() for _, system in points)]
     values = sorted({value for points in lines.values() for value, _ in points})
     with _figure(1, len(shown), (_WIDTH_INCHES, 3.4)) as (drawn, axes):
@@ -96,14 +96,14 @@ def sweep_plot(setting: str, lines: dict[str, list[tuple[float, System]]]) -> st
 
 
 def mean_line(lines: Mapping[str, Sequence[tuple[float, System]]], name: str) -> tuple[list[float], list[float]]:
-    """Values of a setting at which every line has a metric, and the metric's means over the lines."""
+    """Values of a setting for which every line has a metric, and the metric's means over the lines."""
     scored = [{value: system.scores[name].value for value, system in points if name in system.scores} for points in lines.values()]
     places = sorted(set.intersection(*map(set, scored)))
     return places, [float(np.mean([line[place] for line in scored])) for place in places]
 
 
 def thumbnail(mel01: Float[np.ndarray, "mels frames"]) -> str:
-    """Thumbnail of a mel as the `src` of an `img`: low bands at the bottom, loud ones bright."""
+    """Thumbnail of a mel as the `src` of an `img`: low bands at the bottom, high levels bright."""
     from matplotlib import colormaps
 
     colours = (colormaps["magma"](mel01[::-1])[..., :3] * 255).round().astype(np.uint8)
@@ -113,7 +113,7 @@ def thumbnail(mel01: Float[np.ndarray, "mels frames"]) -> str:
 
 
 def _points(axis, scores: list[Estimate], places: list[float], name: str, colour: str, label: str, upright: bool) -> None:
-    """Values with their intervals: vertical over a setting, horizontal in the row of a label."""
+    """Draw values with their intervals, vertical over a setting or horizontal in the row of a label."""
     factor = STYLES[name].factor
     values = np.array([score.value for score in scores]) * factor
     reach = np.array([score.interval or (score.value, score.value) for score in scores]).T * factor
@@ -148,7 +148,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **options):
 
     settings = {"svg.hashsalt": "unsilent", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # the font draws missing glyphs as boxes
         drawn = Figure(figsize=size, layout="constrained")
         yield drawn, drawn.subplots(rows, columns, squeeze=False, **options)[0]
 

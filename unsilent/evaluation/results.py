@@ -1,4 +1,4 @@
-"""Metrics of all folders, from classifier results. They depend on neither the order of files nor the number of workers."""
+"""Metrics of all folders from classifier results. They depend on neither the order of files nor the number of workers."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ from unsilent.metrics.statistics import log_softmax
 
 @dataclass(frozen=True)
 class Sample:
-    """One file. If it could not be classified, `why` is the reason, and what follows is empty.
+    """One file. If it could not be classified, `why` is the reason, and the later fields are empty.
 
     Attributes:
-        system: name of its folder.
-        clip: of the reference; None without one.
+        system: name of the folder.
+        clip: reference clip; None for an unpaired file.
         sound: the file.
-        why: reason why it was left out; empty if it was classified.
-        predicted, probability: the most probable class.
-        mkl, top1, top5: its terms of these metrics; None where it does not count.
+        why: reason why the file was left out; empty if it was classified.
+        predicted, probability: the most probable class, and its probability.
+        mkl, top1, top5: the file's contributions to these metrics; None if it does not count.
     """
 
     system: str
@@ -48,12 +48,12 @@ class System:
 
     Attributes:
         name, settings: see `Folder`.
-        scores: by metric, without those that cannot be computed.
-        classes: the same by label.
+        scores: estimates by metric, without metrics that cannot be computed.
+        classes: estimates by label.
         samples: all files.
         unpaired: names of sounds without a reference clip.
         missing: reference clips without a sound in this folder.
-        warnings: limits of all its metrics.
+        warnings: limitations of all metrics of this folder.
     """
 
     name: str
@@ -76,13 +76,13 @@ class Evaluation:
     """Results of all folders.
 
     Attributes:
-        classifier: behind the metrics.
-        real: the reference; its metrics test the classifier.
-        halves: FID and KID of one half of the reference against the other: those of a perfect system with half as many clips.
-        systems: one per generated folder, in the order given.
-        labels: of the reference clips.
-        seed: of all intervals and halves.
-        n_classified: sounds that were classified for this evaluation; results of the others were in the cache.
+        classifier: the classifier of the metrics.
+        real: results of the reference; they test the classifier.
+        halves: FID and KID of one half of the reference against the other, like those of a perfect system with half as many clips.
+        systems: results of each generated folder, in the given order.
+        labels: labels of the reference clips.
+        seed: seed of all intervals and halves.
+        n_classified: number of sounds classified for this evaluation; other results were in the cache.
     """
 
     classifier: Classifier
@@ -109,12 +109,12 @@ def compute_metrics(
     """Compute all metrics.
 
     Args:
-        inputs: files, which were classified.
+        inputs: the files.
         cache: classifier results.
-        failures: of `classify_all`.
-        seed: of the resamples behind intervals, and of the halves of the reference.
-        progress: called with the number of folders done and the name of the next. With 2048 features and as many sounds, a folder takes
-            several minutes, nearly all for the interval of FID.
+        failures: result of `classify_all`.
+        seed: seed of the resamples for intervals, and of the halves of the reference.
+        progress: called with the number of finished folders and the name of the next one. With 2048 features and as many sounds, a folder
+            takes several minutes, nearly all for the interval of FID.
 
     Raises:
         DataError: if no sound of a folder could be classified.
@@ -186,14 +186,14 @@ def _warnings(folder: Folder, generated: Classified, real: Classified) -> list[s
 
 
 def _plain(value: float, name: str) -> float | bool | None:
-    """A float or bool of Python; None for NaN."""
+    """A Python float or bool; None for NaN."""
     if np.isnan(value):
         return None
     return float(value) if name == "mkl" else bool(value)
 
 
 def sweeps(systems: Sequence[System]) -> dict[str, dict[str, list[tuple[float, System]]]]:
-    """Settings that vary between systems of one model: setting → model → its systems by value."""
+    """Settings that vary between systems of one model: by setting and model, the systems sorted by value."""
     found: dict[str, dict[str, list[tuple[float, System]]]] = {}
     for setting in ("top_k", "temperature", *sorted({name for system in systems for name in system.settings} - set(ABOUT_KEYS))):
         lines: dict[str, list[tuple[float, System]]] = {}

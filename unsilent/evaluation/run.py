@@ -1,4 +1,4 @@
-"""A whole evaluation in one call."""
+"""Runs a whole evaluation in one call."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -36,30 +36,30 @@ def evaluate(
 
         evaluate("real", ["ours", "theirs"], "report", classifier="melception", labels="folders")
 
-    Results do not depend on the order of files or the number of workers, because files are classified one by one and every draw has a
-    seed. Classifier results are kept in `out/heard`; an interrupted evaluation resumes.
+    Results do not depend on the order of files or the number of workers, because files are classified one by one and every random draw is
+    seeded. Classifier results are cached in `out/heard`, so an interrupted evaluation resumes.
 
     Args:
-        reference: folder of real sounds, or videos with sound; the name of a clip is its path without suffix.
-        generated: a folder for each system, with sounds named like the real ones (`CLIP`, `CLIP_N`, `CLIP.takeN`, `CLIP/N`). None at all
-            tests the classifier with the labels.
-        out: folder of `report.html`, `report.json` and `report.csv`; made if absent.
+        reference: folder of real sounds, or of videos with sound; the name of a clip is its path without suffix.
+        generated: a folder for each system, with sounds named like the real ones (`CLIP`, `CLIP_N`, `CLIP.takeN`, `CLIP/N`). An empty list
+            tests the classifier on the labels.
+        out: folder for `report.html`, `report.json` and `report.csv`; created if missing.
         classifier: a VGGish-ish or Melception: checkpoint folder, published name, or a model that has one; see `load_classifier`.
-        labels: of the real sounds, for accuracy: a CSV file (path, label), `folders` or `vggsounder`; see `read_labels`.
-        manifest: instead of `labels`, of `unsilent data manifest`.
-        split: of the manifest; real sounds of other splits are left out.
-        seed: of the resamples behind intervals.
-        device: for the classifier.
-        parallel: where to run.
-        progress: called with the current step, and the share done in [0, 1].
-        per_class: clips of each class that the page shows, class by class; None shows 24 of all.
-        keep_silent: classify silent sounds too, as the paper does; otherwise they are left out and named.
+        labels: labels of the real sounds, for accuracy: a CSV file (path, label), `folders` or `vggsounder`; see `read_labels`.
+        manifest: manifest from `unsilent data manifest`, which replaces `labels`.
+        split: split of the manifest; real sounds of other splits are left out.
+        seed: seed of the resamples for intervals.
+        device: device of the classifier.
+        parallel: where the job runs.
+        progress: called with the current step, and the finished share in [0, 1].
+        per_class: number of clips of each class on the page; None shows 24 clips of all classes.
+        keep_silent: classify silent sounds too, as in the paper; otherwise they are left out and listed.
 
     Raises:
-        ParameterError: if there is nothing to evaluate, options exclude each other, no classifier is named, or matplotlib is missing.
+        ParameterError: if there is nothing to evaluate, options exclude each other, no classifier is given, or matplotlib is missing.
         CheckpointError: if the classifier is missing or damaged.
         DataError: if labels cannot be read, no sound of a folder can be classified, or `out` cannot be written.
-        MediaError: if a report file cannot be written. Sounds that cannot be read are left out and named in `System.failed`.
+        MediaError: if a report file cannot be written. Sounds that cannot be read are left out and listed in `System.failed`.
     """
     require_matplotlib()
     out = Path(out)
@@ -86,7 +86,7 @@ def _measure(inputs: Inputs, cache: ResultCache, seed: int, parallel: Parallel, 
 
 
 def _refuse_other_reports(out: Path) -> None:
-    """Refuse to replace files that no evaluation has made: reports lie beside the results of their classifier."""
+    """Refuse to replace files that are not reports, which have the folder of cached results beside them."""
     for name in ("report.html", "report.json", "report.csv"):
         if (out / name).exists() and not (out / "heard").is_dir():
             raise DataError(f"{out / name} exists and is not a report of unsilent; choose another folder.")

@@ -1,4 +1,4 @@
-"""Metrics of the sounds of one folder, each with its 95 % interval, sample counts and warnings."""
+"""Metrics of one folder, each with a 95 % interval, sample counts and warnings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ from unsilent.metrics.mkl import divergences
 from unsilent.metrics.resampling import MIN_CLIPS, Interval, interval_of_mean, interval_of_sets
 
 TOP = {"top1": 1, "top5": 5}
-PARTS = 10  # of an inception score
+PARTS = 10  # parts of an inception score
 _STUDENT_95 = 2.262  # two-sided 95 % quantile of Student's t with 9 degrees of freedom
 KID_SUBSET = 1000
-_KID_SUBSETS = 10  # for intervals; the value itself takes the authors' hundred
+_KID_SUBSETS = 10  # subsets for intervals; the value itself has the authors' 100
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One metric. The field names are keys of `report.json`.
+    """One metric. Field names are keys of `report.json`.
 
     Attributes:
-        value: of the metric.
-        interval: 95 %; None with too few clips.
+        value: value of the metric.
+        interval: 95 % confidence interval; None with too few clips.
         spread: population standard deviation over KID's subsets or the inception score's parts; None for other metrics.
-        samples, clips: number of sounds, and of the clips they belong to.
-        real: number of reference sounds compared with; 0 for metrics that compare with none.
-        seed: of the resamples behind the interval.
-        warnings: limits of the value.
+        samples, clips: number of sounds, and of their clips.
+        real: number of reference sounds in the comparison; 0 for metrics without a reference.
+        seed: seed of the resamples for the interval.
+        warnings: limitations of the value.
     """
 
     value: float
@@ -49,7 +49,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """MKL and accuracy of the clips with one label; without the metrics that have no samples."""
+    """MKL and accuracy of the clips with one label, without metrics that have no samples."""
 
     label: str
     scores: dict[str, Estimate]
@@ -60,9 +60,9 @@ class Classified:
     """Classifier results of the readable sounds of one folder, in the order of their names.
 
     Attributes:
-        sounds: that were classified.
-        clips: reference clip of each; None where there is none.
-        features, logits: one row each.
+        sounds: the classified sounds.
+        clips: reference clip of each sound; None for an unpaired sound.
+        features, logits: one row for each sound.
     """
 
     sounds: list[Sound]
@@ -71,30 +71,32 @@ class Classified:
     logits: Float[np.ndarray, "samples labels"]
 
     def groups(self) -> list[np.ndarray]:
-        """Row numbers of each clip; a sound without a clip is a group of its own."""
+        """Row numbers of each clip; an unpaired sound is its own group."""
         rows: dict[tuple[bool, str], list[int]] = {}
         for row, (sound, clip) in enumerate(zip(self.sounds, self.clips, strict=True)):
             rows.setdefault((clip is None, sound.name if clip is None else clip), []).append(row)
         return [np.array(one) for one in rows.values()]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Classified":
-        """Rows of these numbers."""
+        """The rows with these numbers."""
         return Classified([self.sounds[row] for row in rows], [self.clips[row] for row in rows], self.features[rows], self.logits[rows])
 
 
 def fidelity(real: Classified, generated: Classified, seed: int) -> dict[str, Estimate]:
-    """FID and KID of all sounds, paired or not; empty if a set has fewer than 2."""
+    """FID and KID of all sounds, paired or not; empty if a set has fewer than 2 sounds."""
     sizes = (len(real.sounds), len(generated.sounds))
     if min(sizes) < 2:
         return {}
     dim, groups = real.features.shape[1], (real.groups(), generated.groups())
     counts = {"samples": sizes[1], "clips": len(groups[1]), "real": sizes[0], "seed": seed}
     unequal = (
-        [f"the sets differ in size ({sizes[0]} real, {sizes[1]} generated), and FID is larger for few rows"] if sizes[0] != sizes[1] else []
+        [f"the sets differ in size ({sizes[0]} real, {sizes[1]} generated), and FID is larger for fewer rows"]
+        if sizes[0] != sizes[1]
+        else []
     )
     few = [f"{min(sizes)} rows for {dim} feature dimensions: much of this FID is the bias of a small sample"] if min(sizes) <= dim else []
     all_rows = min(sizes) <= KID_SUBSET
-    same = [f"every subset holds all {min(sizes)} rows of a set: the deviation over subsets is too small"] if all_rows else []
+    same = [f"every subset contains all {min(sizes)} rows of a set: the deviation over subsets is too small"] if all_rows else []
 
     def distance(real_rows: np.ndarray, generated_rows: np.ndarray) -> float:
         return fid(real.features[real_rows], generated.features[generated_rows])
@@ -113,20 +115,20 @@ def fidelity(real: Classified, generated: Classified, seed: int) -> dict[str, Es
 
 
 def inception(generated: Classified, classifier: Classifier, seed: int) -> dict[str, Estimate]:
-    """Inception score; empty with fewer than ten sounds."""
+    """Inception score; empty with fewer than 10 sounds."""
     size, groups = len(generated.sounds), generated.groups()
     if size < PARTS:
         return {}
     score = inception_score(classifier.without_bias(generated.logits), PARTS)
     part = size // PARTS
     few = (f"parts of {part} sounds cannot score more than {part}",) if part < len(classifier.classes) else ()
-    reach = _STUDENT_95 * score.std / (PARTS - 1) ** 0.5  # no resampling, because smaller parts have lower scores
+    reach = _STUDENT_95 * score.std / (PARTS - 1) ** 0.5  # not by resampling, because smaller parts have lower scores
     interval = (score.value - reach, score.value + reach)
     return {"inception_score": Estimate(score.value, interval, size, len(groups), 0, seed, score.std, few)}
 
 
 def relevance(real: Classified, generated: Classified, seed: int) -> tuple[dict[str, Estimate], Float[np.ndarray, "samples"]]:
-    """MKL of the paired sounds, and the divergence of each sound; NaN without a pair."""
+    """MKL of the paired sounds, and the divergence of each sound, NaN for unpaired sounds."""
     row_of = {clip: row for row, clip in enumerate(real.clips)}
     rows = np.array([row_of.get(clip, -1) for clip in generated.clips])
     divergence, paired = np.full(len(rows), np.nan), rows >= 0
@@ -138,7 +140,7 @@ def relevance(real: Classified, generated: Classified, seed: int) -> tuple[dict[
 def accuracy(
     generated: Classified, classifier: Classifier, labels: Labels, seed: int
 ) -> tuple[dict[str, Estimate], dict[str, Float[np.ndarray, "samples"]]]:
-    """Top-1, top-5, mean average precision and area under the curve of the sounds with a label among the classes.
+    """Top-1 and top-5 accuracy, mean average precision and area under the ROC curve of the sounds that have a label among the classes.
 
     Returns:
         The metrics, and for each of `TOP` whether each sound is a hit: 1, 0, or NaN without such a label.
@@ -183,7 +185,7 @@ def by_class(generated: Classified, labels: Labels, per_sample: dict[str, Float[
 def _means(
     per_sample: dict[str, Float[np.ndarray, "samples"]], clips: Sequence[str | None], seed: int, required: str = "", paired: bool = False
 ) -> dict[str, Estimate]:
-    """Means over the values that are not NaN, without metrics that are all NaN; a warning counts the sounds without `required`."""
+    """Means over values that are not NaN; metrics that are all NaN are left out. A warning counts the sounds without `required`."""
     scores = {}
     for name, values in per_sample.items():
         counted = np.flatnonzero(~np.isnan(values))
@@ -206,7 +208,7 @@ def _set_interval(
     minimum: float = -np.inf,
     maximum: float = np.inf,
 ) -> Interval | None:
-    """Interval of a metric of whole sets, clipped to its range; None if there are too few clips to halve."""
+    """Interval of a metric of whole sets, clipped to the metric's range; None with too few clips."""
     if min(map(len, groups)) < MIN_CLIPS:
         return None
     low, high = interval_of_sets(statistic, value, groups, seed)

@@ -1,4 +1,4 @@
-"""Sound files of a folder, and the pairing of samples with the clips of a reference folder."""
+"""Finds the sound files of a folder, and pairs samples with the clips of a reference folder."""
 
 import hashlib
 import re
@@ -12,8 +12,8 @@ from unsilent.errors import ParameterError
 from unsilent.files import walk
 from unsilent.media.suffixes import SOUND_SUFFIXES, VIDEO_SUFFIXES
 
-MEL_SUFFIX = ".mel.npy"  # a mel as a codebook decodes it: float16 [mels, frames] around [-1, 1]
-KEY_BYTES = 16  # of a content key
+MEL_SUFFIX = ".mel.npy"  # a decoded mel: float16 [mels, frames] around [-1, 1]
+KEY_BYTES = 16  # length of a content key
 _SUFFIXES = (MEL_SUFFIX, *SOUND_SUFFIXES, *VIDEO_SUFFIXES)  # in order of preference
 _SEED = re.compile(r"\.seed\d+$")
 _TAKE = re.compile(r"(?:\.take|_|/)(\d+)$")
@@ -25,7 +25,7 @@ class Sound:
 
     Attributes:
         name: path below the folder without its suffix, with `/` between folders.
-        path: file to classify; a mel is preferred to a sound, a sound to a video.
+        path: file to classify; mels are preferred to sounds, and sounds to videos.
         playable: sound or video to play; None if there is only a mel.
     """
 
@@ -39,7 +39,7 @@ class Sound:
         return self.path.name.lower().endswith(MEL_SUFFIX)
 
     def content_key(self) -> bytes:
-        """Digest of the file's content, different for a mel and a sound of equal bytes."""
+        """Digest of the file's content; it differs between a mel and a sound with equal bytes."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.sha256(b"mel" if self.is_mel else b"")).digest()[:KEY_BYTES]
 
@@ -48,10 +48,10 @@ def find_sounds(folder: Path) -> list[Sound]:
     """All sounds in and below a folder, sorted by name, without hidden files.
 
     Raises:
-        ParameterError: if it is not a folder, or has no sounds.
+        ParameterError: if `folder` is not a folder, or has no sounds.
     """
     if not folder.is_dir():
-        raise ParameterError(f"{folder} is not a folder; name one with sounds.")
+        raise ParameterError(f"{folder} is not a folder; give a folder of sounds.")
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in walk(folder):
         below = path.relative_to(folder)
@@ -69,12 +69,12 @@ def _sound(name: str, found: dict[str, Path]) -> Sound:
 
 
 class ClipNames:
-    """Finds clips by their whole name, or by the end of a path if only one clip has it.
+    """Finds clips by their full names, or by the end of a path if it is unique.
 
-    Folders may precede either the name asked for or the clip's, not both: `dog/3` never stands for `cat/3`.
+    Either the given name or the clip's may have additional leading folders, but not both: `dog/3` never stands for `cat/3`.
 
     Args:
-        names: of the clips, with `/` between folders.
+        names: names of the clips, with `/` between folders.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -85,16 +85,16 @@ class ClipNames:
                 self._by_end[end].add(name)
 
     def find(self, name: str) -> str | None:
-        """Clip of a path without suffix, whatever folders precede one of the two; None if none or several match."""
+        """Clip of a path without suffix; None if no clip or several clips match."""
         return self._first([name])
 
     def clip_of(self, sample: str) -> str | None:
-        """Clip of a sample named `CLIP`, `CLIP/3`, `CLIP_3` or `CLIP.take3`, also with `.sound`, `.seed7` after `CLIP`; or None."""
+        """Clip of a sample named `CLIP`, `CLIP/3`, `CLIP_3` or `CLIP.take3`, with optional `.sound` or `.seed7` after `CLIP`; or None."""
         without = _TAKE.sub("", sample)
         return self._first([sample, *(_SEED.sub("", name).removesuffix(".sound") for name in (sample, without))])
 
     def _first(self, names: list[str]) -> str | None:
-        for ends in zip_longest(*map(_ends, names), fillvalue=""):  # longer ends of any name precede shorter ends of another
+        for ends in zip_longest(*map(_ends, names), fillvalue=""):  # longer ends of one name precede shorter ends of another
             for end, name in zip(ends, names, strict=True):
                 if end in self._names:
                     return end
@@ -104,7 +104,7 @@ class ClipNames:
 
 
 def take_number(sample: str) -> int:
-    """The number at the end of a sample's name, which orders the samples of a clip; 0 without one."""
+    """The number at the end of a sample's name, by which samples of a clip are sorted; 0 without one."""
     found = _TAKE.search(sample)
     return int(found[1]) if found else 0
 

@@ -1,4 +1,4 @@
-"""An evaluation as plain values: `report.json`, and `report.csv` with a row for each file."""
+"""Converts an evaluation to `report.json`, and to `report.csv` with a row for each file."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from unsilent.version import __version__
 
 
 class Style(NamedTuple):
-    """How a metric is written: heading, arrow to better values, digits after the point, factor."""
+    """Format of a metric: heading, arrow to better values, digits after the decimal point, factor."""
 
     heading: str
     arrow: str
@@ -55,12 +55,12 @@ def preprocessing(evaluation: Evaluation) -> str:
     seconds = classifier.frames * classifier.clip.hop / classifier.clip.sample_rate
     level = "with silent ends cut and normalised to -23 LUFS (mels unchanged)" if classifier.preprocesses else "unchanged"
     middle = f"the middle {classifier.frames} mel frames ({seconds:.2f} s)"
-    silent = "counted" if classifier.hears_silence else "left out"
+    silent = "counted" if classifier.keeps_silence else "left out"
     return f"Its input is each sound, {level}: {middle}; a shorter sound is repeated. Silent sounds are {silent}."
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """All facts and metrics as plain values, in a fixed order."""
+    """All facts and metrics as JSON values, in a fixed order."""
     classifier = evaluation.classifier
     return {
         "version": __version__,
@@ -81,7 +81,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def format_value(name: str, value: float) -> str:
-    """A metric's value as text, with fewer digits after the point where there are more before it."""
+    """A metric's value as text; large values have fewer digits after the decimal point."""
     style = STYLES[name]
     value *= style.factor
     before = len(str(int(abs(value)))) - 1
@@ -89,7 +89,7 @@ def format_value(name: str, value: float) -> str:
 
 
 def summary_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a short table: sounds and metrics of each folder."""
+    """Headings and rows of a short table with the number of sounds and the metrics of each folder."""
     names = [name for name in STYLES if any(name in system.scores for system in evaluation.folders)]
     rows = []
     for system in evaluation.folders:
@@ -120,7 +120,7 @@ def _system(system: System) -> dict[str, Any]:
 
 
 def as_csv(evaluation: Evaluation, relative_to: Path) -> str:
-    """A row for each file, the reference first; paths are relative to a folder."""
+    """CSV with a row for each file, the reference first; paths are relative to a folder."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_COLUMNS)

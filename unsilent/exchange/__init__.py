@@ -1,1 +1,1 @@
-"""Files of other programs: cues from tables, MIDI, cut lists and projects; and projects of a video with its sounds, for them."""
+"""Files of other programs: reads cues from tables, MIDI, cut lists and projects, and writes projects of a video with its sounds."""

@@ -22,11 +22,11 @@ def read_edl(path: Path, rate: Fraction) -> list[Cue]:
     The video begins at the first record time. A list of markers alone does not say where, so there it begins at the whole hour before.
 
     Args:
-        path: file.
-        rate: frames per second, which the file does not say.
+        path: file of the list.
+        rate: frames per second, which the file does not contain.
 
     Raises:
-        DataError: if it cannot be read, or is not such a list.
+        DataError: if the file cannot be read, or is not a cut list.
     """
     start, hour, cuts, markers = None, None, list[int](), list[tuple[int, str]]()
     for line in read_text(path, DataError, errors="replace").splitlines():
@@ -42,7 +42,7 @@ def read_edl(path: Path, rate: Fraction) -> list[Cue]:
             elif (marker := _RESOLVE.search(line)) and cuts:
                 markers.append((cuts.pop(), marker[1].strip()))
         except ValueError as error:
-            raise DataError(f"{path}: {error}; give the video's own frame rate to the list.") from None
+            raise DataError(f"{path}: {error}; export the list at the video's frame rate.") from None
     if start is None:
         raise DataError(f"{path} is not a cut list: it has no line such as `001  AX  V  C` with four timecodes.")
     start = hour if markers and not cuts else start
@@ -56,13 +56,13 @@ def read_edl(path: Path, rate: Fraction) -> list[Cue]:
 
 
 def label_of(text: str) -> str | None:
-    """The label in the name of a marker; None for names that programs give, such as `Marker 3`."""
+    """The label in the name of a marker; None for default names of programs, such as `Marker 3`."""
     text = text.strip()
     return None if re.fullmatch(r"((marker|cue|locator|untitled)?[\s#_]*\d*)", text, re.I) else text
 
 
 def edl_text(timeline: Timeline) -> str:
-    """A list with one event, and a marker for each cue at the frame nearest to it."""
+    """A cut list with one event, and a marker for each cue at the nearest frame."""
     rate, drop = timeline.rate, timeline.is_drop
     edges = [show(timeline.start_frame + frame, rate, drop) for frame in (0, timeline.n_frames)]
     mode = "DROP FRAME" if drop else "NON-DROP FRAME"

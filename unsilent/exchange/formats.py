@@ -1,4 +1,4 @@
-"""Which file means what, by its suffix: cues that are read, and what is written beside videos."""
+"""Chooses the reader of cues, and the writer of projects and tables, by the suffix of a file."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -19,21 +19,21 @@ from unsilent.media.suffixes import PROJECT_SUFFIXES
 TABLES, MIDI = (".csv", ".tsv", ".txt"), (".mid", ".midi")
 WRITTEN = (".csv", *PROJECT_SUFFIXES)
 _LIBRARIES = {".otio": "opentimelineio", ".otioz": "opentimelineio", ".mid": "mido"}
-MAX_BYTES = 64 << 20  # of a file with cues; larger ones are something else
+MAX_BYTES = 64 << 20  # largest file of cues that is read
 MAX_CUES = 100_000
 
 
 def read_cues(path: Path, rate: Fraction) -> list[Cue]:
-    """Cues of a file: a table, notes of MIDI, or markers of a cut list, an OpenTimelineIO timeline or a Reaper project.
+    """Cues from a table, MIDI notes, or the markers of a cut list, an OpenTimelineIO timeline or a Reaper project.
 
     Args:
-        path: file; its suffix tells what it is.
-        rate: frames per second of the video, which cut lists do not say.
+        path: file; its suffix determines the format.
+        rate: frames per second of the video, which cut lists do not contain.
 
     Raises:
-        MediaError: if it does not exist.
-        DataError: if it cannot be read, or gives no cues.
-        ParameterError: for another suffix, or an extra that is not installed.
+        MediaError: if the file does not exist.
+        DataError: if it cannot be read, or has no cues.
+        ParameterError: for another suffix, or if an extra is not installed.
     """
     require_path(path)
     suffix = path.suffix.lower()
@@ -42,36 +42,36 @@ def read_cues(path: Path, rate: Fraction) -> list[Cue]:
         **dict.fromkeys(TABLES, read_cue_table), **dict.fromkeys(MIDI, read_midi),
     }  # fmt: skip
     if suffix not in readers:
-        raise ParameterError(f"{path} gives no cues: known are {', '.join(readers)}.")
+        raise ParameterError(f"{path} is not a file of cues: known suffixes are {', '.join(readers)}.")
     if not path.is_file():
         raise DataError(f"{path} is not a file; name a file of cues.")
     if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path} has {path.stat().st_size >> 20} MB, which no list of cues has.")
+        raise DataError(f"{path} has {path.stat().st_size >> 20} MB, which is too large for a file of cues.")
     cues = readers[suffix](path)
     if not cues:
         raise DataError(f"{path} has no cues; give a row for each.")
     if len(cues) > MAX_CUES:
-        raise DataError(f"{path} has {len(cues)} cues, {MAX_CUES} are possible.")
+        raise DataError(f"{path} has {len(cues)} cues, but at most {MAX_CUES} are possible.")
     return sorted(cues, key=lambda cue: cue.seconds)
 
 
 def write_export(out: Path, timeline: Timeline, tracks: Sequence[tuple[str, Sequence[Cue]]] = ()) -> None:
-    """Write a project, a cut list, notes or a table, by the suffix.
+    """Write a project, a cut list, MIDI or a table; the suffix determines the format.
 
     Args:
         out: file with a suffix of `WRITTEN`, written atomically.
-        timeline: what it shows.
-        tracks: names and hits of tracks of MIDI; by default one, of the cues.
+        timeline: content of the file.
+        tracks: name and notes of each MIDI track; by default one track of the cues.
 
     Raises:
-        ParameterError: for another suffix, or an extra that is not installed.
-        MediaError: if it cannot be written.
+        ParameterError: for another suffix, or if an extra is not installed.
+        MediaError: if the file cannot be written.
     """
     suffix = out.suffix.lower()
     check_suffix(out)
     with atomic_write(out) as temporary:
         if suffix in (".otio", ".otioz"):
-            temporary.unlink()  # because the library does not replace bundles
+            temporary.unlink()  # the library does not replace existing bundles
             write_otio(timeline, temporary, out)
         elif suffix == ".mid":
             temporary.write_bytes(midi_bytes(tracks or [("cues", timeline.cues)]))
@@ -82,10 +82,10 @@ def write_export(out: Path, timeline: Timeline, tracks: Sequence[tuple[str, Sequ
 
 
 def check_suffix(out: Path) -> None:
-    """Refuse a file that is not written.
+    """Refuse an output that cannot be written.
 
     Raises:
-        ParameterError: names the known suffixes, or the extra that is not installed.
+        ParameterError: for another suffix, or if an extra is not installed.
     """
     library = _LIBRARIES.get(out.suffix.lower())
     if library and importlib.util.find_spec(library) is None:

@@ -1,4 +1,4 @@
-"""MIDI: hits as notes. Read and written with mido, an optional extra."""
+"""MIDI: cues and onsets as notes. Read and written with mido, an optional extra."""
 
 import io
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from unsilent.cues import Cue
 from unsilent.errors import DataError, ParameterError, how_to_install
 from unsilent.media.suffixes import OWN_COMMENT
 
-NOTE, DRUMS = 38, 9  # acoustic snare on the channel of drums
-_TICKS, _TEMPO = 960, 500_000  # per beat; microseconds per beat
+NOTE, DRUMS = 38, 9  # acoustic snare on the drum channel
+_TICKS, _TEMPO = 960, 500_000  # ticks per beat; microseconds per beat
 _NOTE_SECONDS = 0.1
 
 
 def read_midi(path: Path) -> list[Cue]:
-    """Cues at the notes of all tracks; notes at one time are one cue. The velocity gives the strength, 127 is 1.
+    """Cues at the notes of all tracks; simultaneous notes are one cue. Velocity 127 is strength 1.
 
     Raises:
-        DataError: if it is not a MIDI file, or has no notes.
+        DataError: if the file is not a MIDI file, or has no notes.
         ParameterError: if mido is not installed.
     """
     mido = _mido()
@@ -26,7 +26,7 @@ def read_midi(path: Path) -> list[Cue]:
         content = io.BytesIO(path.read_bytes())
         file = mido.MidiFile(file=content)
         seconds, strongest = 0.0, dict[float, int]()
-        for message in file:  # merged, in seconds, with all changes of tempo
+        for message in file:  # mido merges tracks and converts times to seconds
             seconds += message.time
             if message.type == "note_on" and message.velocity:
                 at = round(seconds, 4)
@@ -36,12 +36,12 @@ def read_midi(path: Path) -> list[Cue]:
     except (ValueError, EOFError, KeyError, TypeError, IndexError, OverflowError):
         raise DataError(f"{path} is not a MIDI file, or a damaged one.") from None
     if not strongest:
-        raise DataError(f"{path} has no notes, so it gives no cues.")
+        raise DataError(f"{path} has no notes, so it has no cues.")
     return [Cue(seconds=at, strength=round(velocity / 127, 3)) for at, velocity in sorted(strongest.items())]
 
 
 def midi_bytes(tracks: Sequence[tuple[str, Sequence[Cue]]]) -> bytes:
-    """A file with a track of notes for each name, as for a sampler of drums.
+    """A MIDI file with a track of drum notes for each name.
 
     Raises:
         ParameterError: if mido is not installed.

@@ -1,4 +1,4 @@
-"""OpenTimelineIO: timelines for Resolve, Premiere and others. Read and written with its library, an optional extra."""
+"""OpenTimelineIO: timelines for Resolve, Premiere and other programs. Read and written with its library, an optional extra."""
 
 import zipfile
 from pathlib import Path
@@ -12,20 +12,20 @@ from unsilent.exchange.reaper import relative
 from unsilent.exchange.timeline import Timeline, name_of
 from unsilent.media.suffixes import OWN_COMMENT
 
-_MAX_BYTES = 256 << 20  # of a timeline without its media
+_MAX_BYTES = 256 << 20  # largest unpacked timeline, without its media
 
 
 def read_otio(path: Path) -> list[Cue]:
-    """Cues at the markers of a timeline, its tracks and clips; a marker with a duration gives a length.
+    """Cues at the markers of a timeline, its tracks and its clips. The duration of a marker is the cue's length.
 
     Raises:
-        DataError: if it cannot be read, is not a timeline, or has no markers.
+        DataError: if the file cannot be read, is not a timeline, or has no markers.
         ParameterError: if the library is not installed.
     """
     otio = _otio()
     try:
         if path.suffix.lower() == ".otioz" and _unpacked_bytes(path) > _MAX_BYTES:
-            raise DataError(f"{path} would unpack to more than {_MAX_BYTES >> 20} MB, which no timeline has.")
+            raise DataError(f"{path} would unpack to more than {_MAX_BYTES >> 20} MB, which is too large for a timeline.")
         timeline = otio.adapters.read_from_file(str(path))
         if not isinstance(timeline, otio.schema.Timeline):
             raise DataError(f"{path} is not a timeline, but a {type(timeline).__name__}; export the timeline.")
@@ -36,10 +36,10 @@ def read_otio(path: Path) -> list[Cue]:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-    except Exception as error:  # of many classes, none documented
+    except Exception as error:  # the library raises many undocumented classes
         raise DataError(f"{path} is not an OpenTimelineIO file, or a damaged one: {' '.join(str(error).split())[:100]}.") from None
     if not cues:
-        raise DataError(f"{path} has no markers, so it gives no cues.")
+        raise DataError(f"{path} has no markers, so it has no cues.")
     return sorted(cues, key=lambda cue: cue.seconds)
 
 
@@ -54,17 +54,17 @@ def _cue(timeline: Any, item: Any, marker: Any) -> Cue:
         start = item.transformed_time(start, timeline.tracks)
     elif timeline.global_start_time is not None and start >= timeline.global_start_time and start > timeline.duration():
         start -= timeline.global_start_time  # some programs write timecodes here
-    length = round(duration.to_seconds(), 4) if duration.value > 1 else None  # one frame is not a length
+    length = round(duration.to_seconds(), 4) if duration.value > 1 else None  # one frame means no length
     return Cue(seconds=round(max(0.0, start.to_seconds()), 4), label=label_of(marker.name), length=length)
 
 
 def write_otio(timeline: Timeline, out: Path, final: Path) -> None:
-    """Write a timeline: the video, a track for each take, all but the first disabled, and cues as markers of the timeline.
+    """Write a timeline with the video, a track for each take, and cues as markers. All takes except the first are disabled.
 
     Args:
-        timeline: to write.
-        out: file; `.otioz` holds the media too.
-        final: its name in the end, to which paths of media are relative.
+        timeline: content of the file.
+        out: file to write; `.otioz` contains the media too.
+        final: path that the file gets afterwards; media paths are relative to its folder.
 
     Raises:
         ParameterError: if the library is not installed.
@@ -78,7 +78,7 @@ def write_otio(timeline: Timeline, out: Path, final: Path) -> None:
         kind = otio.schema.TrackKind.Audio if number else otio.schema.TrackKind.Video
         track = otio.schema.Track(f"take {number}" if number else "video", kind=kind)
         track.enabled = number < 2
-        # sounds have no timecode of their own in formats other than BWF: players count from their first sample
+        # sounds except BWF have no timecode, so programs count from their first sample
         first = at(timeline.start_frame if number == 0 else 0)
         url = path.absolute().as_posix() if bundles else relative(path, final.parent)
         media = otio.schema.ExternalReference(url, otio.opentime.TimeRange(first, at(timeline.n_frames)))

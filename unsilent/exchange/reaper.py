@@ -1,4 +1,4 @@
-"""Reaper projects: the video, each take on a track, cues as markers. Text, read and written here."""
+"""Reaper projects, a text format: the video, a track for each take, cues as markers."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def read_reaper(path: Path) -> list[Cue]:
     """Cues at the markers of a project, from its first video on; the two ends of a region are one cue with its length.
 
     Raises:
-        DataError: if it cannot be read, is not a project, or has no markers.
+        DataError: if the file cannot be read, is not a project, or has no markers.
     """
     lines = read_text(path, DataError, errors="replace").splitlines()
     if not lines or not lines[0].lstrip().startswith("<REAPER_PROJECT"):
@@ -41,7 +41,7 @@ def read_reaper(path: Path) -> list[Cue]:
             if (at := round(seconds - begin, 6)) >= 0:
                 cues.append(Cue(seconds=at, label=label_of(name), length=length))
         except (ValueError, IndexError):
-            raise DataError(f"line {number} of {path} is not a marker that can be read.") from None
+            raise DataError(f"line {number} of {path} is not a valid marker.") from None
     if not cues:
         raise DataError(f"{path} has no markers{f' after its video begins, at {begin:.2f} s' if begin > 0 else ''}, so it gives no cues.")
     return sorted(cues, key=lambda cue: cue.seconds)
@@ -74,8 +74,8 @@ def reaper_text(timeline: Timeline, folder: Path) -> str:
     """A project with a track for the video and one for each take.
 
     Args:
-        timeline: to show.
-        folder: of the project; files in and below it are named relatively.
+        timeline: content of the project.
+        folder: folder of the project; paths in and below it are relative.
     """
     lines = ['<REAPER_PROJECT 0.1 "7.0/linux-x86_64" 0', "  RIPPLE 0", f"  TIMEOFFS {float(timeline.start_frame / timeline.rate):.6f}"]
     lines += ["  <NOTES 0 2", f"    |{OWN_COMMENT}", "  >"]
@@ -113,13 +113,13 @@ def _track(name: str, kind: str, path: Path, folder: Path, seconds: float, muted
 
 
 def relative(path: Path, folder: Path) -> str:
-    """A path as a project in `folder` names it: relative where it lies in or below it."""
+    """The path relative to `folder` if it is in or below it, else the absolute path."""
     path, folder = path.absolute(), folder.absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
 
 def _quoted(text: str) -> str:
-    """Text in the kind of quotes that it does not contain, as Reaper does."""
+    """Text in a kind of quotes that it does not contain, as Reaper writes it."""
     text = " ".join(text.split())
     mark = next((mark for mark in "\"'`" if mark not in text), None)
     return f"{mark}{text}{mark}" if mark else f"`{text.replace('`', chr(39))}`"

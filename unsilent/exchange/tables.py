@@ -1,4 +1,4 @@
-"""Cues and prompt tracks as tables: CSV with named columns, label tracks of Audacity, and marker lists of Reaper."""
+"""Tables of cues and prompt tracks: CSV with named columns, label tracks of Audacity, and marker lists of Reaper."""
 
 import csv
 import io
@@ -17,13 +17,13 @@ _CLOCK = re.compile(r"\s*(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)\s*")  # 1:02:03.5, 2:0
 
 
 def read_cue_table(path: Path) -> list[Cue]:
-    """Cues of a table.
+    """Read cues from a table.
 
-    Its columns are `seconds`, and those wanted of `strength`, `label` and `length`, named in the first row or in that order. Label tracks
-    of Audacity (start, end, label) and marker lists of Reaper (#, Name, Start, End, Length) are known, too. Times are seconds, or m:s.
+    Columns are `seconds` and optionally `strength`, `label` and `length`, named in the first row or in this order. Label tracks of Audacity
+    (start, end, label) and marker lists of Reaper (#, Name, Start, End, Length) are read, too. Times are in seconds, or as m:s or h:m:s.
 
     Raises:
-        DataError: if it cannot be read, or a row is wrong; names the line.
+        DataError: if the file cannot be read, or a row is wrong; the message names the line.
     """
     if path.suffix.lower() == ".txt" and (tracks := _audacity_rows(path)):
         return [_cue(path, line, {"seconds": a, "length": _length(a, b), "label": label}) for line, (a, b, label) in tracks]
@@ -38,10 +38,10 @@ def read_cue_table(path: Path) -> list[Cue]:
 
 
 def read_prompt_track(path: Path) -> list[Stretch]:
-    """Stretches of a table with the columns `start`, `stop` and `label`, or of a label track of Audacity.
+    """Read stretches from a table with the columns `start`, `stop` and `label`, or from a label track of Audacity.
 
     Raises:
-        DataError: if it cannot be read, or a row is wrong; names the line.
+        DataError: if the file cannot be read, or a row is wrong; the message names the line.
     """
     tracks = _audacity_rows(path) if path.suffix.lower() == ".txt" else []
     if not tracks:
@@ -52,7 +52,7 @@ def read_prompt_track(path: Path) -> list[Stretch]:
     stretches = []
     for line, (start, stop, label) in tracks:
         if not label.strip():
-            raise DataError(f"line {line} of {path} has no label; name what sounds from {start} to {stop}.")
+            raise DataError(f"line {line} of {path} has no label; name the class of the sound from {start} to {stop}.")
         try:
             stretches.append(Stretch(start=_seconds(start), stop=_seconds(stop), label=label.strip()))
         except (ValueError, ParameterError) as error:
@@ -61,7 +61,7 @@ def read_prompt_track(path: Path) -> list[Stretch]:
 
 
 def write_cue_table(cues: Sequence[Cue]) -> str:
-    """CSV text of cues, with a column for each kind of value that some cue has."""
+    """CSV text of cues, with only the columns in which a cue has a value other than the default."""
     used = [name for name in COLUMNS if name == "seconds" or any(getattr(cue, name) not in (None, 1.0) for cue in cues)]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -71,11 +71,11 @@ def write_cue_table(cues: Sequence[Cue]) -> str:
 
 
 def _audacity_rows(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
-    """Lines of `start<tab>end<tab>label`, with their numbers; none where another line is found."""
+    """Lines of `start<tab>end<tab>label`, with their line numbers; empty if any line has another form."""
     rows = []
     for line, text in enumerate(read_text(path, DataError).splitlines(), 1):
         cells = text.split("\t")
-        if text.startswith("\\") or not text.strip():  # a range of frequencies
+        if text.startswith("\\") or not text.strip():  # a backslash begins a frequency range
             continue
         if len(cells) not in (2, 3) or not all(map(_NUMBER.fullmatch, cells[:2])):
             return []
@@ -86,7 +86,7 @@ def _audacity_rows(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
 def _with_names(
     path: Path, rows: list[list[str]], names: list[str], known: Sequence[str], needed: str
 ) -> tuple[Sequence[str], list[list[str]], int]:
-    """Names of the columns, the rows below, and the line of the first of these."""
+    """Names of the columns, the rows without them, and the line number of the first row."""
     if not rows:
         raise DataError(f"{path} is empty; give a row for each time, with the columns {', '.join(known)}.")
     if needed in names:
@@ -94,7 +94,7 @@ def _with_names(
             raise DataError(f"{path} has a column {unknown[0]!r}; known are {', '.join(known)}.")
         return names, rows[1:], 2
     if not _is_time(rows[0][0]):
-        raise DataError(f"{path} has no column {needed!r}; its columns are {', '.join(known)}, of which the first is needed.")
+        raise DataError(f"{path} has no column {needed!r}; its columns are {', '.join(known)}; the first is required.")
     if len(rows[0]) > len(known):
         raise DataError(f"{path} has {len(rows[0])} columns without names; {len(known)} are known: {', '.join(known)}.")
     return known, rows, 1

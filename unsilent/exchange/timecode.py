@@ -1,4 +1,4 @@
-"""SMPTE timecode: hours, minutes, seconds and frames, with dropped frame numbers at 29.97 and 59.94 frames a second."""
+"""SMPTE timecode: hours, minutes, seconds and frames, with drop-frame timecode at 29.97 and 59.94 frames per second."""
 
 import re
 from fractions import Fraction
@@ -11,10 +11,10 @@ _COMMON = (Fraction(24000, 1001), 24, 25, Fraction(30000, 1001), 30, 48, 50, Fra
 
 
 def frame_rate(video: Path) -> Fraction:
-    """Frames per second of a video: the nearest usual rate within 0.1 %, else its average rate.
+    """Frames per second of a video: the nearest standard rate within 0.1 %, else its average rate.
 
     Raises:
-        MediaError: if it cannot be opened.
+        MediaError: if the video cannot be opened.
     """
     with open_media(video) as container:
         stream = find_video(container, video)
@@ -24,10 +24,10 @@ def frame_rate(video: Path) -> Fraction:
 
 
 def start_frame(video: Path, rate: Fraction) -> tuple[int, bool]:
-    """Number of the first frame by the video's own timecode, and whether that drops numbers; 0 and False without one.
+    """Number of the first frame by the video's timecode, and whether it is drop-frame; 0 and False without a timecode.
 
     Raises:
-        MediaError: if it cannot be opened.
+        MediaError: if the video cannot be opened.
     """
     with open_media(video) as container:
         places = [container.metadata, *(stream.metadata for stream in container.streams)]
@@ -36,10 +36,10 @@ def start_frame(video: Path, rate: Fraction) -> tuple[int, bool]:
 
 
 def parse(text: str, rate: Fraction) -> int:
-    """Number of the frame with a timecode, from midnight.
+    """Frame number of a timecode, counted from midnight.
 
     Args:
-        text: `HH:MM:SS:FF`; `;` before the frames where numbers are dropped.
+        text: `HH:MM:SS:FF`; `;` before the frames marks drop-frame timecode.
         rate: frames per second.
 
     Raises:
@@ -56,7 +56,7 @@ def parse(text: str, rate: Fraction) -> int:
 
 
 def show(frame: int, rate: Fraction, is_drop: bool = False) -> str:
-    """The timecode of a frame, the inverse of `parse`; after 24 hours it begins anew."""
+    """The timecode of a frame number, the inverse of `parse`; it wraps after 24 hours."""
     whole = round(rate)
     is_drop = is_drop and rate.denominator != 1
     if is_drop:

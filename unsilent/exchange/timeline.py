@@ -1,4 +1,4 @@
-"""What a project of another program shows: a video, its sounds as tracks, and cues as markers."""
+"""Content of a project for another program: a video, its sounds as tracks, and cues as markers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Timeline:
     """A video with its sounds and cues.
 
     Attributes:
-        video: file.
-        seconds: length.
+        video: video file.
+        seconds: length of the video.
         rate: frames per second.
-        start_frame: of the video's timecode; 0 without one.
-        is_drop: whether its timecode drops frame numbers.
-        sounds: of each take, the best first; all but the first are muted.
+        start_frame: frame number of the video's timecode; 0 without one.
+        is_drop: whether the timecode is drop-frame.
+        sounds: file of each take, the best first; all except the first are muted.
         cues: in the order of time.
     """
 
@@ -37,7 +37,7 @@ class Timeline:
         """Read length, frame rate and timecode of a video.
 
         Raises:
-            MediaError: if it cannot be read.
+            MediaError: if the video cannot be read.
         """
         info, rate = probe(video), frame_rate(video)
         frame, is_drop = start_frame(video, rate)
@@ -49,7 +49,7 @@ class Timeline:
         return max(1, round(self.seconds * self.rate))
 
     def frame(self, seconds: float) -> int:
-        """Number of the frame at a time, from 0, at most the last."""
+        """Number of the frame nearest to a time, from 0, at most the last."""
         return min(round(seconds * self.rate), self.n_frames - 1)
 
 

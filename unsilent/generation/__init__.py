@@ -1,1 +1,1 @@
-"""From conditions to a finished result: windows, sampling, rendering, figure."""
+"""Generation: from conditions through windows, sampling and rendering to a result and its figure."""

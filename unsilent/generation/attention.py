@@ -1,4 +1,4 @@
-"""How much each sampled code attended to each position of the condition and to each earlier code, as in the interface of paper figure 19.
+"""Attention weights of each sampled code over the condition and over earlier codes, as in the interface of paper figure 19.
 
 The steps that sample the codes record the weights, in C, on a GPU and in torch alike.
 """
@@ -23,7 +23,7 @@ class WindowAttention:
         window: code columns; the first `primed` are known from the window before.
         condition: to the positions of the condition: features in the order of time, then the class. Where the condition is added to the
             codes, as for a sampler over columns, a single start position.
-        codes: to the codes before, in the order of `code_order`; 0 from the code itself on.
+        codes: weights of earlier codes, in the order of `code_order`; 0 from the code itself on.
     """
 
     window: Window
@@ -66,13 +66,13 @@ class AttentionRecord:
 
 
 def over_time(windows: Sequence[WindowAttention]) -> tuple[Float[np.ndarray, "places columns"], str]:
-    """Attention as an image: for each code column, the mean weights of its codes at each place; and the meaning of the places.
+    """Attention as an image with one column of pixels for each code column, and the label of its vertical axis.
 
     Places are positions of the condition or, where there is a single one, distances in columns: 0 is the column itself. Columns of
     windows that a prime fills are 0.
 
     Args:
-        windows: of a whole sound.
+        windows: windows of a whole sound.
     """
     is_condition = windows[0].condition.shape[1] > 1
     found = [one.condition if is_condition else _by_distance(one.codes, one.each) for one in windows]
@@ -84,7 +84,7 @@ def over_time(windows: Sequence[WindowAttention]) -> tuple[Float[np.ndarray, "pl
 
 
 def _by_distance(weights: Float[np.ndarray, "codes codes"], each: int) -> Float[np.ndarray, "codes columns"]:
-    """Weights by their distance from the code, in columns."""
+    """Weights summed by distance from the code, in columns."""
     n_codes = len(weights)
     own, column = np.arange(n_codes) // each, weights.reshape(n_codes, -1, each).sum(2)
     found = np.zeros_like(column)

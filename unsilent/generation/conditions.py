@@ -1,4 +1,4 @@
-"""Conditions: which video frames condition each window, and the vectors that the sampler is conditioned on."""
+"""Conditions: the video frames that condition each window, and their embeddings for the sampler."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 from unsilent.vision.scene import Observation, Scene
 
-_NAMED = 5  # classes that `likeliest` names
+_N_LIKELIEST = 5  # classes that `likeliest` returns
 
-# one for each window; a second row is what guidance leads away from
+# one for each window: the condition, and with avoided classes a negative condition for guidance
 Conditions = Sequence[Float[Tensor, "sides condition width"]]
 
 
 @dataclass(frozen=True)
 class WindowFrames:
-    """Video frames that condition one window, by number at the clip's feature rate.
+    """Numbers, at the clip's feature rate, of the video frames that condition one window.
 
     Attributes:
         embedded: one frame for each feature of the condition.
-        measured: all frames of the window, whose motion is measured; empty for a model without motion.
+        measured: all frames of the window, for its motion; empty for a model without motion.
     """
 
     embedded: list[int]
@@ -38,7 +38,7 @@ class WindowFrames:
 
 @dataclass(frozen=True)
 class Plan:
-    """Windows of a sound, and for each the frames that condition it; no frames for a model without features."""
+    """Windows of a sound, and the frames that condition each; no frames for a model without features."""
 
     windows: list[Window]
     frames: list[WindowFrames]
@@ -57,7 +57,7 @@ class Plan:
         return {number for frames in self.frames for number in frames.measured}
 
     def watched(self, scene: Scene, clip: Clip) -> range:
-        """Numbers of all frames of a scene while the sound lasts, among which cuts are looked for."""
+        """Numbers of all frames of a scene up to the end of the sound, in which cuts are detected."""
         return scene.frames(clip)[: round(self.n_columns * clip.column_seconds * clip.feature_fps) + 1]
 
 
@@ -65,10 +65,10 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
     """Choose the frames that condition each window.
 
     Args:
-        scene: frames are taken from.
-        windows: to condition.
+        scene: source of the frames.
+        windows: windows of the sound.
         clip: the grid.
-        condition: of the sampler; of a kind with features.
+        condition: the sampler's configuration; of a kind with features.
         pairs: whether a feature is computed from a frame and the next.
     """
     rows = condition_rows(condition, clip.n_features, clip.columns)
@@ -102,12 +102,12 @@ def seen_classes(
 def class_shares(
     sampler: AnySampler, frames: Sequence[WindowFrames], observation: Observation | None, request: Request, classes: Sequence[str]
 ) -> Float[Tensor, "classes"]:
-    """Probability of each class in the frames of some windows: 1 for the one that is named, else by sight.
+    """Probability of each class in the frames of some windows: 1 for the request's label, or else the result of sight.
 
     Args:
-        sampler: with sight.
-        frames: of the windows.
-        observation: of the frames; may be None where a class is named.
+        sampler: a sampler with sight.
+        frames: frames of the windows.
+        observation: features of the frames; may be None if the request has a label.
         request: resolved.
         classes: names by class number.
     """
@@ -120,7 +120,7 @@ def class_shares(
 
 
 def numbers_of(request: Request, classes: Sequence[str]) -> list[int]:
-    """Class numbers that a resolved request avoids."""
+    """Numbers of the classes that a resolved request avoids."""
     return [classes.index(name) for name in request.avoid or ()]
 
 
@@ -131,7 +131,7 @@ def make_condition(
     motion: Float[Tensor, "1 columns motion"] | None,
     avoided: Sequence[int],
 ) -> Float[Tensor, "sides condition width"]:
-    """Embed the condition of a window; below it, where classes are avoided, the mean of their conditions with the same motion."""
+    """Embed the condition of a window. With avoided classes, a second row is the mean of their conditions, with the same motion."""
     wanted = sampler.condition(features, labels, motion, avoided=avoided)
     if not avoided:
         return wanted
@@ -141,8 +141,8 @@ def make_condition(
 
 
 def likeliest(expected: Float[Tensor, "classes"], classes: Sequence[str]) -> dict[str, float]:
-    """The likeliest classes with their probabilities, in falling order, without those below 1 %."""
-    values, indices = expected.topk(min(_NAMED, len(classes)))
+    """The likeliest classes with their probabilities, the likeliest first, without those below 1 %."""
+    values, indices = expected.topk(min(_N_LIKELIEST, len(classes)))
     return {classes[index]: round(value, 3) for value, index in zip(values.tolist(), indices.tolist(), strict=True) if value >= 0.01}
 
 
@@ -154,10 +154,10 @@ def make_conditions(
     Args:
         sampler: on any device.
         plan: windows, and their frames for a sampler with features.
-        observation: of all these frames; None for a sampler without features. In place of a feature, the published "no features" samplers
-            then get one random vector, the same in every window, of the request's seed reduced to 63 bits, the range of torch's generators.
-        request: resolved; its label names the class, else a sampler with sight is given the likeliest class of the window. Cues and prompt
-            track replace motion and class over time, and guidance leads away from what is avoided.
+        observation: features and motion of the plan's frames; None for a sampler without features. The published "no features" samplers
+            then get one random vector, the same in every window. Its seed is the request's, reduced to the 63 bits of torch's generators.
+        request: resolved. Its label is the class; without a label, a sampler with sight gets the likeliest class of the window. Cues
+            replace the motion, a prompt track replaces the class, and avoided classes give a negative condition for guidance.
         classes: names by class number; empty for a sampler without classes.
     """
     device, clip = sampler.pos_emb.device, sampler.config.clip
@@ -172,7 +172,7 @@ def make_conditions(
             labels = torch.from_numpy(steering.labels(window, features.shape[1], clip))[None].to(device)
         elif sees and request.label is None:
             labels = torch.full((1,), -1, device=device)
-        if sees:  # the likeliest class alone, because a mean of several is none of them
+        if sees:  # only the likeliest class, because a mean of embeddings stands for no class
             labels = torch.where(labels < 0, class_shares(sampler, [frames], observation, request, classes).argmax(), labels)
         motion = None
         if frames.measured:

@@ -1,4 +1,4 @@
-"""The figure of a generation: frames of the video above, mel spectrogram below, on one time axis."""
+"""The figure of a generation: frames of the video above the mel spectrogram, on one time axis."""
 
 import warnings
 from collections.abc import Mapping
@@ -27,16 +27,16 @@ def draw(
     out: Path,
     attention: tuple[Float[np.ndarray, "places columns"], str] | None = None,
 ) -> None:
-    """Draw frames and mel of a whole video, and attention if given, into a PNG.
+    """Draw frames and mel of a whole video as PNG, and attention if given.
 
     Args:
-        video: file of the frames.
-        mel: in [-1, 1].
-        seconds: length of the time axis, that of the video.
+        video: video file.
+        mel: log mel in [-1, 1].
+        seconds: length of the time axis, which is the video's.
         clip: the grid of the mel.
-        title: one line above.
+        title: one line above the frames.
         out: PNG to write.
-        attention: for each code column, and what its places are; see `attention.over_time`.
+        attention: image and axis label from `attention.over_time`.
 
     Raises:
         ParameterError: if matplotlib is not installed.
@@ -60,16 +60,16 @@ def draw(
     # file names in a title need not be valid text, and may contain TeX
     above.set_title(title.encode("utf-8", "backslashreplace").decode(), parse_math=False)
     with warnings.catch_warnings(), atomic_write(out) as temporary:
-        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks become boxes
+        warnings.filterwarnings("ignore", message="Glyph")  # the font draws missing glyphs as boxes
         figure.savefig(temporary, dpi=110, format="png", metadata={"Comment": OWN_COMMENT})
 
 
 def draw_sheet(video: Path, mels: Mapping[str, Float[np.ndarray, "mels frames"]], seconds: float, clip: Clip, out: Path) -> None:
-    """Draw frames of a video, and the mels of several sounds below each other, into a PNG: a contact sheet.
+    """Draw a contact sheet as PNG: frames of a video above the mels of several sounds.
 
     Args:
-        video: file of the frames.
-        mels: by the title of each.
+        video: video file.
+        mels: mels by title.
         seconds: length of the time axis.
         clip: the grid of the mels.
         out: PNG to write.
@@ -93,7 +93,7 @@ def draw_sheet(video: Path, mels: Mapping[str, Float[np.ndarray, "mels frames"]]
 
 
 def draw_mel(axes, mel: Float[np.ndarray, "mels frames"], seconds: float, clip: Clip):
-    """Draw a mel in [-1, 1] on matplotlib axes of `seconds`; returns the image, for a colour bar."""
+    """Draw a mel in [-1, 1] on matplotlib axes whose time axis has `seconds`; returns the image, for a colour bar."""
     decibels = (np.clip(mel, -1, 1) + 1) / 2 * RANGE_DB + FLOOR_DB
     shown_seconds = mel.shape[1] * clip.hop / clip.sample_rate
     extent = (0, shown_seconds, -0.5, clip.mels - 0.5)

@@ -1,6 +1,6 @@
-"""Leads: hidden columns before a sound, which it continues: those of a reference, or exemplars of the class that is seen or named.
+"""Leads: hidden columns before a sound, which the sampler continues. They are from a reference, or from exemplars of the sound's class.
 
-Codes of one recording determine the sound more closely than the name of its class does.
+The codes of one recording determine the sound more closely than its class does.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from unsilent.vision.scene import Observation
 
 
 class Known(NamedTuple):
-    """Codes that a sound continues.
+    """Codes that the sampler continues.
 
     Attributes:
-        prime: of its own first columns.
-        leads: for each led window, codes of the columns before it: those to continue, then those of silence for the unconditional rows.
+        prime: codes of the sound's first columns.
+        leads: codes of the columns before each led window: first those to continue, then silence for the unconditional rows.
     """
 
     prime: Int[Tensor, "rows known"] | None = None
@@ -33,7 +33,7 @@ class Known(NamedTuple):
 
 
 def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> int:
-    """Columns of a lead; 0 where there is none: for a prime, for classes that change over time, and for models without exemplars."""
+    """Columns of a lead. 0 (no lead) with a prime, with classes that change over time, and for models without exemplars."""
     if request.like is not None:
         return reference_columns(clip)
     if exemplars is None or request.prime is not None or request.prompt_track is not None:
@@ -45,17 +45,19 @@ def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> i
 def known_codes(parts: Parts, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Known:
     """Codes that each candidate continues: a prime, a reference or exemplars.
 
-    Each candidate continues a different exemplar of the likeliest class in the first window of its shot; exemplars repeat if candidates
-    outnumber them. The choice depends on the seed and the number of the candidate alone.
+    Each candidate continues a different exemplar of the likeliest class in the first window of its shot. If candidates outnumber exemplars,
+    exemplars repeat. The choice depends only on the seed and the candidate's number.
 
     Args:
         parts: the model.
-        plan: of the sound.
-        observation: of its frames; may be None where a class is named.
+        plan: windows and frames of the sound.
+        observation: features of the frames; may be None if the request has a label.
         request: resolved.
-        given: sounds that it gives.
+        given: prime and reference of the request.
     """
-    led = [(window, frames) for window, frames in zip(plan.windows, plan.frames, strict=False) if window.is_led]  # without sight, no frames
+    led = [
+        (window, frames) for window, frames in zip(plan.windows, plan.frames, strict=False) if window.is_led
+    ]  # models without features have no frames
     if given.reference is not None:
         return Known(None, [given.reference.codes[:, None].expand(-1, request.n_sampled, -1, -1)] * len(led))
     leads, order = [], None if parts.exemplars is None else choose_exemplars(parts.exemplars, request)
@@ -67,7 +69,7 @@ def known_codes(parts: Parts, plan: Plan, observation: Observation | None, reque
 
 
 def choose_exemplars(exemplars: Exemplars, request: Request) -> Int[Tensor, "sounds"]:
-    """The number of an exemplar for each candidate of a request: a shuffled order of all, again and again."""
-    # another source than that of the numbers that codes are drawn with
+    """The number of an exemplar for each candidate of a request: a random permutation of all exemplars, repeated."""
+    # a random stream independent of the one that draws codes
     order = np.random.default_rng(np.random.SeedSequence(request.seed, spawn_key=(0, 1))).permutation(exemplars.config.each)
     return torch.from_numpy(np.resize(order, request.n_sampled))

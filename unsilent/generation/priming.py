@@ -1,6 +1,6 @@
-"""Priming: a sound begins with the first seconds of a real one, and the sampler continues it. Paper figures 14 and 15.
+"""Priming: the sampler continues the first seconds of a real sound. Paper figures 14 and 15.
 
-A reference is a prime that is cut off: the sound continues it, and takes are compared with it.
+A reference is like a prime, but it is cut off, and takes are ranked by their similarity to it.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from unsilent.signal.loudness import CEILING, limit_peaks, normalise_loudness
 from unsilent.signal.mel import log_mel01
 from unsilent.vision.scene import Scene
 
-_FADE_SECONDS = 0.05  # cross-fade from real to made samples
-_LEAD_SECONDS = 3.0  # of a reference, before the sound
+_FADE_SECONDS = 0.05  # cross-fade from real to generated samples
+_LEAD_SECONDS = 3.0  # part of a reference that precedes the sound
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Prime:
 
     Attributes:
         codes: whole code columns.
-        waveform: the samples of these columns, at their own level.
+        waveform: samples of these columns, at their original level.
         sample_rate: Hz.
     """
 
@@ -41,10 +41,10 @@ class Prime:
     sample_rate: int
 
     def join(self, made: Float[np.ndarray, "length"]) -> Float[np.ndarray, "length"]:
-        """Replace the beginning of a made sound by the real samples.
+        """Replace the beginning of a generated sound by the real samples.
 
-        The made sound is scaled so that its beginning, which is the reconstruction of the real samples, has their power. Real and made
-        samples are cross-faded at constant power over the last 50 ms of the real ones.
+        The beginning of the generated sound is a reconstruction of the real samples. The sound is scaled so that the two have equal power.
+        They are cross-faded at constant power over the last 50 ms of the real samples.
         """
         real = self.waveform[: len(made)]
         power_of_real, power_of_made = (float(np.square(one[: len(real)], dtype=np.float64).mean()) for one in (real, made))
@@ -60,20 +60,20 @@ class Prime:
 
 @torch.inference_mode()
 def load_prime(scene: Scene, request: Request, codec: Codec, loudness_lufs: float | None) -> Prime | None:
-    """Read and encode the beginning that a request asks for; what follows it in the file has no influence.
+    """Read and encode the prime of a request. Samples after `prime_seconds` have no influence.
 
     Args:
-        scene: whose own sound may be asked for, from its start.
+        scene: source of the sound if `prime` is `own`; read from its start.
         request: resolved.
-        codec: to encode with.
-        loudness_lufs: of the codebook's training; the sound is normalised to it before encoding. None leaves its level.
+        codec: encodes the sound.
+        loudness_lufs: loudness of the codebook's training; the sound is normalised to it before encoding. None keeps the level.
 
     Returns:
-        The prime, as many whole code columns as fit into `prime_seconds`; None if none is asked for.
+        The prime: all whole code columns that fit into `prime_seconds`. None if the request has none.
 
     Raises:
         MediaError: if the file cannot be read or has no sound.
-        ParameterError: if it is shorter than `prime_seconds`, or these than a code column.
+        ParameterError: if the sound is shorter than `prime_seconds`, or `prime_seconds` shorter than a code column.
     """
     if request.prime is None:
         return None
@@ -90,17 +90,17 @@ def load_prime(scene: Scene, request: Request, codec: Codec, loudness_lufs: floa
         found = len(waveform) / clip.sample_rate
         raise ParameterError(f"{source} has {found:.2f} s of sound, but prime_seconds is {request.prime_seconds:g}; lower it.")
     waveform = waveform[: n_columns * clip.column_samples]
-    heard = waveform if loudness_lufs is None else normalise_loudness(waveform, clip.sample_rate, loudness_lufs)
-    return Prime(codec.encode(heard)[: clip.rows], waveform, clip.sample_rate)
+    normalised = waveform if loudness_lufs is None else normalise_loudness(waveform, clip.sample_rate, loudness_lufs)
+    return Prime(codec.encode(normalised)[: clip.rows], waveform, clip.sample_rate)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A sound that others should be like.
+    """A sound that takes should resemble.
 
     Attributes:
-        codes: of the columns before the sound, `reference_columns` many; and of silence as long, which guidance leads away from.
-        features: of the listener, a unit vector.
+        codes: `reference_columns` columns of the reference; below them the same number of silence, for the unconditional rows.
+        features: the listener's features of the reference, a unit vector.
     """
 
     codes: Int[Tensor, "2 rows lead"]
@@ -108,56 +108,56 @@ class Reference:
 
 
 class GivenSounds(NamedTuple):
-    """Sounds that a request gives to a generation."""
+    """Prime and reference of a request, read and encoded."""
 
     prime: Prime | None = None
     reference: Reference | None = None
 
 
 def load_given(scene: Scene, request: Request, codec: Codec, ranker: Ranker | None, loudness_lufs: float | None) -> GivenSounds:
-    """Read what a request gives; arguments and errors as of `load_prime` and `load_reference`."""
+    """Read prime and reference of a request. Arguments and errors: see `load_prime` and `load_reference`."""
     return GivenSounds(load_prime(scene, request, codec, loudness_lufs), load_reference(request, codec, ranker, loudness_lufs))
 
 
 def reference_columns(clip: Clip) -> int:
-    """Columns of a reference before a sound."""
+    """Number of reference columns before a sound."""
     return min(clip.hop_columns, int(_LEAD_SECONDS / clip.column_seconds))
 
 
 @torch.inference_mode()
 def load_reference(request: Request, codec: Codec, ranker: Ranker | None, loudness_lufs: float | None) -> Reference | None:
-    """Read the sound that a request wants takes to be like: the clip of it that has most energy, and in this the beginning.
+    """Read the reference of a request. Features are of its clip with most energy, codes of the stretch with most energy in that clip.
 
     Args:
         request: resolved.
-        codec: to encode with.
-        ranker: of the model; a resolved request with a reference is for a model that has one.
-        loudness_lufs: as of `load_prime`.
+        codec: encodes the sound.
+        ranker: the model's; every model that accepts a reference has one.
+        loudness_lufs: as in `load_prime`.
 
     Returns:
-        The reference; None if none is asked for.
+        The reference; None if the request has none.
 
     Raises:
         MediaError: if the file cannot be read or has no sound.
-        ParameterError: if it is silent.
+        ParameterError: if the file is silent.
     """
     if request.like is None:
         return None
     clip, waveform = codec.clip, read_audio(Path(request.like), codec.clip.sample_rate)
     if not waveform.any():
-        raise ParameterError(f"{request.like} is silent; nothing can sound like it.")
-    heard = loudest(waveform, clip.columns * clip.column_samples)
-    heard = heard if loudness_lufs is None else normalise_loudness(heard, clip.sample_rate, loudness_lufs)
+        raise ParameterError(f"{request.like} is silent, so it cannot be a reference; choose another file.")
+    loud = loudest(waveform, clip.columns * clip.column_samples)
+    loud = loud if loudness_lufs is None else normalise_loudness(loud, clip.sample_rate, loudness_lufs)
     n_lead = reference_columns(clip) * clip.column_samples
-    lead = np.resize(loudest(heard, n_lead), n_lead)  # a shorter sound is repeated
-    mel01 = log_mel01(torch.from_numpy(np.pad(heard, (0, max(0, clip.n_fft - len(heard)))))[None], clip).to(codec.device)
+    lead = np.resize(loudest(loud, n_lead), n_lead)  # repeats a shorter sound
+    mel01 = log_mel01(torch.from_numpy(np.pad(loud, (0, max(0, clip.n_fft - len(loud)))))[None], clip).to(codec.device)
     with codec.autocast():
         features = ranker.listener.features(mel01)[0].float()
     return Reference(torch.stack([codec.encode(one)[: clip.rows] for one in (lead, np.zeros_like(lead))]), features)
 
 
 def loudest(waveform: Float[np.ndarray, "samples"], n: int) -> Float[np.ndarray, "stretch"]:
-    """The stretch of `n` samples with most energy; all, if there are no more."""
+    """The `n` consecutive samples with most energy; the whole waveform if it is not longer."""
     if len(waveform) <= n:
         return waveform
     energy = np.concatenate([[0.0], np.cumsum(waveform.astype(np.float64) ** 2)])

@@ -3,23 +3,23 @@
 import time
 from collections.abc import Callable
 
-Progress = Callable[[float], None]  # share of a stage that is done in [0, 1]
-Report = Callable[[str, float], None]  # name of the stage, share of the whole work that is done in [0, 1]
+Progress = Callable[[float], None]  # gets the finished share of a stage, 0 to 1
+Report = Callable[[str, float], None]  # gets the name of the stage, and the finished share of all work, 0 to 1
 
 
 def quiet(*_: object) -> None:
     """A callback that does nothing."""
 
 
-STAGES = {"reading": 0.4, "sampling": 0.5, "decoding": 0.1}  # share of the whole work, roughly
+STAGES = {"reading": 0.4, "sampling": 0.5, "decoding": 0.1}  # approximate share of all work
 
 
 def stage(report: Report, name: str) -> Progress:
-    """Callback for one stage: maps its progress, 0 to 1, to progress of the whole.
+    """Callback for one stage, which maps the stage's progress to the progress of all work.
 
     Args:
-        report: called with the name and the share of the whole.
-        name: of one of `STAGES`.
+        report: called with the name and the finished share of all work.
+        name: one of `STAGES`.
     """
     names = list(STAGES)
     before = sum(STAGES[other] for other in names[: names.index(name)])
@@ -44,5 +44,5 @@ class Clock:
         self._last = now
 
     def per_take(self, n_takes: int) -> dict[str, float]:
-        """Seconds by name for one of several takes that were made together."""
+        """Seconds by name divided by the number of takes, which were computed together."""
         return {name: seconds / n_takes for name, seconds in self.laps.items()}

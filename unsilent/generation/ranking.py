@@ -1,6 +1,7 @@
-"""Ranking: the candidate of each take that sounds most like what is seen, named or given is kept, and the best take comes first.
+"""Ranking: keeps the best candidate of each take, and sorts takes, the best first.
 
-A listener rates them: a classifier of sounds that was trained on other material than the model. Where cues are given, onsets decide.
+A listener, a classifier of sounds trained on other material than the model, scores how well a candidate fits the recognised or named class,
+or the reference. With cues, the score is the agreement of onsets with the cues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,8 @@ class Ranked(NamedTuple):
     """A chosen candidate.
 
     Attributes:
-        take: its number among all that were sampled.
-        score: see `agreement` and `onset_agreement`; None if nothing was ranked.
+        take: number of the candidate among all sampled sounds.
+        score: see `agreement` and `onset_agreement`; None without ranking.
     """
 
     take: int
@@ -46,15 +47,15 @@ def agreement(
     avoided: Sequence[str] = (),
     reference: Float[Tensor, "dim"] | None = None,
 ) -> Float[Tensor, "sounds"]:
-    """Mean log-probability that the listener gives to the expected classes, in nats; those that it does not know are left out.
+    """The listener's mean log-probability of the expected classes, in nats; classes that it does not know are left out.
 
     Args:
         codec: decodes the codes.
-        ranker: of the model.
-        grids: codes.
+        ranker: the model's listener and its classes.
+        grids: codes of each sound.
         expected: probability of each class.
-        avoided: classes; the log-probability that it is none of them is added.
-        reference: the listener's features of a sound; the cosine with them takes the place of expected classes.
+        avoided: class names; the log-probability that the sound is none of them is added.
+        reference: the listener's features of a reference; their cosine similarity replaces the term of expected classes.
     """
     known = {name: share for name, share in expected.items() if name in ranker.classes}
     shares = torch.tensor([known.get(name, 0.0) for name in ranker.classes]) / max(sum(known.values()), 1e-9)
@@ -73,13 +74,13 @@ def likelihood_after(
     after: Int[Tensor, "codes"],
     condition: Float[Tensor, "1 condition width"],
 ) -> Float[Tensor, "draws"]:
-    """Mean log-likelihood of the codes that follow, in nats a code: how well each of several beginnings leads to them.
+    """Mean log-likelihood, in nats per code, of given codes after each of several beginnings.
 
     Args:
-        sampler: of the model.
-        known: codes from the start of a window on, in the order of `code_order`, whole columns.
-        after: codes of the columns after them in the same window, at least one.
-        condition: of the window.
+        sampler: the model's sampler.
+        known: codes of each beginning from the start of a window, whole columns in the order of `code_order`.
+        after: codes of the following columns in the same window, at least one.
+        condition: condition of the window.
 
     Source:
         Sampling-importance resampling: for a gap M between P and F, p(M | P, F) is proportional to p(M | P) p(F | P, M).
@@ -94,7 +95,7 @@ def likelihood_after(
 
 
 def onset_agreement(codec: Codec, grids: Int[Tensor, "sounds rows columns"], cues: Sequence[Cue]) -> list[float]:
-    """F1 of the onsets of each sound and the cues, within the reach of `landing`."""
+    """F1 score of each sound's onsets against the cues, with the tolerance `landing.REACH_SECONDS`."""
     wanted = np.array([cue.seconds for cue in cues])
     return [onset_f1(find_onsets(to_mel01(codec.decode(grid)), codec.clip), wanted, REACH_SECONDS).f1 for grid in grids]
 
@@ -104,11 +105,11 @@ class Judge:
     """Chooses among the candidates of a request.
 
     Attributes:
-        codec: of the model.
+        codec: the model's codec.
         ranker: of the model; None for a model without, which chooses by cues alone.
-        expected: probability of each class that is seen or named.
-        request: resolved; where only one sound is sampled, or without `candidates`, nothing is ranked.
-        reference: features of the sound that takes should be like; None without.
+        expected: probability of each recognised or named class.
+        request: resolved; nothing is ranked if only one sound is sampled, or if `candidates` is None.
+        reference: the listener's features of the reference; None without one.
     """
 
     codec: Codec
@@ -151,11 +152,11 @@ class Judge:
 
 
 def best_of(scores: Sequence[float], candidates: int) -> list[Ranked]:
-    """The candidate of each take with the highest score; the best take comes first.
+    """The candidate with the highest score of each take; the best take comes first.
 
     Args:
-        scores: of all sounds, the `candidates` of one take after those of another.
-        candidates: of each take.
+        scores: scores of all sounds, grouped by take.
+        candidates: number of candidates per take.
     """
     takes = [range(first, first + candidates) for first in range(0, len(scores), candidates)]
     best = [max(take, key=scores.__getitem__) for take in takes]

@@ -1,7 +1,7 @@
-"""Codes to sound, streaming: finished windows are decoded and vocoded while later codes are still being sampled.
+"""Streaming decoder: decodes and vocodes finished windows while later codes are being sampled.
 
-This file schedules the classes of `codec.stitching`. A sampler's step is bound by memory bandwidth, or on a GPU by kernel latency, so
-concurrent decoding costs less than decoding afterwards.
+This file schedules the classes of `codec.stitching`. Concurrent decoding costs less time than decoding afterwards, because a sampling step
+is limited by memory bandwidth on a CPU, and by kernel latency on a GPU.
 """
 
 from collections import defaultdict, deque
@@ -28,9 +28,9 @@ class Finished(NamedTuple):
     """One finished take.
 
     Attributes:
-        waveform: mono in [-1, 1], levelled.
-        mel: around [-1, 1].
-        codes: the grid.
+        waveform: mono in [-1, 1], at the final level.
+        mel: log mel, around [-1, 1].
+        codes: the grid of codes.
     """
 
     waveform: Float[np.ndarray, "samples"]
@@ -39,14 +39,14 @@ class Finished(NamedTuple):
 
 
 class Rendering:
-    """Streaming decoder of several takes; a context manager that ends its thread.
+    """Streaming decoder of several takes, and a context manager that ends its background thread.
 
-    A background thread decodes each window but the last when its codes are known, and vocodes the finished mel in chunks. On a GPU it has a
-    stream of its own. It has as many torch threads as the codec, so results equal decoding at the end to the bit.
+    A background thread decodes each window except the last when its codes are known, and vocodes the finished mel in chunks. On a GPU it
+    has its own stream. It uses as many torch threads as the codec, so results equal decoding at the end bit by bit.
 
     Args:
-        codec: to decode and vocode with.
-        n_columns: of the whole sound.
+        codec: decodes and vocodes.
+        n_columns: code columns of the whole sound.
     """
 
     def __init__(self, codec: Codec, n_columns: int) -> None:
@@ -54,7 +54,7 @@ class Rendering:
         *early, _ = decoded_windows(n_columns, clip)
         self._windows = deque(window.stop for window in early)
         frames, context = n_columns * clip.downsampling, 0 if vocoder is None else vocoder.context_frames
-        self._mels = defaultdict(partial(StreamingMel, codec.codebook, n_columns, device))  # by the number of the take
+        self._mels = defaultdict(partial(StreamingMel, codec.codebook, n_columns, device))  # by take number
         self._waveforms = defaultdict(partial(StreamingWaveform, codec.vocode_chunk, frames, context, clip.hop, device))
         # the pool sets its thread count once; resetting it per call would race with the sampler's own setting
         self._background = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(codec.threads,))
@@ -78,7 +78,7 @@ class Rendering:
             sequences: all codes known so far, whole columns in the order of `code_order`.
 
         Raises:
-            Exception: of the background thread since the last call.
+            Exception: one raised by the background thread since the last call.
         """
         while self._pending and self._pending[0].done():
             self._pending.popleft().result()
@@ -99,13 +99,13 @@ class Rendering:
                 self.vocode(take)
 
     def decode(self, take: int, grid: Int[Tensor, "rows columns"]) -> Float[Tensor, "mels frames"]:
-        """Mel of one take, around [-1, 1], as far as its known codes `grid` reach."""
+        """Mel of one take, around [-1, 1], as far as the known codes `grid` reach."""
         with self._codec.computing():
             self._mels[take].feed(grid)
         return self._mels[take].mel
 
     def vocode(self, take: int) -> Float[Tensor, "samples"]:
-        """Waveform of one take as far as its mel is finished; by Griffin-Lim only when all is.
+        """Waveform of one take as far as its mel is finished. Griffin-Lim needs the whole mel.
 
         The buffer of a complete waveform is released.
         """
@@ -128,11 +128,11 @@ class Rendering:
         """Wait for the background thread, then decode, vocode and shape the rest of each take.
 
         Args:
-            grids: all codes of each take to be finished, by its number.
+            grids: all codes of each take to finish, by take number.
             n_samples: length of the sound.
             clock: gets the laps `codes`, `decode`, `vocode` and `loudness`.
-            progress: called with the share of takes that are finished.
-            shape: makes the final waveform of a take, see `shaping.shaper`.
+            progress: called with the share of finished takes.
+            shape: final processing of a take's waveform, see `shaping.shaper`.
         """
         self.wait()
         clock.lap("codes")
@@ -153,7 +153,7 @@ class Rendering:
         """Wait for the background thread.
 
         Raises:
-            Exception: of that thread.
+            Exception: one raised by that thread.
         """
         while self._pending:
             self._pending.popleft().result()

@@ -1,4 +1,4 @@
-"""The result of a generation: a sound with its mel, codes and settings, and methods that write files."""
+"""The result of a generation: a sound with its mel, codes and settings. Its methods write files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,21 +30,21 @@ class Generation:
     """One sound for a video, with its mel, codes, features and settings.
 
     Attributes:
-        video: file that it was made for.
-        waveform: mono in [-1, 1], as long as the video to the sample.
+        video: video file that the sound was made for.
+        waveform: mono in [-1, 1], exactly as long as the video.
         sample_rate: Hz.
-        mel: decoded, `[mels, frames]` around [-1, 1]; whole code columns, so it may be a little longer than the video.
-        codes: sampled, `[rows, columns]`.
-        features: of the frames, `[features, dim]` in the order of time; None for a model without features.
+        mel: decoded log mel, `[mels, frames]` around [-1, 1]; it has whole code columns, so it may be a little longer than the video.
+        codes: sampled codes, `[rows, columns]`.
+        features: features of the frames, `[features, dim]` in the order of time; None for a model without features.
         clip: the grid of mel and codes.
         request: resolved against the model's defaults.
-        take: number of this sound among all that were sampled, from 0; in the order of takes where nothing is ranked.
-        score: agreement with what is seen or named, see `generation.ranking`; None where nothing was ranked.
-        seen: likeliest classes and their probabilities; empty for a model that does not see.
+        take: number of this sound among all sampled sounds, from 0.
+        score: ranking score, see `generation.ranking`; None without ranking.
+        seen: likeliest classes of the frames and their probabilities; empty for a model without sight.
         attention: how much each code looked at the condition and at earlier codes, window by window; None where it was not asked for.
         model: name of the model.
-        precision: that it was computed in, see `speed.choice.choose_precision`.
-        timings: seconds of each stage. Decoding and vocoding concurrent with sampling count as sampling (`codes`).
+        precision: precision of the computation, see `speed.choice.choose_precision`.
+        timings: seconds of each stage. Decoding and vocoding that run concurrently with sampling count as sampling (`codes`).
     """
 
     video: Path
@@ -82,17 +82,17 @@ class Generation:
 
     @property
     def seconds(self) -> float:
-        """Length of the sound."""
+        """Length of the sound in seconds."""
         return len(self.waveform) / self.sample_rate
 
     @property
     def spent_seconds(self) -> float:
-        """Seconds of all stages, without loading the model and without writing files."""
+        """Computing time of all stages in seconds, without loading the model and writing files."""
         return sum(self.timings.values())
 
     @property
     def real_time_factor(self) -> float:
-        """Time spent divided by time played; below 1 is faster than playback."""
+        """Computing time divided by the sound's length; below 1 is faster than playback."""
         return self.spent_seconds / self.seconds
 
     def save_video(
@@ -103,20 +103,20 @@ class Generation:
         plan: Plan | None = None,
         further: Sequence["Generation"] = (),
     ) -> Plan:
-        """Write the video with this sound; its video packets are copied, or its pictures encoded where `out` cannot hold them.
+        """Write the video with this sound. Video packets are copied; if the container of `out` cannot hold them, frames are encoded.
 
         Args:
             out: file to write; its suffix chooses the container.
-            original: the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter); None is as requested.
-            comment: metadata field of the file.
-            plan: of `media.mux.plan_mux`; None makes one.
-            further: takes that become tracks of their own behind this one.
+            original: the video's own sound: `drop`, `keep` (mixed in), or `duck` (mixed in, quieter); None takes the request's.
+            comment: comment in the file's metadata.
+            plan: result of `media.mux.plan_mux`; None makes one.
+            further: takes that become additional audio tracks.
 
         Returns:
-            What was done with the streams of the video.
+            The plan: how each stream of the video was written.
 
         Raises:
-            MediaError: if the video cannot be read again, or `out` cannot be written or hold such video.
+            MediaError: if the video cannot be read again, `out` cannot be written, or its container cannot hold the video.
         """
         original = self.request.original if original is None else original
         check_choice("original", original, Original)
@@ -125,10 +125,10 @@ class Generation:
 
     @cached_property
     def channels(self) -> tuple[Float[np.ndarray, "channels samples"], int]:
-        """One channel, or two panned to the place of motion, at the sample rate that is asked for; and that rate.
+        """The sound's channels at the requested sample rate, and that rate. Stereo is panned to the position of motion.
 
         Raises:
-            MediaError: if the video cannot be read again, for stereo.
+            MediaError: if the request is stereo and the video cannot be read again.
         """
         rate = self.request.rate or self.sample_rate
         return resample(self._panned, self.sample_rate, rate), rate
@@ -140,7 +140,7 @@ class Generation:
         return pan(self.waveform, motion_places(self.video), PLACES_PER_SECOND, self.sample_rate)
 
     def save_sound(self, out: str | Path) -> None:
-        """Write the sound alone: `.wav`, `.flac` or `.opus`. WAV has the video's timecode as time reference.
+        """Write the sound without the video: `.wav`, `.flac` or `.opus`. WAV has the video's timecode as time reference.
 
         Raises:
             ParameterError: for another suffix, or bits that the format does not have.
@@ -150,17 +150,17 @@ class Generation:
         write_sound(Path(out), *self.channels, self.request.bits, self._since_midnight())
 
     def save_stems(self, out: str | Path) -> dict[str, Path]:
-        """Write the sound of each label over time, as long as the whole, which is their sum.
+        """Write one sound for each label over time. Each is as long as the whole sound, and they add up to it.
 
         Args:
-            out: the label is added to its stem.
+            out: path whose stem gets the label appended.
 
         Returns:
             Path of each label.
 
         Raises:
-            ParameterError: as `save_sound`, or if no labels over time were asked for.
-            MediaError: as `save_sound`.
+            ParameterError: as in `save_sound`, or if the request has no labels over time.
+            MediaError: as in `save_sound`.
         """
         check_sound(Path(out), self.request.bits)
         parts, rate = split_by_label(self._panned, self.request, self.clip), self.request.rate or self.sample_rate
@@ -176,7 +176,7 @@ class Generation:
         return Fraction(start_frame(self.video, rate)[0]) / rate or None
 
     def save_wav(self, out: str | Path) -> None:
-        """As `save_sound`, for `.wav` only."""
+        """Like `save_sound`, for `.wav` only."""
         check_suffix(Path(out), ".wav", "sound")
         self.save_sound(out)
 
@@ -210,7 +210,7 @@ class Generation:
 
 
 def save_sheet(takes: Sequence[Generation], out: Path) -> None:
-    """Draw all takes of a video below each other, as PNG; errors as of `Generation.save_picture`."""
+    """Draw a contact sheet of all takes of a video as PNG; errors as in `Generation.save_picture`."""
     scores = ["" if one.score is None else f", score {one.score:.2f}" for one in takes]
     titles = [f"take {rank}, seed {one.seed}{score}" for rank, (one, score) in enumerate(zip(takes, scores, strict=True), 1)]
     mels = dict(zip(titles, (one.heard_mel for one in takes), strict=True))

@@ -1,4 +1,4 @@
-"""Sampling of codes: the next code from logits, classifier-free guidance, windows over any length, priming with known codes."""
+"""Sampling of codes: top-k and temperature, classifier-free guidance, windows over any length, priming with known codes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from unsilent.models.code_order import to_sequence
 from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 
-Feed = Callable[[Int[Tensor, "sounds known"]], None]  # gets all codes known so far after each column
+Feed = Callable[[Int[Tensor, "sounds known"]], None]  # called after each column with all codes known so far
 ENDED = -1  # in place of the codes that a candidate would have had after its audition
 
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
-    """The random numbers in [0, 1) behind one take; number `i` depends on seed, take and `i` alone."""
+    """The random numbers in [0, 1) that draw the codes of one take. Number `i` depends only on seed, take and `i`."""
     return uniform_stream(seed, take).random(n_codes)
 
 
 def uniform_stream(seed: int, take: int) -> np.random.Generator:
-    """Source of the numbers of `draw_uniforms`, for any number of codes."""
-    # the take as a spawn key: as a second word of the entropy, a take of one seed would equal another take of a seed above 2**32
+    """Generator of the numbers of `draw_uniforms`, for any number of codes."""
+    # the take is a spawn key, because as a second word of entropy it would collide with seeds above 2**32
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(take,))))
 
 
@@ -38,22 +38,22 @@ def next_code(
     """Sample a code for each row.
 
     Args:
-        logits: of the next code.
-        uniforms: one number in [0, 1) per row, at which the cumulative distribution is inverted.
+        logits: unnormalised log-probabilities of the next code.
+        uniforms: one number in [0, 1) per row; the code is the inverse of the cumulative distribution at this number.
         temperature: divisor of the logits; 0 is greedy.
-        top_k: codes with less than the k-th highest logit are left out (the paper's top-X); ties with it stay.
+        top_k: codes below the k-th highest logit are left out (the paper's top-X); ties stay.
 
     Raises:
         ParameterError: if the temperature is negative, or top_k is not from 1 to the number of codes.
 
     Source:
-        Released sampler: temperature, top-k, softmax, draw. Differs: the draw inverts the cumulative distribution at a given number, so a
-        row depends on itself only.
+        Released sampler: temperature, top-k, softmax, draw. Differs: the draw inverts the cumulative distribution at a given number, so
+        that rows are independent.
     """
     if not temperature >= 0:
-        raise ParameterError(f"a temperature of {temperature} was given; it is 0 or more.")
+        raise ParameterError(f"temperature is {temperature}, but must be 0 or more.")
     if not 1 <= top_k <= logits.shape[1]:
-        raise ParameterError(f"top_k {top_k} was given; this sampler has {logits.shape[1]} codes, so it is from 1 to {logits.shape[1]}.")
+        raise ParameterError(f"top_k is {top_k}, but must be 1 to {logits.shape[1]}, the number of codes of this sampler.")
     if temperature == 0:
         return logits.argmax(1)
     # subtract the maximum first, because the division overflows at temperatures near zero
@@ -61,7 +61,7 @@ def next_code(
     if top_k < logits.shape[1]:
         kept = torch.where(logits < logits.topk(top_k, dim=1).values[:, -1:], -torch.inf, kept)
     cumulative = torch.softmax(kept, dim=1).cumsum(1)
-    # scaled by the total, because rounding may leave it below one
+    # scaled by the last value, which rounding may leave below 1
     chosen = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
     return chosen[:, 0].clamp(max=logits.shape[1] - 1)
 
@@ -70,7 +70,7 @@ def guide(logits: Float[Tensor, "rows codes"], guidance: float) -> Float[Tensor,
     """Classifier-free guidance: `unconditional + guidance * (conditional - unconditional)`.
 
     Args:
-        logits: conditional rows and, where `guidance` is not 1, below them the unconditional rows of the same takes.
+        logits: conditional rows; if `guidance` is not 1, followed by the unconditional rows of the same takes.
         guidance: scale; 1 is conditional, 0 unconditional.
 
     Source:
@@ -83,13 +83,13 @@ def guide(logits: Float[Tensor, "rows codes"], guidance: float) -> Float[Tensor,
 
 
 def guided_rows(condition: Float[Tensor, "sides condition width"], n_rows: int) -> Float[Tensor, "n_rows condition width"]:
-    """The condition, and below it, where `n_rows` is 2, what guidance leads away from: the second row given, else no condition."""
+    """The condition; with `n_rows` 2, followed by the negative condition of guidance: its own second row if it has one, or else zeros."""
     return torch.cat([condition, torch.zeros_like(condition[:1])])[:n_rows]
 
 
 @dataclass(frozen=True)
 class NextCode:
-    """Logits to the next code of each take; fields as of `next_code` and `guide`."""
+    """Callable from logits to the next code of each take; fields as in `next_code` and `guide`."""
 
     temperature: float
     top_k: int
@@ -97,18 +97,18 @@ class NextCode:
 
     @classmethod
     def of(cls, request: Request) -> "NextCode":
-        """The choice that a resolved request asks for."""
+        """The sampling settings of a resolved request."""
         if None in (request.temperature, request.top_k, request.guidance):
-            raise ParameterError("this request still leaves values to the model; call `Request.resolve` first.")
+            raise ParameterError("temperature, top_k or guidance of this request is None; call `Request.resolve` first.")
         return cls(request.temperature, request.top_k, request.guidance)
 
     @property
     def n_rows(self) -> int:
-        """Rows of logits for each take: conditional and, where guided, unconditional."""
+        """Rows of logits per take: conditional, and with guidance also unconditional."""
         return 1 if self.guidance == 1 else 2
 
     def __call__(self, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"]) -> Int[Tensor, "takes"]:
-        """The code of each take."""
+        """Sample the next code of each take."""
         return next_code(guide(logits, self.guidance), uniforms, self.temperature, self.top_k)
 
 
@@ -125,7 +125,7 @@ class Audition(NamedTuple):
 
 
 def feed_all(feeds: Sequence[Feed], progress: Progress, n_codes: int) -> Feed:
-    """A callback that reports the share of `n_codes` that is known, then calls each of `feeds`."""
+    """A callback that reports the known share of `n_codes`, then calls each of `feeds`."""
 
     def on_column(known: Int[Tensor, "sounds known"]) -> None:
         progress(known.shape[1] / n_codes)
@@ -149,24 +149,24 @@ def sample_codes(
     on_column: Feed = quiet,
     attention: AttentionRecord | None = None,
 ) -> Int[Tensor, "sounds sequence"]:
-    """Sample the codes of sounds of any length.
+    """Sample the codes of one or several sounds of any length.
 
     Args:
         sampler: in evaluation mode.
-        windows: as of `plan_windows`, of the sampler's clip.
+        windows: windows from `plan_windows`, for the sampler's clip.
         conditions: one for each window, in order.
         request: resolved; its seed, takes, candidates, top_k, temperature and guidance are used. A guidance other than 1 doubles the work,
-            and needs a sampler trained with condition dropout. A sound does not depend on how many are sampled: to the bit with the step in
-            C, and to rounding with torch's matrix products.
-        prime: codes of the first columns, kept as they are (the paper's priming).
-        leads: codes of the columns before each led window: those that are continued, and those that guidance leads away from.
-        keep: code of each place that is not sampled, else -1; of all columns. The sampler reads them where they come.
+            and needs a sampler trained with condition dropout. A sound does not depend on the number of sounds: bit by bit with the C step,
+            up to rounding with torch's matrix products.
+        prime: codes of the first columns, which are kept (the paper's priming).
+        leads: codes of the columns before each led window: those to continue, and those of the unconditional rows.
+        keep: codes that are kept, -1 where codes are sampled; of all columns. The sampler reads them in order like sampled ones.
         audition: ends candidates after their first columns; None lets all go on.
-        on_column: called after each column with all codes known by then.
+        on_column: called after each column with all codes known so far.
         attention: gets the attention of all codes, from the steps that sample them; None records none.
 
     Returns:
-        Codes in the order of `code_order`, columns x rows for each sound: all candidates of take 0, then those of take 1 and so on.
+        Codes of each sound in the order of `code_order`: all candidates of take 0, then those of take 1, and so on.
         Candidates that the audition ended have `ENDED` from there on.
 
     Raises:

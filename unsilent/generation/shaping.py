@@ -1,4 +1,4 @@
-"""Shaping: what a request asks of a waveform after the vocoder, and of candidates before it: events at cues, silence, levels."""
+"""Shaping of a waveform after the vocoder, as the request asks: events moved to cues, silence, level, fades."""
 
 from collections.abc import Callable
 
@@ -15,13 +15,13 @@ from unsilent.vision.cues import cues_of, see_cues
 from unsilent.vision.scene import Observation, Scene
 
 Samples = Float[np.ndarray, "samples"]
-_FADE_SECONDS = 0.01  # at the borders of silence
+_FADE_SECONDS = 0.01  # fade at the borders of silence
 
 
 def with_seen_cues(request: Request, scene: Scene, observation: Observation | None, clip: Clip) -> Request:
-    """The request with the impacts that are seen, where it asks for these.
+    """The request with cues "auto" replaced by the impacts detected in the video.
 
-    The video is read again for models that measure no motion.
+    For models without motion, the video is read once more.
     """
     if request.cues != AUTO:
         return request
@@ -31,13 +31,13 @@ def with_seen_cues(request: Request, scene: Scene, observation: Observation | No
 
 
 def timed(waveform: Samples, request: Request, clip: Clip, start_seconds: float = 0.0) -> Samples:
-    """A stretch of a sound with its events at cues, and silence where it is muted.
+    """A stretch of a sound with its events moved to the cues, and muted stretches silent.
 
     Args:
         waveform: the stretch.
-        request: resolved, without automatic cues.
+        request: resolved, without cues "auto".
         clip: the grid.
-        start_seconds: of the stretch within the sound.
+        start_seconds: start of the stretch within the sound.
     """
     cues = [cue.model_copy(update={"seconds": cue.seconds - start_seconds}) for cue in request.cues or () if cue.seconds >= start_seconds]
     waveform = land(waveform, cues, clip) if cues else waveform
@@ -45,12 +45,12 @@ def timed(waveform: Samples, request: Request, clip: Clip, start_seconds: float 
 
 
 def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Samples], Samples]:
-    """What makes the final waveform of a take: events at cues, silent stretches, then the level.
+    """A function that finishes the waveform of a take: events at cues, silent stretches, level, fades.
 
     Args:
-        request: resolved, without automatic cues.
+        request: resolved, without cues "auto".
         clip: the grid.
-        prime: whose samples are the beginning, where they are to be kept.
+        prime: replaces the beginning, if the request keeps its samples.
     """
 
     def shape(waveform: Samples) -> Samples:
@@ -63,7 +63,7 @@ def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Sampl
 
 
 def levelled(waveform: Samples, request: Request, sample_rate: int) -> Samples:
-    """The sound at the loudness that is asked for, and within the true peak."""
+    """The sound at the requested loudness, limited to the requested true peak."""
     target = TARGET_LUFS if request.lufs is None else request.lufs
     if request.true_peak is None:
         return level(waveform, sample_rate, target)
@@ -71,7 +71,7 @@ def levelled(waveform: Samples, request: Request, sample_rate: int) -> Samples:
 
 
 def faded(waveform: Samples, request: Request, sample_rate: int) -> Samples:
-    """The sound with a beginning and end that rise and fall as a quarter of a sine; longer fades end where the sound does."""
+    """The sound with quarter-sine fades. A fade longer than the sound is cut off."""
     for seconds, turned in ((request.fade_in, slice(None)), (request.fade_out, slice(None, None, -1))):
         if seconds is not None:
             share = np.minimum(np.arange(len(waveform)) / (seconds * sample_rate), 1)
@@ -80,7 +80,7 @@ def faded(waveform: Samples, request: Request, sample_rate: int) -> Samples:
 
 
 def silence(waveform: Samples, stretches: tuple[Stretch, ...], sample_rate: int, start_seconds: float = 0.0) -> Samples:
-    """A sound that begins at a time without some stretches, faded out and in over 10 ms inside them."""
+    """Set stretches of a sound to 0, with fades of 10 ms inside them; `start_seconds` is the time of its first sample."""
     gain, fade = np.ones(len(waveform), np.float32), max(1, round(_FADE_SECONDS * sample_rate))
     for stretch in stretches:
         start, stop = (min(len(gain), max(0, round((at - start_seconds) * sample_rate))) for at in (stretch.start, stretch.stop))

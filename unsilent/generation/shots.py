@@ -1,6 +1,7 @@
-"""Shots: parts of a video between cuts, each of which is observed and sampled on its own.
+"""Shots: the parts of a video between cuts. Each is observed and sampled on its own.
 
-Windows of a shot see its frames only, and know no codes of the shot before. The decoder fades from one to the other within a column or two.
+The windows of a shot are conditioned on its frames only, and do not continue codes of the shot before. The decoder fades from one shot to
+the next within a column or two.
 """
 
 from collections.abc import Sequence
@@ -25,18 +26,18 @@ def plan_shots(
     lead: int = 0,
     alone: bool = False,
 ) -> Plan:
-    """Windows and their frames, where a scene consists of several shots.
+    """Windows and their frames for a scene of one or several shots.
 
     Args:
-        scene: of the whole sound.
-        cuts: numbers of the frames that begin another shot; a cut that would leave a shot without a column is left out.
-        n_columns: of the sound, or of its beginning.
+        scene: scene of the whole sound.
+        cuts: numbers of the frames that begin a shot; a cut that would leave a shot without a column is ignored.
+        n_columns: code columns of the sound, or of its beginning.
         clip: the grid.
-        condition: of the sampler.
-        backbone: preprocessing of its image network; None for a model without features, which gets no frames.
-        start: first column to be sampled; those before are known.
+        condition: the sampler's configuration of conditions.
+        backbone: preprocessing of the image network; None for a model without features, whose plan has no frames.
+        start: first column to sample; earlier ones are known.
         lead: columns of a reference or an exemplar before each shot.
-        alone: know none of the columns before `start`.
+        alone: do not continue the columns before `start`.
     """
     starts, kept = [0], list[int]()
     for cut in cuts:
@@ -46,7 +47,7 @@ def plan_shots(
             kept.append(cut)
     windows, frames = [], []
     for shot, begin, stop in zip(scene.split(kept, clip), starts, [*starts[1:], n_columns], strict=True):
-        known = max(0, start - begin)  # columns of the shot
+        known = max(0, start - begin)  # known columns of this shot
         if begin + known >= stop:
             continue
         if known and not alone:

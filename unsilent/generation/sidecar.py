@@ -1,9 +1,9 @@
-"""Sidecars: a file beside each result from which it can be reopened: request, model, codes, loudness, and what was done to it since.
+"""Sidecars: a file beside each result, from which it can be reopened. It has request, model, codes, loudness, and the history of retakes.
 
-    NAME.unsilent.json   JSON with the fields of `Sidecar`; NAME is that of the result with its suffix
-    NAME.unsilent.wav    its samples in 32-bit floating point, where decoding the codes anew would not give them
+    NAME.unsilent.json   JSON with the fields of `Sidecar`; NAME is the result's name with its suffix
+    NAME.unsilent.wav    samples in 32-bit floating point, if decoding the codes would not reproduce them
 
-Paths in it are relative to its folder, so results move together with their video.
+Paths are relative to the sidecar's folder, so results can be moved together with their video.
 """
 
 import base64
@@ -36,14 +36,14 @@ from unsilent.signal.loudness import loudness_lufs
 from unsilent.version import __version__
 
 VERSION = 1
-POINTER = " sidecar="  # before the sidecar's name, at the end of the comment in a result
+POINTER = " sidecar="  # precedes the sidecar's name at the end of a result's comment
 
 
 class Made(Config):
-    """The model that a result was made with.
+    """The model that made a result.
 
     Attributes:
-        name, weights: name and digest, see `checkpoints.bundle.fingerprint`.
+        name, weights: name of the model and digest of its weights, see `checkpoints.bundle.fingerprint`.
         precision, vocoder: as in `unsilent.load`.
     """
 
@@ -59,7 +59,7 @@ class Made(Config):
 
 
 class Source(Config):
-    """The video of a result; its size in bytes tells it from another of the same name."""
+    """The video of a result; the size in bytes distinguishes it from another video of the same name."""
 
     path: str
     bytes: int = Field(ge=0)
@@ -69,9 +69,9 @@ class Sound(Config):
     """The samples of a result.
 
     Attributes:
-        sha256: of the samples as little-endian 32-bit floating point.
-        file: that has exactly these samples; None where decoding the codes gives them.
-        lufs, peak_db: loudness and peak; None for silence.
+        sha256: digest of the samples as little-endian 32-bit floating point.
+        file: file with exactly these samples; None if decoding the codes reproduces them.
+        lufs, peak_db: loudness, and sample peak in dB of full scale; None for silence.
     """
 
     sample_rate: int = Field(gt=0)
@@ -86,12 +86,12 @@ class Edit(Config):
     """One retake in the history of a result; see `editing.retake`.
 
     Attributes:
-        start, stop: seconds that were made anew, in the result before; below 0 or behind its end where it was extended.
+        start, stop: retaken seconds, in the time of the result before; below 0 or after its end if the sound was extended.
         seed, take: source of its randomness.
-        label, layer: as asked for.
-        keep: share of the codes in it that stayed.
-        join: largest jump of energy or spectrum at a join as a share of the 95th percentile around; 0 without a join.
-        score: mean log-likelihood of the codes after it, in nats a code, or agreement with what is seen where nothing follows.
+        label, layer: those of the `Retake`.
+        keep: share of the codes in the stretch that were kept.
+        join: largest jump of energy or spectrum at a join, divided by the 95th percentile of jumps around it; 0 without a join.
+        score: mean log-likelihood of the following codes, in nats per code; if none follow, the listener's agreement.
     """
 
     start: float
@@ -106,17 +106,17 @@ class Edit(Config):
 
 
 class Sidecar(Config):
-    """Everything that a command needs to go on from a result.
+    """Everything needed to continue work on a result.
 
     Attributes:
-        format, version: of the file.
+        format, version: name and version of this file format.
         made_by: program and version.
-        output: name of the result beside it.
-        video: that it was made for; None for a sound without video.
-        model, request, take, score, seen: as in `Generation`; files that the request names are relative too.
-        sound: its samples.
-        codes: a file of codes (`codec.bitstream`) in base64.
-        history: retakes, the first first.
+        output: file name of the result.
+        video: video of the result; None for a sound without one.
+        model, request, take, score, seen: as in `Generation`; paths in the request are relative too.
+        sound: samples of the result.
+        codes: codes in the format of `codec.bitstream`, as base64.
+        history: retakes in the order of time.
     """
 
     format: Literal["unsilent result"] = OWN_FORMAT
@@ -134,7 +134,7 @@ class Sidecar(Config):
     history: tuple[Edit, ...] = ()
 
     def grid(self) -> Int[np.ndarray, "rows columns"]:
-        """The codes.
+        """The grid of codes.
 
         Raises:
             DataError: if they are damaged.
@@ -142,7 +142,7 @@ class Sidecar(Config):
         return unpack(base64.b64decode(self.codes)).grid
 
     def write(self, beside: Path) -> Path:
-        """Write it beside a result atomically; returns its path.
+        """Write the sidecar atomically beside a result; returns its path.
 
         Raises:
             MediaError: if it cannot be written.
@@ -155,27 +155,27 @@ class Sidecar(Config):
 
 @dataclass(frozen=True)
 class Found:
-    """A sidecar and where it lies."""
+    """A sidecar and its path."""
 
     sidecar: Sidecar
     path: Path
 
     def resolve(self, relative: str) -> Path:
-        """A path of the sidecar, seen from here."""
+        """The path that a relative path in the sidecar stands for."""
         return self.path.parent / relative
 
 
 def sidecar_for(
     made: Generation, out: Path, model: Made, *, samples: Path | None = None, history: tuple[Edit, ...] = (), has_video: bool = True
 ) -> Sidecar:
-    """Describe a result.
+    """Make the sidecar of a result.
 
     Args:
         made: the sound.
-        out: the result's file.
-        model: that made it.
-        samples: file in the same folder that has its very samples; needed where its codes decode to others.
-        history: what was done to it.
+        out: file of the result.
+        model: the model that made it.
+        samples: file in the same folder with the exact samples; needed if decoding the codes would not reproduce them.
+        history: retakes so far.
         has_video: whether `made.video` is a video.
     """
     where = out.absolute().parent
@@ -204,14 +204,14 @@ def sidecar_for(
 
 
 def pointer_to(out: Path) -> str:
-    """What the comment in a result ends with: the name of its sidecar."""
+    """End of the comment in a result, with the name of its sidecar."""
     return POINTER + _text(sidecar_of(out).name)
 
 
 def find_sidecar(result: Path) -> Found | None:
-    """The sidecar of a result, or of itself; None for a file without one.
+    """The sidecar of a result; None if it has none. The path may also be that of the sidecar itself.
 
-    It is looked for under the result's name, then under the name that the comment inside the result has.
+    The sidecar has the result's name, or else the name in the result's comment.
 
     Raises:
         MediaError: if the result is missing, or the sidecar is damaged or of another version.
@@ -222,7 +222,7 @@ def find_sidecar(result: Path) -> Found | None:
     if not sidecar_of(result).exists():
         try:
             _, points, name = read_comment(result).partition(POINTER)
-        except MediaError:  # not media; whoever reads it next says so
+        except MediaError:  # not a media file; the next reader reports it
             return None
         if not points or not result.with_name(name).is_file():
             return None
@@ -234,18 +234,18 @@ def read_sidecar(path: Path) -> Sidecar:
     """Read a sidecar.
 
     Raises:
-        MediaError: if it cannot be read, is none, or is of another version.
+        MediaError: if the file cannot be read, is not a sidecar, or has another version.
     """
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as why:
         raise MediaError(f"{path} cannot be read: {why.strerror}.") from None
     except ValueError:
-        raise MediaError(f"{path} is not JSON, so it describes no result.") from None
+        raise MediaError(f"{path} is not JSON, so it is not a sidecar.") from None
     if not isinstance(content, dict) or content.get("format") != OWN_FORMAT:
-        raise MediaError(f"{path} does not describe a result of unsilent.")
+        raise MediaError(f"{path} is not a sidecar of unsilent.")
     if content.get("version") != VERSION:
-        raise MediaError(f"{path} is of version {content.get('version')!r}; this program reads version {VERSION}.")
+        raise MediaError(f"{path} has version {content.get('version')!r}; this program reads version {VERSION}.")
     try:
         found = Sidecar(**content)
         found.grid()
@@ -255,29 +255,31 @@ def read_sidecar(path: Path) -> Sidecar:
 
 
 def video_of(found: Found, video: Path | None = None) -> Path | None:
-    """The video of a result, where it lies now; None for a sound without.
+    """Current path of the video of a result; None for a sound without video.
 
     Args:
-        found: its sidecar.
-        video: where the video is now; None takes the path in the sidecar.
+        found: sidecar of the result.
+        video: current path of the video; None takes the path in the sidecar.
 
     Raises:
-        MediaError: if it is not there.
-        ParameterError: if it has another size than the one that the result was made for.
+        MediaError: if the video does not exist.
+        ParameterError: if its size differs from that of the video in the sidecar.
     """
     source = found.sidecar.video
     if source is None:
         return video
     path = video or found.resolve(source.path)
     if not path.exists():
-        raise MediaError(f"{found.path} names the video {path}, which does not exist; say where it is by --video.")
+        raise MediaError(f"{found.path} names the video {path}, which does not exist; give its path with --video.")
     if path.stat().st_size != source.bytes:
-        raise ParameterError(f"{path} has {path.stat().st_size} bytes, but the video of {found.path} had {source.bytes}; it is another.")
+        raise ParameterError(
+            f"{path} has {path.stat().st_size} bytes, but the video of {found.path} had {source.bytes}; it is another video."
+        )
     return path
 
 
 def samples_of(found: Found) -> Float[np.ndarray, "samples"] | None:
-    """The samples that are kept beside a result; None where its codes are decoded instead.
+    """The samples stored beside a result; None if its codes reproduce them.
 
     Raises:
         MediaError: if the file is missing or has other samples.
@@ -289,7 +291,7 @@ def samples_of(found: Found) -> Float[np.ndarray, "samples"] | None:
     require_path(path)
     waveform = read_audio(path, sound.sample_rate)
     if digest(waveform) != sound.sha256:
-        raise MediaError(f"{path} has other samples than those of {found.path}; retake from it by naming it alone, away from its sidecar.")
+        raise MediaError(f"{path} has other samples than {found.path} expects; to retake it as a recording, move it away from its sidecar.")
     return waveform
 
 
@@ -310,5 +312,5 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _text(name: str) -> str:
-    """A file name as valid text, which names on Unix need not be."""
+    """A file name as valid text; file names on Unix may be any bytes."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Steering: what is asked for over time, on the grid of the sampler: motion with impacts at cues, and a class for each column."""
+"""Steering: cues and labels over time on the sampler's grid, as motion curves with impacts and a class for each column."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from unsilent.generation.windows import Window
 from unsilent.request import Request
 from unsilent.vision.motion import CHANNELS
 
-_WIDTH_FRAMES = 0.8  # standard deviation of the bump that stands for an impact
-_HEIGHT = 1.5  # of the motion curve at a cue of strength 1; curves are in [0, 2]
-SEEN = -1  # class of a column whose features tell it
+_WIDTH_FRAMES = 0.8  # standard deviation of the Gaussian that stands for an impact
+_HEIGHT = 1.5  # height of the motion curve at a cue of strength 1; curves are in [0, 2]
+SEEN = -1  # class number of a column whose class is recognised from its features
 
 
 @dataclass(frozen=True)
 class Steering:
-    """What a sampler is conditioned on over time.
+    """Conditions over time.
 
     Attributes:
-        cues: in the order of time; None leaves the motion to the video.
-        classes: class number of each column, `SEEN` where features tell it; None where the whole sound has one class.
+        cues: in the order of time; None takes the video's motion.
+        classes: class number of each column, or `SEEN`; None if the whole sound has one class.
     """
 
     cues: Sequence[Cue] | None = None
@@ -31,11 +31,11 @@ class Steering:
 
     @classmethod
     def of(cls, request: Request, n_columns: int, clip: Clip, classes: Sequence[str]) -> "Steering":
-        """Steering of a resolved request whose automatic cues are found.
+        """Steering of a resolved request.
 
         Args:
-            request: with cues and a prompt track, or without.
-            n_columns: of the whole sound.
+            request: without cues "auto".
+            n_columns: code columns of the whole sound.
             clip: the grid.
             classes: names by class number.
         """
@@ -55,7 +55,7 @@ class Steering:
         return cls(cues, numbers)
 
     def motion(self, window: Window, clip: Clip) -> Float32[np.ndarray, "columns motion"]:
-        """Motion curves of a window as `Observation.motion_of` gives them, with an impact at each cue and nothing else."""
+        """Motion curves of a window in the form of `Observation.motion_of`, with an impact at each cue and 0 elsewhere."""
         curve = np.zeros(clip.n_features)
         seconds = window.start * clip.column_seconds + np.arange(clip.n_features) / clip.feature_fps
         for cue in (cue for cue in self.cues if abs(cue.seconds - seconds.mean()) < clip.seconds):
@@ -70,6 +70,6 @@ class Steering:
 
 
 def _columns(start: float, stop: float, clip: Clip) -> slice:
-    """Columns that lie, by more than a half, between two times; at least one."""
+    """Columns of which more than half lies between two times; at least one."""
     first = round(start / clip.column_seconds)
     return slice(first, max(first + 1, round(min(stop, 1e9) / clip.column_seconds)))

@@ -1,4 +1,4 @@
-"""Stems: a sound in parts, one for each label over time, whose sum is the sound."""
+"""Stems: a sound split into one part for each label over time. The parts add up to the sound."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,11 +9,11 @@ from unsilent.generation.steering import SEEN, Steering
 from unsilent.request import Request
 
 _FADE_SECONDS = 0.05
-REST = "seen"  # name of the part whose class is seen in the video
+REST = "seen"  # name of the part whose class is recognised from the video
 
 
 def stem_labels(request: Request) -> list[str]:
-    """Labels that parts may have, sorted; `REST` stands for what is seen."""
+    """Labels of the parts, sorted; `REST` stands for the recognised class. Empty without labels over time."""
     named = {one.label for one in (*(request.prompt_track or ()), *(request.cues or ())) if one.label}
     return sorted(named | {request.label or REST}) if named else []
 
@@ -33,7 +33,7 @@ def split_by_label(
     """
     labels = stem_labels(request)
     if not labels:
-        raise ParameterError("stems are by label, but no labels over time are given; give a prompt track, or cues with labels.")
+        raise ParameterError("stems need labels over time; give a prompt track, or cues with labels.")
     numbers = Steering.of(request, clip.columns_for(sound.shape[1]), clip, [label for label in labels if label != REST]).classes
     names = {SEEN: REST} | dict(enumerate(label for label in labels if label != REST))
     fade = max(1, round(_FADE_SECONDS * clip.sample_rate))
@@ -45,5 +45,5 @@ def split_by_label(
         shares[names[int(number)]] = ((sums[2 * fade + 1 :] - sums[: -2 * fade - 1]) / (2 * fade + 1)).astype(np.float32)
     *others, last = shares
     parts = {name: sound * shares[name] for name in others}
-    parts[last] = sound - sum(parts.values())  # so that the sum is the sound to the last bit but rounding
+    parts[last] = sound - sum(parts.values())  # a difference, so that the parts add up to the sound except for rounding
     return parts

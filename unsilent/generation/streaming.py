@@ -1,12 +1,12 @@
-"""Streaming: a sound can be played while its video is still being read and its later codes are not yet sampled.
+"""Streaming: a sound can be played while its video is being read and its later codes are being sampled.
 
-    observe   read frames up to a moment after the column, and condition it on those
-    sample    the column, given those before
+    observe   read frames up to a moment after the column, and compute its condition from them
+    sample    sample the column, given the columns before
     render    2 columns, then 4, 8, and 16 at a time, with context for the vocoder on both sides
-    limit     peaks; the level is that of the codes
+    limit     limit peaks; the level of the codes is kept
 
-Each rule depends on the past and a fixed look-ahead only, never on when a chunk is fetched. So the chunks of a stream are the bytes of the
-whole. Models whose condition or decoder needs a whole clip stream too, with a delay of one clip.
+Every stage depends only on the past and a fixed look-ahead, never on the time at which a chunk is fetched. So the chunks of a stream are
+deterministic. Models whose condition or decoder needs a whole clip can stream too, with a delay of one clip.
 """
 
 from collections.abc import Iterator
@@ -43,12 +43,12 @@ _CEILING = 10 ** (-1 / 20)  # -1 dB
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a stream looks ahead, and how much it renders at once.
+    """Look-ahead and chunk sizes of a stream.
 
     Attributes:
-        lookahead_frames: frames, at the clip's feature rate, that are read after the end of a column before it is sampled.
-        vocoder_frames: mel frames that are vocoded on each side of a chunk.
-        first_chunk, largest_chunk: columns; each chunk is twice the one before.
+        lookahead_frames: video frames, at the clip's feature rate, that are read beyond a column before it is sampled.
+        vocoder_frames: mel frames of context that are vocoded on each side of a chunk.
+        first_chunk, largest_chunk: columns; chunks double in size from the first to the largest.
     """
 
     lookahead_frames: int
@@ -57,7 +57,7 @@ class Pace:
     largest_chunk: int = LARGEST_CHUNK
 
     def chunks(self, n_columns: int | None) -> Iterator[range]:
-        """Columns of each chunk; without end if the length is not known."""
+        """Columns of each chunk; infinitely many if the length is unknown."""
         start, size = 0, self.first_chunk
         while n_columns is None or start < n_columns:
             stop = start + size if n_columns is None else min(start + size, n_columns)
@@ -65,7 +65,7 @@ class Pace:
             start, size = stop, min(2 * size, self.largest_chunk)
 
 
-FILE = Pace(lookahead_frames=16)  # four columns: motion is judged by five later frames, and the condition mixes two columns
+FILE = Pace(lookahead_frames=16)  # four columns: motion depends on five later frames, and the condition mixes two columns
 LIVE = Pace(lookahead_frames=2, vocoder_frames=8, first_chunk=1, largest_chunk=1)
 
 
@@ -74,8 +74,8 @@ class Streamed(NamedTuple):
 
     Attributes:
         waveform: mono in [-1, 1].
-        mel: around [-1, 1].
-        codes: the grid.
+        mel: log mel, around [-1, 1].
+        codes: the grid of codes.
     """
 
     waveform: Float[np.ndarray, "samples"]
@@ -84,16 +84,16 @@ class Streamed(NamedTuple):
 
 
 def join(stretches: list[Streamed]) -> Streamed:
-    """A whole sound of its stretches."""
+    """Concatenate stretches."""
     waveforms, mels, codes = zip(*stretches, strict=True)
     return Streamed(np.concatenate(waveforms), np.concatenate(mels, 1), np.concatenate(codes, 1))
 
 
 class _Columns:
-    """The last columns of codes, by their number.
+    """Buffer of the latest code columns, addressed by column number.
 
     Attributes:
-        n: all columns so far.
+        n: number of all columns so far, including forgotten ones.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class _Columns:
         self.n += 1
 
     def since(self, first: int) -> Int[Tensor, "rows columns"]:
-        """Columns from a number on, which was not forgotten."""
+        """Columns from a number on; it must not be forgotten."""
         return torch.stack(self._kept[first - self.n :], 1)
 
     def forget(self, first: int) -> None:
@@ -118,12 +118,12 @@ class Stream:
 
     Args:
         parts: the model.
-        codec: its codec.
-        precision: that it computes in.
+        codec: the model's codec.
+        precision: precision of the computation.
         request: resolved; one take, without prime and ranking.
-        condition: observer of the video; or the condition of each window, for models that need a whole clip before its first code.
-        n_samples: length; None streams until the frames end.
-        pace: look-ahead and chunks.
+        condition: observer of the video; or, for models that need a whole clip before its first code, the condition of each window.
+        n_samples: length of the sound; None streams until the frames end.
+        pace: look-ahead and chunk sizes.
     """
 
     def __init__(
@@ -166,14 +166,14 @@ class Stream:
 
     @torch.inference_mode()
     def _extend(self, n_columns: int) -> int:
-        """Sample until there are as many columns, or fewer where the pictures end; returns their number."""
+        """Sample until `n_columns` are known or the frames end; returns the number of known columns."""
         with sampling_mode(self._parts.sampler, self.precision):
             while self._codes.n < n_columns and next(self._columns, None) is not None:
                 pass
         return self._codes.n
 
     def _sample(self) -> Iterator[bool]:
-        """Sample column after column; a window begins with the codes of the one before."""
+        """Sample column by column; each window continues the codes of the one before."""
         sampler, clip, request = self._parts.sampler, self.codec.clip, self.request
         choose, uniforms = NextCode.of(request), uniform_stream(request.seed, 0)
         for number in count():
@@ -184,7 +184,7 @@ class Stream:
             if not self._read(window.start + window.primed):
                 return
             known = self._known(window)[: choose.n_rows].to(sampler.pos_emb.device)
-            logits, state = sampler.start(known, self._both(choose, number, window))
+            logits, state = sampler.start(known, self._guided(choose, number, window))
             for column in range(window.start + window.primed, window.stop):
                 if column > window.start + window.primed and (column == self._n_columns or not self._read(column)):
                     return
@@ -195,7 +195,7 @@ class Stream:
                         codes.append(choose(logits, drawn[row : row + 1]))
                         continue
                     if is_last and self._observer is not None and self._read(column + 1):
-                        sampler.recondition(state, self._both(choose, number, window))
+                        sampler.recondition(state, self._guided(choose, number, window))
                     code, logits = sampler.advance(choose, logits, drawn[row : row + 1], state)
                     codes.append(code.clone())
                 self._codes.append(torch.cat(codes))
@@ -213,7 +213,7 @@ class Stream:
         return to_sequence(codes).repeat(2, 1)
 
     def _read(self, column: int) -> bool:
-        """Read as far as a column needs; False if a stream without known length has no frame of it."""
+        """Read the frames that a column needs; False if the length is unknown and the frames end before the column."""
         if self._observer is None:
             return True
         clip = self.codec.clip
@@ -222,27 +222,27 @@ class Stream:
             self._observer.read(end + self._pace.lookahead_frames)
         return self._n_columns is not None or self._observer.last >= first
 
-    def _both(self, choose: NextCode, number: int, window: Window) -> Float[Tensor, "sides condition width"]:
-        """The condition, and below it what guidance leads away from."""
+    def _guided(self, choose: NextCode, number: int, window: Window) -> Float[Tensor, "sides condition width"]:
+        """The condition of a window, with the negative condition if guidance needs it."""
         condition = self._condition[number] if self._observer is None else self._observer.condition(window, self.request)
         return guided_rows(condition, choose.n_rows)
 
 
 class Renderer:
-    """Codes to sound in chunks that depend on a fixed number of columns around them.
+    """Decodes codes to sound in chunks, with a fixed number of context columns.
 
-    A decoder with attention over a clip is given its windows instead, see `StreamingMel`.
+    A decoder with attention over a clip decodes whole windows instead, see `StreamingMel`.
 
     Args:
-        codec: to decode and vocode with.
-        n_columns: of the whole; None where not known, for decoders without such attention.
-        pace: chunks and context.
+        codec: decodes and vocodes.
+        n_columns: code columns of the whole sound; None if unknown, which a decoder with attention does not support.
+        pace: chunk sizes and context.
     """
 
     def __init__(self, codec: Codec, n_columns: int | None, pace: Pace) -> None:
         self._codec, self._n_columns, self._pace, self._clip = codec, n_columns, pace, codec.clip
         self.is_local = isinstance(codec.codebook, ResidualCodebook) and codec.vocoder is not None
-        self._around = -(-pace.vocoder_frames // codec.clip.downsampling)  # columns, each of which is decoded alone
+        self._around = -(-pace.vocoder_frames // codec.clip.downsampling)  # columns of context; each column is decoded independently
         if not self.is_local:
             self._whole = _Windows(codec, n_columns)
 
@@ -251,21 +251,21 @@ class Renderer:
         return self._pace.chunks(self._n_columns) if self.is_local else self._whole.chunks()
 
     def needs(self, chunk: range) -> int:
-        """Columns whose codes must be known for a chunk, unless the sound ends before."""
+        """End of the columns that must be known to render a chunk."""
         if not self.is_local:
             return chunk.stop
         needed = chunk.stop + self._around
         return needed if self._n_columns is None else min(needed, self._n_columns)
 
     def begins(self, chunk: range) -> int:
-        """First column whose codes must be known for a chunk."""
+        """First column that must be known to render a chunk."""
         return max(0, chunk.start - self._around) if self.is_local else 0
 
     @torch.inference_mode()
     def render(
         self, chunk: range, known: Int[Tensor, "rows known"], first: int
     ) -> tuple[Float[np.ndarray, "samples"], Float[np.ndarray, "mels frames"]]:
-        """Samples and mel of a chunk, given all codes known so far from column `first` on, which is that of `begins`."""
+        """Samples and mel of a chunk, given all codes known so far from column `first`, which is the result of `begins`."""
         if not self.is_local:
             return self._whole.render(known)
         each, context = self._clip.downsampling, self._pace.vocoder_frames
@@ -280,7 +280,7 @@ class Renderer:
 
 
 class _Windows:
-    """Rendering in the windows of the decoder's training; a chunk is what is final after each."""
+    """Renders in windows as long as in the decoder's training; a chunk is the part that becomes final with each window."""
 
     def __init__(self, codec: Codec, n_columns: int) -> None:
         self._codec, self._n_columns = codec, n_columns
@@ -296,7 +296,7 @@ class _Windows:
             start = window.stop
 
     def render(self, known: Int[Tensor, "rows known"]) -> tuple[Float[np.ndarray, "samples"], Float[np.ndarray, "mels frames"]]:
-        """What has become final."""
+        """The samples and mel frames that have become final."""
         before = self._mel.done
         with EXCLUSIVE, self._codec.computing():
             self._mel.feed(known)
@@ -314,7 +314,7 @@ class _Windows:
 
 
 def made_of(stream: Stream, video: Path, model: str, clock: Clock) -> Generation:
-    """The whole of a stream, as a generation; `clock` gets its time."""
+    """Consume a stream into a `Generation`; `clock` gets its time."""
     whole = join(list(stream))
     clock.lap("codes")
     made_by = {"request": stream.request, "model": model, "precision": stream.precision, "timings": clock.laps, "clip": stream.codec.clip}
@@ -322,7 +322,7 @@ def made_of(stream: Stream, video: Path, model: str, clock: Clock) -> Generation
 
 
 def render_codes(codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples: int, pace: Pace = FILE) -> Float[np.ndarray, "samples"]:
-    """The samples of a whole stream, made from its codes: the same bytes."""
+    """Decode the codes of a whole stream to its samples, bit by bit equal."""
     renderer, limiter = Renderer(codec, codes.shape[1], pace), PeakLimiter(codec.clip.sample_rate, _CEILING)
     grid = torch.from_numpy(codes).to(codec.device)
     parts = [

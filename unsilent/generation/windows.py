@@ -1,4 +1,4 @@
-"""Windows: stretches of a sound of any length, each of which a sampler processes at once."""
+"""Windows: a sound of any length is sampled in overlapping stretches of one clip each."""
 
 from dataclasses import dataclass, replace
 
@@ -23,14 +23,14 @@ class Window:
         return self.start + self.columns
 
     def moved(self, columns: int) -> "Window":
-        """The same window so many columns later."""
+        """The same window, `columns` later."""
         return replace(self, start=self.start + columns)
 
 
 def plan_range(start: int, stop: int, window_columns: int, hop_columns: int) -> list[Window]:
-    """Cover columns `[start, stop)` of a longer sound, given those before; with as much of them as the windows hold.
+    """Cover columns `[start, stop)` of a longer sound whose earlier columns are known, with as many known columns as the windows hold.
 
-    As `plan_windows`, but the first window begins half a window before `start`, or earlier where it still reaches `stop`.
+    Like `plan_windows`, but the first window begins half a window before `start`, or even earlier if it still reaches `stop`.
     """
     first = max(0, min(start - (window_columns - hop_columns), stop - window_columns)) if stop > window_columns else 0
     first = max(first, start - window_columns + 1)  # at least one new column
@@ -42,17 +42,17 @@ def plan_range(start: int, stop: int, window_columns: int, hop_columns: int) -> 
 
 
 def plan_windows(n_columns: int, window_columns: int, hop_columns: int, lead: int = 0) -> list[Window]:
-    """Cover `n_columns` so that every column is new in exactly one window.
+    """Cover `n_columns` with windows such that every column is new in exactly one window.
 
-    Windows start at multiples of the hop; each after the first has at most `hop_columns` new columns, and the others are known. So a window
-    does not depend on later ones, and a longer video begins with the windows of a shorter one. The last window may end early.
-    The first begins `lead` columns before the sound, at most a hop.
+    Windows start at multiples of the hop. Each after the first has at most `hop_columns` new columns; its other columns are known. So a
+    window does not depend on later ones, and a longer video begins with the windows of a shorter one. The last window may be shorter.
+    The first window begins `lead` columns before the sound, at most one hop.
 
     Raises:
         ParameterError: if there are no columns, or the hop is not from 1 to the window.
     """
     if n_columns < 1:
-        raise ParameterError(f"{n_columns} columns asked for; at least 1 can be sampled.")
+        raise ParameterError(f"n_columns is {n_columns}, but must be 1 or more.")
     if not 1 <= hop_columns <= window_columns:
         raise ParameterError(f"a hop of {hop_columns} columns does not fit windows of {window_columns}.")
     windows = [Window(-lead, lead, min(lead + n_columns, window_columns), lead > 0)]

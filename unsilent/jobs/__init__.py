@@ -1,1 +1,1 @@
-"""Work over whole data sets: in this process, in several, or on a Ray cluster."""
+"""Jobs over whole data sets: in this process, in several processes, or on a Ray cluster."""

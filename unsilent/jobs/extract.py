@@ -1,4 +1,4 @@
-"""Extraction of shards from material, in one process or several. An interrupted job resumes; the shard names unusable files."""
+"""Extraction of shards in one or several processes. An interrupted job resumes; shards list the files that were left out."""
 
 import hashlib
 import logging
@@ -43,40 +43,40 @@ def extract_shards(
     parallel: Parallel = Parallel(),
     redo: bool = False,
 ) -> list[Shard]:
-    """Write the shards of a manifest or, with a codebook, the shard `codes` of the sounds that are in `out` already.
+    """Write the shards of a manifest, or with a codebook, the shard `codes` of the sounds that were extracted into `out`.
 
     Args:
         table: manifest; None with a codebook.
         out: folder of shards.
-        codebook: checkpoint folder, or a model that has it.
-        preset_name: preset that gives the clip, the backbone, and the number of features. Without a backbone there is no shard `features`,
-            without motion in its condition no shard `motion`. Not with a codebook; nor the next three. None takes `everyday`.
-        sound: `waveforms`, which None takes, or `mels`, which are smaller but cannot train vocoders.
-        loudness: see `SoundExtractor`. None takes `normalise`.
-        dtype: of features; see `FeatureExtractor`. None takes `float16`.
+        codebook: checkpoint folder of the codebook, or a model that has it; excludes the next four arguments.
+        preset_name: preset that determines the clip, the backbone, and the number of features; None takes `everyday`. Without a backbone,
+            there is no shard `features`; without motion in the condition, no shard `motion`.
+        sound: `waveforms` (the default), or `mels`, which are smaller but cannot train vocoders.
+        loudness: see `SoundExtractor`; None takes `normalise`.
+        dtype: dtype of features, see `FeatureExtractor`; None takes `float16`.
         variants: see `CodeExtractor`; only with a codebook. None takes `CODE_VARIANTS`.
-        seed: of random crops of images, or of variants.
-        parallel: where to run.
+        seed: seed of random crops of images, or of variants.
+        parallel: where the job runs.
         redo: replace shards of other material or settings.
 
     Returns:
-        The shards, whose indexes name what was left out.
+        The shards; their indexes list omitted clips.
 
     Raises:
-        ParameterError: for an unknown preset, or arguments that exclude each other; the message names them as options of the command.
+        ParameterError: for an unknown preset, or arguments that exclude each other; the message names command-line options.
         DataError: for an unusable manifest, missing sounds, or shards of other material or settings.
         CheckpointError: if the weights of the backbone or the codebook are missing.
     """
     if codebook is not None:
         options = {"--preset": preset_name, "--sound": sound, "--loudness": loudness, "--features": dtype}
         if unused := table or next((name for name, value in options.items() if value), None):
-            raise ParameterError(f"codes are made of the sounds in {out} by the codebook; leave out {unused}.")
+            raise ParameterError(f"with --codebook, codes are made from the sounds in {out}; leave out {unused}.")
         sounds, folder = stored_sounds(out), find_part("codebook", codebook)
         return [extract(CodeExtractor(out, folder, seed, variants or CODE_VARIANTS), sounds, out, parallel, redo)]
     if variants:
-        raise ParameterError("--variants is for codes; give --codebook, or leave it out.")
+        raise ParameterError("--variants needs --codebook; give one, or leave it out.")
     if table is None:
-        raise ParameterError("give a manifest to extract, or --codebook for codes of sounds that were extracted before.")
+        raise ParameterError("give a manifest to extract, or --codebook to encode sounds that were extracted before.")
     root, rows = read_manifest(table)
     preset = presets.get(preset_name or "everyday")
     sounds = SoundExtractor(root, preset.clip, sound or "waveforms", loudness or "normalise")
@@ -93,19 +93,19 @@ def extract_shards(
 
 
 def extract(extractor: Extractor, items: Sequence[File | Stored], out: Path, parallel: Parallel, redo: bool) -> Shard:
-    """Write one shard, or the part that is missing; a finished shard of the same material and settings is kept.
+    """Write one shard, or its missing part; a finished shard of the same material and settings is kept.
 
-    On machines of one kind, the bytes do not depend on the number of workers, nor on interruptions.
+    On machines of the same kind, the bytes do not depend on the number of workers or on interruptions.
 
     Args:
-        extractor: work.
-        items: material.
+        extractor: the extractor.
+        items: the material.
         out: folder of shards.
-        parallel: where to run.
+        parallel: where the job runs.
         redo: replace a shard of other material or settings.
 
     Returns:
-        The shard, whose index names what was left out.
+        The shard; its index lists omitted clips.
 
     Raises:
         DataError: if the shard has other material or settings, or another process is writing it.

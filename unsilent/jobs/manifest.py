@@ -1,4 +1,4 @@
-"""Making the manifest of a folder: every file is inspected, in one process or several."""
+"""Makes the manifest of a folder: inspects every file, in one or several processes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +23,16 @@ def make_manifest(
     """Write the manifest of a folder in any layout of `data.layouts.survey`.
 
     Args:
-        folder: material.
-        out: Parquet file.
-        preset_name: preset whose clip length videos are cut to.
-        lists: split → file with the names of its clips.
-        shares: split → share, from 0 to 1, of the sources that have no split; the rest is `train`.
-        keep_silent: list silent clips too.
-        parallel: where to run.
+        folder: folder of the material.
+        out: Parquet file to write.
+        preset_name: preset whose clip length videos are cut into.
+        lists: file of each split with the names of its clips.
+        shares: share of each split, 0 to 1, among the sources without a given split; the rest is `train`.
+        keep_silent: include silent clips.
+        parallel: where the job runs.
 
     Returns:
-        The rows, and the names of files or clips that were left out, with reasons.
+        The rows, and the names of omitted files or clips with reasons.
 
     Raises:
         DataError: if no file can be used.
@@ -40,7 +40,7 @@ def make_manifest(
     """
     shares = dict(shares or {})
     if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
-        raise ParameterError(f"shares of splits add up to 0 to 1, found {', '.join(f'{k} {v:g}' for k, v in shares.items())}.")
+        raise ParameterError(f"shares of splits are {', '.join(f'{k} {v:g}' for k, v in shares.items())}, but must add up to 1 or less.")
     if out.suffix.lower() != ".parquet":
         raise ParameterError(f"{out} cannot be written: the manifest is written as Parquet, so name it with .parquet.")
     candidates, left_out = survey(folder, lists)

@@ -1,4 +1,4 @@
-"""Ordered parallel map: one function on many items, in this process, in several processes, or on a Ray cluster."""
+"""Ordered parallel map of a function over many items: in this process, in several processes, or on a Ray cluster."""
 
 import logging
 import multiprocessing
@@ -22,8 +22,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Item], Result]
 
-AHEAD = 8  # items per worker that may be finished before an earlier one is
-MAX_DEATHS = 2  # workers that may die on one item: one retry, because the first death may have another cause, such as lack of memory
+AHEAD = 8  # items per worker that may be finished before an earlier item
+MAX_DEATHS = (
+    2  # workers that may die on one item: it is retried once, because the first death may have another cause, such as lack of memory
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Parallel:
     """Where a job runs.
 
     Attributes:
-        workers: processes of this machine, or actors of the cluster. None is this process alone, or as many actors as the cluster has GPUs
-            (without GPUs: CPUs).
-        ray: address of a Ray cluster; `auto` is the one this machine belongs to, `local` starts one. None uses no cluster.
+        workers: number of processes on this machine, or of actors on the cluster. None runs in this process, or with as many actors as the
+            cluster has GPUs (CPUs if it has no GPUs).
+        ray: address of a Ray cluster; `auto` is the cluster of this machine, `local` starts one. None uses no cluster.
 
     Raises:
         ParameterError: for less than one worker.
@@ -44,12 +46,12 @@ class Parallel:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
-            raise ParameterError(f"{self.workers} workers were asked for; give 1 or more.")
+            raise ParameterError(f"workers is {self.workers}, but must be 1 or more.")
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The result of an item that failed; `reason` is a sentence that names the item."""
+    """Result of a failed item; `reason` is a sentence that names the item."""
 
     reason: str
 
@@ -60,15 +62,15 @@ def map_ordered(
     """Apply a function to every item.
 
     Args:
-        build: called once in every worker; loads what all items share, such as a network, and returns the function for one item. An
-            exception in `build` ends the job. Workers get it pickled, so it must be a module-level function or a frozen dataclass.
-        items: consumed lazily; picklable. Randomness must be seeded by the item.
-        parallel: where to run.
-        name: of an item, for messages.
+        build: called once in every worker; loads shared objects, such as a network, and returns the function for one item. An exception in
+            `build` ends the job. It is pickled for workers, so it must be a module-level function or a frozen dataclass.
+        items: consumed lazily; must be picklable. Randomness must be seeded by the item.
+        parallel: where the job runs.
+        name: returns the name of an item, for messages.
 
     Yields:
-        Every item with its result, in the order of the items. The result is `Failed` if the function raised an exception or `MAX_DEATHS`
-        workers died on the item. Other items are processed nevertheless.
+        Every item with its result, in order. The result is `Failed` if the function raised an exception or `MAX_DEATHS` workers died on the
+        item; other items are still processed.
 
     Raises:
         ParameterError: if Ray is not installed, or no cluster answers at the address.
@@ -91,47 +93,47 @@ def _attempt(work: Work[Item, Result], item: Item, name: Callable[[Item], str]) 
         return Failed(str(error))
     except OSError as error:
         return Failed(f"{error.filename or name(item)}: {error.strerror or error}.")
-    except Exception as error:  # a defect of the work; the other items are still processed
+    except Exception as error:  # a defect of the function; other items are still processed
         log.debug("%s", traceback.format_exc())
         return Failed(f"{name(item)}: {type(error).__name__}: {error}")
 
 
 class _WorkerDiedError(Exception):
-    """A worker ended by itself; the message says how."""
+    """A worker ended unexpectedly; the message says how."""
 
 
 @runtime_checkable
 class _Worker(Protocol):
-    """Builds the work when started, then processes one item at a time."""
+    """Calls `build` when started, then processes one item at a time."""
 
     def send(self, item: Any) -> None:
-        """Start on an item."""
+        """Start processing an item."""
 
     def receive(self) -> Any:
-        """Result of the item sent last; before the first item, the exception of `build` or None. May block.
+        """Result of the last item; before the first item, the exception of `build` or None. May block.
 
         Raises:
-            _WorkerDiedError: if the worker is gone.
+            _WorkerDiedError: if the worker has ended.
         """
 
 
 @runtime_checkable
 class _Pool(Protocol):
-    """Workers of one kind, and how to wait for them."""
+    """Starts workers of one kind, and waits for them."""
 
     size: int
 
     def start(self) -> _Worker:
-        """A new worker."""
+        """Start a new worker."""
 
     def ready(self, workers: Sequence[_Worker], block: bool) -> Sequence[_Worker]:
-        """Workers with a result and dead ones; at least one of them if `block`."""
+        """Workers that have a result or have ended; waits for at least one if `block`."""
 
 
 def _schedule(pool: _Pool, items: Iterable[Item], name: Callable[[Item], str]) -> Iterator[tuple[Item, Any]]:
-    """Keep all workers busy and yield results in order; tasks are pairs of an item's number and the item."""
+    """Keep all workers busy, and yield results in order; tasks are pairs of an item's number and the item."""
     new, retries = enumerate(items), list[tuple[int, Item]]()
-    busy: dict[_Worker, tuple[int, Item] | None] = {pool.start(): None for _ in range(pool.size)}  # None: still building
+    busy: dict[_Worker, tuple[int, Item] | None] = {pool.start(): None for _ in range(pool.size)}  # None while building
     idle: list[_Worker] = []
     finished: dict[int, tuple[Item, Any]] = {}
     deaths = Counter[int]()
@@ -173,7 +175,7 @@ def _schedule(pool: _Pool, items: Iterable[Item], name: Callable[[Item], str]) -
 
 
 def _build(build: Callable[[], Work]) -> tuple[Work | None, Exception | None]:
-    """The work, or the exception."""
+    """The function, or the exception of `build`."""
     try:
         return build(), None
     except Exception as error:
@@ -210,11 +212,11 @@ class _Process:
 
 
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
-    """Main loop of a worker process; ends when the other end of the pipe is closed.
+    """Main loop of a worker process; it ends when the other end of the pipe is closed.
 
     Args:
         connection: receives `(build, name)`, then items; sends results.
-        environment: variables that must be set before unpickling `build` imports libraries that read them.
+        environment: variables that must be set before `build` is unpickled, because that imports libraries that read them.
     """
     os.environ.update(environment)
     with suppress(EOFError, ConnectionError):
@@ -227,11 +229,11 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Processes started in this block never receive SIGINT, which Ctrl-C sends to all processes of a terminal; this one gets it later."""
+    """Processes started in this block ignore SIGINT, which Ctrl-C sends to all processes of a terminal; this process gets it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # otherwise the first worker starts it, which unblocks SIGINT again
+    resource_tracker.ensure_running()  # otherwise the first worker would start it, which unblocks SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -240,7 +242,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 class _ProcessPool:
-    """Processes of this machine, which share its threads and its GPUs."""
+    """Processes on this machine, which share its threads and GPUs."""
 
     def __init__(self, size: int, build: Callable[[], Work], name: Callable[[Any], str]) -> None:
         import torch
@@ -283,12 +285,12 @@ class _RayWorker:
         try:
             return ray.get(self.pending)
         except ray.exceptions.RayError as error:
-            ray.kill(self.handle)  # the actor may still run if only its result was lost; a new one needs its resources
+            ray.kill(self.handle)  # if only its result was lost, the actor still holds resources that a new one needs
             raise _WorkerDiedError(f"ended with {type(error).__name__}") from None
 
 
 class _Actor:
-    """What runs on the cluster."""
+    """The actor on the cluster."""
 
     def build(self, build: Callable[[], Work], name: Callable[[Any], str]) -> Exception | None:
         self.name = name
@@ -300,14 +302,14 @@ class _Actor:
 
 
 def _check_reachable(address: str) -> None:
-    """Fail at once if nothing listens at the address; Ray itself retries for five minutes."""
+    """Raise at once if nothing listens at the address, because Ray would retry for five minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class _RayPool:
-    """Actors of a Ray cluster, with GPUs where it has them."""
+    """Actors on a Ray cluster, with GPUs if it has any."""
 
     def __init__(self, parallel: Parallel, build: Callable[[], Work], name: Callable[[Any], str]) -> None:
         try:

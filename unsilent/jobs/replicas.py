@@ -1,4 +1,4 @@
-"""Replicas of Ray Serve: a function that yields results while it works, called on whichever replica is free."""
+"""Replicas of Ray Serve that run a generator function; calls go to any free replica."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from unsilent.errors import ParameterError, how_to_install
 
 
 class _Deployment:
-    """What runs on a replica."""
+    """The deployment on a replica."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Iterator[Any]]]) -> None:
         self._work = build()
@@ -18,12 +18,12 @@ class _Deployment:
 
 
 class Replicas:
-    """Replicas on a cluster; one that dies is replaced by Ray.
+    """Replicas on a cluster; Ray replaces those that die.
 
     Args:
-        build: called once in every replica; returns a function of an item that yields results. Picklable.
-        address: of the cluster; `local` starts one, `auto` is the one this machine belongs to.
-        n: replicas, each with a GPU where the cluster has enough.
+        build: called once in every replica; returns a function that yields results for an item. Must be picklable.
+        address: address of the cluster; `local` starts one, `auto` is the cluster of this machine.
+        n: number of replicas, each with a GPU if the cluster has enough.
 
     Raises:
         ParameterError: if Ray Serve is not installed, or no cluster answers.
@@ -50,7 +50,7 @@ class Replicas:
         self._handle = serve.run(deployment.bind(build), name="unsilent", route_prefix=None, blocking=False)
 
     def stream(self, item: Any) -> Iterator[Any]:
-        """Results of one item as they come."""
+        """Yield the results of one item as they arrive."""
         yield from self._handle.options(stream=True).stream.remote(item)
 
     def close(self) -> None:

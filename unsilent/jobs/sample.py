@@ -1,7 +1,7 @@
-"""Sampling of several sounds for each clip of a manifest, over processes or machines. A stopped job resumes.
+"""Samples several sounds for each clip of a manifest, over processes or machines. An interrupted job resumes.
 
 `OUT/CLIP/NUMBER.mel.npy` (or `.wav`) is a sample; `OUT/samples.json` has the settings of all samples. The folder of a clip is renamed into
-place when it is complete. Sample n of a clip is take n of the clip's own seed, so it does not depend on other clips or on workers.
+place when it is complete. Sample n of a clip is take n with the clip's own seed, so it does not depend on other clips or on workers.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from unsilent.speed.choice import choose_device, choose_precision
 from unsilent.speed.threads import EXCLUSIVE, limit_threads, one_thread
 from unsilent.vision.scene import Scene
 
-KINDS = ("clip", "image")  # of rows with frames
+KINDS = ("clip", "image")  # kinds of rows with frames
 ABOUT, SUFFIXES = "samples.json", {"mel": ".mel.npy", "wav": ".wav"}
 _PART, _LOCK = ".part", ".lock"
 
@@ -47,10 +47,10 @@ class Recipe:
     """Settings of all samples of a folder.
 
     Attributes:
-        model: name of a model whose weights are here, or path of a bundle folder.
-        request: for every clip; `seed_of` derives each clip's seed from its seed, and the manifest gives the labels.
-        precision: to compute in; `auto` is resolved once, before workers start.
-        keep: `mel`, float16 `[mels, frames]` around [-1, 1] as decoded; or `wav`, 16 bit.
+        model: name of an installed model, or path of a bundle folder.
+        request: parameters for every clip; `seed_of` derives each clip's seed, and the manifest has the labels.
+        precision: precision of the computation; `auto` is resolved once, before workers start.
+        keep: `mel`, float16 `[mels, frames]` around [-1, 1] as decoded, or `wav`, 16 bits.
     """
 
     model: str = "everyday"
@@ -59,7 +59,7 @@ class Recipe:
     keep: Keep = "mel"
 
     def describe(self) -> dict[str, Any]:
-        """Plain values for `samples.json`."""
+        """JSON values for `samples.json`."""
         about = {"model": self.model, "samples": self.request.takes, **self.request.describe()}
         return {**about, "precision": self.precision, "keep": self.keep}
 
@@ -73,7 +73,7 @@ class _Maker:
 
     def __call__(self) -> Callable[[Row], list[np.ndarray]]:
         recipe = self.recipe
-        with one_thread():  # also later in this process, because bytes must not depend on the number of threads
+        with one_thread():  # one thread, because bytes must not depend on the thread count
             pipeline = load(recipe.model, precision=recipe.precision)
 
         def make(row: Row) -> list[np.ndarray]:
@@ -89,7 +89,7 @@ class _Maker:
 
 @torch.inference_mode()
 def sample_mels(pipeline: Pipeline, scene: Scene, request: Request) -> list[Float[np.ndarray, "mels frames"]]:
-    """Mels of exactly one clip for each take, around [-1, 1]. Their codes are those that `Pipeline.takes` begins with for this scene."""
+    """Mels of exactly one clip for each take, around [-1, 1]. Their codes are the first codes of `Pipeline.takes` for this scene."""
     request = pipeline.resolve(request)
     with EXCLUSIVE, limit_threads(pipeline.threads):
         plan, observation, request = pipeline.plan_and_observe(scene, pipeline.clip.columns, request)
@@ -101,29 +101,29 @@ def sample_mels(pipeline: Pipeline, scene: Scene, request: Request) -> list[Floa
 
 
 def seed_of(seed: int, clip_id: str) -> int:
-    """Seed of a clip, 48 bits. With it `unsilent generate --seed` makes the same sounds for a video that has only this clip."""
+    """Seed of a clip, 48 bits. With it, `unsilent generate --seed` makes the same sounds for a video that has only this clip."""
     return int.from_bytes(hashlib.sha256(f"{seed} {clip_id}".encode()).digest()[:6])
 
 
 class Sampling:
-    """A job that fills a folder with samples, or resumes one. Its `with` block locks the folder against other processes.
+    """A job that writes samples into a folder, or resumes. Its `with` block locks the folder against other processes.
 
     Args:
-        table: manifest, of which clips and images are used, and their labels for models with classes.
-        out: folder, made if absent.
+        table: manifest; its clips and images are used, and its labels for models with classes.
+        out: folder, created if missing.
         recipe: settings of the samples.
-        split: of the manifest; None takes all.
-        most: take only so many rows, evenly spaced; None takes all.
+        split: split of the manifest; None takes all.
+        most: largest number of rows, taken evenly spaced; None takes all.
 
     Attributes:
         rows: rows to sample.
-        waiting: rows without samples, set at the start of the block.
+        waiting: rows without samples; set at the start of the block.
 
     Raises:
         DataError: if the manifest cannot be read, has no clips or images in the split, or has a clip whose name cannot be a folder. At the
             start of the block: if the folder has samples of another recipe, or another process is writing it.
-        CheckpointError: if the model is not here.
-        ParameterError: for a value out of range, or a precision that this machine cannot compute.
+        CheckpointError: if the model is not installed.
+        ParameterError: for a value out of range, or a precision that this machine does not support.
     """
 
     def __init__(self, table: Path, out: Path, recipe: Recipe, split: str | None = "valid", most: int | None = None) -> None:
@@ -139,7 +139,7 @@ class Sampling:
                 raise DataError(f"{table} names a clip {row.clip_id!r}, which cannot be a folder below {out}.")
         folder = find_bundle(recipe.model)
         defaults = read_defaults(folder)
-        request = recipe.request.resolve(replace(defaults, classes=()))  # labels are those of the rows
+        request = recipe.request.resolve(replace(defaults, classes=()))  # rows have the labels
         precision = choose_precision(recipe.precision, choose_device("auto"), sampler_config(folder))
         self._clip = get(read_bundle(folder)["preset"]).clip
         self.recipe = replace(recipe, request=request, precision=precision)
@@ -161,7 +161,7 @@ class Sampling:
         self._files.close()
 
     def _agree(self) -> dict[str, Any]:
-        """Content of `samples.json`: read and compared with the recipe, or written to a new folder."""
+        """Read `samples.json` and compare it with the recipe, or write it to a new folder; returns its content."""
         path = self.out / ABOUT
         if not path.exists():
             about = {**self._made_with, "clips": {}, "failed": {}}
@@ -171,7 +171,7 @@ class Sampling:
             about = json.loads(path.read_bytes())
             differing = {name: about[name] for name, value in sorted(self._made_with.items()) if about[name] != value}
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path} does not have the settings of the samples beside it; choose another folder.") from None
+            raise DataError(f"{path} does not have the settings of the samples in its folder; choose another folder.") from None
         if differing:
             found = ", ".join(f"{name} {value}" for name, value in differing.items())
             asked = ", ".join(str(self._made_with[name]) for name in differing)
@@ -186,10 +186,10 @@ class Sampling:
         """Make the missing samples.
 
         Args:
-            spread: where to run; on machines of one kind the bytes do not depend on it.
+            spread: where the job runs; on machines of the same kind, the bytes do not depend on it.
 
         Yields:
-            Each waiting row when its samples are written, with an empty string, or the reason why it gets none.
+            Each waiting row when its samples are written, with an empty string, or with the reason why it has none.
 
         Raises:
             UnsilentError: if no row can be sampled; see `jobs.parallel.map_ordered`.

@@ -1,1 +1,1 @@
-"""Media files: decoding to arrays, encoding, muxing. Only this package imports PyAV."""
+"""Media files: decoding to arrays, encoding, muxing."""

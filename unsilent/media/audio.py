@@ -17,9 +17,9 @@ from unsilent.media.ogg import chained
 
 log = logging.getLogger(__name__)
 
-MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with less or more is damaged
-_UNORDERED = re.compile("channels|ambisonic")  # names of layouts whose channels have no places
-_USUAL = {3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # layouts of so many channels, in FFmpeg's order
+MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with another rate is damaged
+_UNORDERED = re.compile("channels|ambisonic")  # names of layouts that do not assign channels to speakers
+_USUAL = {3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # default layouts by number of channels, in FFmpeg's order
 GAP_SECONDS = 0.1  # longer gaps between packets become silence; shorter ones are rounding of time stamps
 
 
@@ -29,29 +29,29 @@ def read_audio(path: Path, sample_rate: int) -> Float[np.ndarray, "samples"]:
     Args:
         path: an audio file, or a video. Audio of a video is aligned with its first frame: earlier audio is cut, later audio is preceded
             by silence.
-        sample_rate: Hz to resample to.
+        sample_rate: Hz of the result.
 
     Returns:
-        Values with full scale 1, which recordings in floating point may exceed; mono keeps its level, and so do equal channels.
+        Samples with full scale 1, which floating-point recordings may exceed. Channels are averaged.
 
     Raises:
-        MediaError: if the file is missing, not a media file, has no audio, or nothing of it can be decoded; if samples are NaN or infinite,
-            or time stamps leave more than an hour of silence. Damaged parts are skipped.
+        MediaError: if the file is missing, is not a media file, has no audio, or none that can be decoded; if samples are NaN or infinite,
+            or gaps in time stamps are longer than an hour in total. Damaged parts are skipped.
         ParameterError: if the sample rate is not positive.
     """
     return np.concatenate(list(read_blocks(path, sample_rate)))
 
 
 def read_blocks(path: Path, sample_rate: int) -> Iterator[Float[np.ndarray, "block"]]:
-    """The same in blocks, as they are decoded. Arguments and errors: see `read_audio`."""
+    """Like `read_audio`, but yields blocks as they are decoded."""
     if sample_rate <= 0:
-        raise ParameterError(f"the sample rate must be positive, found {sample_rate} Hz.")
+        raise ParameterError(f"the sample rate is {sample_rate} Hz, but must be positive.")
     is_empty = True
     for block in decode_blocks(path, sample_rate, "mono"):
         is_empty = False
         yield block[0]
     if is_empty:
-        raise MediaError(f"{path} has an audio track, but nothing of it can be decoded.")
+        raise MediaError(f"{path} has an audio track, but none of it can be decoded.")
 
 
 def recorded_rate(path: Path) -> int:
@@ -67,31 +67,29 @@ def recorded_rate(path: Path) -> int:
 def decode_blocks(
     path: Path, sample_rate: int, layout: str, track: int | None = None, most: int | None = None
 ) -> Iterator[Float32[np.ndarray, "channels block"]]:
-    """Decode an audio track in blocks, with gaps filled by silence, from the time of the first frame on.
+    """Decode an audio track in blocks from the time of the first video frame; gaps are filled with silence.
 
     Args:
-        path: a file with audio; without video, decoding starts at its own start.
-        sample_rate: Hz to resample to.
-        layout: `mono` or `stereo`. Mono is a mean of the channels; stereo of more channels is a sum, with centre and surround 3 dB lower.
+        path: a file with audio; without video, decoding starts with the audio.
+        sample_rate: Hz of the result.
+        layout: `mono` or `stereo`. Mono is the mean of the channels. Stereo of more channels is a sum, with centre and surround 3 dB lower.
         track: index of the stream; None takes the main track.
-        most: samples after which decoding ends; None decodes all.
+        most: number of samples after which decoding ends; None decodes all.
 
     Raises:
-        MediaError: if the file cannot be opened or has no audio; if samples are NaN or infinite, or time stamps leave more than an hour of
-            silence.
+        MediaError: if the file cannot be opened or has no audio; if samples are NaN or infinite, or gaps in time stamps are longer than an
+            hour in total.
     """
     done = n_silent = 0
     for position, block in _positioned_blocks(path, sample_rate, layout, track):
         if most is not None and position >= most:
             return
         if not np.isfinite(block).all():
-            raise MediaError(f"{path} has samples that are NaN or infinite, from {position / sample_rate:.2f} s on.")
+            raise MediaError(f"{path} has samples that are NaN or infinite at {position / sample_rate:.2f} s.")
         if position > done:
             n_silent += position - done
             if n_silent > MAX_GAP_SECONDS * sample_rate:
-                raise MediaError(
-                    f"{path} has time stamps that leave {n_silent / sample_rate / 3600:.1f} hours of silence: it is damaged; remux it."
-                )
+                raise MediaError(f"{path} has time stamps with {n_silent / sample_rate / 3600:.1f} hours of gaps: it is damaged; remux it.")
             yield np.zeros((len(block), position - done), dtype=np.float32)
             done = position
         block = block[:, done - position :]
@@ -102,7 +100,7 @@ def decode_blocks(
 def _positioned_blocks(
     path: Path, sample_rate: int, layout: str, track: int | None
 ) -> Iterator[tuple[int, Float32[np.ndarray, "channels block"]]]:
-    """Resampled blocks, each with its position in samples according to its time stamps."""
+    """Resampled blocks, each with its position in samples by its time stamp."""
     zero, parts = first_frame_time(path), iter(())
     with open_media(path) as container:
         if container.format.name == "ogg" and zero is None:
@@ -165,17 +163,17 @@ def _blocks_of(
 def _mixable_frames(container: av.container.InputContainer, stream: av.AudioStream, path: Path) -> Iterator[av.AudioFrame]:
     for frame in (frame for packet in demux(container, stream) for frame in decode(packet)):
         if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
-            raise MediaError(f"{path} claims a sample rate of {frame.sample_rate} Hz; it is damaged.")
+            raise MediaError(f"{path} has a sample rate of {frame.sample_rate} Hz in its header; it is damaged.")
         try:
             mixable = _mixable(frame)
-        except (av.FFmpegError, ValueError) as error:  # such as a damaged layout; skipped like what cannot be decoded
+        except (av.FFmpegError, ValueError) as error:  # such as a damaged layout; skipped like undecodable packets
             log.debug("%s: %s", path, error)
             continue
         yield mixable
 
 
 def _mixable(frame: av.AudioFrame) -> av.AudioFrame:
-    """The frame, with the usual order of channels where nothing says which is which, or the mean of those that have none."""
+    """The frame, with the default layout for channels without an assignment, and averaged to mono for layouts without an order."""
     n_channels = frame.layout.nb_channels
     if n_channels <= 2 or not _UNORDERED.search(frame.layout.name):
         return frame
@@ -190,6 +188,6 @@ def _mixable(frame: av.AudioFrame) -> av.AudioFrame:
 
 
 def _arrays(frames: list[av.AudioFrame]) -> Iterator[Float32[np.ndarray, "channels block"]]:
-    """Arrays of planar frames."""
+    """Planar frames as arrays."""
     for frame in frames:
         yield frame.to_ndarray()

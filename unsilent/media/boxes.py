@@ -1,7 +1,7 @@
-"""Boxes of MP4 and QuickTime files that FFmpeg does not write: ends of edit lists, and descriptions of pictures that it does not know.
+"""MP4 and QuickTime boxes that FFmpeg does not write: ends of edit lists, and video metadata that it does not know.
 
 Source:
-    ISO/IEC 14496-12 for the boxes; those of pictures are carried as they are.
+    ISO/IEC 14496-12 for the boxes; boxes of video metadata are copied unchanged.
 """
 
 import struct
@@ -10,10 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-# In the description of pictures: Dolby Vision, 360° and 3D, spatial video.
+# Boxes copied from the visual sample entry: Dolby Vision, 360° and 3D, spatial video.
 _CARRIED = (b"dvcC", b"dvvC", b"dvwC", b"hvcE", b"st3d", b"sv3d", b"vexu", b"hfov", b"lhvC", b"amve")
-_VISUAL_BYTES = 86  # of a visual sample entry before its boxes, with its header
-_LARGEST = 1 << 28  # bytes of a `moov` box that is read
+_VISUAL_BYTES = 86  # bytes of a visual sample entry, with its header, before its boxes
+_LARGEST = 1 << 28  # largest `moov` box that is read, in bytes
 
 
 class _Box(NamedTuple):
@@ -37,7 +37,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[_Box]:
 
 
 def _path(data: bytes, start: int, end: int, *kinds: bytes) -> list[_Box]:
-    """The first box of each kind, each inside the one before; empty if one is missing."""
+    """The nested boxes of a path of kinds, the first of each kind; empty if one is missing."""
     found = []
     for kind in kinds:
         box = next((one for one in _boxes(data, start, end) if one.kind == kind), None)
@@ -49,7 +49,7 @@ def _path(data: bytes, start: int, end: int, *kinds: bytes) -> list[_Box]:
 
 
 def _read_moov(path: Path) -> tuple[int, bytes]:
-    """Position and bytes of the box `moov`; no bytes if there is none."""
+    """Position and bytes of the box `moov`; empty bytes if there is none."""
     size_of_file = path.stat().st_size
     with path.open("rb") as file:
         start = 0
@@ -74,7 +74,7 @@ def _video_tracks(moov: bytes) -> Iterator[_Box]:
 
 
 def sample_formats(path: Path) -> dict[int, str]:
-    """What the samples of each track are called, such as `avc1` or `tmcd`, by the number of the track; empty for other files."""
+    """Sample format of each track, such as `avc1` or `tmcd`, by track number; empty for other kinds of files."""
     _, moov = _read_moov(path)
     formats = {}
     for track in _boxes(moov, 8, len(moov)):
@@ -88,12 +88,12 @@ def sample_formats(path: Path) -> dict[int, str]:
 
 
 def finish_boxes(out: Path, video: Path, end: Fraction | None) -> None:
-    """Complete a file that FFmpeg has written, with `moov` at its end.
+    """Complete a file that FFmpeg has written with `moov` at its end.
 
     Args:
-        out: to change in place.
-        video: whose descriptions of pictures are carried over, if it is such a file, too.
-        end: in seconds, of the pictures that are displayed, where later ones are hidden; None for all.
+        out: file to change in place.
+        video: source of the video metadata; files of other formats have no effect.
+        end: end of the displayed frames in seconds, if later frames must be hidden; None displays all.
     """
     position, moov = _read_moov(out)
     if not moov or position + len(moov) != out.stat().st_size:
@@ -109,7 +109,7 @@ def finish_boxes(out: Path, video: Path, end: Fraction | None) -> None:
 
 
 def _limit(moov: bytearray, end: Fraction) -> None:
-    """Let the edit list of the first video track end at a time, and the track with it."""
+    """Limit edit list and duration of the first video track to an end time."""
     header = _path(moov, 8, len(moov), b"mvhd")
     track = next(_video_tracks(moov), None)
     if not header or track is None:

@@ -1,4 +1,4 @@
-"""One time axis for files whose clocks start over, as in joined recordings, or jump, as in broadcasts."""
+"""Corrects time stamps of files whose clock restarts, as in concatenated recordings, or jumps, as in broadcasts."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -6,14 +6,14 @@ from fractions import Fraction
 import av
 
 BACK_SECONDS = 0.5  # smaller steps back come from reordered or estimated time stamps
-AHEAD_SECONDS = 10  # of a jump, in formats whose clocks may jump; smaller ones are interruptions
-NEAR_SECONDS = 5  # between the expected and the found time of a stream that follows another one's jump
+AHEAD_SECONDS = 10  # smallest forward jump of a clock, in formats that allow it; smaller gaps are interruptions
+NEAR_SECONDS = 5  # largest difference from the expected time at which a stream joins the jump of another
 JUMPING = {"mpegts", "mpegtsraw", "mpeg", "ogg"}  # formats whose clocks may jump ahead: FFmpeg's AVFMT_TS_DISCONT
 
 
 @dataclass
 class _Place:
-    """Where a stream is: time stamps as stored, the end as corrected, and the stretch between two jumps; all in units of its time base."""
+    """State of a stream, in units of its time base: stored time stamps, corrected end, and the stretch between two jumps."""
 
     stretch: int
     shift: int
@@ -23,13 +23,13 @@ class _Place:
 
 
 class Clock:
-    """Corrects the time stamps of packets, which must come in file order and from all audio and video streams.
+    """Corrects the time stamps of packets. They must be in file order, and from all audio and video streams.
 
-    Where the time of a stream falls back, or jumps ahead in a format that allows it, a new stretch begins. Its offset continues the first
-    stream that reaches it, and holds for all streams, which therefore stay in step.
+    A new stretch begins where the time of a stream steps back, or jumps ahead in a format that allows it. The offset of a stretch makes the
+    first stream that reaches it continuous. All streams use this offset, so they stay synchronous.
 
     Args:
-        container: of the packets.
+        container: source of the packets.
     """
 
     def __init__(self, container: av.container.InputContainer) -> None:
@@ -49,7 +49,7 @@ class Clock:
             hidden = self._places.get(packet.stream_index) if packet.is_discard else None
             place = hidden or self._place(packet, time)
             shift, self._current = place.shift, place.stretch
-            if not packet.is_discard:  # after what an edit list hides, its next part goes back in time
+            if not packet.is_discard:  # time stamps step back after packets that an edit list hides
                 if packet.dts is not None:  # presentation times need not increase
                     place.last, place.next = time, time + (packet.duration or 0)
                 place.end = max(place.end, (time if packet.pts is None else packet.pts) + shift + (packet.duration or 0))
@@ -71,7 +71,7 @@ class Clock:
         return place
 
     def _stretch_of(self, place: _Place, time: int, packet: av.Packet) -> int:
-        """The stretch that another stream has begun and this one joins, or a new one."""
+        """The stretch of another stream that this one joins, or else a new one."""
         expected = place.end * packet.time_base
         for stretch in range(place.stretch + 1, len(self._offsets)):
             if abs(time * packet.time_base + self._offsets[stretch] - expected) < NEAR_SECONDS:

@@ -1,4 +1,4 @@
-"""How a video's streams get into another file: copied where the container holds them, else encoded; decided, and tried, beforehand."""
+"""Plans, tried in memory, of how a video's streams are written to another file: copied if the container supports them, else encoded."""
 
 import io
 from collections.abc import Iterator
@@ -24,33 +24,33 @@ CONTAINERS = {
     ".mkv": ("matroska", "aac"),
     ".webm": ("webm", "libopus"),
 }
-EDIT_LISTS = {"mp4", "mov"}  # containers that have them
+EDIT_LISTS = {"mp4", "mov"}  # containers with edit lists
 _INVERTED = ("gray", "mono", "pal8")  # pixel formats that QuickTime stores raw with 0 for white, and others for black
-_TAGGED = {"prores", "rawvideo"}  # codecs whose variant only the tag tells
-# Metadata about the old file, not copied.
+_TAGGED = {"prores", "rawvideo"}  # codecs whose variant is stored in the tag only
+# Metadata that describes the old file and is not copied.
 _FILE_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 _STREAM_STATISTICS = ("duration", "bps", "number_of", "_statistics", "rotate", "alpha_mode")
 _APPLE = "com.apple.quicktime."
-_FROM_METADATA = {"tmcd", "text"}  # time code and titles of chapters, which are written anew
+_FROM_METADATA = {"tmcd", "text"}  # time code and chapter titles, which the muxer writes from metadata
 _OTHERS = {"subtitle": "subtitles", "data": "data", "attachment": "attachment"}
-_TRIED_PACKETS = 1000  # at most, until a picture can be decoded
+_TRIED_PACKETS = 1000  # largest number of packets until a frame must be decodable
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How each stream of a video gets into another file.
+    """How each stream of a video is written to another file.
 
     Attributes:
         container: format of the output.
-        pictures: `copied`, or how they are encoded, for people.
-        encoder: a key of `encoding.ENCODERS`; None copies.
-        hidden_end: whether pictures behind the end, hidden by an edit list, must be copied because others refer to them.
-        with_tags: whether the tags of codecs are copied.
-        vfw: how Matroska holds a codec that has no name there; None for others.
-        swaps: whether encoded pictures are turned by a quarter, because their display matrix says so.
+        pictures: `copied`, or the encoding of the frames, for users.
+        encoder: a key of `encoding.ENCODERS`; None copies packets.
+        hidden_end: whether frames after the end, hidden by an edit list, must be copied because other frames refer to them.
+        with_tags: whether codec tags are copied.
+        vfw: headers of a codec that Matroska stores by its FourCC; None for others.
+        swaps: whether the display matrix exchanges width and height of encoded frames.
         shape: width of a pixel divided by its height, which Matroska must store; None for square pixels.
-        left_out: indices of streams that the container cannot hold.
-        notes: sentences about what is lost.
+        left_out: indices of streams that the container does not support.
+        notes: sentences about losses.
     """
 
     container: str
@@ -69,11 +69,11 @@ class Plan:
         return replace(self, notes=(*self.notes, *notes))
 
     def finish_tracks(self, head: bytes) -> bytes:
-        """The beginning of a written file with what PyAV cannot write; other formats than Matroska unchanged."""
+        """Complete the beginning of a written file with elements that PyAV cannot write; only Matroska changes."""
         return finish_tracks(head, self.shape, self.vfw is not None, self.container == "webm") if self.patches else head
 
     def finish_file(self, path: Path) -> None:
-        """`finish_tracks` of a file, in place."""
+        """Complete a file in place, like `finish_tracks`."""
         if self.patches:
             finish_file(path, self.shape, self.vfw is not None, self.container == "webm")
 
@@ -84,10 +84,10 @@ class Plan:
 
 
 def plan_copy(video: Path, out: Path) -> Plan:
-    """Decide how the streams of a video get into `out`, and try it in memory with its first packets.
+    """Plan how the streams of a video are written to `out`, and try the plan in memory with the first packets.
 
     Raises:
-        MediaError: if the video cannot be read, or `out` cannot hold its pictures.
+        MediaError: if the video cannot be read, or the container of `out` cannot hold its frames.
     """
     plan = Plan(CONTAINERS[out.suffix.lower()][0])
     with open_media(video) as source:
@@ -134,7 +134,7 @@ def _swaps(video: Path) -> bool:
 
 
 def _hidden(stream: av.VideoStream) -> _Hidden | None:
-    """Place of the packets that an edit list hides before the end of the file; None if none are hidden."""
+    """Positions of the packets that an edit list hides; None if none are hidden before the last displayed packet."""
     entries = stream.index_entries
     flags = [entries[i].is_discard for i in range(len(entries))]
     if not any(flags):
@@ -160,7 +160,7 @@ def _ways_to_copy(plan: Plan, video: Path) -> Iterator[Plan]:
 
 
 def _without_what_fails(plan: Plan, video: Path, out: Path) -> Plan | None:
-    """The plan, if its file can be written; without other streams than pictures where these are what fails; else None."""
+    """The plan, without those further streams that cannot be written; None if the video stream itself cannot."""
     with open_media(video) as source:
         formats = sample_formats(video) if source.format.name.startswith("mov,") else {}
         others = {stream.index: stream for stream in source.streams if _is_other(stream)}
@@ -194,7 +194,7 @@ def _loss(video: Path, out: Path, names: list[str]) -> str:
 
 
 def _is_other(stream: av.stream.Stream) -> bool:
-    """Whether a stream is neither sound nor pictures in motion."""
+    """Whether a stream is neither audio nor video."""
     return stream.type != "audio" and not _is_video(stream)
 
 
@@ -211,7 +211,7 @@ def _describe(stream: av.stream.Stream, sample_format: str) -> str:
 
 
 def _works(plan: Plan, video: Path) -> bool:
-    """Whether the first packets, written into memory and read again, have the same codec and, if one is among them, first picture."""
+    """Whether the first packets can be written to memory, and read again with the same codec and a decodable frame."""
     buffer = io.BytesIO()
     try:
         with open_media(video) as source, av.open(buffer, "w", format=plan.container, container_options=options_for(source)) as target:
@@ -248,7 +248,7 @@ def _works(plan: Plan, video: Path) -> bool:
 
 
 def options_for(source: av.container.InputContainer) -> dict[str, str]:
-    """Options of the muxer: boxes for Dolby Vision and 360° that are newer than the standard, and Apple's metadata where there is some."""
+    """Options of the muxer: boxes for Dolby Vision and 360° that are not in the standard, and Apple's metadata if the source has it."""
     keeps_keys = any(key.startswith(_APPLE) for key in source.metadata)
     return {"strict": "unofficial", **({"movflags": "use_metadata_tags"} if keeps_keys else {})}
 
@@ -256,14 +256,13 @@ def options_for(source: av.container.InputContainer) -> dict[str, str]:
 def add_streams(
     source: av.container.InputContainer, target: av.container.OutputContainer, plan: Plan
 ) -> tuple[dict[av.stream.Stream, av.stream.Stream], dict[av.stream.Stream, PictureEncoder]]:
-    """Add what is copied to a target.
+    """Add the streams of a plan to a target.
 
     Returns:
-        Target stream of each source stream that is copied; encoder of each one whose pictures are encoded.
+        Target stream of each copied source stream, and encoder of each encoded one.
 
     Raises:
-        ValueError: if the container does not support a codec.
-        FFmpegError: likewise.
+        ValueError, FFmpegError: if the container does not support a codec.
     """
     target.metadata.update({key: value for key, value in source.metadata.items() if key.lower() not in _FILE_METADATA})
     if chapters := source.chapters():
@@ -298,7 +297,7 @@ def add_streams(
 
 
 def _attach_cover(stream: av.VideoStream, target: av.container.OutputContainer) -> None:
-    """Matroska holds a cover as an attachment."""
+    """Add a cover as an attachment, as Matroska stores it."""
     with open_media(Path(stream.container.name)) as again:
         content = next((bytes(packet) for packet in demux(again, again.streams[stream.index]) if packet.size), b"")
     kind = "png" if stream.codec_context.name == "png" else "jpeg"
@@ -323,14 +322,14 @@ def _copy_pictures(stream: av.VideoStream, target: av.container.OutputContainer,
     if plan.with_tags and (is_relative or own.name in _TAGGED):
         context.codec_tag = own.codec_tag
     if stream.metadata.get("alpha_mode") == "1":
-        context.pix_fmt = "yuva420p"  # for the flag of the container, which decoders go by
+        context.pix_fmt = "yuva420p"  # sets the container's flag for alpha, which decoders need
     if own.name == "hevc" and plan.container in EDIT_LISTS:
         context.codec_tag = "hvc1"  # Apple's players refuse the default hev1
     return copy
 
 
 def prepare(packet: av.Packet, plan: Plan) -> None:
-    """Adapt the time stamps of a packet to how its stream is stored."""
+    """Adapt the time stamps of a packet to the storage of its stream."""
     if packet.stream.disposition & av.stream.Disposition.attached_pic:
         packet.pts = packet.dts = 0
     elif plan.vfw and packet.stream.type == "video" and packet.dts is not None:

@@ -1,4 +1,4 @@
-"""Encoding of pictures that a container cannot hold as they are, losslessly or with invisible loss."""
+"""Encoding of frames that a container cannot hold unchanged: lossless, or visually lossless."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,26 +8,27 @@ import av
 from unsilent.media.filters import build_graph, pull, with_known_colours
 from unsilent.media.probe import orientation
 
-# Pixel formats that FFV1 lacks, and one that holds the same values.
+# Pixel formats that FFV1 does not support, and equivalents with the same values.
 _SAME = {
     "yuvj420p": "yuv420p", "yuvj422p": "yuv422p", "yuvj444p": "yuv444p", "yuvj440p": "yuv440p", "nv12": "yuv420p", "nv21": "yuv420p",
     "yuyv422": "yuv422p", "uyvy422": "yuv422p", "yvyu422": "yuv422p", "rgb24": "bgr0", "bgr24": "bgr0", "rgb0": "bgr0", "0rgb": "bgr0",
     "0bgr": "bgr0", "gbrp": "bgr0", "pal8": "bgra", "rgba": "bgra", "argb": "bgra", "abgr": "bgra", "gbrap": "bgra", "monow": "gray",
     "monob": "gray", "rgb48be": "rgb48le", "rgba64be": "rgba64le", "gray16be": "gray16le",
 }  # fmt: skip
-_RGB = ("bgr", "rgb", "gbr")  # how pixel formats without luma begin
+_RGB = ("bgr", "rgb", "gbr")  # prefixes of pixel formats without luma
 _BT601, _LIMITED, _FULL = 6, 1, 2  # codes of ITU-T H.273 and of FFmpeg
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How a codec is used.
+    """Parameters of a codec.
 
     Attributes:
         codec: FFmpeg's name of the encoder.
-        formats: pixel formats taken as they are; others are converted to `fallback`.
-        fallback: pixel format of others; of pictures whose sides are odd, `odd`.
-        options: of the encoder.
+        formats: pixel formats that are encoded unchanged.
+        fallback: pixel format to which others are converted; empty if they are refused.
+        odd: the fallback for frames with odd width or height.
+        options: options of the encoder.
     """
 
     codec: str
@@ -46,7 +47,7 @@ _H264 = {
     "lossless H.264": Encoder("libx264", _X264, "", "", {"qp": "0", "preset": "veryfast"}),
     "H.264 (CRF 12)": Encoder("libx264", frozenset(), "yuv420p", "yuv444p", {"crf": "12", "preset": "fast"}),
 }
-# by container and name for people, the first that works
+# by container and name for users; the first that works is used
 ENCODERS = {
     "matroska": {"lossless FFV1": Encoder("ffv1", _FFV1, "bgra", "bgra", {"level": "3", "g": "1", "slicecrc": "1"})},
     "mp4": _H264,
@@ -61,17 +62,17 @@ ENCODERS = {
 
 
 class PictureEncoder:
-    """Encodes the frames of a stream, as displayed, with their own times.
+    """Encodes the frames of a stream as displayed, with their original time stamps.
 
     Args:
-        target: container to add the new stream to.
+        target: container that gets the new stream.
         source: stream of the frames.
-        how: parameters.
+        how: parameters of the codec.
         name: key of `ENCODERS`.
-        swaps: whether displaying exchanges width and height.
+        swaps: whether the display matrix exchanges width and height.
 
     Raises:
-        ValueError: if the pixel format of the source is not taken.
+        ValueError: if the pixel format of the source is not supported.
     """
 
     def __init__(self, target: av.container.OutputContainer, source: av.VideoStream, how: Encoder, name: str, swaps: bool) -> None:
@@ -102,7 +103,7 @@ class PictureEncoder:
         self._step = max(1, round(1 / ((source.average_rate or source.guessed_rate or 25) * source.time_base)))
 
     def encode(self, frames: Sequence[av.VideoFrame | None]) -> Iterator[av.Packet]:
-        """Packets of frames; None ends the stream."""
+        """Encode frames to packets; None ends the stream."""
         for frame in frames:
             if frame is None:
                 yield from self.stream.encode(None)

@@ -1,4 +1,4 @@
-"""Opening media files with clear errors, choosing streams, demuxing and decoding despite damage."""
+"""Opens media files with clear errors, chooses streams, and demuxes and decodes despite damage."""
 
 import io
 import logging
@@ -17,14 +17,14 @@ from unsilent.media.webp import as_animated_png, is_animated_webp
 
 log = logging.getLogger(__name__)
 
-# first bytes of container formats, which tell damaged media files from other files: (offset, bytes)
+# (offset, magic bytes) of container formats, which distinguish damaged media files from other files
 SIGNATURES = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (0, b"RIFF"), (0, b"OggS"), (0, b"FLV"), (0, b"\x47"), (0, b"fLaC"))
-# Demuxers of playlists and scripts, which name other files or addresses, and of plain text rendered as video.
+# Demuxers of playlists and scripts, which refer to other files or URLs, and of plain text rendered as video.
 NOT_MEDIA = {"concat", "hls", "dash", "imf", "sdp", "rtsp", "rtp", "sap", "lavfi", "tty", "ffmetadata"}
-MAX_GAP_SECONDS = 3600  # between two frames or sounds; longer gaps come from damaged time stamps
-MAX_CONSECUTIVE_ERRORS = 8  # then a damaged file is given up
-MAX_PIXELS = 8192 * 8192  # of a picture; larger ones take more memory than people have
-MAX_REORDERING = 32  # packets between the stored and the displayed position of a frame
+MAX_GAP_SECONDS = 3600  # longer gaps between frames or samples come from damaged time stamps
+MAX_CONSECUTIVE_ERRORS = 8  # errors after which reading of a damaged file ends
+MAX_PIXELS = 8192 * 8192  # pixels of a frame; limits memory
+MAX_REORDERING = 32  # largest distance, in packets, between the stored and the displayed position of a frame
 
 
 def open_media(path: Path, part: io.BytesIO | None = None) -> av.container.InputContainer:
@@ -35,7 +35,7 @@ def open_media(path: Path, part: io.BytesIO | None = None) -> av.container.Input
         part: of the file, to be read instead of all of it.
 
     Raises:
-        MediaError: if it is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are not media files.
+        MediaError: if the file is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are refused.
     """
     require_path(path)
     _require_file(path)
@@ -44,7 +44,7 @@ def open_media(path: Path, part: io.BytesIO | None = None) -> av.container.Input
             head = file.read(16)
         if not head:
             raise MediaError(f"{path} is empty (0 bytes).")
-        # absolute, because FFmpeg would take `take:1.mp4` for a URL; +genpts fills in missing time stamps
+        # absolute, because FFmpeg would read `take:1.mp4` as a URL; +genpts fills in missing time stamps
         options = {"fflags": "+genpts", "format_whitelist": _formats()}
         source = part or (as_animated_png(path) if is_animated_webp(path) else str(path.absolute()))
         container = av.open(source, options=options, metadata_errors="replace")
@@ -66,12 +66,12 @@ def _require_file(path: Path) -> None:
         raise MediaError(f"{path} is a folder; name a file.")
     if not stat.S_ISREG(mode):
         kind = "pipe" if stat.S_ISFIFO(mode) else "device"
-        raise MediaError(f"{path} is a {kind}, but media are read more than once; save it to a file first.")
+        raise MediaError(f"{path} is a {kind}, but media files are read more than once; save it to a file first.")
 
 
 @cache
 def _formats() -> str:
-    """All formats but those of `NOT_MEDIA`; FFmpeg refuses others before it opens what they name."""
+    """All formats except `NOT_MEDIA`. FFmpeg refuses other formats before it opens the files that they refer to."""
     return ",".join(sorted(av.formats_available - NOT_MEDIA))
 
 
@@ -80,12 +80,13 @@ def _damaged(path: Path) -> MediaError:
 
 
 def find_video(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The main video stream; cover art does not count.
+    """The main video stream; cover art is ignored.
 
     Raises:
-        MediaError: if there is none, the file is an image, or its pictures have more than `MAX_PIXELS`. Later ones that do are damage.
+        MediaError: if there is none, the file is an image, or its frames have more than `MAX_PIXELS`. Later frames that do count as
+            damaged.
     """
-    if container.format.name.endswith("_pipe"):  # FFmpeg's name of all formats of single images
+    if container.format.name.endswith("_pipe"):  # the suffix of FFmpeg's names of image formats
         raise MediaError(f"{path} is an image; give a video.")
     streams = video_streams(container)
     if not streams:
@@ -95,20 +96,20 @@ def find_video(container: av.container.InputContainer, path: Path) -> av.VideoSt
     context = found.codec_context
     if context.width * context.height > MAX_PIXELS:
         most = f"up to {MAX_PIXELS / 1e6:.0f} megapixels are possible"
-        raise MediaError(f"{path} has pictures of {context.width} x {context.height} pixels, but {most}; scale it down.")
+        raise MediaError(f"{path} has frames of {context.width} x {context.height} pixels, but {most}; scale it down.")
     if not context.is_open:
         context.options = {"max_pixels": str(MAX_PIXELS)}
     return found
 
 
 def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """All video streams except cover art and codecs unknown to this FFmpeg."""
+    """All video streams except cover art and streams whose codec FFmpeg does not know."""
     cover = av.stream.Disposition.attached_pic
     return [stream for stream in container.streams.video if stream.codec_context is not None and not stream.disposition & cover]
 
 
 def find_audio(container: av.container.InputContainer, path: Path) -> av.AudioStream:
-    """The main audio track among those whose codec this FFmpeg knows.
+    """The main audio track among those whose codec FFmpeg knows.
 
     Raises:
         MediaError: if there is none.
@@ -122,12 +123,12 @@ def find_audio(container: av.container.InputContainer, path: Path) -> av.AudioSt
 
 
 def audio_streams(container: av.container.InputContainer) -> list[av.AudioStream]:
-    """All audio tracks whose codec this FFmpeg knows."""
+    """All audio tracks whose codec FFmpeg knows."""
     return [stream for stream in container.streams.audio if stream.codec_context is not None]
 
 
 def first_frame_time(path: Path) -> Fraction | None:
-    """Presentation time, in seconds, of the first displayed frame, with which audio must be aligned; None without video."""
+    """Presentation time in seconds of the first displayed frame, to which audio is aligned; None without video."""
     with open_media(path) as container:
         streams = video_streams(container)
         if not streams:
@@ -142,15 +143,15 @@ def first_frame_time(path: Path) -> Fraction | None:
 
 
 def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
-    """Packets in file order on one time axis, then one empty packet for each stream to flush its decoder; unreadable parts are skipped."""
+    """Packets in file order with continuous time stamps, then an empty packet for each stream to flush its decoder. Damage is skipped."""
     errors, clock = 0, Clock(container)
     while errors < MAX_CONSECUTIVE_ERRORS:
         try:
-            for packet in container.demux():  # of all streams, because the clock needs them
+            for packet in container.demux():  # all streams, because the clock needs them
                 errors = 0 if packet.size else errors
                 if packet.size:
                     clock.correct(packet)
-                if packet.stream in streams:  # by identity: a damaged file may begin another stream under the same number
+                if packet.stream in streams:  # by identity, because a damaged file may reuse the index for another stream
                     yield packet
             return
         except av.FFmpegError as error:
@@ -163,7 +164,7 @@ def demux(container: av.container.InputContainer, *streams: av.stream.Stream) ->
 
 
 def decode(packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
-    """Frames completed by a packet; none where it is damaged."""
+    """Frames completed by a packet; none if it is damaged."""
     try:
         return packet.decode()
     except av.FFmpegError as error:
@@ -172,15 +173,15 @@ def decode(packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
 
 
 class Timeline:
-    """Start and end of a video stream, measured from its packets, because headers may be wrong (truncated files, variable rates).
+    """Start and end of a video stream, measured from its packets because headers may be wrong (truncated files, variable rates).
 
-    Packets hidden by an edit list do not count, nor frames displayed before the first key frame, which cannot be decoded.
+    Packets hidden by an edit list are ignored, and so are frames displayed before the first key frame, which cannot be decoded.
 
     Attributes:
-        n_packets: packets counted.
+        n_packets: number of counted packets.
         start, end: in units of the stream's time base; None without packets.
-        longest_gap: from the end of one frame to the start of the next, in the same units.
-        longest: duration of a frame, in the same units.
+        longest_gap: longest time from the end of one frame to the start of the next, in the same units.
+        longest: longest duration of a frame, in the same units.
     """
 
     def __init__(self, stream: av.VideoStream) -> None:
@@ -197,7 +198,7 @@ class Timeline:
         """Count a packet."""
         if not packet.size or (self._key is None and not packet.is_keyframe):
             return
-        # packets without time stamps, as in a raw stream, follow each other
+        # a packet without a time stamp, as in a raw stream, starts at the end of the one before
         pts = next((time for time in (packet.pts, packet.dts, self.end) if time is not None), 0)
         self._key = pts if self._key is None else self._key
         if packet.is_discard or pts < self._key:

@@ -1,4 +1,4 @@
-"""Graphs of FFmpeg's filters for pictures."""
+"""FFmpeg filter graphs for frames."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,12 @@ from av.filter import Graph
 
 _UNSPECIFIED = 2
 _MATRICES = {0, 1, 2, 4, 5, 6, 7, 9}  # codes of ITU-T H.273 that FFmpeg's scaler converts
-_NO_TRANSFERS = {0, 3, 9, 10}  # reserved codes, and logarithmic curves, which it refuses
+_NO_TRANSFERS = {0, 3, 9, 10}  # reserved codes, and logarithmic curves, which the scaler refuses
 _NO_PRIMARIES = {0, 3}
 
 
 def with_known_colours(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame, its colours declared unspecified where FFmpeg's scaler would refuse them, such as YCgCo or ICtCp."""
+    """The frame, with colour properties that FFmpeg's scaler would refuse, such as YCgCo or ICtCp, set to unspecified."""
     if int(frame.colorspace) not in _MATRICES:
         frame.colorspace = _UNSPECIFIED
     if int(frame.color_trc) in _NO_TRANSFERS or int(frame.color_trc) > 18:
@@ -23,7 +23,7 @@ def with_known_colours(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def build_graph(frame: av.VideoFrame, *filters: tuple[str, dict[str, str]]) -> Graph:
-    """A chain of filters for frames like `frame`."""
+    """A chain of filters for frames with the properties of `frame`."""
     graph = Graph()
     source = graph.add(
         "buffer",

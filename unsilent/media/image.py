@@ -1,4 +1,4 @@
-"""Still images, in any format that Pillow reads."""
+"""Reading of still images, in any format that Pillow reads."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image as RGB, with its EXIF orientation applied.
 
     Raises:
-        MediaError: if it is missing, not an image, truncated, or larger than Pillow's limit.
+        MediaError: if the file is missing, not an image, truncated, or larger than Pillow's limit.
     """
     try:
         with Image.open(path) as image:

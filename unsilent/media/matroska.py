@@ -1,6 +1,6 @@
-"""What PyAV cannot write into the tracks of Matroska and WebM files: the shape of pixels, and codecs by their FourCC.
+"""Track elements of Matroska and WebM files that PyAV cannot write: the pixel aspect ratio, and codecs by their FourCC.
 
-The muxer gets a track name with spare bytes. When the file is complete, the element `Tracks` is written anew in as many bytes.
+The muxer gets a track name with spare bytes. In the complete file, the element `Tracks` is rewritten in the same number of bytes.
 
 Source:
     RFC 9559 (Matroska) and RFC 8794 (EBML) for elements and checksums.
@@ -11,25 +11,25 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-SPARE = "unsilent" * 5  # at the end of a track's name: room for what is added
+SPARE = "unsilent" * 5  # end of a track's name, which reserves bytes for added elements
 _TRACKS, _ENTRY, _VIDEO, _CRC, _VOID, _NAME, _CODEC = 0x1654AE6B, 0xAE, 0xE0, 0xBF, 0xEC, 0x536E, 0x86
 _DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT, _ASPECT_RATIO = 0x54B0, 0x54BA, 0x54B2, 3
 _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xB0, 0xBA
-_MASTERS = {0x18538067}  # Segment, in which the tracks are
-_HEAD_BYTES = 1 << 20  # in which the tracks are described
+_MASTERS = {0x18538067}  # Segment, which contains the tracks
+_HEAD_BYTES = 1 << 20  # beginning of a file that contains the element `Tracks`
 _STAND_IN, _BY_FOURCC = b"V_MPEG4/ISO/ASP", b"V_MS/VFW/FOURCC"
 
-Element = tuple[int, int, int, int]  # number, start, start of the content, end
+Element = tuple[int, int, int, int]  # id, start, start of the content, end
 
 
 def finish_tracks(head: bytes, shape: Fraction | None, by_fourcc: bool, is_webm: bool) -> bytes:
-    """The beginning of a file, with the track completed whose name ends in `SPARE`.
+    """Complete, in the beginning of a file, the track whose name ends in `SPARE`.
 
     Args:
-        head: with all of the element `Tracks`.
-        shape: width of a pixel divided by its height; None for square ones.
-        by_fourcc: whether the track of MPEG-4 stands for a codec that is named by its FourCC.
-        is_webm: whether the display size is in pixels, because WebM has no ratios.
+        head: first bytes of the file, with the whole element `Tracks`.
+        shape: width of a pixel divided by its height; None for square pixels.
+        by_fourcc: whether the MPEG-4 track stands for a codec that is identified by its FourCC.
+        is_webm: whether the display size is written in pixels, because WebM does not allow ratios.
     """
     tracks = next((one for one in _elements(head, 0, len(head)) if one[0] == _TRACKS), None)
     if tracks is None or SPARE.encode() not in head[tracks[2] : tracks[3]]:
@@ -50,7 +50,7 @@ def finish_tracks(head: bytes, shape: Fraction | None, by_fourcc: bool, is_webm:
 
 
 def finish_file(path: Path, shape: Fraction | None, by_fourcc: bool, is_webm: bool) -> None:
-    """`finish_tracks` of a file, in place."""
+    """Complete a file in place, like `finish_tracks`."""
     with path.open("r+b") as file:
         head = file.read(_HEAD_BYTES)
         file.seek(0)
@@ -86,7 +86,7 @@ def _video(head: bytes, start: int, end: int, shape: Fraction, is_webm: bool) ->
 
 
 def _elements(data: bytes, start: int, end: int) -> Iterator[Element]:
-    """Elements of a level, and those of the segment."""
+    """Elements of one level; the segment is replaced by its elements."""
     while start < end:
         number, at = _number(data, start, keeps_marker=True)
         size, content = _number(data, at, keeps_marker=False)
@@ -102,7 +102,7 @@ def _elements(data: bytes, start: int, end: int) -> Iterator[Element]:
 
 
 def _number(data: bytes, start: int, keeps_marker: bool) -> tuple[int | None, int]:
-    """A number of variable length and what follows it; None where it is damaged."""
+    """A variable-length number and the position after it; None if it is damaged."""
     length = 9 - data[start].bit_length() if start < len(data) else 9
     if length > 8 or start + length > len(data):
         return None, start
@@ -120,6 +120,6 @@ def _size(size: int) -> bytes:
 
 
 def _void(size: int) -> bytes:
-    """An element of so many bytes that means nothing, 2 or more."""
+    """A void element of `size` bytes, 2 or more."""
     length = 1 if size < 100 else 8
     return _VOID.to_bytes() + (size - 1 - length | 1 << 7 * length).to_bytes(length) + bytes(size - 1 - length)

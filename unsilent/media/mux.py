@@ -1,4 +1,4 @@
-"""Muxing: video packets are copied, the new audio is encoded and interleaved with them."""
+"""Muxing: copies video packets, and encodes and interleaves the new audio."""
 
 import heapq
 from collections.abc import Iterator, Mapping
@@ -24,13 +24,13 @@ BIT_RATE = 192_000  # bits per second
 
 
 def plan_mux(video: Path, out: Path, original: Original = "drop") -> Plan:
-    """Plan what `mux` does, and refuse what it cannot do, before a sound is made.
+    """Plan the work of `mux`, and refuse impossible requests before a sound is made.
 
     Returns:
-        The plan, whose notes say what is lost.
+        The plan; its notes list losses.
 
     Raises:
-        MediaError: if the video cannot be read, or its pictures cannot get into `out`.
+        MediaError: if the video cannot be read, or the container of `out` cannot hold its frames.
     """
     _check_output(video, out)
     plan = plan_copy(video, out)
@@ -47,26 +47,26 @@ def mux(
     plan: Plan | None = None,
     further: Mapping[str, Float[np.ndarray, "*channels samples"]] | None = None,
 ) -> Plan:
-    """Write a video with new audio. Video packets and their times since the first frame are unchanged, or the pictures are encoded.
+    """Write a video with new audio. Video packets and their times since the first frame are unchanged, unless the plan encodes frames.
 
     Args:
-        video: file whose streams other than audio are copied, with chapters and metadata, where `out` supports them.
+        video: source file; its streams except audio, its chapters and its metadata are copied if `out` supports them.
         waveform: mono in [-1, 1], or two channels; its first sample is aligned with the first frame.
         sample_rate: Hz.
         out: file to write atomically; .mp4, .m4v, .mov and .mkv get AAC audio, .webm gets Opus.
-        original: the video's own audio. `drop`: removed. `keep`: mixed in unchanged, stereo stays stereo, more channels become stereo.
-            `duck`: 12 dB lower where the new audio is heard. The mix has the waveform's length, and is scaled down where it would exceed
-            full scale. All three are the same for a video without audio that can be decoded.
+        original: the video's own audio. `drop` removes it. `keep` mixes it in unchanged; more than two channels become stereo. `duck` mixes
+            it in 12 dB lower where the new audio is audible. The mix has the waveform's length, and is scaled down as a whole if it exceeds
+            full scale. Without decodable audio, all three are the same.
         comment: text for the file's metadata.
-        plan: of `plan_mux`; None makes one.
-        further: sounds as `waveform` that become tracks of their own, by title; players play the first track unless another is chosen.
+        plan: result of `plan_mux`; None makes one.
+        further: additional sounds by title, like `waveform`; each becomes an audio track that players do not select by default.
 
     Returns:
-        What was done with the streams.
+        The plan: how each stream was written.
 
     Raises:
-        MediaError: if the video cannot be read, `out` is the video itself, does not support its codec, or cannot be written.
-        ParameterError: if the waveform is empty, the sample rate is not positive, or `original` is not one of the three words.
+        MediaError: if the video cannot be read, or `out` is the video itself, does not support its codec, or cannot be written.
+        ParameterError: if the waveform is empty, the sample rate is not positive, or `original` is not one of the three choices.
     """
     check_mux_arguments(video, waveform, sample_rate, out, original)
     plan = plan or plan_copy(video, out)
@@ -108,7 +108,7 @@ def _new_audio(
     original: str,
     title: str = "",
 ) -> Iterator[av.Packet]:
-    """Packets of a new track, which is added to the target; one with a title is a further one."""
+    """Add an audio track to the target, and yield its packets; additional tracks have a title."""
     own, layout = None if original == "drop" else OwnSound(video), "mono" if len(waveform) == 1 else "stereo"
     if own is None or not own.tracks:
         return _Encoder(target, codec, sample_rate, layout, title).encode(_slices(waveform), sample_rate)
@@ -118,9 +118,9 @@ def _new_audio(
 
 
 def check_mux_arguments(video: Path, waveform: Float[np.ndarray, "*channels samples"], sample_rate: int, out: Path, original: str) -> None:
-    """Check the arguments of `mux` before anything is read or written; raises its errors."""
+    """Check the arguments of `mux` before anything is read or written; raises the errors of `mux`."""
     if original not in ORIGINALS:
-        raise ParameterError(f"original must be drop, keep or duck, found {original!r}.")
+        raise ParameterError(f"original is {original!r}, but must be drop, keep or duck.")
     if not waveform.size or sample_rate <= 0:
         raise ParameterError(f"audio of {waveform.shape[-1]} samples at {sample_rate} Hz was given; both must be positive.")
     _check_output(video, out)
@@ -134,13 +134,13 @@ def _check_output(video: Path, out: Path) -> None:
 
 
 def _timed_packets(packets: Iterator[av.Packet], video: Path, plan: Plan) -> Iterator[av.Packet]:
-    """Packets with time stamps, up to the last one that is displayed."""
+    """Packets with time stamps, up to the last displayed one."""
     any_timed, behind = False, list[av.Packet]()
     for packet in packets:
         if packet.size and packet.stream.type == "video":
             prepare(packet, plan)
         if plan.encoder and packet.stream.type == "video":
-            yield packet  # decoders drop what is hidden
+            yield packet  # decoders drop hidden frames
             any_timed = True
         elif not packet.size or (packet.dts is None and packet.pts is None):
             continue
@@ -156,7 +156,7 @@ def _timed_packets(packets: Iterator[av.Packet], video: Path, plan: Plan) -> Ite
 
 
 def _encoded(packets: Iterator[av.Packet], encoders: dict[av.stream.Stream, PictureEncoder]) -> Iterator[av.Packet]:
-    """Packets to copy, and those of pictures that are encoded anew."""
+    """Packets to copy, and packets of encoded frames."""
     for packet in packets:
         if packet.stream in encoders:
             yield from encoders[packet.stream].encode(decode(packet))
@@ -174,25 +174,25 @@ def interleave(
     audio: Iterator[av.Packet],
     main: av.VideoStream,
 ) -> Fraction:
-    """Copy packets, each preceded by the audio up to its time, so that neither is buffered until the other is complete.
+    """Write packets, each preceded by the audio up to its time, so that neither stream must be buffered.
 
     Args:
-        packets: of the source, in file order, or of the target's encoders.
-        target: container with its header written.
+        packets: packets of the source in file order, or of the target's encoders.
+        target: container whose header is written.
         copies: target stream of each source stream.
         start: presentation time of the first frame, in seconds, which becomes 0.
-        audio: packets of the new track, from time 0.
+        audio: packets of the new tracks, from time 0.
         main: stream whose end is measured.
 
     Returns:
-        End of the last packet of the main stream that is displayed, in seconds.
+        End of the last displayed packet of the main stream, in seconds.
     """
     audio_time, last, end = Fraction(-1), {}, Fraction(0)
     for packet in packets:
         is_cover = bool(packet.stream.disposition & av.stream.Disposition.attached_pic)
         shift = 0 if is_cover else round(start / packet.time_base)
         packet.pts = None if packet.pts is None else packet.pts - shift
-        if packet.dts is not None:  # containers require increasing time stamps, which damaged files may not have
+        if packet.dts is not None:  # containers require increasing time stamps; damaged files may violate this
             packet.dts = max(packet.dts - shift, last.get(packet.stream, packet.dts - shift - 1) + 1)
             packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
             last[packet.stream] = packet.dts
@@ -210,7 +210,7 @@ def interleave(
 
 
 class _Encoder:
-    """The new audio track, from time 0. FFmpeg records the codec's initial delay in the file, so that players skip it."""
+    """A new audio track that starts at time 0. FFmpeg stores the codec's initial delay in the file, so that players skip it."""
 
     def __init__(self, target: av.container.OutputContainer, codec: str, sample_rate: int, layout: str, title: str = "") -> None:
         rates = av.Codec(codec, "w").audio_rates or [sample_rate]
@@ -219,14 +219,14 @@ class _Encoder:
         self._stream = target.add_stream(codec, rate=self.sample_rate)
         self._stream.layout = layout
         if title:
-            self._stream.metadata.update({"title": title, "handler_name": title})  # the latter is the name of a track in MP4
+            self._stream.metadata.update({"title": title, "handler_name": title})  # MP4 stores the title as handler_name
             self._stream.disposition = av.stream.Disposition(0)
         n_channels = self._stream.layout.nb_channels
         # AAC allows 6144 bits per channel in each packet of 1024 samples
         self._stream.bit_rate = min(BIT_RATE, 6144 * n_channels * self.sample_rate // 1024)
 
     def encode(self, blocks: Iterator[Float[np.ndarray, "channels block"]], sample_rate: int) -> Iterator[av.Packet]:
-        """Packets of all blocks; their sample rate may differ from the track's."""
+        """Encode blocks to packets; `sample_rate` of the blocks may differ from the track's."""
         position = 0
         for block in blocks:
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block, dtype=np.float32), format="fltp", layout=self.layout)

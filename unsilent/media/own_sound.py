@@ -1,4 +1,4 @@
-"""The video's own sound, mixed with a new one."""
+"""Mixes the video's own sound with a new one."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,24 +11,24 @@ from jaxtyping import Float, Float32
 from unsilent.media.audio import decode_blocks
 from unsilent.media.files import audio_streams, find_audio, open_media
 
-DUCK_DB = -12.0  # of the own sound where the new one is heard
+DUCK_DB = -12.0  # gain of the own sound where the new one is audible
 BLOCK_SAMPLES = 4096
-_STEP_SECONDS = 0.01  # of the envelope of the new sound
+_STEP_SECONDS = 0.01  # resolution of the new sound's envelope
 _AUDIBLE_DB = -20.0  # relative to the loudest second; quieter stretches do not duck
-_HOLD_SECONDS = 0.25  # before and after what is audible
+_HOLD_SECONDS = 0.25  # ducking extends this long before and after audible stretches
 _FADE_SECONDS = 0.2
 
 
 class OwnSound:
-    """The audio tracks of a video that are heard together: those in the language of the main one.
+    """The audio tracks of a video that players mix: those in the language of the main track.
 
     Args:
-        video: file.
+        video: video file.
 
     Attributes:
-        tracks: indices of the streams; empty without a sound that can be decoded.
-        sample_rate: of the main track, in Hz.
-        layout: `mono` if all tracks are, else `stereo`.
+        tracks: indices of the streams; empty without decodable audio.
+        sample_rate: sample rate of the main track, in Hz.
+        layout: `mono` if all tracks are mono, else `stereo`.
         notes: sentences about tracks that are left out or mixed down.
     """
 
@@ -57,12 +57,12 @@ class OwnSound:
     def mixed_with(
         self, new: Float[np.ndarray, "*channels samples"], sample_rate: int, duck: bool
     ) -> Iterator[Float32[np.ndarray, "channels block"]]:
-        """The new sound with the own one, scaled down as a whole where their sum exceeds full scale; decodes twice, first for the peak.
+        """The mix in blocks, scaled down as a whole if its peak exceeds full scale. Decodes twice, because the peak must be known first.
 
         Args:
-            new: mono, or two channels; the mix has its length.
-            sample_rate: in Hz, of both.
-            duck: whether the own sound is 12 dB quieter where the new one is heard.
+            new: the new sound, one or two channels; the mix has its length.
+            sample_rate: Hz of the new sound and the mix.
+            duck: whether the own sound is 12 dB lower where the new one is audible.
         """
         new = np.atleast_2d(new)
         gain = _ducking(new.mean(0), sample_rate) if duck else None
@@ -88,7 +88,7 @@ def _is_heard_with(one: av.AudioStream, main: av.AudioStream) -> bool:
 
 
 class _Reader:
-    """The first samples of a track in pieces of any length, followed by silence."""
+    """Reads a track in pieces of any length, and silence after its end."""
 
     def __init__(self, video: Path, sample_rate: int, layout: str, track: int, n_samples: int) -> None:
         with open_media(video) as container:
@@ -111,7 +111,7 @@ class _Reader:
 
 
 def _ducking(new: Float[np.ndarray, "samples"], sample_rate: int) -> Float[np.ndarray, "steps"]:
-    """Gain of the own sound every hundredth of a second: 12 dB less around what is audible of the new one, with fades between."""
+    """Gain of the own sound for each step of 10 ms: -12 dB around audible stretches of the new sound, with fades."""
     edges = np.arange(0, len(new) / sample_rate + _STEP_SECONDS, _STEP_SECONDS) * sample_rate
     power = np.array([np.mean(np.square(new[int(a) : int(b)], dtype=np.float64)) if int(b) > int(a) else 0.0 for a, b in pairwise(edges)])
     power = np.nan_to_num(power)

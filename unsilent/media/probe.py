@@ -1,4 +1,4 @@
-"""Facts of a video file, measured from its packets instead of read from its headers, and the rotation of its frames."""
+"""Length, size and rotation of a video, measured from its packets and frames instead of read from its headers."""
 
 import math
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from jaxtyping import UInt8
 from unsilent.errors import MediaError
 from unsilent.media.files import MAX_GAP_SECONDS, Timeline, decode, demux, find_video, open_media, video_streams
 
-MAX_HOURS = 12  # of a video; its sound takes about 1 GB of memory an hour
-MAX_SLIDE_SECONDS = 10  # mean time between frames above which more than an hour is not plausible
+MAX_HOURS = 12  # longest video; its sound takes about 1 GB of memory per hour
+MAX_SLIDE_SECONDS = 10  # largest plausible mean time between frames of a video longer than an hour
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Facts of a video file.
+    """Properties of a video file.
 
     Attributes:
         path: the file.
-        seconds: from the start of the first frame to the end of the last, > 0.
+        seconds: length from the start of the first frame to the end of the last, above 0.
         fps: average frames per second.
-        n_video_frames: stored frames.
+        n_video_frames: number of stored frames.
         width, height: pixels as displayed, after rotation; the sample aspect ratio is ignored.
         rotation: clockwise, from stored to displayed frames: 0, 90, 180 or 270 degrees.
         has_audio: whether there is an audio track.
@@ -44,11 +44,11 @@ def probe(path: Path) -> VideoInfo:
     """Read all packets of a video and decode one frame.
 
     Args:
-        path: file in any format that FFmpeg reads; a truncated file counts as far as it can be read.
+        path: file in any format that FFmpeg reads; of a truncated file, the readable part counts.
 
     Raises:
-        MediaError: if it is missing, a folder, empty, unreadable or not a media file. If no frame can be decoded, or two frames are more
-            than an hour apart.
+        MediaError: if the file is missing, a folder, empty, unreadable or not a media file; if no frame can be decoded; if the video is
+            longer than 12 hours, or time stamps are implausible.
     """
     with open_media(path) as container:
         stream = find_video(container, path)
@@ -69,17 +69,17 @@ def probe(path: Path) -> VideoInfo:
 
 
 def _refuse_implausible(timeline: Timeline, path: Path) -> None:
-    """Refuse time stamps that no camera or program writes, because a sound of that length would be made.
+    """Refuse implausible time stamps, because a sound of their length would be made.
 
     Raises:
-        MediaError: names the time.
+        MediaError: if a gap between frames, the length, or the mean time between frames is too large.
     """
     gap = max(timeline.longest_gap, timeline.longest) * timeline.time_base
     seconds = (timeline.end - timeline.start) * timeline.time_base
     if gap > MAX_GAP_SECONDS:
         raise MediaError(f"{path} has a gap of {float(gap) / 3600:.1f} hours between two frames: its time stamps are damaged; remux it.")
     if seconds > MAX_HOURS * 3600:
-        raise MediaError(f"{path} is {float(seconds) / 3600:.1f} hours long, {MAX_HOURS} are possible; cut it.")
+        raise MediaError(f"{path} is {float(seconds) / 3600:.1f} hours long, but at most {MAX_HOURS} are possible; cut it.")
     if seconds > MAX_GAP_SECONDS and seconds > MAX_SLIDE_SECONDS * timeline.n_packets:
         raise MediaError(
             f"{path} has {timeline.n_packets} frames in {float(seconds) / 3600:.1f} hours: its time stamps are damaged; remux it."
@@ -87,7 +87,7 @@ def _refuse_implausible(timeline: Timeline, path: Path) -> None:
 
 
 def has_pictures(path: Path) -> bool:
-    """Whether a media file has video; cover art does not count.
+    """Whether a media file has video; cover art is ignored.
 
     Raises:
         MediaError: if the file cannot be opened.
@@ -103,13 +103,13 @@ def read_comment(path: Path) -> str:
         MediaError: if the file cannot be opened.
     """
     with open_media(path) as container:
-        places = [container.metadata, *(stream.metadata for stream in container.streams.audio)]  # the latter in Ogg
+        places = [container.metadata, *(stream.metadata for stream in container.streams.audio)]  # Ogg stores it in the streams
         return next((value for place in places for key, value in place.items() if key.lower() == "comment"), "")
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """Transformation from stored to displayed frames: transpose, then mirror left to right, then flip upside down."""
+    """Transformation from stored to displayed frames: transpose, then mirror horizontally, then flip vertically."""
 
     swaps: bool
     mirrors: bool
@@ -130,7 +130,7 @@ class Orientation:
 
 
 def orientation(frame: av.VideoFrame) -> Orientation:
-    """Orientation in the display matrix of a decoded frame, to the nearest quarter turn.
+    """Orientation of a decoded frame by its display matrix, rounded to 90 degrees.
 
     Source:
         FFmpeg's libavutil/display.h: (x, y) is mapped to (a x + c y, b x + d y); the matrix is stored as a, b, u, c, d, v, x, y, w.

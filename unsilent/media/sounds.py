@@ -1,4 +1,4 @@
-"""Sound files as other programs want them: WAV of any size with a broadcast time stamp, FLAC, Opus; and conversion of the sample rate."""
+"""Writes sound files for other programs: WAV of any size with a broadcast time stamp, FLAC, Opus. Converts sample rates."""
 
 import struct
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from unsilent.files import atomic_write
 from unsilent.media.suffixes import OWN_COMMENT
 
 WRITTEN = (".wav", ".flac", ".opus")
-OPUS_RATE, OPUS_BITS_PER_SECOND = 48_000, 96_000  # the latter per channel
+OPUS_RATE, OPUS_BITS_PER_SECOND = 48_000, 96_000  # Hz; bits per second and channel
 _BLOCK = 1 << 16  # samples
-_FORMATS = {"16": (1, 16), "24": (1, 24), "32f": (3, 32)}  # WAV's code, bits
+_FORMATS = {"16": (1, 16), "24": (1, 24), "32f": (3, 32)}  # format code of WAV, bits
 _MAX_RIFF = (1 << 32) - 1  # bytes; larger files are RF64
-# flat to 0.98 of the band, with images 124 dB lower (docs/formats.md); faster ones of FFmpeg lose 2 dB there
+# flat up to 0.98 of the band, with images 124 dB lower (docs/formats.md); FFmpeg's faster settings lose 2 dB there
 _RESAMPLER = {
     "filter_size": "256",
     "phase_shift": "10",
@@ -41,15 +41,15 @@ def write_sound(
     """Write a sound atomically, with a comment that names this program.
 
     Args:
-        path: file to write, `.wav`, `.flac` or `.opus`; an existing one is replaced.
+        path: file to write, `.wav`, `.flac` or `.opus`; an existing file is replaced.
         waveform: mono, or one or two channels; clipped to [-1, 1] unless written in floating point.
-        sample_rate: Hz; Opus is converted to 48 kHz.
-        bits: `16`, `24` or `32f`, floating point, which only WAV has; Opus has none.
-        since_midnight: seconds of its first sample by the timecode; None writes no time stamp. Only WAV has one (BWF, EBU Tech 3285).
+        sample_rate: in Hz; Opus is resampled to 48 kHz.
+        bits: `16`, `24` or `32f`. Only WAV supports `32f`, floating point; Opus ignores it.
+        since_midnight: timecode of the first sample, in seconds since midnight, for WAV only (BWF, EBU Tech 3285). None writes none.
 
     Raises:
         MediaError: if the folder is missing or cannot be written, or the disk is full.
-        ParameterError: for another suffix, or bits that the format does not have.
+        ParameterError: for another suffix, or bits that the format does not support.
     """
     check_sound(path, bits)
     waveform = np.atleast_2d(waveform)
@@ -61,26 +61,28 @@ def write_sound(
 
 
 def check_sound(path: Path, bits: Bits) -> None:
-    """Refuse a suffix that is not written, or bits that its format does not have.
+    """Refuse a suffix or bits that cannot be written.
 
     Raises:
-        ParameterError: likewise.
+        ParameterError: for another suffix, or bits that the format does not support.
     """
     if path.suffix.lower() not in WRITTEN:
         raise ParameterError(f"{path} cannot be written: choose one of {', '.join(WRITTEN)}.")
     if path.suffix.lower() == ".flac" and bits == "32f":
-        raise ParameterError(f"{path} cannot have floating point; choose 16 or 24 bits, or WAV.")
+        raise ParameterError(f"{path} cannot be floating point; choose 16 or 24 bits, or WAV.")
 
 
 class GrowingWav:
-    """A mono 16-bit WAV that is written in blocks, and can be heard meanwhile: the bytes of `write_sound`, not atomic. A context manager.
+    """Writes a mono 16-bit WAV block by block, so that it can be played meanwhile; a context manager. Not atomic.
+
+    The bytes equal those of `write_sound`.
 
     Args:
-        path: file to write; an existing one is replaced.
-        sample_rate: Hz.
+        path: file to write; an existing file is replaced.
+        sample_rate: in Hz.
 
     Raises:
-        MediaError: if it cannot be opened for writing.
+        MediaError: if the file cannot be opened for writing.
         OSError: in `write`, with the path, if the disk is full.
     """
 
@@ -96,11 +98,11 @@ class GrowingWav:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        with suppress(OSError):  # all is flushed, or its error was raised
+        with suppress(OSError):  # everything is flushed already, or its error was raised
             self._file.close()
 
     def write(self, waveform: Float[np.ndarray, "samples"]) -> None:
-        """Add samples, clipped to [-1, 1]; they are in the file when this returns, and its header counts them up to 4 GB."""
+        """Append samples, clipped to [-1, 1], and flush them. The header counts them up to 4 GB."""
         self._n_samples += len(waveform)
         header = _header(1, self._n_samples, self._sample_rate, "16", None)
         try:
@@ -124,7 +126,7 @@ def _write_wav(path: Path, waveform: np.ndarray, sample_rate: int, bits: Bits, s
 
 
 def _header(n_channels: int, n_samples: int, sample_rate: int, bits: Bits, since_midnight: Fraction | None) -> bytes:
-    """All of a WAV before its samples."""
+    """Everything in a WAV before its samples."""
     code, size = _FORMATS[bits]
     frame = n_channels * size // 8
     n_bytes = n_samples * frame
@@ -149,7 +151,7 @@ def _header(n_channels: int, n_samples: int, sample_rate: int, bits: Bits, since
 def _broadcast(samples: int) -> bytes:
     """Contents of a `bext` chunk, version 1, with the time reference in samples since midnight."""
     description, originator = OWN_COMMENT.encode().ljust(256, b"\0"), b"unsilent".ljust(32, b"\0")
-    dates = bytes(32) + b"0000-00-00" + b"00:00:00"  # no reference of the originator, and no date, so that files are reproducible
+    dates = bytes(32) + b"0000-00-00" + b"00:00:00"  # no originator reference and no date, so that files are reproducible
     return description + originator + dates + struct.pack("<QH", samples, 1) + bytes(64 + 190)
 
 
@@ -158,7 +160,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def as_bytes(block: Float[np.ndarray, "channels samples"], bits: Bits) -> bytes:
-    """Samples of all channels in turn, little-endian; clipped to [-1, 1] unless in floating point."""
+    """Interleaved samples, little-endian; clipped to [-1, 1] unless in floating point."""
     if bits == "32f":
         return np.ascontiguousarray(block.T).astype("<f4").tobytes()
     levels = _levels(block, bits)
@@ -166,7 +168,7 @@ def as_bytes(block: Float[np.ndarray, "channels samples"], bits: Bits) -> bytes:
 
 
 def _levels(block: np.ndarray, bits: Bits) -> np.ndarray:
-    """The nearest level of each sample, all channels in turn; full scale is -1."""
+    """Samples quantised to integers, interleaved; -1 is negative full scale."""
     full = 1 << (int(bits) - 1)
     return np.rint(np.ascontiguousarray(block.T, dtype=np.float64) * full).clip(-full, full - 1).astype("<i4")
 
@@ -209,7 +211,7 @@ def resample(waveform: Float[np.ndarray, "channels samples"], from_rate: int, to
     """Convert the sample rate.
 
     Returns:
-        `round(samples * to_rate / from_rate)` samples; flat to 0.98 of the narrower band.
+        `round(samples * to_rate / from_rate)` samples; flat up to 0.98 of the narrower band.
 
     Source:
         FFmpeg's resampler, with a Kaiser window of 256 taps.

@@ -1,7 +1,7 @@
-"""Codecs that Matroska holds by their FourCC (`V_MS/VFW/FOURCC`), such as WMV, H.263 or HuffYUV, which PyAV does not offer.
+"""Codecs that Matroska stores by their FourCC (`V_MS/VFW/FOURCC`), such as WMV, H.263 or HuffYUV; PyAV cannot write them.
 
-FFmpeg writes their headers into an AVI in memory. A track of MPEG-4, which PyAV does offer, gets these headers; `matroska.finish_tracks`
-replaces the name of the codec.
+FFmpeg writes their headers into an AVI in memory. An MPEG-4 track, which PyAV can write, gets these headers; `matroska.finish_tracks` then
+replaces the codec's name.
 """
 
 import io
@@ -10,24 +10,24 @@ from dataclasses import dataclass
 
 import av
 
-_HEADER_BYTES = 40  # of a BITMAPINFOHEADER, before the codec's own data
-_KEPT_TAGS = ("avi", "asf", "matroska,webm")  # containers whose tags are those of AVI
+_HEADER_BYTES = 40  # size of a BITMAPINFOHEADER without the codec's private data
+_KEPT_TAGS = ("avi", "asf", "matroska,webm")  # containers with the codec tags of AVI
 
 
 @dataclass(frozen=True)
 class VfW:
-    """How Matroska holds one stream.
+    """Headers of a stream that Matroska stores by its FourCC.
 
     Attributes:
-        header: BITMAPINFOHEADER and the codec's own data, as AVI has them.
-        template: AVI that claims to hold MPEG-4, in bytes.
+        header: BITMAPINFOHEADER and the codec's private data, as in AVI.
+        template: bytes of an AVI whose header names MPEG-4.
     """
 
     header: bytes
     template: bytes
 
     def add(self, target: av.container.OutputContainer, stream: av.VideoStream) -> av.VideoStream:
-        """Add a track to a target; the file's tracks must be finished when it is complete."""
+        """Add the track to a target; the complete file needs `matroska.finish_tracks`."""
         with av.open(io.BytesIO(self.template)) as avi:
             copy = target.add_stream_from_template(avi.streams.video[0], opaque=True)
         copy.codec_context.extradata = self.header
@@ -38,7 +38,7 @@ class VfW:
 
 
 def vfw_of(stream: av.VideoStream) -> VfW | None:
-    """How Matroska can hold a stream; None if AVI has no FourCC for its codec."""
+    """Headers for a stream; None if AVI has no FourCC for its codec."""
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format="avi") as avi:
@@ -53,7 +53,7 @@ def vfw_of(stream: av.VideoStream) -> VfW | None:
     start = content.find(b"strf") + 8
     size = struct.unpack("<I", content[start - 4 : start])[0]
     header = content[start : start + size]
-    # the FourCC stands in the stream's header and in that of the pictures
+    # the FourCC is in the stream header and in the BITMAPINFOHEADER
     claimed = bytearray(content)
     claimed[content.find(b"strh") + 12 : content.find(b"strh") + 16] = b"FMP4"
     claimed[start + 16 : start + 20] = b"FMP4"

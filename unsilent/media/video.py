@@ -1,4 +1,4 @@
-"""Frames of a video as arrays at any rate."""
+"""Reads the frames of a video as arrays at any frame rate."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ from unsilent.media.files import decode, demux, find_video, open_media
 from unsilent.media.filters import build_graph, pull, with_known_colours
 from unsilent.media.probe import orientation
 
-GREY_SIZE = (48, 64)  # height and width of `LazyFrame.grey`, for any aspect ratio of the video
+GREY_SIZE = (48, 64)  # height and width of `LazyFrame.grey`, regardless of the video's aspect ratio
 
 
 class LazyFrame:
@@ -32,25 +32,25 @@ class LazyFrame:
         self._frame, self._to_rgb, self._to_grey = frame, to_rgb, to_grey
 
     def rgb(self) -> UInt8[np.ndarray, "height width 3"]:
-        """As displayed, in the size of the video's first frame."""
+        """The frame as displayed, in the size of the video's first frame."""
         return self._to_rgb(self._frame)
 
     def grey(self) -> UInt8[np.ndarray, "height width"]:
-        """Luminance in `GREY_SIZE`, as stored: without rotation. Much cheaper than `rgb`."""
+        """Luminance in `GREY_SIZE`, without rotation. Much faster than `rgb`."""
         height, width = GREY_SIZE
-        # one thread, because synchronisation would take longer than the work
+        # one thread, because synchronisation takes longer than the work
         return self._to_grey.reformat(self._frame, width, height, "gray", interpolation="AREA", threads=1).to_ndarray()
 
 
 def stream_lazy_frames(
     path: Path, fps: float | int, *, wanted: Collection[int] | None = None, short_side: int | None = None
 ) -> Iterator[LazyFrame]:
-    """Frames at a constant rate, one at a time; memory does not grow with the video.
+    """Yield frames at a constant rate, one at a time; memory does not grow with the video.
 
     Args:
         path: video file; damaged parts are skipped.
-        fps: frames per second; the video's frames are repeated or dropped, nearest in time.
-        wanted: indices of frames at that rate, from 0; None gives all. Reading ends after the last.
+        fps: frames per second of the result; the video's frames are repeated or dropped, nearest in time.
+        wanted: indices of frames at that rate, from 0; None yields all. Reading ends after the last one.
         short_side: pixels of the shorter side of RGB frames, if the video has more; None keeps its size.
 
     Raises:
@@ -58,7 +58,7 @@ def stream_lazy_frames(
         ParameterError: for a rate or size that is not positive.
     """
     if fps <= 0 or (short_side is not None and short_side <= 0):
-        raise ParameterError(f"frame rate and size must be positive, found {fps} per second and {short_side} pixels.")
+        raise ParameterError(f"fps is {fps} and short_side is {short_side}, but both must be positive.")
     if wanted is not None and not wanted:
         return
     chosen = None if wanted is None else set(wanted)
@@ -77,18 +77,18 @@ def stream_lazy_frames(
 def live_lazy_frames(
     source: str, fps: float | int, *, raw: tuple[int, int, float] | None = None, short_side: int | None = None
 ) -> Iterator[LazyFrame]:
-    """As `stream_lazy_frames`, of pictures that arrive while they are read; frames are not held back.
+    """Like `stream_lazy_frames`, for frames that arrive in real time; frames are not delayed.
 
     Args:
         source: `-` for standard input, in any container that can be read from a pipe, or the path of a camera, such as `/dev/video0`.
-        fps: frames per second to give.
-        raw: width, height and frames per second of bare RGB pictures (24 bits a pixel) on standard input; None for a container.
-        short_side: as of `stream_lazy_frames`.
+        fps: frames per second of the result.
+        raw: width, height and frames per second of raw RGB frames (24 bits per pixel) on standard input; None for a container.
+        short_side: as in `stream_lazy_frames`.
 
     Raises:
-        MediaError: if the source cannot be opened, or none of its pictures can be decoded.
+        MediaError: if the source cannot be opened, or none of its frames can be decoded.
     """
-    options = {"probesize": "500000", "analyzeduration": "500000"}  # bytes and microseconds, to tell the codec
+    options = {"probesize": "500000", "analyzeduration": "500000"}  # bytes and microseconds that are read to detect the codec
     kind = None if source == "-" else "v4l2"
     if raw is not None:
         kind = "rawvideo"
@@ -96,11 +96,11 @@ def live_lazy_frames(
     try:
         container = av.open(sys.stdin.buffer if source == "-" else source, format=kind, options=options)
     except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{source} cannot be opened as pictures: {error.strerror}.") from None
+        raise MediaError(f"{source} cannot be opened as video: {error.strerror}.") from None
     with container:
         if not container.streams.video:
             raise MediaError(f"{source} has no video.")
-        container.streams.video[0].thread_type = "SLICE"  # threads that decode several frames at once hold them back
+        container.streams.video[0].thread_type = "SLICE"  # frame threading would delay frames
         frames = _at_rate(container, container.streams.video[0], fps, Path(source))
         to_rgb, to_grey = _ToRGB(short_side), VideoReformatter()
         for number, frame in enumerate(frames):
@@ -110,13 +110,13 @@ def live_lazy_frames(
 def stream_frames(
     path: Path, fps: float | int, *, wanted: Collection[int] | None = None, short_side: int | None = None
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
-    """As `stream_lazy_frames`: seconds since the first frame, and RGB as displayed, all of one size."""
+    """Like `stream_lazy_frames`, but yields seconds since the first frame, and RGB as displayed, all of one size."""
     for frame in stream_lazy_frames(path, fps, wanted=wanted, short_side=short_side):
         yield frame.number / fps, frame.rgb()
 
 
 def _at_rate(container: av.container.InputContainer, stream: av.VideoStream, fps: float | int, path: Path) -> Iterator[av.VideoFrame]:
-    """Decoded frames through FFmpeg's fps filter, which repeats and drops references without copies."""
+    """Decoded frames after FFmpeg's fps filter, which repeats and drops references without copying."""
     graph, is_empty = None, True
     for frame in _decoded(container, stream):
         if graph is None:
@@ -131,12 +131,12 @@ def _at_rate(container: av.container.InputContainer, stream: av.VideoStream, fps
     for resampled in pull(graph):
         is_empty = False
         yield resampled
-    if is_empty:  # the filter gives nothing for a video shorter than half a period
+    if is_empty:  # the filter returns nothing for a video shorter than half a period
         yield frame
 
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames with time stamps from 0 on, estimated where they are missing."""
+    """Frames with time stamps from 0; missing ones are estimated."""
     first, next_pts = None, 0
     step = round(1 / ((stream.average_rate or stream.guessed_rate or 25) * stream.time_base))
     for packet in demux(container, stream):
@@ -149,9 +149,9 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
 
 
 class _ToRGB:
-    """Converts decoded frames to RGB arrays, rotated as displayed by `Orientation.apply`, all in the size of the first.
+    """Converts decoded frames to RGB arrays as displayed, all in the size of the first.
 
-    FFmpeg's scale filter handles colour matrix, range and pixel format of each frame; it is rebuilt where these change.
+    FFmpeg's scale filter converts colour matrix, range and pixel format; it is rebuilt when these change.
     """
 
     def __init__(self, short_side: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Animated WebP, which FFmpeg does not decode: Pillow decodes it, and FFmpeg reads its frames as an animated PNG in memory."""
+"""Animated WebP, which FFmpeg cannot decode: Pillow decodes it, and FFmpeg reads the frames as an animated PNG in memory."""
 
 import io
 from functools import lru_cache
@@ -10,11 +10,11 @@ from unsilent.errors import MediaError
 
 _HEAD = 21  # bytes, up to the flags of the header
 _ANIMATED = 0x02  # flag
-MAX_PIXELS = 2_000_000_000  # of all frames together, decoded at once; half a minute of Full HD at 30 frames a second
+MAX_PIXELS = 2_000_000_000  # pixels of all frames, which are in memory at once; half a minute of Full HD at 30 fps
 
 
 def is_animated_webp(path: Path) -> bool:
-    """Whether a file is a WebP with more than one frame, by its first bytes."""
+    """Whether the first bytes of a file are those of an animated WebP."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -24,10 +24,10 @@ def is_animated_webp(path: Path) -> bool:
 
 
 def as_animated_png(path: Path) -> io.BytesIO:
-    """The frames of an animated WebP with their durations and transparency, losslessly.
+    """Convert an animated WebP losslessly to an animated PNG, with durations and transparency.
 
     Raises:
-        MediaError: if it is damaged, or too large to be decoded in memory.
+        MediaError: if the file is damaged, or too large to be decoded in memory.
     """
     state = path.stat()
     buffer = io.BytesIO(_encoded(path, state.st_mtime_ns, state.st_size))
@@ -42,7 +42,9 @@ def _encoded(path: Path, modified: int, size: int) -> bytes:
         with Image.open(path) as image:
             n_pixels = image.width * image.height * image.n_frames
             if n_pixels > MAX_PIXELS:
-                raise MediaError(f"{path} has {n_pixels / 1e9:.1f} billion pixels, {MAX_PIXELS / 1e9:.0f} are possible; convert it to MP4.")
+                raise MediaError(
+                    f"{path} has {n_pixels / 1e9:.1f} billion pixels, but at most {MAX_PIXELS / 1e9:.0f} are possible; convert it to MP4."
+                )
             image.save(buffer, format="PNG", save_all=True, compress_level=1)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         raise MediaError(f"{path} is a damaged animated WebP.") from None

@@ -1,4 +1,4 @@
-"""Metrics as pure functions: fidelity (FID, KID, inception score) and relevance (MKL) of classifier features and logits; F1 of onsets."""
+"""Metrics as pure functions: fidelity (FID, KID, inception score) and relevance (MKL) from classifier outputs; F1 of onsets."""
 
 from unsilent.metrics.fid import fid
 from unsilent.metrics.inception_score import inception_score

@@ -15,19 +15,19 @@ Measure = Callable[[np.ndarray, np.ndarray], float]
 def hits(
     logits: Float[np.ndarray | Tensor, "samples labels"], targets: Bool[np.ndarray, "sounds classes"], k: int
 ) -> Bool[np.ndarray, "samples"]:
-    """Rows with a true label among the top `k`; of equal scores, the first label ranks higher.
+    """Whether each row has a true label among its top `k`; of equal scores, the first label ranks higher.
 
     Args:
-        logits: or probabilities, one row per sound.
+        logits: logits or probabilities, one row per sound.
         targets: multi-hot labels.
-        k: 1 or more; more than the number of labels includes all.
+        k: 1 or more; a number above that of labels includes all labels.
 
     Raises:
         ParameterError: if there are no rows, the shapes differ, some values are not finite, or `k` is below 1.
     """
     scores = _scores(logits, targets)
     if k < 1:
-        raise ParameterError(f"top-{k} accuracy was asked for; k is 1 or more.")
+        raise ParameterError(f"k is {k}, but must be 1 or more.")
     top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(targets, top, axis=1).any(1)
 
@@ -36,14 +36,14 @@ def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"],
     """Mean over labels of the average precision, with sounds ranked by the probability of the label.
 
     Args:
-        logits: one row per sound. Ranks are of their softmax, because logits of different sounds are not comparable.
+        logits: one row per sound. Sounds are ranked by softmax, because logits of different sounds are not comparable.
         targets: multi-hot labels.
 
     Returns:
-        0 to 1, higher is better. Labels of no sound or of all sounds do not count.
+        0 to 1, higher is better. Labels of no sound and of all sounds are left out.
 
     Raises:
-        ParameterError: see `hits`; or if no label varies between sounds.
+        ParameterError: as in `hits`, or if no label varies between sounds.
 
     Source:
         Paper table 5 "mAP"; scikit-learn's `average_precision_score`: sum over thresholds of the step in recall times the precision there.
@@ -52,12 +52,12 @@ def mean_average_precision(logits: Float[np.ndarray | Tensor, "samples labels"],
 
 
 def mean_area_under_curve(logits: Float[np.ndarray | Tensor, "samples labels"], targets: Bool[np.ndarray, "sounds classes"]) -> float:
-    """Mean over labels of the area under the ROC curve: how often a sound with the label ranks above one without it.
+    """Mean over labels of the area under the ROC curve: the probability that a sound with the label ranks above one without it.
 
-    Arguments, errors and labels that count are those of `mean_average_precision`.
+    Arguments, errors and omitted labels are those of `mean_average_precision`.
 
     Returns:
-        0 to 1, chance is 0.5; equal probabilities count half.
+        0 to 1; chance is 0.5. Equal probabilities count half.
 
     Source:
         Paper table 5 "mAUC"; scikit-learn's `roc_auc_score`.

@@ -25,7 +25,7 @@ def fid(real: Float[np.ndarray | Tensor, "real dim"], generated: Float[np.ndarra
     Source:
         Heusel et al. 2017; released evaluate.py with Melception's 2048 features: |mean - mean'|² + trace(C + C' - 2 (C C')^½). Differs: the
         trace of the root is the sum of the singular values of Hᵀ H' with H Hᵀ = C and H' H'ᵀ = C', which is real for any rank. The released
-        code has to add a small diagonal to singular covariances when its matrix square root fails.
+        code adds a small diagonal to singular covariances if its matrix square root fails.
     """
     real, generated = as_rows(real, "real features", at_least=2), as_rows(generated, "generated features", at_least=2)
     refuse_different_widths("real", real.shape[1], "generated", generated.shape[1])
@@ -48,5 +48,5 @@ class _Gaussian(NamedTuple):
             moments = Moments.of(rows)
             values, vectors = np.linalg.eigh(moments.covariance)
             return cls(moments.mean, vectors * np.sqrt(values.clip(min=0)))
-        mean = rows.mean(0, dtype=np.float64)  # few centred rows are themselves a factor of lower rank, without eigenvectors
+        mean = rows.mean(0, dtype=np.float64)  # with few rows, the centred rows are a factor of lower rank, without an eigendecomposition
         return cls(mean, (rows - mean).T / np.sqrt(len(rows) - 1))

@@ -14,21 +14,21 @@ def inception_score(logits: Float[np.ndarray | Tensor, "generated labels"], spli
     """Exponential of the mean KL divergence between the class probabilities of each sound and their average.
 
     Args:
-        logits: of generated sounds, one row each. The published numbers are of logits without the output layer's bias.
+        logits: one row per generated sound. The published numbers are of logits without the output layer's bias.
         splits: number of parts of the shuffled rows, 1 or more; each part has a score.
-        seed: of the shuffle.
+        seed: seed of the shuffle.
 
     Returns:
         Mean and standard deviation over the parts, from 1 to the number of labels; higher is better.
 
     Raises:
-        ParameterError: if there are fewer rows than parts, no parts, or logits that are NaN or infinite.
+        ParameterError: if `splits` is below 1, there are fewer rows than parts, or logits are NaN or infinite.
 
     Source:
         Salimans et al. 2016; released evaluate.py, which follows torch-fidelity in the shuffle and the parts.
     """
     if splits < 1:
-        raise ParameterError(f"an inception score over {splits} parts was asked for; ask for 1 or more.")
+        raise ParameterError(f"splits is {splits}, but must be 1 or more.")
     log_probabilities = log_softmax(as_rows(logits, "generated logits", at_least=splits))
     n = len(log_probabilities)
     log_probabilities = log_probabilities[np.random.RandomState(seed).permutation(n)]  # the generator of the published numbers

@@ -22,13 +22,13 @@ def kid(
         generated: 2 or more rows of the same width.
         subsets: 1 or more; more reduce the variance of the mean.
         subset_size: rows drawn from each set without replacement, 2 or more; at most the size of the smaller set.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         Mean and standard deviation over the subsets; lower is better, near 0 (also slightly below) for sets of one distribution.
 
     Raises:
-        ParameterError: if widths differ, there are no subsets, a set or subset has fewer than 2 rows, or a set holds NaN or infinity.
+        ParameterError: if widths differ, `subsets` is below 1, a set or subset has fewer than 2 rows, or a set has NaN or infinity.
 
     Source:
         Bińkowski et al. 2018; released evaluate.py, which follows torch-fidelity: k(x, y) = (x·y / dim + 1)³, without pairs of a row
@@ -37,7 +37,7 @@ def kid(
     real, generated = as_rows(real, "real features", at_least=2), as_rows(generated, "generated features", at_least=2)
     refuse_different_widths("real", real.shape[1], "generated", generated.shape[1])
     if subsets < 1 or subset_size < 2:
-        raise ParameterError(f"{subsets} subsets of {subset_size} rows were asked for; give 1 or more of 2 or more.")
+        raise ParameterError(f"{subsets} subsets of {subset_size} rows are too few; give 1 subset or more of 2 rows or more.")
     size = min(subset_size, len(real), len(generated))
     draw = np.random.RandomState(seed)  # the generator of the published numbers
     distances = []

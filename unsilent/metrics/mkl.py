@@ -11,11 +11,11 @@ _EPSILON = 1e-6  # added to generated probabilities before the logarithm, as in 
 
 
 def mkl(real_logits: Float[np.ndarray | Tensor, "real labels"], generated_logits: Float[np.ndarray | Tensor, "generated width"]) -> float:
-    """Mean Kullback-Leibler divergence of the class probabilities of generated sounds from those of their real ones.
+    """Mean Kullback-Leibler divergence of the class probabilities of generated sounds from those of the real sounds.
 
     Args:
         real_logits: one row per clip.
-        generated_logits: equally many rows for each clip, adjacent, in the order of the real rows.
+        generated_logits: the same number of adjacent rows for each clip, in the order of the real rows.
 
     Returns:
         Nats, lower is better; about 0 for equal rows (-1e-6 per probable label).
@@ -30,7 +30,7 @@ def mkl(real_logits: Float[np.ndarray | Tensor, "real labels"], generated_logits
     samples, remainder = divmod(len(generated), len(real))
     if remainder or not samples:
         raise ParameterError(
-            f"{len(generated)} generated rows do not pair with {len(real)} real ones; give equally many samples of each real clip."
+            f"{len(generated)} generated rows do not pair with {len(real)} real ones; give the same number of samples for each real clip."
         )
     return float(divergences(np.repeat(real, samples, axis=0), generated).mean())
 

@@ -1,4 +1,4 @@
-"""F1 of onsets: whether sounds begin at the right time."""
+"""F1 score of onsets: whether sounds begin at the right time."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ TOLERANCE_SECONDS = 0.1  # about the delay that people notice
 
 @dataclass(frozen=True)
 class OnsetScore:
-    """Counts of matched onsets. The sum of scores is the score of all onsets together.
+    """Counts of matched onsets; adding scores pools their onsets.
 
     Attributes:
-        hits: pairs of a found and a true onset.
-        found, true: number of onsets.
+        hits: number of matched pairs of a found and a true onset.
+        found, true: number of found and of true onsets.
     """
 
     hits: int
@@ -25,12 +25,12 @@ class OnsetScore:
 
     @property
     def precision(self) -> float:
-        """Share of the found onsets that are true; 0 without any."""
+        """Share of found onsets that match a true one; 0 without found onsets."""
         return self.hits / max(1, self.found)
 
     @property
     def recall(self) -> float:
-        """Share of the true onsets that were found; 0 without any."""
+        """Share of true onsets that match a found one; 0 without true onsets."""
         return self.hits / max(1, self.true)
 
     @property
@@ -48,16 +48,16 @@ def onset_f1(
     """Largest one-to-one matching of found and true onsets within a tolerance.
 
     Args:
-        found_seconds: in any order.
-        true_seconds: in any order.
+        found_seconds: times in any order.
+        true_seconds: times in any order.
         tolerance_seconds: largest distance of a pair, 0 or more.
 
     Raises:
         ParameterError: if the tolerance is negative, or some onsets are not finite.
 
     Source:
-        `mir_eval.onset.f_measure`. Differs: a greedy merge of the two sorted lists instead of bipartite matching; both match equally many,
-        because the tolerance is constant. The tolerance is twice its 50 ms, because video frames are less exact in time than audio.
+        `mir_eval.onset.f_measure`. Differs: a greedy merge of the two sorted lists instead of bipartite matching; the number of matches is
+        equal, because the tolerance is constant. The tolerance is twice mir_eval's 50 ms, because video frames are less exact in time.
     """
     if not tolerance_seconds >= 0:
         raise ParameterError(f"the tolerance is {tolerance_seconds} s; give 0 or more.")
@@ -68,7 +68,7 @@ def onset_f1(
 
 
 def interval_rows(scores: list[OnsetScore]) -> tuple[Float[np.ndarray, "clips"], Int[np.ndarray, "clips"]]:
-    """Sums and counts for `resampling.interval_of_mean`: F1 is twice the hits over all onsets."""
+    """Sums and counts for `resampling.interval_of_mean`, because F1 is twice the hits divided by the number of all onsets."""
     return np.array([2.0 * score.hits for score in scores]), np.array([score.found + score.true for score in scores])
 
 

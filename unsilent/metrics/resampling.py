@@ -1,4 +1,4 @@
-"""95 % intervals by resampling clips, each with all its samples."""
+"""95 % confidence intervals by resampling clips, each together with all its samples."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,20 +6,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Interval = tuple[float, float]
-MEAN_RESAMPLES = 1000  # for means over samples
-SET_RESAMPLES = 50  # halves, for metrics of whole sets; they estimate the deviation to a tenth
+MEAN_RESAMPLES = 1000  # bootstrap resamples, for means over samples
+SET_RESAMPLES = 50  # random halves, for metrics of whole sets; they estimate the standard deviation to 10 %
 _NORMAL_95 = 1.96
 _BLOCK = 100  # resamples at once
-MIN_CLIPS = 4  # because a half needs two
+MIN_CLIPS = 4  # so that a half has two clips
 
 
 def interval_of_mean(sums: Float[np.ndarray, "clips"], counts: Int[np.ndarray, "clips"], seed: int) -> Interval:
     """Bootstrap interval of a mean: percentiles over resamples of clips with replacement.
 
     Args:
-        sums: over the samples of each clip.
-        counts: number of samples of each clip; they are drawn together, because they are correlated.
-        seed: of the resamples.
+        sums: sum over the samples of each clip.
+        counts: number of samples of each clip. Samples of a clip are drawn together, because they are correlated.
+        seed: seed of the resamples.
     """
     rng, means = np.random.default_rng(seed), []
     for _ in range(MEAN_RESAMPLES // _BLOCK):
@@ -30,17 +30,17 @@ def interval_of_mean(sums: Float[np.ndarray, "clips"], counts: Int[np.ndarray, "
 
 
 def interval_of_sets(statistic: Callable[..., float], value: float, sets: Sequence[Sequence[np.ndarray]], seed: int) -> Interval:
-    """The value ± 1.96 of its standard deviations over random halves of the clips.
+    """The value ± 1.96 times its standard deviation over random halves of the clips.
 
-    A half drawn without replacement varies a mean as much as a bootstrap resample does, but repeats no rows. Repeated rows would increase
+    The mean of a half drawn without replacement has the variance of a bootstrap mean, but no row is repeated. Repeated rows would increase
     FID and KID, whose kernel is largest for a row with itself. Halves have a larger FID too, so only their deviation is used. The interval
-    shows the variation with other clips, for this number of clips. It does not correct the bias of FID for small sets.
+    shows the variation over other clips, for this number of clips. It does not correct the bias of FID for small sets.
 
     Args:
-        statistic: function of one array of row numbers for each set; NaN for a draw without a value, which is left out.
-        value: of the whole sets.
-        sets: for each set, the row numbers of each of its clips, 4 clips or more; sets are drawn independently.
-        seed: of the draws.
+        statistic: function of one array of row numbers for each set. It may return NaN; such draws are left out.
+        value: the statistic of the whole sets.
+        sets: for each set, the row numbers of each of its clips, 4 clips or more. Sets are drawn independently.
+        seed: seed of the draws.
 
     Source:
         Half-sampling (Politis and Romano 1994, subsampling): of n clips, a mean over n/2 drawn without replacement varies by σ²/n.

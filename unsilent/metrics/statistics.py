@@ -1,4 +1,4 @@
-"""Shared by the metrics: validation of rows, moments, log-softmax."""
+"""Shared functions of the metrics: validation of rows, moments, log-softmax."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -16,7 +16,7 @@ _BLOCK = 8192  # rows converted to float64 at once; a test set of 145 000 clips 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean and deviation over parts of the data.
+    """Mean and standard deviation over parts of the data.
 
     Attributes:
         value: mean over the parts.
@@ -28,21 +28,21 @@ class Score:
 
     @classmethod
     def over(cls, parts: list[float]) -> "Score":
-        """From one value per part."""
+        """The score of one value per part."""
         return cls(value=float(np.mean(parts)), std=float(np.std(parts)))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and scatter of rows; the sum of two is that of both sets of rows together.
+    """Mean and scatter matrix of rows; adding two gives the moments of both sets of rows together.
 
     Attributes:
         count: number of rows.
         mean: of each column, float64.
-        scatter: sum over rows of the outer product of their deviation from the mean, float64.
+        scatter: sum over rows of the outer product of the deviation from the mean, float64.
 
     Source:
-        Chan, Golub and LeVeque 1979, which stays exact where sums of squares cancel for a small deviation from a large mean.
+        Chan, Golub and LeVeque 1979, which avoids the cancellation of sums of squares for small deviations from a large mean.
     """
 
     count: int
@@ -67,12 +67,12 @@ class Moments:
 
     @property
     def covariance(self) -> Float[np.ndarray, "dim dim"]:
-        """Unbiased estimate, of 2 rows or more."""
+        """Unbiased estimate from 2 rows or more."""
         return self.scatter / (self.count - 1)
 
 
 def as_rows(values: np.ndarray | Tensor, what: str, at_least: int) -> Float[np.ndarray, "samples dim"]:
-    """Values of any float dtype on any device as an array, validated.
+    """Validate values of any float dtype on any device, and convert them to an array.
 
     Args:
         values: one row per clip.
@@ -80,7 +80,7 @@ def as_rows(values: np.ndarray | Tensor, what: str, at_least: int) -> Float[np.n
         at_least: minimum number of rows.
 
     Raises:
-        ParameterError: if they are not a matrix, are too few, or hold NaN or infinity.
+        ParameterError: if the values are not a matrix, have too few rows, or contain NaN or infinity.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
@@ -95,7 +95,7 @@ def as_rows(values: np.ndarray | Tensor, what: str, at_least: int) -> Float[np.n
 
 
 def refuse_different_widths(one: str, width: int, other: str, other_width: int) -> None:
-    """Check that two sets of rows can be of one classifier.
+    """Check that two sets of rows have the same width, so that they can come from one classifier.
 
     Raises:
         ParameterError: if the widths differ.

@@ -7,7 +7,7 @@ from torch import Tensor
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
-# Of mels in [0, 1] of the VGGSound training clips, lowest band first.
+# Statistics of the mels in [0, 1] of the VGGSound training clips, lowest band first.
 # Source: the authors' train_means_stds_melspec_10s_22050hz.txt (eight digits).
 VGGSOUND_MEAN = (
     0.51234712, 0.52630101, 0.52002938, 0.51831866, 0.52457265, 0.51129235, 0.51403755, 0.51189406, 0.50142221, 0.50632402,
@@ -34,10 +34,10 @@ VGGSOUND_STD = (
 class BandStatistics(Config):
     """Means and standard deviations of mels in [0, 1], lowest band first; the defaults are VGGSound's.
 
-    Part of a network's configuration, because they are those of its training data.
+    They are part of a network's configuration, because they belong to its training data.
 
     Raises:
-        ParameterError: if there are not as many deviations as means, or a deviation is not above zero.
+        ParameterError: if the numbers of means and deviations differ, or a deviation is not above 0.
     """
 
     mean: tuple[float, ...] = Field(default=VGGSOUND_MEAN, description="Mean of each band of mels in [0, 1].")

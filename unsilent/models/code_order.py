@@ -1,6 +1,6 @@
 """Order of the codes of a grid in the sampler's sequence: column by column in time, low to high frequency within a column.
 
-Paper section 3.2: in row order, low frequencies would be conditioned on the high ones of the whole clip, and no sound could be continued.
+Row by row, a sound could not be continued, because every row spans the whole clip. Paper section 3.2.
 """
 
 from jaxtyping import Int, Shaped
@@ -26,5 +26,5 @@ def to_grid(sequence: Int[Tensor, "batch sequence"], rows: int) -> Int[Tensor, "
 
 
 def select_columns(sequence: Shaped[Tensor, "batch sequence *rest"], columns: Int[Tensor, "chosen"], rows: int) -> Shaped[Tensor, "..."]:
-    """Parts of a sequence that belong to chosen columns, one column after the other."""
+    """Parts of a sequence that belong to the chosen columns, concatenated."""
     return sequence.unflatten(1, (-1, rows))[:, columns].flatten(1, 2)

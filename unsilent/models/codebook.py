@@ -15,7 +15,7 @@ from unsilent.models.quantizer import Quantized, Quantizer
 
 
 class Encoder(nn.Module):
-    """Mel spectrogram, as an image of one channel, to latent grid; attention at the lowest resolution only."""
+    """Mel spectrogram, as a one-channel image, to latent grid; attention at the lowest resolution only."""
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()

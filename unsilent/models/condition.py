@@ -1,4 +1,4 @@
-"""The sampler's conditions: visual features, a class, both, nothing, time coordinates, or what is seen in features.
+"""The sampler's conditions: visual features, a class, both, nothing, time coordinates, or the class recognised from features.
 
 batch      windows
 features   visual features of one clip
@@ -20,14 +20,14 @@ from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.models.configs import ConditionConfig, SightConfig
 
-_CONTEXT_COLUMNS = 2  # on each side, which the vector of one column depends on for kind `columns`
+_CONTEXT_COLUMNS = 2  # columns on each side that influence the vector of a column, for kind `columns`
 _NEVER = -1e4  # logit of an avoided class
-_DOUBT = (0.1, 0.3)  # probability of the likeliest class, at which ambience has all and nothing (LOG.md)
-_SIGHT_FEATURES = 5  # on each side, over which the logits of sight are averaged: about two seconds for `everyday`
+_DOUBT = (0.1, 0.3)  # probabilities of the likeliest class at which ambience has weight 1 and 0 (LOG.md)
+_SIGHT_FEATURES = 5  # features on each side over which the logits of sight are averaged: about two seconds for `everyday`
 
 
 class Condition(nn.Module):
-    """Embeds features, then the class, to the sampler's width; for kind `columns`, one vector per code column."""
+    """Embeds features and class as vectors of the sampler's width: a prefix, or for kinds by column one vector per code column."""
 
     def __init__(self, config: ConditionConfig, width: int, clip: Clip) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Condition(nn.Module):
         """Embed a condition.
 
         Args:
-            features: `n_features` per item; None for kinds without.
-            labels: class indices; None for kinds without. For kind `sight`, -1 or None leaves the class to the features, and each feature
-                may have its own.
-            motion: of each code column; None for kinds without, or where nothing moves.
-            avoided: class indices that kind `sight` takes for none of the features.
+            features: `n_features` per item; None for kinds without features.
+            labels: class indices; None for kinds without classes. For kind `sight`, each feature may have its own, and -1 or None takes
+                the class recognised from the features.
+            motion: motion of each code column; None for kinds without motion, or for no motion.
+            avoided: class indices that kind `sight` must not recognise.
 
         Raises:
-            ParameterError: if an input is missing, superfluous or of a wrong size; names both sizes.
+            ParameterError: if an input is missing, superfluous or of a wrong size; the message has both sizes.
         """
         if self.sight is not None and labels is None:
             labels = torch.full((len(features),), -1, device=features.device)
@@ -78,7 +78,7 @@ class Condition(nn.Module):
     def _seen(
         self, features: Float[Tensor, "batch features dim"], labels: Int[Tensor, "batch *features"], avoided: Sequence[int]
     ) -> Float[Tensor, "batch features width"]:
-        """Class embeddings: of the named class, or the mean over classes weighted by how likely the features show each."""
+        """Class embedding of each feature: of its label, or else the mean of all classes weighted by their probabilities."""
         shares, labels = self.sight.shares(features, avoided), labels if labels.ndim == 2 else labels[:, None]
         named = F.one_hot(labels.clamp(min=0), self.config.n_classes).to(shares)
         shares = torch.where((labels >= 0)[:, :, None], named, shares)
@@ -91,21 +91,21 @@ class Condition(nn.Module):
             raise ParameterError(f"a sampler with a condition of kind {kind!r} was given {given}.")
         if features is not None and features.shape[1:] != (config.n_features, config.feature_dim):
             raise ParameterError(
-                f"{features.shape[1]} features of width {features.shape[2]} given; this sampler takes {config.n_features} of width "
+                f"{features.shape[1]} features of width {features.shape[2]} were given; this sampler takes {config.n_features} of width "
                 f"{config.feature_dim}."
             )
         lowest = 0 if self.sight is None else -1
         if labels is not None and not lowest <= int(labels.min()) <= int(labels.max()) < config.n_classes:
             wrong = int(labels.min()) if int(labels.min()) < lowest else int(labels.max())
-            raise ParameterError(f"class {wrong} given; this sampler knows 0 to {config.n_classes - 1}.")
+            raise ParameterError(f"class {wrong} was given; this sampler has 0 to {config.n_classes - 1}.")
 
 
 class Sight(nn.Module):
     """Linear classifier of visual features: the class of sound that a frame suggests.
 
     Attributes:
-        weight, bias: logits of each class; classes without training pictures have a large negative bias.
-        mean, std: of the features that it was fitted to.
+        weight, bias: parameters of the classifier; classes without training pictures have a large negative bias.
+        mean, std: statistics of the training features, which standardise the input.
     """
 
     def __init__(self, config: SightConfig) -> None:
@@ -121,9 +121,9 @@ class Sight(nn.Module):
         return F.linear((features - self.mean) / self.std, self.weight, self.bias)
 
     def shares(self, features: Float[Tensor, "batch features dim"], avoided: Sequence[int] = ()) -> Float[Tensor, "batch features classes"]:
-        """Probability of each class at each feature; logits are averaged over neighbouring features, because single frames mislead.
+        """Probability of each class at each feature. Logits are averaged over neighbouring features, because single frames mislead.
 
-        The less likely the likeliest class is, the more of the whole goes to ambience. What avoided classes would get, the others share.
+        If the likeliest class has a low probability, ambience takes over. The probability of avoided classes goes to the others.
         """
         logits, width = self(features).transpose(1, 2), 2 * _SIGHT_FEATURES + 1
         logits = logits.index_fill(1, torch.tensor(avoided, dtype=torch.long, device=logits.device), _NEVER)
@@ -139,15 +139,15 @@ class Sight(nn.Module):
 
 
 class Columns(nn.Module):
-    """One vector per code column, from the feature and the motion at its time and of two columns on each side.
+    """One vector per code column, from feature and motion of the column and of two columns on each side.
 
-    Context from later columns, because motion precedes its sound; from earlier ones, because sounds decay.
+    Later columns matter because motion precedes its sound, earlier ones because sounds decay.
     """
 
     def __init__(self, motion: int, width: int, columns: int) -> None:
         super().__init__()
         self.motion, self.n_columns = motion, columns
-        # a convolution, because the sampler initialises linear layers so small that few inputs would be negligible
+        # a convolution, because the sampler's initialisation of linear layers is too small for so few inputs
         self.motion_embedder = nn.Conv1d(motion, width, 1) if motion else None
         self.around = nn.Conv1d(width, width, 2 * _CONTEXT_COLUMNS + 1, padding=_CONTEXT_COLUMNS, groups=width)
         self.out = nn.Linear(width, width)
@@ -155,11 +155,11 @@ class Columns(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch features width"], motion: Float[Tensor, "batch columns motion"] | None
     ) -> Float[Tensor, "batch columns width"]:
-        """Column `c` gets feature `c * features // columns`.
+        """Embed each column; column `c` gets feature `c * features // columns`.
 
         Args:
-            features: embedded, evenly spaced over the clip.
-            motion: of each column; None where nothing moves.
+            features: embedded features, evenly spaced over the clip.
+            motion: motion of each column; None for no motion.
 
         Raises:
             ParameterError: for motion of a wrong size.
@@ -167,7 +167,7 @@ class Columns(nn.Module):
         wanted = (self.n_columns, self.motion)
         if motion is not None and motion.shape[1:] != wanted:
             raise ParameterError(
-                f"motion of {motion.shape[1]} columns x {motion.shape[2]} values given; this sampler takes {wanted[0]} x {wanted[1]}."
+                f"motion of {motion.shape[1]} columns x {motion.shape[2]} values was given; this sampler takes {wanted[0]} x {wanted[1]}."
             )
         hidden = features[:, torch.arange(self.n_columns, device=features.device) * features.shape[1] // self.n_columns].transpose(1, 2)
         if self.motion_embedder is not None:
@@ -187,28 +187,28 @@ def pick_rows(n_wanted: int, n_total: int) -> list[int]:
         Increasing indices: evenly spaced from the first row, all shifted towards the middle; 5 of 212 gives 35, 77, 119, 162, 204.
 
     Raises:
-        ParameterError: if there are fewer rows than wanted, or none is wanted.
+        ParameterError: if `n_wanted` is below 1 or above `n_total`.
 
     Source:
-        Released ResampleFrames. Differs: integer arithmetic. Its floating point gives some rows one early for a few numbers of
+        Released ResampleFrames. Differs: integer arithmetic. In floating point, some rows are too small by one for a few numbers of
         features, such as 38, but not for the published 1, 5, 53 and 212.
     """
     if not 1 <= n_wanted <= n_total:
-        raise ParameterError(f"{n_wanted} features were asked of {n_total}; ask for 1 to {n_total}.")
+        raise ParameterError(f"n_wanted is {n_wanted}, but must be 1 to {n_total}.")
     return [index * n_total // n_wanted + n_total // (n_wanted + 1) for index in range(n_wanted)]
 
 
 def condition_rows(condition: ConditionConfig, n_total: int, n_columns: int) -> list[int]:
-    """Rows of a clip's features that a condition consists of.
+    """Rows of a clip's features that form a condition.
 
     Args:
-        condition: of a kind with features.
-        n_total: features of the whole clip, equally many for each column.
+        condition: configuration of a kind with features.
+        n_total: features of the whole clip, the same number for each column.
         n_columns: code columns of the clip.
 
     Returns:
-        As `pick_rows`. For kind `columns`, the last row of the first column that gets each feature; then windows half a clip apart share
-        frames.
+        The result of `pick_rows`. For kinds by column, the last row of the first column that gets each feature, so that windows half a clip
+        apart share frames.
     """
     n_wanted = condition.n_features
     if not condition.by_column:

@@ -45,18 +45,18 @@ class ResidualCodebookConfig(Config):
     dim: int = Field(default=170, gt=0, le=MAX_SIZE, description="Width of latents and codes.")
     groups: int = Field(default=5, ge=0, le=MAX_SIZE, description="Groups of bands whose level is coded frame by frame; divides the bands.")
     textures: int = Field(default=10, ge=0, le=MAX_SIZE, description="Groups of bands whose texture is coded; divides the bands.")
-    patch: int = Field(default=4, gt=0, le=MAX_SIZE, description="Mel frames averaged before encoding; divides the clip's downsampling.")
-    beam: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Candidates kept from level to level while encoding.")
+    patch: int = Field(default=4, gt=0, le=MAX_SIZE, description="Mel frames averaged before encoding; divides the downsampling.")
+    beam: int = Field(default=16, gt=0, le=MAX_DEPTH, description="Width of the beam search over levels while encoding.")
 
     @model_validator(mode="after")
     def _divides(self) -> "ResidualCodebookConfig":
         if self.clip.downsampling % self.patch:
-            raise ParameterError(f"columns of {self.clip.downsampling} frames are not a whole multiple of patches of {self.patch}.")
+            raise ParameterError(f"columns of {self.clip.downsampling} frames are not a multiple of patches of {self.patch}.")
         for groups in (self.groups, self.textures):
             if groups and self.clip.mels % groups:
-                raise ParameterError(f"{self.clip.mels} mel bands are no whole multiple of {groups} groups.")
+                raise ParameterError(f"{self.clip.mels} mel bands are not a multiple of {groups} groups.")
         if not 1 <= self.clip.levels <= self.levels:
-            raise ParameterError(f"{self.clip.levels} levels to sample of a codebook of {self.levels}; sample 1 or more of them.")
+            raise ParameterError(f"clip.levels is {self.clip.levels}, but must be 1 to {self.levels}, the levels of the codebook.")
         return self
 
     @property
@@ -66,7 +66,7 @@ class ResidualCodebookConfig(Config):
 
     @property
     def n_features(self) -> int:
-        """Numbers that describe a column before the linear map."""
+        """Width of a column's features, the input of the linear map."""
         return self.clip.mels * self.patches + self.groups * self.clip.downsampling + self.textures
 
 
@@ -95,8 +95,8 @@ class ConditionConfig(Config):
 
     `none` is the published "no feats": one random vector instead of a feature. `coordinates` are codes that increase with time. Both are
     unconditional models in the paper's tables. All kinds of the paper are a prefix of the sequence. `columns`, which is not in the paper,
-    is added to the embeddings: each position gets the condition at the time of the code that it predicts. `sight` is `columns` with a
-    class in place of the feature: the named one, or those that a linear classifier sees in the features.
+    is added to the embeddings: each position gets the condition at the time of the code that it predicts. `sight` is like `columns`, but
+    embeds a class instead of the feature: the label, or the classes that a linear classifier recognises from the features.
     """
 
     kind: ConditionKind = Field(description="Content of the condition and its place in the sequence.")
@@ -104,7 +104,7 @@ class ConditionConfig(Config):
     feature_dim: int = Field(default=0, ge=0, le=MAX_SIZE, description="Width of one feature.")
     n_classes: int = Field(default=0, ge=0, le=MAX_SIZE, description="Classes.")
     motion: int = Field(default=0, ge=0, le=MAX_SIZE, description="Motion values per code column, see `unsilent.vision.motion`.")
-    ambience: int | None = Field(default=None, ge=0, description="Kind sight: class of pictures in which nothing is recognised.")
+    ambience: int | None = Field(default=None, ge=0, description="Class for frames in which nothing is recognised, for kind sight.")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "ConditionConfig":
@@ -139,7 +139,7 @@ class SightConfig(Config):
 
     feature_dim: int = Field(gt=0, le=MAX_SIZE, description="Width of one feature.")
     n_classes: int = Field(gt=0, le=MAX_SIZE, description="Classes.")
-    ambience: int | None = Field(default=None, ge=0, description="Class of pictures in which nothing is recognised; None for none.")
+    ambience: int | None = Field(default=None, ge=0, description="Class for frames in which nothing is recognised; None has no such class.")
 
 
 class SamplerConfig(Config):
@@ -162,9 +162,9 @@ class SamplerConfig(Config):
 
 
 class ResidualSamplerConfig(Config):
-    """Sizes of the sampler of a residual codebook; `clip.levels` is how many of its levels are sampled."""
+    """Sizes of the sampler of a residual codebook; `clip.levels` is the number of sampled levels."""
 
-    clip: Clip = Field(description="The time grid; its rows are the levels that are sampled.")
+    clip: Clip = Field(description="The time grid; its rows are the sampled levels.")
     codes: int = Field(gt=1, le=MAX_SIZE, description="Entries of each level's codebook.")
     dim: int = Field(gt=0, le=MAX_SIZE, description="Width of a code vector.")
     transformer: TransformerConfig = Field(description="Sizes of the transformer over columns.")
@@ -196,18 +196,18 @@ class MelGANConfig(Config):
 
 
 class VocosConfig(Config):
-    """Sizes of an iSTFT-head vocoder; the defaults are those of the `everyday` model."""
+    """Sizes of a vocoder with an iSTFT head."""
 
     clip: Clip = Field(default=Clip(), description="The time and frequency grid.")
-    width: int = Field(default=256, gt=0, le=MAX_SIZE, description="Channels of the trunk, which works at the frame rate.")
+    width: int = Field(default=256, gt=0, le=MAX_SIZE, description="Channels of the trunk, which runs at the frame rate.")
     hidden: int = Field(default=768, gt=0, le=MAX_SIZE, description="Channels inside a ConvNeXt block.")
     n_blocks: int = Field(default=8, gt=0, le=MAX_DEPTH, description="ConvNeXt blocks.")
-    kernel: int = Field(default=7, gt=0, le=MAX_SIZE, description="Frames seen by one block; odd.")
+    kernel: int = Field(default=7, gt=0, le=MAX_SIZE, description="Kernel size of a block's convolution, in frames; odd.")
     rounds: int = Field(
         default=20,
         ge=0,
         le=MAX_DEPTH,
-        description="Iterations of STFT and mel consistency at inference; each costs two transforms. None in training.",
+        description="Iterations of the consistency refinement at inference; each costs two transforms. Training uses 0.",
     )
 
     @model_validator(mode="after")

@@ -11,8 +11,8 @@ from unsilent.config import MAX_DEPTH, MAX_SIZE, Config
 from unsilent.errors import ParameterError
 
 _SLOPE = 0.2  # negative slope of the leaky ReLUs
-_MAX_CHANNELS = 1024  # of the waveform discriminator
-_GROUP = 4  # input channels per group of its strided convolutions
+_MAX_CHANNELS = 1024  # largest number of channels in the waveform discriminator
+_GROUP = 4  # input channels per group of the waveform discriminator's strided convolutions
 
 
 class PatchDiscriminatorConfig(Config):
@@ -20,7 +20,7 @@ class PatchDiscriminatorConfig(Config):
 
     width: int = Field(default=64, gt=0, le=MAX_SIZE, description="Channels of the first convolution.")
     halvings: int = Field(
-        default=3, gt=0, le=MAX_DEPTH, description="Strided convolutions; each but the first doubles the channels, up to 8 * width."
+        default=3, gt=0, le=MAX_DEPTH, description="Strided convolutions; each except the first doubles the channels, up to 8 * width."
     )
 
 
@@ -49,12 +49,12 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(layer.weight, mean=1.0, std=0.02)
 
     def forward(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch rows columns"]:
-        """Logits of overlapping patches: 8 x 104 of them for 80 x 848.
+        """Logits of overlapping patches: 8 x 104 for a mel of 80 x 848.
 
         Raises:
             ParameterError: if the mel is smaller than one patch.
         """
-        least = 3 * 2**self.config.halvings  # the last two convolutions remove one each
+        least = 3 * 2**self.config.halvings  # each of the last two convolutions shortens the grid by one
         if min(mel.shape[1:]) < least:
             raise ParameterError(
                 f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames is too small for the discriminator; give {least} or more of each."
@@ -65,10 +65,10 @@ class PatchDiscriminator(nn.Module):
 class MelGANDiscriminatorConfig(Config):
     """Sizes of the waveform discriminator; the defaults are the paper's (16.9 M parameters)."""
 
-    scales: int = Field(default=3, gt=0, le=MAX_DEPTH, description="Sample rates; each scale works at half the rate of the one before.")
+    scales: int = Field(default=3, gt=0, le=MAX_DEPTH, description="Sample rates; each scale runs at half the rate of the one before.")
     width: int = Field(default=16, gt=0, le=MAX_SIZE, multiple_of=_GROUP, description="Channels of the first convolution.")
     strides: int = Field(default=4, gt=0, le=MAX_DEPTH, description="Strided convolutions per scale.")
-    ratio: int = Field(default=4, gt=1, le=MAX_SIZE, description="Stride of each, and factor of its channels.")
+    ratio: int = Field(default=4, gt=1, le=MAX_SIZE, description="Stride of each convolution, and factor of its channels.")
 
 
 class Scale(nn.Module):

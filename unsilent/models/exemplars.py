@@ -1,8 +1,8 @@
-"""Exemplars: codes of short stretches of recordings of each class, one of which the sampler continues.
+"""Exemplars: codes of short stretches of recordings of each class. The sampler continues one of them.
 
 classes   classes of the sampler
 each      exemplars of one class
-rows      codes of one column that are sampled
+rows      sampled codes of one column
 columns   code columns of one exemplar
 """
 
@@ -24,11 +24,11 @@ class ExemplarsConfig(Config):
 
 
 class Exemplars(nn.Module):
-    """A table of codes.
+    """The table of exemplars.
 
     Attributes:
-        codes: of each exemplar.
-        silence: codes of silence, which guidance leads away from, and which classes without recordings have.
+        codes: codes of each exemplar; those of silence for classes without recordings.
+        silence: codes of silence, for the unconditional rows of guidance.
     """
 
     codes: Int[Tensor, "classes each rows columns"]

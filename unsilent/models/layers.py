@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups as in the paper; groups of four channels in networks too narrow for that."""
+    """GroupNorm with 32 groups as in the paper; in narrow networks with groups of four channels."""
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 

@@ -12,7 +12,7 @@ from unsilent.config import MAX_SIZE, Config
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
 
-MIN_SIZE = 79  # bands or frames that leave the auxiliary classifier one position
+MIN_SIZE = 79  # smallest number of bands or frames that leaves the auxiliary classifier one position
 
 
 class MelceptionConfig(Config):
@@ -30,7 +30,7 @@ class MelceptionConfig(Config):
         return self
 
     def channels(self, published: int) -> int:
-        """Channels of a convolution that has `published` in the paper: scaled, rounded to a multiple of 4, at least 4."""
+        """Channels of a convolution that has `published` channels in the paper: scaled, rounded to a multiple of 4, at least 4."""
         return max(4, 4 * round(self.width * published / 4))
 
 
@@ -56,7 +56,7 @@ class Branch(NamedTuple):
         name: prefix of the published weights' names.
         convs: rows of (suffix of the name, channels, kernel height and width). Stride 1 pads to keep the size, stride 2 does not pad.
         ends: number of final convolutions in parallel, whose outputs are concatenated.
-        stride: of the final convolutions.
+        stride: stride of the final convolutions.
     """
 
     name: str
@@ -105,7 +105,7 @@ _HALVE_SECOND = (
     Branch("branch3x3", (("_1", 192, _POINT), ("_2", 320, (3, 3))), stride=2),
     Branch("branch7x7x3", (("_1", 192, _POINT), ("_2", 192, _ROW), ("_3", 192, _COLUMN), ("_4", 192, (3, 3))), stride=2),
 )
-# Name, branches. Downsampling blocks have the max-pooled input itself instead of a pooling branch.
+# (name, branches). Downsampling blocks concatenate the max-pooled input instead of a pooling branch.
 _BLOCKS = (
     ("Mixed_5b", _small(32)),
     ("Mixed_5c", _small(64)),
@@ -120,7 +120,7 @@ _BLOCKS = (
     ("Mixed_7c", _WIDE),
 )
 _NAMES = tuple(name for name, _ in _BLOCKS)
-# below and above the input of the auxiliary classifier
+# blocks before and after the input of the auxiliary classifier
 _LOWER, _UPPER = _NAMES[: _NAMES.index("Mixed_7a")], _NAMES[_NAMES.index("Mixed_7a") :]
 
 

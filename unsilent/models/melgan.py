@@ -14,12 +14,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from unsilent.errors import ParameterError
 from unsilent.models.configs import MelGANConfig
 
-_EDGE = 3  # padding of the first and last convolution, of width 7
+_EDGE = 3  # padding of the first and last convolution, whose kernel size is 7
 SLOPE = 0.2  # negative slope of the leaky ReLUs
 
 
 class Residual(nn.Module):
-    """A dilated convolution of width 3 and a pointwise one, added to a pointwise shortcut."""
+    """A dilated convolution of kernel size 3 and a pointwise one, added to a pointwise shortcut."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -67,13 +67,13 @@ class MelGAN(nn.Module):
     @property
     def context_frames(self) -> int:
         """Receptive field: mel frames on each side that a sample can depend on. Chunks with this overlap give the waveform of one pass."""
-        # range of inputs of the samples of frame 0, traced from the output back to the mel
+        # range of inputs that the samples of frame 0 depend on, traced from the output back to the mel
         first, last = -_EDGE, self.hop - 1 + _EDGE
         reach = sum(3**depth for depth in range(self.config.residual_blocks))
         for ratio in reversed(self.config.ratios):
             first, last = first - reach, last + reach
             padding = _transposed_padding(ratio)
-            # input i of a transposed convolution reaches 2 * ratio outputs, from i * ratio - padding on
+            # input i of a transposed convolution affects 2 * ratio outputs from i * ratio - padding
             first, last = -((2 * ratio - 1 - padding - first) // ratio), (last + padding) // ratio
         return max(_EDGE - first, _EDGE + last)
 
@@ -92,7 +92,7 @@ class MelGAN(nn.Module):
 
     @property
     def _least_frames(self) -> int:
-        # reflection padding must be shorter than its input; the widest after the first stage is the largest dilation
+        # reflection padding must be shorter than its input; the largest padding after the first stage is the largest dilation
         return max(_EDGE, 3 ** (self.config.residual_blocks - 1) // self.config.ratios[0]) + 1
 
     def remove_weight_norm(self) -> None:

@@ -15,7 +15,7 @@ _EPSILON = 1e-10  # avoids division by zero where all channels are 0
 
 
 class PerceptualConfig(Config):
-    """Sizes of the distance's network, which are those of its classifier."""
+    """Sizes of the network, which are those of the classifier that it comes from."""
 
     bands: BandStatistics = Field(default=BandStatistics(), description="Band statistics of the classifier.")
     width: int = Field(default=64, gt=0, le=MAX_SIZE, description="Channels of the first convolution.")
@@ -40,8 +40,8 @@ class Perceptual(nn.Module):
 
     Source:
         Paper equation 3; Zhang et al. (arXiv 1801.03924) for unit-normalised features and channel weights, as in the released lpaps.py.
-        Differs: no dropout before the weights, which makes the released distance random in training. Gradients are finite also where the
-        squares of features underflow; there the released code gives NaN.
+        Differs: no dropout before the weights; it makes the released distance random in training. Gradients stay finite if the squares of
+        features underflow; the released code gives NaN.
     """
 
     def __init__(self, config: PerceptualConfig = PerceptualConfig()) -> None:

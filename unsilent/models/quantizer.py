@@ -1,4 +1,4 @@
-"""Vector quantisation: replaces each latent vector by the nearest of `n_codes` learned ones.
+"""Vector quantisation: replaces each latent vector with the nearest of `n_codes` learned ones.
 
 n      latent vectors: batch * rows * columns
 codes  entries of the codebook
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 
 class Quantized(NamedTuple):
-    """Result of quantisation. A named tuple, because Lightning Fabric traverses results and refuses frozen data classes.
+    """Result of quantisation; a named tuple, because Lightning Fabric cannot traverse frozen data classes.
 
     Attributes:
         latents: nearest codebook vectors, with straight-through gradients to the input.
-        grid: their indices.
+        grid: indices of these vectors.
         commitment: mean squared distance, with gradients for the encoder only.
         codebook: the same distance, with gradients for the codebook only.
-        inputs: the quantised latents, detached.
+        inputs: the latents before quantisation, detached.
     """
 
     latents: Float[Tensor, "batch dim rows columns"]
@@ -77,7 +77,7 @@ class Quantizer(nn.Module):
         return indices.reshape(latents.shape[0], *latents.shape[2:])
 
     def lookup(self, grid: Int[Tensor, "batch rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
-        """Vectors of codes."""
+        """Codebook vectors of codes."""
         return self.embedding(grid).movedim(-1, 1)
 
     def forward(self, latents: Float[Tensor, "batch dim rows columns"]) -> Quantized:
@@ -94,5 +94,5 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def replace(self, unused: Int[Tensor, "n"], vectors: Float[Tensor, "n dim"]) -> None:
-        """Replace unused codes by given vectors, against collapse of the codebook."""
+        """Replace unused codes with given vectors, against codebook collapse."""
         self.embedding.weight[unused] = vectors.to(self.embedding.weight)

@@ -4,17 +4,17 @@ batch    mel spectrograms side by side
 columns  code columns; one is `clip.downsampling` mel frames (16)
 levels   codes of one column, rows of the grid; each level quantises the residual of those before
 dim      width of a latent and of a code
-patch    mel frames (4) whose mean power the encoder sees
+patch    mel frames (4) whose mean power is encoded
 patches  patches in one column (4)
-groups   groups of neighbouring bands (5) whose common level is coded for each frame
-textures groups of neighbouring bands (10) the strength of whose fluctuation is coded for each column
+groups   groups of neighbouring bands (5); the level of each group is coded for each frame
+textures groups of neighbouring bands (10); the strength of fluctuation in each group is coded for each column
 
-Rows of the grid are levels here, not frequency bands. The first rows alone are a coarser code for the same sound.
+Rows of the grid are levels here, not frequency bands. The first rows on their own are a coarser code of the same sound.
 
-The codes describe a column in three ways: mean power of each band over patches of four frames; what groups of bands do together within
-them, frame by frame, because attacks and pulses are short and common to many bands; and how strongly the rest fluctuates. The decoder adds
-a noise texture of that strength, because listeners cannot distinguish realisations of noise. It has no network: networks trained with
-distances of mels smoothed what listeners recognise (LOG.md).
+The codes describe a column by three features: the mean power of each band over patches of four frames; the level of groups of bands
+relative to it, frame by frame, because attacks and pulses are short and common to many bands; and the strength of the remaining
+fluctuation. The decoder adds a noise texture of that strength, because listeners cannot distinguish realisations of noise. The decoder is
+linear: networks trained with distances between mels smoothed away the details by which listeners recognise sounds (LOG.md).
 """
 
 from functools import lru_cache
@@ -32,11 +32,11 @@ from unsilent.models.configs import ResidualCodebookConfig
 from unsilent.signal.mel import RANGE_DB, log_mel01
 
 _LOG_POWER = RANGE_DB / 20 * float(np.log(10.0))  # a mel in [-1, 1] times this is the natural logarithm of power, up to a constant
-_NOISE_STD = 0.1  # standard deviation of the white noise behind textures: far from the mel's floor and ceiling
-_MAX_STRENGTH = 1.5  # of the texture; white noise has 1
-_GROUP_SCALE = 2.0  # of a group's level beside the level of one band: it stands for many bands (LOG.md)
-_TEXTURE_SCALE = 0.3  # of the logarithm of a texture's standard deviation beside the level of one band (LOG.md)
-_LEAST_VARIANCE = 1e-5  # of a texture
+_NOISE_STD = 0.1  # standard deviation of the white noise of textures: far from the mel's floor and ceiling
+_MAX_STRENGTH = 1.5  # largest strength of the texture; white noise has 1
+_GROUP_SCALE = 2.0  # weight of a group's level relative to a band's level, because a group stands for many bands (LOG.md)
+_TEXTURE_SCALE = 0.3  # weight of the log standard deviation of a texture relative to a band's level (LOG.md)
+_LEAST_VARIANCE = 1e-5  # added to the variance of a texture before the logarithm
 TEXTURE_CLIPS = 6  # period of the texture: a minute at the paper's grid
 
 
@@ -54,10 +54,10 @@ def texture(clip: Clip, start: int, frames: int) -> Float[Tensor, "mels frames"]
     Args:
         clip: the time and frequency grid.
         start: number of the first frame; the texture repeats after `TEXTURE_CLIPS` clips.
-        frames: how many.
+        frames: number of frames.
 
     Returns:
-        In units of mels in [-1, 1]: mean 0, standard deviation 0.11 (5.5 dB) in the lowest bands and 0.04 in the highest.
+        Offsets in units of mels in [-1, 1]: mean 0, standard deviation 0.11 (5.5 dB) in the lowest bands and 0.04 in the highest.
     """
     period = _texture_period(clip)
     return torch.from_numpy(period[:, np.arange(start, start + frames) % period.shape[1]])
@@ -75,7 +75,7 @@ def _noise_deviations(clip: Clip, textures: int) -> Float[Tensor, "textures"]:
 
 
 def column_features(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebookConfig) -> Float[Tensor, "batch columns features"]:
-    """What codes describe of a column: power of patches of each band, level of groups of bands by frame, strength of what is left."""
+    """Features of each column: power of patches of each band, level of groups of bands by frame, strength of the remaining fluctuation."""
     power, each = patch_power(mel, config.patch), config.clip.downsampling
     features, left = [_by_column(power, config.patches)], mel - power.repeat_interleave(config.patch, 2)
     if config.groups:
@@ -99,8 +99,8 @@ def _by_row(x: Float[Tensor, "batch columns features"], rows: int) -> Float[Tens
 class ResidualQuantizer(nn.Module):
     """Residual vector quantisation with beam search.
 
-    The nearest code of one level is not always best for the next. So `beam` candidates are kept, and the one with the smallest final error
-    is chosen. Codes are a buffer, because training fits them by k-means.
+    The nearest code of one level is not always best for the following levels. So `beam` candidates are kept, and the one with the smallest
+    final error is chosen. Codes are a buffer, because training fits them by k-means.
     """
 
     def __init__(self, levels: int, n_codes: int, dim: int, beam: int) -> None:
@@ -146,7 +146,7 @@ class ResidualEncoder(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """Latents to mel: the inverse PCA, and noise texture of the strength that it tells."""
+    """Latents to mel: the inverse PCA, plus a noise texture of the decoded strength."""
 
     def __init__(self, config: ResidualCodebookConfig) -> None:
         super().__init__()
@@ -156,11 +156,11 @@ class ResidualDecoder(nn.Module):
     def forward(
         self, latents: Float[Tensor, "batch dim columns"], noise: Float[Tensor, "#batch mels frames"]
     ) -> Float[Tensor, "batch mels frames"]:
-        """Mel, unbounded around [-1, 1].
+        """Mel around [-1, 1], not clipped.
 
         Args:
-            latents: of each column.
-            noise: texture of white noise, which is added with a strength in [0, 1.5].
+            latents: latent of each column.
+            noise: texture of white noise, which is added with a decoded strength in [0, 1.5].
         """
         envelope, strength = self.parts(latents)
         return envelope + strength * noise
@@ -185,7 +185,7 @@ class ResidualDecoder(nn.Module):
 
 
 class ResidualCodebook(nn.Module):
-    """Encoder, residual quantiser and decoder of mel spectrograms in [-1, 1]; any number of whole columns."""
+    """Encoder, residual quantiser and decoder of mel spectrograms in [-1, 1] with any number of whole columns."""
 
     def __init__(self, config: ResidualCodebookConfig) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class ResidualCodebook(nn.Module):
 
     @property
     def rows(self) -> int:
-        """Rows of the grid of `encode`: all levels, of which a sampler predicts the first."""
+        """Rows of the grid of `encode`: all levels. A sampler predicts only the first of them."""
         return self.config.levels
 
     def latents(self, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch dim columns"]:
@@ -206,7 +206,7 @@ class ResidualCodebook(nn.Module):
             mel: in [-1, 1].
 
         Raises:
-            ParameterError: if bands are not the clip's, or frames no positive multiple of a column.
+            ParameterError: if there are not `clip.mels` bands, or the frames are not a positive multiple of a column.
         """
         clip = self.config.clip
         if mel.shape[1] != clip.mels or mel.shape[2] % clip.downsampling or not mel.shape[2]:
@@ -221,11 +221,11 @@ class ResidualCodebook(nn.Module):
         return self.quantize.nearest(self.latents(mel), levels)
 
     def decode_codes(self, grid: Int[Tensor, "batch levels columns"], start_column: int = 0) -> Float[Tensor, "batch mels frames"]:
-        """Codes, of all levels or the first of them, to mel, unbounded around [-1, 1].
+        """Codes of all levels, or of the first levels, to mel around [-1, 1], not clipped.
 
         Args:
             grid: codes.
-            start_column: place of the grid in the whole sound, so that overlapping windows draw the same texture.
+            start_column: position of the grid in the whole sound, so that overlapping windows have the same texture.
         """
         latents, each = self.quantize.lookup(grid), self.config.clip.downsampling
         return self.decoder(latents, texture(self.config.clip, start_column * each, grid.shape[2] * each)[None].to(latents))

@@ -8,12 +8,13 @@ width      residual stream of the transformer
 inner      width of the network over levels
 dim        width of a code vector
 
-The transformer sees one position per column instead of one per code, so it is as many times cheaper as there are levels. Its input is the
-sum of the codes of the column before. The levels network sees the transformer's output and the sum of the column's codes so far.
+The transformer has one position per column instead of one per code, so its cost is divided by the number of levels. Its input is the sum of
+the code vectors of the column before. The input of the network over levels is the transformer's output and the sum of the column's code
+vectors so far.
 
 Source:
     Lee et al., "Autoregressive image generation using residual quantization" (CVPR 2022). Differs: the network over levels is an MLP,
-    because the sum of the codes so far says what they leave over.
+    because the sum of the code vectors so far determines the residual.
 """
 
 from dataclasses import dataclass
@@ -37,10 +38,10 @@ class ColumnState:
 
     Attributes:
         cache: KV cache of the columns read so far.
-        positions: addend of each column's embedding, from its position and condition.
+        positions: position embedding plus condition of each column, added to its embedding.
         hidden: the transformer's output for the current column.
-        level: codes of the current column that are known.
-        sum: of their vectors.
+        level: number of known codes of the current column.
+        sum: sum of their code vectors.
     """
 
     cache: KeyValueCache
@@ -89,7 +90,7 @@ class ResidualSampler(AnySampler):
         if not self.pos_emb.is_meta:
             self.pos_emb.data.copy_(positional_encoding(config.clip.columns, 1, width))
             nn.init.normal_(self.level, std=0.3)
-            # at minGPT's 0.02, classes would be negligible beside codes and stay unlearned for a thousand steps
+            # at minGPT's 0.02, classes would be negligible relative to codes and stay unlearned for a thousand steps
             nn.init.normal_(self.embedder.class_embedder.weight)
             nn.init.normal_(self.embedder.columns.out.weight, std=width**-0.5)
             for layer in (self.column, self.partial, self.column_embedder):
@@ -97,9 +98,9 @@ class ResidualSampler(AnySampler):
 
     @torch.no_grad()
     def init_from_codebook(self, vectors: Float[Tensor, "levels codes dim"]) -> None:
-        """Take the vectors of the first levels as embeddings; the head starts from them too.
+        """Use the vectors of the first levels as embeddings, and initialise the head from them.
 
-        Each dimension is divided by the root of its standard deviation, because a few principal components would drown the others.
+        Each dimension is divided by the root of its standard deviation, because otherwise a few principal components would dominate.
 
         Raises:
             ParameterError: if the codebook has fewer levels, or another number or width of codes.
@@ -107,7 +108,7 @@ class ResidualSampler(AnySampler):
         rows, codes, dim = self.vectors.shape
         if len(vectors) < rows or vectors.shape[1:] != (codes, dim):
             found = " x ".join(str(n) for n in vectors.shape)
-            raise ParameterError(f"the codebook has {found} numbers, the sampler wants {rows} levels of {codes} x {dim}.")
+            raise ParameterError(f"the codebook has vectors of shape {found}, but the sampler needs {rows} levels of {codes} x {dim}.")
         spread = vectors[:rows].var(1).sum(0).sqrt()
         self.vectors.copy_(vectors[:rows] / (spread * spread.mean()).sqrt())
         spreads = self.vectors.std((1, 2), keepdim=True)
@@ -151,7 +152,7 @@ class ResidualSampler(AnySampler):
         return self._logits(state), state
 
     def recondition(self, state: ColumnState, condition: Float[Tensor, "conditions condition width"]) -> None:
-        """Replace the condition of all columns that were not processed yet; each is for its consecutive sequences, as in `start`."""
+        """Replace the condition of all columns that were not processed yet; each condition is for consecutive sequences, as in `start`."""
         positions = self.pos_emb + condition.to(self.pos_emb)
         state.positions = positions.repeat_interleave(len(state.positions) // len(positions), dim=0)
 
@@ -176,7 +177,7 @@ class ResidualSampler(AnySampler):
         return self.norm(inner)
 
     def _sums(self, codes: Int[Tensor, "batch sequence"]) -> Float[Tensor, "batch columns rows dim"]:
-        """Sum of the code vectors of each column up to each level."""
+        """Cumulative sums over levels of the code vectors of each column."""
         grid = codes.unflatten(1, (-1, self.vectors.shape[0]))
         return torch.stack([F.embedding(grid[:, :, level], vectors) for level, vectors in enumerate(self.vectors)], 2).cumsum(2)
 
@@ -188,6 +189,6 @@ class ResidualSampler(AnySampler):
     def _embed_known(
         self, known: Float[Tensor, "batch known dim"], positions: Float[Tensor, "#batch columns width"]
     ) -> Float[Tensor, "batch embedded width"]:
-        """Input of the transformer: nothing for the first column, then each known column."""
+        """Input of the transformer: zeros for the first column, then each known column."""
         embedded = F.pad(self.column_embedder(known), (0, 0, 1, 0))
         return embedded + positions[:, : embedded.shape[1]]

@@ -37,7 +37,7 @@ class WindowState(NamedTuple):
     positions: Float[Tensor, "#batch sequence width"]
 
 
-# logits and random numbers → codes
+# from logits and random numbers to codes
 ChooseCodes = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Tensor, "takes"]]
 
 
@@ -51,18 +51,18 @@ class Advance(Protocol):
 
 
 class AnySampler(nn.Module):
-    """Predicts each code of a clip from the condition and the codes before it: the interface that both kinds of samplers share.
+    """Interface of both kinds of samplers: predicts each code of a clip from the condition and the codes before it.
 
     Positions are learned for one clip; longer sounds are sampled in windows (`unsilent.generation.sampling`).
 
     Attributes:
-        config: with sizes of the clip, the condition and the transformer.
+        config: sizes of the clip, the condition and the transformer.
         pos_emb: learned positions, `[1, positions, width]`.
-        embedder: of the condition.
-        transformer: with a KV cache.
+        embedder: embeds the condition.
+        transformer: transformer with a KV cache.
         n_condition: positions of the transformer before those of codes.
         per_column: positions of a code column.
-        fast_advance: replaces `advance` where there is a faster implementation (a CUDA graph); None without one.
+        fast_advance: a faster implementation of `advance` (a CUDA graph); None without one.
     """
 
     config: AnySamplerConfig
@@ -81,14 +81,15 @@ class AnySampler(nn.Module):
         generator: torch.Generator | None = None,
         avoided: Sequence[int] = (),
     ) -> Float[Tensor, "batch condition width"]:
-        """Embed a condition, once for all steps. The unconditional one of classifier-free guidance is all zeros.
+        """Embed a condition, once for all steps. For classifier-free guidance, the unconditional one is all zeros.
 
         Args:
-            features: `n_features` of one clip; None for kinds without.
-            labels: class indices; None for kinds without. For kind `sight` also one for each feature; -1 or None leaves the class to sight.
-            motion: of each code column, for kinds with motion; None where nothing moves.
-            generator: of the random vector of kind `none`.
-            avoided: class indices that kind `sight` takes for none of the features.
+            features: `n_features` of one clip; None for kinds without features.
+            labels: class indices; None for kinds without classes. For kind `sight` also one for each feature; -1 or None takes the
+                recognised class.
+            motion: motion of each code column, for kinds with motion; None for no motion.
+            generator: draws the random vector of kind `none`.
+            avoided: class indices that kind `sight` must not recognise.
 
         Raises:
             ParameterError: if the inputs do not fit the kind or its sizes.
@@ -105,11 +106,11 @@ class AnySampler(nn.Module):
         """Logits of every code given the true codes before it (teacher forcing).
 
         Args:
-            codes: of one clip or its beginning, in the order of `code_order`; for a sampler over columns, whole ones.
+            codes: codes of one clip or its beginning, in the order of `code_order`; for a sampler over columns, whole columns.
             condition: result of `condition`.
-            context: codes that are read in place of `codes`, corrupted by training; None reads `codes`. Inside a column, a sampler over
-                columns always reads `codes`, because wrong ones would contradict what finer levels quantise.
-            columns: whose codes are predicted, each one column after the other; None predicts all.
+            context: codes that replace `codes` as input, for training on corrupted context; None takes `codes`. Inside a column, a sampler
+                over columns always reads `codes`, because finer levels quantise the residual of the true ones.
+            columns: columns whose codes are predicted; None predicts all.
         """
         raise NotImplementedError
 
@@ -123,9 +124,9 @@ class AnySampler(nn.Module):
         context: Int[Tensor, "batch sequence"] | None = None,
         columns: Int[Tensor, "chosen"] | None = None,
     ) -> Float[Tensor, "batch predicted codes"]:
-        """`condition` and `logits` in one, for training, with their arguments.
+        """`condition` and `logits` in one call, for training, with the arguments of both.
 
-        `keep` is False where a sequence's condition is dropped (condition dropout for guidance); None keeps all.
+        `keep` is False for sequences whose condition is dropped (condition dropout for guidance); None keeps all.
         """
         condition = self.condition(features, labels, motion)
         return self.logits(codes, condition if keep is None else condition * keep[:, None, None], context, columns)
@@ -133,7 +134,7 @@ class AnySampler(nn.Module):
     def start(
         self, codes: Int[Tensor, "batch sequence"], condition: Float[Tensor, "conditions condition width"], look: Look | None = None
     ) -> tuple[Float[Tensor, "batch codes"], Any]:
-        """Prefill: process the condition and the known codes (possibly none); logits of the next code.
+        """Prefill: process the condition and the known codes, if any, and compute the logits of the next code.
 
         Args:
             codes: that are known.
@@ -141,7 +142,7 @@ class AnySampler(nn.Module):
             look: whose attention weights this and the steps record in the state's KV cache; None records none.
 
         Returns:
-            The logits, and the state of the window, which `step` continues from.
+            The logits, and the state of the window for `step`.
 
         Raises:
             ParameterError: if the codes fill the window, or are not whole columns where the sampler is over columns; or for a layer or
@@ -150,20 +151,20 @@ class AnySampler(nn.Module):
         raise NotImplementedError
 
     def step(self, code: Int[Tensor, "batch"], state: Any) -> Float[Tensor, "batch codes"]:
-        """Process one more code; logits of the next."""
+        """Process one more code, and compute the logits of the next."""
         raise NotImplementedError
 
     @torch.inference_mode()
     def advance(
         self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: Any
     ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
-        """One sampling step: choose the next code of each take and feed it to the transformer.
+        """One sampling step: choose the next code of each take, and feed it to the transformer.
 
         Args:
-            choose: picks codes from logits; compares equal to any other that picks the same.
-            logits: of the next code.
+            choose: chooses codes from logits; compares equal to a callable with the same settings, so that CUDA graphs can be reused.
+            logits: logits of the next code.
             uniforms: random numbers for `choose`.
-            state: of the window; its rows are those of all takes, once or several times (conditional, unconditional).
+            state: state of the window; its rows are all takes, once, or twice with guidance (conditional, unconditional).
 
         Returns:
             The codes, and the logits of the codes after them; the next call may overwrite both.
@@ -175,7 +176,7 @@ class AnySampler(nn.Module):
 
 
 class Sampler(AnySampler):
-    """A transformer over codes: each is one position."""
+    """A transformer over codes, with one position for each code."""
 
     def __init__(self, config: SamplerConfig) -> None:
         super().__init__()
@@ -194,7 +195,7 @@ class Sampler(AnySampler):
 
     @torch.no_grad()
     def init_from_codebook(self, vectors: Float[Tensor, "codes dim"]) -> None:
-        """Initialise token embeddings and output head with codebook vectors, randomly projected: similar codes start similar.
+        """Initialise token embeddings and output head with random projections of the codebook vectors, so that similar codes start similar.
 
         Raises:
             ParameterError: if the codebook has a different number of codes.
@@ -214,7 +215,7 @@ class Sampler(AnySampler):
         generator: torch.Generator | None = None,
         avoided: Sequence[int] = (),
     ) -> Float[Tensor, "batch condition width"]:
-        """As `AnySampler.condition`; kind `coordinates` is embedded like codes, and kind `none` draws a random vector."""
+        """See `AnySampler.condition`. Kind `coordinates` is embedded like codes, and kind `none` draws a random vector."""
         config = self.config.condition
         if config.kind == "coordinates":
             return self.tok_emb(coordinates(self.config.clip, self.config.codes).to(self.pos_emb.device))
@@ -263,7 +264,7 @@ class Sampler(AnySampler):
         return self.head(self.transformer(embedded, state.cache)[:, -1])
 
     def position_embeddings(self, condition: Float[Tensor, "#batch condition width"]) -> Float[Tensor, "#batch sequence width"]:
-        """Addend of each position's token embedding: its position and, for kind `columns`, the condition of the column it predicts."""
+        """Position embeddings; for kind `columns`, plus the condition of the column that each position predicts."""
         if self.config.condition.kind != "columns":
             return self.pos_emb
         per_code = condition.to(self.pos_emb).repeat_interleave(self.config.clip.rows, dim=1)
@@ -276,7 +277,7 @@ class Sampler(AnySampler):
         positions: Float[Tensor, "#batch positions width"],
         known: int,
     ) -> Float[Tensor, "batch embedded width"]:
-        """Input of the transformer: the condition, if given, and codes, from position `known` on."""
+        """Input of the transformer from position `known` on: the condition, if given, and codes."""
         embedded = self.tok_emb(codes)
         if condition is not None:
             # kind `columns` is part of the position embeddings; its prefix is one zero vector
@@ -304,9 +305,9 @@ def initialise(module: nn.Module) -> None:
 
 
 def positional_encoding(positions: int, rows: int, width: int) -> Float[Tensor, "positions width"]:
-    """Initial position embeddings: half of each vector is a sinusoidal encoding of the column, the other half a random one of the row.
+    """Initial position embeddings: half of each vector is a sinusoidal encoding of the column, the other half a random vector for the row.
 
-    From minGPT's zeros, training on small data takes a thousand steps to learn which codes are adjacent.
+    Starting from zeros as in minGPT, training on small data takes a thousand steps to learn which codes are adjacent.
     """
     position, half = torch.arange(positions), width // 2
     lengths = _LONGEST_COLUMNS ** (torch.arange(half // 2) / (half // 2))

@@ -54,7 +54,7 @@ class Looked:
     def __init__(self, config: TransformerConfig, look: Look, batch: int, capacity: int, device: torch.device) -> None:
         for name, asked, n in (("layer", look.layer, config.layers), ("head", look.head, config.heads)):
             if asked is not None and not 0 <= asked < n:
-                raise ParameterError(f"{name} {asked} was asked for; this sampler has 0 to {n - 1}.")
+                raise ParameterError(f"{name} is {asked}, but this sampler has 0 to {n - 1}.")
         self.look = look
         self.layers = range(config.layers) if look.layer is None else range(look.layer, look.layer + 1)
         self.weights = torch.zeros(batch, capacity, capacity, device=device)
@@ -82,11 +82,11 @@ class KeyValueCache:
     """Keys and values of all past positions, allocated once.
 
     Args:
-        config: of the transformer.
-        batch: sequences side by side.
+        config: sizes of the transformer.
+        batch: number of sequences.
         capacity: largest number of positions.
-        like: gives device and dtype.
-        head_dim: width of one key or value as stored; None for `width / heads`.
+        like: tensor whose device and dtype the cache has.
+        head_dim: stored width of one key or value; None for `width / heads`.
         look: whose attention weights are recorded; None records none.
 
     Attributes:
@@ -115,10 +115,10 @@ class KeyValueCache:
         """Reserve `new` positions, which the caller then writes.
 
         Returns:
-            The number of positions before them.
+            The number of positions stored before.
 
         Raises:
-            ParameterError: if they exceed the capacity.
+            ParameterError: if the positions exceed the capacity.
         """
         past, capacity = self.length, self.memory.shape[4]
         if past + new > capacity:
@@ -127,7 +127,7 @@ class KeyValueCache:
         return past
 
     def repeat(self, batch: int, capacity: int) -> None:
-        """Reallocate for a larger batch and capacity; each sequence is repeated for consecutive ones."""
+        """Reallocate for a larger batch and capacity; each sequence is repeated consecutively."""
         stored = self.memory
         self.memory = stored.new_empty((*stored.shape[:2], batch, stored.shape[3], capacity, stored.shape[5]))
         self.memory.unflatten(2, (stored.shape[2], -1))[..., : self.length, :] = stored[:, :, :, None, :, : self.length]
@@ -167,7 +167,7 @@ class Attention(nn.Module):
         Args:
             x: the new positions.
             memory: one layer of `KeyValueCache.memory`; None without cache.
-            past: positions in the cache. A tensor, for a single new position, keeps shapes constant so that CUDA graphs can capture it.
+            past: number of positions in the cache. As a tensor, for a single new position, it keeps shapes constant for CUDA graphs.
             looked: gets the weights; None where they are not wanted.
         """
         if self.fused is None:
@@ -228,13 +228,13 @@ class Block(nn.Module):
         past: int | Int[Tensor, "1"] = 0,
         looked: Looked | None = None,
     ) -> Float[Tensor, "batch sequence width"]:
-        """Arguments as of `Attention.forward`."""
+        """Arguments as in `Attention.forward`."""
         x = x + self.drop(self.attn(self.ln1(x), memory, past, looked))
         return x + self.drop(self.mlp(self.ln2(x)))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks and a final LayerNorm; embeddings and output head are the sampler's.
+    """A stack of blocks and a final LayerNorm; embeddings and output head belong to the sampler.
 
     Source:
         Paper section 3.2 and supplement 6.1.4: GPT-2 as in minGPT, with biases everywhere and exact GELU. Differs: optional dropout for
@@ -248,13 +248,13 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.width)
 
     def cache(self, batch: int, capacity: int, like: Tensor, look: Look | None = None) -> KeyValueCache:
-        """An empty KV cache for `forward`; arguments as of `KeyValueCache`."""
+        """An empty KV cache for `forward`; arguments as in `KeyValueCache`."""
         return KeyValueCache(self.config, batch, capacity, like, look=look)
 
     def forward(
         self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch sequence width"]:
-        """Causal; with a KV cache, `x` follows the positions in it and is appended."""
+        """Process positions causally. With a KV cache, they follow the cached positions and are appended to it."""
         memory, past, looked = (cache.memory, cache.grow(x.shape[1]), cache.looked) if cache else (None, 0, None)
         for layer, block in enumerate(self.blocks):
             x = block(x, None if memory is None else memory[layer], past, looked and looked.of(layer))

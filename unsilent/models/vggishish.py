@@ -8,10 +8,10 @@ from unsilent.config import MAX_SIZE, Config
 from unsilent.errors import ParameterError
 from unsilent.models.band_statistics import BandStatistics, normalise_bands
 
-# channels of the convolutions between poolings, in units of the first
+# channels of the convolutions between poolings, relative to the first convolution
 _STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 _HALVINGS = len(_STAGES) - 1
-MIN_SIZE = 2**_HALVINGS  # bands or frames that leave one position after all poolings
+MIN_SIZE = 2**_HALVINGS  # smallest number of bands or frames that leaves one position after all poolings
 
 
 class VGGishishConfig(Config):
@@ -82,7 +82,7 @@ class VGGishish(nn.Module):
         return self.classifier[-1](self.embed(mel01))
 
     def embed(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch hidden"]:
-        """The last hidden layer, the features of metrics; `classifier[-1]` maps it to logits. Errors as of `forward`."""
+        """The last hidden layer, which metrics compare; `classifier[-1]` maps it to logits. Errors as in `forward`."""
         if mel01.shape[2] < MIN_SIZE:
             raise ParameterError(f"{mel01.shape[2]} mel frames are too few for the classifier, which needs {MIN_SIZE} or more.")
         x = self.features(normalise_bands(mel01, self.config.bands).unsqueeze(1))

@@ -1,4 +1,4 @@
-"""A vocoder that predicts a short-time spectrum and inverts it; the network computes per frame, not per sample.
+"""A vocoder that predicts a short-time spectrum and inverts it; the network runs at the frame rate, not at the sample rate.
 
 After Vocos (arXiv 2306.00814): ConvNeXt blocks over mel frames, then a head for log-magnitude and phase of an inverse STFT. Differs:
 magnitudes are scaled to the mel bands before the inversion, so that the network learns only what the mel does not determine. Afterwards the
@@ -56,15 +56,15 @@ class Vocos(nn.Module):
     @property
     def context_frames(self) -> int:
         """Receptive field: mel frames on each side that a sample can depend on. Chunks with this overlap give the waveform of one pass."""
-        overlapping = self.config.clip.n_fft // self.config.clip.hop  # frames whose windows reach a sample
+        overlapping = self.config.clip.n_fft // self.config.clip.hop  # frames whose windows contain a sample
         return (self.config.n_blocks + 1) * (self.config.kernel // 2) + overlapping + self.config.rounds * (overlapping - 1)
 
     def forward(self, mel01: Float[Tensor, "batch mels frames"], iterations: int | None = None) -> Float[Tensor, "batch samples"]:
         """Waveform of `frames * hop` samples; frame `t` is centred on sample `t * hop`.
 
         Args:
-            mel01: in [0, 1].
-            iterations: of the consistency refinement; None takes `rounds` of the configuration. Training uses 0.
+            mel01: mel in [0, 1].
+            iterations: iterations of the consistency refinement; None takes `rounds` of the configuration. Training uses 0.
         """
         x = self.norm_in(self.embed(mel01).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
@@ -72,7 +72,7 @@ class Vocos(nn.Module):
         # each [batch, frames, bins]
         log_magnitude, phase = self.head(self.norm_out(x.transpose(1, 2))).float().chunk(2, dim=2)
         spectrum = torch.polar(log_magnitude.clamp(max=_MAX_LOG_MAGNITUDE).exp(), phase)
-        # n samples have n / hop + 1 STFT frames but one mel frame fewer: the last one is repeated for the very end
+        # n samples have n / hop + 1 STFT frames but only n / hop mel frames, so the last mel frame is repeated
         refiner = ConsistencyRefiner(torch.cat([mel01, mel01[..., -1:]], dim=2).float(), self.config.clip)
         waveform = refiner.invert(torch.cat([spectrum, spectrum[:, -1:]], dim=1))
         return refiner.refine(waveform, self.config.rounds if iterations is None else iterations).clamp(-1, 1)

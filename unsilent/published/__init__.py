@@ -1,1 +1,1 @@
-"""The authors' published files: fetch, read, convert, install."""
+"""The authors' published files: download, reading, conversion, installation."""

@@ -11,14 +11,14 @@ from unsilent.errors import ParameterError, did_you_mean
 from unsilent.models.configs import MelGANConfig
 from unsilent.presets import Preset
 
-_SCORES = {  # by the authors, on the test set of VGGSound
+_SCORES = {  # published by the authors, for the test set of VGGSound
     "vggishish": "paper table 5: top-1 34.70 %, top-5 63.71 %, mAP 36.63, mAUC 95.70",
     "melception": "paper table 5: top-1 44.49 %, top-5 73.79 %, mAP 47.58, mAUC 96.66",
 }
 
 
 class Entry(NamedTuple):
-    """Row of the list; FID and MKL are empty where the paper has none."""
+    """Row of the list; FID and MKL are empty if the paper has none."""
 
     name: str
     summary: str
@@ -51,10 +51,10 @@ def describe(name: str) -> str:
     """Description of a model or network as text: sizes, scores, source, licences, classes, and the folder of its weights.
 
     Args:
-        name: in the list, or the path of a bundle or checkpoint folder.
+        name: name in the list, or path of a bundle or checkpoint folder.
 
     Raises:
-        ParameterError: for another name; suggests similar ones.
+        ParameterError: for another name; the message suggests similar names.
         CheckpointError: if the folder is damaged.
     """
     if (Path(name) / "bundle.json").exists():
@@ -94,8 +94,8 @@ def _model(row: Preset, folder: Path | None) -> list[str]:
 
 
 def _parameters(kinds: dict[str, str], sizes: dict[str, dict[str, Any]]) -> str:
-    """Parameters of each part; the paper's table 4 counts codebook and sampler together."""
-    from unsilent.checkpoints.store import count_parameters  # with torch
+    """Parameters of each part, and of codebook and sampler together, as the paper's table 4 counts them."""
+    from unsilent.checkpoints.store import count_parameters  # imports torch
 
     counts = {role: count_parameters(kind, sizes[role]) for role, kind in kinds.items()}
     both = counts["codebook"] + counts["sampler"]

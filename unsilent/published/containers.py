@@ -1,6 +1,6 @@
 """Reads the authors' weight files without executing anything in them.
 
-Lightning checkpoints inside `.tar.gz` archives with their YAML, state dicts wrapped with an optimizer, bare state dicts, pickled YAML.
+These are Lightning checkpoints in `.tar.gz` archives with their YAML, state dicts with an optimizer, bare state dicts, and pickled YAML.
 """
 
 import gzip
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from unsilent.errors import CheckpointError
 
-# Packages of objects that the authors' trainer stored beside the weights; they are replaced by `_Inert`.
+# Packages of objects that the authors' trainer stored with the weights; such objects are replaced with `_Inert`.
 _BOOKKEEPING = re.compile(r"(pytorch_lightning|numpy|omegaconf|argparse|pathlib|collections|datetime|typing|train)\.")
 _LARGEST_SETTINGS = 1 << 20  # bytes; released files have a few thousand
-_MOST_COMPRESSED, _LEAST_CONTENT = 50, 1 << 28  # factor and bytes of unpacked content
+_MOST_COMPRESSED, _LEAST_CONTENT = 50, 1 << 28  # limit of unpacked content: this factor of the archive's size, but at least so many bytes
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_MOST_FOREIGN = 40  # names of a trainer's objects; released files have a dozen
-_WRAPPERS = ("state_dict", "model")  # keys of the weights: Lightning's, and the classifiers' trainer's
+_MOST_FOREIGN = 40  # largest number of class names of a trainer's objects; released files have a dozen
+_WRAPPERS = ("state_dict", "model")  # keys of the weights in checkpoints of Lightning and of the classifiers' trainer
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Container:
     """Content of a published file.
 
     Attributes:
-        path: of the file.
-        stem: name of the file, or of the training's folder, without suffixes; see `catalog.find_by_stem`.
-        weights: as published, with their names; mapped from disk where the format allows it.
-        settings_path: YAML beside the weights; None if there is none.
+        path: path of the file.
+        stem: name of the file or of the training's folder, without suffixes; see `catalog.find_by_stem`.
+        weights: weights with their published names; mapped from disk if the format allows it.
+        settings_path: YAML file beside the weights; None if there is none.
     """
 
     path: Path
@@ -59,10 +59,10 @@ def read_container(path: Path, scratch: Path) -> Container:
 
     Args:
         path: archive, checkpoint file, or the folder of an unpacked archive.
-        scratch: empty folder for extracted files; it must exist as long as the weights are used.
+        scratch: empty folder for extracted files; it must exist while the weights are used.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, has no weights, extracts outside its folder, or holds unknown objects.
+        CheckpointError: if the file is missing or damaged, has no weights, would extract outside its folder, or has unknown objects.
     """
     path = path.resolve()
     try:
@@ -76,7 +76,7 @@ def read_container(path: Path, scratch: Path) -> Container:
             checkpoint, settings = _unpack(path, scratch)
         else:
             checkpoint, settings = path, _beside(path)
-        if not checkpoint.is_relative_to(scratch):  # an archive has a checksum of its own
+        if not checkpoint.is_relative_to(scratch):  # gzip has its own checksum
             check_sums(checkpoint)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from None
@@ -92,10 +92,10 @@ def _stem(path: Path) -> str:
 
 
 def check_sums(path: Path) -> None:
-    """Verify the checksum of every part of a file of `torch.save`, because mapping it from disk does not.
+    """Verify the checksum of every part of a file written by `torch.save`, because mapping it from disk does not.
 
     Raises:
-        CheckpointError: if a part is damaged, or compressed, which `torch.save` never does and mapping would read as other weights.
+        CheckpointError: if a part is damaged, or compressed, which `torch.save` never does and which mapping would read as wrong weights.
     """
     try:
         with zipfile.ZipFile(path) as parts:
@@ -126,12 +126,12 @@ def _find_unpacked(folder: Path) -> tuple[Path, Path | None]:
 
 
 def _is_settings(path: PurePath) -> bool:
-    """Whether a file is the trainer's settings; macOS adds files that begin with a dot to archives."""
+    """Whether a file has the trainer's settings; macOS adds files that begin with a dot to archives."""
     return path.name.endswith("-project.yaml") and not path.name.startswith(".")
 
 
 def _beside(path: Path) -> Path | None:
-    """Settings of a single file: those of its training's folder, or the vocoder's arguments."""
+    """Settings of a single file: the YAML of its training's folder, or the vocoder's arguments."""
     if path.suffix == ".ckpt":
         return max(filter(_is_settings, path.parent.parent.glob("configs/*")), default=None)
     arguments = path.parent / "args.yml"
@@ -139,7 +139,7 @@ def _beside(path: Path) -> Path | None:
 
 
 def _preference(path: PurePath) -> tuple[bool, str]:
-    """Sort key: the released scripts take `last.ckpt`, else the last name."""
+    """Sort key: like the released scripts, prefer `last.ckpt`, else the last name."""
     return path.name == "last.ckpt", path.name
 
 
@@ -172,7 +172,7 @@ def _unpack(path: Path, scratch: Path) -> tuple[Path, Path | None]:
 
 
 class _Bounded:
-    """A file that is read as far as its content is plausible: compressed weights are hardly smaller than themselves."""
+    """Limits the bytes read from an archive, because weights are hardly compressible."""
 
     def __init__(self, file: gzip.GzipFile | io.BufferedReader, path: Path) -> None:
         self._file, self._path, self._left = file, path, max(_LEAST_CONTENT, _MOST_COMPRESSED * path.stat().st_size)
@@ -188,7 +188,7 @@ class _Bounded:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose extended headers are short; tarfile reads them whole."""
+    """An archive member that refuses long extended headers, because tarfile reads them into memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _EXTENDED and self.size > _LARGEST_SETTINGS:
@@ -213,14 +213,14 @@ def _extract(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, targ
         with target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
     except OSError as error:
-        if error.errno is None:  # damage of the archive, reported by the caller
+        if error.errno is None:  # the archive is damaged, which the caller reports
             raise
         raise CheckpointError(f"cannot unpack {target.name} of {path} into {target.parent}: {error.strerror}.") from None
     return target
 
 
 class _Inert(dict):
-    """Replacement for objects of the authors' trainer: accepts any arguments and state, and ignores them."""
+    """Replaces objects of the authors' trainer; accepts and ignores any arguments and state."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -230,10 +230,10 @@ class _Inert(dict):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file written by `torch.save`, without a trainer's wrapping.
+    """Tensors of a file written by `torch.save`, without the trainer's other entries.
 
     Raises:
-        CheckpointError: if the file is damaged, is not such a file, or holds objects other than weights and a trainer's bookkeeping.
+        CheckpointError: if the file is damaged, is not such a file, or has objects other than weights and a trainer's bookkeeping.
     """
     names: list[str] = []
     try:
@@ -289,7 +289,7 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML loader that reads tags of Python objects as the plain data in them."""
+    """Safe YAML loader that reads tagged Python objects as plain data."""
 
 
 def _plain(loader: _PlainLoader, suffix: str, node: yaml.Node) -> Any:
@@ -307,7 +307,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Content of a project's YAML or of the vocoder's `args.yml` (a pickled argparse namespace) as plain data; nothing is executed.
 
     Raises:
-        CheckpointError: if the file is not YAML, or does not hold a mapping.
+        CheckpointError: if the file is not YAML, or not a mapping.
     """
     try:
         with path.open(encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-"""Converts the authors' state dicts to our networks: every published weight is used, or dropped for a stated reason.
+"""Converts the authors' state dicts to our networks. Every published weight is used, or dropped for a stated reason.
 
-`released_names` in each network's file maps weight names. For each kind of network, this file has the prefix of its names in published
-files and the names to drop, and infers its sizes from shapes. Unknown, missing or misshapen weights are errors that name the weight.
+`released_names` in each network's file maps weight names. For each kind of network, this file has the prefixes of names in published files
+and the names to drop, and infers sizes from shapes. Unknown or missing weights and wrong shapes are errors that name the weight.
 """
 
 import re
@@ -28,22 +28,28 @@ from unsilent.models.perceptual import PerceptualConfig
 from unsilent.models.vggishish import VGGishishConfig
 
 Weights = dict[str, Tensor]
-_UNREADABLE = (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError)  # a weight that gives a size is missing or misshapen
-HEAD_WIDTH = 64  # of the paper's transformers; the number of heads does not show in the shapes
+_UNREADABLE = (
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    ZeroDivisionError,
+)  # raised if a weight that determines a size is missing or has a wrong shape
+HEAD_WIDTH = 64  # width of a head in the paper's transformers; shapes do not determine the number of heads
 
 
 @dataclass(frozen=True)
 class Converter:
-    """How one kind of network was published.
+    """How to convert one kind of published network.
 
     Attributes:
-        mark: a weight name of this kind only.
+        mark: a weight name that only this kind has.
         sizes: infers the network's configuration from names and shapes.
-        names: maps released weight names to ours, for a network of ours.
-        prefixes: of its names in the files that contain it.
+        names: maps released weight names to those of our network.
+        prefixes: prefixes of its names in the files that contain it.
         dropped: patterns of full names that are not used, each with the reason.
-        papers: published configurations; a damaged file differs from one of them only in the damaged weight.
-        squeeze: whether a published shape may have extra axes of length 1.
+        papers: published configurations, with which a damaged file is compared to name the damaged weight.
+        squeeze: whether published shapes may have extra axes of length 1.
     """
 
     mark: str
@@ -56,7 +62,7 @@ class Converter:
 
 
 def _count(weights: Weights, pattern: str) -> int:
-    """Number of different values of the group of `pattern` among the names that match it."""
+    """Number of distinct values of the group in `pattern` among the matching names."""
     return len({match.group(1) for match in map(re.compile(pattern).match, weights) if match})
 
 
@@ -116,7 +122,7 @@ _DISCRIMINATOR = (r"(loss\.)?discriminator\..*", "the discriminator, a network o
 _DISTANCE = (r"(loss\.)?perceptual_loss\..*", "the perceptual distance, a network of its own")
 _IMAGENET = (r"(fc|last_linear)\..*", "the ImageNet classifier, which is not used")
 
-# In the order of `recognise`: a kind whose files contain others precedes them.
+# In the order of `recognise`: a kind whose files contain other kinds precedes them.
 CONVERTERS: dict[str, Converter] = {
     "sampler": Converter(
         "tok_emb.weight", _sampler_sizes, sampler.released_names, ("transformer.", ""), (_FIRST_STAGE, _ORDER, _MASK),
@@ -151,17 +157,17 @@ CONVERTERS: dict[str, Converter] = {
 
 
 def convert(kind: str, state_dict: Mapping[str, Any], config: Config | None = None) -> nn.Module:
-    """Network with the weights of a published state dict, in evaluation mode.
+    """Make a network with the weights of a published state dict, in evaluation mode.
 
     Args:
-        kind: of the network to take from it, a key of `CONVERTERS`.
-        state_dict: as published, with one or several networks (a sampler and its codebook, a codebook and its losses). Tensors are used
-            without a copy; NumPy arrays are accepted.
-        config: of the network; None infers it from names and shapes.
+        kind: kind of the network to take, a key of `CONVERTERS`.
+        state_dict: published state dict with one or several networks (a sampler and its codebook, a codebook and its losses). Tensors are
+            used without a copy; NumPy arrays are accepted.
+        config: configuration of the network; None infers it from names and shapes.
 
     Raises:
         ParameterError: for an unknown kind.
-        CheckpointError: if a weight is missing, unknown, or of another shape, or the code order is not ours; names the weight.
+        CheckpointError: if a weight is missing, unknown or of another shape, or the code order is not ours; the message names the weight.
     """
     row, state_dict = _find(kind), _plain(state_dict)
     prefix = _prefix(row, state_dict)
@@ -188,15 +194,15 @@ def convert(kind: str, state_dict: Mapping[str, Any], config: Config | None = No
 
 
 def why_dropped(kind: str, name: str) -> str:
-    """Why a network of this kind does not use a published weight; empty if it uses it, or the name is unknown."""
+    """Why a network of this kind does not use a published weight; empty if the weight is used or its name is unknown."""
     return next((reason for pattern, reason in _find(kind).dropped if re.fullmatch(pattern, name)), "")
 
 
 def recognise(state_dict: Mapping[str, Any]) -> str:
-    """Kind of a published file; for a file with several networks, the kind it was published as.
+    """Kind of a published file; for a file with several networks, the kind that it was published as.
 
     Raises:
-        CheckpointError: if it was not published.
+        CheckpointError: if the weights are not of a published kind.
     """
     plain = _plain(state_dict)
     for kind, row in CONVERTERS.items():
@@ -223,7 +229,7 @@ def _plain(state_dict: Mapping[str, Any]) -> Weights:
 
 
 def _looks_like(kind: str, state_dict: Weights) -> str:
-    """Clause for an error that names the kind of the file, if it is another published one."""
+    """Clause of an error that names the kind of the file, if it is another published kind."""
     try:
         other = recognise(state_dict)
     except CheckpointError:
@@ -232,7 +238,7 @@ def _looks_like(kind: str, state_dict: Weights) -> str:
 
 
 def _prefix(row: Converter, state_dict: Weights) -> str:
-    """Prefix of the network's names: that of the mark, or, if the mark is the missing weight, one that some name has."""
+    """Prefix of the network's names: that of the mark, or, if the mark is missing, the first prefix of any name."""
     for prefix in row.prefixes:
         if prefix + row.mark in state_dict:
             return prefix
@@ -240,7 +246,7 @@ def _prefix(row: Converter, state_dict: Weights) -> str:
 
 
 def _likely_configs(row: Converter, weights: Weights) -> list[Config]:
-    """The configuration inferred from the shapes, and the published ones, which serve to name the damaged weight."""
+    """The configuration inferred from the shapes, and the published ones, which help to name a damaged weight."""
     try:
         return [row.sizes(weights), *row.papers]
     except _UNREADABLE:
@@ -248,7 +254,7 @@ def _likely_configs(row: Converter, weights: Weights) -> list[Config]:
 
 
 def _problems(row: Converter, module: nn.Module, own: Weights, prefix: str) -> list[str]:
-    """Differences between published weights and the network's, with the names as published."""
+    """Differences between published weights and the network's, with published names."""
     ours = module.state_dict()
     wanted = {theirs: ours[name] for theirs, name in row.names(module).items()}
     missing = [name for name in wanted if name not in own and not _is_count(name)]
@@ -260,14 +266,14 @@ def _problems(row: Converter, module: nn.Module, own: Weights, prefix: str) -> l
     for name in (name for name in wanted if name in own):
         found, expected = list(own[name].shape), list(wanted[name].shape)
         if found != expected and not (row.squeeze and [n for n in found if n != 1] == [n for n in expected if n != 1]):
-            problems.append(f"{prefix}{name} has shape {found}, {expected} is wanted")
+            problems.append(f"{prefix}{name} has shape {found} instead of {expected}")
         elif wanted[name].is_floating_point() != own[name].is_floating_point() and not _is_count(name):
             problems.append(f"{prefix}{name} has the dtype {str(own[name].dtype).removeprefix('torch.')}")
     return problems
 
 
 def _is_count(name: str) -> bool:
-    """Whether a weight counts the batches of a norm: it is not used, and old files lack it."""
+    """Whether a weight is the batch counter of a norm, which is not used and missing in old files."""
     return name.endswith("num_batches_tracked")
 
 

@@ -1,4 +1,4 @@
-"""HTTP downloads that resume, retry, and end with the expected digest or an error."""
+"""HTTP downloads that resume, retry, and verify the digest."""
 
 import contextlib
 import errno
@@ -20,15 +20,15 @@ from urllib.parse import urlsplit
 from unsilent.errors import CheckpointError
 from unsilent.version import __version__
 
-Progress = Callable[[int, int | None], None]  # bytes done, and their total where it is known
-Digest = tuple[str, str]  # algorithm ("md5" or "sha256"), first hex digits of its result or all of them
+Progress = Callable[[int, int | None], None]  # downloaded bytes, and their total if known
+Digest = tuple[str, str]  # algorithm ("md5" or "sha256"), and all or the first hex digits
 
 _CHUNK = 1 << 20  # bytes read at once
-_LARGEST = 1 << 34  # bytes, far above every published file
-_MOST_OF_APPROXIMATE = 2  # times the size that the catalog estimates, before a download is given up
-_LEAST_RATE, _RATE_SECONDS = 1000, 60  # bytes per second, over so many seconds, below which a server counts as unreachable
-_LENGTH_DIGITS = 15
-_LONGEST_REASON = 100  # characters of what a server says
+_LARGEST = 1 << 34  # bytes, far above the size of every published file
+_MOST_OF_APPROXIMATE = 2  # a download ends with an error above this multiple of the estimated size
+_LEAST_RATE, _RATE_SECONDS = 1000, 60  # smallest rate in bytes per second, measured over so many seconds
+_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are ignored
+_LONGEST_REASON = 100  # characters of a server's or the system's message that are shown
 _RETRIES = 5  # consecutive attempts that gain less than a chunk
 
 
@@ -43,20 +43,20 @@ def checksum(path: Path, algorithm: str) -> str:
         CheckpointError: if the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:  # systems that forbid MD5 for security allow this
+        with open(path, "rb") as file:  # systems that forbid MD5 for security allow this use
             return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}.") from None
 
 
 def matches(path: Path, digest: Digest) -> bool:
-    """Whether a file exists and has a digest."""
+    """Whether a file exists and has this digest."""
     algorithm, expected = digest
     return path.is_file() and checksum(path, algorithm).startswith(expected)
 
 
 def part_of(path: Path) -> Path:
-    """Where the downloaded part of an incomplete file is kept."""
+    """Path of the downloaded part of an incomplete file."""
     return path.with_name(path.name + ".part")
 
 
@@ -66,44 +66,44 @@ def size_of(path: Path) -> int:
 
 
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https, but not from https to http."""
+    """Follows redirects to http and https, except from https to http."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        """The request to follow.
+        """The redirected request.
 
         Raises:
-            CheckpointError: for a redirect that is refused.
+            CheckpointError: for a refused redirect.
         """
         old, new = urlsplit(req.full_url), urlsplit(newurl)
         if new.scheme == "https" or (old.scheme, new.scheme) == ("http", "http"):
             return super().redirect_request(req, fp, code, msg, headers, newurl)
         fp.close()
-        raise CheckpointError(f"{old.netloc} redirects from {old.scheme} to {new.scheme}, which is refused; name a mirror with --mirror.")
+        raise CheckpointError(f"{old.netloc} redirects from {old.scheme} to {new.scheme}, which is refused; choose a mirror with --mirror.")
 
 
 class _IncompleteError(Exception):
-    """An attempt ended early, and the next one may continue. The message has no full stop."""
+    """An attempt ended early; the next one may continue. The message has no full stop."""
 
 
 class _WrongContentError(Exception):
-    """The bytes are not those of the file. The message has no full stop."""
+    """The bytes are not those of the expected file. The message has no full stop."""
 
 
 @dataclass
 class Download:
-    """One download. What an earlier one left in `part_of(path)` is continued.
+    """One download, which continues the part that an earlier one left in `part_of(path)`.
 
     Attributes:
-        url: http or https.
-        path: of the complete file.
-        digest: of the file.
-        size: in bytes, if known.
-        approximate_size: of the file, as the catalog estimates; None where unknown. Twice as many bytes are too many.
-        by_hand: clause for errors: how to get the file without this program.
+        url: http or https URL.
+        path: path of the complete file.
+        digest: expected digest.
+        size: size in bytes; None if unknown.
+        approximate_size: estimated size in bytes; None if unknown. A download of more than twice this size is an error.
+        by_hand: clause of errors that says how to get the file without this program.
         progress: called after each chunk.
-        timeout_seconds: without any bytes, after which the server counts as unreachable.
+        timeout_seconds: time without any bytes after which the server counts as unreachable.
         pause: sleeps before a retry.
-        done: bytes in the part.
+        done: number of bytes in the part.
     """
 
     url: str
@@ -123,20 +123,20 @@ class Download:
         self.limit = self.size or (_MOST_OF_APPROXIMATE * self.approximate_size if self.approximate_size else _LARGEST)
 
     def run(self) -> None:
-        """Try until the file is complete, then rename the part.
+        """Download until the file is complete, then rename the part.
 
         Raises:
-            CheckpointError: if the file cannot be downloaded. What has arrived is kept, unless it is known to be wrong.
+            CheckpointError: if the file cannot be downloaded. The downloaded part is kept, unless it is wrong.
             OSError: if a file beside `path` cannot be read or written.
         """
         try:
             self._complete()
         except _IncompleteError as error:
-            kept = f"; {_format_bytes(self.done)} are kept, the same command continues" if self.done else ""
+            kept = f"; {_format_bytes(self.done)} are kept, and the same command continues" if self.done else ""
             raise CheckpointError(f"{error}{kept}; if this persists or this machine has no network, {self.by_hand}.") from None
         except _WrongContentError as error:
             self._discard()
-            raise CheckpointError(f"{error}; what was downloaded is deleted; {self.by_hand}.") from None
+            raise CheckpointError(f"{error}; the downloaded part is deleted; {self.by_hand}.") from None
         os.replace(self.part, self.path)
         self.origin.unlink(missing_ok=True)
 
@@ -146,7 +146,7 @@ class Download:
         except _WrongContentError:
             if not self.has_resumed:
                 raise
-            self._discard()  # the part may have been damaged or of another version: once more from the start
+            self._discard()  # the part may be damaged or of another version, so start again
             self._retry()
 
     def _retry(self) -> None:
@@ -172,11 +172,11 @@ class Download:
         self.done = 0
 
     def _attempt(self) -> None:
-        """Request the missing bytes and append them to the part.
+        """Request the missing bytes, and append them to the part.
 
         Raises:
             _IncompleteError: if fewer bytes arrived than were announced.
-            _WrongContentError: if the response is not the missing range, or all arrived with another digest.
+            _WrongContentError: if the response is not the missing range, or the complete file has another digest.
         """
         with self._request() as response:
             self._check_headers(response)
@@ -202,14 +202,14 @@ class Download:
                 self.done += len(chunk)
                 self.progress(self.done, self.total)
                 if self.done > self.limit:
-                    raise CheckpointError(f"{self.url} does not end after {_format_bytes(self.done)}; name a mirror with --mirror.")
+                    raise CheckpointError(f"{self.url} does not end after {_format_bytes(self.done)}; choose a mirror with --mirror.")
 
     def _chunks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         since, before = time.monotonic(), self.done
         while self.total is None or self.done < self.total:
             wanted = min(_CHUNK, (self.limit + 1 if self.total is None else self.total) - self.done)
             try:
-                chunk = response.read1(wanted)  # returns what has arrived; `read` would lose it when the connection stalls
+                chunk = response.read1(wanted)  # returns the bytes that have arrived; `read` would lose them when the connection stalls
             except (OSError, http.client.HTTPException) as error:
                 reason = self._reason(error)
                 raise _IncompleteError(f"{self.host} closed the connection after {_format_bytes(self.done)} ({reason})") from None
@@ -218,7 +218,7 @@ class Download:
             yield chunk
             if time.monotonic() - since > _RATE_SECONDS:
                 if self.done - before < _LEAST_RATE * _RATE_SECONDS:
-                    raise _IncompleteError(f"{self.host} sends less than {_LEAST_RATE} bytes a second")
+                    raise _IncompleteError(f"{self.host} sends less than {_LEAST_RATE} bytes per second")
                 since, before = time.monotonic(), self.done
 
     def _no_space(self) -> CheckpointError:
@@ -242,7 +242,12 @@ class Download:
             raise self._refusal(error.code) from None
         except urllib.error.URLError as error:
             raise _IncompleteError(f"cannot reach {self.host} ({self._reason(error.reason)})") from None
-        except (OSError, ValueError, OverflowError, http.client.HTTPException) as error:  # the middle two: invalid host or port
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            http.client.HTTPException,
+        ) as error:  # ValueError and OverflowError: invalid host or port
             raise _IncompleteError(f"{self.host} did not answer ({self._reason(error)})") from None
 
     def _reason(self, error: object) -> str:
@@ -252,11 +257,11 @@ class Download:
         return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
 
     def _refusal(self, code: int) -> Exception:
-        """The error for a status other than success."""
+        """The error for an HTTP status other than success."""
         if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self.done:
             return _WrongContentError(f"{self.url} ends before the {self.done} bytes that were downloaded")
         if code in (301, 302, 303, 307, 308):
-            return CheckpointError(f"{self.url} redirects in circles or to another scheme than http; name a mirror with --mirror.")
+            return CheckpointError(f"{self.url} redirects in circles or to another scheme than http; choose a mirror with --mirror.")
         phrase = http.HTTPStatus(code).phrase if code in set(http.HTTPStatus) else "unknown status"
         problem = f"{self.url} answers {code} ({phrase})"
         if code >= 500 or code == http.HTTPStatus.TOO_MANY_REQUESTS:
@@ -264,7 +269,7 @@ class Download:
         return CheckpointError(f"{problem}; {self.by_hand}.")
 
     def _check_headers(self, response: http.client.HTTPResponse) -> None:
-        """Find the range of the response and the total size; discard the part if the response starts from the beginning."""
+        """Check range and size of the response; discard the part if the response starts from the beginning."""
         if response.headers.get_content_type() == "text/html":
             raise CheckpointError(f"{self.url} answers with a web page; does this network need a login, or is the mirror wrong?")
         length = response.headers.get("Content-Length", "")
@@ -276,9 +281,9 @@ class Download:
                 raise _WrongContentError(f"{self.url} answers with another range than the one from byte {self.done}")
             begin, end = self.done, int(span[2]) + 1 if span[3] == "*" else int(span[3])
         if None not in (self.size, end) and self.size != end:
-            raise CheckpointError(f"{self.url} is another file: it has {end} bytes instead of {self.size}; name a mirror with --mirror.")
+            raise CheckpointError(f"{self.url} is another file: it has {end} bytes instead of {self.size}; choose a mirror with --mirror.")
         if end is not None and end > self.limit:
-            raise CheckpointError(f"{self.url} has {_format_bytes(end)}, far more than the file; name a mirror with --mirror.")
+            raise CheckpointError(f"{self.url} has {_format_bytes(end)}, far more than the file; choose a mirror with --mirror.")
         if not begin:
             self._discard()
             self._write_validator(response)
@@ -291,7 +296,7 @@ class Download:
         self.origin.write_text(json.dumps({"url": self.url, "validator": validator}))
 
     def _read_validator(self) -> str:
-        """The server's version of the part; empty if unknown or of another server."""
+        """The server's validator (ETag or date) of the part; empty if unknown or of another URL."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             origin = json.loads(self.origin.read_text())
             if origin["url"] == self.url:

@@ -1,4 +1,4 @@
-"""Download of published files to the cache, verified by digest; of several processes one downloads."""
+"""Downloads published files to the cache, and verifies their digests. If several processes need a file, one downloads it."""
 
 import contextlib
 import os
@@ -16,17 +16,17 @@ from unsilent.errors import CheckpointError, ParameterError
 from unsilent.files import cache_folder, try_lock
 from unsilent.published.download import Download, Progress, matches, part_of, size_of
 
-_LOCK_SECONDS = 0.2  # between two attempts to lock
+_LOCK_SECONDS = 0.2  # time between two attempts to lock
 
-# a host or an address in brackets, a port, a path: what `/NAME` can be appended to
+# URL to which `/NAME` can be appended: a host or an address in brackets, a port, a path
 _FOLDER_URL = re.compile(r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d{1,5})?(/[^\s?#]*)?", re.ASCII | re.IGNORECASE)
 
 
 def needed(name: str) -> list[Published]:
-    """Published files that a model or network needs and that are not installed, in the order of installation.
+    """Published files of a model or network that are not installed yet, in the order of installation.
 
     Raises:
-        ParameterError: if there is no published file of that name; suggests similar ones.
+        ParameterError: if there is no published file of that name; the message suggests similar names.
     """
     if name in presets.names() and name not in catalog.names():
         why = "comes with the package" if (SHIPPED / name).exists() else "was never published"
@@ -46,22 +46,22 @@ def fetch(
     timeout_seconds: float = 30.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Make a published file available, verified by its digest; download only what is missing.
+    """Make a published file available and verify its digest; only missing bytes are downloaded.
 
-    The part of an incomplete file is kept as `NAME.part`. A file that is in the folder already is used if its digest matches, and replaced
-    if not. If another process downloads the same file, this one waits.
+    The part of an incomplete file is kept as `NAME.part`. A file in the folder is used if its digest matches, and replaced if not. If
+    another process downloads the same file, this one waits.
 
     Args:
-        published: row of the catalog.
-        mirror: URL of a folder instead of the authors' server. Its files are verified by the same digests.
-        progress: called with the bytes downloaded, and their total where the server tells it.
-        folder: of the file; `downloads` in `cache_folder()` by default.
-        wanted: all files of the same request, which errors list; only `published` by default.
-        timeout_seconds: without any bytes, after which a server counts as unreachable.
-        pause: sleeps for that many seconds before a retry.
+        published: row of the catalogue.
+        mirror: URL of a folder that replaces the authors' server. Digests are verified as well.
+        progress: called with the number of downloaded bytes, and their total if the server sends it.
+        folder: folder of the file; `downloads` in `cache_folder()` by default.
+        wanted: all files of the same request, which error messages list; only `published` by default.
+        timeout_seconds: time without any bytes after which a server counts as unreachable.
+        pause: sleeps for a number of seconds before a retry.
 
     Returns:
-        Its path.
+        Path of the file.
 
     Raises:
         CheckpointError: if the file cannot be downloaded, has another digest, or the disk is full.
@@ -71,7 +71,7 @@ def fetch(
     path = folder / published.file_name
     url = published.url if mirror is None else _on_mirror(mirror, published)
     places = " and ".join(f"{row.url} to {folder / row.file_name}" for row in wanted or (published,))
-    by_hand = f"download {places} by hand, or name a mirror with --mirror"
+    by_hand = f"download {places} by hand, or choose a mirror with --mirror"
     try:
         if matches(path, published.digest):
             return path
@@ -94,11 +94,11 @@ def _on_mirror(mirror: str, published: Published) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, progress: Progress) -> Iterator[None]:
-    """Exclude other processes from making a file or folder; the system releases the lock of a process that dies.
+    """Keep other processes from making a file or folder. The system releases the lock of a process that dies.
 
     Args:
-        path: to be made.
-        progress: called while waiting, with the size of the part.
+        path: file or folder to be made.
+        progress: called during waiting with the size of the part.
     """
     if files.fcntl is None:
         yield
@@ -110,7 +110,7 @@ def lock(path: Path, progress: Progress) -> Iterator[None]:
                 progress(size_of(part_of(path)), None)
                 time.sleep(_LOCK_SECONDS)
             if not name.exists() or not os.path.samestat(name.stat(), os.fstat(file.fileno())):
-                continue  # its holder has removed it, and another process may have made a new one
+                continue  # the holder has removed the lock file, and another process may have made a new one
             try:
                 yield
             finally:

@@ -1,4 +1,4 @@
-"""Installation of published models: download, conversion, and the folder where they are found by name."""
+"""Installs published models: downloads files, and converts them into the folder of installed models."""
 
 import os
 import shutil
@@ -26,10 +26,10 @@ from unsilent.published.containers import Container, read_container
 from unsilent.published.convert import convert, recognise
 from unsilent.published.fetch import fetch, lock
 
-Progress = Callable[[str, float], None]  # current step, share of it done in [0, 1]
+Progress = Callable[[str, float], None]  # current step, and its finished share in [0, 1]
 _VOCODER_SIZES = {"mels": "n_mel_channels", "width": "ngf", "residual_blocks": "n_residual_layers"}  # our names → those of args.yml
-_MARK = ".unsilent-part"  # at the end of the names of unfinished folders
-DEFAULT = "everyday"  # the shipped model, whose vocoder is used without a published one
+_MARK = ".unsilent-part"  # suffix of unfinished folders
+DEFAULT = "everyday"  # the shipped model, whose vocoder is used if no published one is installed
 
 
 def install(
@@ -39,17 +39,17 @@ def install(
     progress: Progress = lambda step, share: None,
     wanted: Sequence[Published] = (),
 ) -> Path:
-    """Fetch a published file, convert it to the folder where it is found by name, and remove the download.
+    """Fetch a published file, convert it into the folder of installed models, and remove the download.
 
     Args:
         row: one of `fetch.needed`; install in their order, because a sampler uses the installed vocoder.
-        mirror: URL of a folder instead of the authors' server.
-        dtype: of the weights on disk; `torch.float16` halves their size.
-        progress: called with the step and its share.
-        wanted: all files of the same request, which errors list.
+        mirror: URL of a folder that replaces the authors' server.
+        dtype: dtype of the weights on disk; `torch.float16` halves their size.
+        progress: called with the current step and its finished share.
+        wanted: all files of the same request, which error messages list.
 
     Returns:
-        The folder.
+        The folder of the model or network.
 
     Raises:
         CheckpointError: if the file cannot be downloaded, is damaged, or the disk is full.
@@ -85,26 +85,26 @@ def convert_file(
     vocoder: Path | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Convert a published file to our format: a sampler with its codebook to a bundle folder, another network to a checkpoint folder.
+    """Convert a published file to our format: a sampler with its codebook to a bundle, any other network to a checkpoint.
 
     Args:
         path: archive, checkpoint, or unpacked folder.
         out: folder to make, atomically.
-        kind: of the network to take from a file with several; None takes the one it was published as.
-        preset: of a sampler, a row of `unsilent.presets`; None infers it from the file's name, its settings or its sizes.
+        kind: kind of the network to take from a file with several; None takes the kind that it was published as.
+        preset: row of `unsilent.presets` for a sampler; None infers it from the file's name, its settings or its sizes.
         vocoder: published vocoder for the bundle; None takes the installed one, or else that of the default model.
-        dtype: of the weights on disk; `torch.float16` halves their size.
+        dtype: dtype of the weights on disk; `torch.float16` halves their size.
 
     Returns:
-        A sentence about what was written.
+        A sentence that describes the result.
 
     Raises:
-        CheckpointError: if the file cannot be read or is not of the kind, or `out` exists or cannot be written.
-        ParameterError: for an unknown kind or preset, or a sampler that fits several presets.
+        CheckpointError: if the file cannot be read or has another kind, or `out` exists or cannot be written.
+        ParameterError: for an unknown kind or preset, or a sampler that matches several presets.
     """
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already; name a new folder, or remove it first.")
+        raise CheckpointError(f"{out} exists already; choose a new folder, or remove it first.")
     with _atomic_folder(out) as (part, scratch):
         container = read_container(path, scratch)
         return _convert(container, part, kind, preset, vocoder, dtype)
@@ -141,7 +141,7 @@ def _network(container: Container, kind: str, config: Config | None = None) -> n
 
 @contextmanager
 def _name_file(container: Container) -> Iterator[None]:
-    """Prefix errors about weights with the file."""
+    """Prefix errors about weights with the path of the file."""
     try:
         yield
     except CheckpointError as error:
@@ -168,7 +168,7 @@ def _save_vocoder(folder: Path, preset: str, published: Path | None, dtype: torc
 
 
 def _vocoder_sizes(container: Container) -> MelGANConfig | None:
-    """Configuration in the vocoder's `args.yml`, because shapes do not give all of it; None without that file."""
+    """Configuration from the vocoder's `args.yml`, because shapes do not determine all of it; None without that file."""
     sizes = {ours: container.settings.get(theirs) for ours, theirs in _VOCODER_SIZES.items()}
     return MelGANConfig(**sizes) if all(isinstance(value, int) for value in sizes.values()) else None
 
@@ -178,7 +178,7 @@ def _licences(row: Preset) -> dict[str, list[str]]:
 
 
 def _find_preset(container: Container) -> str:
-    """Preset of a sampler: by its file's name, its settings, or its sizes if only one fits."""
+    """Preset of a sampler by its file's name, its settings, or its sizes if they match only one."""
     listed = catalog.find_by_stem(container.stem)
     if listed:
         return listed.name
@@ -190,12 +190,12 @@ def _find_preset(container: Container) -> str:
     if len(fits) == 1:
         return fits[0]
     if not fits:
-        raise CheckpointError(f"{container.path}: no published sampler has its sizes.")
+        raise CheckpointError(f"{container.path}: no published sampler has these sizes.")
     raise ParameterError(f"{container.stem} could be any of {', '.join(fits)}; choose one with --preset.")
 
 
 def _could_be(published: AnySamplerConfig, found: SamplerConfig) -> bool:
-    """Whether the shapes are equal; a random vector in place of a feature does not show in them."""
+    """Whether all shapes are equal; shapes do not distinguish a random vector from a feature."""
     if not isinstance(published, SamplerConfig):
         return False
     theirs, ours = (config.condition.model_copy(update={"kind": "features"}) for config in (published, found))
@@ -203,7 +203,7 @@ def _could_be(published: AnySamplerConfig, found: SamplerConfig) -> bool:
 
 
 def preset_of(settings: dict[str, Any]) -> str:
-    """Name of the preset that a released project's YAML describes; empty if it is incomplete.
+    """Name of the preset that a released YAML describes; incomplete if entries are missing.
 
     Source:
         Released configs/vggsound_transformer.yaml and vas_transformer.yaml, with the changes in the README for each row.
@@ -228,7 +228,7 @@ def preset_of(settings: dict[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""  # the text of other values may be exponentially large
+    return value if isinstance(value, str) else ""  # converting other YAML values to text may take exponential memory
 
 
 def _params(section: Any) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _params(section: Any) -> dict[str, Any]:
 
 @contextmanager
 def _atomic_folder(out: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder that is renamed to `out` at the end of the block, and one for extracted files; both are removed after an error."""
+    """Yield a folder that is renamed to `out` at the end of the block, and a folder for extracted files. An error removes both."""
     with ExitStack() as locks:
         yield from _folder_beside(out, locks)
 
@@ -267,7 +267,7 @@ def _folder_beside(out: Path, locks: ExitStack) -> Iterator[tuple[Path, Path]]:
 
 
 def _sweep(out: Path) -> None:
-    """Remove folders that conversions whose processes were killed have left beside `out`."""
+    """Remove folders that killed conversions left beside `out`."""
     for left in out.parent.glob(f".*{_MARK}"):
         with suppress(OSError), (left / "lock").open("rb") as file:
             if try_lock(file.fileno()):

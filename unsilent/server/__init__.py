@@ -1,1 +1,1 @@
-"""The server: uploads, a fair queue, one thread that owns the models, results that survive a restart, and the page."""
+"""The server: uploads, a fair job queue, one thread that owns the models, results that survive restarts, and the web page."""

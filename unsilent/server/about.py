@@ -1,4 +1,4 @@
-"""What the server says of itself: its models, its health, its counters."""
+"""Descriptions of the server: its models, health and metrics."""
 
 import resource
 import sys
@@ -12,11 +12,11 @@ from unsilent.server.service import Service
 from unsilent.server.settings import Settings
 from unsilent.version import __version__
 
-# What the person in front of the page must know before the first sound.
+# Abilities and limits of a model, shown on the page before the first sound.
 _KNOWS = {
-    "everyday": "Knows 234 kinds of everyday sound, and recognises 134 of them in pictures: animals, weather, machines, household, "
-    "steps. Other pictures get soft wind or the sound of a similar kind; a label helps. Little speech and music. Its timing does not "
-    "follow visible hits reliably. Mono, 22 kHz. For research, because parts of its training data are."
+    "everyday": "Generates 234 classes of everyday sound and recognises 134 of them in videos: animals, weather, machines, household, "
+    "steps. Other videos get soft wind or a similar sound; a label helps. Knows little speech and music. Its timing does not "
+    "reliably follow visible impacts. Mono, 22 kHz. For research only, because of the licences of its training data."
 }
 
 
@@ -39,26 +39,26 @@ def describe_models(settings: Settings) -> list[dict[str, Any]]:
 
 
 def health_of(service: Service) -> dict[str, Any]:
-    """Version, and whether the model is loaded."""
+    """Return the version and whether the model is loaded."""
     return {"status": "ok", "version": __version__, "is_warm": service.is_warm}
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the peak resident memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def metrics_of(service: Service, answers: Counter[int]) -> str:
-    """Counters in the text format of Prometheus."""
-    rows = [("unsilent_jobs_total", "counter", "Jobs that ended.", [(f'state="{name}"', n) for name, n in sorted(service.counts.items())])]
+    """Format counters and gauges in the text format of Prometheus."""
+    rows = [("unsilent_jobs_total", "counter", "Finished jobs.", [(f'state="{name}"', n) for name, n in sorted(service.counts.items())])]
     rows += [
-        ("unsilent_answers_total", "counter", "HTTP answers.", [(f'code="{code}"', n) for code, n in sorted(answers.items())]),
-        ("unsilent_jobs_waiting", "gauge", "Jobs that wait.", [("", len(service.queue))]),
-        ("unsilent_wait_seconds", "gauge", "Expected wait of a new job.", [("", round(service.wait_seconds(), 3))]),
-        ("unsilent_work_seconds_total", "counter", "Seconds of work on jobs.", [("", round(service.spent, 3))]),
-        ("unsilent_stored_bytes", "gauge", "Bytes of uploads and results.", [("", service.store.n_bytes())]),
-        ("unsilent_peak_memory_bytes", "gauge", "Largest resident memory so far.", [("", peak_memory_bytes())]),
+        ("unsilent_answers_total", "counter", "HTTP responses.", [(f'code="{code}"', n) for code, n in sorted(answers.items())]),
+        ("unsilent_jobs_waiting", "gauge", "Waiting jobs.", [("", len(service.queue))]),
+        ("unsilent_wait_seconds", "gauge", "Expected wait of a new job in seconds.", [("", round(service.wait_seconds(), 3))]),
+        ("unsilent_work_seconds_total", "counter", "Processing time of jobs in seconds.", [("", round(service.spent, 3))]),
+        ("unsilent_stored_bytes", "gauge", "Size of uploads and results in bytes.", [("", service.store.n_bytes())]),
+        ("unsilent_peak_memory_bytes", "gauge", "Peak resident memory in bytes.", [("", peak_memory_bytes())]),
     ]
     lines = []
     for name, kind, text, values in rows:

@@ -1,4 +1,4 @@
-"""The routes of the server, and how errors become answers."""
+"""The HTTP routes of the server, and the conversion of errors to responses."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ _STATUS: dict[type[Exception], int] = {
 
 
 def client_of(request: Request) -> str:
-    """Digest of the token that the asking client brought."""
+    """Return the digest of the requesting client's token."""
     return request.state.client
 
 
@@ -42,7 +42,7 @@ Client = Annotated[str, Depends(client_of)]
 
 
 def make_app(service: Service) -> FastAPI:
-    """The application of a service, which starts and ends with it."""
+    """Create the application of a service. The service starts and stops with the application."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +65,7 @@ def make_app(service: Service) -> FastAPI:
 
 
 def guarded(app: FastAPI, service: Service) -> Guard:
-    """The application behind its guard."""
+    """Wrap an application in its `Guard`."""
     guard = Guard(app, service.settings)
     app.state.answers = guard.answers
     return guard
@@ -74,19 +74,19 @@ def guarded(app: FastAPI, service: Service) -> Guard:
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 503)
     wait = {"Retry-After": str(max(1, round(error.wait_seconds)))} if isinstance(error, BusyError) else {}
-    return JSONResponse({"error": without_folders(str(error)) or "the client went away."}, status, wait)
+    return JSONResponse({"error": without_folders(str(error)) or "the client closed the connection."}, status, wait)
 
 
 async def _refuse_form(request: Request, error: RequestValidationError) -> JSONResponse:
     found = error.errors()[0]
     names = [str(part) for part in found["loc"][1:] if isinstance(part, str)]
-    inner = found["msg"].startswith("Value error, ")  # of our own checks, which name the field
+    inner = found["msg"].startswith("Value error, ")  # from a validator of unsilent, whose message already names the field
     sentence = found["msg"].removeprefix("Value error, ") if inner else explain(found, ".".join(names) or "the body")
     return JSONResponse({"error": sentence}, 422)
 
 
 async def _refuse_request(request: Request, error: HTTPException) -> JSONResponse:
-    """What the framework refuses: unknown addresses and methods, bodies that are not JSON in UTF-8."""
+    """Respond to errors of the framework: unknown paths and methods, and bodies that are not JSON in UTF-8."""
     return JSONResponse({"error": f"{error.detail.lower().rstrip('.')}."}, error.status_code, error.headers)
 
 
@@ -98,25 +98,25 @@ def _add_inputs(app: FastAPI, service: Service) -> None:
     async def upload(
         request: Request, client: Client, name: str = "upload", content_length: Annotated[int | None, Header()] = None
     ) -> dict[str, Any]:
-        """Send a video, a sound or a file of codes as the body; `name` is its file name."""
+        """Upload a video, a sound or a file of codes as the request body; `name` is its file name."""
         if slots.locked():
-            raise BusyError(f"{settings.max_uploads} uploads are under way, which is the limit; try again in 10 s.", 10)
+            raise BusyError(f"{settings.max_uploads} uploads are in progress, which is the limit; try again in 10 s.", 10)
         async with slots:
             return research.view_input(await uploads.receive(request.stream(), content_length, name, client, store, settings))
 
     @app.post("/api/inputs/example", status_code=201, tags=["uploads"])
     def take_example(client: Client) -> dict[str, Any]:
-        """Use the example video."""
+        """Copy the example video to a new upload."""
         return research.view_input(uploads.take_over(EXAMPLE, client, store, settings))
 
     @app.get("/api/inputs/{id}", tags=["uploads"])
     def get_input(id: str, client: Client) -> dict[str, Any]:
-        """Facts of an upload."""
+        """Return the metadata of an upload."""
         return research.view_input(store.input(client, id))
 
     @app.get("/api/inputs/{id}/file", tags=["uploads"], response_class=FileResponse)
     def get_input_file(id: str, client: Client) -> FileResponse:
-        """The upload itself."""
+        """Return the uploaded file."""
         found = store.input(client, id)
         return FileResponse(store.path_of(found), filename=found.name, content_disposition_type="inline")
 
@@ -134,28 +134,28 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 
     @app.post("/api/jobs", status_code=202, tags=["jobs"])
     def submit(ask: Ask, client: Client) -> dict[str, Any]:
-        """Ask for a job; the answer says its place in the queue and the expected wait."""
+        """Submit a job. The response has its position in the queue and its expected wait."""
         return service.view(service.submit(client, ask))
 
     @app.get("/api/jobs", tags=["jobs"])
     def list_jobs(client: Client) -> list[dict[str, Any]]:
-        """Your jobs, the newest first."""
+        """List the client's jobs, newest first."""
         return [service.view(job) for job in store.jobs(client)]
 
     @app.get("/api/jobs/{id}", tags=["jobs"])
     def get_job(id: str, client: Client) -> dict[str, Any]:
-        """One job, with the names of its files."""
+        """Return a job, with the names of its files."""
         return service.view(store.job(client, id))
 
     @app.get("/api/jobs/{id}/events", tags=["jobs"])
     async def follow(id: str, client: Client) -> StreamingResponse:
-        """Server-sent events of a job: `progress`, `mel` (new columns of the growing mel), `sound` (a finished one), and `end`."""
+        """Stream a job's events: `progress`, `mel` (new columns of the draft), `sound` (a finished sound) and `end`."""
         job = store.job(client, id)
         return StreamingResponse(_as_events(service, job), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @app.post("/api/jobs/{id}/stop", status_code=202, tags=["jobs"])
     def stop(id: str, client: Client) -> dict[str, Any]:
-        """Stop a job; what is sampled by then is kept."""
+        """Stop a job; the part that has been sampled is kept."""
         service.stop(store.job(client, id))
         return service.view(store.job(client, id))
 
@@ -167,7 +167,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/jobs/{id}/all.zip", tags=["jobs"])
     def get_all(id: str, client: Client) -> StreamingResponse:
-        """All files of a job: video, sounds, stems and projects, which name each other as they lie there."""
+        """Download all files of a job as ZIP: video, sounds, stems and projects, with paths relative to the ZIP."""
         job = store.job(client, id)
         try:
             source = store.path_of(store.input(client, job.ask.input))
@@ -179,7 +179,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/jobs/{id}/files/{name}", tags=["jobs"], response_class=FileResponse)
     def get_file(id: str, name: str, client: Client, download: bool = False) -> FileResponse:
-        """A file of a job's results; with `download`, under a name made of the video's."""
+        """Return a file of a job; with `download`, it is saved under a name that begins with the video's name."""
         job = store.job(client, id)
         path = store.folder_of(job) / name
         if path.name != name or name.startswith(".") or not path.is_file():
@@ -203,12 +203,12 @@ async def _as_events(service: Service, job: Job) -> AsyncIterator[str]:
 def _add_about(app: FastAPI, service: Service) -> None:
     @app.get("/api/models", tags=["server"])
     def models() -> list[dict[str, Any]]:
-        """Models whose weights are here, with their defaults and classes."""
+        """List the installed models, with their defaults and classes."""
         return describe_models(service.settings)
 
     @app.get("/api/limits", tags=["server"])
     def limits() -> dict[str, Any]:
-        """Limits of the server, and the expected wait of a new job."""
+        """Return the limits of the server and the expected wait of a new job."""
         names = [name for name in Settings.model_fields if name.startswith(("max_", "keep_"))]
         rest = {
             "wait_seconds": round(service.wait_seconds(), 1),
@@ -219,10 +219,10 @@ def _add_about(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/health", tags=["server"])
     def health() -> dict[str, Any]:
-        """Whether the server works; needs no token."""
+        """Return whether the server runs and has loaded its model; needs no token."""
         return health_of(service)
 
     @app.get("/metrics", tags=["server"])
     def metrics() -> Response:
-        """Counters in the text format of Prometheus."""
+        """Return counters and gauges in the text format of Prometheus."""
         return Response(metrics_of(service, app.state.answers), media_type="text/plain; version=0.0.4")

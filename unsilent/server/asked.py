@@ -1,4 +1,4 @@
-"""What a client may ask for: the schema of a job, and the limits of a server."""
+"""Jobs that a client can submit: their schema, their checks against a server's limits, and their expected cost."""
 
 from typing import Literal
 
@@ -22,51 +22,51 @@ NEEDS = {
 
 
 class Again(Config):
-    """A stretch of a finished sound that is made anew; every sample outside it stays. Fields as of `unsilent retake`."""
+    """Parameters of a retake: a stretch of a finished sound that is regenerated. The fields match `unsilent retake`."""
 
-    job: str = Field(description="Id of the job that made it.")
-    sound: str = Field(description="Name of its video among the files of that job, such as `take1.mp4`.")
-    start: float | None = Field(default=None, description="Seconds.")
-    stop: float | None = Field(default=None, description="Seconds; None is the end.")
-    seed: int | None = Field(default=None, ge=0, description="None takes one more than the last.")
-    takes: int = Field(default=1, ge=1, description="Results, the best first.")
-    candidates: int = Field(default=8, ge=1, description="How many are sampled.")
-    label: str | None = Field(default=None, description="What sounds there; None as in the sound.")
-    layer: Layer = Field(default="replace", description="Replace what is there, or mix with it.")
-    keep: float = Field(default=0.0, ge=0, lt=1, description="Share of the codes that stay.")
+    job: str = Field(description="Id of the job that generated the sound.")
+    sound: str = Field(description="Name of the sound's video among the files of that job, such as `take1.mp4`.")
+    start: float | None = Field(default=None, description="Start of the stretch in seconds; None is the beginning.")
+    stop: float | None = Field(default=None, description="End of the stretch in seconds; None is the end of the sound.")
+    seed: int | None = Field(default=None, ge=0, description="Random seed; None takes the previous seed + 1.")
+    takes: int = Field(default=1, ge=1, description="Number of results, best first.")
+    candidates: int = Field(default=8, ge=1, description="Number of candidates to sample.")
+    label: str | None = Field(default=None, description="Class name of the new stretch; None is that of the sound.")
+    layer: Layer = Field(default="replace", description="Replace the old sound, or mix the new one with it.")
+    keep: float = Field(default=0.0, ge=0, lt=1, description="Fraction of the codes to keep.")
 
 
 class Ask(Config):
-    """A job: what is done with an upload. `request` is that of the command line and of Python, see `unsilent.Request`."""
+    """A job: how to process an upload. `request` has the same fields as on the command line and in Python, see `unsilent.Request`."""
 
     kind: Kind = Field(
         default="generate",
-        description="Make sounds; make a stretch anew; send the own sound through the codes and back; to codes; from codes.",
+        description="Generate sounds, regenerate a stretch, reconstruct the upload's sound, encode it as codes, or decode codes.",
     )
-    input: str = Field(description="Id of an upload: a video; for the other kinds a sound, or a file of codes.")
-    model: str = Field(default="everyday", description="Name of a model whose weights are on the server.")
-    vocoder: VocoderChoice = Field(default="neural", description="Mel to waveform.")
-    again: Again | None = Field(default=None, description="For `retake`: what is made anew. The model is that of the job.")
-    compare: bool = Field(default=False, description="With `generate`: also give the video's own sound and its reconstruction.")
-    attention: bool = Field(default=False, description="Also compute what the sampler's attention looks at.")
+    input: str = Field(description="Id of an upload: a video; to reconstruct or encode also a sound; to decode a file of codes.")
+    model: str = Field(default="everyday", description="Name of a model that is installed on the server.")
+    vocoder: VocoderChoice = Field(default="neural", description="Method from mel to waveform.")
+    again: Again | None = Field(default=None, description="Parameters of `retake`. It uses the model of the original job.")
+    compare: bool = Field(default=False, description="With `generate`: also return the video's own sound and its reconstruction.")
+    attention: bool = Field(default=False, description="Also compute the sampler's attention map.")
     request: Request = Field(
         default=Request(), description="Parameters of `generate`. `like`, and `prime` unless it is `own`, are ids of other uploads."
     )
 
 
 def check_ask(ask: Ask, found: str, has_sound: bool, seconds: float, defaults: Defaults, settings: Settings) -> None:
-    """Refuse a job before it waits.
+    """Check a job before it is queued.
 
     Args:
-        ask: as given; its model is here.
+        ask: the job as submitted; its model is installed.
         found: kind of the upload: `video`, `sound` or `codes`.
-        has_sound: whether the upload has a sound.
-        seconds: length of the upload.
-        defaults: of the model.
-        settings: with the limits.
+        has_sound: whether the upload has sound.
+        seconds: length of the upload in seconds.
+        defaults: defaults of the model.
+        settings: settings of the server, with its limits.
 
     Raises:
-        ParameterError: if the upload is of the wrong kind, a value does not fit the model, or a limit is exceeded.
+        ParameterError: if the upload has the wrong kind, the model does not allow a value, or a limit is exceeded.
     """
     if found not in NEEDS[ask.kind] or (ask.kind not in ("generate", "retake") and not has_sound):
         wanted = " or ".join(
@@ -75,51 +75,52 @@ def check_ask(ask: Ask, found: str, has_sound: bool, seconds: float, defaults: D
         )
         raise ParameterError(f"{ask.kind} needs {wanted}; this upload is {found if has_sound else found + ' without sound'}.")
     if (ask.kind == "retake") != (ask.again is not None):
-        raise ParameterError("`again` says what a retake makes anew; give it with the kind retake, and only there.")
+        raise ParameterError("`again` must be given if kind is retake, and only then.")
     if ask.again is not None and max(ask.again.takes, ask.again.candidates) > settings.max_takes:
-        raise ParameterError(f"candidates is {ask.again.candidates}; this server samples {settings.max_takes} at most.")
+        raise ParameterError(f"candidates is {ask.again.candidates}, but the limit of this server is {settings.max_takes}.")
     if ask.kind != "generate":
         return
     if ask.attention and ask.request.stream:
         raise ParameterError("the attention of a stream is not recorded; leave out attention, or stream.")
     if ask.compare and not has_sound:
-        raise ParameterError("compare puts the video's own sound beside the others, but the video has none; leave it out.")
+        raise ParameterError("compare returns the video's own sound, but the video has none; leave it out.")
     request = ask.request.resolve(defaults)
     draws = request.takes * (request.candidates or 1)
     if draws > settings.max_takes:
-        raise ParameterError(f"takes times candidates is {draws}; this server makes {settings.max_takes} at most.")
+        raise ParameterError(f"takes times candidates is {draws}, but the limit of this server is {settings.max_takes}.")
     if (request.seconds or 0) > settings.max_seconds:
-        raise ParameterError(f"seconds is {request.seconds:g}; this server makes {settings.max_seconds:g} at most.")
+        raise ParameterError(f"seconds is {request.seconds:g}, but the limit of this server is {settings.max_seconds:g}.")
     needed = expected_bytes(request.seconds or seconds, request.takes)
     if needed > settings.max_memory:
         raise ParameterError(
-            f"this needs {needed / 1e9:.1f} GB of memory; this server has {settings.max_memory / 1e9:.1f}: ask for fewer takes or seconds."
+            f"this needs {needed / 1e9:.1f} GB of memory, but the limit is {settings.max_memory / 1e9:.1f} GB; reduce takes or seconds."
         )
     if request.prime == OWN and not has_sound:
-        raise ParameterError("prime is `own`, but the video has no sound of its own; name another upload.")
+        raise ParameterError("prime is `own`, but the video has no sound; give the id of another upload.")
 
 
 def expected_bytes(seconds: float, takes: int) -> float:
-    """Memory of a process that makes sounds, as measured with `everyday` on a CPU: what is loaded, and what grows with the sound.
+    """Estimate the memory of a process that generates sounds, from measurements with `everyday` on a CPU.
 
     Args:
-        seconds: of the sound.
-        takes: of it.
+        seconds: length of the sound.
+        takes: number of takes.
     """
     return 0.8e9 + seconds * (1.1e6 + 0.15e6 * takes)
 
 
 def expected_seconds(ask: Ask, seconds: float) -> float:
-    """Seconds of work on a job, as measured with `everyday` on two quiet cores; a server learns how much faster or slower it is.
+    """Estimate the processing time of a job in seconds, from measurements with `everyday` on two idle cores. A server corrects
+    it by its own speed.
 
     Args:
         ask: the job.
-        seconds: length of the upload.
+        seconds: length of the upload in seconds.
     """
     request = ask.request
     seconds, takes = request.seconds or seconds, request.takes
     if ask.kind == "generate":
-        windows = seconds + 0.5 * max(0.0, seconds - 10)  # later ones overlap
+        windows = seconds + 0.5 * max(0.0, seconds - 10)  # windows after the first overlap
         candidates, auditioned = request.candidates or CANDIDATES, min(windows, AUDITION_SECONDS)
         sampled = candidates * auditioned + min(candidates, FINALISTS) * (windows - auditioned)
         return 0.3 + 0.25 * takes + windows * (0.03 + 0.02 * takes) + 0.0085 * takes * sampled

@@ -1,4 +1,4 @@
-"""All files of a job as one ZIP. Does not import torch, so that the page comes at once."""
+"""Packs all files of a job as a ZIP. Does not import torch, so that the server starts quickly."""
 
 import json
 import zipfile
@@ -9,13 +9,13 @@ from unsilent.media.suffixes import CODES_SUFFIX, PROJECT_SUFFIXES, SOUND_SUFFIX
 from unsilent.outputs import SIDECAR_SUFFIX, WRITABLE_SUFFIXES
 from unsilent.request import OWN
 
-FILM = "video"  # folder of the source in it
+FILM = "video"  # folder of the source video in the ZIP
 _PACKED = (".json", CODES_SUFFIX, *WRITABLE_SUFFIXES, *SOUND_SUFFIXES, *PROJECT_SUFFIXES)
 _BLOCK = 1 << 20  # bytes
 
 
 class _Pieces:
-    """A file that cannot be read or sought; what is written to it is taken away."""
+    """A write-only file object without seeking; `take` returns and removes the data written so far."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -33,11 +33,11 @@ class _Pieces:
 
 
 def zipped(folder: Path, source: Path | None) -> Iterator[bytes]:
-    """The files of a job as a ZIP, piece by piece.
+    """Pack the files of a job as a ZIP, and yield it in blocks.
 
     Args:
-        folder: of the job.
-        source: video that the sounds were made for; None if it was deleted.
+        folder: folder of the job.
+        source: video that the sounds were generated for; None if it has been deleted.
     """
     pieces = _Pieces()
     found = [(path, path.name) for path in sorted(folder.iterdir()) if path.suffix in _PACKED]
@@ -54,7 +54,7 @@ def zipped(folder: Path, source: Path | None) -> Iterator[bytes]:
 
 
 def _moved(sidecar: Path) -> str:
-    """A sidecar whose video lies as in the ZIP; other uploads keep only their names."""
+    """Rewrite a sidecar: the video's path becomes its path in the ZIP, and paths of other uploads become file names."""
     content = json.loads(sidecar.read_text(encoding="utf-8"))
     if content["video"] is not None:
         content["video"]["path"] = f"{FILM}/{Path(content['video']['path']).name}"

@@ -1,4 +1,4 @@
-"""What a client may take away beside videos and WAV: other sound formats, stems, and projects for other programs."""
+"""Downloads besides videos and WAV files: other sound formats, stems, and projects for other programs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +16,10 @@ from unsilent.server.bundle import FILM
 
 
 def write_sounds(take: Generation, out: Path) -> dict[str, Any]:
-    """Write a take as FLAC and Opus, and its stems where labels over time were asked for; returns their names."""
+    """Write a take as FLAC and Opus, and its stems if the request has labels over time. Returns the file names."""
     names: dict[str, Any] = {}
     for suffix in (".flac", ".opus"):
-        if (suffix, take.request.bits) != (".flac", "32f"):  # which FLAC cannot have
+        if (suffix, take.request.bits) != (".flac", "32f"):  # FLAC cannot store floating point
             take.save_sound(out.with_suffix(suffix))
             names[suffix[1:]] = out.with_suffix(suffix).name
     if stem_labels(take.request):
@@ -28,9 +28,9 @@ def write_sounds(take: Generation, out: Path) -> dict[str, Any]:
 
 
 def write_all_projects(folder: Path, source: Path, takes: Sequence[Generation]) -> list[str]:
-    """Write projects of a job's takes for other programs, as far as their libraries are here; returns their names.
+    """Write projects of a job's takes for other programs, for each format whose library is installed. Returns the file names.
 
-    They name files as they lie in the ZIP, because no folder of the server may be in them.
+    Paths in the projects are those in the ZIP, because a client must not see folders of the server.
     """
     sounds = [folder / f"take{number}.wav" for number in range(1, len(takes) + 1)]
     timeline = replace(Timeline.of(source, sounds, takes[0].request.cues or ()), video=folder / FILM / source.name)

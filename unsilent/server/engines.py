@@ -1,4 +1,4 @@
-"""Where jobs are computed: in this process, or by replicas on a Ray cluster. Both run the same `work.Worker`."""
+"""Engines that run jobs: in this process, or in replicas on a Ray cluster. Both use `work.Worker`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 class Here:
-    """One worker in this process, whose models belong to the thread that calls it. torch is imported by that thread.
+    """One worker in this process. The calling thread owns its models and imports torch.
 
     Args:
-        settings: of the server.
-        is_alone: whether the process serves nothing else. If so, its memory is limited, unless a GPU is used,
-            whose driver maps more; and one sound is made before the first job.
+        settings: settings of the server.
+        is_alone: whether the process has no other purpose. If so, a sound is generated before the first job, and on a CPU the
+            memory is limited. On a GPU it is not, because the driver maps more memory.
     """
 
     lanes = 1
@@ -42,18 +42,18 @@ class Here:
             self._worker.rehearse()
 
     def run(self, folder: Path, source: Path, made: Path | None, ask: Ask, emit: Emit) -> dict[str, Any]:
-        """Do one job."""
+        """Run one job, see `work.Worker.run`."""
         from unsilent.server.work import Task
 
         return self._worker.run(Task(folder, source, ask, self._settings.max_seconds, made), emit)
 
     def close(self) -> None:
-        """The thread ends with the process."""
+        """Do nothing, because the thread ends with the process."""
 
 
 @dataclass(frozen=True)
 class _Replica:
-    """Picklable factory: a replica calls it once, and the function that it returns for every job."""
+    """Picklable factory. A replica calls it once, and then calls the returned function for each job."""
 
     settings: Settings
 
@@ -82,7 +82,7 @@ class _Replica:
 
 
 class OnRay:
-    """Replicas of Ray Serve, which share the server's folder.
+    """Replicas of Ray Serve, which must be able to access the server's folder.
 
     Raises:
         ParameterError: if Ray is not installed or no cluster answers.
@@ -95,13 +95,13 @@ class OnRay:
         self._replicas = Replicas(_Replica(settings), settings.ray, settings.replicas)
 
     def warm(self) -> None:
-        """Replicas load their models when they start."""
+        """Do nothing, because replicas load their models when they start."""
 
     def run(self, folder: Path, source: Path, made: Path | None, ask: Ask, emit: Emit) -> dict[str, Any]:
-        """Do one job on a replica that is free.
+        """Run one job on a free replica.
 
         Raises:
-            UnsilentError: of the replica.
+            UnsilentError: if the job failed in the replica, or the replica ended.
         """
         for event in self._replicas.stream((folder, source, made, ask)):
             if "error" in event:
@@ -109,8 +109,8 @@ class OnRay:
             if "result" in event:
                 return event["result"]
             emit(event)
-        raise UnsilentError("the replica ended before the job did; try it again.")
+        raise UnsilentError("the replica ended before the job; submit the job again.")
 
     def close(self) -> None:
-        """End the replicas."""
+        """Stop the replicas."""
         self._replicas.close()

@@ -1,4 +1,4 @@
-"""Who may ask: the token, the page's own origin, and a token of each client so that nobody is served another's results."""
+"""Access control: the server's token, the origin of pages, and one token per client, so that clients see only their own results."""
 
 import hmac
 import secrets
@@ -15,11 +15,11 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 CLIENT, TOKEN = "unsilent_client", "unsilent_token"  # cookies
 CLIENT_HEADER = "unsilent-client"
-_LEAST = 16  # characters of a client's token, so that nobody guesses it
+_LEAST = 16  # minimum length of a client's token in characters, so that it cannot be guessed
 _OPEN = ("/api/health",)
-_BODY_BYTES = 1 << 20  # of a request that is no upload
+_BODY_BYTES = 1 << 20  # maximum body of a request other than an upload
 _LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1", "testserver")
-# A page of this server loads nothing from elsewhere. Reports have their styles, pictures and no scripts inside them.
+# Content security policies: pages load nothing from other origins. Reports have inline styles and images, and no scripts.
 _PAGE_RULES = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
@@ -27,13 +27,14 @@ _REPORT_RULES = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' d
 
 
 class Guard:
-    """ASGI middleware; puts the digest of the client's token into `scope["state"]["client"]`, and counts answers by code."""
+    """ASGI middleware: checks access, puts the digest of the client's token into `scope["state"]["client"]`, and counts
+    responses by status code."""
 
     def __init__(self, app: Any, settings: Settings) -> None:
         self.app, self.settings, self.answers = app, settings, Counter[int]()
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward a request, or reject it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -75,9 +76,9 @@ class Guard:
     def _refusal(self, headers: dict[str, str], cookie: str, given: str) -> tuple[int, str] | None:
         host = urlsplit(f"//{headers.get('host', '')}")
         if self.settings.is_local and (host.hostname or "") not in _LOCAL:
-            return 421, "this server answers to the names of this machine only."  # a foreign name that resolves to loopback
+            return 421, "this server can only be reached under the names of this machine."  # prevents DNS rebinding
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-        followed = headers.get("sec-fetch-mode") == "navigate"  # a link, which may come from anywhere
+        followed = headers.get("sec-fetch-mode") == "navigate"  # a link, which is allowed from any origin
         is_foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
         if is_foreign or (site not in ("none", "same-origin") and not followed):
             return 403, "a page of another origin may not use this server."
@@ -86,16 +87,16 @@ class Guard:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if any(map(self._is_right, (bearer, cookie, given))):
             return None
-        return 401, "this server needs its token: open the address that it printed, or send it as Authorization: Bearer TOKEN."
+        return 401, "this server needs a token: open the address that it printed, or send the token as Authorization: Bearer TOKEN."
 
 
 def _body_refusal(headers: dict[str, str]) -> tuple[int, str] | None:
-    """Refuse a request body without a length or above the limit, because only uploads are streamed to disk."""
+    """Reject a body whose length is unknown or above the limit, because only uploads are streamed to disk."""
     if "transfer-encoding" in headers:
-        return 411, "this request must say its length."
+        return 411, "this request must have a Content-Length."
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > _BODY_BYTES:
-        return 413, f"the request has more than {_BODY_BYTES} bytes, which is the limit for what is not an upload."
+        return 413, f"the body has more than {_BODY_BYTES} bytes, which is the limit of requests other than uploads."
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the page draws: mels, attention and features as bytes, outlines of waveforms, and stills of a video."""
+"""Data that the page draws: mels, attention maps and features as bytes, waveform envelopes, and stills of a video."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ from unsilent.clip import Clip
 from unsilent.files import atomic_write
 from unsilent.media.video import stream_frames
 
-MOST_FRAMES = 4096  # of a mel that is drawn; longer ones are averaged
-OUTLINE = 2000  # pairs of lowest and highest sample
+MOST_FRAMES = 4096  # maximum frames of a drawn mel; longer mels are averaged
+OUTLINE = 2000  # maximum number of pairs of minimum and maximum sample
 STILLS, STILL_SIDE = 12, 90
 
 
 def to_bytes(mel: Float[np.ndarray, "mels frames"], every: int = 1) -> bytes:
-    """A mel in [-1, 1] as one byte for each band of each frame, frame after frame, low bands first.
+    """Quantise a mel in [-1, 1] to one byte per value, frame by frame, low bands first.
 
     Args:
-        mel: of a sound; an incomplete group of frames at its end is left out.
-        every: mel frames that are averaged into one.
+        mel: mel of a sound; an incomplete group of frames at the end is dropped.
+        every: number of frames that are averaged to one.
     """
     n = mel.shape[1] // every
     mean = mel[:, : n * every].reshape(len(mel), n, every).mean(2)
@@ -29,7 +29,8 @@ def to_bytes(mel: Float[np.ndarray, "mels frames"], every: int = 1) -> bytes:
 
 
 def write(out: Path, waveform: Float[np.ndarray, "samples"], mel: Float[np.ndarray, "mels frames"], clip: Clip) -> dict[str, Any]:
-    """Write a sound's mel to `out.mel`, and its outline to `out.outline` as int8 pairs; returns their names and sizes."""
+    """Write a sound's mel to `out.mel` and its envelope to `out.outline`, as int8 pairs of minimum and maximum.
+    Returns the file names and the size of the mel."""
     every = max(1, -(-mel.shape[1] // MOST_FRAMES))
     data = to_bytes(mel, every)
     _write(out.with_suffix(".mel"), data)
@@ -42,7 +43,8 @@ def write(out: Path, waveform: Float[np.ndarray, "samples"], mel: Float[np.ndarr
 
 
 def write_map(out: Path, values: Float[np.ndarray, "rows columns"]) -> dict[str, Any]:
-    """Write a matrix as bytes, column after column, from its least to its greatest value; at most 512 rows, averaged."""
+    """Write a matrix as bytes, column by column, scaled from its minimum to its maximum. More than 512 rows are averaged.
+    Returns the file name, the size and the range of values."""
     every = -(-len(values) // 512)
     values = np.asarray(values, dtype=np.float32)[: len(values) // every * every].reshape(-1, every, values.shape[1]).mean(1)
     low, high = float(values.min()), float(values.max())
@@ -51,7 +53,7 @@ def write_map(out: Path, values: Float[np.ndarray, "rows columns"]) -> dict[str,
 
 
 def write_stills(out: Path, video: Path, seconds: float) -> dict[str, Any]:
-    """Write evenly spaced stills of a video side by side; returns the file's name and their number."""
+    """Write evenly spaced stills of a video side by side as WebP. Returns the file name and the number of stills."""
     found = [frame for _, frame in stream_frames(video, STILLS / seconds, short_side=STILL_SIDE)][:STILLS]
     with atomic_write(out) as temporary:
         Image.fromarray(np.concatenate(found, axis=1)).save(temporary, "WEBP", quality=70)

@@ -1,4 +1,4 @@
-"""A bounded queue that is fair between clients: they take turns, whatever number of jobs each has waiting."""
+"""A bounded queue that is fair: clients take turns, however many jobs each has waiting."""
 
 import threading
 from collections import deque
@@ -8,10 +8,10 @@ from unsilent.errors import ResourceError
 
 
 class BusyError(ResourceError):
-    """The server has no room for more work now.
+    """The server cannot accept more work now.
 
     Attributes:
-        wait_seconds: after which to try again.
+        wait_seconds: seconds after which to try again.
     """
 
     def __init__(self, sentence: str, wait_seconds: float) -> None:
@@ -21,7 +21,7 @@ class BusyError(ResourceError):
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job that waits; `seconds` of work are expected, see `asked.expected_seconds`."""
+    """A waiting job; `seconds` is its expected processing time, see `asked.expected_seconds`."""
 
     job: str
     client: str
@@ -30,11 +30,11 @@ class Waiting:
 
 
 class FairQueue:
-    """Jobs in the order in which clients take turns.
+    """Waiting jobs, taken from the clients in turn (round robin).
 
     Args:
-        most: jobs that wait, of all clients.
-        most_each: jobs that wait, of one client.
+        most: maximum number of waiting jobs of all clients.
+        most_each: maximum number of waiting jobs of one client.
     """
 
     def __init__(self, most: int, most_each: int) -> None:
@@ -51,9 +51,9 @@ class FairQueue:
         """Add a job.
 
         Args:
-            one: job.
-            wait_seconds: expected time until there is room, for the error.
-            again: whether it had been accepted before a restart, so that no limit applies.
+            one: the job.
+            wait_seconds: expected time until the queue has room, for the error.
+            again: whether the job was accepted before a restart, so that no limit applies.
 
         Raises:
             BusyError: if the client has too many jobs, or the queue is full.
@@ -61,14 +61,14 @@ class FairQueue:
         with self._changed:
             waiting, own = sum(map(len, self._lines.values())), len(self._lines.get(one.client, ()))
             if own >= self._most_each and not again:
-                raise BusyError(f"{own} of your jobs wait already, which is the limit; wait for one of them.", wait_seconds)
+                raise BusyError(f"{own} of your jobs are already waiting, which is the limit; wait until one is done.", wait_seconds)
             if waiting >= self._most and not again:
-                raise BusyError(f"{waiting} jobs wait already, which is the limit; try again in {wait_seconds:.0f} s.", wait_seconds)
+                raise BusyError(f"{waiting} jobs are already waiting, which is the limit; try again in {wait_seconds:.0f} s.", wait_seconds)
             self._lines.setdefault(one.client, deque()).append(one)
             self._changed.notify()
 
     def take(self) -> Waiting | None:
-        """The next job; waits for one. None once the queue is closed."""
+        """Remove and return the next job, and wait for one if the queue is empty. None if the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._closed)
             if self._closed:
@@ -77,11 +77,11 @@ class FairQueue:
             line = self._lines.pop(client)
             one = line.popleft()
             if line:
-                self._lines[client] = line  # behind all others
+                self._lines[client] = line  # the client's next turn comes after all others
             return one
 
     def remove(self, job: str) -> bool:
-        """Take a job out; false if it does not wait."""
+        """Remove a waiting job. Returns False if it is not in the queue."""
         with self._changed:
             for client, line in self._lines.items():
                 for one in line:
@@ -93,14 +93,14 @@ class FairQueue:
         return False
 
     def order(self) -> list[Waiting]:
-        """All jobs that wait, in the order of their turns."""
+        """Return all waiting jobs in the order in which they will be taken."""
         with self._changed:
             lines = [list(line) for line in self._lines.values()]
         longest = max(map(len, lines), default=0)
         return [line[turn] for turn in range(longest) for line in lines if turn < len(line)]
 
     def close(self) -> None:
-        """End all waiting `take`."""
+        """Close the queue, so that every call of `take` returns None."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""For researchers: the material of a manifest by split and class, and the reports of evaluations."""
+"""Routes for researchers: the rows of a manifest by split and class, and evaluation reports."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,12 +19,12 @@ REPORT = "report.html"
 
 
 def is_here(settings: Settings) -> dict[str, bool]:
-    """Whether the server has a manifest, and reports."""
+    """Return whether the server has a manifest and reports."""
     return {"manifest": settings.manifest is not None, "reports": settings.reports is not None}
 
 
 def view_input(found: Input) -> dict[str, Any]:
-    """An upload as its client sees it."""
+    """Return the metadata of an upload, without private fields."""
     return {"id": found.id, "name": found.name, "kind": found.kind, "bytes": found.bytes, **found.facts}
 
 
@@ -40,7 +40,7 @@ def add_routes(app: FastAPI, service: Service, client_of: Callable[..., str]) ->
 
     @app.get("/api/material", tags=["research"])
     def list_material(split: str = "", label: str = "", first: int = 0) -> dict[str, Any]:
-        """Rows of the manifest, of one split and class, fifty at a time, with the number of rows of each."""
+        """List rows of the manifest by split and class, fifty at a time from number `first`, with the index of each row."""
         rows = _material(settings.manifest)[1] if settings.manifest else []
         chosen = [(number, row) for number, row in enumerate(rows) if split in ("", row.split) and label in ("", row.label)]
         shown = chosen[max(0, first) : max(0, first) + ROWS_SHOWN]
@@ -52,7 +52,7 @@ def add_routes(app: FastAPI, service: Service, client_of: Callable[..., str]) ->
 
     @app.post("/api/material/{number}/open", status_code=201, tags=["research"])
     def open_material(number: int, client: Annotated[str, Depends(client_of)]) -> dict[str, Any]:
-        """Use the file of a row, as an upload of yours."""
+        """Copy the file of a row to a new upload."""
         root, rows = _material(settings.manifest) if settings.manifest else (Path(), [])
         if not 0 <= number < len(rows):
             raise NotFoundError("the manifest has no such row.")
@@ -61,7 +61,7 @@ def add_routes(app: FastAPI, service: Service, client_of: Callable[..., str]) ->
 
     @app.get("/api/reports", tags=["research"])
     def list_reports() -> list[str]:
-        """Addresses of reports, below `/reports/`."""
+        """List the paths of the reports below `/reports/`."""
         found = sorted(settings.reports.rglob(REPORT)) if settings.reports else []
         return [path.relative_to(settings.reports).as_posix() for path in found]
 

@@ -1,4 +1,4 @@
-"""Start a server: check its settings, claim its folder, listen."""
+"""Starts a server: checks its settings, locks its folder and listens."""
 
 import logging
 import secrets
@@ -19,21 +19,21 @@ from unsilent.server.store import Store
 
 LOCK = "server.lock"
 _KEEP_ALIVE_SECONDS, _CLOSING_SECONDS = 30, 5
-_CONNECTIONS = 512  # at the same time, listeners of events among them
+_CONNECTIONS = 512  # simultaneous connections, including event streams
 
 
 def serve(settings: Settings, tell: Callable[[str], object], open_page: bool = False) -> None:
     """Run a server until it is interrupted.
 
     Args:
-        settings: of the server. Where others can reach it and no token is set, one is drawn.
-        tell: gets one line with the address of the page.
-        open_page: whether to show the page in a browser.
+        settings: settings of the server. If it is not local and has no token, a random one is set.
+        tell: called with one line that has the address of the page.
+        open_page: whether to open the page in a browser.
 
     Raises:
         DataError: if the folder cannot be written, or another server uses it.
-        ParameterError: if the address is taken or not this machine's.
-        UnsilentError: of the cluster, or if a folder or manifest is missing.
+        ParameterError: if the address is in use or not of this machine, if the manifest or the folder of reports does not
+            exist, or if the Ray cluster cannot be used.
     """
     if settings.token is None and not settings.is_local:
         settings = settings.model_copy(update={"token": secrets.token_urlsafe(18)})
@@ -70,8 +70,8 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
-        listener.listen(256)  # at once, so that the printed address answers
+        listener.listen(256)  # before the address is printed, so that clients can connect
     except OSError as why:
         listener.close()
-        raise ParameterError(f"cannot listen at {settings.host}:{settings.port}: {why.strerror or why}; choose another --port.") from None
+        raise ParameterError(f"cannot listen on {settings.host}:{settings.port}: {why.strerror or why}; choose another --port.") from None
     return listener

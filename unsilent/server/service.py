@@ -1,4 +1,4 @@
-"""The service behind the routes: accepts jobs, runs them in turn, tells who listens how far they are, and learns how long they take."""
+"""The service behind the routes: accepts and runs jobs, sends their events to listeners, and estimates waits from past jobs."""
 
 import asyncio
 import base64
@@ -23,42 +23,42 @@ from unsilent.server.uploads import require_room
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # of a job during which the server was killed
-HEARTBEAT_SECONDS = 15.0  # so that dead connections are noticed
+MAX_ATTEMPTS = 3  # of a job that was running each time the server ended
+HEARTBEAT_SECONDS = 15.0  # between heartbeats, which detect dead connections
 HOUSEKEEPING_SECONDS = 300.0
-QUEUE_SECONDS = 2.0  # between events that give waiting jobs their place and wait anew
-_MEASUREMENTS = 8  # of a model, whose median is its speed
+QUEUE_SECONDS = 2.0  # between events with the current position and wait of a queued job
+_MEASUREMENTS = 8  # past jobs per model, whose median speed is used
 _FOLDER = re.compile(r"(?<![\w.])/(?:[^\s/:,;]+/)+")
 STOP = "stop"
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Where jobs are computed."""
+    """Runs jobs."""
 
-    lanes: int  # jobs at the same time
+    lanes: int  # number of jobs that run at the same time
 
     def warm(self) -> None:
-        """Load what the first job needs."""
+        """Load what the first job needs, such as the default model."""
 
     def run(self, folder: Path, source: Path, made: Path | None, ask: Ask, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Do one job, see `work.Worker.run`."""
+        """Run one job, see `work.Worker.run`."""
 
     def close(self) -> None:
-        """Release workers."""
+        """Release the workers."""
 
 
 class Live:
-    """A running job as listeners see it; only the latest of each kind is kept, so slow listeners cost nothing."""
+    """Progress of a queued or running job, shared by all its listeners: current stage and fraction, previews and finished sounds."""
 
     def __init__(self) -> None:
         self.stage, self.share = "waiting", 0.0
-        self.mel: list[dict[str, Any]] = []  # previews, each with its first frame
+        self.mel: list[dict[str, Any]] = []  # previews of the mel, each with the number of its first frame
         self.sounds: list[dict[str, Any]] = []
         self.changed = asyncio.Event()
 
     def take_in(self, event: dict[str, Any]) -> None:
-        """Note an event of a worker."""
+        """Update the progress from an event of a worker."""
         self.stage, self.share = event.get("stage", self.stage), max(self.share, event.get("share", 0.0))
         if "mel" in event:
             self.mel.append({**event, "mel": base64.b64encode(event["mel"]).decode()})
@@ -67,28 +67,28 @@ class Live:
 
 
 class Service:
-    """Jobs of all clients. Threads of its own run them; methods may be called from any thread.
+    """Jobs of all clients. They run in threads of the service; methods may be called from any thread.
 
     Args:
-        settings: of the server.
-        store: with uploads and jobs.
-        engine: computes.
+        settings: settings of the server.
+        store: uploads and jobs.
+        engine: runs the jobs.
     """
 
     def __init__(self, settings: Settings, store: Store, engine: Engine) -> None:
         self.settings, self.store, self.engine = settings, store, engine
         self.queue = FairQueue(settings.max_waiting, settings.max_waiting_each)
         self.live: dict[str, Live] = {}
-        self.counts: Counter[str] = Counter()  # of jobs by how they ended
+        self.counts: Counter[str] = Counter()  # finished jobs by state
         self.spent = 0.0
         self.is_warm = False
-        self._speeds: dict[str, tuple[float, ...]] = {}  # seconds of work for an expected one, of the last jobs with each model
-        self._running: dict[str, tuple[float, Waiting]] = {}  # start of each
+        self._speeds: dict[str, tuple[float, ...]] = {}  # by model: actual over expected seconds of its last jobs
+        self._running: dict[str, tuple[float, Waiting]] = {}  # by job: its start time and its entry in the queue
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = threading.Event()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take up jobs of before a restart, and start working."""
+        """Queue the unfinished jobs of an earlier run, and start the threads."""
         self._loop = loop
         for job in reversed(self.store.last_done()):
             with suppress(NotFoundError):
@@ -96,7 +96,7 @@ class Service:
                 self._learn(job.ask.model, (job.ended - job.started) / expected)
         for job in self.store.unfinished():
             if job.attempts >= MAX_ATTEMPTS:
-                self.store.end(job.id, "failed", f"the server ended {job.attempts} times while it worked on this; it is not tried again.")
+                self.store.end(job.id, "failed", f"the server ended {job.attempts} times while this job was running; it is not run again.")
                 continue
             self.store.end(job.id, "queued")
             self._enqueue(job, again=True)
@@ -105,7 +105,7 @@ class Service:
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
 
     def close(self) -> None:
-        """Stop working; a job that runs is done again after the next start."""
+        """Stop the service. A job that is running starts again at the next start."""
         self._stop.set()
         self.queue.close()
         self.engine.close()
@@ -114,7 +114,7 @@ class Service:
         """Accept a job.
 
         Raises:
-            UnsilentError: if it asks for something that is not here or not allowed, or the server is busy.
+            UnsilentError: if an upload or model does not exist, a value is not allowed, or the server is busy.
         """
         found = self.store.input(client, ask.input)
         for id in ask.request.files().values():
@@ -122,7 +122,7 @@ class Service:
         if ask.again is not None:
             ask = self._of_made(client, ask)
         if Path(ask.model).name != ask.model:
-            raise ParameterError("model must be the name of a model of this server, not a path.")
+            raise ParameterError("model must be the name of a model on this server, not a path.")
         defaults = read_defaults(find_bundle(self.settings.model_of(ask.model)))
         require_room(0, self.store, self.settings)
         check_ask(ask, found.kind, found.facts["has_sound"], found.facts["seconds"], defaults, self.settings)
@@ -135,10 +135,10 @@ class Service:
         return job
 
     def _of_made(self, client: str, ask: Ask) -> Ask:
-        """The same with the model of the job whose sound is made anew."""
+        """Complete a retake with the upload, model and vocoder of the original job."""
         made = self.store.job(client, ask.again.job)
         if ask.again.sound not in [sound.get("video") for sound in made.result.get("sounds", ())]:
-            raise NotFoundError(f"that job has no sound {ask.again.sound!r}; it may not have ended.")
+            raise NotFoundError(f"that job has no sound {ask.again.sound!r}; it may not be finished.")
         return ask.model_copy(update={"input": made.ask.input, "model": made.ask.model, "vocoder": made.ask.vocoder})
 
     def _enqueue(self, job: Job, *, again: bool = False) -> None:
@@ -152,7 +152,7 @@ class Service:
             raise
 
     def wait_seconds(self, job: str | None = None) -> float:
-        """Expected time until a job that waits begins, or a new one of a new client would, if nobody comes meanwhile."""
+        """Estimate the seconds until a waiting job starts, or for None a new job, if no other client submits jobs."""
         now, order = time.time(), self.queue.order()
         before = next((number for number, one in enumerate(order) if one.job == job), len(order))
         waits = sum(map(self._expected, order[:before]))
@@ -163,13 +163,13 @@ class Service:
         if one.model in self._speeds:
             return one.seconds * median(self._speeds[one.model])
         overrun = [(time.time() - started) / running.seconds for started, running in list(self._running.values())]
-        return one.seconds * max([1.0, *overrun])  # before any was measured
+        return one.seconds * max([1.0, *overrun])  # if no job with this model is finished yet
 
     def _learn(self, model: str, speed: float) -> None:
         self._speeds[model] = (*self._speeds.get(model, ())[1 - _MEASUREMENTS :], speed)
 
     def view(self, job: Job) -> dict[str, Any]:
-        """A job as its client sees it."""
+        """Return the data of a job that its client may see."""
         order = [one.job for one in self.queue.order()]
         waits = job.state == "queued" and job.id in order
         return {
@@ -185,20 +185,20 @@ class Service:
         return ""
 
     def stop(self, job: Job) -> None:
-        """Ask a job to stop; what is sampled by then is kept."""
+        """Stop a job; the part that has been sampled is kept."""
         if self.queue.remove(job.id):
-            self._end(job.id, "stopped", "stopped before it began.")
+            self._end(job.id, "stopped", "stopped before it started.")
         elif job.state == "running":
             (self.store.folder_of(job) / STOP).touch()
 
     def forget(self, job: Job) -> None:
-        """Delete a job and its results; one that runs is stopped first and deleted when its results expire."""
+        """Delete a job and its results. A running job is only stopped; it is deleted when its results expire."""
         self.stop(job)
         if self.store.job(None, job.id).state in ENDED:
             self.store.delete("jobs", job.id)
 
     async def events(self, job: Job) -> AsyncIterator[dict[str, Any]]:
-        """What happens to a job until it ends: its state now, then every change."""
+        """Yield the events of a job until it ends: first its current state, then every change."""
         live, n_mel, n_sounds, shown = self.live.get(job.id), 0, 0, None
         while live is not None:
             changed = live.changed
@@ -223,7 +223,7 @@ class Service:
         yield {"event": "end", **self.view(self.store.job(None, job.id))}
 
     def _tell(self, id: str, event: dict[str, Any]) -> None:
-        """Pass an event on to the listeners, in the thread of the event loop."""
+        """Send an event to the listeners, in the thread of the event loop."""
 
         def touch() -> None:
             live = self.live.get(id)
@@ -236,7 +236,7 @@ class Service:
             self._loop.call_soon_threadsafe(touch)
 
     def _work(self, is_first: bool) -> None:
-        """A lane: one job after another, in this thread alone."""
+        """Run jobs one after another in this thread."""
         if is_first:
             try:
                 self.engine.warm()
@@ -246,7 +246,7 @@ class Service:
         while (one := self.queue.take()) is not None:
             try:
                 self._do(self.store.job(None, one.job), one)
-            except Exception:  # such as a full disk; other jobs go on
+            except Exception:  # such as a full disk; other jobs continue
                 log.exception("job %s", one.job)
 
     def _do(self, job: Job, one: Waiting) -> None:
@@ -266,13 +266,13 @@ class Service:
             if result["state"] == "done":
                 self._learn(one.model, spent / one.seconds)
             state = result.pop("state")
-            why = "" if state == "done" or result["sounds"] else "stopped before anything was sampled."
+            why = "" if state == "done" or result["sounds"] else "stopped before any code was sampled."
             ended = state, why, result
         except UnsilentError as error:
             ended = "failed", without_folders(str(error)), {}
         except Exception as error:
             log.exception("a defect of unsilent, please report it:")
-            ended = "failed", f"a defect of unsilent ({type(error).__name__}); its operator finds more in the log.", {}
+            ended = "failed", f"a defect of unsilent ({type(error).__name__}); the log of the server has the details.", {}
         finally:
             self._running.pop(job.id, None)
         if not self._stop.is_set():
@@ -291,5 +291,5 @@ class Service:
 
 
 def without_folders(sentence: str) -> str:
-    """A sentence without the folders of the paths in it, because a client must not learn them."""
+    """Reduce paths in a sentence to file names, because a client must not see folders of the server."""
     return _FOLDER.sub("", sentence)

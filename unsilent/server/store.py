@@ -1,4 +1,4 @@
-"""What a server remembers: a SQLite table of uploads and jobs, and a folder with their files."""
+"""Persistent storage of a server: a SQLite database of uploads and jobs, and a folder with their files."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, client TEXT, ask TEXT, sta
     started REAL, ended REAL, result TEXT);
 CREATE INDEX IF NOT EXISTS jobs_of ON jobs (client, created);
 """
-_LONGEST_STEM = 60  # characters of an upload's name that are kept
+_LONGEST_STEM = 60  # maximum characters of an upload's file name without suffix
 
 
 class NotFoundError(UnsilentError):
-    """There is no such upload, job or file, or it is another client's."""
+    """The upload, job or file does not exist, or belongs to another client."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Input:
 
     Attributes:
         id: unguessable name.
-        client: digest of the token that it belongs to.
-        name: of its file; letters, digits and single marks only.
+        client: digest of the owner's token.
+        name: sanitised file name, see `safe_name`.
         kind: `video`, `sound` or `codes`.
-        bytes: size.
-        facts: `seconds`, `has_sound`; for a video `width`, `height`, `fps`; a `label` where known.
-        used: time of its last use.
+        bytes: size of the file.
+        facts: `seconds` and `has_sound`; for a video `width`, `height` and `fps`; `label` if known.
+        used: time of the last use, in seconds since 1970.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Job:
-    """A job; times are seconds since 1970, None before the event."""
+    """A job. Times are in seconds since 1970, and None if the event has not happened."""
 
     id: str
     client: str
@@ -70,16 +70,16 @@ class Job:
 
 
 def digest_of(client: str) -> str:
-    """What is stored of a client's token."""
+    """Return the digest of a client's token, which is stored instead of the token."""
     return hashlib.blake2b(client.encode(), digest_size=16).hexdigest()
 
 
 def safe_name(name: str, suffix: str | None = None) -> str:
-    """A file name made of an upload's own: without folders, marks and control characters, and not too long.
+    """Sanitise the name of an uploaded file: no folders, only letters, digits, `_` and `-`, and a limited length.
 
     Args:
-        name: as sent.
-        suffix: in place of its own.
+        name: name as the client sent it.
+        suffix: replaces the suffix of the name.
     """
     tail = re.split(r"[/\\]", name)[-1]
     stem, dot, own = tail.rpartition(".")
@@ -90,10 +90,10 @@ def safe_name(name: str, suffix: str | None = None) -> str:
 
 
 class Store:
-    """Uploads and jobs of a server; every change is on disk before the call returns.
+    """Uploads and jobs of a server. Every change is on disk before the call returns.
 
     Args:
-        folder: made if absent.
+        folder: created if it does not exist.
 
     Raises:
         DataError: if the folder cannot be written.
@@ -117,7 +117,7 @@ class Store:
             return self._table.execute(statement, values).fetchall()
 
     def _clean(self) -> None:
-        """Remove folders that no row names: uploads and results that a killed server has begun."""
+        """Remove folders without a row in the database: unfinished uploads and jobs of a server that was killed."""
         for name in ("inputs", "jobs"):
             known = {row[0] for row in self._run(f"SELECT id FROM {name}")}
             for folder in (self.folder / name).iterdir():
@@ -125,23 +125,23 @@ class Store:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def new_folder(self, table: Literal["inputs", "jobs"]) -> Path:
-        """An empty folder for an upload or job; its name is the id."""
+        """Create an empty folder for an upload or job. Its name is the id."""
         folder = self.folder / table / secrets.token_urlsafe(16).replace("-", "x").replace("_", "y")
         folder.mkdir(mode=0o700)
         return folder
 
     def add_input(self, folder: Path, client: str, name: str, kind: str, facts: dict[str, Any]) -> Input:
-        """Keep an upload, whose file lies in `folder` under `name`."""
+        """Add an upload, whose file is `folder / name`, to the database."""
         size = (folder / name).stat().st_size
         made = Input(folder.name, client, name, kind, size, facts, time.time())
         self._run("INSERT INTO inputs VALUES (?,?,?,?,?,?,?)", made.id, client, name, kind, size, json.dumps(facts), made.used)
         return made
 
     def input(self, client: str | None, id: str) -> Input:
-        """An upload of a client, or anyone's for None.
+        """Return an upload of a client, or of any client for None, and mark it as used now.
 
         Raises:
-            NotFoundError: if there is none.
+            NotFoundError: if the upload does not exist or belongs to another client.
         """
         for row in self._run("SELECT * FROM inputs WHERE id=?", id):
             if client in (None, row[1]):
@@ -150,21 +150,21 @@ class Store:
         raise NotFoundError("there is no such upload; it may have expired.")
 
     def path_of(self, found: Input) -> Path:
-        """The file of an upload."""
+        """Return the path of an upload's file."""
         return self.folder / "inputs" / found.id / found.name
 
     def add_job(self, client: str, ask: Ask) -> Job:
-        """Keep a new job, which waits."""
+        """Add a new job to the database, in state `queued`."""
         job = Job(self.new_folder("jobs").name, client, ask, "queued", "", 0, time.time(), None, None)
         values = job.id, client, ask.model_dump_json(), "queued", "", 0, job.created, None, None, "{}"
         self._run("INSERT INTO jobs VALUES (?,?,?,?,?,?,?,?,?,?)", *values)
         return job
 
     def job(self, client: str | None, id: str) -> Job:
-        """A job of a client, or anyone's for None.
+        """Return a job of a client, or of any client for None.
 
         Raises:
-            NotFoundError: if there is none.
+            NotFoundError: if the job does not exist or belongs to another client.
         """
         for row in self._run("SELECT * FROM jobs WHERE id=?", id):
             if client in (None, row[1]):
@@ -172,37 +172,38 @@ class Store:
         raise NotFoundError("there is no such job; its results may have expired.")
 
     def jobs(self, client: str, most: int = 100) -> list[Job]:
-        """A client's jobs, the newest first."""
+        """Return up to `most` jobs of a client, newest first."""
         return [_job(row) for row in self._run("SELECT * FROM jobs WHERE client=? ORDER BY created DESC LIMIT ?", client, most)]
 
     def last_done(self, most: int = 100) -> list[Job]:
-        """Jobs of all clients that were done, the latest first."""
+        """Return up to `most` successful jobs of all clients, last finished first."""
         return [_job(row) for row in self._run("SELECT * FROM jobs WHERE state='done' ORDER BY ended DESC LIMIT ?", most)]
 
     def unfinished(self) -> list[Job]:
-        """All jobs that have not ended, the oldest first."""
+        """Return all queued and running jobs, oldest first."""
         return [_job(row) for row in self._run("SELECT * FROM jobs WHERE state IN ('queued', 'running') ORDER BY created")]
 
     def begin(self, id: str) -> None:
-        """Note that a job runs."""
+        """Set the state of a job to `running` and count the attempt."""
         self._run("UPDATE jobs SET state='running', attempts=attempts+1, started=? WHERE id=?", time.time(), id)
 
     def end(self, id: str, state: State, why: str = "", result: dict[str, Any] | None = None) -> None:
-        """Note how a job ended; one that runs again is `queued`."""
+        """Set the final state of a job; `queued` makes it run again."""
         ended = time.time() if state in ENDED else None
         self._run("UPDATE jobs SET state=?, why=?, ended=?, result=? WHERE id=?", state, why, ended, json.dumps(result or {}), id)
 
     def folder_of(self, job: Job) -> Path:
-        """Folder of a job's results."""
+        """Return the folder of a job's results."""
         return self.folder / "jobs" / job.id
 
     def delete(self, table: Literal["inputs", "jobs"], id: str) -> None:
-        """Forget an upload or job and remove its files."""
+        """Delete an upload or job and its files."""
         self._run(f"DELETE FROM {table} WHERE id=?", id)
         shutil.rmtree(self.folder / table / id, ignore_errors=True)
 
     def expire(self, before: float) -> int:
-        """Delete what was last used before a time; returns how many uploads and jobs. An upload that a job waits for stays."""
+        """Delete jobs that ended and uploads that were last used before a time, in seconds since 1970. Returns their number.
+        Uploads of unfinished jobs stay."""
         busy = {id for job in self.unfinished() for id in (job.ask.input, *job.ask.request.files().values())}
         old = [("jobs", row[0]) for row in self._run("SELECT id FROM jobs WHERE ended < ?", before)]
         old += [("inputs", row[0]) for row in self._run("SELECT id FROM inputs WHERE used < ?", before) if row[0] not in busy]
@@ -211,11 +212,11 @@ class Store:
         return len(old)
 
     def n_bytes(self) -> int:
-        """Bytes of all files."""
+        """Return the size of all files in bytes."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def close(self) -> None:
-        """Close the table."""
+        """Close the database."""
         with self._lock:
             self._table.close()
 

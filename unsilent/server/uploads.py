@@ -1,4 +1,4 @@
-"""Uploads: streamed to disk within limits, then checked by the media readers before anything else sees them."""
+"""Uploads: streamed to disk within limits, then checked by the media readers before anything else uses them."""
 
 import asyncio
 import os
@@ -12,9 +12,9 @@ from unsilent.outputs import is_codes
 from unsilent.server.settings import Settings
 from unsilent.server.store import Input, Store, safe_name
 
-MIN_BYTES_A_SECOND = 8_000  # of an upload, after its first read_seconds
-_CHECK_BYTES = 64 << 20  # after which an upload is refused if the store is full by now
-_CHECK_RATE = 8000  # Hz, at which the length of a sound is counted
+MIN_BYTES_A_SECOND = 8_000  # minimum mean rate of an upload after its first read_seconds
+_CHECK_BYTES = 64 << 20  # between two checks whether the store is full
+_CHECK_RATE = 8000  # Hz; sounds are decoded at this rate to count their samples
 
 
 class TooLargeError(ResourceError):
@@ -22,23 +22,23 @@ class TooLargeError(ResourceError):
 
 
 class TooSlowError(ResourceError):
-    """An upload pauses for too long."""
+    """An upload pauses for too long or is too slow."""
 
 
 async def receive(parts: AsyncIterator[bytes], length: int | None, name: str, client: str, store: Store, settings: Settings) -> Input:
-    """Stream an upload to disk, check it and keep it; nothing stays of one that breaks off or is refused.
+    """Stream an upload to disk, check it and add it to the store. If it fails, all its files are removed.
 
     Args:
-        parts: of the body.
-        length: as announced; None if it is not.
-        name: of the file at the client.
-        client: that it belongs to.
-        store: keeps it.
-        settings: with the limits.
+        parts: parts of the request body.
+        length: announced length in bytes; None if unknown.
+        name: file name on the client's machine.
+        client: digest of the owner's token.
+        store: store that gets the upload.
+        settings: settings of the server, with its limits.
 
     Raises:
         TooLargeError: for too many bytes, seconds, frames or pixels, or a full store.
-        TooSlowError: for an upload that pauses.
+        TooSlowError: for an upload that pauses for too long or is too slow.
         MediaError: if it is not a media file.
     """
     await asyncio.to_thread(require_room, length or 0, store, settings)
@@ -47,13 +47,13 @@ async def receive(parts: AsyncIterator[bytes], length: int | None, name: str, cl
         await _write(parts, folder / name, store, settings)
         kind, facts = await asyncio.to_thread(check, folder / name, settings)
         return store.add_input(folder, client, name, kind, facts)
-    except BaseException:  # of a client that vanishes, too
+    except BaseException:  # also if the client disconnects
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def take_over(source: Path, client: str, store: Store, settings: Settings, facts: dict[str, Any] | None = None) -> Input:
-    """Keep a file that is on the server already, such as the example, as an upload of a client; errors as of `receive`."""
+    """Copy a file on the server, such as the example, to a new upload of a client. Errors as in `receive`."""
     require_room(source.stat().st_size, store, settings)
     name, folder = safe_name(source.name), store.new_folder("inputs")
     try:
@@ -66,21 +66,21 @@ def take_over(source: Path, client: str, store: Store, settings: Settings, facts
 
 
 def require_room(length: int, store: Store, settings: Settings) -> None:
-    """Refuse what does not fit.
+    """Check that an upload fits into the store.
 
     Args:
-        length: bytes that come.
-        store: that keeps them.
-        settings: with the limits.
+        length: length of the upload in bytes.
+        store: store of uploads and results.
+        settings: settings of the server, with its limits.
 
     Raises:
-        TooLargeError: if one upload has so many bytes.
+        TooLargeError: if the upload exceeds the limit of one upload.
         ResourceError: if the store or the disk is full.
     """
     if length > settings.max_bytes:
-        raise TooLargeError(f"the file has {length} bytes; this server takes {settings.max_bytes} at most.")
+        raise TooLargeError(f"the file has {length} bytes, but the limit of this server is {settings.max_bytes}.")
     if store.n_bytes() + length > settings.max_stored or shutil.disk_usage(store.folder).free < 2 * length + (64 << 20):
-        raise ResourceError("the server's store is full; delete results, or try again when some have expired.")
+        raise ResourceError("the store of the server is full; delete results, or try again when some have expired.")
 
 
 async def _write(parts: AsyncIterator[bytes], out: Path, store: Store, settings: Settings) -> None:
@@ -93,15 +93,15 @@ async def _write(parts: AsyncIterator[bytes], out: Path, store: Store, settings:
             except StopAsyncIteration:
                 break
             except TimeoutError:
-                raise TooSlowError(f"nothing of the upload came for {settings.read_seconds:g} s; send it again.") from None
+                raise TooSlowError(f"the upload paused for {settings.read_seconds:g} s; send it again.") from None
             n_bytes += len(part)
             if n_bytes > settings.max_bytes:
                 raise TooLargeError(f"the file has more than {settings.max_bytes} bytes, which is the limit of this server.")
             spent = loop.time() - started
             if spent > settings.read_seconds and n_bytes < MIN_BYTES_A_SECOND * spent:
-                raise TooSlowError(f"the upload brings less than {MIN_BYTES_A_SECOND} bytes a second; send it again from a faster line.")
+                raise TooSlowError(f"the upload is slower than {MIN_BYTES_A_SECOND} bytes per second; use a faster connection.")
             file.write(part)
-            if n_bytes > checked + _CHECK_BYTES:  # others upload meanwhile
+            if n_bytes > checked + _CHECK_BYTES:  # other uploads may have filled the store
                 checked = n_bytes
                 await asyncio.to_thread(require_room, 0, store, settings)
         file.flush()
@@ -109,15 +109,15 @@ async def _write(parts: AsyncIterator[bytes], out: Path, store: Store, settings:
 
 
 def check(path: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
-    """Kind of an upload, `video`, `sound` or `codes`, and facts about it.
+    """Return the kind of an upload, `video`, `sound` or `codes`, and its facts, see `store.Input`.
 
     Raises:
-        MediaError: if it is none of these.
-        TooLargeError: if it is longer or larger than the server takes.
+        MediaError: if the file has none of these kinds.
+        TooLargeError: if a limit of the server is exceeded.
     """
     if is_codes(path):
         return "codes", {"seconds": 0.0, "has_sound": True}
-    from unsilent.media.probe import probe  # PyAV, after the server has answered for the first time
+    from unsilent.media.probe import probe  # imports PyAV, so not at the start of the server
 
     try:
         info = probe(path)
@@ -133,9 +133,9 @@ def check(path: Path, settings: Settings) -> tuple[str, dict[str, Any]]:
         ("pixels in a frame", info.width * info.height, settings.max_pixels),
     ):
         if found > most:
-            raise TooLargeError(f"the video has {found:g} {what}; this server takes {most:g} at most.")
+            raise TooLargeError(f"the video has {found:g} {what}, but the limit of this server is {most:g}.")
     if info.has_audio:
-        _sound_seconds(path, settings)  # a track may be longer than the pictures
+        _sound_seconds(path, settings)  # the audio track may be longer than the video
     facts = {"seconds": round(info.seconds, 3), "has_sound": info.has_audio, "width": info.width, "height": info.height}
     return "video", facts | {"fps": round(info.fps, 3)}
 
@@ -147,7 +147,7 @@ def _sound_seconds(path: Path, settings: Settings) -> float:
     for block in decode_blocks(path, _CHECK_RATE, "mono"):
         n_samples += block.shape[1]
         if n_samples > settings.max_seconds * _CHECK_RATE:
-            raise TooLargeError(f"its sound has more than {settings.max_seconds:g} seconds, which is the limit of this server.")
+            raise TooLargeError(f"the sound is longer than {settings.max_seconds:g} seconds, which is the limit of this server.")
     if not n_samples:
         raise MediaError(f"{path.name} has no sound that can be decoded.")
     return n_samples / _CHECK_RATE

@@ -1,4 +1,4 @@
-"""What a worker does with a job: loads models, makes sounds, writes files that the page can draw, and reports while it works."""
+"""Workers, which run jobs: they load models, generate sounds, write files for the page and report progress."""
 
 import json
 import time
@@ -47,28 +47,28 @@ from unsilent.signal.mel import mel_of
 from unsilent.speed.memory import is_out_of_memory
 
 Emit = Callable[[dict[str, Any]], None]
-STOP = "stop"  # name of a file in a job's folder that asks to stop; a file, so that it reaches workers on other machines
-MODELS_KEPT = 2  # loaded at the same time
-CLASSES = 10  # that a classifier names
-_PREVIEW_REST = 5  # so many times as long as a preview took, none follows
-_CONTEXT = 4  # code columns before a preview's, so that its first ones are decoded as in the whole
+STOP = "stop"  # file in a job's folder that requests a stop; a file also reaches workers on other machines
+MODELS_KEPT = 2  # maximum number of loaded models
+CLASSES = 10  # likeliest classes returned per sound
+_PREVIEW_REST = 5  # minimum pause after a preview, in multiples of its computing time
+_CONTEXT = 4  # code columns decoded before the new ones, so that these are decoded as in the whole sound
 
 
 class _StoppedError(Exception):
-    """The client asked to stop."""
+    """The client has stopped the job."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A job as a worker gets it; picklable.
+    """A job for a worker; picklable.
 
     Attributes:
-        folder: for its files.
-        source: file of the upload.
-        ask: what is done; the files of its request are paths by now.
-        most_seconds: of a sound.
-        made: video of the sound that a retake makes anew.
-        classifier: names what is heard.
+        folder: folder for the results.
+        source: the uploaded file.
+        ask: the job's parameters, in which ids of uploads are replaced by paths.
+        most_seconds: maximum length of a decoded sound.
+        made: for a retake, the video with the sound to change.
+        classifier: classifier of the generated sounds.
     """
 
     folder: Path
@@ -80,17 +80,17 @@ class Task:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the client has asked to stop."""
+        """Whether the client has stopped the job."""
         return (self.folder / STOP).exists()
 
 
 @dataclass
 class Worker:
-    """Owner of loaded models; only one thread may use it.
+    """Owns loaded models and runs jobs; only one thread may use it.
 
     Attributes:
-        device, precision: of all models.
-        model: loaded by `warm`.
+        device, precision: device and precision of all models.
+        model: model that `warm` loads.
     """
 
     device: Device = "auto"
@@ -100,18 +100,18 @@ class Worker:
     _classifiers: dict[str, Classifier | None] = field(default_factory=dict)
 
     def warm(self) -> None:
-        """Load the first model."""
+        """Load the default model."""
         self.pipeline(self.model, "neural")
 
     def rehearse(self) -> None:
-        """Make a second of sound, so that the first job is as fast as later ones."""
+        """Generate one second of sound, so that the first job is as fast as later ones."""
         pipeline = self.pipeline(self.model, "neural")
         defaults = pipeline.parts.defaults
         needed = defaults.classes[0] if defaults.classes and not defaults.sees else None
         pipeline.takes(EXAMPLE, 1, seconds=1.0, label=needed)
 
     def pipeline(self, model: str, vocoder: str) -> Pipeline:
-        """A model, loaded at its first use; the one that was not used for longest is dropped."""
+        """Return a model, and load it at its first use. The least recently used model is dropped."""
         key = model, vocoder
         kept = self._pipelines.pop(key, None)
         while kept is None and len(self._pipelines) >= MODELS_KEPT:
@@ -120,17 +120,18 @@ class Worker:
         return self._pipelines[key]
 
     def run(self, task: Task, emit: Emit) -> dict[str, Any]:
-        """Do a job.
+        """Run a job.
 
         Args:
             task: the job.
-            emit: gets events: `{"stage", "share"}`, `{"mel", "start"}` of a draft, and `{"sound"}` for each finished one.
+            emit: called with events: `{"stage", "share"}`, `{"mel", "start"}` for new columns of the draft, and `{"sound"}` for each
+                finished sound.
 
         Returns:
-            The result: `state`, `sounds` with the names of their files, and what else is known.
+            The result: `state`, `sounds` with the names of their files, `spent_seconds`, and further keys by kind of job.
 
         Raises:
-            UnsilentError: if it cannot be done.
+            UnsilentError: if the job fails.
         """
         started = time.perf_counter()
         emit({"stage": "loading", "share": 0.0})
@@ -148,7 +149,9 @@ class Worker:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise ResourceError("the server has not enough memory for this; ask for a shorter sound, fewer takes or candidates.") from None
+            raise ResourceError(
+                "the server has not enough memory for this job; choose a shorter sound, fewer takes or fewer candidates."
+            ) from None
         return result | {"spent_seconds": round(time.perf_counter() - started, 3)}
 
     def _generate(self, task: Task, emit: Emit) -> dict[str, Any]:
@@ -159,7 +162,7 @@ class Worker:
         draft = _Draft(pipeline, emit, request.takes * (request.candidates or 1))
 
         def progress(stage: str, share: float) -> None:
-            if task.is_stopped and stage != "decoding":  # which is nearly done
+            if task.is_stopped and stage != "decoding":  # decoding is nearly the end of the job
                 raise _StoppedError
             emit({"stage": stage, "share": round(share, 3)})
 
@@ -171,14 +174,14 @@ class Worker:
             takes, state = draft.keep(task.source, request), "stopped"
             sampled = {"sampled_seconds": round(draft.seconds, 3)}
             which = "each take" if (request.candidates or 1) == 1 else "one candidate of each take, not the best of all,"
-            notes += [f"Stopped: {which} as far as it was sampled, {draft.seconds:.1f} s, then silence."] if takes else []
-        told = request.model_copy(update={name: Path(path).name for name, path in request.files().items()})  # no folder of the server
+            notes += [f"Stopped: {which} was sampled for {draft.seconds:.1f} s; the rest is silence."] if takes else []
+        told = request.model_copy(update={name: Path(path).name for name, path in request.files().items()})  # without folders of the server
         comment = recipe(pipeline, task.source, told)
         comment += f" sampled={draft.seconds:.2f}" if sampled else ""
         sounds = []
         for number, take in enumerate(takes, start=1):
             out = task.folder / f"take{number}{suffix}"
-            write_sound(samples_beside(out), take.waveform, take.sample_rate, "32f")  # retakes go on from the very samples
+            write_sound(samples_beside(out), take.waveform, take.sample_rate, "32f")  # unrounded samples for retakes
             model = Made.of(pipeline.parts, pipeline.precision, pipeline.vocoder)
             sidecar_for(take, out, model, samples=samples_beside(out)).write(out)
             take.save_video(out, comment=comment + pointer_to(out), plan=plan)
@@ -232,7 +235,7 @@ class Worker:
         return {"sounds": self._heard(task, sounds, emit), "bitrate_kbps": round(codec.bitrate_kbps, 3)}
 
     def _own(self, task: Task, codec: Codec, emit: Emit, *, by_phase: bool = False) -> list[dict[str, Any]]:
-        """The own sound of an upload, and what it becomes through the codes; by Griffin-Lim too, where that is asked for."""
+        """Write the own sound of an upload and its reconstruction; with `by_phase` also the reconstruction by Griffin-Lim."""
         own = read_audio(task.source, codec.clip.sample_rate)
         mel = codec.decode(codec.encode(own))
         made = {"own": own, "reconstruction": codec.vocode(mel)[: len(own)].cpu().numpy()}
@@ -259,7 +262,7 @@ class Worker:
         codec = Codec.load(task.ask.model, self.device, self.precision, task.ask.vocoder)
         decoded = decode_file(codec, task.source)
         if decoded.n_samples > task.most_seconds * codec.clip.sample_rate:
-            raise ParameterError(f"the codes are of more than {task.most_seconds:g} seconds, which is the limit of this server.")
+            raise ParameterError(f"the decoded sound is longer than {task.most_seconds:g} seconds, which is the limit of this server.")
         write_sound(task.folder / "decoded.wav", decoded.waveform, codec.clip.sample_rate)
         sound = {"name": "decoded", "wav": "decoded.wav", "seconds": round(len(decoded.waveform) / codec.clip.sample_rate, 3)}
         sound |= pictures.write(task.folder / "decoded", decoded.waveform, mel_of(decoded.waveform, codec.clip), codec.clip)
@@ -267,7 +270,7 @@ class Worker:
         return {"sounds": [sound], "lost": [[round(one, 3) for one in span] for span in decoded.lost]}
 
     def _heard(self, task: Task, sounds: list[dict[str, Any]], emit: Emit) -> list[dict[str, Any]]:
-        """The sounds with the likeliest classes of each, where a classifier is here; silence has none."""
+        """Add the likeliest classes to each sound, if the classifier is installed. Silent sounds get none."""
         if task.classifier not in self._classifiers:
             try:
                 self._classifiers[task.classifier] = load_classifier(task.classifier, self.device)
@@ -293,7 +296,7 @@ class _Draft:
         self._candidate, self._shown, self._next = 0, 0, 0.0
 
     def watch(self, known: Int[Tensor, "draws known"]) -> None:
-        """Take note of all codes known by now, and show new columns of the mel unless that would cost too much."""
+        """Store the codes sampled so far. Also send the new columns of the mel, unless the last preview was too recent."""
         self._known = known
         if (candidate := int((known[:, -1] != ENDED).int().argmax())) != self._candidate:
             self._candidate, self._shown = candidate, 0  # the first that no audition ended, from its beginning
@@ -313,7 +316,7 @@ class _Draft:
             }
         )
         is_first, self._shown = self._shown == 0, columns
-        spent = time.perf_counter() - started  # that of the first is the decoder's own start, too
+        spent = time.perf_counter() - started  # the first preview also includes the start-up of the decoder
         self._next = started + spent * (1 if is_first else 1 + _PREVIEW_REST)
 
     def _decoded(self, known: Int[Tensor, "draws known"], first: int = 0) -> list[Float[np.ndarray, "mels frames"]]:
@@ -322,7 +325,7 @@ class _Draft:
 
     @property
     def seconds(self) -> float:
-        """Length of what is sampled."""
+        """Length of the sampled part."""
         clip = self._pipeline.clip
         return 0.0 if self._known is None else self._known.shape[1] // clip.rows * clip.column_samples / clip.sample_rate
 
@@ -334,7 +337,7 @@ class _Draft:
         by_take = self._known.unflatten(0, (-1, request.candidates or 1))
         chosen = by_take[torch.arange(len(by_take)), (by_take[:, :, -1] != ENDED).int().argmax(1)]
         n_samples, made = request.n_samples(probe(source).seconds, rate), []
-        request = request.model_copy(update={"cues": None}) if request.cues == AUTO else request  # which were not found yet
+        request = request.model_copy(update={"cues": None}) if request.cues == AUTO else request  # the cues have not been detected yet
         shape = shaper(request, clip, prime=None)
         for take, (grid, mel) in enumerate(zip(to_grid(chosen, clip.rows), self._decoded(chosen), strict=True)):
             waveform = shape(pipeline.codec.vocode(torch.from_numpy(mel).to(pipeline.device))[:n_samples].cpu().numpy())
@@ -345,7 +348,7 @@ class _Draft:
 
 
 def _progress(task: Task, emit: Emit) -> Callable[[float], None]:
-    """Passes progress on, and ends the work where that is asked for."""
+    """Return a callback that emits progress, and raises `_StoppedError` if the client has stopped the job."""
 
     def progress(share: float) -> None:
         if task.is_stopped:
@@ -356,7 +359,7 @@ def _progress(task: Task, emit: Emit) -> Callable[[float], None]:
 
 
 def _shown(take: Generation, out: Path, number: int, score: float | None) -> dict[str, Any]:
-    """A saved take as the page gets it."""
+    """Return the data of a saved take for the page."""
     files = {"video": out.name, "wav": out.with_suffix(".wav").name, "project": sidecar_of(out).name, **write_sounds(take, out)}
     drawn = pictures.write(out.with_suffix(""), take.waveform, take.heard_mel, take.clip)
     return {"name": f"take {number}", **files, "seconds": round(take.seconds, 3), "draw": take.take + 1, "score": score, **drawn}

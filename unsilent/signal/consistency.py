@@ -1,6 +1,6 @@
 """STFT and mel consistency: refine a waveform until its mel spectrogram equals a given one.
 
-Shapes, here time before frequency, the layout of a batch of FFTs:
+Shapes have time before frequency here, the layout of a batch of FFTs:
 
     S  complex spectrum  [batch, frames, bins]     bins = n_fft / 2 + 1
     M  wanted mel        [batch, frames, mels]     linear magnitudes
@@ -18,17 +18,17 @@ from torch import Tensor
 from unsilent.clip import Clip
 from unsilent.signal.mel import FLOOR_DB, RANGE_DB, mel_filters
 
-_SILENCE = 1e-5  # wanted magnitude of bands at the mel's floor: 20 dB below it
+_SILENCE = 1e-5  # wanted magnitude of bands at the mel's floor, 20 dB below the floor
 _MIN_MAGNITUDE = 1e-8  # floor that avoids division by zero
 _MAX_GAIN = 1e3  # limit of one multiplicative update
-_MOMENTUM = 0.9  # of the refinement; larger values oscillate
+_MOMENTUM = 0.9  # momentum of the refinement; larger values oscillate
 
 
 class ConsistencyRefiner:
     """Inverts spectra and refines waveforms so that they match a mel spectrogram. Differentiable.
 
     Args:
-        mel01: wanted mel in [0, 1]; 0 means silence. Frame `t` is centred on sample `t * clip.hop`, the last one on the very end.
+        mel01: wanted mel in [0, 1]; 0 is silence. Frame `t` is centred on sample `t * clip.hop`, so the last frame is centred on the end.
         clip: the time and frequency grid.
     """
 
@@ -40,7 +40,7 @@ class ConsistencyRefiner:
         covered = torch.nonzero(filters.sum(0))
         self._first, self._stop = int(covered.min()), int(covered.max()) + 1  # bins inside the mel range
         filters = filters[:, self._first : self._stop].to(wanted)
-        # one matrix product per item: the rounding of a single large product would depend on the batch size
+        # one matrix product per item, because the rounding of a single large product would depend on the batch size
         self._filters, self._shares = (matrix.expand(len(wanted), -1, -1) for matrix in (filters.T, filters / filters.sum(0)))
         self._window: Float[Tensor, "n_fft"] = torch.hann_window(clip.n_fft, device=mel01.device)
 
@@ -59,7 +59,7 @@ class ConsistencyRefiner:
             filters.
         """
         parts = torch.view_as_real(spectrum[..., self._first : self._stop])
-        # explicit, because torch.abs of complex tensors takes several times as long
+        # explicit, because torch.abs of complex tensors is several times slower
         magnitude = parts[..., 0].square().addcmul(parts[..., 1], parts[..., 1]).clamp(min=_MIN_MAGNITUDE**2).sqrt()
         ratio = self._wanted / (magnitude @ self._filters).clamp(min=_MIN_MAGNITUDE)
         gains = (ratio @ self._shares).clamp(max=_MAX_GAIN)
@@ -78,8 +78,8 @@ class ConsistencyRefiner:
                 padding, the waveform is returned unchanged.
 
         Source:
-            Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013). Differs: a mel instead of magnitudes. Momentum acts
-            on the waveform, which is equal because the STFT is linear, and has a quarter of the data of the spectrum.
+            Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013). Differs: a mel instead of magnitudes. Momentum is
+            applied to the waveform, which has a quarter of the data of the spectrum; the result is equal because the STFT is linear.
         """
         previous = waveform
         for _ in range(iterations if waveform.shape[-1] > self._clip.n_fft // 2 else 0):
@@ -88,7 +88,7 @@ class ConsistencyRefiner:
         return waveform
 
     def _stft(self, waveform: Float[Tensor, "batch samples"]) -> Complex[Tensor, "batch frames bins"]:
-        """As `signal.mel.stft`, with frames first."""
+        """The STFT of `signal.mel.stft` with frames before bins."""
         n_fft, hop = self._clip.n_fft, self._clip.hop
         frames = F.pad(waveform, (n_fft // 2, n_fft // 2), mode="reflect").unfold(-1, n_fft, hop)
         return torch.fft.rfft(frames * self._window)

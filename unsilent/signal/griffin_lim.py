@@ -1,4 +1,4 @@
-"""Griffin-Lim: waveforms from magnitudes by iterative phase estimation. Needs no trained vocoder; sounds slightly hollow."""
+"""Griffin-Lim: waveforms from magnitudes by iterative phase estimation. It needs no trained vocoder, and sounds slightly hollow."""
 
 import torch
 from jaxtyping import Complex, Float
@@ -21,13 +21,13 @@ def griffin_lim(
         clip: the time and frequency grid.
         iterations: 1 or more; 32 suffice. Each costs two transforms.
         momentum: 0 gives the plain algorithm, values near 1 the fast one.
-        seed: of the initial phases, which are shared by the batch so that no item depends on its neighbours.
+        seed: seed of the initial phases. All items of a batch share them, so that no item depends on the others.
 
     Returns:
         Exactly `frames * clip.hop` samples; beyond full scale if the magnitudes are.
 
     Raises:
-        ParameterError: if there are too few bins, frames or iterations; names both numbers.
+        ParameterError: if there are too few frames or iterations, or the bins do not match the FFT; the message has both numbers.
 
     Source:
         Griffin and Lim (1984); Perraudin, Balazs and Sondergaard, "A fast Griffin-Lim algorithm" (2013), with librosa's damping
@@ -65,4 +65,4 @@ def _check(bins: int, frames: int, iterations: int, clip: Clip) -> None:
     if frames < least:
         raise ParameterError(f"{frames} frames are too few for Griffin-Lim, which needs {least} or more.")
     if iterations < 1:
-        raise ParameterError(f"Griffin-Lim needs 1 iteration or more, found {iterations}.")
+        raise ParameterError(f"iterations is {iterations}, but must be 1 or more.")

@@ -1,9 +1,9 @@
-"""Joins: a new sound takes the place of a stretch of another, without a click, a step in level or a notch, and nothing else changes.
+"""Joins: a stretch of a sound is replaced by a new one, without a click, a step in level or a spectral notch. Nothing else changes.
 
-    new, excess = splice(old, new, start, stop, sample_rate)  # what belongs into old[start:stop]
+    new, excess = splice(old, new, start, stop, sample_rate)  # samples for old[start:stop]
 
-Both joins lie inside the stretch. A join is a cross-fade, whose place and length are searched: the sounds should be in phase there, and
-loudness and spectrum should not jump more than they do elsewhere in the sound.
+Both joins lie inside the stretch. A join is a cross-fade. Its position and length are chosen such that both sounds are in phase there, and
+that loudness and spectrum do not jump more than elsewhere in the sound.
 """
 
 from typing import NamedTuple
@@ -11,26 +11,26 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-REACH_SECONDS = 0.25  # from an edge of the stretch to the far end of its join, or a third of the stretch
+REACH_SECONDS = 0.25  # largest distance of a join's end from the edge of the stretch; at most a third of the stretch
 _FADES_SECONDS = (0.01, 0.03, 0.08, 0.2)
-_PLACES = 8  # parts of the reach, in each of which the place of best phase is tried
-_FRAME_SECONDS, _FRAMES_APART = 0.02, 4  # of short-time spectra, which overlap by three quarters
-_FLOOR_DB = 60.0  # below the loudest frame; quieter parts count as silent
-_BAND = 4  # bins of one band
+_PLACES = 8  # the reach is divided into this many parts; in each, the position with the highest correlation is tried
+_FRAME_SECONDS, _FRAMES_APART = 0.02, 4  # length of short-time spectra, which overlap by three quarters
+_FLOOR_DB = 60.0  # relative to the loudest frame; quieter parts count as silent
+_BAND = 4  # FFT bins per band
 _LIMIT_PERCENTILE = 95
-_CONTEXT_SECONDS = 15.0  # around the stretch, in which the usual jumps are measured
-_MAX_MATCH_DB = 12.0  # by which the new sound is raised or lowered at a join
-_RELAX_SECONDS = 0.2  # after which it is back at its own level, to 1 / e
-_ORDER, _MODEL_SECONDS = 32, 0.1  # linear prediction that continues a sound where it ends
-_LEAST_CORRELATION = -0.9  # below it, the gain of a fade of constant power would exceed 3
+_CONTEXT_SECONDS = 15.0  # on each side of the stretch, where typical jumps are measured
+_MAX_MATCH_DB = 12.0  # largest gain that matches the new sound's level to the old one at a join
+_RELAX_SECONDS = 0.2  # time constant with which this gain decays
+_ORDER, _MODEL_SECONDS = 32, 0.1  # linear prediction that continues a sound beyond its end
+_LEAST_CORRELATION = -0.9  # lower limit, because the gain of a constant-power fade would exceed 3
 
 
 class Jumps(NamedTuple):
-    """Changes between a frame and the frame that begins where it ends; frame `i` begins at sample `i * hop`.
+    """Changes between each frame and the adjacent one, which begins where it ends; frame `i` begins at sample `i * hop`.
 
     Attributes:
-        energy: magnitude of the change in level, dB.
-        flux: mean over bands of the rise in level, dB.
+        energy: absolute change in level, in dB.
+        flux: mean over bands of the increase in level, in dB.
     """
 
     energy: Float[np.ndarray, "frames"]
@@ -38,7 +38,7 @@ class Jumps(NamedTuple):
 
 
 def jumps(sound: Float[np.ndarray, "samples"], sample_rate: int, loudest: float) -> Jumps:
-    """Jumps of energy and spectrum; `loudest` is the power of the loudest frame, 60 dB below which all counts as silence."""
+    """Jumps of energy and spectrum. `loudest` is the power of the loudest frame; levels 60 dB below it count as silence."""
     powers = _powers(sound, sample_rate)
     levels, totals = (10 * np.log10(one + loudest * 10 ** (-_FLOOR_DB / 10) / count)
                       for one, count in ((powers, powers.shape[1]), (powers.sum(1), 1)))  # fmt: skip
@@ -59,20 +59,20 @@ def usual_jumps(sound: Float[np.ndarray, "samples"], sample_rate: int, loudest: 
 def splice(
     old: Float[np.ndarray, "samples"], new: Float[np.ndarray, "stretch"], start: int, stop: int, sample_rate: int
 ) -> tuple[Float[np.ndarray, "stretch"], float]:
-    """Samples for `old[start:stop]`: the old sound at its edges, cross-faded into the new one.
+    """Samples for `old[start:stop]`: the new sound, cross-faded with the old one at both edges.
 
-    A side on which nothing is left of the old sound is not joined, but faded over 10 ms. Where the old sound is digital silence inside the
-    edge, as in a gap or behind its end, it is continued by linear prediction first.
+    At the beginning or end of the old sound, the new one is faded over 10 ms instead. If the old sound is digital silence inside the edge,
+    as in a gap or after its end, it is first continued by linear prediction.
 
     Args:
-        old: mono.
-        new: mono, `stop - start` samples at the level of the old sound.
+        old: the old sound, mono.
+        new: the new sound, mono, `stop - start` samples at the level of the old sound.
         start: first sample of the stretch.
-        stop: first sample after it.
-        sample_rate: Hz.
+        stop: first sample after the stretch.
+        sample_rate: in Hz.
 
     Returns:
-        The samples, and the largest jump at a join as a share of the 95th percentile in the old sound around it.
+        The samples, and the largest jump at a join divided by the 95th percentile of jumps in the old sound around it.
     """
     context = round(_CONTEXT_SECONDS * sample_rate)
     around = old[max(0, start - context) : stop + context]
@@ -84,16 +84,16 @@ def splice(
 
 
 class _Judge(NamedTuple):
-    """What a join is compared with."""
+    """Scores joins relative to the jumps in the old sound."""
 
     sample_rate: int
     loudest: float
     usual: tuple[float, float]
 
     def excess(self, before: np.ndarray, joined: np.ndarray, beneath: np.ndarray, start: int, stop: int) -> float:
-        """Largest jump at a join in `joined[start:stop]`, behind `before`, as a share of the usual.
+        """Largest jump at a join in `joined[start:stop]`, which follows `before`, divided by the typical jump.
 
-        A jump that begins before the stretch may be as large as it was: where the old sound rises at the very edge, so does the new one.
+        A jump that begins before the stretch may be as large as in the old sound, because it is in samples that are kept.
         """
         frame = round(_FRAME_SECONDS * self.sample_rate)
         known = before[-2 * frame :]
@@ -109,7 +109,7 @@ class _Judge(NamedTuple):
 
 
 def _join(before: np.ndarray, beneath: np.ndarray, new: np.ndarray, judge: _Judge) -> tuple[np.ndarray, float]:
-    """Join the beginning of a stretch to what is before it, as well as possible; `beneath` is the old sound inside the stretch."""
+    """Join the beginning of a stretch to the sound before it with the best of several fades; `beneath` is the old sound in the stretch."""
     rate, out = judge.sample_rate, new.copy()
     reach = min(round(REACH_SECONDS * rate), len(new) // 3)
     if not len(before) or reach < 2:
@@ -136,7 +136,7 @@ class _Faded(NamedTuple):
 
 
 def _places(old: np.ndarray, new: np.ndarray, fade: int, reach: int) -> list[int]:
-    """In each part of the reach the start of a fade at which both sounds correlate best."""
+    """Start of the fade with the highest correlation of both sounds, in each part of the reach."""
     n_places = reach - fade + 1
     step = max(1, fade // 256)  # in long fades, a coarser search finds the same phase
     windows = [np.lib.stride_tricks.sliding_window_view(one[:reach].astype(np.float64), fade)[::step] for one in (old, new)]
@@ -148,7 +148,7 @@ def _places(old: np.ndarray, new: np.ndarray, fade: int, reach: int) -> list[int
 
 
 def _fade(old: np.ndarray, new: np.ndarray, place: int, fade: int, rate: int) -> _Faded:
-    """Cross-fade from the old sound to the new one at constant power, given how much they correlate, and match their levels there."""
+    """Match the level of the new sound to the old one at the join, and cross-fade at constant power given their correlation."""
     over = slice(place, place + fade)
     power_old, power_new = (float(np.square(one[over], dtype=np.float64).mean()) for one in (old, new))
     match_db = 10 * np.log10((power_old + 1e-12) / (power_new + 1e-12)) if power_old and power_new else 0.0
@@ -166,10 +166,10 @@ def _fade(old: np.ndarray, new: np.ndarray, place: int, fade: int, rate: int) ->
 
 
 def extrapolate(before: Float[np.ndarray, "known"], n: int) -> Float[np.ndarray, "n"]:
-    """Continue a sound by linear prediction, which keeps its spectrum and decays.
+    """Continue a sound by linear prediction; the continuation has its spectrum and decays.
 
     Args:
-        before: its last samples.
+        before: the last samples of the sound.
         n: number of samples to add.
 
     Source:

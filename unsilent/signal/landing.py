@@ -1,8 +1,8 @@
-"""Landing: events of a made sound are moved so that each begins at a cue; what rises without a cue is lowered.
+"""Landing: moves the events of a generated sound to cues, and attenuates events without a cue.
 
     landed = land(waveform, cues, clip)
 
-Times are seconds from the beginning of the sound. A sampler places events to a column (0.19 s) at best; people notice 0.05 s.
+Times are in seconds from the beginning of the sound. A sampler times events to a column (0.19 s) at best, but people notice 0.05 s.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from unsilent.cues import Cue
 from unsilent.signal.mel import log_mel01
 from unsilent.signal.onsets import find_onsets
 
-REACH_SECONDS = 0.25  # of a move; a cue without an event that near gets a copy of one
-LANDED_SECONDS = 0.02  # from a cue: an event that near stays
-_LEAD_SECONDS, _RIGID_SECONDS = 0.012, 0.05  # before and after an onset: moved, never stretched
-_EVENT_SECONDS = 0.4  # of a copied event, at most
+REACH_SECONDS = 0.25  # largest move of an event; a cue without an event in reach gets a copy of one
+LANDED_SECONDS = 0.02  # largest distance from a cue at which an event counts as landed
+_LEAD_SECONDS, _RIGID_SECONDS = 0.012, 0.05  # samples this long before and after an onset are moved but never stretched
+_EVENT_SECONDS = 0.4  # largest length of a copied event
 _FADE_SECONDS = 0.005
-_ENVELOPE_SECONDS = 0.008
-_PIECE, _SEARCH = 1024, 256  # samples of a piece of what is stretched, and of the search for its place
-_PASSES = 2  # of copying
+_ENVELOPE_SECONDS = 0.008  # resolution of the envelope in which rises are detected
+_PIECE, _SEARCH = 1024, 256  # WSOLA: samples per segment, and search range on each side
+_PASSES = 2  # repetitions of copying and attenuating
 
 Samples = Float[np.ndarray, "samples"]
 Found = Float[np.ndarray, "found"]
@@ -40,18 +40,18 @@ def onsets_of(waveform: Samples, clip: Clip) -> Found:
 def land(waveform: Samples, cues: Sequence[Cue], clip: Clip) -> Samples:
     """Move the events of a sound to cues.
 
-    - The event nearest to a cue, within 0.25 s, is moved to it. What is between two events is stretched (waveform similarity).
-    - A cue that has no event near gets a copy of the nearest event.
-    - Where the sound rises between two cues, it is lowered to the level before, until the next cue.
+    - The event nearest to a cue, within 0.25 s, is moved to it. The sound between two events is stretched by WSOLA.
+    - A cue without an event in reach gets a copy of the nearest event.
+    - An onset without a cue is attenuated to the level before it, until the next cue.
     - Amplitudes follow the strengths of the cues; a cue with a length is followed by silence.
 
     Args:
-        waveform: mono.
-        cues: in any order; those after the end have no effect.
-        clip: the grid of its sample rate.
+        waveform: mono, at the clip's sample rate.
+        cues: in any order; cues after the end have no effect.
+        clip: the grid.
 
     Returns:
-        As many samples. A sound without any onset stays as it is, but for strengths and lengths.
+        The same number of samples. A sound without onsets changes only by the strengths and lengths of cues.
 
     Source:
         Stretching: Verhelst and Roelands, "An overlap-add technique based on waveform similarity (WSOLA)" (1993).
@@ -74,15 +74,15 @@ def land(waveform: Samples, cues: Sequence[Cue], clip: Clip) -> Samples:
 
 
 def pair(found: Found, wanted: Wanted, reach: float) -> list[tuple[int, int]]:
-    """Pairs (found, wanted) in the order of time: as many as possible within `reach` seconds, of these the nearest in sum.
+    """Index pairs (found, wanted) in the order of time: the largest matching within `reach` seconds, with the smallest total distance.
 
     Args:
-        found: ascending.
-        wanted: ascending.
+        found: ascending times in seconds.
+        wanted: ascending times in seconds.
         reach: largest distance of a pair.
     """
     both = np.sort(np.concatenate([found, wanted]))
-    borders = both[1:][np.diff(both) > reach]  # no pair lies across them
+    borders = both[1:][np.diff(both) > reach]  # no pair crosses these
     parts = zip(np.searchsorted(found, [-1.0, *borders]), np.searchsorted(wanted, [-1.0, *borders]), strict=True)
     edges = [*parts, (len(found), len(wanted))]
     return [
@@ -93,7 +93,7 @@ def pair(found: Found, wanted: Wanted, reach: float) -> list[tuple[int, int]]:
 
 
 def _pair_all(found: Found, wanted: Wanted, reach: float) -> list[tuple[int, int]]:
-    """By dynamic programming: value of the best choice among the first i and j; a pair counts 1, less a little for its distance."""
+    """Dynamic programming over the best value for the first i and j times; a pair is worth 1 minus a small penalty for its distance."""
     distance = np.abs(np.subtract.outer(found, wanted))
     worth = np.where(distance <= reach, 1 - distance / (2 * reach * (len(wanted) + 1)), -np.inf)
     best = np.zeros((len(found) + 1, len(wanted) + 1))
@@ -113,7 +113,7 @@ def _pair_all(found: Found, wanted: Wanted, reach: float) -> list[tuple[int, int
 
 
 def _moved(waveform: Samples, found: Found, wanted: Wanted, rate: int) -> Samples:
-    """The sound with each found onset at its wanted time."""
+    """The sound with each found onset moved to its wanted time."""
     hop, n = _PIECE // 2, len(waveform)
     around = np.diff(wanted) / 2
     before = np.minimum(_LEAD_SECONDS + hop / rate, np.concatenate([[np.inf], around]))
@@ -141,7 +141,7 @@ def _moved(waveform: Samples, found: Found, wanted: Wanted, rate: int) -> Sample
 
 
 def _most_similar(padded: Samples, target: int, natural: Float[np.ndarray, "piece"]) -> int:
-    """Where around the target the sound continues most like `natural`."""
+    """Position near the target with the highest normalised correlation to `natural`."""
     region = padded[target - _SEARCH : target + _SEARCH + len(natural)]
     energy = np.cumsum(np.pad(region.astype(np.float64) ** 2, (1, 0)))
     energy = np.sqrt(energy[len(natural) :] - energy[: -len(natural)] + 1e-9)
@@ -149,7 +149,7 @@ def _most_similar(padded: Samples, target: int, natural: Float[np.ndarray, "piec
 
 
 def _copied(waveform: Samples, wanted: Wanted, has_event: set[int], rate: int) -> Samples:
-    """The sound with a copy of the nearest event at each cue without one; what was there is faded over into it."""
+    """The sound with a copy of the nearest event cross-faded in at each cue without one."""
     made = waveform.copy()
     lead, fade, ends = round(_LEAD_SECONDS * rate), round(_FADE_SECONDS * rate), [*wanted[1:], len(waveform) / rate]
     for cue in sorted(set(range(len(wanted))) - has_event):
@@ -174,7 +174,7 @@ def _copied(waveform: Samples, wanted: Wanted, has_event: set[int], rate: int) -
 
 
 def _without_rises(waveform: Samples, wanted: Wanted, found: Found, rate: int) -> Samples:
-    """The sound lowered where it rises at an onset without a cue: to the level before, until the next cue."""
+    """The sound with each onset that has no cue attenuated to the level before it, until the next cue."""
     alone = sorted(set(range(len(found))) - {i for i, _ in pair(found, wanted, LANDED_SECONDS)})
     if not alone:
         return waveform
@@ -197,7 +197,7 @@ def _without_rises(waveform: Samples, wanted: Wanted, found: Found, rate: int) -
 
 
 def _gains(cues: Sequence[Cue], n: int, rate: int) -> Samples:
-    """Amplitude over time: strengths from cue to cue, and silence after the length of a cue."""
+    """Gain over time: the strength of each cue until the next, and 0 after the length of a cue."""
     fade = _FADE_SECONDS
     knots, values = [0.0], [cues[0].strength]
     for cue, following in zip(cues, [*cues[1:], None], strict=True):

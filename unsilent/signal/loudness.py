@@ -8,21 +8,21 @@ from jaxtyping import Float
 from unsilent.errors import ParameterError
 
 TARGET_LUFS = -23.0  # the European broadcast level (EBU R 128)
-LOUDNESS = "loudness_lufs"  # in shards and checkpoints: what sounds were normalised to; None for sounds as recorded
-_PEAK_DB = -1.0  # limit of peaks relative to full scale
-CEILING = 10 ** (_PEAK_DB / 20)  # the same as a magnitude
-_BLOCK_SECONDS = 0.4  # gating blocks of the standard
+LOUDNESS = "loudness_lufs"  # key in shards and checkpoints: the loudness that sounds were normalised to; None if they were not
+_PEAK_DB = -1.0  # limit of peaks, in dB relative to full scale
+CEILING = 10 ** (_PEAK_DB / 20)  # the same limit as a magnitude
+_BLOCK_SECONDS = 0.4  # length of the standard's gating blocks
 _BLOCKS_PER_POSITION = 4  # 75 % overlap
 _GATE_LUFS = -70.0  # absolute gate
 _OFFSET_LUFS = -0.691  # loudness of a K-weighted power of 1
 _SHELF_HZ, _SHELF_Q, _SHELF_DB = 1500.0, 0.5**0.5, 4.0  # K-weighting, high shelf: the acoustic effect of the head
 _HIGH_PASS_HZ, _HIGH_PASS_Q = 38.0, 0.5  # K-weighting, high-pass
 _LOOK_AHEAD_SECONDS = 0.005  # attack and release of the limiter
-_MAX_REDUCTION_DB = 12.0  # of the limiter; more would be audible
+_MAX_REDUCTION_DB = 12.0  # largest gain reduction of the limiter; more would be audible
 _TOLERANCE_DB = 0.2  # deviation from the target at which levelling stops
-_MAX_PASSES = 4  # each pass of the limiter loses some loudness, which the next compensates
+_MAX_PASSES = 4  # each pass of the limiter reduces loudness slightly, which the next pass compensates
 _TRUE_PEAK_PHASES, _TRUE_PEAK_TAPS, _TRUE_PEAK_CHUNK = 8, 48, 1 << 20
-_CHUNK_SECONDS = 120.0  # processed at once, because filtering makes several float64 copies
+_CHUNK_SECONDS = 120.0  # processed at once; limits memory, because filtering makes several float64 copies
 
 
 def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> float:
@@ -54,7 +54,7 @@ def loudness_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> f
 
 
 class LoudnessMeter:
-    """Loudness and peak of a sound that comes in blocks of any length; arguments and values as of `loudness_lufs`.
+    """Loudness and peak of a sound that arrives in blocks of any length; see `loudness_lufs`.
 
     Attributes:
         peak: largest magnitude so far.
@@ -66,7 +66,7 @@ class LoudnessMeter:
         self.peak = 0.0
 
     def add(self, block: Float[np.ndarray, "samples"]) -> None:
-        """Measure the next samples, which are finite."""
+        """Measure the next samples, which must be finite."""
         self.peak = max(self.peak, float(np.abs(block).max(initial=0)))
         for start in range(0, len(block), self._length):
             piece = block[start : start + self._length]
@@ -78,7 +78,7 @@ class LoudnessMeter:
                 self._waiting, self._n_waiting = [piece[missing:]], len(piece) - missing
 
     def lufs(self) -> float:
-        """LUFS of all that was added; `-inf` for silence. Ends the measurement."""
+        """Integrated loudness of all added samples, in LUFS; `-inf` for silence. Ends the measurement."""
         if self._n_waiting or not self._levels:
             self._measure()
         levels, weights = np.array(self._levels), np.array(self._weights)
@@ -106,7 +106,7 @@ def _chunk_lufs(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> flo
 
 
 def _k_weighted(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> Float[np.ndarray, "samples"]:
-    """K-weighting by FFT convolution in blocks of one second, the first quarter of which overlaps the block before and is discarded."""
+    """K-weighting by overlap-save FFT filtering in blocks of one second with an overlap of a quarter."""
     overlap = sample_rate // 4
     delay = np.exp(-2j * np.pi * np.fft.rfftfreq(sample_rate))
     response = np.prod([np.polyval(b[::-1], delay) / np.polyval(a[::-1], delay) for b, a in _k_filters(sample_rate)], axis=0)
@@ -116,7 +116,7 @@ def _k_weighted(waveform: Float[np.ndarray, "samples"], sample_rate: int) -> Flo
 
 
 def _k_filters(sample_rate: int) -> list[tuple[list[float], list[float]]]:
-    """Numerator and denominator, in powers of z^-1, of the high shelf and of the high-pass."""
+    """Coefficients (b, a), in powers of z^-1, of the high shelf and the high-pass."""
     cosine, alpha = _biquad_angle(_SHELF_HZ, _SHELF_Q, sample_rate)
     gain = 10 ** (_SHELF_DB / 40)
     up, down, root = gain + 1, gain - 1, 2 * gain**0.5 * alpha
@@ -135,7 +135,7 @@ def _biquad_angle(hz: float, q: float, sample_rate: int) -> tuple[float, float]:
 def normalise_loudness(
     waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float = TARGET_LUFS
 ) -> Float[np.ndarray, "samples"]:
-    """Scale a sound by one gain to a target loudness, as far as a peak of -1 dB allows.
+    """Scale a sound by one gain to a target loudness; the gain is limited such that peaks stay at -1 dB or below.
 
     Args:
         waveform: mono, full scale 1.
@@ -143,7 +143,7 @@ def normalise_loudness(
         target_lufs: wanted loudness.
 
     Returns:
-        The scaled sound, in its own dtype; silence comes back unchanged.
+        The scaled sound, in its own dtype; silence is returned unchanged.
 
     Raises:
         ParameterError: if a sample is NaN or infinite.
@@ -156,8 +156,8 @@ def normalising_gain_db(loudness: float, peak: float, target_lufs: float = TARGE
     """Gain of `normalise_loudness` in dB; 0 for silence.
 
     Args:
-        loudness: of the sound, in LUFS.
-        peak: its largest magnitude.
+        loudness: loudness of the sound, in LUFS.
+        peak: largest magnitude of the sound.
         target_lufs: wanted loudness.
         peak_db: limit of the peak, in dB relative to full scale.
     """
@@ -176,10 +176,11 @@ def level(
         peak_db: limit of the peak, in dB relative to full scale, at most 0.
 
     Returns:
-        The result of `normalise_loudness` where that reaches the target. A sound whose peaks would lose more than 12 dB stays quieter.
+        The result of `normalise_loudness` if it reaches the target. Otherwise the sound is limited; it stays quieter than the target if
+        more than 12 dB of reduction were needed.
 
     Raises:
-        ParameterError: as `normalise_loudness`.
+        ParameterError: as in `normalise_loudness`.
     """
     gain_db = normalising_gain_db(loudness_lufs(waveform, sample_rate), float(np.abs(waveform).max(initial=0)), target_lufs, peak_db)
     gain = 10 ** (gain_db / 20)
@@ -197,7 +198,7 @@ def level(
 def level_true_peak(
     waveform: Float[np.ndarray, "samples"], sample_rate: int, target_lufs: float, true_peak_db: float
 ) -> Float[np.ndarray, "samples"]:
-    """As `level`, with a limit of the true peak in dBTP."""
+    """Like `level`, but limits the true peak, in dBTP."""
     limit = true_peak_db
     for _ in range(_MAX_PASSES):
         levelled = level(waveform, sample_rate, target_lufs, limit)
@@ -209,10 +210,10 @@ def level_true_peak(
 
 
 def true_peak(waveform: Float[np.ndarray, "samples"]) -> float:
-    """Largest magnitude of the continuous signal between and at the samples, by eightfold interpolation.
+    """Largest magnitude of the continuous signal, by eightfold interpolation.
 
     Source:
-        ITU-R BS.1770-4, annex 2. Differs: eight phases of a windowed sinc of 48 taps, for sample rates below 48 kHz.
+        ITU-R BS.1770-4, annex 2. Differs: eight phases of a windowed sinc of 48 taps, because sample rates may be below 48 kHz.
     """
     taps = np.arange(-_TRUE_PEAK_TAPS // 2 + 1, _TRUE_PEAK_TAPS // 2 + 1)
     largest = float(np.abs(waveform).max(initial=0))
@@ -228,14 +229,14 @@ def true_peak(waveform: Float[np.ndarray, "samples"]) -> float:
 def limit_peaks(
     waveform: Float[np.ndarray, "samples"], sample_rate: int, ceiling: float | Float[np.ndarray, "samples"]
 ) -> Float[np.ndarray, "samples"]:
-    """Look-ahead limiter: moving minimum of the required gain, then a moving average of it, which is never larger.
+    """Look-ahead limiter: a moving minimum of the required gain, then a moving average, which never exceeds the required gain.
 
         required[n] = min(1, ceiling / |x[n]|)        gain = mean_w(min_w(required)),  w = n ± 5 ms
 
     Args:
         waveform: mono.
         sample_rate: in Hz.
-        ceiling: largest magnitude of the result, or of each of its samples; above 0.
+        ceiling: largest magnitude of the result, for all samples or for each; above 0.
     """
     reach, length = 2 * max(1, round(_LOOK_AHEAD_SECONDS * sample_rate)), round(_CHUNK_SECONDS * sample_rate)
     limited, ceilings = np.empty_like(waveform), np.broadcast_to(ceiling, waveform.shape)
@@ -243,13 +244,13 @@ def limit_peaks(
         first = max(0, start - reach)
         near, here = slice(first, start + length + reach), slice(start, start + length)
         gain = _limiter_gain(np.abs(waveform[near]) / ceilings[near], reach // 2)[start - first :][:length]
-        # clip: rounding may exceed the ceiling by one ulp
+        # clipped, because rounding may exceed the ceiling by one ulp
         limited[here] = (waveform[here] * gain).clip(-ceilings[here], ceilings[here])
     return limited
 
 
 class PeakLimiter:
-    """`limit_peaks` of a stream, whose samples come out 10 ms later.
+    """`limit_peaks` for a stream, with a latency of 10 ms.
 
     Args:
         sample_rate: in Hz.
@@ -258,15 +259,15 @@ class PeakLimiter:
 
     def __init__(self, sample_rate: int, ceiling: float) -> None:
         self._reach, self._ceiling = 2 * max(1, round(_LOOK_AHEAD_SECONDS * sample_rate)), ceiling
-        self._held, self._n_past = np.zeros(0, np.float32), 0  # past samples, then those that wait
+        self._held, self._n_past = np.zeros(0, np.float32), 0  # past samples, then pending ones
 
     def push(self, samples: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "final"]:
-        """Add samples; those whose gain is final come out."""
+        """Add samples; returns those whose gain is final."""
         self._held = np.concatenate([self._held, samples])
         return self._emit(max(0, len(self._held) - self._n_past - self._reach))
 
     def finish(self) -> Float[np.ndarray, "final"]:
-        """The rest."""
+        """Return the remaining samples."""
         return self._emit(len(self._held) - self._n_past)
 
     def _emit(self, n: int) -> Float[np.ndarray, "final"]:
@@ -279,7 +280,7 @@ class PeakLimiter:
 
 
 def _limiter_gain(excess: Float[np.ndarray, "samples"], reach: int) -> Float[np.ndarray, "samples"]:
-    """Gain at each sample from its magnitude relative to the ceiling."""
+    """Gain at each sample, from magnitudes relative to the ceiling."""
     excess = np.pad(np.maximum(excess, 1), 2 * reach, constant_values=1)
     left, width = 2 * reach, 1
     while left:  # moving maximum by doubling the window

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms, the input or output of every network of this project, and their linear-frequency magnitudes.
+"""Log-mel spectrograms, the input or output of every network of sound in this project, and their linear-frequency magnitudes.
 
 Conventions: `mel01` is in [0, 1], linear in dB from -80 dB (or quieter) to +20 dB (or louder). 0 dB is magnitude 1. `mel` is the same in
 [-1, 1]. Row 0 is the lowest band. Frame `t` is centred on sample `t * clip.hop`.
@@ -69,7 +69,7 @@ def _mel_to_hz(mel: Float[np.ndarray, "edges"]) -> Float[np.ndarray, "edges"]:
 
 
 def log_mel01(waveform: Float[Tensor, "batch samples"], clip: Clip = Clip()) -> Float[Tensor, "batch mels frames"]:
-    """Log-mel spectrogram in [0, 1] of a waveform: `clip((20 log10(W |STFT(x)|) + 80) / 100, 0, 1)`, `W` being `mel_filters`.
+    """Log-mel spectrogram in [0, 1] of a waveform: `clip((20 log10(W |STFT(x)|) + 80) / 100, 0, 1)` with `W = mel_filters(clip)`.
 
     Args:
         waveform: mono, in [-1, 1], at `clip.sample_rate` Hz, at least half an FFT window long.
@@ -129,6 +129,6 @@ def magnitude_from_mel01(mel01: Float[Tensor, "batch mels frames"], clip: Clip =
         The first half of librosa's `mel_to_audio`. Differs: clipped pseudo-inverse instead of iterative non-negative least squares.
     """
     bands = 10 ** ((mel01 * RANGE_DB + FLOOR_DB) / 20)
-    bands = torch.where(mel01 > 0, bands, torch.zeros_like(bands))  # the floor stands for -80 dB or quieter: silence
+    bands = torch.where(mel01 > 0, bands, torch.zeros_like(bands))  # the floor stands for -80 dB or quieter, so for silence
     inverse = torch.linalg.pinv(mel_filters(clip).to(torch.float64)).to(bands)
     return (inverse @ bands).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Onset detection: spectral flux of a mel spectrogram, and its peaks.
+"""Onset detection: peaks of the spectral flux of a mel spectrogram.
 
     strength = onset_strength(mel01, clip)  # dB, one per frame
     seconds = find_onsets(mel01, clip)
@@ -14,11 +14,11 @@ from torch import Tensor
 from unsilent.clip import Clip
 from unsilent.signal.mel import RANGE_DB
 
-FLOOR_DB = 60.0  # below the loudest band of the sound; quieter bands are clipped to it
-GAP_SECONDS = 0.05  # smallest distance of onsets; of two closer ones the stronger is kept
+FLOOR_DB = 60.0  # bands are clipped at this level below the loudest band of the sound
+GAP_SECONDS = 0.05  # smallest distance between onsets; of two closer ones, the stronger is kept
 NEIGHBOURHOOD_SECONDS = 0.5  # on each side of a peak; its median is the local baseline
 RISE_DB = 2.5  # smallest height above the baseline
-SHARE = 0.2  # the same, as a share of the range of the whole sound: maximum minus median
+SHARE = 0.2  # smallest height above the baseline, relative to the range (maximum minus median) of the whole sound
 
 
 def onset_strength(mel01: Float[Tensor, "mels frames"], clip: Clip = Clip()) -> Float[Tensor, "frames"]:
@@ -68,7 +68,7 @@ def find_onsets(mel01: Float[Tensor, "mels frames"], clip: Clip = Clip()) -> Flo
     threshold = np.maximum(RISE_DB, SHARE * (strength.max() - np.median(strength)))
     exceeds = strength - np.median(_windows(strength, _frames(NEIGHBOURHOOD_SECONDS, clip), "reflect"), axis=1) >= threshold
     peaks = np.flatnonzero(exceeds & (strength == _windows(strength, gap, "constant").max(1)))
-    return peaks[np.diff(peaks, prepend=-gap - 1) > gap] * clip.hop / clip.sample_rate  # of equal neighbours the first
+    return peaks[np.diff(peaks, prepend=-gap - 1) > gap] * clip.hop / clip.sample_rate  # the first of equal neighbours
 
 
 def _frames(seconds: float, clip: Clip) -> int:

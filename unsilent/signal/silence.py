@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 SILENT_PEAK = 1e-4  # of full scale, -80 dB
-EDGE_DB = -50.0  # relative to the peak; quieter samples at either end are padding
+EDGE_DB = -50.0  # relative to the peak; quieter samples at either end count as padding
 
 
 def trim_silent_ends(waveform: Shaped[np.ndarray, "samples"]) -> Shaped[np.ndarray, "kept"]:
@@ -14,9 +14,9 @@ def trim_silent_ends(waveform: Shaped[np.ndarray, "samples"]) -> Shaped[np.ndarr
 
 
 def without_silent_ends(waveform: Shaped[np.ndarray, "samples"], shortest: int) -> Shaped[np.ndarray, "kept"]:
-    """Input of a classifier: as `trim_silent_ends`, but unchanged if fewer than `shortest` samples would remain.
+    """Like `trim_silent_ends`, for the input of classifiers, but unchanged if fewer than `shortest` samples would remain.
 
-    A single click, trimmed and repeated, would become a tone.
+    Otherwise a single click, trimmed and repeated, would become a tone.
     """
     trimmed = trim_silent_ends(waveform)
     return trimmed if len(trimmed) >= shortest else waveform

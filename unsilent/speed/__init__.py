@@ -1,1 +1,1 @@
-"""Makes loaded networks fast on this machine: device, precision, threads, memory, kernels in C and Triton."""
+"""Fast inference on this machine: choice of device and precision, threads, memory, kernels in C and Triton."""

@@ -1,7 +1,7 @@
 /* GroupNorm, swish and quantisation to uint8 in two passes over an image: the input of an int8 convolution.
  *
  * What is computed. out = round(swish(group_norm(x)) / step + zero), with one `step` and `zero` for the whole
- * image, such that 0 to 255 reach from the minimum of swish (-0.278) to the largest value of this image. Pass 1
+ * image, such that 0 to 255 span the minimum of swish (-0.278) to the largest value of this image. Pass 1
  * gathers sums, squares and extremes of each channel. From those `solve` derives each channel's factor and shift,
  * and `step` and `zero`: swish is monotone above its minimum, so the largest value follows from the extremes. Pass
  * 2 normalises, activates, quantises.
@@ -10,9 +10,9 @@
  *   x                             [places][channels]    float32 or bfloat16; places are height * width, channels last
  *   out                           [places][channels]    uint8
  *   weight, bias, factor, shift   [channels]
- *   first                         [channels]            values of the first place, subtracted from all in pass 1
+ *   first                         [channels]            values of the first place, subtracted from all places in pass 1
  *   statistics                    [chunks][sum, square, low, high][channels]
- * A chunk is 512 places, which one thread processes at a time.
+ * A chunk is 512 places, the unit of work of a thread.
  *
  * Threads. The caller's thread, or the team that `GOMP_parallel` of torch's OpenMP starts; the members claim chunks
  * from counters. Whoever completes the last chunk of pass 1 runs `solve`, the others yield until it is done. Chunks
@@ -21,11 +21,11 @@
  * Lifetime. Nothing outlives a call. cpu_groupnorm.py is the only caller; calls may come from several threads at
  * once.
  *
- * NaN. As in _transformer.c: weights must be finite, which checkpoints/store.py checks when it loads them. Both C
- * files are compiled with -ffinite-math-only and promise nothing for NaN or infinity.
+ * NaN. As in _transformer.c: weights must be finite; checkpoints/store.py checks this at loading. Both C files are
+ * compiled with -ffinite-math-only, so results for NaN or infinity are undefined.
  *
- * For AVX-512 only, because int8 convolutions are fast on such processors only. exp and 1 / x are approximated to
- * 6e-5.
+ * For AVX-512 only, because int8 convolutions are fast only on such processors. exp and 1 / x are approximated with
+ * a relative error of 6e-5.
  */
 
 #include <math.h>
@@ -34,7 +34,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Entry `which` of what library.py compares at load: the version of the exported functions' arguments, then 0. */
+/* Values that library.py compares at loading: the version of the exported functions' arguments, then 0. */
 uint64_t unsilent_abi(int32_t which) { return which == 0 ? 1 : 0; }
 
 #if defined(__x86_64__)
@@ -42,12 +42,12 @@ uint64_t unsilent_abi(int32_t which) { return which == 0 ? 1 : 0; }
 
 #define WIDE __attribute__((target("avx512f,avx512bw,avx512vl")))
 #define INLINE static inline __attribute__((always_inline))
-#define CHUNK 512              /* places that are summed in float32, and claimed by one thread at a time */
+#define CHUNK 512              /* places per chunk; sums within a chunk are float32 */
 #define BLOCK 16               /* channels in a register */
 #define SWISH_MINIMUM 0.2784645f /* negated */
-#define ALONE (1 << 21)        /* elements; below, waking threads costs more than it saves */
+#define ALONE (1 << 21)        /* elements; below this, waking threads costs more than it saves */
 
-/* Statistics of the channels of one chunk, of differences from the first place: so a large mean costs no precision. */
+/* Channel statistics of one chunk, of differences from the first place so that a large mean loses no precision. */
 typedef struct {
     float *sum, *square, *low, *high;
 } Statistics;
@@ -59,16 +59,16 @@ typedef struct {
     const float *weight, *bias;
     float epsilon;
     uint8_t *out;
-    float step;   /* between adjacent levels */
+    float step;   /* distance between adjacent levels */
     int32_t zero; /* the level of 0 */
     float *first, *statistics, *factor, *shift;
-    atomic_int gathered, done, is_solved, written; /* chunks claimed by pass 1, completed, -, claimed by pass 2 */
+    atomic_int gathered, done, is_solved, written; /* pass 1: chunks claimed, completed; flag; pass 2: chunks claimed */
 } Image;
 
 /* GNU OpenMP's GOMP_parallel. */
 typedef void (*Team)(void (*work)(void *), void *argument, unsigned threads, unsigned flags);
 
-/* 16 elements from element n on. */
+/* Elements n to n + 15. */
 WIDE INLINE __m512 load(const void *x, size_t n, const int is_bfloat16) {
     if (!is_bfloat16) return _mm512_loadu_ps((const float *)x + n);
     const __m256i bits = _mm256_loadu_si256((const __m256i *)((const uint16_t *)x + n));
@@ -81,7 +81,7 @@ static Statistics statistics_of(const Image *image, int chunk) {
     return (Statistics){at, at + n, at + 2 * n, at + 3 * n};
 }
 
-/* The place behind the last of a chunk. */
+/* End of a chunk: the place after its last. */
 static size_t stop_of(const Image *image, size_t start) {
     return start + CHUNK < (size_t)image->places ? start + CHUNK : (size_t)image->places;
 }
@@ -127,7 +127,7 @@ WIDE INLINE void gather_chunk(const Image *image, int chunk, const int is_bfloat
 
 /* ---- between the passes ---- */
 
-/* From the statistics of all chunks, in their order: factor and shift of each channel, step and zero of the image. */
+/* Derive each channel's factor and shift, and the image's step and zero, from the statistics of all chunks in order. */
 static void solve(Image *image) {
     const int n = image->channels / image->groups;
     const double places = image->places;
@@ -162,7 +162,7 @@ static void solve(Image *image) {
 
 /* ---- pass 2 ---- */
 
-/* exp(x) to a relative 6e-5. */
+/* exp(x) with a relative error of 6e-5. */
 WIDE INLINE __m512 exponential(__m512 x) {
     const __m512 scaled = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
     const __m512 integer = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -191,7 +191,7 @@ WIDE INLINE void write_chunk(const Image *image, int chunk, const int is_bfloat1
         }
 }
 
-/* What each thread of a team runs. */
+/* Work of each thread of a team. */
 WIDE static void work(void *argument) {
     Image *image = argument;
     for (int chunk; (chunk = atomic_fetch_add(&image->gathered, 1)) < image->chunks;) {
@@ -206,17 +206,17 @@ WIDE static void work(void *argument) {
         image->is_bfloat16 ? write_chunk(image, chunk, 1) : write_chunk(image, chunk, 0);
 }
 
-/* Whether this processor has the instructions. */
+/* Whether this processor has AVX-512 F, BW and VL. */
 int unsilent_has_avx512(void) {
     __builtin_cpu_init();
     const int has_vl = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
     return __builtin_cpu_supports("avx512f") && has_vl;
 }
 
-/* swish(group_norm(x)) = step * (out - zero), to half a step.
+/* Compute `out` such that swish(group_norm(x)) = step * (out - zero) up to half a step.
  *
  * `channels` is a multiple of 16 and of `groups`, `places` is at least 1. `team` is GOMP_parallel, or NULL for one
- * thread. Returns 0, or 1 if there is no memory to work in. */
+ * thread. Returns 0, or 1 if memory cannot be allocated. */
 int unsilent_norm_swish_quantise(const void *x, int32_t is_bfloat16, int64_t places, int32_t channels, int32_t groups,
                                  const float *weight, const float *bias, float epsilon, uint8_t *out, float *step,
                                  int32_t *zero, Team team, int32_t threads) {

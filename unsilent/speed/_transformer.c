@@ -3,19 +3,19 @@
  * What is computed. `unsilent_forward` runs all layers of models/transformer.py (GPT-2 as in minGPT: pre-norm,
  * causal attention, exact GELU, biases everywhere) over `fresh` new positions of `batch` sequences, and appends
  * their keys and values to the KV cache. It serves both prefill (many positions: GEMM) and decoding (one position:
- * GEMV, bound by reading the weights). `unsilent_linear` computes logits.
+ * GEMV, limited by reading the weights). `unsilent_linear` computes logits.
  *
- * int8. Weights are symmetric with one scale for each output. Each row of activations is quantised before a product
- * by its own maximum, to uint8 with a zero point of 128. Products are exact int32. `finish_block` subtracts the
- * zero point's share (Matrix.offset), applies both scales, the bias and the activation in float32. Norms, softmax,
- * GELU and residuals are float32 in every kind.
+ * int8. Weights are symmetric with one scale per output. Before a product, each row of activations is quantised by
+ * its own maximum to uint8 with a zero point of 128. Products are exact in int32. `finish_block` subtracts the
+ * zero-point correction (Matrix.offset), and applies both scales, the bias and the activation in float32. Norms,
+ * softmax, GELU and residuals are float32 in every kind.
  *
  * Memory layout. All arrays are contiguous, the last axis is the fastest:
- *   weight, float32 or bfloat16   [outputs / 64][inputs][64]         so that a thread reads one forward stream
+ *   weight, float32 or bfloat16   [outputs / 64][inputs][64]         so that a thread reads memory sequentially
  *   weight, int8                  [outputs / 64][inputs / 4][64][4]  four inputs of one output are a lane of vpdpbusd
  *   scale, offset, bias           [outputs]
  *   KV cache                      [layers][keys, values][batch][heads][capacity][kv_bytes]
- *                                 keys and values in the weights' kind; in int8 a float32 scale is behind each
+ *                                 keys and values in the weights' kind; in int8 each is followed by a float32 scale
  *   x, normed, attended, output   [batch * fresh][width]
  *   projected                     [batch * fresh][3 * width]         queries, keys, values
  *   hidden                        [batch * fresh][4 * width]
@@ -24,21 +24,20 @@
  *   looked                        [batch][capacity][capacity]        weights of each position to each; NULL if not wanted
  *
  * Threads. A call is one job: the caller's thread and up to `threads - 1` workers run the same sequence of phases.
- * In each phase threads claim items from a counter until none is left, and wait until all items are complete. A
- * thread that the system has suspended delays the others only if it holds an item. Every output is summed by one
+ * In each phase, threads claim items from a counter until none is left, and wait until all items are complete. A
+ * thread that the system has suspended delays the others only if it has claimed an item. Every output is summed by one
  * thread in a fixed order, so results do not depend on the number of threads, on the other rows of the batch, or on
  * timing.
  *
  * Lifetime. Workers are detached, block all signals, and sleep between jobs until the process ends. A child of
- * fork() spawns its own. The scratch memory of a job is freed by the thread that leaves it last. A call returns
- * only when all workers have left its job, because the caller may free the weights then. All other memory is the
- * caller's.
+ * fork() spawns its own. The thread that leaves a job last frees its scratch memory. A call returns only when all
+ * workers have left its job, because the caller may then free the weights. All other memory belongs to the caller.
  *
- * Who may call when. cpu_transformer.py is the only caller. Calls may come from several threads; one job runs at a
+ * Callers. cpu_transformer.py is the only caller. Calls may come from several threads; one job runs at a
  * time. `unsilent_use_vnni` chooses the kernels of the whole process and must not run during a job.
  *
- * NaN. Weights must be finite, which checkpoints/store.py checks when it loads them. Both C files are compiled with
- * -ffinite-math-only and promise nothing for NaN or infinity.
+ * NaN. Weights must be finite; checkpoints/store.py checks this at loading. Both C files are compiled with
+ * -ffinite-math-only, so results for NaN or infinity are undefined.
  */
 
 #define _POSIX_C_SOURCE 200809L
@@ -67,18 +66,18 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-#define LANES 64 /* outputs of a block */
-#define ROWS 4   /* rows that share a block's weights while those are in registers */
+#define LANES 64 /* outputs per block */
+#define ROWS 4   /* rows that are multiplied while a block's weights are in registers */
 #define EPSILON 1e-5f
-#define SPINS 2000 /* reads of a counter before the processor is yielded */
+#define SPINS 2000 /* reads of a counter before a thread yields */
 
 enum { FLOAT32, BFLOAT16, INT8 };
 enum { STORE, ADD, GELU };
 
 typedef struct {
     const void *weight;
-    const float *scale;    /* int8: of each output's weights */
-    const int32_t *offset; /* int8: 128 times the sum of each output's weights */
+    const float *scale;    /* int8: scale of each output's weights */
+    const int32_t *offset; /* int8: zero-point correction: 128 times the sum of each output's weights */
     const float *bias;
 } Matrix;
 
@@ -96,23 +95,23 @@ typedef struct {
 /* Progress of one phase: items claimed and completed. */
 typedef struct {
     atomic_int next, done;
-    char padding[56]; /* to the next cache line */
+    char padding[56]; /* up to the next cache line */
 } Phase;
 
 typedef struct Job {
-    void (*work)(struct Job *, int me); /* what each thread runs; `me` is 0 in the caller's thread */
+    void (*work)(struct Job *, int me); /* work of each thread; `me` is 0 in the caller's thread */
     const Stack *stack;
-    const Matrix *matrix; /* of `unsilent_linear` */
+    const Matrix *matrix; /* operand of `unsilent_linear` */
     char *cache;
     int batch, fresh, known, capacity, rows, outputs, threads, layer, head; /* whose weights are wanted; -1 is all */
     float *x, *normed, *projected, *attended, *hidden, *row_scales, *weights, *output, *looked;
     uint8_t *quantised;
     Phase *phases;
     void *scratch;
-    int holders; /* threads inside this job; under `job_lock` */
+    int holders; /* threads inside this job; guarded by `job_lock` */
 } Job;
 
-/* Sums of up to ROWS rows with the LANES outputs of a block: floats, or exact integers for int8. */
+/* Dot products of up to ROWS rows with the LANES outputs of a block: floats, or exact integers for int8. */
 typedef union {
     float f[ROWS * LANES];
     int32_t i[ROWS * LANES];
@@ -127,7 +126,7 @@ static size_t padded(int n) { return ((size_t)n + 15) / 16 * 16; }
 
 /* ---- operations on one row ---- */
 
-/* A comparison, because compilers do not vectorise fmaxf. */
+/* By comparison, because compilers do not vectorise fmaxf. */
 static inline float maximum(float a, float b) { return a > b ? a : b; }
 
 /* exp(x) for x <= 0. */
@@ -143,7 +142,7 @@ static inline float exponential(float x) {
     return p * power;
 }
 
-/* The error function to 1.5e-7: Abramowitz and Stegun 7.1.26. */
+/* GELU with the error function to 1.5e-7: Abramowitz and Stegun 7.1.26. */
 static inline float gelu(float x) {
     const float z = fabsf(x) * 0.707106781f, t = 1 / (1 + 0.3275911f * z);
     const float rest = 1.421413741f + t * (-1.453152027f + t * 1.061405429f);
@@ -161,7 +160,7 @@ CLONED static void layer_norm(const float *x, const float *weight, const float *
     for (int i = 0; i < width; i++) out[i] = (x[i] - mean) * factor * weight[i] + bias[i];
 }
 
-/* Quantise to uint8 with a zero point of 128; returns the scale. */
+/* Quantise a row to uint8 with a zero point of 128; returns the scale. */
 CLONED static float quantise_row(const float *x, int width, uint8_t *quantised) {
     float largest = 1e-30f;
     for (int i = 0; i < width; i++) largest = maximum(largest, fabsf(x[i]));
@@ -170,7 +169,7 @@ CLONED static float quantise_row(const float *x, int width, uint8_t *quantised) 
     return largest / 127;
 }
 
-/* Softmax of `scale` times the scores, in place. */
+/* Softmax of `scale * scores`, in place. */
 CLONED static void softmax(float *scores, int n, float scale) {
     float highest = scores[0], total = 0;
     for (int t = 0; t < n; t++) highest = maximum(highest, scores[t]);
@@ -187,7 +186,7 @@ static size_t kv_bytes(int kind, size_t dim) {
     return kind == FLOAT32 ? 4 * dim : kind == BFLOAT16 ? 2 * dim : dim + sizeof(float);
 }
 
-/* Element n of an array, without the scale of int8. */
+/* Element n of an array; int8 elements are not multiplied by their scale. */
 static inline float element(const void *array, size_t n, int kind) {
     if (kind == FLOAT32) return ((const float *)array)[n];
     if (kind == INT8) return ((const int8_t *)array)[n];
@@ -197,7 +196,7 @@ static inline float element(const void *array, size_t n, int kind) {
     return value;
 }
 
-/* The scale of a stored key or value; 1 for floats. */
+/* The scale of a stored key or value; 1 unless int8. */
 static inline float scale_of(const char *stored, int dim, int kind) {
     float scale = 1;
     if (kind == INT8) memcpy(&scale, stored + dim, sizeof scale);
@@ -248,7 +247,7 @@ INLINE void gemm_floats(int rows, const float *input, size_t stride, const void 
         float wide[LANES];
         for (int o = 0; o < LANES; o++) wide[o] = element(weight, (size_t)i * LANES + o, kind);
         for (int r = 0; r < rows; r++) {
-            float *out = sums + (size_t)r * LANES; /* because -fwrapv, Python's default, keeps r * LANES + o scalar */
+            float *out = sums + (size_t)r * LANES; /* -fwrapv, Python's default, would not vectorise r * LANES + o */
             for (int o = 0; o < LANES; o++) out[o] += input[r * stride + i] * wide[o];
         }
     }
@@ -387,7 +386,7 @@ VNNI INLINE void attend_wide(const float *query, const char *keys, const char *v
             for (int d = 0; d < dim; d += 16)
                 sums[i] = _mm512_fmadd_ps(_mm512_loadu_ps(query + d), elements16(key, d, kind), sums[i]);
             scales[i] = scale_of(key, dim, kind);
-            /* values arrive while keys are multiplied; a head is too short for the hardware to prefetch */
+            /* prefetch values while keys are multiplied; a head is too short for hardware prefetching */
             _mm_prefetch(values + (key - keys), _MM_HINT_T0);
         }
         _mm512_storeu_ps(weights + t, _mm512_mul_ps(sums16(sums), _mm512_loadu_ps(scales)));
@@ -421,7 +420,7 @@ VNNI static void attend_vnni(const float *query, const char *keys, const char *v
         attend_wide(query, keys, values, n, dim, weights, out, FLOAT32);
     else if (kind == BFLOAT16)
         attend_wide(query, keys, values, n, dim, weights, out, BFLOAT16);
-    else if (dim == 64) /* the paper's heads, with all loops over `dim` unrolled */
+    else if (dim == 64) /* the paper's heads: a constant `dim` unrolls the loops over it */
         attend_wide(query, keys, values, n, 64, weights, out, INT8);
     else
         attend_wide(query, keys, values, n, dim, weights, out, INT8);
@@ -431,7 +430,7 @@ VNNI static void attend_vnni(const float *query, const char *keys, const char *v
 static Gemm gemms[3] = {gemm_float32, gemm_bfloat16, gemm_int8};
 static Attend attend = attend_plain;
 
-/* Use AVX-512 VNNI if it is wanted and this processor has it; returns whether it is used. */
+/* Use AVX-512 VNNI if `wanted` and supported by this processor; returns whether it is used. */
 int unsilent_use_vnni(int32_t wanted) {
     gemms[FLOAT32] = gemm_float32, gemms[BFLOAT16] = gemm_bfloat16, gemms[INT8] = gemm_int8, attend = attend_plain;
 #if defined(VNNI)
@@ -445,7 +444,7 @@ int unsilent_use_vnni(int32_t wanted) {
     return 0;
 }
 
-/* ---- how threads share a phase ---- */
+/* ---- sharing a phase between threads ---- */
 
 static int claim(Phase *phase, int items) { return atomic_fetch_add(&phase->next, items); }
 
@@ -477,8 +476,8 @@ static void layer_norm_rows(Job *job, Phase *phase, const float *weight, const f
     await(phase, job->rows);
 }
 
-/* From a row's sums of 64 outputs, `first` and following (int32 or float): dequantise, add the bias; then store the
- * values, add them to `out`, or store their GELU. */
+/* Finish 64 outputs of a row, from number `first` on, given their sums (int32 or float): dequantise and add the bias;
+ * then store the values, add them to `out`, or store their GELU. */
 CLONED static void finish_block(const Job *job, const Matrix *matrix, int row, int first, const void *sums, float *out,
                                 int what) {
     float values[LANES];
@@ -501,7 +500,7 @@ CLONED static void finish_block(const Job *job, const Matrix *matrix, int row, i
         memcpy(out, values, sizeof values);
 }
 
-/* output = input times the matrix, plus its bias; an item is one block of 64 outputs for all rows. */
+/* output = input times matrix plus bias. An item is one block of 64 outputs for all rows. */
 static void linear(Job *job, Phase *phase, const Matrix *matrix, const float *input, int inputs, float *output,
                    int outputs, int what) {
     const int kind = job->stack->kind, n_blocks = outputs / LANES;
@@ -583,7 +582,7 @@ static void forward(Job *job, int me) {
 }
 
 static void forward_linear(Job *job, int me) {
-    (void)me; /* needs no scratch of its own */
+    (void)me; /* needs no scratch per thread */
     linear(job, job->phases, job->matrix, job->x, job->stack->width, job->output, job->outputs, STORE);
 }
 
@@ -592,8 +591,8 @@ static void forward_linear(Job *job, int me) {
 static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER, job_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t job_posted = PTHREAD_COND_INITIALIZER;
 static atomic_int n_jobs; /* posted so far */
-static Job *current_job;  /* NULL between jobs; under `job_lock` */
-static int n_workers;     /* under `entry` */
+static Job *current_job;  /* NULL between jobs; guarded by `job_lock` */
+static int n_workers;     /* guarded by `entry` */
 
 static Job *new_job(int rows, int width, int layers, int threads, int capacity) {
     const size_t floats = (size_t)rows * width * (1 + 3 + 1 + 4) + rows + (size_t)threads * padded(capacity);
@@ -638,7 +637,7 @@ static void *worker(void *argument) {
     return NULL;
 }
 
-/* A child of fork() has none of its parent's threads, and locks that they may hold. */
+/* A child of fork() has none of its parent's threads, but copies of locks that they may have held. */
 static void reset_after_fork(void) {
     n_workers = 0;
     current_job = NULL;
@@ -647,11 +646,11 @@ static void reset_after_fork(void) {
     pthread_cond_init(&job_posted, NULL);
 }
 
-/* Start the workers that are missing; returns how many threads a job gets, the caller's included. Under `entry`. */
+/* Start missing workers; returns the number of threads of a job, including the caller's. The caller holds `entry`. */
 static int spawn(int threads) {
     static int is_registered = 0;
     if (!is_registered) is_registered = pthread_atfork(NULL, NULL, reset_after_fork) == 0;
-    sigset_t all, before; /* workers inherit the mask: signals are for the program's own threads */
+    sigset_t all, before; /* workers inherit the mask, so that the program's own threads handle signals */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (n_workers < threads - 1) {
@@ -680,7 +679,7 @@ static void run_job(Job *job) {
     job->work(job, 0);
     pthread_mutex_lock(&job_lock);
     current_job = NULL;
-    /* late workers still walk through completed phases, and read weights that the caller may free after this call */
+    /* wait for late workers, which may still read weights that the caller may free after this call */
     while (job->holders > 1) {
         pthread_mutex_unlock(&job_lock);
         sched_yield();
@@ -711,7 +710,7 @@ int unsilent_forward(const Stack *stack, float *x, float *output, void *cache, f
 
 /* Multiply rows by a float32 or bfloat16 matrix and add its bias.
  *
- * x: [rows][width]. output: [rows][outputs]. Returns 0, or 1 if there is no memory to work in. */
+ * x: [rows][width]. output: [rows][outputs]. Returns 0, or 1 if memory cannot be allocated. */
 int unsilent_linear(const Matrix *matrix, int32_t kind, const float *x, float *output, int32_t rows, int32_t width,
                     int32_t outputs, int32_t threads) {
     const Stack stack = {.width = width, .kind = kind};
@@ -726,8 +725,8 @@ int unsilent_linear(const Matrix *matrix, int32_t kind, const float *x, float *o
     return !job;
 }
 
-/* Entry `which` of what cpu_transformer.py compares with its ctypes mirrors at load; 0 after the last. The first is
- * the version of the exported functions' arguments, the others are sizes and offsets of the structs above. */
+/* Values that cpu_transformer.py compares with its ctypes mirrors at loading: the version of the exported functions'
+ * arguments, then sizes and offsets of the structs above, then 0. */
 uint64_t unsilent_abi(int32_t which) {
     static const size_t abi[] = {
         2,

@@ -9,29 +9,29 @@ from unsilent.speed import cpu_transformer
 
 
 def choose_device(asked: Device) -> torch.device:
-    """The device to compute on; `auto` is a GPU if there is one.
+    """The device that computes; `auto` is a GPU if there is one.
 
     Raises:
         ParameterError: for a device that is not present.
     """
     check_choice("device", asked, Device)
     if asked == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("device cuda was asked for, but no CUDA device is here; use cpu or auto.")
+        raise ParameterError("device is cuda, but this machine has no CUDA device; use cpu or auto.")
     return torch.device("cuda" if torch.cuda.is_available() and asked != "cpu" else "cpu")
 
 
 def choose_precision(asked: AnyPrecision, device: torch.device, config: AnySamplerConfig) -> Precision:
-    """The precision to compute in.
+    """The precision of the computation.
 
-    A sampling step takes as long as reading its matrices from memory, so on a CPU the smallest dtype that multiplies fast is the fastest.
+    A sampling step takes as long as reading its weights from memory, so on a CPU the smallest dtype with fast multiplication is fastest.
 
     Args:
-        asked: `auto` is bfloat16 on a GPU; on a CPU int8 where the processor has AVX-512 VNNI, else float32.
-        device: to compute on.
-        config: of the sampler.
+        asked: `auto` is bfloat16 on a GPU, int8 on a CPU with AVX-512 VNNI, and float32 on other CPUs.
+        device: device that computes.
+        config: the sampler's configuration.
 
     Raises:
-        ParameterError: for int8 where it cannot be computed.
+        ParameterError: for int8, if the device, the installation or the width does not support it.
     """
     check_choice("precision", asked, AnyPrecision)
     packable = can_pack(config, device)
@@ -50,11 +50,11 @@ def choose_precision(asked: AnyPrecision, device: torch.device, config: AnySampl
 
 
 def can_pack(config: AnySamplerConfig, device: torch.device) -> bool:
-    """Whether a sampler's transformer is packed for the C extension when it is loaded, rather than run by torch."""
+    """Whether a sampler's transformer is packed for the C extension at loading; otherwise torch computes it."""
     return device.type == "cpu" and cpu_transformer.is_built() and cpu_transformer.fits(config.transformer)
 
 
 def convolution_dtype(precision: Precision) -> torch.dtype:
-    """Dtype of the convolutional networks outside int8 layers: bfloat16 where it is asked for or where the CPU multiplies it natively."""
+    """Dtype of convolutional networks, except int8 layers: bfloat16 if requested, or for int8 if the CPU multiplies bfloat16 natively."""
     native = precision == "int8" and torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if precision == "bfloat16" or native else torch.float32

@@ -1,10 +1,10 @@
-"""Fused convolutional networks for inference on a CPU, as few calls into oneDNN.
+"""Fused convolutional networks for inference on a CPU with few calls into oneDNN.
 
-Under autocast, torch casts inputs and weights at every call, reorders them for oneDNN and back, and reads memory again for each operation.
-Here weights are stored in the dtype and layout of the multiplication, and activations are channels last. The operation after a convolution
-is fused into it. Accumulation is in float32 as in torch, and exact in int32 for int8.
+Under autocast, torch casts inputs and weights at every call, reorders them for oneDNN and back, and reads memory once for each operation.
+Here weights are stored in the dtype and layout of the multiplication, and tensors are channels last. The activation or addition after a
+convolution is fused into it. Accumulation is in float32 as in torch; for int8 it is exact in int32.
 
-The oneDNN operators are private to torch. They are tried once; where they fail, plain torch computes, with a line in the log.
+The oneDNN operators are private to torch. They are tried once; if they fail, plain torch computes, and one warning is logged.
 """
 
 import logging
@@ -27,31 +27,31 @@ from unsilent.speed.memory import trim_memory
 
 log = logging.getLogger(__name__)
 
-NO_ACTIVATION, LEAKY_RELU, RELU6 = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # as oneDNN names them
+NO_ACTIVATION, LEAKY_RELU, RELU6 = ("none", []), ("leaky_relu", [SLOPE]), ("hardtanh", [0.0, 6.0])  # oneDNN's names
 LEVELS = 127  # int8 weights are from -127 to 127
-# Taps of a kernel of three that read the same input after nearest upsampling: output 2i - 1 and 2i read inputs i - 1 and i.
+# Taps of a kernel of size 3 that read the same input after nearest upsampling: outputs 2i - 1 and 2i read inputs i - 1 and i.
 _SHARED_TAPS = (((1, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 1)))
 
 
 def can_fuse(device: torch.device) -> bool:
-    """Whether oneDNN computes fused convolutions in bfloat16 here."""
+    """Whether oneDNN computes fused convolutions in bfloat16 on this machine."""
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and operators_work(_try_fused)
 
 
 def can_quantise(device: torch.device) -> bool:
-    """Whether oneDNN multiplies int8 fast here, and the C extension that quantises its inputs is there."""
+    """Whether oneDNN multiplies int8 fast on this machine, and the C extension that quantises its inputs is available."""
     is_fast = cpu_transformer.has_vnni() and cpu_groupnorm.is_available()
     return device.type == "cpu" and torch.backends.mkldnn.is_available() and is_fast and operators_work(_try_int8)
 
 
 @lru_cache
 def operators_work(attempt: Callable[[], bool]) -> bool:
-    """Result of a trial call; false, with one line in the log, if torch's private operators are missing or have changed."""
+    """Result of a trial call; False, with one warning, if torch's private operators are missing or have changed."""
     try:
         return attempt()
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         why = str(error).split("\n")[0]
-        log.warning("torch %s has other oneDNN operators, so plain torch computes convolutions, more slowly: %s", torch.__version__, why)
+        log.warning("torch %s has other oneDNN operators, so plain torch computes convolutions and is slower: %s", torch.__version__, why)
         return False
 
 
@@ -67,7 +67,7 @@ def _try_fused() -> bool:
 
 
 def _try_int8() -> bool:
-    with torch.random.fork_rng(devices=[]):  # leaves the caller's generator alone; skip_init would import sympy
+    with torch.random.fork_rng(devices=[]):  # keeps the state of the global generator; skip_init would import sympy
         norm, conv = nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 1)
     nn.init.constant_(conv.weight, 0.5), nn.init.constant_(conv.bias, 0.25)
     x = torch.ones(1, 16, 4, 4).contiguous(memory_format=torch.channels_last)
@@ -79,14 +79,14 @@ def _try_int8() -> bool:
 
 
 def prepare_convolutions(network: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Prepare a codebook or vocoder for inference under autocast to `convolution_dtype`; float32 leaves it as it is.
+    """Prepare a codebook or vocoder for inference under autocast to `convolution_dtype`; float32 changes nothing.
 
-    Weights are stored in that dtype, and layers are fused on a CPU. For int8 the residual blocks of the codebook's decoder are quantised.
+    Weights are stored in that dtype, and layers are fused on a CPU. For int8, the residual blocks of the codebook's decoder are quantised.
 
     Args:
-        network: in evaluation mode with float32 weights, the weight norms of a MelGAN folded.
-        precision: of the model.
-        device: that it will be on.
+        network: in evaluation mode with float32 weights; weight norms of a MelGAN must be folded.
+        precision: the model's precision.
+        device: the device that will run it.
     """
     dtype, quantises = convolution_dtype(precision), precision == "int8" and can_quantise(device)
     if quantises or (dtype is torch.bfloat16 and can_fuse(device)):
@@ -94,17 +94,17 @@ def prepare_convolutions(network: nn.Module, precision: Precision, device: torch
     if dtype is torch.bfloat16:
         for weight in network.parameters():
             if weight.ndim > 2:
-                weight.data = weight.data.bfloat16()  # because autocast would cast it at every call
+                weight.data = weight.data.bfloat16()  # otherwise autocast would cast it at every call
     trim_memory()
 
 
 def fuse(network: nn.Module, dtype: torch.dtype, quantises: bool = False) -> None:
-    """Replace layers by their fused forms, for inference on a CPU only; networks without such layers stay.
+    """Replace layers with their fused forms, for inference on a CPU only. Networks of other classes are unchanged.
 
     Args:
-        network: in evaluation mode with float32 weights, the norms of a MelGAN or an EfficientNet folded.
-        dtype: to compute in; float32 gives the same results to rounding.
-        quantises: whether the residual blocks of a codebook's decoder become int8.
+        network: in evaluation mode with float32 weights; norms of a MelGAN or an EfficientNet must be folded.
+        dtype: dtype of the computation; in float32, results are equal up to rounding.
+        quantises: whether the residual blocks of a codebook's decoder are quantised to int8.
     """
     if isinstance(network, MelGAN):
         network.layers = FusedMelGAN(network, dtype)
@@ -131,10 +131,10 @@ class Convolution(nn.Module):
     Args:
         weight: `[outputs, inputs, height, width]`.
         bias: `[outputs]`.
-        dtype: to compute in.
-        stride, padding, dilation: of height and width.
-        groups: as of `nn.Conv2d`.
-        activation: fused into the convolution, in oneDNN's terms.
+        dtype: dtype of the computation.
+        stride, padding, dilation: for height and width.
+        groups: as in `nn.Conv2d`.
+        activation: activation that is fused into the convolution, with oneDNN's names.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Convolution(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs height width"], onto: Float[Tensor, "batch outputs new_height new_width"] | None = None
     ) -> Float[Tensor, "batch outputs new_height new_width"]:
-        """The results; with `onto` they are added to it in place."""
+        """Compute the convolution; with `onto`, add it to that tensor in place."""
         x = x.to(self.weight.dtype)
         if onto is None:
             return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._geometry, *self._activation)
@@ -165,9 +165,9 @@ class Convolution(nn.Module):
 
 
 class FusedUpsample(nn.Module):
-    """`Upsample` at the lower resolution: each of four output pixels is a 2 x 2 convolution, whose weights are sums of the 3 x 3 ones.
+    """`Upsample` computed at the lower resolution: each of four output pixels is a 2 x 2 convolution with sums of the 3 x 3 weights.
 
-    This needs 4 products instead of 9. The sums are computed once, in double precision.
+    This needs 4 multiplications instead of 9. The sums are computed once, in double precision.
     """
 
     def __init__(self, layer: Upsample, dtype: torch.dtype) -> None:
@@ -177,9 +177,9 @@ class FusedUpsample(nn.Module):
         self.conv = Convolution(kernels.float(), layer.conv.bias.repeat(4), dtype, padding=(1, 1))
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim double_height double_width"]:
-        """As `Upsample`."""
+        """Equal to `Upsample` up to rounding."""
         _, dim, height, width = x.shape
-        four = self.conv(x).unflatten(1, (2, 2, dim))  # output pixels above or below, left or right of a corner of four inputs
+        four = self.conv(x).unflatten(1, (2, 2, dim))  # output pixels above or below, and left or right of, a corner of four inputs
         out = torch.empty(len(x), dim, 2 * height, 2 * width, dtype=four.dtype, memory_format=torch.channels_last)
         for below in (0, 1):
             for right in (0, 1):
@@ -189,7 +189,7 @@ class FusedUpsample(nn.Module):
 
 
 class Int8ResidualBlock(nn.Module):
-    """`ResidualBlock` with int8 weights in oneDNN's packed layout: they are not in the state dict, and cannot be deep-copied."""
+    """`ResidualBlock` with int8 weights in oneDNN's packed layout, which is not in the state dict and cannot be deep-copied."""
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
         super().__init__()
@@ -198,18 +198,18 @@ class Int8ResidualBlock(nn.Module):
 
     @staticmethod
     def fits(block: ResidualBlock) -> bool:
-        """Whether a block has widths that can be quantised."""
+        """Whether the widths of a block can be quantised."""
         return all(cpu_groupnorm.fits(conv.in_channels) for conv in (block.conv1, block.conv2))
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch dim_out height width"]:
-        """As `ResidualBlock`; each image is quantised by its own maximum."""
+        """`ResidualBlock` with inputs quantised by the maximum of each image."""
         if len(x) > 1:
             return torch.cat([self(one) for one in x.split(1)])
         return self.second(self.first(x)).add_(self.shortcut(x))
 
 
 class _Int8Convolution(nn.Module):
-    """GroupNorm, swish and an int8 convolution: int8 weights with one scale for each output, uint8 inputs, results in `dtype`."""
+    """GroupNorm, swish and an int8 convolution: int8 weights with one scale per output channel, uint8 inputs, results in `dtype`."""
 
     def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class _Int8Convolution(nn.Module):
         self.register_buffer("zero_points", torch.zeros(len(scale), dtype=torch.int32))  # of the weights
         quantised = (weight / scale[:, None, None, None]).round().to(torch.int8).contiguous(memory_format=torch.channels_last)
         self._geometry = ([1, 1], list(conv.padding), [1, 1], 1)  # stride, padding, dilation, groups
-        # the scale and zero point of inputs may change later, but a layout packed for 0 has no space for a zero point
+        # packed for a zero point of 1: scale and zero point of inputs may differ later, but a layout for 0 has no space for a zero point
         self._weight = torch.ops.onednn.qconv_prepack(quantised, scale, 1.0, 1, *self._geometry)
 
     def forward(self, x: Float[Tensor, "1 dim height width"]) -> Float[Tensor, "1 dim_out height width"]:
@@ -247,14 +247,14 @@ class FusedConvNorm(nn.Module):
         self.conv = Convolution(weight, conv.bias, dtype, conv.stride, padding, groups=conv.groups, activation=activation)
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs new_height new_width"]:
-        """As `ConvNorm`."""
+        """Equal to `ConvNorm` up to rounding."""
         if self.strides and (x.shape[2] % 2 or x.shape[3] % 2):
             x = F.pad(x, (x.shape[3] % 2, 0, x.shape[2] % 2, 0))
         return self.conv(x)
 
 
 class FusedMelGAN(nn.Module):
-    """The layers of a MelGAN."""
+    """The fused layers of a MelGAN."""
 
     def __init__(self, vocoder: MelGAN, dtype: torch.dtype) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class FusedMelGAN(nn.Module):
         self.steps = nn.Sequential(*steps)
 
     def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch 1 samples"]:
-        """As the layers, in float32."""
+        """Equal to the original layers up to rounding; the result is float32."""
         x = mel01.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         return self.steps(x).squeeze(2).float().tanh()
 
@@ -277,7 +277,7 @@ class FusedMelGAN(nn.Module):
 def _padded(
     x: Float[Tensor, "batch dim 1 samples"], edge: int, leaky: bool = True, reflect: bool = True
 ) -> Float[Tensor, "batch dim 1 more"]:
-    """Leaky ReLU, then padding by `edge` on both sides, by reflection or with zeros."""
+    """Leaky ReLU, then reflection or zero padding by `edge` on both sides."""
     samples = x.shape[3]
     out = torch.empty(*x.shape[:3], samples + 2 * edge, dtype=x.dtype, memory_format=torch.channels_last)
     if leaky:
@@ -320,18 +320,20 @@ class _FusedResidual(nn.Module):
 class FusedTransposed(nn.Module):
     """A leaky ReLU and a transposed convolution whose kernel is twice its stride.
 
-    Each run of outputs, one stride long, depends on two inputs only: a convolution of width two computes it as channels.
+    Each run of outputs, one stride long, depends on two inputs only. A convolution of kernel size 2 computes the run as channels.
     """
 
     def __init__(self, layer: nn.ConvTranspose1d, dtype: torch.dtype) -> None:
         super().__init__()
         self.ratio, self.skipped = layer.stride[0], layer.padding[0]
-        later, earlier = layer.weight.detach().split(self.ratio, dim=2)  # what an input adds to its own run of outputs, and to the next
+        later, earlier = layer.weight.detach().split(
+            self.ratio, dim=2
+        )  # weights of an input for its own run of outputs, and for the next run
         kernels = torch.stack([earlier, later], dim=-1).permute(2, 1, 0, 3).flatten(0, 1)
         self.conv = Convolution(kernels[:, :, None], layer.bias.repeat(self.ratio), dtype)
 
     def forward(self, x: Float[Tensor, "batch dim 1 samples"]) -> Float[Tensor, "batch dim_out 1 more"]:
-        """As the layers."""
+        """Equal to the original layers up to rounding."""
         runs = self.conv(_padded(x, 1, reflect=False)).permute(0, 2, 3, 1)
         rows = runs.reshape(len(x), 1, runs.shape[2] * self.ratio, -1).permute(0, 3, 1, 2)
         return rows[..., self.skipped : self.skipped + x.shape[3] * self.ratio]

@@ -1,6 +1,6 @@
-"""The uint8 input of an int8 convolution: GroupNorm, swish and quantisation in two passes, by `_groupnorm.c`.
+"""GroupNorm, swish and quantisation to the uint8 input of an int8 convolution in two passes, by `_groupnorm.c`.
 
-torch needs seven passes for the same, which cost as much time as int8 saves in the convolution that follows.
+torch needs seven passes, which take as long as int8 saves in the following convolution.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ class Quantised(NamedTuple):
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The C extension; None without AVX-512, otherwise None and errors as of `load_library`."""
+    """The C extension; None without AVX-512 or if it is not built. Errors: see `load_library`."""
     loaded = load_library("_groupnorm", [1])
     if loaded is None or not loaded.unsilent_has_avx512():
         return None
@@ -40,9 +40,9 @@ def library() -> ctypes.CDLL | None:
 
 
 def _team() -> ctypes.c_void_p | None:
-    """`GOMP_parallel` of the OpenMP runtime that torch has loaded; None if it is another runtime, and then one thread computes.
+    """`GOMP_parallel` of the OpenMP runtime that torch has loaded; None for another runtime, for which one thread computes.
 
-    torch's own threads spin for a while after each operation, so threads beside them would compete for the processors.
+    torch's threads spin for a while after each operation, so additional threads would compete with them for the processors.
     """
     parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     return None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p)
@@ -64,21 +64,21 @@ def norm_swish_quantise(
     """`swish(group_norm(x))`, quantised to the nearest of 256 levels from the minimum of swish (-0.278) to the largest value.
 
     Args:
-        x: float32 or bfloat16; batch 1, because the scale of a batch would depend on all its members.
-        groups: of channels that are normalised together.
-        weight: of the norm, float32.
-        bias: of the norm, float32.
+        x: float32 or bfloat16; batch 1, because the scale of a batch would depend on all its images.
+        groups: number of groups of the norm.
+        weight: the norm's weight, float32.
+        bias: the norm's bias, float32.
         epsilon: added to the variance.
 
     Raises:
         ParameterError: for another batch or dtype.
-        ResourceError: if there is no memory to work in.
+        ResourceError: if memory cannot be allocated.
     """
     batch, channels, height, width = x.shape
     if batch != 1:
-        raise ParameterError(f"{batch} images given; one is quantised at a time.")
+        raise ParameterError(f"{batch} images were given; quantise one at a time.")
     if x.dtype not in (torch.float32, torch.bfloat16):
-        raise ParameterError(f"an image of {x.dtype} given; float32 and bfloat16 can be quantised.")
+        raise ParameterError(f"an image of {x.dtype} was given; float32 and bfloat16 can be quantised.")
     x = x.contiguous(memory_format=torch.channels_last)
     values = torch.empty_like(x, dtype=torch.uint8)
     scale, zero_point = ctypes.c_float(), ctypes.c_int32()

@@ -1,7 +1,7 @@
-"""The sampler's transformer on a CPU, computed by `_transformer.c`: packed weights, and the modules that replace torch's.
+"""The sampler's transformer on a CPU: packed weights, and modules that replace torch's and call `_transformer.c`.
 
-A step of a large sampler is bound by reading weights from memory, a step of a small one by Python's overhead per operation. So weights are
-packed in the order of their use, in the model's precision, and one call into C computes all layers.
+A step of a large sampler is limited by reading weights from memory, a step of a small one by Python's overhead per operation. So weights
+are packed in the order of their use, in the model's precision, and one call into C computes all layers.
 """
 
 import ctypes
@@ -22,16 +22,16 @@ from unsilent.speed.library import load_library
 Kind = Literal["float32", "bfloat16", "int8"]
 
 _KINDS = ("float32", "bfloat16", "int8")  # in the order of the enum in C
-_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # of keys and values
-_SCALE_BYTES = 4  # the float32 scale behind each int8 key or value
-LANES = 64  # outputs in a block of a packed matrix
+_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # dtypes of keys and values
+_SCALE_BYTES = 4  # bytes of the float32 scale after each int8 key or value
+LANES = 64  # outputs per block of a packed matrix
 _ALL = -1  # layers or heads, whose mean is wanted
 _HUGE_PAGE = 1 << 21  # bytes
 _LEVELS = 127  # int8 weights are from -127 to 127
-_ZERO_POINT = 128  # of the uint8 activations that int8 weights multiply
+_ZERO_POINT = 128  # zero point of the uint8 activations
 
 
-# The structs of `_transformer.c`
+# Mirrors of the structs in `_transformer.c`
 
 
 class _Matrix(ctypes.Structure):
@@ -62,7 +62,7 @@ _ABI = (
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The C extension, using VNNI where the processor has it; None and errors as of `load_library`."""
+    """The C extension, with VNNI if the processor has it; None if it is not built. Errors: see `load_library`."""
     loaded = load_library("_transformer", _ABI)
     if loaded is not None:
         loaded.unsilent_forward.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 4, *[ctypes.c_int32] * 7]
@@ -72,7 +72,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def is_built() -> bool:
-    """Whether the C extension is there; an installation without a C compiler leaves it out."""
+    """Whether the C extension is built; an installation without a C compiler leaves it out."""
     return library() is not None
 
 
@@ -87,9 +87,9 @@ def fits(config: TransformerConfig) -> bool:
 
 
 class PackedMatrix:
-    """A packed matrix with its bias: the weights in the blocks that `_transformer.c` reads.
+    """A matrix in the packed layout of `_transformer.c`, with its bias.
 
-    int8 weights are symmetric, from -127 to 127, with one scale for each output.
+    int8 weights are symmetric, from -127 to 127, with one scale per output.
 
     Args:
         weight: `[outputs, inputs]`, outputs a multiple of 64, inputs of 4.
@@ -111,19 +111,19 @@ class PackedMatrix:
             self.weight = blocks.transpose(1, 2).to(getattr(torch, kind)).contiguous()
 
     def move(self, memory: Iterator[Tensor]) -> None:
-        """Copy the weights into the next piece of `memory`."""
+        """Move the weights into the next buffer of `memory`."""
         self.weight = next(memory).view(self.weight.dtype).view(self.weight.shape).copy_(self.weight)
 
     def pointers(self) -> _Matrix:
-        """The addresses for C, valid while this object lives."""
+        """The struct for C; its pointers are valid while this object lives."""
         return _Matrix(*(None if part is None else part.data_ptr() for part in (self.weight, self.scale, self.offset, self.bias)))
 
 
 def _huge_pages(sizes: list[int]) -> Iterator[Tensor]:
-    """Adjacent buffers of these sizes in bytes, in huge pages, which are read a quarter faster.
+    """Adjacent buffers of these sizes in bytes, in huge pages, from which reading is a quarter faster.
 
     Raises:
-        ResourceError: if there is no memory.
+        ResourceError: if memory cannot be allocated.
     """
     try:
         mapped = mmap.mmap(-1, sum(sizes) + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -137,7 +137,7 @@ def _huge_pages(sizes: list[int]) -> Iterator[Tensor]:
 
 
 class PackedBlock(nn.Module):
-    """The packed weights of a transformer's block; not callable, because `PackedTransformer` computes all blocks in one call."""
+    """The packed weights of a transformer block; not callable, because `PackedTransformer` computes all blocks in one call."""
 
     def __init__(self, block: Block, kind: Kind) -> None:
         super().__init__()
@@ -152,22 +152,22 @@ class PackedBlock(nn.Module):
         self.norms = [value.detach().float() for norm in (block.ln1, block.ln2) for value in (norm.weight, norm.bias)]
 
     def pointers(self) -> _Block:
-        """The addresses for C, valid while this module lives."""
+        """The struct for C; its pointers are valid while this module lives."""
         return _Block(*(matrix.pointers() for matrix in self.matrices), *(value.data_ptr() for value in self.norms))
 
 
 class PackedTransformer(nn.Module):
-    """Replaces a `Transformer` whose blocks are packed: the same results to rounding, on a CPU, for inference only.
+    """Replaces a `Transformer` whose blocks are packed, for inference on a CPU. Results are equal up to rounding.
 
-    Each row is quantised by its own maximum and every output is summed by one thread. So the result of a sequence depends neither on the
-    other sequences of the batch nor on the number of threads, to the bit.
+    Each row is quantised by its own maximum, and every output is summed by one thread. So the result of a sequence is bit by bit
+    independent of other sequences in the batch and of the number of threads.
 
     Args:
-        transformer: all its blocks are `PackedBlock`s.
-        kind: dtype that they were packed in.
+        transformer: a transformer whose blocks are all `PackedBlock`s.
+        kind: dtype of the packed weights.
 
     Attributes:
-        threads: to compute with; 0 takes torch's count at each call.
+        threads: number of threads; 0 takes torch's count at each call.
     """
 
     def __init__(self, transformer: Transformer, kind: Kind) -> None:
@@ -183,20 +183,20 @@ class PackedTransformer(nn.Module):
         self._stack = _Stack(config.layers, config.heads, config.width, _KINDS.index(kind), self._blocks, *pointers)
 
     def cache(self, batch: int, capacity: int, like: Tensor, look: Look | None = None) -> KeyValueCache:
-        """An empty KV cache of the dtype that `forward` wants; arguments as of `KeyValueCache`."""
+        """An empty KV cache of the dtype that `forward` needs; arguments as in `KeyValueCache`."""
         return KeyValueCache(self.config, batch, capacity, like.new_empty((), dtype=self._cache_dtype), self._cache_dim, look)
 
     @property
     def n_threads(self) -> int:
-        """The number of threads that compute."""
+        """The number of threads of the next call."""
         return self.threads or torch.get_num_threads()
 
     def forward(self, x: Float[Tensor, "batch sequence width"], cache: KeyValueCache) -> Float[Tensor, "batch sequence width"]:
-        """Causal; `x` continues what the cache holds, and is added to it.
+        """Process positions causally after those in the cache, and append them to it.
 
         Raises:
-            ParameterError: if the cache has another dtype or batch, or no room.
-            ResourceError: if there is no memory to work in.
+            ParameterError: if the cache has another dtype or batch, or too little capacity.
+            ResourceError: if memory cannot be allocated.
         """
         batch, fresh, _ = x.shape
         memory = cache.memory
@@ -204,7 +204,7 @@ class PackedTransformer(nn.Module):
         found = (memory.dtype, memory.device.type, memory.shape[2], memory.shape[5])
         if found != wanted:
             kinds = ("{} on {}, for {} sequences, {} numbers a head".format(*kind) for kind in (wanted, found))
-            raise ParameterError("this packed transformer wants a cache of {}, found {}.".format(*kinds))
+            raise ParameterError("this packed transformer needs a cache of {}, but was given {}.".format(*kinds))
         x = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         output = torch.empty_like(x)
         known, capacity = cache.grow(fresh), cache.memory.shape[4]
@@ -219,12 +219,12 @@ class PackedTransformer(nn.Module):
 
 
 class PackedHead(nn.Module):
-    """Replaces the linear layer that gives logits, computed in C because its matrix is read from memory for each code.
+    """Replaces the linear layer of the logits; computed in C because its matrix is read from memory for each code.
 
     Args:
-        head: the layer, without biases; its outputs are a multiple of 64.
-        transformer: whose threads it uses.
-        kind: dtype of its packed weights; int8 is too coarse for logits.
+        head: linear layer without bias; the number of outputs is a multiple of 64.
+        transformer: determines the number of threads.
+        kind: dtype of the packed weights; int8 is too coarse for logits.
     """
 
     def __init__(self, head: nn.Linear, transformer: PackedTransformer, kind: Literal["float32", "bfloat16"]) -> None:
@@ -235,10 +235,10 @@ class PackedHead(nn.Module):
         self._sizes, self._pointers = (head.in_features, head.out_features), self._matrix.pointers()
 
     def forward(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows codes"]:
-        """As the layer.
+        """Compute the layer.
 
         Raises:
-            ResourceError: if there is no memory to work in.
+            ResourceError: if memory cannot be allocated.
         """
         hidden = hidden.float().contiguous()
         logits = hidden.new_empty(len(hidden), self._sizes[1])

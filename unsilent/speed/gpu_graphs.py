@@ -1,7 +1,7 @@
-"""Sampling on a GPU: one step, from logits to a code to the next logits, captured as a CUDA graph and replayed for every code.
+"""Sampling on a GPU: one step, from logits through a code to the next logits, is captured as a CUDA graph and replayed for every code.
 
-A step is hundreds of kernels of microseconds each, and launching them one by one takes longer than they run. Where Triton is installed, the
-transformer is five kernels a block (`gpu_kernels`).
+A step has hundreds of kernels of microseconds each; launching them one by one takes longer than running them. With Triton, a transformer
+block has five kernels (`gpu_kernels`).
 """
 
 import importlib.util
@@ -19,17 +19,17 @@ from unsilent.models.transformer import KeyValueCache, Looked
 
 log = logging.getLogger(__name__)
 
-_WARM_UPS = 3  # steps before the capture, in which libraries choose their kernels and allocate their workspaces
+_WARM_UPS = 3  # steps before the capture, in which libraries choose kernels and allocate workspaces
 
 
 class GraphedAdvance:
     """`Sampler.advance` as a captured CUDA graph.
 
-    A graph reads fixed addresses, so the KV cache of a new window is copied to where the graph expects it. One graph is kept, with one
-    cache. Another batch or another `choose` is captured anew, which takes 0.03 s for the paper's model.
+    A graph reads fixed addresses, so the KV cache of a new window is copied to the graph's cache. One graph with one cache is kept. Another
+    batch or another `choose` needs a new capture, which takes 0.03 s for the paper's model.
 
     Args:
-        sampler: on any device; without a GPU the same step is computed, not captured.
+        sampler: on any device; on a CPU the same step is computed without a graph.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -39,10 +39,10 @@ class GraphedAdvance:
     def __call__(
         self, choose: ChooseCodes, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"], state: WindowState
     ) -> tuple[Int[Tensor, "takes"], Float[Tensor, "rows codes"]]:
-        """As `Sampler.advance`; in every step of a window but its first, `logits` are those of the call before.
+        """See `Sampler.advance`. In every step of a window except the first, `logits` must be the result of the call before.
 
         Raises:
-            ResourceError: if another window was begun since this one's last step.
+            ResourceError: if another window has begun since the last step of this one.
         """
         memory, looked = state.cache.memory, state.cache.looked
         key = (choose, memory.shape, memory.dtype, state.positions.shape, uniforms.shape, looked and looked.look)
@@ -53,14 +53,14 @@ class GraphedAdvance:
 
 
 class _Networks:
-    """What a step runs; not the sampler itself, because that would be a reference cycle."""
+    """The networks of a step; the sampler itself would be a reference cycle."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.tokens, self.transformer, self.head = sampler.tok_emb, sampler.transformer, sampler.head
 
 
 class _CapturedStep:
-    """A step of a fixed batch at fixed addresses."""
+    """A step for a fixed batch at fixed addresses."""
 
     def __init__(self, networks: _Networks, key: tuple, choose: ChooseCodes, logits: Tensor, uniforms: Tensor, state: WindowState) -> None:
         self.key, self._choose, self._networks = key, choose, networks
@@ -79,7 +79,7 @@ class _CapturedStep:
         cache = state.cache
         known = cache.grow(1)
         if cache.memory is not self.memory:  # the first step of a window
-            # only the valid prefix: masked attention still multiplies what is behind it, and 0 x NaN is NaN
+            # only the valid prefix, because masked attention still multiplies the rest, and 0 x NaN is NaN
             self.memory[..., :known, :] = cache.memory[..., :known, :]
             cache.memory = self.memory
             if self.looked is not None:
@@ -96,7 +96,7 @@ class _CapturedStep:
         return self.codes, self.logits
 
     def _compile_kernels(self) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Looked | None], None] | None:
-        """Our Triton kernels; None if they do not fit this step or Triton cannot compile here, which is tried once."""
+        """Our Triton kernels; None if they do not support this step, or Triton cannot compile on this machine."""
         if importlib.util.find_spec("triton") is None or torch.version.cuda is None:
             return None
         networks, batch = self._networks, len(self.logits)
@@ -110,7 +110,7 @@ class _CapturedStep:
         except Exception as error:
             if not is_compile_error(error):
                 raise
-            log.warning("Triton cannot compile here, so torch's kernels compute the sampler's steps, more slowly: %s", error)
+            log.warning("Triton cannot compile on this machine, so torch computes the sampler's steps and is slower: %s", error)
             return None
         return steps
 
@@ -130,7 +130,7 @@ class _CapturedStep:
         self.logits.copy_(networks.head(networks.transformer.ln_f(x))[:, 0])
 
     def _capture(self) -> Callable[[], None]:
-        # no cache of autocast: weights that it rounded outside the graph would be freed between replays
+        # without autocast's cache, because weights that it cast outside the graph would be freed between replays
         kind = self.logits.device.type
         autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind), cache_enabled=False)
         stream = torch.cuda.Stream()
@@ -146,9 +146,9 @@ class _CapturedStep:
 
 
 def is_compile_error(error: Exception) -> bool:
-    """Whether an error says that Triton cannot compile on this machine: too old a version, no C compiler, no headers of Python.
+    """Whether an error means that Triton cannot compile on this machine: an old version, no C compiler, no Python headers.
 
-    All else is a bug or a fault of the GPU, which a fallback would hide.
+    Other errors are bugs or faults of the GPU, which a fallback would hide.
     """
     is_of_triton = any(kind.__module__.split(".")[0] == "triton" for kind in type(error).__mro__)
     has_no_compiler = isinstance(error, RuntimeError) and "Failed to find C compiler" in str(error)

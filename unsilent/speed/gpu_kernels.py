@@ -1,31 +1,31 @@
-"""The sampler's step on a GPU as five Triton kernels a block, each of which loads its weights while the one before it still computes.
+"""The sampler's step on a GPU as five Triton kernels per block. Each loads its weights while the kernel before it still computes.
 
-A step for a small batch is bound by reading weights and by launching kernels. So LayerNorm, bias, GELU and residuals are fused into the
-GEMMs. From Hopper on, programmatic dependent launch (PDL) lets a kernel start early and load what no other kernel writes.
+A step for a small batch is limited by reading weights and launching kernels. So LayerNorm, bias, GELU and residuals are fused into the
+GEMMs. On Hopper and later, programmatic dependent launch (PDL) lets a kernel start early and load data that no other kernel writes.
 
-Triton comes with torch for GPUs. Only `gpu_graphs` imports this file, and only where Triton is installed.
+Triton comes with torch for GPUs. Only `gpu_graphs` imports this file, and only if Triton is installed.
 
 Kernels of a block, in order: `_multiply` (norm, qkv), `_attend`, `_multiply` (proj, residual), `_multiply` (norm, up, GELU), `_multiply`
 (down, residual). `_embed` comes before the first block, `_multiply` (norm, logits) after the last.
 
 Pointers, all contiguous with the last axis the fastest; "weights' dtype" is that of the sampler's matrices:
 
-| pointer | shape | dtype | what |
+| pointer | shape | dtype | content |
 | --- | --- | --- | --- |
-| codes | [batch] | int64 | the code to feed |
+| codes | [batch] | int64 | code to process |
 | tokens | [codes, width] | weights' | token embedding |
 | positions | [1 or batch, capacity, width] | any float | added to the token; `each` is the stride of the batch, 0 for one |
 | known | [1] | int64 | positions in the KV cache before this one |
 | stream | [batch, width] | float32 | residual stream |
 | gain | [width] | weights' | weight of the next LayerNorm |
-| scaled | [batch, width] | weights' | residual stream times the next LayerNorm's weight: input of the GEMM behind it |
-| sums | [batch, 2, n_parts] | float32 | sums and sums of squares of the stream, one part for each tile of outputs |
+| scaled | [batch, width] | weights' | residual stream times the next LayerNorm's weight: input of the following GEMM |
+| sums | [batch, 2, n_parts] | float32 | sums and sums of squares of the stream, one part per tile of outputs |
 | x | [batch, inputs] | weights' | input of a GEMM: `scaled`, `attended` or `hidden` |
-| weight, bias | [outputs, inputs], [outputs] | weights', float32 | of a GEMM; `bias` includes the norm's, see `_Normed` |
+| weight, bias | [outputs, inputs], [outputs] | weights', float32 | parameters of a GEMM; `bias` includes the norm's, see `_Normed` |
 | pull | [outputs] | float32 | W g of `_Normed` |
 | out | [batch, outputs] | weights' or float32 | `projected`, `scaled`, `hidden` or the logits |
 | projected | [batch, 3 * width] | float32 | queries, keys, values |
-| memory | [2, batch, heads, capacity, head] | of the cache | KV cache of one block, keys then values; `values_after` is their distance |
+| memory | [2, batch, heads, capacity, head] | the cache's | KV cache of one block, keys then values; `values_after` is their distance |
 | looked | [batch, heads, capacity] | float32 | attention weights of one block, 0 behind the new position; written where `LOOKS` |
 | attended, hidden | [batch, width], [batch, 4 * width] | weights' | result of attention, of GELU |
 """
@@ -41,15 +41,15 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from unsilent.models.transformer import Looked, Transformer
 
-MAX_BATCH = 64  # sequences; more tiles of rows would read the weights too often, so torch's GEMMs take larger batches
-_OUTPUTS = (16, 8)  # outputs of a tile, the first that fits into shared memory: few, so that every multiprocessor gets tiles
-_ROWS = 8  # of a tile
-_STEP = 256  # inputs that a warp multiplies at once, at most
-_ATTENDED, _ATTEND_WARPS = 256, 8  # cached positions that one program attends to at a time, and its warps
+MAX_BATCH = 64  # sequences; larger batches use torch's GEMMs, because each tile of rows reads all weights again
+_OUTPUTS = (16, 8)  # outputs per tile; the first that fits into shared memory is used. Few, so that every multiprocessor gets tiles
+_ROWS = 8  # rows per tile
+_STEP = 256  # largest number of inputs that a warp multiplies at once
+_ATTENDED, _ATTEND_WARPS = 256, 8  # cached positions that a program of `_attend` processes at a time, and its warps
 
 
 def fits(transformer: Transformer, batch: int) -> bool:
-    """Whether the kernels can compute steps of this batch, and are faster than torch's."""
+    """Whether the kernels support this transformer and batch, and are faster than torch's."""
     width, head = transformer.config.width, transformer.config.width // transformer.config.heads
     is_fused = all(block.attn.fused is not None for block in transformer.blocks)
     has_sizes = width % 64 == 0 and head >= 16 and head & (head - 1) == 0 and batch <= MAX_BATCH
@@ -57,9 +57,9 @@ def fits(transformer: Transformer, batch: int) -> bool:
 
 
 def _outputs(transformer: Transformer) -> int:
-    """Outputs of a tile; 0 if not even the smallest tile fits.
+    """Outputs per tile; 0 if even the smallest tile does not fit into shared memory.
 
-    Shared memory holds all weights of a tile, and of its rows the part that all warps multiply at once.
+    Shared memory holds all weights of a tile, and the part of its rows that the warps multiply at once.
     """
     weight = transformer.blocks[0].mlp[2].weight
     inputs = weight.shape[1]
@@ -71,14 +71,14 @@ def _outputs(transformer: Transformer) -> int:
 
 
 class StepKernels:
-    """One step of the sampler for `batch` sequences: from a code each to the logits of the next.
+    """One step of the sampler for `batch` sequences: from one code of each to the logits of the next.
 
-    Operands of GEMMs are in the weights' dtype, all else is float32. The result of a sequence does not depend on the others, nor on the
-    size of the batch.
+    Operands of GEMMs have the weights' dtype, everything else is float32. The result of a sequence does not depend on other sequences or on
+    the batch size.
 
     Args:
         tokens: embedding of codes.
-        transformer: for which `fits` holds.
+        transformer: a transformer that `fits`.
         head: linear layer of the logits.
         batch: number of sequences.
     """
@@ -102,13 +102,13 @@ class StepKernels:
         self, codes: Int[Tensor, "batch"], positions: Float[Tensor, "#batch capacity width"], memory: Tensor, known: Int[Tensor, "1"],
         logits: Float[Tensor, "batch codes"], looked: Looked | None = None,
     ) -> None:  # fmt: skip
-        """Feed one code of each sequence and write the logits of the next.
+        """Process one code of each sequence, and write the logits of the next.
 
         Args:
-            codes: to feed.
-            positions: added to the token embedding at each position.
-            memory: of a `KeyValueCache`; the new keys and values are written at position `known`.
-            known: positions before this one, on the device.
+            codes: codes to process.
+            positions: position embeddings, added to the token embeddings.
+            memory: memory of a `KeyValueCache`; the new keys and values are written at position `known`.
+            known: number of positions before this one, on the device.
             logits: float32, overwritten.
             looked: gets the attention weights; None where they are not wanted.
         """
@@ -136,7 +136,7 @@ class StepKernels:
             looked.add(weights.sum(0)[:, :, None], known)
 
     def _multiply(self, x: Tensor, layer: "_Normed | nn.Linear", out: Tensor, gain: Tensor | None = None, is_hidden: bool = False) -> None:
-        """A GEMM with its norm, if it has one. With `gain` it is added to the stream, and `out` is the stream times `gain`."""
+        """A GEMM with its norm, if any. With `gain`, the result is added to the stream, and `out` is the stream times `gain`."""
         is_normed = isinstance(layer, _Normed)
         outputs, inputs = layer.weight.shape
         shares = _shares(inputs)
@@ -150,7 +150,7 @@ class StepKernels:
 
 
 class _Normed:
-    """A LayerNorm and the linear layer behind it, as one product of their input, scaled by the norm's gains.
+    """A LayerNorm and the following linear layer as one matrix product with the input times the norm's gains.
 
     With mean m and scale s of a row x, gains g and shifts h: W (s (x - m) g + h) + b = s (W (x g) - m W g) + W h + b. W g and W h + b are
     computed once. Rounding errors grow with a row's mean relative to its deviation, about 0.1 in a residual stream.
@@ -159,24 +159,24 @@ class _Normed:
         weight: W.
         pull: W g.
         bias: W h + b.
-        eps: of the norm.
+        eps: epsilon of the norm.
     """
 
     def __init__(self, norm: nn.LayerNorm, linear: nn.Linear) -> None:
         self.eps, self.weight = norm.eps, linear.weight
-        with torch.no_grad(), torch.autocast(linear.weight.device.type, enabled=False):  # because it would round these constants
+        with torch.no_grad(), torch.autocast(linear.weight.device.type, enabled=False):  # autocast would round these constants
             weight = linear.weight.float()
             self.pull = weight @ norm.weight.float()
             self.bias = weight @ norm.bias.float() + (0 if linear.bias is None else linear.bias.float())
 
 
 def _shares(inputs: int) -> int:
-    """Warps that share the inputs of a GEMM."""
+    """Number of warps that share the inputs of a GEMM."""
     return 8 if inputs > 2048 else 4
 
 
 def _can_start_early(device: torch.device) -> bool:
-    """Whether the GPU has programmatic dependent launch: a kernel starts before the one before it ends, and waits inside."""
+    """Whether the GPU has programmatic dependent launch: a kernel starts before its predecessor ends, and waits inside."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
@@ -185,7 +185,7 @@ def _embed(
     codes, tokens, positions, known, gain, stream, scaled, sums, each, n_parts, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     PARTS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Token plus position: writes the stream, and the scaled input and sums of the first norm."""
+    """Token plus position embedding: writes the stream, and scaled input and sums of the first norm."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
@@ -210,8 +210,8 @@ def _multiply(
 ):  # fmt: skip
     """A GEMM, split over the warps of a program along the inputs (split K).
 
-    `NORMED`: its input is behind a norm, whose statistics are in `sums`. `HIDDEN`: exact GELU follows. `ADDED`: the result is added to the
-    stream; `out` is the stream times the next norm's gains, and `sums` gets that norm's statistics.
+    `NORMED`: a norm precedes it, whose statistics are in `sums`. `HIDDEN`: exact GELU follows. `ADDED`: the result is added to the stream;
+    `out` is the stream times the next norm's gains, and `sums` gets that norm's statistics.
     """
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_output = output < n_outputs
@@ -219,7 +219,7 @@ def _multiply(
     columns = ()
     for n in tl.static_range(INPUTS // SHARES // STEP):
         place = weight + output[None, :, None] * INPUTS + n * STEP + share[:, None, :]
-        columns = columns + (tl.load(place, mask=is_output[None, :, None], other=0.0),)  # noqa: RUF005 - Triton knows no stars
+        columns = columns + (tl.load(place, mask=is_output[None, :, None], other=0.0),)  # noqa: RUF005 - Triton does not support unpacking
     offset = tl.load(bias + output, mask=is_output, other=0.0).to(tl.float32)
     if NORMED:
         pulled = tl.load(pull + output, mask=is_output, other=0.0)
@@ -231,7 +231,7 @@ def _multiply(
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     is_row = row < n_rows
     place_out, is_there = row[None, :] * n_outputs + output[:, None], is_row[None, :] & is_output[:, None]
-    if NORMED:  # loaded before the product, so that it has arrived after it
+    if NORMED:  # loaded before the product, to hide the latency
         part = tl.arange(0, PARTS)
         place_sums, is_part = sums + row[:, None] * 2 * n_parts + part[None, :], is_row[:, None] & (part < n_parts)[None, :]
         totals, squares = tl.load(place_sums, mask=is_part, other=0.0), tl.load(place_sums + n_parts, mask=is_part, other=0.0)

@@ -1,4 +1,4 @@
-"""Opens a C extension of this folder and checks that it was built from the source that is here."""
+"""Opens a C extension of this folder, and checks that it was built from the current source."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from unsilent.errors import UnsilentError
 
 
 def load_library(name: str, abi: Sequence[int]) -> ctypes.CDLL | None:
-    """The shared library of `NAME.c`, without signatures; None where the package was installed without a C compiler.
+    """The shared library of `NAME.c`, without signatures; None if the package was installed without a C compiler.
 
-    setuptools builds it as an extension module, but it does not use Python's API and is opened by ctypes.
+    setuptools builds it as an extension module, but it does not use Python's API and is opened with ctypes.
 
     Args:
-        name: of the C file without its ending.
-        abi: what its `unsilent_abi` must return for 0, 1, ...: its version, then sizes and offsets of structs.
+        name: name of the C file without its suffix.
+        abi: expected values of its `unsilent_abi` for 0, 1, ...: its version, then sizes and offsets of structs.
 
     Raises:
         UnsilentError: if it was built from another version of the C file.

@@ -1,4 +1,4 @@
-"""glibc's malloc, whose settings are process-wide: when freed memory goes back to the system and when it is kept for reuse."""
+"""Settings of glibc's malloc, which are process-wide: when freed memory is returned to the system, and when it is kept for reuse."""
 
 import ctypes
 import sys
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_LARGEST_RETAINED = 2**26  # bytes; larger blocks go back to the system: retaining them costs more memory than mmap costs time
+_LARGEST_RETAINED = 2**26  # bytes; larger blocks are returned to the system, because mmap is fast relative to their use
 
 
 def trim_memory() -> None:
-    """Return freed memory to the system: after packing, that of the float32 matrices, 0.5 GB."""
+    """Return freed memory to the system. After packing weights, this is 0.5 GB of float32 matrices."""
     if (glibc := _glibc()) is not None:
         glibc.malloc_trim(0)
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Let this process have so many bytes of its own at most: allocations beyond fail. Without effect but on Linux."""
+    """Limit the private memory of this process; larger allocations fail. Only Linux has this limit."""
     if sys.platform == "linux":
         import resource
 
@@ -25,21 +25,21 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is that of an allocation, of Python, NumPy or torch."""
+    """Whether an error of Python, NumPy or torch is a failed allocation."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory", "bad_alloc"))
 
 
 @contextmanager
 def retain_memory() -> Iterator[None]:
-    """Keep freed memory for reuse, and return it at the end; page faults of fresh memory are a tenth of a decoder's time."""
+    """Keep freed memory for reuse, and return it at the end. Page faults of new memory would take a tenth of a decoder's time."""
     glibc = _glibc()
     if glibc is not None:
-        glibc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_RETAINED) or glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # glibc < 2.35 refuses more
+        glibc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_RETAINED) or glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the limit of glibc < 2.35
         glibc.mallopt(_M_TRIM_THRESHOLD, 2**30)
     try:
         yield
     finally:
-        if glibc is not None:  # the maxima of glibc's dynamic thresholds, which setting one by hand has disabled
+        if glibc is not None:  # the maxima of glibc's dynamic thresholds, which setting a threshold disables
             glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)
             glibc.mallopt(_M_TRIM_THRESHOLD, 2**26)
             trim_memory()

@@ -1,4 +1,4 @@
-"""Makes a sampler ready for fast inference: weights quantised and packed while they load, steps in C or as a CUDA graph."""
+"""Prepares a sampler for fast inference: quantises and packs weights while they load, and replaces steps by C or a CUDA graph."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from unsilent.speed.threads import EXCLUSIVE, SMALL_WEIGHTS, one_thread
 
 @contextmanager
 def sampling_mode(sampler: AnySampler, precision: Precision) -> Iterator[None]:
-    """Context for sampling: torch's thread count, and autocast where torch computes in bfloat16.
+    """Context for sampling: sets torch's thread count, and autocast if torch computes in bfloat16.
 
-    torch gets one thread beside a packed transformer, which has threads of its own, and for a small network. Both run hundreds of small
-    operations, and on a busy machine threads would wait for each other longer than they compute.
+    torch gets one thread for a packed transformer, which has its own threads, and for a small network. Both run hundreds of small torch
+    operations, for which several threads would spend more time waiting than computing on a busy machine.
     """
     is_packed = isinstance(sampler.transformer, PackedTransformer)
     autocast = torch.autocast(sampler.pos_emb.device.type, torch.bfloat16, enabled=precision == "bfloat16" and not is_packed)
@@ -32,12 +32,12 @@ def sampling_mode(sampler: AnySampler, precision: Precision) -> Iterator[None]:
 
 
 def prepare_block(part: nn.Module, precision: Precision, packs: bool) -> nn.Module:
-    """Replace a part of a sampler for inference, as soon as its weights are loaded; parts other than transformer blocks stay.
+    """Replace a transformer block for inference as soon as its weights are loaded; other parts are returned unchanged.
 
     Args:
-        part: of the sampler.
-        precision: of the packed weights; int8 takes a quarter of the memory.
-        packs: whether blocks are packed for C; if not, their three projections are joined for torch.
+        part: part of the sampler.
+        precision: precision of the packed weights; int8 takes a quarter of the memory.
+        packs: whether blocks are packed for C; if not, their three projections are fused for torch.
     """
     if not isinstance(part, Block):
         return part
@@ -46,13 +46,13 @@ def prepare_block(part: nn.Module, precision: Precision, packs: bool) -> nn.Modu
         return part
     packed = PackedBlock(part, precision)
     for layer in part.modules():
-        layer._parameters.clear()  # frees the weights even where the block is still referenced
+        layer._parameters.clear()  # frees the weights even if the block is still referenced
     trim_memory()
     return packed
 
 
 def accelerate(sampler: AnySampler, precision: Precision, device: torch.device) -> None:
-    """Replace a sampler's step by a faster one: C if its blocks are packed, a CUDA graph on a GPU."""
+    """Replace a sampler's step with a faster one: C if its blocks are packed, a CUDA graph on a GPU."""
     if device.type == "cuda":
         if isinstance(sampler, Sampler):
             sampler.fast_advance = GraphedAdvance(sampler)

@@ -1,1 +1,1 @@
-"""Training, with Lightning Fabric."""
+"""Training of all networks with Lightning Fabric."""

@@ -26,14 +26,14 @@ from unsilent.train.state import load_initial
 from unsilent.train.steps import StepContext, synchronise_batch_norms
 from unsilent.train.trainer import StepResult, Trainer
 
-_MEASURED = 256  # crops for band statistics
-_MIN_STD = 0.01  # of a mel band, 1 dB: dividing by less would amplify the noise of a constant band
+_MEASURED = 256  # crops over which band statistics are measured
+_MIN_STD = 0.01  # smallest standard deviation of a mel band, 1 dB; a smaller divisor would amplify the noise of constant bands
 
 
 class ClassifierTrainer(Trainer):
     """Trains a classifier on mels of the preset's clip.
 
-    Classes are the labels of the split `train`, sorted; validation leaves out sounds of other labels.
+    Classes are the sorted labels of the split `train`; validation leaves out sounds of other labels.
     """
 
     def __init__(self, run: ClassifierRun, clip: Clip, fabric: lightning_fabric.Fabric) -> None:
@@ -63,11 +63,11 @@ class ClassifierTrainer(Trainer):
         return module
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> LabelledBatch:
-        """Random crops of training sounds with their class indices."""
+        """Random crops of training sounds with class indices."""
         return self.crops.batch(rngs)
 
     def step(self, context: StepContext, batch: LabelledBatch) -> StepResult:
-        """One step on a batch of crops."""
+        """Train on one part of a batch."""
         mel01 = mel01_of(batch.sound, self.clip)
         losses = {}
         if self.run.has_auxiliary:
@@ -80,7 +80,7 @@ class ClassifierTrainer(Trainer):
         return StepResult(losses | {"top1": _hits(logits, batch.labels, 1) / len(batch.labels)})
 
     def examples(self, batch: LabelledBatch) -> Examples:
-        """A mel, its sound, and the true and the most likely classes."""
+        """A mel, its sound, and the true and the most probable classes."""
         mel01 = mel01_of(batch.sound, self.clip)
         classes = {"classes/true": batch.labels, "classes/likeliest": self.module.module(mel01).argmax(1)}
         sound = batch.sound[0] if batch.sound.ndim == 2 else vocode(mel01[:1], self.clip)[0]
@@ -101,7 +101,7 @@ class ClassifierTrainer(Trainer):
         return {name: value / len(self.valid) for name, value in sums.items()}
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the checkpoint folder, with the names of the classes in the order of their indices, and the loudness that it expects."""
+        """Write the checkpoint folder. The record includes class names by index, and the loudness of training sounds."""
         about = {"classes": self.crops.classes, LOUDNESS: self.crops.crops.loudness_lufs}
         save_checkpoint(folder, self.run.network, self.run.preset, self.config, weights, record | about)
 
@@ -112,10 +112,10 @@ def measure_bands(crops: LabelledCrops, clip: Clip, seed: int) -> BandStatistics
     Args:
         crops: training data.
         clip: mel settings.
-        seed: of the crops, so that a resumed training measures the same.
+        seed: seed of the crops, so that a resumed training measures the same values.
 
     Returns:
-        Values rounded to six decimals, so that machines agree; deviations are at least 0.01.
+        Values rounded to six decimals, so that they are equal on all machines; deviations are at least 0.01.
     """
     moments = torch.zeros(2, clip.mels, dtype=torch.float64)
     for start in range(0, _MEASURED, 16):
@@ -127,6 +127,6 @@ def measure_bands(crops: LabelledCrops, clip: Clip, seed: int) -> BandStatistics
 
 
 def _hits(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, "batch"], n: int) -> Float[Tensor, ""]:
-    """Number of sounds whose class is among the `n` most likely."""
+    """Number of sounds whose true class is among the `n` most probable ones."""
     best = logits.topk(min(n, logits.shape[1]), dim=1).indices
     return (best == labels.unsqueeze(1)).any(dim=1).float().sum()

@@ -1,4 +1,4 @@
-"""Training of the codebook: paper section 3.1 with all its losses; a run selects which."""
+"""Training of the codebook: paper section 3.1. The run selects from all its losses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,19 +30,19 @@ from unsilent.train.state import load_initial
 from unsilent.train.steps import StepContext, all_gather_vectors, frozen, mean_metrics, synchronise_batch_norms
 from unsilent.train.trainer import StepResult, Trainer
 
-_FIRST_BATCHES = 8  # batches whose latents k-means clusters
+_FIRST_BATCHES = 8  # batches whose latents are clustered by k-means
 _CODES = "quantize.embedding.weight"  # state-dict name of the codes
 
 
 class CodebookTrainer(Trainer):
-    """Trains a codebook with a perceptual distance and a discriminator, if the run has them.
+    """Trains a codebook, with a perceptual distance and a discriminator if the run has them.
 
-    Codes are initialised with latents of the first batches, unless the run has initial weights or uniform first codes. Codes unused for
-    `run.revive_every` steps are replaced by latents of the current batch.
+    Codes are initialised with latents of the first batches, unless the run has initial weights or uniform initial codes. Codes unused for
+    `run.revive_every` steps are replaced with latents of the current batch.
 
     Source:
-        Paper section 3.1 and the released VQLPAPSWithDiscriminator (LPAPS). Differs: the perceptual distance, if there is one, has trained
-        weights. The discriminator is trained on the reconstructions of the codebook's step, not on new ones.
+        Paper section 3.1 and the released VQLPAPSWithDiscriminator (LPAPS). Differs: the perceptual distance must have trained weights. The
+        discriminator is trained on the reconstructions of the codebook's step, not on new ones.
     """
 
     def __init__(self, run: CodebookRun, config: CodebookConfig, fabric: lightning_fabric.Fabric) -> None:
@@ -59,10 +59,10 @@ class CodebookTrainer(Trainer):
         module = load_initial(run, "codebook", Codebook(config))
         module.quantize.embedding.requires_grad_(run.codes == "gradient")
         module, optimizer = fabric.setup(*self._with_optimizer(module))
-        module.mark_forward_method("latents")  # also called outside of a training step, to move codes
+        module.mark_forward_method("latents")  # also called outside of a training step, to replace codes
         self.codes = CodeUpdates(run, module.quantize, fabric)
         super().__init__(module, [optimizer], data, self.codes.tensors)
-        if run.adversarial_weight:  # built after the codebook, so that its random weights are the same without
+        if run.adversarial_weight:  # built after the codebook, so that the codebook's random weights do not depend on it
             discriminator = PatchDiscriminator(PatchDiscriminatorConfig(width=run.discriminator_width))
             with torch.no_grad():  # refuse crops that are too small now, not at `adversarial_start`
                 discriminator.eval()(torch.zeros(1, clip.mels, run.crop_columns * clip.downsampling))
@@ -81,7 +81,7 @@ class CodebookTrainer(Trainer):
         return self.crops.batch(rngs)
 
     def step(self, context: StepContext, batch: Crops) -> StepResult:
-        """One step on a batch of crops, of both networks once the discriminator has started."""
+        """Train on one part of a batch; from `adversarial_start` on, train both networks."""
         mel, replaced = self.mel_of(batch), []
         if context.step == 0 and context.is_first and self.run.initial is None and self.run.initialise != "uniform":
             replaced.append(self.codes.initialise(self._first_latents(context.fabric, mel)))
@@ -101,7 +101,7 @@ class CodebookTrainer(Trainer):
 
     @torch.no_grad()
     def latents(self, fabric: lightning_fabric.Fabric, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "n dim"]:
-        """Latent vectors of the mels of all processes, the same in all."""
+        """Latent vectors of the mels of all processes, gathered in each of them."""
         return all_gather_vectors(fabric, as_vectors(self.module.latents(mel)))
 
     def _first_latents(self, fabric: lightning_fabric.Fabric, mel: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "n dim"]:
@@ -109,7 +109,9 @@ class CodebookTrainer(Trainer):
         if run.initialise == "k-means":
             first = fabric.global_rank * run.batch
             for number in range(1, _FIRST_BATCHES):
-                seeds = [[run.seed, number, item, 0] for item in range(first, first + run.batch)]  # steps have seeds of three numbers
+                seeds = [
+                    [run.seed, number, item, 0] for item in range(first, first + run.batch)
+                ]  # four numbers, because seeds of steps have three
                 batch = self.draw([np.random.default_rng(seed) for seed in seeds])
                 vectors.append(self.latents(fabric, self.mel_of(batch._replace(sound=batch.sound.to(mel.device)))))
         return torch.cat(vectors)
@@ -117,9 +119,9 @@ class CodebookTrainer(Trainer):
     def _losses(
         self, fabric: lightning_fabric.Fabric, mel: Float[Tensor, "batch mels frames"], result: Reconstruction, is_adversarial: bool
     ) -> tuple[dict[str, Float[Tensor, ""]], Float[Tensor, ""]]:
-        """The weighted losses of this step, and the adaptive factor."""
+        """The weighted losses, and the adaptive factor."""
         run, factor = self.run, torch.zeros(())
-        result = result._replace(mel=result.mel.view_as(result.mel))  # a view, whose gradients `adaptive_factor` may ask for despite DDP
+        result = result._replace(mel=result.mel.view_as(result.mel))  # a view, because DDP forbids `torch.autograd.grad` on its outputs
         distance = None if self.distance is None else self.distance(mel, result.mel)
         if not is_adversarial:
             losses = codebook_loss(mel, result, run.beta, run.beta_on_codebook)
@@ -145,10 +147,10 @@ class CodebookTrainer(Trainer):
         """VQGAN's adaptive factor on the adversarial weight (`losses.adaptive_weight`), within `run.adaptive_weight`.
 
         Args:
-            fabric: for the mean of gradients over processes.
-            mel: input.
-            result: of the codebook for the input, with a view as its mel.
-            distance: perceptual distance of the two, if there is one.
+            fabric: averages gradients over processes.
+            mel: input of the codebook.
+            result: output of the codebook; its mel must be a view, see `_losses`.
+            distance: perceptual distance between input and output; None without one.
             fake: the discriminator's logits of the reconstruction.
         """
         lowest, highest = self.run.adaptive_weight
@@ -160,25 +162,25 @@ class CodebookTrainer(Trainer):
         last, gradients = self.module.decoder.conv_out, []
         for term in (likelihood, hinge_generator_loss(fake)):
             (slope,) = torch.autograd.grad(term, result.mel, retain_graph=True)
-            # the convolution's own backward pass, because DDP allows no second backward pass through the network
+            # computed by hand, because DDP allows only one backward pass through the network
             gradient = torch.nn.grad.conv2d_weight(self.last_input, last.weight.shape, slope.unsqueeze(1), padding=last.padding)
             gradients.append(fabric.all_reduce(gradient, reduce_op="mean"))
         return adaptive_weight(*gradients, lowest, highest)
 
     def _keep_last_input(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        self.last_input = inputs[0].detach().float()  # of the decoder's last convolution
+        self.last_input = inputs[0].detach().float()  # input of the decoder's last convolution
 
     def _discriminate(
         self, context: StepContext, mel: Float[Tensor, "batch mels frames"], made: Float[Tensor, "batch mels frames"]
     ) -> Float[Tensor, ""]:
-        """One step of the discriminator; its loss."""
+        """Train the discriminator for one step; returns its loss."""
         discriminator = self.others["discriminator"]
         loss = hinge_discriminator_loss(discriminator(mel), discriminator(made))
         context.optimise(loss, discriminator, self.optimizers[1])
         return loss
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
-        """Reconstruction loss and weighted perceptual distance, if there is one; their sum is the `loss`."""
+        """Reconstruction loss and, if there is one, weighted perceptual distance; their sum is `loss`."""
 
         def measure(batch: Crops) -> dict[str, Float[Tensor, ""]]:
             mel = self.mel_of(batch)
@@ -201,12 +203,12 @@ class CodebookTrainer(Trainer):
         return Examples(images, sounds, {"codes": result.quantized.grid}, clip.sample_rate)
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the codebook's checkpoint folder, with the loudness that it expects."""
+        """Write the codebook's checkpoint folder, including the loudness of training sounds."""
         save_checkpoint(folder, "codebook", self.run.preset, self.config, weights, record | {LOUDNESS: self.crops.loudness_lufs})
 
 
 def load_distance(folder: Path, mels: int, may_be_untrained: bool = False) -> Perceptual:
-    """The perceptual distance of a checkpoint folder: a trained VGGish-ish, or a distance made from one.
+    """Load a perceptual distance from the checkpoint of a trained VGGish-ish, or of a distance made from one.
 
     Args:
         folder: checkpoint.
@@ -215,7 +217,7 @@ def load_distance(folder: Path, mels: int, may_be_untrained: bool = False) -> Pe
 
     Raises:
         CheckpointError: if there is no such checkpoint.
-        ParameterError: if it has another number of mel bands, was never trained, or has negative linear weights, which would reward
+        ParameterError: if it has another number of mel bands, was never trained, or has negative channel weights, which would reward
             differences.
     """
     config = read_config(folder)
@@ -229,5 +231,5 @@ def load_distance(folder: Path, mels: int, may_be_untrained: bool = False) -> Pe
         raise ParameterError(f"{negative} linear weights of {folder} are negative, which would reward differences; use a VGGish-ish.")
     if distance.config.bands.mels != mels:
         bands = distance.config.bands.mels
-        raise ParameterError(f"the distance {folder} has {bands} mel bands, the codebook {mels}; use one of the same preset.")
+        raise ParameterError(f"the distance {folder} has {bands} mel bands, but the codebook {mels}; use one of the same preset.")
     return distance

@@ -1,4 +1,4 @@
-"""Updates of the codebook's codes without gradients: initial values, moving averages, replacement of unused codes; usage metrics."""
+"""Updates of codes without gradients: initialisation, moving averages, replacement of unused codes. Metrics of their usage."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from unsilent.models.quantizer import Quantized, Quantizer, as_vectors, k_means,
 from unsilent.train.config import CodebookRun
 from unsilent.train.steps import StepContext
 
-_ITERATIONS = 10  # of k-means
-_RECENT = 100  # steps that the metric `codes_used` looks back
-_NEVER = -(2**40)  # a step before all others
-_MIN_HITS = 1e-5  # average hits per step below which an average of latents is meaningless
+_ITERATIONS = 10  # iterations of k-means
+_RECENT = 100  # steps over which the metric `codes_used` is measured
+_NEVER = -(2**40)  # step number of codes that were never used
+_MIN_HITS = 1e-5  # average uses per step below which the average of latents is not used
 
 
 class CodeUpdates:
@@ -23,8 +23,8 @@ class CodeUpdates:
 
     Args:
         run: settings.
-        quantizer: whose codes are updated in place.
-        fabric: launched.
+        quantizer: its codes are updated in place.
+        fabric: must be launched.
 
     Attributes:
         tensors: state that a resumed training needs.
@@ -46,7 +46,7 @@ class CodeUpdates:
 
     @torch.no_grad()
     def initialise(self, vectors: Float[Tensor, "n dim"]) -> Int64[Tensor, "codes"]:
-        """Place all codes on random latents, or on k-means centres of the latents; returns their indices."""
+        """Set all codes to random latents, or to k-means centres of latents; returns their indices."""
         codes, every = _choose(vectors, self.n_codes, np.random.default_rng(self.run.seed)), torch.arange(self.n_codes)
         self.place(every, k_means(vectors, codes, _ITERATIONS) if self.run.initialise == "k-means" else codes)
         return every
@@ -55,16 +55,16 @@ class CodeUpdates:
     def update(
         self, context: StepContext, quantized: Quantized, latents: Callable[[], Float[Tensor, "n dim"]]
     ) -> tuple[dict[str, Float[Tensor, ""]], list[Int64[Tensor, "replaced"]]]:
-        """Count which codes one part of a batch used; after its last part, average codes and move unused ones onto latents.
+        """Count the codes used by one part of a batch. After the last part, update averages, and replace unused codes with latents.
 
         Args:
-            context: of the step.
-            quantized: result for the part.
-            latents: latent vectors of all processes' parts, called only when codes are moved.
+            context: context of the step.
+            quantized: the quantiser's result for the part.
+            latents: returns latent vectors of all processes' parts; called only to replace codes.
 
         Returns:
-            Metrics after the last part, and the indices of the codes that were moved. `codes_used` is the share of codes used in the last
-            100 steps, `perplexity` the exponential of the entropy of the batch's codes.
+            Metrics, after the last part only, and the indices of replaced codes. `codes_used` is the share of codes used in the last 100
+            steps, `perplexity` the exponential of the entropy of the batch's codes.
         """
         run, fabric = self.run, context.fabric
         counts, sums = tally(as_vectors(quantized.inputs), quantized.grid.flatten(), self.n_codes)
@@ -98,7 +98,7 @@ class CodeUpdates:
         weight.copy_(torch.where(self.hits[:, None] > _MIN_HITS, means, weight))
 
     def place(self, indices: Int64[Tensor, "n"], vectors: Float[Tensor, "n dim"]) -> None:
-        """Set codes, and restart their averages."""
+        """Set codes to vectors, and restart their averages."""
         self.quantizer.replace(indices, vectors)
         if self.run.codes == "average":
             self.hits[indices] = 1.0

@@ -1,4 +1,4 @@
-"""Random first weights as in the released trainings, where this project's own differ; settings of runs ask for them."""
+"""Random initial weights as in the released trainings, for parts that this project initialises differently; runs can select them."""
 
 import torch
 from torch import nn
@@ -7,18 +7,18 @@ from unsilent.models.melception import Melception
 from unsilent.models.sampler import Sampler
 from unsilent.models.vggishish import VGGishish
 
-_MELCEPTION_STD, _AUXILIARY_STD = 0.1, 0.001  # of all layers, and of the last of the auxiliary classifier
+_MELCEPTION_STD, _AUXILIARY_STD = 0.1, 0.001  # standard deviations of all layers, and of the auxiliary classifier's last layer
 
 
 @torch.no_grad()
 def initialise_as_released(module: Sampler | VGGishish | Melception) -> None:
-    """Draw the weights of a new network again, in place, where the released code draws them otherwise.
+    """Initialise, in place, the parts of a new network that the released code initialises differently.
 
     Source:
-        Sampler: the feature embedder is a convolution of width 1 with torch's default, uniform within `1 / sqrt(feature_dim)`; the class
-        embedder has torch's default, of standard deviation 1, because it is made after minGPT's initialisation (mingpt.py GPTFeats,
-        GPTClass). VGGish-ish: linear layers of standard deviation 0.01 without bias (reset_parameters). Melception: torchvision's
-        Inception v3 with `init_weights`, normal weights of standard deviation 0.1 within 2, of 0.001 in the last auxiliary layer.
+        Sampler: the feature embedder is a convolution of kernel size 1 with torch's default, uniform in ± `1 / sqrt(feature_dim)`; the
+        class embedder has torch's default, standard deviation 1, because it is created after minGPT's initialisation (mingpt.py GPTFeats,
+        GPTClass). VGGish-ish: linear layers with standard deviation 0.01 and zero bias (reset_parameters). Melception: torchvision's
+        Inception v3 with `init_weights`: normal weights of standard deviation 0.1, truncated at ±2; 0.001 in the last auxiliary layer.
     """
     if isinstance(module, Sampler):
         features, classes = module.embedder.feature_embedder, module.embedder.class_embedder

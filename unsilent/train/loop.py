@@ -1,6 +1,6 @@
-"""The loop of every training: batches in advance, learning rate, moving average, validation, checkpoints, resuming.
+"""The training loop: prefetched batches, learning rate, moving average, validation, checkpoints, resuming.
 
-A trainer implements its own step, because an adversarial one steps two optimizers.
+Trainers implement the step, because an adversarial one has two optimizers.
 """
 
 import logging
@@ -35,21 +35,21 @@ Drawn = TypeVar("Drawn")
 
 
 def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: bool) -> Path:
-    """Train until `run.steps`, or until `run.patience` validations in a row bring no improvement.
+    """Train for `run.steps`, or until `run.patience` consecutive validations have not improved.
 
     Args:
         run: settings.
-        trainer: with module and optimizers set up with `fabric`.
-        fabric: launched.
+        trainer: its module and optimizers are set up with `fabric`.
+        fabric: must be launched.
         resume: resume from `run.out/last.pt` if it exists.
 
     Returns:
-        The checkpoint folder with the averaged weights: those of the best validation, or the last without validation.
+        The checkpoint folder with the averaged weights of the best validation, or without validation, of the last step.
         A training that starts from `run.initial` is validated before its first step too.
 
     Raises:
         TrainingDivergedError: if a loss or gradient is not finite.
-        CheckpointError: if the saved state does not fit the run, or if without `resume` a training would be overwritten.
+        CheckpointError: if the saved state does not fit the run, or a training would be overwritten without `resume`.
     """
     _refuse_finished(run, resume)
     average = {name: value.detach().clone().float() for name, value in trainer.module.state_dict().items()}
@@ -92,7 +92,7 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
                 with _averaged_weights(trainer, average):
                     report.examples(trainer.examples(to_device(fabric, trainer.draw(generators(run.seed, 0, range(2))))), done)
             if report and _is_due(done, run.save_every, is_last):
-                # the result first: a training killed between the two repeats the last steps and writes it again
+                # the checkpoint first: a training killed between the two writes repeats the last steps and writes it again
                 if not run.valid_every:
                     trainer.save(folder, average, record)
                 save_state(run, trainer, average, validation, record)
@@ -100,23 +100,23 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
 
 
 def _refuse_finished(run: Run, resume: bool) -> None:
-    """Refuse to overwrite a training. A checkpoint without `last.pt` may be continued from the start by the same run, which was killed.
+    """Refuse to overwrite a training. A checkpoint without `last.pt` is of a killed run; the same run may start again with `resume`.
 
     Raises:
-        CheckpointError: likewise.
+        CheckpointError: if a training would be overwritten.
     """
-    folder, elsewhere = run.out / "checkpoint", "choose another folder by --set out=FOLDER"
+    folder, elsewhere = run.out / "checkpoint", "choose another folder with --set out=FOLDER"
     has_state = (run.out / "last.pt").exists()
     if has_state and not resume:
-        raise CheckpointError(f"{run.out} holds a training already; continue with --resume, or {elsewhere}.")
+        raise CheckpointError(f"{run.out} already has a training; continue it with --resume, or {elsewhere}.")
     if has_state or not (folder / "config.json").exists():
         return
     if not resume or read_config(folder)["record"].get("run") != _settings(run):
-        raise CheckpointError(f"{folder} is there without last.pt, from which a training continues, and would be overwritten; {elsewhere}.")
+        raise CheckpointError(f"{folder} would be overwritten, because there is no last.pt to continue from; {elsewhere}.")
 
 
 def rate_factor(step: int, run: Run) -> float:
-    """Learning rate at `step` (from 0) relative to the largest: linear warmup, constant, linear decay."""
+    """Learning rate at `step` (from 0), relative to the largest: linear warmup, constant, linear decay."""
     rise = min(1.0, (step + 1) / (run.warmup_steps + 1))
     fall = min(1.0, (run.steps - step) / (run.decay_steps + 1))
     return rise * fall
@@ -127,7 +127,7 @@ def _is_due(done: int, every: int, is_last: bool) -> bool:
 
 
 def _in_advance(draw: Callable[[int], Drawn], steps: range, workers: int) -> Iterator[Drawn]:
-    """Results of `draw` for each step, in order, computed by threads `workers` steps in advance."""
+    """Results of `draw` for each step in order, prefetched by threads up to `workers` steps ahead."""
     with ThreadPoolExecutor(workers, "draw") as pool:
         waiting: deque = deque()
         for step in steps:
@@ -139,7 +139,7 @@ def _in_advance(draw: Callable[[int], Drawn], steps: range, workers: int) -> Ite
 
 
 def _draw(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, step: int) -> list[Batch]:
-    """Items of one process in each part of a step's batch."""
+    """The items of this process in each part of a step's batch."""
     part_size = run.batch * fabric.world_size
     starts = [part * part_size + fabric.global_rank * run.batch for part in range(run.accumulate)]
     return [trainer.draw(generators(run.seed, step, range(start, start + run.batch))) for start in starts]
@@ -148,12 +148,12 @@ def _draw(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, step: int
 def _step(
     run: Run, trainer: Trainer, context: StepContext, parts: list[Batch], step: int
 ) -> tuple[dict[str, Float[Tensor, ""]], list[StepResult]]:
-    """One optimizer step: metrics averaged over the parts of the batch, and the parts' results."""
+    """One optimizer step; returns metrics averaged over the parts of the batch, and the results of the parts."""
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = run.learning_rate * rate_factor(step, run)
     (seed,) = np.random.SeedSequence([run.seed, step, context.fabric.global_rank]).generate_state(1)
-    torch.manual_seed(int(seed))  # of dropout
+    torch.manual_seed(int(seed))  # for dropout
     results = []
     for number, batch in enumerate(parts):
         with context.part(step, number, batch.names, [trainer.module, *trainer.others.values()]):
@@ -167,7 +167,7 @@ def _record(run: Run, trainer: Trainer, done: int, source: dict[str, str]) -> di
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    paths = {name for name, value in run if isinstance(value, Path)}  # meaningless on other machines
+    paths = {name for name, value in run if isinstance(value, Path)}  # paths are meaningless on other machines
     return run.model_dump(mode="json", exclude=paths)
 
 
@@ -176,11 +176,11 @@ def update_average(average: dict[str, Tensor], module: nn.Module, decay: float, 
     """Update the moving average of a module's weights in place.
 
     Args:
-        average: state-dict name → average; integers are copied.
-        module: after the step.
-        decay: per step; smaller in the first steps, so that random weights are forgotten.
+        average: averages by state-dict name; integers are copied.
+        module: the module after the step.
+        decay: decay per step; smaller in the first steps, so that initial weights are forgotten.
         step: number of the step, from 0.
-        results: of the step; rows that were replaced are copied.
+        results: results of the step; replaced rows are copied.
     """
     decay = min(decay, (1 + step) / (10 + step))
     for name, value in module.state_dict().items():
@@ -194,7 +194,7 @@ def update_average(average: dict[str, Tensor], module: nn.Module, decay: float, 
 
 @contextmanager
 def _averaged_weights(trainer: Trainer, average: dict[str, Tensor]) -> Iterator[None]:
-    """In this block the module has averaged weights, is in evaluation mode and computes no gradients."""
+    """Context in which the module has averaged weights, is in evaluation mode and computes no gradients."""
     module = trainer.module
     with torch.no_grad():
         own = {name: value.clone() for name, value in module.state_dict().items()}
@@ -208,7 +208,7 @@ def _averaged_weights(trainer: Trainer, average: dict[str, Tensor]) -> Iterator[
 
 
 def _validate(trainer: Trainer, average: dict[str, Tensor], fabric: lightning_fabric.Fabric, step: int) -> dict[str, float]:
-    """Metrics of the averaged weights, the same in every process."""
+    """Validation metrics of the averaged weights, broadcast to every process."""
     metrics: dict[str, float] = {}
     if fabric.is_global_zero:
         with _averaged_weights(trainer, average):

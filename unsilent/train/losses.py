@@ -1,4 +1,4 @@
-"""Losses as pure functions."""
+"""Loss functions."""
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,9 @@ def codebook_loss(
 
     Args:
         mel: input of the codebook in [-1, 1].
-        result: its output.
-        beta: weight of the commitment loss, which pulls the encoder to the codes.
-        beta_on_codebook: apply `beta` to the codebook loss instead, which pulls the codes to the encoder.
+        result: output of the codebook.
+        beta: weight of the commitment loss, which moves latents to codes.
+        beta_on_codebook: apply `beta` to the codebook loss instead, which moves codes to latents.
 
     Returns:
         `reconstruction` (mean absolute difference), `codebook` and `commitment`, weighted. Their sum is the loss.
@@ -53,10 +53,10 @@ def vqgan_loss(
     Args:
         mel: input of the codebook in [-1, 1].
         result: its output.
-        distance: perceptual distance of the two, or None.
+        distance: perceptual distance between input and output; None without one.
         fake: the discriminator's logits of `result.mel`.
-        adversarial_weight: 0.8 in the released runs, times `adaptive_weight` if wanted.
-        perceptual_weight: of the distance.
+        adversarial_weight: 0.8 in the released runs; multiply it by `adaptive_weight` to balance gradients.
+        perceptual_weight: weight of the distance.
         beta: as in `codebook_loss`.
         beta_on_codebook: as in `codebook_loss`.
 
@@ -64,7 +64,7 @@ def vqgan_loss(
         The losses of `codebook_loss`, `perceptual` if there is a distance, and `adversarial`, weighted. Their sum is the loss.
 
     Source:
-        Released VQLPAPSWithDiscriminator, with `beta_on_codebook`: hinge losses, not equation 3's logarithms.
+        Released VQLPAPSWithDiscriminator, with `beta_on_codebook`. Like it, hinge losses replace the logarithms of equation 3.
     """
     losses = codebook_loss(mel, result, beta, beta_on_codebook)
     if distance is not None:
@@ -75,13 +75,13 @@ def vqgan_loss(
 def adaptive_weight(
     nll_grad: Float[Tensor, "*weight"], g_grad: Float[Tensor, "*weight"], minimum: float = 0.0, maximum: float = 1e4
 ) -> Float[Tensor, ""]:
-    """Factor that makes the adversarial gradient as large as the others: ‖nll_grad‖ / (‖g_grad‖ + 1e-4), clamped.
+    """Factor that scales the adversarial gradient to the norm of the others: ‖nll_grad‖ / (‖g_grad‖ + 1e-4), clamped.
 
     Args:
         nll_grad: gradient of reconstruction plus perceptual losses at the decoder's last weight.
-        g_grad: gradient of `hinge_generator_loss` there.
-        minimum: of the result.
-        maximum: of the result; both are 1 in the released runs, which disables it.
+        g_grad: gradient of `hinge_generator_loss` at the same weight.
+        minimum: lower limit of the factor.
+        maximum: upper limit of the factor. Both limits are 1 in the released runs, which disables the factor.
 
     Returns:
         A scalar without gradient.
@@ -95,7 +95,7 @@ def adaptive_weight(
 def hinge_discriminator_loss(real: Float[Tensor, "*scores"], fake: Float[Tensor, "*others"]) -> Float[Tensor, ""]:
     """Hinge loss of the discriminator: ½ (mean relu(1 − real) + mean relu(1 + fake)).
 
-    The generator's output must be detached, or the generator gets gradients too.
+    `fake` must be computed from the generator's detached output, because otherwise the generator gets gradients too.
     """
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
@@ -126,11 +126,11 @@ def melgan_generator_loss(
     Args:
         real: feature maps and logits of `MelGANDiscriminator` for the real sounds, by scale and layer.
         fake: the same for the vocoder's sounds.
-        matching_weight: of feature matching.
+        matching_weight: weight of feature matching.
 
     Returns:
-        `adversarial` (sum over scales) and `feature_matching` (weighted mean absolute difference of all maps but the logits, summed over
-        layers and averaged over scales). Their sum is the loss.
+        `adversarial` (sum over scales) and `feature_matching` (weighted mean absolute difference of all feature maps, summed over layers
+        and averaged over scales). Their sum is the loss.
 
     Source:
         MelGAN equations 2 to 4, with the released train.py's factor of 4 / (strided convolutions + 1) on the sum over layers.
@@ -141,7 +141,7 @@ def melgan_generator_loss(
         for one, two in zip(real, fake, strict=True)
         for wanted, made in zip(one[:-1], two[:-1], strict=True)
     ]
-    n_strided = len(real[0]) - 3  # all but the first, the last but one, and the logits
+    n_strided = len(real[0]) - 3  # all layers except the first, the last but one, and the logits
     share = 4 / (n_strided + 1) / len(real)
     return {"adversarial": adversarial, "feature_matching": matching_weight * share * torch.stack(distances).sum()}
 

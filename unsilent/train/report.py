@@ -1,4 +1,4 @@
-"""Reports of a running training: a line of progress, and curves, images, sounds and histograms for TensorBoard."""
+"""Reports of a running training: progress lines in the log, and curves, images, sounds and histograms in TensorBoard."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ class Examples:
         images: values in [0, 1], row 0 at the bottom: mels, grids of codes.
         sounds: values in [-1, 1].
         histograms: integers: codes, classes.
-        sample_rate: of the sounds in Hz.
+        sample_rate: sample rate of the sounds, in Hz.
     """
 
     images: dict[str, Float[Tensor, "height width"]] = field(default_factory=dict)
@@ -36,8 +36,8 @@ class Report:
 
     Args:
         run: settings.
-        first: first step; what an interrupted training wrote about later steps is removed.
-        n_processes: that train together.
+        first: first step; entries of an interrupted training for later steps are removed.
+        n_processes: number of processes of the training.
     """
 
     def __init__(self, run: Run, first: int, n_processes: int) -> None:
@@ -72,7 +72,7 @@ class Report:
             self.writer.add_histogram(name, values.flatten(), step, bins=64)
 
     def close(self) -> None:
-        """Write what is buffered."""
+        """Flush buffered entries."""
         self.writer.close()
 
 

@@ -10,13 +10,13 @@ from unsilent.models.configs import ResidualCodebookConfig
 from unsilent.models.quantizer import closest, tally
 from unsilent.models.residual_codebook import ResidualCodebook, column_features
 
-_ITERATIONS = 4  # of k-means
-_CHUNK = 4096  # vectors assigned to codes at once
-_SILENT = -0.98  # maximum of a patch-power column, below which it counts as silent
+_ITERATIONS = 4  # iterations of k-means
+_CHUNK = 4096  # vectors that are assigned to codes at once
+_SILENT = -0.98  # a column whose largest patch power is below this value counts as silent
 
 
 def columns_of(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebookConfig) -> Float[Tensor, "n features"]:
-    """Inputs of the encoder's linear map, without most of the silent columns."""
+    """Inputs of the encoder's linear map; most silent columns are left out."""
     columns = column_features(mel, config).flatten(0, 1)
     power = columns[:, : config.clip.mels * config.patches]
     return columns[(power.amax(1) > _SILENT) | (torch.rand(len(columns)) < 0.02)]
@@ -24,14 +24,14 @@ def columns_of(mel: Float[Tensor, "batch mels frames"], config: ResidualCodebook
 
 @torch.no_grad()
 def fit(codebook: ResidualCodebook, columns: Float[Tensor, "n features"]) -> Iterator[float]:
-    """Set the linear maps to the PCA of columns, and the codes of each level to the k-means of the residuals of the levels before.
+    """Set the linear maps to the PCA of columns, and the codes of each level to k-means centres of the residuals of the levels before.
 
     Args:
-        codebook: of any sizes.
-        columns: as of `columns_of`, many times as many as there are codes.
+        codebook: a residual codebook of any sizes, changed in place.
+        columns: result of `columns_of`, many times as many as codes.
 
     Yields:
-        After each level, the share of the variance that is left.
+        After each level, the share of the variance that remains.
     """
     config, mean = codebook.config, columns.mean(0)
     centred = columns - mean

@@ -1,4 +1,4 @@
-"""Running a training: sets up processes, builds the trainer, and runs the loop."""
+"""Runs a training: sets up processes, builds the trainer, and calls the loop."""
 
 import atexit
 import logging
@@ -24,14 +24,14 @@ def train(run: AnyRun, resume: bool) -> Path | None:
     """Train a network.
 
     Args:
-        run: settings, from `read_run`.
+        run: settings from `read_run`.
         resume: resume from `run.out/last.pt` if it exists.
 
     Returns:
         The checkpoint folder in the first process, None in the others.
 
     Raises:
-        ParameterError: for an unknown preset, or more devices than there are.
+        ParameterError: for an unknown preset, or more devices than this machine has.
         DataError: for missing or unusable shards.
         CheckpointError: if a saved state or checkpoint does not fit the run.
         TrainingDivergedError: if a loss or gradient is not finite.
@@ -41,8 +41,8 @@ def train(run: AnyRun, resume: bool) -> Path | None:
         torch.set_num_threads(run.threads)
     try:
         fabric = lightning_fabric.Fabric(accelerator="auto", precision=run.precision, **_processes(run))
-    except MisconfigurationException as error:  # more devices than there are
-        raise ParameterError(f"devices is {run.devices}, which does not fit this machine: {' '.join(str(error).split())}") from None
+    except MisconfigurationException as error:  # more devices than this machine has
+        raise ParameterError(f"devices is {run.devices}, which this machine does not have: {' '.join(str(error).split())}") from None
     fabric.launch()
     atexit.register(_destroy_process_group)
     if not fabric.is_global_zero:
@@ -50,14 +50,14 @@ def train(run: AnyRun, resume: bool) -> Path | None:
     fabric.seed_everything(run.seed, verbose=False)
     with locked(run.out / ".lock", CheckpointError) if fabric.is_global_zero else nullcontext():
         folder = _fit(run, fabric, resume)
-    fabric.barrier()  # because a process that ends closes connections that others may still use
+    fabric.barrier()  # a process that ends would close connections that others may still use
     return folder
 
 
 def _fit(run: AnyRun, fabric: lightning_fabric.Fabric, resume: bool) -> Path | None:
     try:
         folder = fit(run, _trainer(run, fabric), fabric, resume)
-    except TrainingDivergedError:  # raised in all processes at once
+    except TrainingDivergedError:  # raised in all processes together
         if fabric.is_global_zero:
             raise
         raise SystemExit(2) from None
@@ -65,20 +65,20 @@ def _fit(run: AnyRun, fabric: lightning_fabric.Fabric, resume: bool) -> Path | N
 
 
 def _find_parts(run: AnyRun) -> AnyRun:
-    """The run with checkpoint folders in place of models whose parts it names."""
+    """The run with models replaced by the checkpoint folders of their parts."""
     roles = {"initial": run.kind, "codebook": "codebook", "perceptual": "classifier"}
     given = {name: role for name, role in roles.items() if getattr(run, name, None) is not None}
     return run.model_copy(update={name: find_part(role, getattr(run, name)) for name, role in given.items()})
 
 
 def _destroy_process_group() -> None:
-    """Threads of the process group that still run at exit would abort the program."""
+    """End the process group, because its threads would abort the program at exit."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def _processes(run: AnyRun) -> dict[str, int]:
-    """Fabric's arguments: processes of this machine, or those that torchrun started and the number of machines."""
+    """Fabric's arguments: processes on this machine, or under torchrun, its local processes and the number of machines."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return {"devices": run.devices}
     local, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])

@@ -1,4 +1,4 @@
-"""Training of the sampler: cross-entropy of every code given the condition and the codes before it (paper section 3.2)."""
+"""Training of samplers: cross-entropy of each code given the condition and the codes before it (paper section 3.2)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,23 +31,23 @@ from unsilent.train.trainer import StepResult, Trainer
 
 
 class SamplerTrainer(Trainer):
-    """Trains a sampler on codes, with features, labels and motion as its condition needs them."""
+    """Trains a sampler on codes, with the features, labels and motion that its condition needs."""
 
     def __init__(self, run: SamplerRun, config: AnySamplerConfig, fabric: lightning_fabric.Fabric) -> None:
         if run.condition and is_residual(config):
-            raise ParameterError(f"{run.preset!r} samples columns, whose condition cannot be another; train with preset 'small' instead.")
+            raise ParameterError(f"{run.preset!r} has a sampler over columns, whose condition cannot be changed; use the preset 'small'.")
         condition = config.condition if run.condition is None else condition_of_kind(run.condition, config.condition, run.preset)
         has_labels, has_motion, sees = bool(condition.n_classes), bool(condition.motion), condition.kind == "sight"
         if run.sight and not sees:
-            raise ParameterError(f"{run.preset!r} has no use for a classifier of features, the setting sight.")
+            raise ParameterError(f"{run.preset!r} does not use a feature classifier; leave out the setting sight.")
         if sees and not (run.sight or run.initial):
-            raise ParameterError(f"{run.preset!r} needs a classifier of features, the setting sight, or a sampler that has it as initial.")
+            raise ParameterError(f"{run.preset!r} needs a feature classifier; set sight, or set initial to a sampler that has one.")
         codebook = None if run.codebook is None else load_codebook(run.codebook)
         if has_labels and run.cut_share:
-            raise ParameterError(f"a label is for the whole clip, but cut_share is {run.cut_share}; set it to 0.")
+            raise ParameterError(f"this condition has one label for the whole clip, but cut_share is {run.cut_share}; set it to 0.")
         if run.motion_dropout and not has_motion:
             raise ParameterError(f"{run.preset!r} is not conditioned on motion, but motion_dropout is {run.motion_dropout}; leave it out.")
-        # composed clips are sounds and images of a label, whatever the condition sees of them
+        # composed sequences need features even if the condition does not use them
         kinds = {
             "motion": has_motion,
             "features": run.real_share < 1 or condition.kind in ("features", "features+class", "columns", "sight"),
@@ -56,7 +56,7 @@ class SamplerTrainer(Trainer):
         named = read_config(run.sight or run.initial)["record"]["classes"] if sees else None
         if run.ambience:
             if run.ambience not in (named or ()):
-                raise ParameterError(f"{run.preset!r} has no class {run.ambience!r}, which ambience names.")
+                raise ParameterError(f"ambience is {run.ambience!r}, but {run.preset!r} has no such class.")
             condition = condition.model_copy(update={"ambience": named.index(run.ambience)})
         pauses = {"silence": silent_column(codebook), "pause_share": run.pause_share} if run.pause_share else {}
         self.pairs = PairedCodes(run.shards, "train", config.clip, run.real_share, run.cut_share, labels=named, **kinds, **pauses)
@@ -64,11 +64,11 @@ class SamplerTrainer(Trainer):
             condition = condition.model_copy(update={"n_classes": len(self.pairs.labels)})
         elif has_labels and condition.n_classes != len(self.pairs.labels):
             raise ParameterError(
-                f"{run.preset!r} has {condition.n_classes} classes, the shards {run.shards} have {len(self.pairs.labels)} labels."
+                f"{run.preset!r} has {condition.n_classes} classes, but the shards {run.shards} have {len(self.pairs.labels)} labels."
             )
         available = config.clip.columns * self.pairs.rows_per_column
         if condition.kind != "none" and condition.n_features > available:
-            raise ParameterError(f"{run.preset!r} needs {condition.n_features} features, a clip of {run.shards} has {available}.")
+            raise ParameterError(f"{run.preset!r} needs {condition.n_features} features, but a clip of {run.shards} has {available}.")
         self.valid = None
         if run.valid_every:
             shares = run.real_share, run.cut_share
@@ -105,7 +105,7 @@ class SamplerTrainer(Trainer):
         return batch
 
     def _conditioned(self, pairs: SamplerBatch, rngs: Sequence[np.random.Generator], feature_noise: float) -> SamplerBatch:
-        """The batch with the features and labels that the condition uses."""
+        """The batch with only the features and labels that the condition uses."""
         condition = self.config.condition
         features = None
         if condition.kind == "none":
@@ -119,7 +119,7 @@ class SamplerTrainer(Trainer):
         return pairs._replace(features=features, labels=pairs.labels if condition.n_classes else None)
 
     def step(self, context: StepContext, batch: SamplerBatch) -> StepResult:
-        """One step on a batch of code sequences."""
+        """Train on one part of a batch."""
         noisy = batch.codes
         if self.run.code_noise:
             wrong = torch.rand(noisy.shape, device=noisy.device) < self.run.code_noise
@@ -134,7 +134,7 @@ class SamplerTrainer(Trainer):
         return StepResult({"next_code": loss, "accuracy": (logits.argmax(-1) == target).float().mean()})
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
-        """Cross-entropy of the next code as `loss`, and the share of codes whose most likely value is the true one."""
+        """Cross-entropy of the next code as `loss`, and its top-1 accuracy."""
 
         def measure(batch: SamplerBatch) -> dict[str, Float[Tensor, ""]]:
             logits = self.module.module(batch.codes, batch.features, batch.labels, batch.motion)
@@ -146,29 +146,29 @@ class SamplerTrainer(Trainer):
         def in_order(size: int) -> Iterator[SamplerBatch]:
             first = 0
             for batch in self.valid.in_order(size):
-                rngs = generators(self.run.seed, 0, range(first, first + len(batch.names)))  # of random vectors
+                rngs = generators(self.run.seed, 0, range(first, first + len(batch.names)))  # for the random vectors of kind `none`
                 yield self._conditioned(batch, rngs, feature_noise=0.0)
                 first += len(batch.names)
 
         return mean_metrics(fabric, self.run, draw, in_order, measure)
 
     def examples(self, batch: SamplerBatch) -> Examples:
-        """Grids and histograms of the true codes, and of the most likely code at each position given the true ones before."""
+        """Grids and histograms of the true codes, and of the most probable code at each position given the true codes before it."""
         codes = {"true": batch.codes, "likeliest": self.module.module(batch.codes, batch.features, batch.labels, batch.motion).argmax(-1)}
         images = {f"codes/{name}": to_grid(one[:1], self.config.clip.rows)[0] / self.config.codes for name, one in codes.items()}
         return Examples(images, histograms={f"codes/{name}": one for name, one in codes.items()})
 
     def save(self, folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Write the sampler's checkpoint folder, with the names of its classes if it has any."""
+        """Write the sampler's checkpoint folder, including class names if it has classes."""
         classes = {"classes": self.pairs.labels} if self.config.condition.n_classes else {}
         save_checkpoint(folder, self.kind, self.run.preset, self.config, weights, record | classes)
 
 
 def condition_of_kind(kind: ConditionKind, own: ConditionConfig, preset: str) -> ConditionConfig:
-    """Sizes of a condition of another kind than a preset's own, with the features of the preset; the number of classes is not known yet.
+    """Configuration of another kind of condition with the preset's features; the number of classes is a placeholder.
 
     Raises:
-        ParameterError: if the kind needs features, and the preset has none.
+        ParameterError: if the kind needs features, but the preset has none.
     """
     if kind in ("none", "features", "features+class", "columns") and not own.n_features:
         raise ParameterError(f"{preset!r} has no features, which a condition of kind {kind!r} needs; choose another preset.")
@@ -183,23 +183,23 @@ def condition_of_kind(kind: ConditionKind, own: ConditionConfig, preset: str) ->
 
 
 def is_residual(config: AnySamplerConfig) -> bool:
-    """Whether a sampler is for the levels of a residual codebook."""
+    """Whether a sampler predicts the levels of a residual codebook."""
     return isinstance(config, ResidualSamplerConfig)
 
 
 @torch.inference_mode()
 def silent_column(codebook: AnyCodebook) -> Int64[np.ndarray, "rows"]:
-    """Codes of a column of silence, from the middle of a silent clip."""
+    """Codes of the middle column of a silent clip."""
     clip = codebook.config.clip
     silence = torch.full((1, clip.mels, clip.frames), -1.0)
     return codebook.encode(silence)[0, : clip.rows, clip.columns // 2].numpy()
 
 
 def decay_groups(module: AnySampler, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups with weight decay (matrices of the transformer and the head) and without (all others).
+    """Parameter groups with weight decay (matrices of transformer and head) and without (all others).
 
     Source:
-        The released sampler's optimizer (minGPT's rule), in which the feature embedding is a convolution and so has no weight decay.
+        The released sampler's optimizer (minGPT's rule). Its feature embedder is a convolution, which has no weight decay.
     """
     inner = [module.blocks, module.column, module.partial] if isinstance(module, ResidualSampler) else [module.head]
     decaying = [layer for part in (module.transformer, *inner) for layer in part.modules()]

@@ -1,4 +1,4 @@
-"""Initial weights, and `last.pt`: the state from which a training resumes with the same result."""
+"""Initial weights, and `last.pt`, the state from which a training resumes with the same result."""
 
 import logging
 import math
@@ -36,19 +36,19 @@ class Validation:
         return 0 < run.patience <= self.since_best
 
     def note(self, loss: float) -> bool:
-        """Record a validation; true if it is the best so far."""
+        """Record a validation; returns whether it is the best so far."""
         is_best = loss < self.best
         self.best, self.since_best = (loss, 0) if is_best else (self.best, self.since_best + 1)
         return is_best
 
 
 def load_initial(run: Run, kind: str, module: nn.Module) -> nn.Module:
-    """Load the weights of `run.initial` into a new network; without it, do nothing.
+    """Load the weights of `run.initial`, if given, into a new network.
 
     Args:
         run: settings.
-        kind: of the network, see `checkpoints.store`.
-        module: new network with a `config`.
+        kind: kind of the network, see `checkpoints.store`.
+        module: new network; it has a `config`.
 
     Returns:
         The module.
@@ -60,21 +60,21 @@ def load_initial(run: Run, kind: str, module: nn.Module) -> nn.Module:
         found = load_checkpoint(run.initial, kind)
         if found.config != module.config:
             raise CheckpointError(
-                f"{run.initial} holds a {kind} of other sizes than this run trains; leave out initial, or use one of the same preset."
+                f"{run.initial} has a {kind} of other sizes than this run; leave out initial, or use one of the same preset."
             )
         module.load_state_dict(found.state_dict())
     return module
 
 
 def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validation: Validation, record: dict[str, Any]) -> None:
-    """Write `run.out/last.pt`, atomically: a kill at any moment leaves a complete file.
+    """Write `run.out/last.pt` atomically, so that a killed process leaves a complete file.
 
     Args:
         run: settings.
         trainer: networks, optimizers and tensors.
         average: moving average of the module's weights.
-        validation: so far.
-        record: steps done, settings, digests of data and code; the same as in the checkpoint folder.
+        validation: best validation so far.
+        record: finished steps, settings, digests of data and code; the same record as in the checkpoint folder.
 
     Raises:
         CheckpointError: if the file cannot be written.
@@ -93,9 +93,9 @@ def save_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     run.out.mkdir(parents=True, exist_ok=True)
     with atomic_write(run.out / "last.pt", CheckpointError, durable=True) as temporary:
         try:
-            with temporary.open("wb") as file:  # torch writes the name of a path, which is random here, into the file
+            with temporary.open("wb") as file:  # given a path, torch would write its random name into the file
                 torch.save(state, file)
-        except RuntimeError as error:  # of torch, for a full disk
+        except RuntimeError as error:  # torch raises it for a full disk
             free = shutil.disk_usage(run.out).free
             raise OSError(None, f"{str(error).splitlines()[0]}, {free / 1e6:.0f} MB are free") from None
 
@@ -104,7 +104,7 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     """Load `run.out/last.pt` into trainer, average and validation, if it exists.
 
     Returns:
-        The number of steps done; 0 without the file.
+        The number of finished steps; 0 without the file.
 
     Raises:
         CheckpointError: if the file is damaged, or has another kind, preset, networks or sizes.
@@ -116,24 +116,24 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception:  # damaged bytes raise errors of any class
-        raise CheckpointError(f"{path} is damaged, or holds more than weights and numbers; choose another folder.") from None
+        raise CheckpointError(f"{path} is damaged, or has objects other than weights and numbers; choose another folder.") from None
     if not isinstance(state, dict) or any(not isinstance(state.get(name), types) for name, types in _PARTS.items()):
         raise CheckpointError(f"{path} is not a training of this program; choose another folder.")
     if (state["kind"], state["preset"]) != (run.kind, run.preset):
-        raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, the run asks for a {run.kind} of {run.preset!r}.")
+        raise CheckpointError(f"{path} is a {state['kind']} of {state['preset']!r}, but the run is of a {run.kind} of {run.preset!r}.")
     others = state["others"]
     if others.keys() != trainer.others.keys():
         had, has = (", ".join(names) or "nothing" for names in (others, trainer.others))
-        raise CheckpointError(f"{path} was trained with {had} besides its network, the run has {has}; choose another folder.")
+        raise CheckpointError(f"{path} was trained with {had} besides its network, but the run has {has}; choose another folder.")
     if state["memory"].keys() != trainer.tensors.keys():
         had, has = (", ".join(names) or "nothing" for names in (state["memory"], trainer.tensors))
-        raise CheckpointError(f"{path} has the tensors {had}, the run needs {has}; choose another folder.")
+        raise CheckpointError(f"{path} has the tensors {had}, but the run needs {has}; choose another folder.")
     step, data = state["record"].get("steps"), state["record"].get("data")
     if not isinstance(step, int) or not isinstance(data, dict):
-        raise CheckpointError(f"{path} does not say how far it was trained, or with what; choose another folder.")
+        raise CheckpointError(f"{path} has no record of its steps or data; choose another folder.")
     changed = [name for name, digest in data.items() if trainer.data.get(name) != digest]
     if changed:
-        log.warning("the data %s differs from the data that %s was trained with so far", ", ".join(changed), path)
+        log.warning("the data %s differs from that of the training in %s so far", ", ".join(changed), path)
     try:
         trainer.module.load_state_dict(state["module"])
         for name, other in trainer.others.items():
@@ -146,13 +146,13 @@ def load_state(run: Run, trainer: Trainer, average: dict[str, Tensor], validatio
         best, since_best = (state["validation"][name] for name in ("best", "since_best"))
         validation.best, validation.since_best = float(best), int(since_best)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError):
-        raise CheckpointError(f"{path} holds a network of other sizes than {run.preset!r} has now; choose another folder.") from None
+        raise CheckpointError(f"{path} has a network of other sizes than {run.preset!r} has now; choose another folder.") from None
     log.info("resuming from step %d of %s", step, path)
     return step
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load an optimizer's state but keep its options, such as weight decay, which are the run's."""
+    """Load an optimizer's state, but keep the run's options, such as weight decay."""
     wanted = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, options in zip(optimizer.param_groups, wanted, strict=True):

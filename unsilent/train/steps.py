@@ -1,4 +1,4 @@
-"""Optimizer steps, shared by all trainers: gradient accumulation over parts of a batch and averaging over processes."""
+"""Optimizer steps of all trainers: gradient accumulation over parts of a batch, and averaging over processes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,23 +15,23 @@ from unsilent.data.datasets import generators
 from unsilent.errors import UnsilentError
 from unsilent.train.config import Run
 
-Batch = Any  # a named tuple of tensors, with the clips of its items as `names`
+Batch = Any  # a named tuple of tensors; `names` are the clip ids of its items
 
-_MAX_NAMES = 8  # clips that an error message lists
+_MAX_NAMES = 8  # largest number of clips in an error message
 
 
 class TrainingDivergedError(UnsilentError):
-    """A loss or a gradient is infinite or NaN; the last good checkpoint is kept."""
+    """A loss or gradient is infinite or NaN; the last good checkpoint is kept."""
 
 
 class StepContext:
-    """State of the current step, and `optimise`, for trainers.
+    """State of the current step, and its method `optimise`, for trainers.
 
-    The batch of a step may have several parts. Gradients accumulate, and weights change after the last part. So if a step trains two
-    networks, the second uses the updated first only in the last part.
+    The batch of a step may have several parts. Gradients accumulate, and weights change after the last part. So in a step of two networks,
+    the second one uses the updated first one only in the last part.
 
     Attributes:
-        fabric: launched.
+        fabric: must be launched.
         step: number of the step, from 0.
         is_first: whether this is the first part of its batch.
         is_last: whether this is the last part of its batch.
@@ -40,18 +40,18 @@ class StepContext:
     def __init__(self, fabric: lightning_fabric.Fabric, run: Run) -> None:
         self.fabric, self.run = fabric, run
         self.step, self.is_first, self.is_last = 0, True, True
-        self._losses: list[tuple[Tensor, list[str]]] = []  # of the step so far, with the clips of the part
+        self._losses: list[tuple[Tensor, list[str]]] = []  # losses of the step so far, with clip ids
         self._names: list[str] = []
 
     @contextmanager
     def part(self, step: int, number: int, names: list[str], modules: Sequence[nn.Module]) -> Iterator[None]:
-        """While one part of a batch is processed; processes synchronise gradients in the last part only.
+        """Context for processing one part of a batch; processes synchronise gradients only in the last part.
 
         Args:
             step: number of the step.
-            number: of the part, from 0.
-            names: clips of the part.
-            modules: networks that are trained, set up with Fabric.
+            number: number of the part, from 0.
+            names: clip ids of the part.
+            modules: trained networks, set up with Fabric.
         """
         self.step, self.is_first, self.is_last, self._names = step, number == 0, number + 1 == self.run.accumulate, names
         if self.is_first:
@@ -62,15 +62,15 @@ class StepContext:
             yield
 
     def optimise(self, loss: Float[Tensor, ""], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Accumulate gradients of a loss; in the last part, clip them, change the weights, and clear the gradients.
+        """Accumulate gradients of a loss. In the last part, clip them, step the optimizer, and clear them.
 
         Args:
-            loss: mean over the part.
+            loss: mean loss of the part.
             module: network of the optimizer.
-            optimizer: to step.
+            optimizer: optimizer of the network.
 
         Raises:
-            TrainingDivergedError: if a gradient is not finite, in all processes at once.
+            TrainingDivergedError: if a gradient is not finite; raised in all processes together.
         """
         self._losses.append((loss.detach(), self._names))
         self.fabric.backward(loss / self.run.accumulate)
@@ -82,7 +82,7 @@ class StepContext:
             optimizer.zero_grad()
 
     def _divergence(self) -> str:
-        """Message with the clips of losses that are not finite, or, if only gradients are not, with all clips of the step."""
+        """Error message that lists the clips whose losses are not finite; if only gradients are not, all clips of the step."""
         parts = [(bool(torch.isfinite(loss)), names) for loss, names in self._losses]
         if self.fabric.world_size > 1:
             everywhere: list[list[tuple[bool, list[str]]]] = [[]] * self.fabric.world_size
@@ -97,10 +97,10 @@ class StepContext:
 
 @contextmanager
 def frozen(fabric: lightning_fabric.Fabric, discriminator: nn.Module) -> Iterator[nn.Module]:
-    """A discriminator that passes gradients to its input but gets none itself.
+    """Context with a discriminator that passes gradients to its input, but gets none.
 
-    The block receives the network without Fabric's wrapper, because DDP waits for gradients of every parameter and forbids
-    `torch.autograd.grad` on its outputs.
+    It is the network without Fabric's wrapper, because DDP waits for gradients of every parameter and forbids `torch.autograd.grad` on its
+    outputs.
     """
     bare = discriminator.module
     bare.requires_grad_(False)
@@ -110,7 +110,7 @@ def frozen(fabric: lightning_fabric.Fabric, discriminator: nn.Module) -> Iterato
 
 
 def to_device(fabric: lightning_fabric.Fabric, batch: Batch) -> Batch:
-    """The batch on the device of the networks."""
+    """Move a batch to the device of the networks."""
     if fabric.device.type == "cpu":
         return batch
     return batch._make(x.pin_memory().to(fabric.device, non_blocking=True) if isinstance(x, Tensor) else x for x in batch)
@@ -123,14 +123,14 @@ def mean_metrics(
     in_order: Callable[[int], Iterator[Batch]],
     measure: Callable[[Batch], dict[str, Float[Tensor, ""]]],
 ) -> dict[str, float]:
-    """Means of metrics over `run.valid_items` items, which are always the same, or over every item once.
+    """Means of metrics over the same `run.valid_items` items at each call, or if it is 0, over each item once.
 
     Args:
-        fabric: gives device and precision.
+        fabric: determines device and precision.
         run: settings.
-        draw: a batch with one item for each generator.
-        in_order: every item once, in batches of the given size; the last may be smaller.
-        measure: means over a batch.
+        draw: returns a batch with one item for each generator.
+        in_order: yields each item once, in batches of the given size; the last may be smaller.
+        measure: returns means over a batch.
     """
     starts = range(0, run.valid_items, run.batch)
     drawn = (draw(generators(run.seed, 0, range(start, min(start + run.batch, run.valid_items)))) for start in starts)
@@ -144,7 +144,7 @@ def mean_metrics(
 
 
 def synchronise_batch_norms(fabric: lightning_fabric.Fabric, module: nn.Module) -> nn.Module:
-    """Let batch norms use the statistics of all processes' batches; weights and their names stay."""
+    """Make batch norms use the statistics of all processes' batches; state-dict names are unchanged."""
     if fabric.world_size > 1:
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):
@@ -153,7 +153,7 @@ def synchronise_batch_norms(fabric: lightning_fabric.Fabric, module: nn.Module) 
 
 
 class _SyncBatchNorm2d(nn.BatchNorm2d):
-    """As torch's `SyncBatchNorm`, which is for GPUs only."""
+    """Like torch's `SyncBatchNorm`, which supports GPUs only."""
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         if not self.training:
@@ -190,7 +190,7 @@ def _process_mean(value: Float[Tensor, "channels"]) -> Float[Tensor, "channels"]
 
 
 def all_gather_vectors(fabric: lightning_fabric.Fabric, vectors: Float[Tensor, "n dim"]) -> Float[Tensor, "all dim"]:
-    """The vectors of all processes, in their order; each must have the same number."""
+    """The vectors of all processes, in the order of processes; each must have the same number."""
     if fabric.world_size == 1:
         return vectors
     everywhere = [torch.empty_like(vectors) for _ in range(fabric.world_size)]

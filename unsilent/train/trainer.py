@@ -1,4 +1,4 @@
-"""The interface of a trainer to the training loop."""
+"""The interface between trainers and the training loop."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class StepResult:
 
     Attributes:
         metrics: losses and other scalars to log.
-        replaced: state-dict name → rows that were set anew instead of optimised; the moving average of these rows restarts.
+        replaced: by state-dict name, rows that were replaced instead of optimised; the moving average of these rows restarts.
     """
 
     metrics: dict[str, Float[Tensor, ""]]
@@ -31,14 +31,14 @@ class StepResult:
 
 @dataclass(eq=False)
 class Trainer(ABC):
-    """A network in training with its losses and data.
+    """A network in training, with its losses and data.
 
     Attributes:
         module: network whose moving average is the result, set up with Fabric.
-        optimizers: all optimizers; the loop sets their learning rate.
-        data: name → digest of shards and checkpoints that the training depends on.
-        tensors: other tensors that a resumed training needs, changed in place.
-        others: other networks that a resumed training needs, such as a discriminator.
+        optimizers: all optimizers; the loop sets their learning rates.
+        data: digests of the shards and checkpoints that the training depends on, by name.
+        tensors: further tensors of the state, changed in place.
+        others: further networks of the state, such as a discriminator.
     """
 
     module: nn.Module
@@ -49,15 +49,15 @@ class Trainer(ABC):
 
     @abstractmethod
     def draw(self, rngs: Sequence[np.random.Generator]) -> Batch:
-        """A batch with one item for each generator. Called in advance by other threads, so it must not depend on other state."""
+        """Return a batch with one item for each generator. Threads call it in advance, so it must depend on the generators only."""
 
     @abstractmethod
     def step(self, context: StepContext, batch: Batch) -> StepResult:
-        """Train on one part of a batch, which is on the device."""
+        """Train on one part of a batch, which is on the networks' device."""
 
     @abstractmethod
     def examples(self, batch: Batch) -> Examples:
-        """Outputs for a batch of two, to be shown in TensorBoard.
+        """Outputs for a batch of two, for TensorBoard.
 
         The module is in evaluation mode with averaged weights. Only the first process calls this, so it must not communicate.
         """

@@ -1,4 +1,4 @@
-"""Training of both vocoders: MelGAN (paper section 6.1.5) and Vocos, with spectral losses, MelGAN's discriminator, or both."""
+"""Training of both vocoders, MelGAN (paper section 6.1.5) and Vocos, with spectral losses, MelGAN's discriminator, or both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,13 +30,13 @@ class VocoderTrainer(Trainer):
     """Trains a vocoder, and a discriminator if the run has one.
 
     Source:
-        The MelGAN authors' train.py, for the order of the two steps. First the discriminator is trained on detached waveforms, then the
-        vocoder with the updated discriminator. Feature maps of the real sound are those from before the update.
+        The order of the two steps is that of the MelGAN authors' train.py: first the discriminator is trained on detached waveforms, then
+        the vocoder with the updated discriminator. Feature maps of the real sound are from before the update.
     """
 
     def __init__(self, run: VocoderRun, config: MelGANConfig | VocosConfig, fabric: lightning_fabric.Fabric) -> None:
         self.run, self.config = run, config
-        self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN has only the paper's mels
+        self.clip = config.clip if isinstance(config, VocosConfig) else Clip()  # MelGAN is only for the paper's mels
         samples = run.crop_frames * self.clip.hop
         self.crops = WaveformCrops(run.shards, "train", samples, run.min_sample_rate, run.augmentation, run.peak)
         self.valid = WaveformCrops(run.shards, "valid", samples, run.min_sample_rate) if run.valid_every else None
@@ -45,13 +45,13 @@ class VocoderTrainer(Trainer):
         module = load_initial(run, self.kind, Vocos(config) if self.kind == "vocos" else MelGAN(config))
         module, optimizer = fabric.setup(module, self._optimizer(module))
         super().__init__(module, [optimizer], {"waveforms": self.crops.shard.digest})
-        if run.adversarial_weight:  # built after the vocoder, so that its random weights are the same without
+        if run.adversarial_weight:  # built after the vocoder, so that the vocoder's random weights do not depend on it
             discriminator = MelGANDiscriminator(MelGANDiscriminatorConfig(width=run.discriminator_width))
             self.others["discriminator"], optimizer = fabric.setup(discriminator, self._optimizer(discriminator))
             self.optimizers.append(optimizer)
 
     def _optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        # without weight decay this is Adam, as in MelGAN
+        # without weight decay, this equals Adam, as in MelGAN
         return torch.optim.AdamW(module.parameters(), lr=self.run.learning_rate, betas=self.run.betas, weight_decay=self.run.weight_decay)
 
     def draw(self, rngs: Sequence[np.random.Generator]) -> Crops:
@@ -59,11 +59,11 @@ class VocoderTrainer(Trainer):
         return self.crops.batch(rngs)
 
     def step(self, context: StepContext, batch: Crops) -> StepResult:
-        """One step on a batch of crops, of both networks once the discriminator has started."""
+        """Train on one part of a batch; from `adversarial_start` on, train both networks."""
         target = batch.sound
         mel01 = log_mel01(target, self.clip)
         waveform = self.module(mel01, **self.forward_arguments)
-        losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # logged also with a weight of 0, to show progress
+        losses = {"mel": mel_loss(waveform, mel01, self.clip)}  # also logged with a weight of 0, to show progress
         terms = [self.run.mel_weight * losses["mel"]] if self.run.mel_weight else []
         if self.run.stft_weight:
             spectral = stft_loss(waveform, target)
@@ -81,18 +81,18 @@ class VocoderTrainer(Trainer):
     def discriminate(
         self, context: StepContext, made: Float[Tensor, "batch samples"], target: Float[Tensor, "batch samples"]
     ) -> tuple[Float[Tensor, ""], list[list[Tensor]]]:
-        """One step of the discriminator.
+        """Train the discriminator for one step.
 
         Args:
-            context: of the step.
-            made: waveforms of the vocoder, without gradient.
+            context: context of the step.
+            made: waveforms of the vocoder, detached.
             target: real waveforms.
 
         Returns:
-            Its loss, and the feature maps of the real waveforms by scale and layer, all without gradient.
+            The discriminator's loss, and the feature maps of the real waveforms by scale and layer, all detached.
         """
         discriminator = self.others["discriminator"]
-        # one forward pass for both, because processes average gradients after each
+        # a single forward pass, because DDP synchronises gradients after each pass
         scales = discriminator(torch.cat([target, made]))
         real, fake = ([[maps[half] for maps in scale] for scale in scales] for half in (slice(len(target)), slice(len(target), None)))
         loss = melgan_discriminator_loss(real, fake)
@@ -100,7 +100,7 @@ class VocoderTrainer(Trainer):
         return loss.detach(), [[maps.detach() for maps in scale] for scale in real]
 
     def validate(self, fabric: lightning_fabric.Fabric) -> dict[str, float]:
-        """Mel loss, by which MelGAN's authors chose their best weights."""
+        """Mel loss, by which MelGAN's authors selected their weights."""
 
         def measure(batch: Crops) -> dict[str, Float[Tensor, ""]]:
             mel01 = log_mel01(batch.sound, self.clip)

@@ -1,1 +1,1 @@
-"""Visual input of the sampler's condition: features, optical flow, motion."""
+"""Visual input of the sampler's condition: features, optical flow, motion, cuts."""

@@ -1,4 +1,4 @@
-"""Cues that are seen: the moments at which something in a video hits, as peaks of the impact curve."""
+"""Detection of cues in a video: impacts are the peaks of the impact curve."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from unsilent.media.video import stream_lazy_frames
 from unsilent.vision.impact import ImpactMeter
 from unsilent.vision.motion import normalise
 
-THRESHOLD = 0.25  # height of a peak above the local median, of a curve in [0, 2]
-NEIGHBOURHOOD, GAP = 11, 2  # frames on each side: of the median that a peak exceeds, and without a higher value
+THRESHOLD = 0.25  # minimum height of a peak above the local median; curves are in [0, 2]
+NEIGHBOURHOOD, GAP = 11, 2  # frames on each side: for the local median, and for the local maximum
 _PLACE = 1  # channel of the levels: the best place alone finds more than its mean with the whole picture (LOG.md)
 _PERIODS = 5, 43  # frames from one impact to the next, 0.23 to 2 s, where they repeat
 _REPEATED = 0.5  # of what repeats perfectly, added from one period before and after
 
 
 def see_cues(path: Path, clip: Clip = Clip()) -> list[Cue]:
-    """Read a video, and find its impacts.
+    """Read a video and detect its impacts.
 
     Raises:
         MediaError: if the video cannot be read.
@@ -34,11 +34,11 @@ def cues_of(levels: dict[int, Float[np.ndarray, "channels"]], clip: Clip) -> lis
     """Cues at the peaks of impact levels.
 
     Args:
-        levels: of successive frames, by number; see `impact.ImpactMeter`.
+        levels: impact levels of successive frames, by number; see `impact.ImpactMeter`.
         clip: the grid.
 
     Returns:
-        In the order of time; the highest has strength 1.
+        Cues in the order of time. Strengths are heights above the local median, at most 1.
     """
     if not levels:
         return []
@@ -64,10 +64,10 @@ def rhythmic(curve: Float[np.ndarray, "frames"]) -> Float[np.ndarray, "frames"]:
 
 
 def peaks(curve: Float[np.ndarray, "frames"], threshold: float) -> tuple[Float[np.ndarray, "peaks"], Float[np.ndarray, "peaks"]]:
-    """Places and heights of the peaks of a curve.
+    """Positions and heights of the peaks of a curve.
 
-    A peak is the largest value within `GAP` frames, and exceeds the median of its neighbourhood by the threshold, which is its height.
-    A parabola through its neighbours gives its place to a fraction of a frame.
+    A peak is the largest value within `GAP` frames. Its height above the median of its neighbourhood is at least the threshold. A parabola
+    through its neighbours gives its position to a fraction of a frame.
     """
 
     def windows(reach: int, value: float) -> Float[np.ndarray, "frames width"]:

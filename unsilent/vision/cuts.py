@@ -1,24 +1,24 @@
-"""Cuts: frames at which a video goes on with another picture."""
+"""Cut detection: the frames at which a new shot begins."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-_BINS = 16  # of the histogram of grey levels, in each of 4 x 4 places
-_PLACES = 4
-_NEIGHBOURS = 4, 27  # frames before and after, whose differences a cut exceeds; more for images, which change in slow videos too
-_SIDE = 4  # pixels of the blocks of an image
-_LEAST_VARIANCE = 25.0  # of the levels of an image; what is flatter shows little
-_MIN_DIFFERENCES = 0.3, 0.4  # of histograms and of images, each 0 to 1
-_MIN_RATIO = 2.0  # to the largest other difference nearby
-_MIN_FRAMES = 10  # of a scene: half a second
+_BINS = 16  # bins of the grey-level histogram of each cell
+_PLACES = 4  # cells along each side of a frame
+_NEIGHBOURS = 4, 27  # frames on each side whose differences a cut must exceed, for histograms and images; images change in slow videos too
+_SIDE = 4  # pixels along each side of the averaged blocks of an image
+_LEAST_VARIANCE = 25.0  # variance of grey levels below which an image is too flat to compare
+_MIN_DIFFERENCES = 0.3, 0.4  # minimum difference of histograms and of images, each 0 to 1
+_MIN_RATIO = 2.0  # minimum ratio to the largest other difference nearby
+_MIN_FRAMES = 10  # frames of a shot, half a second
 
 
 class CutMeter:
-    """Finds cuts in a stream of small grey frames.
+    """Detects cuts in a stream of small grey frames.
 
-    Frames are compared by the histograms of their places, which motion within a place does not change, and as coarse images, which differ
-    where histograms are alike. A cut is a difference that is large and stands out from those of the frames around it: fast motion, flashes
-    and fades do not. Memory holds a few numbers for each frame.
+    Frames are compared by histograms of 4 x 4 cells, which motion within a cell does not change, and as coarse images, which differ even
+    where histograms are alike. At a cut, the difference is large and much larger than that of the frames around it. Fast motion, flashes
+    and fades do not satisfy both. Only a few numbers are kept for each frame.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class CutMeter:
         """Measure the next frame.
 
         Args:
-            number: of the frame, greater than that of the one before.
+            number: number of the frame, greater than the one before.
             grey: luminance, with sides that are multiples of 4.
         """
         now = _histograms(grey), _image(grey)
@@ -40,7 +40,7 @@ class CutMeter:
         self._last = now
 
     def cuts(self) -> list[int]:
-        """Numbers of the frames that begin another scene; scenes are half a second or longer."""
+        """Numbers of the frames that begin a new shot; shots last half a second or longer."""
         found, last = list[int](), self._numbers[0] if self._numbers else 0
         for place, number in enumerate(self._numbers):
             if self._is_cut(place) and number - last >= _MIN_FRAMES and self._numbers[-1] - number >= _MIN_FRAMES:
@@ -58,20 +58,20 @@ class CutMeter:
 
 
 def _image(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "rows columns"]:
-    """Mean levels of blocks, less those of the whole."""
+    """Mean levels of blocks minus the mean of the whole image."""
     height, width = grey.shape
     blocks = grey.reshape(height // _SIDE, _SIDE, width // _SIDE, _SIDE).mean((1, 3), dtype=np.float32)
     return blocks - blocks.mean()
 
 
 def _distance(one: Float32[np.ndarray, "rows columns"], other: Float32[np.ndarray, "rows columns"]) -> float:
-    """Mean square of the difference, of that of two images without relation: 0 to about 1."""
+    """Mean squared difference relative to that of two unrelated images: 0 to about 1."""
     variance = max(float(np.square(one).mean()), float(np.square(other).mean()), _LEAST_VARIANCE)
     return float(np.square(one - other).mean()) / (2 * variance)
 
 
 def _histograms(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, "places bins"]:
-    """Share of each grey level in each place, smoothed over neighbouring levels."""
+    """Grey-level histogram of each cell, normalised to 1 and smoothed over neighbouring bins."""
     height, width = grey.shape
     n_places, shape = _PLACES**2, (_PLACES, height // _PLACES, _PLACES, width // _PLACES)
     levels = (grey // (256 // _BINS)).astype(np.intp).reshape(shape).swapaxes(1, 2).reshape(n_places, -1)
@@ -81,5 +81,5 @@ def _histograms(grey: UInt8[np.ndarray, "height width"]) -> Float32[np.ndarray, 
 
 
 def _difference(one: Float32[np.ndarray, "places bins"], other: Float32[np.ndarray, "places bins"]) -> float:
-    """Mean over places of how much of the levels is elsewhere, 0 to 1."""
+    """Mean total variation distance of the cells' histograms, 0 to 1."""
     return float(np.abs(one - other).sum(1).mean() / 2)

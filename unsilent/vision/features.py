@@ -1,4 +1,4 @@
-"""Visual features of frames: preprocessing, and embedding by an image classifier."""
+"""Visual features of frames: preprocessing, and embedding by an image network."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,10 +28,10 @@ class Backbone:
         dim: width of one feature.
         size: height and width of the network's input, in pixels.
         short_side: shorter side before the crop, in pixels; None for pairs, which take frames of any size.
-        mean, std: of each channel in [0, 1].
+        mean, std: of each channel, for pixels in [0, 1].
         pairs: whether inputs are pairs of consecutive frames `[2, height, width, 3]`, see `network_inputs`.
-        scaled_by_decoder: whether the decoder scales larger frames to `short_side`, which is faster; its area filter differs from the
-            resizing in the released ResNet-50 extractor by 0.6 to 0.9 of 255 levels in the mean.
+        scaled_by_decoder: whether the decoder scales larger frames to `short_side`, which is faster. Its area filter differs from the
+            resizing of the released ResNet-50 extractor by 0.6 to 0.9 of 255 levels on average.
     """
 
     dim: int
@@ -44,7 +44,7 @@ class Backbone:
 
     @property
     def decoded_side(self) -> int | None:
-        """Shorter side of frames as the decoder gives them; None for their own size."""
+        """Shorter side of decoded frames, in pixels; None for the video's size."""
         return self.short_side if self.scaled_by_decoder else None
 
 
@@ -54,7 +54,7 @@ BACKBONES = {
     "resnet50": Backbone(
         dim=2048, size=224, short_side=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scaled_by_decoder=False
     ),
-    # levels of 0..255 of blue, green, red and two of flow, minus their centre, not scaled
+    # blue, green, red and two flow channels in 0..255, centred but not scaled
     "bninception": Backbone(
         dim=2048,
         size=224,
@@ -70,7 +70,7 @@ def find_backbone(name: str) -> Backbone:
     """The preprocessing of an image network.
 
     Raises:
-        ParameterError: for an unknown name; lists the known ones.
+        ParameterError: for an unknown name; the message lists the known ones.
     """
     if name not in BACKBONES:
         raise ParameterError(f"there is no backbone {name!r}; known are {', '.join(sorted(BACKBONES))}.")
@@ -78,7 +78,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def needed_frames(rows: Sequence[int], backbone: Backbone) -> list[int]:
-    """Numbers of the frames that the features `rows` are computed from, increasing; for pairs, the next frames too."""
+    """Sorted numbers of the frames from which the features `rows` are computed; for pairs, including the next frames."""
     return sorted({row + further for row in rows for further in range(1 + backbone.pairs)})
 
 
@@ -89,12 +89,12 @@ def network_inputs(
 
     Args:
         frames: number and RGB of each frame, in order; some may be missing.
-        rows: numbers of the features. For pairs, feature `i` is computed from the frames `i` and `i + 1`, so that a video has one feature
-            fewer than frames.
+        rows: numbers of the features. For pairs, feature `i` is computed from the frames `i` and `i + 1`, so a video has one feature less
+            than frames.
         backbone: the network's preprocessing.
 
     Yields:
-        Number of the feature, and the frame or pair. Incomplete pairs are left out; if none is complete, the last frame is paired with
+        Number of the feature, and the frame or pair. Incomplete pairs are left out; if no pair is complete, the last frame is paired with
         itself.
     """
     if not backbone.pairs:
@@ -113,14 +113,14 @@ def network_inputs(
 def _resize_and_crop(frame: UInt8[np.ndarray, "*pair height width 3"], backbone: Backbone) -> UInt8[Tensor, "channels size size"]:
     if frame.ndim != 3 + backbone.pairs:
         wanted = "pairs of frames [2, height, width, 3]" if backbone.pairs else "single frames [height, width, 3]"
-        raise ParameterError(f"this backbone takes {wanted}, found {list(frame.shape)}; see features.network_inputs.")
+        raise ParameterError(f"this backbone takes {wanted}, but was given {list(frame.shape)}; see features.network_inputs.")
     if backbone.pairs:
         return _resize(flow.two_stream_input(frame), (backbone.size, backbone.size))
     height, width, _ = frame.shape
     resized = tuple(backbone.short_side * side // min(height, width) for side in (height, width))
     image = _resize(frame, resized)
     top, left = (round((side - backbone.size) / 2) for side in resized)
-    # a copy, because the caller may reuse its buffer, and so that the full frame is released
+    # a copy, because the caller may reuse its buffer, and because a view would keep the full frame in memory
     return image[:, top : top + backbone.size, left : left + backbone.size].clone()
 
 
@@ -132,7 +132,7 @@ def _resize(frame: UInt8[np.ndarray, "height width channels"], size: tuple[int, 
 def _standardise(
     images: UInt8[Tensor, "video_frames channels size size"], backbone: Backbone
 ) -> Float[Tensor, "video_frames channels size size"]:
-    """`(pixel / 255 - mean) / std`, in channels-last layout, with which CPU convolutions are twice as fast."""
+    """`(pixel / 255 - mean) / std`, in channels-last layout, in which CPU convolutions are twice as fast."""
     mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (backbone.mean, backbone.std))
     return (images.to(memory_format=torch.channels_last) * (1 / (255 * std))).sub_(mean / std)
 
@@ -148,12 +148,12 @@ def extract(
     """Embed a stream of frames; at most a few batches are in memory.
 
     Args:
-        frames: uint8 RGB `[height, width, 3]`, or pairs `[2, height, width, 3]` as of `network_inputs`. A thread reads and preprocesses
+        frames: uint8 RGB `[height, width, 3]`, or pairs `[2, height, width, 3]` from `network_inputs`. A thread reads and preprocesses
             them while earlier ones are embedded.
         module: the network, in evaluation mode, on any device.
         backbone: its preprocessing, from `find_backbone`.
-        batch: frames per forward pass; changes speed, not results.
-        on_batch: called after each batch with the number of frames done so far.
+        batch: frames per forward pass; affects speed, not results.
+        on_batch: called after each batch with the number of frames embedded so far.
 
     Returns:
         float32 features on the CPU, in the order of the frames.
@@ -167,7 +167,7 @@ def extract(
         integer levels after resizing, as in Pillow. Pairs: RegNet's extract_feature.py.
     """
     if batch < 1:
-        raise ParameterError(f"a batch has 1 frame or more, found {batch}.")
+        raise ParameterError(f"batch is {batch}, but must be 1 or more.")
     if module.training:
         raise ParameterError("the backbone is in training mode, where features depend on the batch; call eval().")
     weights = next(module.parameters())
@@ -185,7 +185,7 @@ def extract(
 
 
 def _prefetch(items: Iterator[UInt8[Tensor, "channels size size"]], n: int) -> Iterator[UInt8[Tensor, "channels size size"]]:
-    """The items, computed in a thread, at most `n` ahead."""
+    """The items, computed by a thread up to `n` ahead."""
     thread = ThreadPoolExecutor(1, "read")
     try:
         waiting = deque(thread.submit(next, items, None) for _ in range(n))

@@ -12,21 +12,21 @@ BOUND = 20.0  # pixels per frame; faster flow is clipped
 
 
 def two_stream_input(pair: UInt8[np.ndarray, "2 height width 3"]) -> UInt8[np.ndarray, "256 340 5"]:
-    """Input of the two-stream network: the later frame of a pair, and the flow between the two.
+    """Input of the two-stream network: the later frame of a pair, and the flow between both frames.
 
     Args:
         pair: consecutive RGB frames, uncropped, of any size.
 
     Returns:
-        Blue, green, red of the later frame; flow to the right and down, see `quantise`.
+        Channels: blue, green and red of the later frame, then flow to the right and down, see `quantise`.
 
     Raises:
         ParameterError: if OpenCV with its contributed modules is not installed.
 
     Source:
         RegNet's extract_rgb_flow.py (arXiv 2008.00820), which made the released features. Flow is computed before JPEG compression; frame
-        and flow are both stored as JPEG. Its loop overwrites the first frame by the second, so each flow is paired with the later frame.
-        The published models were trained with these pairs.
+        and flow are both stored as JPEG. Its loop overwrites the first frame with the second, so each flow is paired with the later frame.
+        The published models were trained on these pairs.
     """
     cv2 = _opencv()
     small = [cv2.cvtColor(cv2.resize(frame, (WIDTH, HEIGHT)), cv2.COLOR_RGB2BGR) for frame in pair]
@@ -39,7 +39,7 @@ def optical_flow(
 ) -> Float[np.ndarray, "height width 2"]:
     """TV-L1 optical flow of grey images, in pixels to the right and down.
 
-    Takes from a fraction of a second to several seconds per pair, depending on the motion (benchmarks/flow.py); uses all cores.
+    It takes from a fraction of a second to several seconds per pair, depending on the motion (benchmarks/flow.py), on all cores.
 
     Raises:
         ParameterError: if OpenCV with its contributed modules is not installed.
@@ -70,7 +70,7 @@ def _opencv() -> ModuleType:
         import cv2
     except ImportError:
         cv2 = None
-    if not hasattr(cv2, "optflow"):  # without the contributed modules there is no TV-L1
+    if not hasattr(cv2, "optflow"):  # TV-L1 is in the contributed modules
         found = "is not installed" if cv2 is None else f"{cv2.__version__} is installed without them"
         raise ParameterError(f"two-stream features need OpenCV with its contributed modules, and OpenCV {found}; {how_to_install('flow')}.")
     return cv2

@@ -1,56 +1,56 @@
-"""Motion: curves of impacts in a video, the sampler's cue for onsets.
+"""Motion: curves of the impacts in a video, on which the sampler is conditioned for onsets.
 
-Levels are measured in a video (`impact.ImpactMeter`), or synthesised for training sounds without video (`synthetic_motion`). `normalise`
-makes curves for the sampler of both.
+Levels are measured in a video (`impact.ImpactMeter`), or synthesised for training sounds without video (`synthetic_motion`).
+`normalise` turns either into curves for the sampler.
 
     frames    at the clip's feature rate
-    channels  2: the whole picture, and the best place in it
+    channels  2: from the whole frame, and from its cells too
 """
 
 import numpy as np
 from jaxtyping import Float
 
 CHANNELS = 2
-_PEAK_PERCENTILE = 98  # of what exceeds the median; it becomes 1 in a curve
-_MIN_PEAK = 0.7  # smallest level above the median that becomes 1
+_PEAK_PERCENTILE = 98  # percentile of the levels above the median that is scaled to 1
+_MIN_PEAK = 0.7  # lower limit of this percentile
 _MAX_CURVE = 2.0  # largest value of a curve
 _MIN_PEAK_DB = 2.5  # smallest onset strength above the median that counts as an event
 _STILL_SHARE = 0.3  # probability of a still scene in synthetic motion
 
 
 def normalise(levels: Float[np.ndarray, "frames channels"]) -> Float[np.ndarray, "frames channels"]:
-    """Motion curves in [0, 2], comparable between lively and quiet scenes:
+    """Motion curves in [0, 2], comparable between scenes with much and little motion:
 
         a = max(0, levels - median(levels)),    curve = min(2, a / max(percentile_98(a), 0.7))
 
-    The minimum of 0.7 limits noise where levels hardly vary. The limit of 2 reduces the influence of one extreme moment.
+    The minimum of 0.7 limits noise if levels hardly vary. The limit of 2 reduces the influence of a single extreme moment.
 
     Args:
-        levels: of one clip.
+        levels: impact levels of one clip.
     """
     above = np.maximum(levels - np.median(levels, axis=0), 0)
     return np.minimum(above / np.maximum(np.percentile(above, _PEAK_PERCENTILE, axis=0), _MIN_PEAK), _MAX_CURVE)
 
 
 def synthetic_motion(strength: Float[np.ndarray, "frames"], rng: np.random.Generator) -> Float[np.ndarray, "frames channels"]:
-    """Random motion levels that a video of a sound might have, for training sounds without video.
+    """Random motion levels as a video of a sound might have them, for training sounds without video.
 
-    Most onsets get an event of random gain, smoothed over a few frames and shifted by at most one. A few events have no onset. Noise and a
-    slow random baseline are added. Three of ten curves have no motion.
+    Most onsets get an event of random gain, smoothed over a few frames and shifted by at most one frame. A few events have no onset. Noise
+    and a slow random baseline are added. Three of ten curves have no motion.
 
     Args:
         strength: onset strength at each frame, in dB; see `signal.onsets`.
         rng: source of all random numbers.
 
     Returns:
-        Levels as of `impact.ImpactMeter`.
+        Levels with the range of `impact.ImpactMeter`.
     """
     n = len(strength)
     if rng.random() < _STILL_SHARE:
         return np.zeros((n, CHANNELS))
     above = np.maximum(strength - np.median(strength), 0)
     events = np.minimum(above / max(float(np.percentile(above, _PEAK_PERCENTILE)), _MIN_PEAK_DB), _MAX_CURVE)
-    # gains change about every four frames, the usual distance of events
+    # gains change about every four frames, the typical distance between events
     events = events * _interpolate(np.exp(rng.normal(0, 0.6, n // 4 + 2)) * (rng.random(n // 4 + 2) > 0.2), n)
     events = events + (rng.random(n) < rng.uniform(0, 0.04)) * rng.exponential(1.0, n)
     moved = np.roll(events, rng.choice([-1, -1, 0, 0, 1]))  # motion tends to precede its sound

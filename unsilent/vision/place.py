@@ -1,4 +1,4 @@
-"""Where in a video something moves, from left to right."""
+"""Horizontal position of the motion in a video, for panning."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from unsilent.media.video import stream_lazy_frames
 
 PLACES_PER_SECOND = 10
 _SHORT_SIDE = 48  # pixels
-_SMOOTH_SECONDS = 0.3  # standard deviation of the mean over time
-_LITTLE = 2.0  # grey levels; sum over columns of motion at which the place is half as far from the middle
+_SMOOTH_SECONDS = 0.3  # standard deviation of the Gaussian that smooths over time
+_LITTLE = 2.0  # grey levels summed over columns; this amount of motion halves the distance from the middle
 
 
 def motion_places(path: Path) -> Float[np.ndarray, "places"]:
-    """The centre of motion, `PLACES_PER_SECOND`: -1 at the left edge of the picture, 1 at the right, 0 where little moves.
+    """Centre of motion, `PLACES_PER_SECOND` times a second: -1 at the left edge of the frame, 1 at the right, 0 if little moves.
 
-    What moves everywhere, as with the camera, does not count: from each column of the picture the median of all is subtracted.
+    Motion of the whole frame, as by the camera, is removed: the median over pixel columns is subtracted from each column.
 
     Raises:
         MediaError: if the video cannot be read.

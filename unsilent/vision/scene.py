@@ -1,4 +1,4 @@
-"""Scenes (a video, a stretch of one, or a still image), and the features and motion of their frames."""
+"""Scenes (a video, a part of one, or a still image), and the features and motion of their frames."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from unsilent.vision.motion import CHANNELS, normalise
 
 @dataclass(frozen=True)
 class Scene:
-    """A video, a stretch of one, or a still image.
+    """A video, a part of one, or a still image.
 
     Attributes:
-        path: file.
+        path: file of the video or image.
         seconds: length; 0 for a still image, which then stands for every frame.
         start_seconds: start within the video.
     """
@@ -37,20 +37,20 @@ class Scene:
 
     @classmethod
     def of_video(cls, path: Path) -> "Scene":
-        """All of a video.
+        """A whole video.
 
         Raises:
-            MediaError: if it cannot be read.
+            MediaError: if the file cannot be read.
         """
         info = probe(path)
         return cls(info.path, info.seconds)
 
     def first_frame(self, clip: Clip) -> int:
-        """Number of its first frame in the video, at the clip's feature rate."""
+        """Number of the scene's first frame in the video, at the clip's feature rate."""
         return round(self.start_seconds * clip.feature_fps)
 
     def frames(self, clip: Clip) -> range:
-        """Numbers of all its frames in the video, at the clip's feature rate."""
+        """Numbers of the scene's frames in the video, at the clip's feature rate."""
         first = self.first_frame(clip)
         return range(first, first + max(1, int(self.seconds * clip.feature_fps)))
 
@@ -65,15 +65,15 @@ class Scene:
         """Numbers of frames in the video, at the clip's feature rate, for feature rows of a clip that starts at a code column.
 
         Args:
-            start_column: code column of the scene at which the clip starts; before the scene, below 0, its first frame stands still.
+            start_column: code column of the scene at which the clip starts; below 0, the first frame is repeated.
             clip: the grid.
             rows: features of the clip, 0 to `clip.n_features - 1`.
             pairs: whether a feature is computed from a frame and the next.
-            repeat: where the scene ends inside the clip, repeat its frames from `start_column`, as the published models were trained;
-                otherwise its last frame stays.
+            repeat: if the scene ends inside the clip, repeat its frames from `start_column` on, as in the training of the published models;
+                otherwise the last frame is repeated.
         """
         total = max(1, int(self.seconds * clip.feature_fps) - pairs)
-        # by time, because a column lasts 3.994 features: counting 4 for each would run ahead by a second in ten minutes
+        # by time, because a column lasts 3.994 features: 4 for each would run ahead by a second in ten minutes
         first = min(round(start_column * clip.column_seconds * clip.feature_fps), total - 1)
         available = min(clip.n_features, total - first)
         return [self.first_frame(clip) + max(0, first + (row % available if repeat else min(row, available - 1))) for row in rows]
@@ -83,10 +83,10 @@ class Observation(NamedTuple):
     """Features and motion of a scene's frames.
 
     Attributes:
-        features: one row for each frame that was embedded, in the order of time.
-        rows: row in `features` of each frame, by its number.
-        levels: level of each measured frame, by its number; see `impact.ImpactMeter`.
-        cuts: numbers of the frames that begin another scene, among those that were watched; see `cuts.CutMeter`.
+        features: one row for each embedded frame, in the order of time.
+        rows: row in `features` of each frame, by frame number.
+        levels: impact level of each measured frame, by frame number; see `impact.ImpactMeter`.
+        cuts: numbers of the watched frames that begin a new shot; see `cuts.CutMeter`.
     """
 
     features: Float[Tensor, "features dim"]
@@ -95,11 +95,11 @@ class Observation(NamedTuple):
     cuts: list[int]
 
     def features_of(self, numbers: Sequence[int]) -> Float[Tensor, "frames dim"]:
-        """Features of some frames."""
+        """Features of the frames with these numbers."""
         return self.features[[self.rows[number] for number in numbers]]
 
     def motion_of(self, numbers: Sequence[int], clip: Clip) -> Float[np.ndarray, "columns motion"]:
-        """Motion curves in [0, 2] for each code column of a window, given all its frames; 0 for frames that were not measured."""
+        """Motion curves in [0, 2] for each code column of a window, given the numbers of all its frames; others have level 0."""
         levels = np.stack([self.levels.get(number, np.zeros(CHANNELS)) for number in numbers])
         return normalise(levels).astype(np.float32).reshape(clip.columns, -1)
 
@@ -114,22 +114,22 @@ def observe(
     progress: Callable[[float], None] = lambda share: None,
     watched: Iterable[int] = (),
 ) -> Observation:
-    """Read a scene once; embed some of its frames, measure the motion of others, and find cuts.
+    """Decode a scene once: embed some of its frames, measure motion, and detect cuts.
 
     Args:
-        scene: to read.
+        scene: the scene to read.
         clip: the grid.
         module: image network.
         expects: preprocessing of the network.
-        embedded: numbers of the frames to embed, as of `Scene.frame_numbers`.
+        embedded: numbers of the frames to embed, from `Scene.frame_numbers`.
         measured: numbers of the frames whose motion is measured; a still image has none.
-        progress: called with the share of frames embedded, 0 to 1.
-        watched: numbers of the frames among which cuts are looked for.
+        progress: called with the share of embedded frames, 0 to 1.
+        watched: numbers of the frames in which cuts are detected.
 
     Raises:
         MediaError: if the frames cannot be read, or there are none.
     """
-    # the first frame is always read: it replaces the others if all are damaged
+    # the first frame is always read, because it replaces the others if they are damaged
     wanted = sorted({scene.first_frame(clip), *embedded})
     to_embed, to_measure, to_watch = set(needed_frames(wanted, expects)), set(measured), set(watched)
     arrived, meter, cuts = list[int](), ImpactMeter(), CutMeter()
@@ -154,9 +154,9 @@ def observe(
             arrived.append(number)
             yield view
         if not arrived:
-            raise MediaError(f"{scene.path} has no frame from {scene.start_seconds:.2f} s on.")
+            raise MediaError(f"{scene.path} has no frame at or after {scene.start_seconds:.2f} s.")
 
     features = extract(inputs(), module, expects, on_batch=lambda done: progress(done / len(wanted)))
-    # a damaged end may lack frames; the last decoded one replaces them
+    # a damaged end may lack frames; the last decoded frame replaces them
     found = np.searchsorted(arrived, wanted, side="right") - 1
     return Observation(features, dict(zip(wanted, np.maximum(found, 0).tolist(), strict=True)), meter.levels, cuts.cuts())

@@ -1,4 +1,4 @@
-// Lists the routes and fields that the server's OpenAPI document describes.
+// Lists the routes and fields from the server's OpenAPI document.
 
 const $ = (id) => document.getElementById(id)
 const found = await (await fetch("api/openapi.json")).json()
@@ -14,9 +14,9 @@ for (const [name, prefix] of [["Ask", ""], ["Request", "request."]]) {
 }
 const here = location.href.replace(/api\.html.*$/, "")
 $("curl").textContent = [
-  "ME='Unsilent-Client: a secret of my own, long enough'",
-  `curl -H "$ME" -T clip.mp4 "${here}api/inputs?name=clip.mp4"                         # answers with an id`,
-  `curl -H "$ME" --json '{"input": "ID", "request": {"takes": 2}}' ${here}api/jobs     # answers with the job's id`,
-  `curl -H "$ME" -N ${here}api/jobs/ID/events                                          # until it ends`,
+  "ME='Unsilent-Client: a-secret-of-16-characters-or-more'",
+  `curl -H "$ME" -T clip.mp4 "${here}api/inputs?name=clip.mp4"                         # returns an id`,
+  `curl -H "$ME" --json '{"input": "ID", "request": {"takes": 2}}' ${here}api/jobs     # returns the job's id`,
+  `curl -H "$ME" -N ${here}api/jobs/ID/events                                          # follows the job until it ends`,
   `curl -H "$ME" -OJ "${here}api/jobs/ID/files/take1.mp4?download=true"`,
 ].join("\n")

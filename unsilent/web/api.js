@@ -1,4 +1,4 @@
-// Requests to the server. Every failure is an Error with the server's sentence.
+// Requests to the server. Every failure throws an Error with the server's message.
 
 const failed = async (answer) => {
   const sentence = await answer.json().then((body) => body.error, () => `the server answered ${answer.status}.`)
@@ -27,20 +27,20 @@ export async function bytes(path) {
 
 export function upload(file, onShare) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest()  // because fetch does not tell how much is sent
+    const request = new XMLHttpRequest()  // fetch reports no upload progress
     request.open("PUT", `api/inputs?name=${encodeURIComponent(file.name)}`)
     request.upload.onprogress = (event) => onShare(event.loaded / (event.total || 1))
-    request.onerror = () => reject(new Error("the upload broke off; the file may be too large, or the server has ended."))
+    request.onerror = () => reject(new Error("the upload was interrupted; the file may be too large, or the server has stopped."))
     request.onload = () => {
       let body = {}
-      try { body = JSON.parse(request.responseText) } catch { /* no JSON, so no sentence either */ }
+      try { body = JSON.parse(request.responseText) } catch { /* not JSON, so without a message */ }
       request.status === 201 ? resolve(body) : reject(new Error(body.error || `the server answered ${request.status}.`))
     }
     request.send(file)
   })
 }
 
-// Calls back for each event of a job until it ends; the browser connects again by itself. Returns a function that ends it.
+// Calls a function of `on` for each event of a job until it ends; the browser reconnects by itself. Returns a function that stops it.
 export function follow(id, on) {
   const source = new EventSource(`api/jobs/${id}/events`)
   for (const name of ["progress", "mel", "sound"]) source.addEventListener(name, (event) => on[name](JSON.parse(event.data)))

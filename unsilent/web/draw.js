@@ -1,6 +1,6 @@
-// Spectrograms, maps and waveforms on canvases.
+// Draws spectrograms, maps and waveforms on canvases.
 
-// dark violet over red to light yellow, as in the figures of the command line
+// from dark violet through red to light yellow, as in the figures of the command line
 const STOPS = [[0, 0, 4], [40, 17, 89], [114, 31, 129], [183, 55, 121], [241, 96, 93], [254, 159, 109], [252, 253, 191]]
 const COLOURS = Uint8ClampedArray.from({ length: 1024 }, (_, at) => {
   const [level, channel] = [at >> 2, at & 3]
@@ -10,7 +10,7 @@ const COLOURS = Uint8ClampedArray.from({ length: 1024 }, (_, at) => {
   return STOPS[below][channel] + (STOPS[below + 1][channel] - STOPS[below][channel]) * (place - below)
 })
 
-// Draws columns of bytes, the first row of each at the bottom, from column `start` on.
+// Draws columns of bytes from column `start` on, with the first row at the bottom.
 export function columns(canvas, data, rows, start = 0) {
   const n = Math.floor(data.length / rows)
   if (!n) return
@@ -24,7 +24,7 @@ export function columns(canvas, data, rows, start = 0) {
   canvas.getContext("2d").putImageData(image, start, 0)
 }
 
-// A map over a share of the time axis: 1 fills the canvas.
+// Draws a map over a fraction of the time axis; 1 fills the canvas.
 export function map(canvas, data, rows, share = 1) {
   const n = Math.floor(data.length / rows)
   canvas.width = Math.max(1, Math.round(n / share))
@@ -32,7 +32,7 @@ export function map(canvas, data, rows, share = 1) {
   columns(canvas, data, rows)
 }
 
-// Bytes less the mean of each row over all columns; half of the range stands for no difference.
+// Subtracts the mean of each row over all columns; 128 is no difference.
 export function withoutMean(data, rows) {
   const n = data.length / rows
   const means = Array.from({ length: rows }, (_, row) => { let sum = 0; for (let at = row; at < data.length; at += rows) sum += data[at]; return sum / n })

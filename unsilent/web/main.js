@@ -1,4 +1,4 @@
-// The page: what is open, what is asked, and the list of results. All that stays is on the server; the address names what is open.
+// The page: the open upload or job, the form and the list of results. All state is on the server; the URL has the id of what is open.
 
 import { bytes, call, follow, post, upload } from "./api.js"
 import * as draw from "./draw.js"
@@ -7,10 +7,10 @@ import * as player from "./player.js"
 import * as research from "./research.js"
 
 const $ = (id) => document.getElementById(id)
-const [models, NAMES] = [new Map(), { generate: "sound", retake: "retake", reconstruct: "own sound and reconstruction", encode: "codes", decode: "sound of codes" }]
+const [models, NAMES] = [new Map(), { generate: "sound", retake: "retake", reconstruct: "own sound and reconstruction", encode: "codes", decode: "decoded sound" }]
 const STAGES = {
-  waiting: "Waiting", loading: "Loading the model", reading: "Looking at the video", sampling: "Sampling the sound",
-  decoding: "Decoding", encoding: "Encoding", listening: "Asking the classifier",
+  waiting: "Waiting", loading: "Loading the model", reading: "Reading the video", sampling: "Sampling the sound",
+  decoding: "Decoding", encoding: "Encoding", listening: "Classifying the sounds",
 }
 const PROGRAMS = { otio: "OpenTimelineIO", rpp: "Reaper (RPP)", mid: "MIDI of onsets", edl: "Cut list (EDL)" }
 let [input, job, heard, unfollow] = [null, null, null, () => {}]
@@ -28,7 +28,7 @@ function complain(sentence) {
   $("trouble").scrollIntoView({ block: "nearest" })
 }
 
-// Does what a person asked for; its failure is shown, and an earlier one is not any more.
+// Runs an action of the user. Hides the last error, and shows the new one if the action fails.
 export async function attempt(work) {
   $("trouble").hidden = true
   try {
@@ -83,7 +83,7 @@ for (const name of ["prime", "like"]) $(`${name}-file`).addEventListener("change
   $(name).value = found.id
 })
 
-// ---- what is asked
+// ---- the form
 
 function showModel() {
   const model = models.get($("model").value)
@@ -94,7 +94,7 @@ function showModel() {
   $("labels").replaceChildren(...model.classes.map((name) => make("option", "", { value: name })))
   $("label").disabled = !model.classes.length
   $("label").required = model.classes.length > 0 && !model.sees
-  $("label-note").textContent = model.classes.length ? `One of ${model.classes.length} kinds${model.sees ? ", or nothing: then the model looks" : ""}.` : "This model takes no label."
+  $("label-note").textContent = model.classes.length ? `One of ${model.classes.length} classes${model.sees ? "; if empty, it is recognised in the video" : ""}.` : "This model takes no label."
   for (const name of ["candidates", "avoid", "like"]) $(name).disabled = !model.candidates
 }
 $("model").addEventListener("change", showModel)
@@ -138,7 +138,7 @@ $("retake").addEventListener("click", () => {
 $("less-prior").addEventListener("change", () => hear(heard))
 $("stop").addEventListener("click", () => attempt(() => post(`api/jobs/${job.id}/stop`)))
 
-// The form as it was when a job was asked for.
+// Fills the form with the parameters of a job.
 function restore(asked) {
   const { request } = asked
   $("model").value = asked.model
@@ -153,7 +153,7 @@ function restore(asked) {
   $("avoid").value = (request.avoid || []).join(", ")
   for (const name of ["prime", "like"]) {
     const id = request[name] || ""
-    if (![...$(name).options].some((one) => one.value === id)) $(name).append(make("option", "the file of then", { value: id }))
+    if (![...$(name).options].some((one) => one.value === id)) $(name).append(make("option", "the file of this job", { value: id }))
     $(name).value = id
   }
   $("timing").value = request.cues === "auto" ? "auto" : request.cues ? "mine" : request.motion === false ? "none" : "motion"
@@ -183,8 +183,8 @@ async function openJob(found) {
 
 function showProgress(now) {
   $("share").value = now.share
-  const text = now.state === "queued" ? `In place ${now.position} of the queue; about ${Math.ceil(now.wait_seconds)} s to wait.` : STAGES[now.stage] || now.stage
-  if ($("status").textContent !== text) $("status").textContent = text  // screen readers hear stages, not every per cent
+  const text = now.state === "queued" ? `Position ${now.position} in the queue; about ${Math.ceil(now.wait_seconds)} s to wait.` : STAGES[now.stage] || now.stage
+  if ($("status").textContent !== text) $("status").textContent = text  // screen readers announce stages, not each per cent
 }
 
 function grow(part) {
@@ -204,13 +204,13 @@ function showOutcome(ended, isNew = false) {
   if ($("outcome").hidden) return
   $("outcome-title").textContent = ended.state === "stopped" ? "Sounds, stopped early" : ["generate", "retake"].includes(ended.ask.kind) ? "Sounds" : NAMES[ended.ask.kind]
   const days = Math.max(0, (ended.expires - Date.now() / 1000) / 3600)
-  const notes = [`Made in ${ended.spent_seconds} s.`, ended.sounds.length > 1 && ended.sounds[0].score != null ? "The best rated comes first." : "",
+  const notes = [`Finished in ${ended.spent_seconds} s.`, ended.sounds.length > 1 && ended.sounds[0].score != null ? "The best take comes first." : "",
     ...(ended.notes || []), `Kept for ${days.toFixed(0)} hours.`]
   $("outcome-note").textContent = notes.filter(Boolean).join(" ")
   $("recipe").textContent = JSON.stringify({ ...ended.recipe, timings: ended.timings, spent_seconds: ended.spent_seconds }, null, 2)
-  $("seen-title").textContent = ended.ask.request.label ? "You named" : "The model saw"
+  $("seen-title").textContent = ended.ask.request.label ? "Your label" : "Recognised in the video"
   showList($("seen"), Object.entries(ended.seen || {}))
-  $("seen-none").textContent = Object.keys(ended.seen || {}).length ? "" : "Nothing that it has a name for, or this job does not look."
+  $("seen-none").textContent = Object.keys(ended.seen || {}).length ? "" : "No class was recognised, or this job does not use the video."
   const files = `api/jobs/${ended.id}/files/`
   $("stills").hidden = !ended.stills
   if (ended.stills) $("stills").src = files + ended.stills.file
@@ -265,11 +265,11 @@ const savePicture = () => $("mel").toBlob((picture) => {
 
 async function list() {
   const jobs = await call("api/jobs").catch((error) => { complain(error.message); return [] })
-  $("results-note").textContent = jobs.length ? "" : "Nothing yet. Results stay here when you reload the page."
+  $("results-note").textContent = jobs.length ? "" : "No results yet. They stay here when you reload the page."
   $("list").replaceChildren(...jobs.map((one) => {
     const { request, kind, model } = one.ask
     const again = one.ask.again
-    const about = again ? `${again.start?.toFixed(2)} to ${again.stop?.toFixed(2)} s made anew` : kind === "generate" ? `${model}, seed ${request.seed}, takes ${request.takes}${request.label ? `, ${request.label}` : ""}` : model
+    const about = again ? `${again.start?.toFixed(2)} to ${again.stop?.toFixed(2)} s regenerated` : kind === "generate" ? `${model}, seed ${request.seed}, takes ${request.takes}${request.label ? `, ${request.label}` : ""}` : model
     const item = make("li")
     const text = make("span", `${one.name || "deleted upload"}: ${NAMES[kind]}`)
     text.append(make("small", `${new Date(1000 * one.created).toLocaleString()} · ${about} · ${one.state}${one.why ? `: ${one.why}` : ""}`))
@@ -280,7 +280,7 @@ async function list() {
   }))
 }
 
-// ---- the beginning
+// ---- start
 
 async function begin() {
   const [found, limits, health] = await Promise.all([call("api/models"), call("api/limits"), call("api/health")])
@@ -288,8 +288,8 @@ async function begin() {
   $("model").replaceChildren(...found.map((model) => make("option", model.name)))
   showModel()
   $("takes-wanted").max = Math.min($("takes-wanted").max, limits.max_takes)
-  $("limits").textContent = `Up to ${Math.round(limits.max_seconds / 60)} minutes and ${Math.round(limits.max_bytes / 1e6)} MB. It stays on the machine of this server, for ${limits.keep_hours} hours.`
-  $("wait").textContent = limits.wait_seconds > 1 ? `Others are being served: about ${Math.ceil(limits.wait_seconds)} s to wait.` : ""
+  $("limits").textContent = `Up to ${Math.round(limits.max_seconds / 60)} minutes and ${Math.round(limits.max_bytes / 1e6)} MB. Uploads and results stay on this server for ${limits.keep_hours} hours.`
+  $("wait").textContent = limits.wait_seconds > 1 ? `Other jobs come first: about ${Math.ceil(limits.wait_seconds)} s to wait.` : ""
   $("about").textContent = `unsilent ${health.version}`
   research.begin(limits.research, (number) => attempt(async () => { openInput(await post(`api/material/${number}/open`)); $("film").scrollIntoView() }))
   const [kind, id] = location.hash.slice(1).split("=")

@@ -1,9 +1,9 @@
-// What is asked over time: cues that are dragged on the time axis, silent ranges, and ranges with a label.
+// Edits the parts of a request that vary over time: cues on the time axis, silent ranges and labelled ranges.
 
 import * as player from "./player.js"
 
 const $ = (id) => document.getElementById(id)
-const STEP = 0.02  // seconds for an arrow key
+const STEP = 0.02  // seconds that an arrow key moves a cue
 const state = { cues: [], mute: [], prompt_track: [] }
 
 const text = (seconds) => seconds.toFixed(2)
@@ -75,7 +75,7 @@ export function clear() {
   show()
 }
 
-// Fields of the request; `auto` takes the impacts that are seen.
+// Returns the fields of the request; `auto` puts cues at visible impacts.
 export function fields(auto) {
   const found = Object.fromEntries(Object.entries(state).filter(([, entries]) => entries.length))
   if (auto) found.cues = "auto"

@@ -1,11 +1,11 @@
-// The video and its sounds under one time axis: playhead, range, and the sound that is heard.
+// Plays the video and its sounds on one time axis, with a playhead and a selected range.
 
 import * as draw from "./draw.js"
 import { bytes } from "./api.js"
 
 const $ = (id) => document.getElementById(id)
 const [video, audio] = [$("player"), $("sound")]
-const DRIFT = 0.08  // seconds between picture and sound, above which the sound is set anew
+const DRIFT = 0.08  // seconds of offset between video and audio, above which the audio is moved
 
 let [length, range, heard, until] = [0, null, null, null]
 
@@ -24,7 +24,7 @@ function load(source) {
   }, { once: true })
 }
 
-// The upload alone, before anything is made of it.
+// Shows the upload, before any sound is generated.
 export function open(input) {
   heard = null
   audio.removeAttribute("src")
@@ -34,7 +34,7 @@ export function open(input) {
   setLength(input.seconds)
   $("timeline").classList.add("empty")
   for (const id of ["stills", "attention"]) $(id).hidden = true
-  $("playing").textContent = input.kind === "codes" ? "A file of codes." : input.has_sound ? "You hear its own sound." : "It has no sound yet."
+  $("playing").textContent = input.kind === "codes" ? "A file of codes." : input.has_sound ? "Playing the upload's own sound." : "The video has no sound yet."
 }
 
 function setLength(seconds) {
@@ -50,7 +50,7 @@ function setLength(seconds) {
   for (const name of ["from", "to"]) $(name).max = seconds
 }
 
-// Hears and draws a sound of a job. One without pictures of its own plays beside the muted upload.
+// Plays and draws a sound of a job. A sound without its own video plays with the muted upload.
 export async function hear(job, sound, input) {
   heard = sound
   const files = `api/jobs/${job.id}/files/`
@@ -66,7 +66,7 @@ export async function hear(job, sound, input) {
     video.muted = true
     load(`api/inputs/${input.id}/file`)
   }
-  $("playing").textContent = `You hear: ${sound.name}.`
+  $("playing").textContent = `Playing: ${sound.name}.`
   $("timeline").classList.remove("empty")
   const [mel, outline] = await Promise.all([bytes(files + sound.mel), bytes(files + sound.outline)])
   if (heard !== sound) return
@@ -83,13 +83,13 @@ addEventListener("resize", () => { if (length) setLength(length) })
 
 video.addEventListener("error", () => {
   if (!video.getAttribute("src")) return
-  $("playing").textContent = "This browser cannot show these pictures; the sound plays alone, and downloads are complete."
+  $("playing").textContent = "This browser cannot show this video and plays only the sound. Downloads contain both."
   video.classList.add("blind")
   const job = (video.getAttribute("src").match(/api\/jobs\/[^/]+\/files\//) || [])[0]
   if (job && heard && heard.video) load(job + heard.wav)
 })
 
-// a second sound follows the picture
+// keeps the audio element in sync with the video
 const follow = () => { if (audio.getAttribute("src") && Math.abs(audio.currentTime - video.currentTime) > DRIFT) audio.currentTime = video.currentTime }
 video.addEventListener("play", () => { follow(); if (audio.getAttribute("src")) audio.play().catch(() => {}) })
 video.addEventListener("pause", () => audio.pause())

@@ -1,4 +1,4 @@
-// Material of a manifest by split and class, and reports of evaluations.
+// Shows the rows of a manifest by split and class, and evaluation reports.
 
 import { call } from "./api.js"
 

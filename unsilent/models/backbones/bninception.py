@@ -1,4 +1,4 @@
-"""BN-Inception, and the two-stream network of two of them: one for images, one for optical flow."""
+"""BN-Inception, and a two-stream network of two of them: one for images, one for optical flow."""
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,9 @@ _BLOCKS = {
     "5a": (352, 192, 320, 160, 224, 128),
     "5b": (352, 192, 320, 192, 224, 128),
 }
-_MAX_POOLED = ("3c", "4e", "5b")  # the others average 3 x 3 windows, zero padding included
+_MAX_POOLED = ("3c", "4e", "5b")  # blocks with max pooling; the others have average pooling of 3 x 3 that includes the zero padding
 _STEM_CONV = "conv1_7x7_s2"
-_STEM = (64, 64, 192)  # channels of its three convolutions
+_STEM = (64, 64, 192)  # channels of the stem's three convolutions
 
 
 class BNInception(nn.Module):
@@ -34,7 +34,7 @@ class BNInception(nn.Module):
         channels: 3 for images, 2 for optical flow (right, down).
 
     Source:
-        arXiv 1502.03167 as published for temporal segment networks (arXiv 1608.00859), whose parameter names these are. Differs: no
+        arXiv 1502.03167 as published for temporal segment networks (arXiv 1608.00859), with the same parameter names. Differs: no
         classifier.
     """
 
@@ -91,7 +91,7 @@ class BNInception(nn.Module):
         """Non-negative features.
 
         Args:
-            images: 224 x 224 in the paper, in levels of 0..255 minus (104, 117, 128) for BGR, or minus 128 for flow.
+            images: 224 x 224 in the paper; levels in 0..255 minus (104, 117, 128) for BGR, minus 128 for flow.
         """
         x = F.max_pool2d(self._run(images, _STEM_CONV), 3, 2, ceil_mode=True)
         x = F.max_pool2d(self._run(x, "conv2_3x3_reduce", "conv2_3x3"), 3, 2, ceil_mode=True)
@@ -133,20 +133,20 @@ class TwoStream(nn.Module):
         return torch.cat([self.rgb(images[:, :3]), self.flow(images[:, 3:])], dim=1)
 
     def fuse(self) -> None:
-        """As `BNInception.fuse`."""
+        """See `BNInception.fuse`."""
         self.rgb.fuse()
         self.flow.fuse()
 
 
 def flow_weights(rgb: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the flow network from those of the image network: the first convolution is averaged over colours, the rest copied.
+    """Weights of the flow network from those of the image network: the first convolution is averaged over colours, the rest is copied.
 
     Args:
         rgb: state dict of a `BNInception` of 3 channels.
 
     Source:
         Temporal segment networks, arXiv 1608.00859 section 3.2 "cross-modality pre-training". The released features come from this
-        initialisation, never trained on flow.
+        initialisation; the network was never trained on flow.
     """
     name = f"{_STEM_CONV}.weight"
     return rgb | {name: rgb[name].mean(dim=1, keepdim=True).repeat(1, 2, 1, 1)}

@@ -17,9 +17,9 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_STEM = 32  # channels; fixed for stem and head in the lite family
+_STEM = 32  # channels of the stem; stem and head are not scaled in the lite family
 _HEAD = 1280
-_CLASSES = 1000  # of ImageNet
+_CLASSES = 1000  # classes of ImageNet
 
 
 class ConvNorm(nn.Module):
@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Inverted residual block: expand, depthwise convolution, project; with a skip connection where shapes match."""
+    """Inverted residual block: expand, depthwise convolution, project; with a skip connection if shapes match."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(_HEAD, _CLASSES)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Features in [0, 6], the spatial mean of the last layer, of RGB images in [-1, 1], trained at 224 x 224.
+        """Features in [0, 6], the spatial mean of the last layer, of RGB images in [-1, 1]; trained at 224 x 224.
 
         `classifier` maps them to logits of the 1000 ImageNet classes.
         """

@@ -1,4 +1,4 @@
-"""ResNet-50: the image classifier of half of the paper's models."""
+"""ResNet-50: the image network of half of the paper's models."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,16 +7,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unsilent.errors import ParameterError
 
-# One row per stage: blocks, stride of the first block, inner channels of a block, which has four times as many outputs.
+# One row per stage: blocks, stride of the first block, inner channels of a block. A block has four times as many outputs.
 _STAGES = ((3, 1, 64), (4, 2, 128), (6, 2, 256), (3, 2, 512))
 _STEM = 64  # channels
 _EXPANSION = 4
-# Names of a convolution and its BatchNorm, in the network, in a block and in a block's shortcut.
+# Names of convolutions and their BatchNorms, in the network, in a block and in a block's shortcut.
 _FOLDED = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
 
 
 class Bottleneck(nn.Module):
-    """Bottleneck residual block: reduce, 3 x 3 convolution, expand; the shortcut is projected where shapes differ."""
+    """Bottleneck residual block: reduce, 3 x 3 convolution, expand; the shortcut is projected if shapes differ."""
 
     def __init__(self, inputs: int, inner: int, stride: int) -> None:
         super().__init__()
