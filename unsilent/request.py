@@ -84,7 +84,7 @@ class Request(Config):
         default=None,
         ge=1,
         le=MAX_TAKES,
-        description="Sounds begun for each take; the one that fits best the cues, or what is seen or named, is kept.",
+        description="Sounds begun per take; the one that best matches the cues, or else the label or recognised classes, is kept.",
     )
     cues: tuple[Cue, ...] | Literal["auto"] | None = Field(
         default=None, description="Times of sounds, in place of the video's motion; `auto` takes the impacts detected in the video."

@@ -31,7 +31,7 @@ TopK = Annotated[int | None, typer.Option("--top-k", min=1, help="Sample from th
 Candidates = Annotated[
     int | None,
     typer.Option(
-        "--candidates", min=1, max=MAX_TAKES, help="Sounds sampled per take, of which the best is kept. [default: set by the model]"
+        "--candidates", min=1, max=MAX_TAKES, help="Candidate sounds per take, of which the best is kept. [default: set by the model]"
     ),
 ]
 Temperature = Annotated[

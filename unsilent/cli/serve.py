@@ -34,7 +34,7 @@ def serve(
     reports: Reports = None,
     max_mb: Annotated[float, typer.Option(help="Maximum size of an upload in MB.")] = 2048,
     max_seconds: Annotated[float, typer.Option(help="Maximum length of an upload and of a sound in seconds.")] = 1800,
-    max_takes: Annotated[int, typer.Option(min=1, help="Maximum of takes times candidates in a job.")] = 80,
+    max_takes: Annotated[int, typer.Option(min=1, help="Maximum of takes times candidates in a job.")] = 200,
     max_waiting: Annotated[int, typer.Option(min=1, help="Maximum number of waiting jobs of all clients.")] = 64,
     max_stored_gb: Annotated[float, typer.Option(help="Maximum size of all uploads and results in GB.")] = 20,
     max_memory_gb: Annotated[float, typer.Option(help="Maximum memory in GB of a process that computes on the CPU.")] = 4,
