@@ -3,17 +3,20 @@
     pip install ai-edge-litert
     python benchmarks/recognised.py work/manifest.parquet OUT --yamnet yamnet.tflite [--model everyday] [--sounds 2] [--every 1]
 
-The manifest is from `unsilent data manifest`; yamnet.tflite is the AudioSet classifier on TensorFlow Hub. A sound is recognised if the
-nearest class mean is that of its class. Class means are mean embeddings of at most ten training recordings, for classes with at least five.
-OUT gets these sounds, which a second call reuses:
+The manifest is from `unsilent data manifest`; yamnet.tflite is the AudioSet classifier on TensorFlow Hub. A sound is recognised if
+the class mean nearest to its embedding is that of its own class. A class mean is the mean embedding of at most ten training recordings;
+classes with fewer than five are left out.
+The sounds are written to OUT, and a second call reuses them:
 
-- `real`: one held-out recording of each class, its first six seconds, and `codes`: the same through the sampler's levels of codes
-- `label`: `--sounds` sounds of five seconds for each class by its name, each the best of its candidates as `unsilent generate` keeps it
-- `picture`: as many for each of two held-out pictures of each class that has some
-- `label-one` and `picture-one`: the same with one candidate, so that nothing is ranked
+- `real`: one held-out recording of each class, its first six seconds
+- `codes`: the same recordings, reconstructed from the code levels that the sampler predicts
+- `label`: `--sounds` sounds of five seconds for each class, with its name as label; each is
+  the best of its candidates, as in `unsilent generate`
+- `picture`: as many for each held-out picture, at most two pictures per class
+- `label-one` and `picture-one`: the same with a single candidate, so without ranking
 
-OUT/recognised.json has all numbers. The table gives the share of sounds that are right first and among three. `--every 3` takes each third
-class only. Takes 20 minutes on two cores.
+OUT/recognised.json has all numbers. The table gives top-1 and top-3 accuracy. `--every 3` uses only every third
+class. A run takes 20 minutes on two cores.
 """
 
 import argparse

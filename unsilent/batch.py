@@ -81,7 +81,7 @@ def run(
         picture: also draw each sound, as PNG beside the video.
         further: suffixes of additional files: sounds in other formats, and projects for other programs; see `outputs.files_of`.
         stems: also write one WAV file for each label of the request's `prompt_track` and cues.
-        attention: record what the sampler's attention looks at, and draw it below.
+        attention: record the sampler's attention weights, and draw them below the mel.
         sidecar: also write a description beside each output, from which it can be reopened; see `generation.sidecar`.
         tracks: write one video with a track for each take instead of a video for each.
         sheet: also draw all takes in one PNG, one below the other.

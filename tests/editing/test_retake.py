@@ -222,7 +222,7 @@ def test_windows_cover_a_range_once(start, stop, n):
         ({"start": 6, "stop": 7}, "has 0 to 5.00 s"),
         ({"start": 2, "stop": 2.01}, "lasts 0.05 s or more"),
         ({"start": 3, "stop": 2}, "lasts 0.05 s or more"),
-        ({"start": -1, "stop": 2}, "the sound of a video begins with it"),
+        ({"start": -1, "stop": 2}, "the sound of a video cannot begin before the video"),
         ({"label": "dog", "start": 1, "stop": 2}, "has no classes"),
     ],
     ids=str,

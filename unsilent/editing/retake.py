@@ -136,7 +136,7 @@ class _Stretch(NamedTuple):
         if stop - start < SHORTEST_SECONDS * rate:
             raise ParameterError(f"{start / rate:g} to {stop / rate:g} s is too short; a retake lasts {SHORTEST_SECONDS:g} s or more.")
         if start < 0 and opened.scene is not None:
-            raise ParameterError(f"the sound of a video begins with it; start at 0 s or later, not at {start / rate:g}.")
+            raise ParameterError(f"the sound of a video cannot begin before the video; start at 0 s or later, not at {start / rate:g}.")
         lead = -(-max(0, -start) // each)
         moved = start + lead * each, stop + lead * each
         n_samples = max(moved[1], length + lead * each)
@@ -236,7 +236,7 @@ def _candidates(
 def _with_good_joins(
     sounds: "_Sounds", grids: Int[Tensor, "draws rows columns"], order: list[int], asked: Retake
 ) -> list[tuple[int, "_Sound"]]:
-    """The best candidates whose joins jump no more than the sound around them; if too few, those with the smallest jumps of a few more."""
+    """The best candidates whose joins jump no more than the sound around them; if too few, the smallest jumps among a few more."""
     tried = dict[int, _Sound]()
     for take in order[: asked.takes + MORE_TRIED]:
         tried[take] = sounds.make(grids[take], asked.layer)

@@ -1,6 +1,6 @@
 """Attention weights of each sampled code over the condition and over earlier codes, as in the interface of paper figure 19.
 
-The steps that sample the codes record the weights, in C, on a GPU and in torch alike.
+The weights are recorded during sampling itself, by the C kernels, on a GPU, and in torch.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from unsilent.models.transformer import Look
 
 @dataclass(frozen=True)
 class WindowAttention:
-    """Attention of the codes of one window; the weights of a code add up to 1. For a sampler over columns, of whole columns.
+    """Attention of the codes of one window; the weights of each code sum to 1. For a sampler over columns, rows are whole columns.
 
     Attributes:
-        window: code columns; the first `primed` are known from the window before.
-        condition: to the positions of the condition: features in the order of time, then the class. Where the condition is added to the
-            codes, as for a sampler over columns, a single start position.
-        codes: weights of earlier codes, in the order of `code_order`; 0 from the code itself on.
+        window: its code columns; the first `primed` were not sampled in this window.
+        condition: weights on the positions of the condition: features in the order of time, then the class. A sampler over columns adds
+            the condition to its inputs, so it has a single start position.
+        codes: weights on earlier codes, in the order of `code_order`; 0 for the code itself and all later ones.
     """
 
     window: Window
@@ -41,7 +41,7 @@ class AttentionRecord:
     """Attention of several sounds, kept window by window while they are sampled.
 
     Attributes:
-        look: whose weights.
+        look: layer and head whose weights are recorded.
     """
 
     look: Look
@@ -50,14 +50,14 @@ class AttentionRecord:
     def keep(
         self, sampler: AnySampler, window: Window, sounds: Int[Tensor, "sounds"], weights: Float[Tensor, "sounds capacity capacity"]
     ) -> None:
-        """Keep a window's weights, from each position of the transformer to each, for the sounds of these numbers."""
+        """Store the attention matrices of one window, one for each sound number in `sounds`."""
         first = sampler.n_condition - 1  # the position that predicts the first code
         stop = first + window.columns * sampler.per_column
         kept = weights[:, first:stop, :stop].to("cpu", copy=True).numpy()
         self._windows.append((window, sampler.n_condition, dict(zip(sounds.tolist(), kept, strict=True))))
 
     def of(self, sound: int) -> tuple[WindowAttention, ...]:
-        """The attention of one sound, which no audition ended."""
+        """The attention of one sound. The sound must have been sampled to its end, not ended by an audition."""
         found = []
         for window, n_condition, weights in self._windows:
             codes = np.pad(weights[sound][:, n_condition:], ((0, 0), (0, 1)))  # nothing attends to the last code
@@ -68,8 +68,8 @@ class AttentionRecord:
 def over_time(windows: Sequence[WindowAttention]) -> tuple[Float[np.ndarray, "places columns"], str]:
     """Attention as an image with one column of pixels for each code column, and the label of its vertical axis.
 
-    Places are positions of the condition or, where there is a single one, distances in columns: 0 is the column itself. Columns of
-    windows that a prime fills are 0.
+    Places are positions of the condition. If there is only one, they are distances in columns instead; 0 is the column itself. Columns
+    of windows that a prime fills completely are 0.
 
     Args:
         windows: windows of a whole sound.
@@ -84,7 +84,7 @@ def over_time(windows: Sequence[WindowAttention]) -> tuple[Float[np.ndarray, "pl
 
 
 def _by_distance(weights: Float[np.ndarray, "codes codes"], each: int) -> Float[np.ndarray, "codes columns"]:
-    """Weights summed by distance from the code, in columns."""
+    """Weights on earlier codes, summed over the codes at each distance in columns."""
     n_codes = len(weights)
     own, column = np.arange(n_codes) // each, weights.reshape(n_codes, -1, each).sum(2)
     found = np.zeros_like(column)

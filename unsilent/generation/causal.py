@@ -1,4 +1,4 @@
-"""Observing frames in the order of time: the condition of a window by what was seen so far, for streams."""
+"""Causal observation for streams: the condition of a window is computed from the frames that have been read so far."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -26,16 +26,16 @@ LONGEST_LIVE_SECONDS = 30 * 86400.0
 
 
 class CausalObserver:
-    """Reads frames in the order of time; features and motion are kept as long as a window needs them.
+    """Reads frames in the order of time. Features and motion are dropped once no window needs them.
 
     Attributes:
         lead: columns of an exemplar before the sound.
         last: number of the last frame that was read.
-        ended: whether there are no more.
+        ended: whether the video has no more frames.
 
     Args:
         frames: at the clip's feature rate, from number 0 on.
-        scene: that they show.
+        scene: the scene of these frames.
         parts: the model, with an image network.
     """
 
@@ -61,7 +61,7 @@ class CausalObserver:
         """
         if not sees_in_time(parts):
             raise ParameterError(
-                f"the model {parts.name!r} needs a whole clip before its first code; live pictures need one like everyday."
+                f"the model {parts.name!r} needs a whole clip before its first code; live video needs a model such as everyday."
             )
         clip, side = parts.codebook.config.clip, parts.backbone_row.decoded_side
         frames = live_lazy_frames(source, clip.feature_fps, raw=raw, short_side=side)
@@ -82,7 +82,7 @@ class CausalObserver:
         return not self.ended
 
     def condition(self, window: Window, request: Request) -> Float[Tensor, "sides condition width"]:
-        """The condition of a window, by the frames read so far: the last feature stays, later frames do not move."""
+        """The condition of a window. Frames that have not been read get the last feature and no motion."""
         sampler, frames, features = self._parts.sampler, self._window(window.start), self._seen(window)
         labels, avoided = self._labels(features, request), numbers_of(request, self._parts.classes)
         if not request.motion:
@@ -95,19 +95,19 @@ class CausalObserver:
         return make_condition(sampler, features, labels, motion, avoided)
 
     def exemplar(self, window: Window, request: Request) -> Int[Tensor, "2 rows lead"]:
-        """Codes before the sound, of the class that is named or likeliest in the frames read so far: an exemplar; then silence."""
+        """Codes that precede the sound: an exemplar of the requested class, or of the likeliest one so far; then silence."""
         exemplars, features = self._parts.exemplars, self._seen(window)
         labels = self._labels(features, request).expand(features.shape[:2])
         number, which = labels[0, window.primed * labels.shape[1] // window.columns], choose_exemplars(exemplars, request)[0]
         return torch.stack([exemplars.codes[number, which], exemplars.silence])[..., -window.primed :].long()
 
     def _seen(self, window: Window) -> Float[Tensor, "1 features dim"]:
-        """Features of a window; the last one that was read stays."""
+        """Features of a window; frames that have not been read get the last feature."""
         rows = [max(0, bisect_right(self._numbers, number) - 1) for number in self._window(window.start).embedded]
         return torch.stack([self._features[row] for row in rows])[None].to(self._parts.sampler.pos_emb.device)
 
     def _labels(self, features: Float[Tensor, "1 features dim"], request: Request) -> Int[Tensor, "1 *features"] | None:
-        """The class that is named, else the likeliest of each feature; None for a sampler without sight."""
+        """The requested class, or else the likeliest class of each feature; None for a sampler without sight."""
         if request.label is not None:
             return torch.tensor([self._parts.classes.index(request.label)], device=features.device)
         sight = getattr(self._parts.sampler.embedder, "sight", None)
@@ -121,7 +121,7 @@ class CausalObserver:
         return any(number in self._window(one * clip.hop_columns - self.lead).embedded for one in range(max(0, last - 2), last + 1))
 
     def _forget(self, number: int) -> None:
-        """Drop features and motion before a frame, but the last feature."""
+        """Drop motion before a frame, and features except the one in effect at that frame."""
         first = max(0, bisect_right(self._numbers, number) - 1)
         self._numbers, self._features = self._numbers[first:], self._features[first:]
         self._meter.forget(number)

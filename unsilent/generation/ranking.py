@@ -74,11 +74,11 @@ def likelihood_after(
     after: Int[Tensor, "codes"],
     condition: Float[Tensor, "1 condition width"],
 ) -> Float[Tensor, "draws"]:
-    """Mean log-likelihood, in nats per code, of given codes after each of several beginnings.
+    """Mean log-likelihood, in nats per code, of the same codes after each of several prefixes.
 
     Args:
         sampler: the model's sampler.
-        known: codes of each beginning from the start of a window, whole columns in the order of `code_order`.
+        known: codes of each prefix from the start of a window, whole columns in the order of `code_order`.
         after: codes of the following columns in the same window, at least one.
         condition: condition of the window.
 
@@ -106,9 +106,9 @@ class Judge:
 
     Attributes:
         codec: the model's codec.
-        ranker: of the model; None for a model without, which chooses by cues alone.
+        ranker: the model's listener; None for a model without one, which can rank by cues only.
         expected: probability of each recognised or named class.
-        request: resolved; nothing is ranked if only one sound is sampled, or if `candidates` is None.
+        request: resolved; without cues, nothing is ranked if only one sound is sampled or `candidates` is None.
         reference: the listener's features of the reference; None without one.
     """
 
@@ -120,9 +120,10 @@ class Judge:
 
     @property
     def audition(self) -> Audition | None:
-        """Ends candidates after their first seconds, but for the few of each take that the listener rates highest.
+        """Ends all candidates of a take after their first seconds, except the few that the listener rates highest.
 
-        None where no take has more than these few, where cues decide, which may come later, and for a model without a listener.
+        None if no take has more candidates than these few, and for a model without a listener. None also with cues, because they may
+        lie after the first seconds.
         """
         if self.ranker is None or self.request.cues is not None or (self.request.candidates or 1) <= FINALISTS:
             return None

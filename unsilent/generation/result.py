@@ -41,7 +41,7 @@ class Generation:
         take: number of this sound among all sampled sounds, from 0.
         score: ranking score, see `generation.ranking`; None without ranking.
         seen: likeliest classes of the frames and their probabilities; empty for a model without sight.
-        attention: how much each code looked at the condition and at earlier codes, window by window; None where it was not asked for.
+        attention: attention weights of each code over the condition and earlier codes, window by window; None unless requested.
         model: name of the model.
         precision: precision of the computation, see `speed.choice.choose_precision`.
         timings: seconds of each stage. Decoding and vocoding that run concurrently with sampling count as sampling (`codes`).

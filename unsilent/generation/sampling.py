@@ -18,7 +18,7 @@ from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 
 Feed = Callable[[Int[Tensor, "sounds known"]], None]  # called after each column with all codes known so far
-ENDED = -1  # in place of the codes that a candidate would have had after its audition
+ENDED = -1  # stands for all later codes of a candidate that an audition ended
 
 
 def draw_uniforms(seed: int, take: int, n_codes: int) -> Float[np.ndarray, "n_codes"]:
@@ -83,7 +83,7 @@ def guide(logits: Float[Tensor, "rows codes"], guidance: float) -> Float[Tensor,
 
 
 def guided_rows(condition: Float[Tensor, "sides condition width"], n_rows: int) -> Float[Tensor, "n_rows condition width"]:
-    """The condition; with `n_rows` 2, followed by the negative condition of guidance: its own second row if it has one, or else zeros."""
+    """The first `n_rows` of: the condition, its negative condition for guidance if it has one, and zeros for no condition."""
     return torch.cat([condition, torch.zeros_like(condition[:1])])[:n_rows]
 
 
@@ -116,7 +116,7 @@ class Audition(NamedTuple):
     """Ends most candidates early, so that many beginnings can be tried at the cost of a few whole sounds.
 
     Attributes:
-        columns: after which one chooses.
+        columns: number of columns that are sampled before the choice.
         choose: gets all codes known by then, and returns the numbers of the candidates that go on.
     """
 
@@ -157,13 +157,13 @@ def sample_codes(
         conditions: one for each window, in order.
         request: resolved; its seed, takes, candidates, top_k, temperature and guidance are used. A guidance other than 1 doubles the work,
             and needs a sampler trained with condition dropout. A sound does not depend on the number of sounds: bit by bit with the C step,
-            up to rounding with torch's matrix products.
+            with torch's matrix products, up to rounding.
         prime: codes of the first columns, which are kept (the paper's priming).
         leads: codes of the columns before each led window: those to continue, and those of the unconditional rows.
-        keep: codes that are kept, -1 where codes are sampled; of all columns. The sampler reads them in order like sampled ones.
+        keep: codes of all columns; -1 marks codes to sample, all others are kept. The transformer processes kept codes like sampled ones.
         audition: ends candidates after their first columns; None lets all go on.
         on_column: called after each column with all codes known so far.
-        attention: gets the attention of all codes, from the steps that sample them; None records none.
+        attention: records the attention of all codes while they are sampled; None records nothing.
 
     Returns:
         Codes of each sound in the order of `code_order`: all candidates of take 0, then those of take 1, and so on.

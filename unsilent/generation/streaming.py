@@ -3,7 +3,7 @@
     observe   read frames up to a moment after the column, and compute its condition from them
     sample    sample the column, given the columns before
     render    2 columns, then 4, 8, and 16 at a time, with context for the vocoder on both sides
-    limit     limit peaks; the level of the codes is kept
+    limit     limit peaks; the loudness is not normalised
 
 Every stage depends only on the past and a fixed look-ahead, never on the time at which a chunk is fetched. So the chunks of a stream are
 deterministic. Models whose condition or decoder needs a whole clip can stream too, with a delay of one clip.
@@ -105,11 +105,11 @@ class _Columns:
         self.n += 1
 
     def since(self, first: int) -> Int[Tensor, "rows columns"]:
-        """Columns from a number on; it must not be forgotten."""
+        """All columns from number `first` on, none of which may have been dropped by `forget`."""
         return torch.stack(self._kept[first - self.n :], 1)
 
     def forget(self, first: int) -> None:
-        """Drop columns before a number."""
+        """Drop the columns before number `first`."""
         self._kept = self._kept[-max(1, self.n - first) :]
 
 
@@ -121,7 +121,7 @@ class Stream:
         codec: the model's codec.
         precision: precision of the computation.
         request: resolved; one take, without prime and ranking.
-        condition: observer of the video; or, for models that need a whole clip before its first code, the condition of each window.
+        condition: observer of the video; for models that need a whole clip before they can sample, the conditions of all windows.
         n_samples: length of the sound; None streams until the frames end.
         pace: look-ahead and chunk sizes.
     """
@@ -206,7 +206,7 @@ class Stream:
         return 0 if self._observer is None else self._observer.lead
 
     def _known(self, window: Window) -> Int[Tensor, "2 known"]:
-        """What the conditional and the unconditional row of a window begin with: the window before, or an exemplar and silence."""
+        """Codes that the conditional and the unconditional row of a window continue: those sampled before, or an exemplar and silence."""
         if window.is_led:
             return to_sequence(self._observer.exemplar(window, self.request))
         codes = self._codes.since(window.start)[None] if window.primed else torch.zeros(1, self.codec.clip.rows, 0, dtype=torch.long)
@@ -265,7 +265,7 @@ class Renderer:
     def render(
         self, chunk: range, known: Int[Tensor, "rows known"], first: int
     ) -> tuple[Float[np.ndarray, "samples"], Float[np.ndarray, "mels frames"]]:
-        """Samples and mel of a chunk, given all codes known so far from column `first`, which is the result of `begins`."""
+        """Samples and mel of a chunk, given the codes from column `first` on; `first` is the result of `begins`."""
         if not self.is_local:
             return self._whole.render(known)
         each, context = self._clip.downsampling, self._pace.vocoder_frames
@@ -314,7 +314,7 @@ class _Windows:
 
 
 def made_of(stream: Stream, video: Path, model: str, clock: Clock) -> Generation:
-    """Consume a stream into a `Generation`; `clock` gets its time."""
+    """Collect all of a stream in a `Generation`. Its computing time is added to `clock`."""
     whole = join(list(stream))
     clock.lap("codes")
     made_by = {"request": stream.request, "model": model, "precision": stream.precision, "timings": clock.laps, "clip": stream.codec.clip}
@@ -322,7 +322,7 @@ def made_of(stream: Stream, video: Path, model: str, clock: Clock) -> Generation
 
 
 def render_codes(codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples: int, pace: Pace = FILE) -> Float[np.ndarray, "samples"]:
-    """Decode the codes of a whole stream to its samples, bit by bit equal."""
+    """Decode the codes of a whole stream to exactly the samples that it yielded."""
     renderer, limiter = Renderer(codec, codes.shape[1], pace), PeakLimiter(codec.clip.sample_rate, _CEILING)
     grid = torch.from_numpy(codes).to(codec.device)
     parts = [

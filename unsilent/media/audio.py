@@ -127,7 +127,7 @@ def _positioned_blocks(
 def _blocks_of(
     container: av.container.InputContainer, stream: av.AudioStream, path: Path, sample_rate: int, layout: str, zero: Fraction | None
 ) -> Iterator[tuple[int, Float32[np.ndarray, "channels block"]]]:
-    """The same of an open file; `zero` is the time of its first frame, if it has any."""
+    """Like `_positioned_blocks`, for an open file; `zero` is the time of its first video frame, None without video."""
     position, expected, kind, resampler = 0, 0.0, None, None
     for frame in _mixable_frames(container, stream, path):
         seconds = expected if frame.pts is None else float(frame.pts * frame.time_base - (zero or 0))

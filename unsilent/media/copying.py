@@ -333,4 +333,4 @@ def prepare(packet: av.Packet, plan: Plan) -> None:
     if packet.stream.disposition & av.stream.Disposition.attached_pic:
         packet.pts = packet.dts = 0
     elif plan.vfw and packet.stream.type == "video" and packet.dts is not None:
-        packet.pts = packet.dts  # the only time stamps of such tracks
+        packet.pts = packet.dts  # these tracks store decoding times only

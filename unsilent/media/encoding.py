@@ -92,7 +92,7 @@ class PictureEncoder:
         context.color_range, context.color_primaries, context.color_trc = own.color_range, own.color_primaries, own.color_trc
         context.colorspace = 0 if self._format.startswith(_RGB) else own.colorspace
         is_grey = found.startswith("gray")
-        context.color_range = context.color_range or (_FULL if is_grey else 0)  # as readers take grey that does not say it
+        context.color_range = context.color_range or (_FULL if is_grey else 0)  # readers assume full range for grey without a range
         # FFmpeg would keep the matrix and range of RGB and grey, which no decoder applies to luma and chroma
         self._to_luma = not self._format.startswith((*_RGB, "gray")) and bool(is_grey or (own.format and own.format.is_rgb))
         if self._to_luma:

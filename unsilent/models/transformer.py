@@ -22,11 +22,11 @@ LayerMemory = Float[Tensor, "2 batch heads capacity head_dim"]  # one layer of `
 
 @dataclass(frozen=True)
 class Look:
-    """Whose attention weights are recorded.
+    """The layer and head whose attention weights are recorded.
 
     Attributes:
-        layer: number of the layer; None is the mean of all.
-        head: number of the head; None is the mean of all.
+        layer: number of the layer; None averages over all layers.
+        head: number of the head; None averages over all heads.
     """
 
     layer: int | None = None
@@ -38,12 +38,12 @@ class Looked:
 
     Args:
         config: of the transformer.
-        look: whose weights.
+        look: layer and head whose weights are recorded.
         batch, capacity: as of the KV cache.
         device: of the transformer.
 
     Attributes:
-        weights: from each position to each; those of a position that was processed add up to 1, others are 0.
+        weights: row `i` has the weights of position `i` on all positions. They sum to 1; rows of positions not yet processed are 0.
 
     Raises:
         ParameterError: for a layer or head that the transformer does not have.

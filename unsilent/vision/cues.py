@@ -13,9 +13,9 @@ from unsilent.vision.motion import normalise
 
 THRESHOLD = 0.25  # minimum height of a peak above the local median; curves are in [0, 2]
 NEIGHBOURHOOD, GAP = 11, 2  # frames on each side: for the local median, and for the local maximum
-_PLACE = 1  # channel of the levels: the best place alone finds more than its mean with the whole picture (LOG.md)
-_PERIODS = 5, 43  # frames from one impact to the next, 0.23 to 2 s, where they repeat
-_REPEATED = 0.5  # of what repeats perfectly, added from one period before and after
+_PLACE = 1  # channel of the levels; this one, which includes cells, finds more impacts than the mean of both (LOG.md)
+_PERIODS = 5, 43  # shortest and longest period of repeated impacts in frames, 0.23 to 2 s
+_REPEATED = 0.5  # weight of the curve one period before and after, at an autocorrelation of 1
 
 
 def see_cues(path: Path, clip: Clip = Clip()) -> list[Cue]:
@@ -50,7 +50,7 @@ def cues_of(levels: dict[int, Float[np.ndarray, "channels"]], clip: Clip) -> lis
 
 
 def rhythmic(curve: Float[np.ndarray, "frames"]) -> Float[np.ndarray, "frames"]:
-    """A curve in which peaks that repeat are higher: added is the curve one period before and after, by its autocorrelation there."""
+    """Emphasise periodic peaks: add the curve one period before and after, weighted by its autocorrelation at this period."""
     shortest, longest = _PERIODS[0], min(_PERIODS[1], len(curve) // 2)
     above = curve - curve.mean()
     if longest < shortest or not above.any():
