@@ -1,9 +1,9 @@
-"""What it costs to record attention: a step of a sampler's transformer in C with and without, in turn, in seconds of one core at work.
+"""Cost of recording attention: CPU time of a step of a sampler's transformer in C, with and without recording, measured alternately.
 
     python benchmarks/attention.py [--preset vggsound-5-resnet50] [--layers 4] [--precision int8] [--steps 60]
 
-Weights are random, which changes no time. Half of a clip is known. The median of the steps is taken, which other work on the machine
-changes little.
+Weights are random, which does not affect the time. Half of a clip is in the KV cache. The result is the median over steps, on which other
+load has little effect.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="vggsound-5-resnet50", choices=presets.names())
-    parser.add_argument("--layers", type=int, help="of the transformer [default: all]")
+    parser.add_argument("--layers", type=int, help="layers of the transformer [default: all]")
     parser.add_argument("--precision", default="int8", choices=("float32", "bfloat16", "int8"))
     parser.add_argument("--takes", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60, help="of each kind")
@@ -48,7 +48,7 @@ def main() -> None:
             spent[name].append(time.process_time() - began)
     plain = median(spent["plain"])
     for name, times in spent.items():
-        print(f"{name:12} {1e3 * median(times):8.2f} ms a step, {median(times) / plain:.3f} times the plain one")
+        print(f"{name:12} {1e3 * median(times):8.2f} ms a step, {median(times) / plain:.3f} times the step without recording")
 
 
 if __name__ == "__main__":

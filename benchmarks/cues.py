@@ -3,8 +3,9 @@
     python benchmarks/cues.py [--videos 8] [--clips CLIPS.csv] [--most N] [--model everyday] [--seed 0] [--label NAME]
 
 Videos of a bouncing ball and of a drumming stick are rendered with known hits. CLIPS.csv has the format of `benchmarks/impacts.py`. Its
-clips of `valid` with visible impacts are used, and the hits are the onsets of their own sounds. The output is F1 within 50, 20 and 100 ms;
-brackets 95 % over videos, precision and recall. `shifted` are the same onsets, shifted in a circle at random: the chance of as many.
+clips of `valid` with visible impacts are used, and the hits are the onsets of their own sounds. The output is F1 within
+50, 20 and 100 ms; in brackets its 95 % interval over videos, precision and recall. `shifted` is the chance level: the same onsets, shifted
+circularly at random.
 """
 
 import argparse

@@ -98,27 +98,27 @@ def ours(path: Path, preset: presets.Preset, network, codebook, costs: Costs) ->
         costs.differ(what, features / np.abs(features).mean(), values / np.abs(features).mean())
 
 
-def obvious(path: Path, preset: presets.Preset, network, costs: Costs, folder: Path) -> None:
+def baseline(path: Path, preset: presets.Preset, network, costs: Costs, folder: Path) -> None:
     """Process one clip with the baseline."""
     clip, (module, expects) = preset.clip, network
-    with costs.timed("obvious: pictures to disk"):
+    with costs.timed("baseline: frames to disk"):
         names = []
         for number, (_, frame) in enumerate(stream_frames(path, clip.feature_fps, wanted=range(int(RELEASED_SECONDS * clip.feature_fps)))):
             names.append(folder / f"{number:06d}.jpg")
             Image.fromarray(frame).save(names[-1], quality=95)
-    with costs.timed("obvious: pictures from disk"):
+    with costs.timed("baseline: frames from disk"):
         frames = [np.asarray(Image.open(name)) for name in names]
-    with costs.timed("obvious: features", time.perf_counter if DEVICE == "cuda" else time.process_time):
+    with costs.timed("baseline: features", time.perf_counter if DEVICE == "cuda" else time.process_time):
         features = extract(frames, module, expects).numpy()
-    with costs.timed("obvious: sound and mel"):
+    with costs.timed("baseline: sound and mel"):
         samples = RELEASED_SECONDS * clip.sample_rate
         waveform = read_audio(path, clip.sample_rate)[:samples]
         mel01 = log_mel01(torch.from_numpy(np.pad(waveform, (0, samples - len(waveform))))[None], clip)[0].numpy()[:, :RELEASED_FRAMES]
     np.save(folder / "mel.npy", mel01)
     (folder / "features.pkl").write_bytes(pickle.dumps(np.resize(features, (int(RELEASED_SECONDS * clip.feature_fps), expects.dim))))
-    costs.bytes["obvious: pictures on disk meanwhile"] += sum(name.stat().st_size for name in names)
-    costs.bytes["obvious: mels float32"] += (folder / "mel.npy").stat().st_size
-    costs.bytes["obvious: features float32"] += (folder / "features.pkl").stat().st_size
+    costs.bytes["baseline: temporary frames on disk"] += sum(name.stat().st_size for name in names)
+    costs.bytes["baseline: mels float32"] += (folder / "mel.npy").stat().st_size
+    costs.bytes["baseline: features float32"] += (folder / "features.pkl").stat().st_size
 
 
 def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
@@ -134,13 +134,13 @@ def report(costs: Costs, n: int, clip, scales: list[int]) -> None:
             scale, unit = (RANGE_DB, " dB") if what.startswith("mels") else (1, " of the mean")
             differing = f"{np.mean([mean for mean, _ in found]) * scale:.5f}{unit} | {max(most for _, most in found) * scale:.4f}{unit}"
         print(f"| {what} | {size / n:.0f} | {differing} |")
-    mine = {name: seconds for name, seconds in costs.seconds.items() if not name.startswith("obvious")}
+    mine = {name: seconds for name, seconds in costs.seconds.items() if not name.startswith("baseline")}
     theirs = sum(costs.seconds.values()) - sum(mine.values())
-    authors = costs.bytes["obvious: mels float32"] + costs.bytes["obvious: features float32"]
+    authors = costs.bytes["baseline: mels float32"] + costs.bytes["baseline: features float32"]
     few = costs.bytes["mels uint8"] + costs.bytes[f"features float16, {clip.columns} a clip"]
     many = costs.bytes["mels uint8"] + costs.bytes[f"features uint8, {clip.n_features} a clip"]
     total = sum(mine.values())
-    print(f"\nall steps: {total / n:.2f} s a clip; the obvious way without codes: {theirs / n:.2f} s, {theirs / total:.1f} times as long.")
+    print(f"\nall steps: {total / n:.2f} s a clip; the baseline without codes: {theirs / n:.2f} s, {theirs / total:.1f} times as long.")
     print(f"the authors' layout takes {authors / few:.1f} times the bytes for a model of {clip.columns} features ({few / n:.0f} a clip),")
     print(f"{authors / many:.1f} times for one of {clip.n_features} with features as uint8 ({many / n:.0f} a clip).")
     network = sum(mine.get(name, 0.0) for name in ("features", "codes (one encoding)"))
@@ -189,7 +189,7 @@ def main() -> None:
         for number, path in enumerate(paths):
             costs = Costs() if number < 2 else costs  # the first video is a warm-up
             ours(path, preset, network, codebook, costs)
-            obvious(path, preset, network, costs, Path(temporary))
+            baseline(path, preset, network, costs, Path(temporary))
         report(costs, len(paths) - 1, preset.clip, asked.scale)
         bottleneck(preset, expects.dim, Path(temporary))
 

@@ -41,12 +41,12 @@ OFFSETS = np.arange(-1, 1.1, 0.5) / CLIP.feature_fps  # seconds
 Ways = dict[str, Callable[[np.ndarray], np.ndarray]]
 # Curves of single measures, without fitted weights: the amount of motion, and deceleration at the coarser scale.
 PLAIN: Ways = {
-    "amount of motion, whole picture": lambda measures: measures[:, 0],
-    "amount of motion, liveliest place": lambda measures: measures[:, impact.WHOLE],
-    "deceleration, whole picture": lambda measures: measures[:, 6],
-    "deceleration, best place": lambda measures: measures[:, impact.WHOLE + 8],
+    "amount of motion, whole frame": lambda measures: measures[:, 0],
+    "amount of motion, cell with most motion": lambda measures: measures[:, impact.WHOLE],
+    "deceleration, whole frame": lambda measures: measures[:, 6],
+    "deceleration, cell with most deceleration": lambda measures: measures[:, impact.WHOLE + 8],
 }
-CHANNEL_NAMES = ("fitted, whole picture", "fitted, best place")
+CHANNEL_NAMES = ("fitted, whole frame", "fitted, whole frame and cell with most motion")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ WAYS = {
     "published checkpoint": ("published", "float32"),
     "ours, float32 on disk": ("ours-float32", "float32"),
     "ours, float16 on disk, float32 in memory": ("ours-float16", "float32"),
-    "ours, float16 on disk, matrices so in memory": ("ours-float16", "float16"),
+    "ours, float16 on disk, float16 matrices in memory": ("ours-float16", "float16"),
 }
 RUNS = 5
 

@@ -8,9 +8,10 @@ likelihood  Each real sound gives columns P, eight following columns M and six c
             which the true columns are preferred to those of another sound: M by the likelihood of the true F after P and M, as in retakes
             (`middle`); F by its likelihood after P and M (`after`), and by how much P and M increase its likelihood (`after_gain`).
 joins       Random ranges of 0.2 to 5 s of recordings and of results for clips. `join_above_p95`: fraction of ranges whose largest jump of
-            energy or spectrum at a cross-fade is above the 95th percentile of jumps inside the sound. The others: fraction of edges whose
-            largest jump within 0.25 s inside the edge (or a third of the range), events of the new sound included, is above the 95th
-            percentile of the same maximum at random positions in the result; also for the original and for hard cuts.
+            energy or spectrum at a cross-fade is above the 95th percentile of jumps inside the sound. The other
+            rows: the largest jump in the 0.25 s (at most a third of the range) inside each edge, including events of the new sound.
+            They give the fraction of edges whose jump is above the 95th percentile of this maximum at random positions in the result,
+            for the retake, the original, and hard cuts.
 """
 
 import argparse

@@ -434,7 +434,7 @@ class Small:
     figure15 = figure14
 
     def figure19(self) -> Iterator[Command]:
-        """What a sampler attends to; not that of `everyday`, whose condition has no positions of its own."""
+        """Attention to the condition, by a sampler whose condition is a prefix; `everyday` adds its condition to the codes instead."""
         yield from self.trained("features")
         place = ("demo/cat.mp4", "-o", self.out / "figure19/cat.mp4", "--overwrite")
         yield "unsilent", "generate", *place, "--model", self.out / "trained/features-model", "--wav", "--picture", "--attention"

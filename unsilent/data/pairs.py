@@ -109,7 +109,7 @@ class PairedCodes:
             raise DataError(f"no label of the split {split!r} in {shards} has {'sounds' if blind else 'both sounds and images'}.")
         if named_only:
             self.real = [pair for pair in self.real if self.code_rows[pair[0]].label in self.labels]
-        # square root, so that labels with much material are drawn more often, but less often than they occur
+        # square root, so that labels with more material are drawn more often, but less than in proportion
         counts = [len({self.code_rows[i].clip_id for i in self.sounds[self.labels[index]]}) for index in self.present]
         self.draw = WeightedChoice(np.sqrt(counts)) if counts else None
 

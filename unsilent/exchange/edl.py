@@ -19,7 +19,7 @@ _RESOLVE = re.compile(r"\|C:\S+\s*\|M:(.*?)\s*\|D:(\d+)")  # marker lists of Res
 def read_edl(path: Path, rate: Fraction) -> list[Cue]:
     """Cues at the markers of a list, or, without any, at its cuts.
 
-    The video begins at the first record time. A list of markers alone does not say where, so there it begins at the whole hour before.
+    The video begins at the first record time or, if all events are markers, at the whole hour before it.
 
     Args:
         path: file of the list.

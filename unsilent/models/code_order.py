@@ -1,6 +1,6 @@
 """Order of the codes of a grid in the sampler's sequence: column by column in time, low to high frequency within a column.
 
-Row by row, a sound could not be continued, because every row spans the whole clip. Paper section 3.2.
+In row-by-row order, a sound could not be continued, because every row spans the whole clip. Paper section 3.2.
 """
 
 from jaxtyping import Int, Shaped

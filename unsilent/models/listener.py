@@ -37,7 +37,7 @@ _LOG_RANGE = (-9.0, 4.0)  # log10 of powers
 class ListenerConfig(Config):
     """Sizes of a listener; the defaults are those of aisfx 0.1.2."""
 
-    mels: int = Field(default=80, gt=0, le=MAX_SIZE, description="Mel bands of its argument, those of this project.")
+    mels: int = Field(default=80, gt=0, le=MAX_SIZE, description="Mel bands of the mels that it is given, on this project's grid.")
     bands: int = Field(default=96, gt=0, le=MAX_SIZE, description="Mel bands of the network's own input.")
     block: int = Field(default=100, gt=0, le=MAX_SIZE, description="Frames of one block; embeddings of blocks are averaged.")
     channels: tuple[int, ...] = Field(default=(64, 128, 256, 512), min_length=1, description="Channels of each pair of convolutions.")

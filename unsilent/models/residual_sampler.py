@@ -68,7 +68,7 @@ class LevelBlock(nn.Module):
 class ResidualSampler(AnySampler):
     """Predicts each code of a clip from the condition, the columns before it and the coarser levels of its column."""
 
-    n_condition = per_column = 1  # before the first column is nothing
+    n_condition = per_column = 1  # one start position, and one position per column
 
     def __init__(self, config: ResidualSamplerConfig) -> None:
         super().__init__()

@@ -137,9 +137,9 @@ class AnySampler(nn.Module):
         """Prefill: process the condition and the known codes, if any, and compute the logits of the next code.
 
         Args:
-            codes: that are known.
-            condition: each for its `batch / conditions` consecutive sequences.
-            look: whose attention weights this and the steps record in the state's KV cache; None records none.
+            codes: the known codes.
+            condition: embedded conditions, each shared by `batch / conditions` consecutive sequences.
+            look: layer and head whose attention weights this call and all later steps record in the KV cache; None records none.
 
         Returns:
             The logits, and the state of the window for `step`.

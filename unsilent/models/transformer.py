@@ -39,7 +39,7 @@ class Looked:
     Args:
         config: of the transformer.
         look: layer and head whose weights are recorded.
-        batch, capacity: as of the KV cache.
+        batch, capacity: those of the KV cache.
         device: of the transformer.
 
     Attributes:
@@ -60,11 +60,11 @@ class Looked:
         self.weights = torch.zeros(batch, capacity, capacity, device=device)
 
     def of(self, layer: int) -> "Looked | None":
-        """Itself for a layer whose weights are wanted, else None."""
+        """The record itself if it includes the layer; else None."""
         return self if layer in self.layers else None
 
     def add(self, weights: Float[Tensor, "batch heads sequence positions"], past: int | Int[Tensor, "1"]) -> None:
-        """Add a layer's weights; arguments as of `Attention.forward`."""
+        """Add a layer's weights; arguments as in `Attention.forward`."""
         share = (weights.mean(1) if self.look.head is None else weights[:, self.look.head]).float() / len(self.layers)
         if isinstance(past, Tensor):
             self.weights.index_add_(1, past, share)
@@ -72,7 +72,7 @@ class Looked:
             self.weights[:, past : past + share.shape[1], : share.shape[2]] += share
 
     def repeat(self, batch: int, capacity: int) -> None:
-        """As `KeyValueCache.repeat`."""
+        """Repeat the record like `KeyValueCache.repeat`."""
         before = self.weights
         self.weights = before.new_zeros(batch, capacity, capacity)
         self.weights[:, : before.shape[1], : before.shape[2]] = before.repeat_interleave(batch // len(before), dim=0)
@@ -87,12 +87,12 @@ class KeyValueCache:
         capacity: largest number of positions.
         like: tensor whose device and dtype the cache has.
         head_dim: stored width of one key or value; None for `width / heads`.
-        look: whose attention weights are recorded; None records none.
+        look: layer and head whose attention weights are recorded; None records none.
 
     Attributes:
         memory: `[layers, 2, batch, heads, capacity, head_dim]`, keys then values; undefined from `length` on.
         length: positions stored.
-        looked: the record of attention; None without.
+        looked: the recorded attention weights; None if they are not recorded.
 
     Raises:
         ParameterError: for a layer or head that the transformer does not have.

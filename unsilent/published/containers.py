@@ -26,7 +26,7 @@ from unsilent.errors import CheckpointError
 # Packages of objects that the authors' trainer stored with the weights; such objects are replaced with `_Inert`.
 _BOOKKEEPING = re.compile(r"(pytorch_lightning|numpy|omegaconf|argparse|pathlib|collections|datetime|typing|train)\.")
 _LARGEST_SETTINGS = 1 << 20  # bytes; released files have a few thousand
-_MOST_COMPRESSED, _LEAST_CONTENT = 50, 1 << 28  # limit of unpacked content: this factor of the archive's size, but at least so many bytes
+_MOST_COMPRESSED, _LEAST_CONTENT = 50, 1 << 28  # limit of unpacked content: this factor of the archive's size, but at least this many bytes
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _MOST_FOREIGN = 40  # largest number of class names of a trainer's objects; released files have a dozen
 _WRAPPERS = ("state_dict", "model")  # keys of the weights in checkpoints of Lightning and of the classifiers' trainer

@@ -43,7 +43,7 @@ class Ask(Config):
         default="generate",
         description="Generate sounds, regenerate a stretch, reconstruct the upload's sound, encode it as codes, or decode codes.",
     )
-    input: str = Field(description="Id of an upload: a video; to reconstruct or encode also a sound; to decode a file of codes.")
+    input: str = Field(description="Id of an upload: a video; a video or sound to reconstruct or encode; a file of codes to decode.")
     model: str = Field(default="everyday", description="Name of a model that is installed on the server.")
     vocoder: VocoderChoice = Field(default="neural", description="Method from mel to waveform.")
     again: Again | None = Field(default=None, description="Parameters of `retake`. It uses the model of the original job.")

@@ -190,7 +190,7 @@ class Worker:
             if take.attention:
                 weights, places = over_time(take.attention)
                 sound["attention"] = {**pictures.write_map(out.with_suffix(".attention"), weights), "of": places}
-                if take.attention[0].condition.shape[1] > 1:  # else every position carries the condition of its column
+                if take.attention[0].condition.shape[1] > 1:  # otherwise the condition is added to the codes, and no weights on it exist
                     to_condition = float(np.mean([one.condition.sum(1).mean() for one in take.attention]))
                     sound["attention"]["to_condition"] = round(to_condition, 4)
             sounds.append(sound)
@@ -288,7 +288,7 @@ class Worker:
 
 
 class _Draft:
-    """What is known while codes are sampled: the growing mel of one candidate, and enough to keep what is there."""
+    """The unfinished sounds of a running job: previews one candidate's mel, and keeps all codes in case the job is stopped."""
 
     def __init__(self, pipeline: Pipeline, emit: Emit, draws: int) -> None:
         self._pipeline, self._emit, self._draws = pipeline, emit, draws
@@ -299,7 +299,7 @@ class _Draft:
         """Store the codes sampled so far. Also send the new columns of the mel, unless the last preview was too recent."""
         self._known = known
         if (candidate := int((known[:, -1] != ENDED).int().argmax())) != self._candidate:
-            self._candidate, self._shown = candidate, 0  # the first that no audition ended, from its beginning
+            self._candidate, self._shown = candidate, 0  # show the first candidate that is still being sampled, from its start
         started = time.perf_counter()
         columns = known.shape[1] // self._pipeline.clip.rows
         if started < self._next or columns <= self._shown:
@@ -330,7 +330,7 @@ class _Draft:
         return 0.0 if self._known is None else self._known.shape[1] // clip.rows * clip.column_samples / clip.sample_rate
 
     def keep(self, source: Path, request: Request) -> list[Generation]:
-        """The first candidate of each take that no audition ended, as far as it is sampled, then silence."""
+        """Sounds of a stopped job: of each take, the first candidate that was still being sampled, followed by silence."""
         if not self.seconds:
             return []
         pipeline, clip, rate = self._pipeline, self._pipeline.clip, self._pipeline.clip.sample_rate

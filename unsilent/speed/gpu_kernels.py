@@ -26,7 +26,7 @@ Pointers, all contiguous with the last axis the fastest; "weights' dtype" is tha
 | out | [batch, outputs] | weights' or float32 | `projected`, `scaled`, `hidden` or the logits |
 | projected | [batch, 3 * width] | float32 | queries, keys, values |
 | memory | [2, batch, heads, capacity, head] | the cache's | KV cache of one block, keys then values; `values_after` is their distance |
-| looked | [batch, heads, capacity] | float32 | attention weights of one block, 0 behind the new position; written where `LOOKS` |
+| looked | [batch, heads, capacity] | float32 | attention weights of one block, 0 after the new position; only written if `LOOKS` |
 | attended, hidden | [batch, width], [batch, 4 * width] | weights' | result of attention, of GELU |
 """
 
@@ -266,7 +266,7 @@ def _attend(
 ):  # fmt: skip
     """One head of one sequence: store its new key and value, then attend to all, `ATTENDED` at a time, as flash attention does.
 
-    Its weights are known only at the end; where they are wanted, all keys are read again.
+    The attention weights are normalised only at the end, so recording them needs a second pass over all keys.
     """
     sequence, head = tl.program_id(0), tl.program_id(1)
     number, position = tl.arange(0, SIZE), tl.arange(0, ATTENDED)

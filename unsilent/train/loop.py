@@ -71,7 +71,7 @@ def fit(run: Run, trainer: Trainer, fabric: lightning_fabric.Fabric, resume: boo
                 trainer.save(folder, average, record | {"valid": metrics})
 
     with closing(drawn) as batches, closing(report) if report else nullcontext():
-        if run.initial and run.valid_every and not first:  # so that what learns nothing keeps what it began with
+        if run.initial and run.valid_every and not first:  # so that a training without improvement keeps its initial weights
             validate(0, _record(run, trainer, 0, source))
         for done, parts in enumerate(batches, start=first + 1):
             if validation.is_over(run):
