@@ -17,7 +17,7 @@ def test_normalised_bands_have_mean_zero_and_deviation_one():
 
 
 def test_unequal_numbers_of_means_and_deviations_are_refused():
-    with pytest.raises(ParameterError, match="2 means and 3 standard deviations given"):
+    with pytest.raises(ParameterError, match="2 means and 3 standard deviations were given"):
         BandStatistics(mean=(0.1, 0.2), std=(0.1, 0.2, 0.3))
 
 
@@ -30,5 +30,5 @@ def test_deviation_that_is_not_positive_is_refused(std):
 
 
 def test_mel_with_a_different_number_of_bands_is_refused():
-    with pytest.raises(ParameterError, match="a mel of 64 bands given; the network has statistics of 80 bands"):
+    with pytest.raises(ParameterError, match="a mel of 64 bands was given; the network has statistics of 80 bands"):
         normalise_bands(torch.zeros(1, 64, 16), BandStatistics())

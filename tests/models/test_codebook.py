@@ -43,7 +43,7 @@ def test_batch_items_are_independent(codebook):
 
 
 def test_wrong_mel_sizes_are_refused(codebook):
-    with pytest.raises(ParameterError, match="16 bands and 30 frames given; the codebook takes 16 bands and a positive multiple of 4"):
+    with pytest.raises(ParameterError, match="16 bands and 30 frames was given; the codebook takes 16 bands and a positive multiple of 4"):
         codebook.encode(torch.zeros(1, 16, 30))
 
 

@@ -124,7 +124,7 @@ def test_consecutive_sequences_share_a_condition(kind, known):
 
 
 def test_more_features_than_columns_are_refused():
-    with pytest.raises(ParameterError, match="11 features given for 10 code columns; give at most one per column"):
+    with pytest.raises(ParameterError, match="11 features were given for 10 code columns; give at most one per column"):
         SamplerConfig(clip=CLIP, codes=32, transformer=TRANSFORMER, condition=ConditionConfig(kind="columns", n_features=11, feature_dim=6))
 
 
@@ -144,7 +144,7 @@ def test_batch_items_are_independent():
 
 def test_more_codes_than_positions_are_refused():
     sampler = build()
-    with pytest.raises(ParameterError, match="51 codes given, but this sampler takes 50 at once; use windows"):
+    with pytest.raises(ParameterError, match="51 codes were given, but this sampler takes 50 at once; use windows"):
         sampler.start(torch.zeros(1, 51, dtype=torch.long), condition(sampler))
 
 

@@ -152,7 +152,7 @@ def test_packed_float32_equals_the_sampler(sampler):
 def test_step_refuses_to_exceed_the_cache(sampler, packs):
     light = prepared(sampler, "float32", packs)
     _, cache = light.start(CODES, light.condition(FEATURES))
-    with pytest.raises(ParameterError, match="101 codes given, but this sampler takes 100 at once"):
+    with pytest.raises(ParameterError, match="101 codes were given, but this sampler takes 100 at once"):
         light.step(CODES[:, 0], cache)
 
 

@@ -89,8 +89,10 @@ def encode(
 def decode(
     source: Codes,
     out: OutWav,
-    start: Annotated[float, typer.Option("--from", min=0.0, metavar="S", help="Begin here, in seconds.")] = 0.0,
-    stop: Annotated[float | None, typer.Option("--to", min=0.0, metavar="S", help="End here. [default: the end]")] = None,
+    start: Annotated[float, typer.Option("--from", min=0.0, metavar="S", help="Start of the part, in seconds.")] = 0.0,
+    stop: Annotated[
+        float | None, typer.Option("--to", min=0.0, metavar="S", help="End of the part, in seconds. [default: the end]")
+    ] = None,
     model: options.Model = "everyday",
     device: options.Device = "auto",
     precision: options.Precision = "auto",

@@ -18,7 +18,7 @@ RAY = typer.Option(None, "--ray", metavar="ADDRESS", help="Run on a Ray cluster:
 @app.command()
 def manifest(
     folder: Path = typer.Argument(
-        ..., help="Contains one folder per class, vggsound.csv, or any of sounds.csv, images.csv, clips.csv.", show_default=False
+        ..., help="Folder with one subfolder per class, vggsound.csv, or any of sounds.csv, images.csv, clips.csv.", show_default=False
     ),
     out: Path = typer.Option(..., "-o", "--out", metavar="M.parquet", show_default=False),
     preset: str = typer.Option("everyday", help="Preset whose clip length is used to cut videos."),

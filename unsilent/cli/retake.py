@@ -23,9 +23,11 @@ EXAMPLES = options.examples(
 def retake(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="Result, its sidecar, or any recording.", show_default=False)],
     start: Annotated[
-        float | None, typer.Option("--from", metavar="S", help="Start in seconds; below 0 extends the sound at its beginning.")
+        float | None, typer.Option("--from", metavar="S", help="Start in seconds; a negative value extends the sound at its beginning.")
     ] = None,
-    stop: Annotated[float | None, typer.Option("--to", metavar="S", help="Stop in seconds; after the end of the sound extends it.")] = None,
+    stop: Annotated[
+        float | None, typer.Option("--to", metavar="S", help="Stop in seconds; a value after the end extends the sound.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Output file. [default: STEM.retakeN.* beside the result]")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Random seed. [default: previous seed + 1]")] = None,
     takes: Annotated[int, typer.Option(min=1, max=MAX_TAKES, help="Number of candidates to write, the best first.")] = 1,

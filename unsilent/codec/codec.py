@@ -170,8 +170,8 @@ class Codec:
 
         Args:
             grid: all codes.
-            wanted: columns whose samples are given, as in the whole to rounding; None is all. Codes far from them are not read. By
-                Griffin-Lim, phases are those of the part.
+            wanted: columns whose samples are yielded; None is all. Codes far from them are not read. Samples equal those of the whole up to
+                rounding, except with Griffin-Lim, which estimates phases from the part alone.
         """
         n_columns, around = grid.shape[1], 0 if self.vocoder is None else -(-self.vocoder.context_frames // self.clip.downsampling)
         wanted = range(n_columns) if wanted is None else wanted

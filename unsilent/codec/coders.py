@@ -6,7 +6,7 @@ levels   the first rows, whose codes the sampler predicts
 
 All machines must compute the same probabilities. The sampler computes in float64, in which machines differ by about 1e-12. Its logits are
 quantised in steps of 1/8. If a logit is within 1e-9 of a decision border, the block uses a shifted quantiser; the number of the shift is
-its first byte. All later computations are in integers. A block that would become larger than with plain codes has plain codes.
+its first byte. All later computations are in integers. A block that range coding would make larger is stored with plain coding.
 """
 
 import copy

@@ -15,7 +15,7 @@ from unsilent.errors import DataError, ParameterError
 from unsilent.files import atomic_write
 from unsilent.signal.loudness import LoudnessMeter, normalising_gain_db
 
-_MOST_COLUMNS = 1 << 40  # behind the end of any file
+_MOST_COLUMNS = 1 << 40  # past the end of any sound
 Blocks = Callable[[], Iterable[Float[np.ndarray, "_"]]]  # reads a sound from its start, in blocks of any length
 
 
@@ -24,7 +24,7 @@ class Decoded:
     """A sound from a file of codes.
 
     Attributes:
-        n_samples: its length, or that of the part.
+        n_samples: length of the sound, or of the part.
         blocks: mono at the codec's sample rate and the level of the encoded sound; 0 in lost blocks of codes. Blocks are decoded while the
             iterator is read, which is possible once.
         lost: start and stop, in seconds, of every lost block of codes.
@@ -93,13 +93,13 @@ def header_of(codec: Codec, gain_db: float = 0.0) -> Header:
 
 
 def decode_file(codec: Codec, path: Path, start: float = 0.0, stop: float | None = None) -> Decoded:
-    """Read a sound from a file of codes, or a part of it: the same samples to rounding, from the blocks around it alone.
+    """Read a sound from a file of codes, or a part of it. A part equals the whole up to rounding, and only the blocks around it are read.
 
     Args:
-        codec: that it was written with.
-        path: of the file.
-        start: of the part, in seconds.
-        stop: of the part; None is the end.
+        codec: codec that wrote the file.
+        path: the file.
+        start: start of the part, in seconds.
+        stop: end of the part, in seconds; None is the end of the sound.
 
     Raises:
         DataError: if the file or all of its blocks cannot be read.
@@ -137,7 +137,7 @@ def decode_file(codec: Codec, path: Path, start: float = 0.0, stop: float | None
 @torch.inference_mode()
 def _sound(codec: Codec, found: Unpacked, each: int, part: range) -> Iterator[Float32[np.ndarray, "samples"]]:
     grid, samples = torch.from_numpy(found.grid).to(codec.device), found.header.column_samples
-    if found.lost:  # what decoder and vocoder see beside the other blocks
+    if found.lost:  # lost blocks become silence, the context of the other blocks
         silence = codec.encode(np.zeros(codec.clip.n_samples, np.float32))
         grid = torch.where(grid < 0, silence[:, silence.shape[1] // 2, None], grid)
     grid = grid.clamp(min=0)  # codes far from a part, which are not read

@@ -56,9 +56,9 @@ def stream_decoded(
 
     Args:
         decode: decodes a window of codes, given its first column in the whole sound.
-        grid: all codes; others than those of the windows may be unknown.
+        grid: all codes; those outside `windows` may be unknown.
         clip: the codebook's grid.
-        windows: those of `stitching.decoded_windows`, or some that follow each other; the mel begins with the first.
+        windows: those of `stitching.decoded_windows`, or consecutive ones among them; the mel begins with the first.
     """
     kept: Tensor | None = None  # mel of the window before, from the start of the current window
     for window, following in zip(windows, [*windows[1:], None], strict=True):

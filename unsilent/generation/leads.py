@@ -1,4 +1,4 @@
-"""Leads: hidden columns before a sound, which the sampler continues. They are from a reference, or from exemplars of the sound's class.
+"""Leads: columns before a sound that the sampler continues but that are not output, from a reference or an exemplar of the sound's class.
 
 The codes of one recording determine the sound more closely than its class does.
 """
@@ -33,7 +33,7 @@ class Known(NamedTuple):
 
 
 def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> int:
-    """Columns of a lead. 0 (no lead) with a prime, with classes that change over time, and for models without exemplars."""
+    """Columns of a lead. 0 (no lead) with a prime, with a prompt track, and for models without exemplars."""
     if request.like is not None:
         return reference_columns(clip)
     if exemplars is None or request.prime is not None or request.prompt_track is not None:

@@ -99,7 +99,7 @@ class Reference:
     """A sound that takes should resemble.
 
     Attributes:
-        codes: `reference_columns` columns of the reference; below them the same number of silence, for the unconditional rows.
+        codes: `reference_columns` columns of the reference, then as many of silence for the unconditional rows.
         features: the listener's features of the reference, a unit vector.
     """
 

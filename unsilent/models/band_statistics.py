@@ -46,7 +46,7 @@ class BandStatistics(Config):
     @model_validator(mode="after")
     def _fit(self) -> "BandStatistics":
         if len(self.mean) != len(self.std):
-            raise ParameterError(f"{len(self.mean)} means and {len(self.std)} standard deviations given; every band has one of each.")
+            raise ParameterError(f"{len(self.mean)} means and {len(self.std)} standard deviations were given; every band has one of each.")
         for band, std in enumerate(self.std):
             if not std > 0:
                 raise ParameterError(f"band {band} has a standard deviation of {std}; it must be above 0. Leave out constant bands.")
@@ -65,6 +65,6 @@ def normalise_bands(mel01: Float[Tensor, "batch mels frames"], bands: BandStatis
         ParameterError: if the mel has a different number of bands.
     """
     if mel01.shape[1] != bands.mels:
-        raise ParameterError(f"a mel of {mel01.shape[1]} bands given; the network has statistics of {bands.mels} bands.")
+        raise ParameterError(f"a mel of {mel01.shape[1]} bands was given; the network has statistics of {bands.mels} bands.")
     mean, std = (mel01.new_tensor(values).unsqueeze(1) for values in (bands.mean, bands.std))
     return (mel01 - mean) / std

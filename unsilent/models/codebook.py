@@ -102,7 +102,7 @@ class Codebook(nn.Module):
         clip = self.config.clip
         if mel.shape[1] != clip.mels or mel.shape[2] % clip.downsampling or not mel.shape[2]:
             raise ParameterError(
-                f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames given; the codebook takes {clip.mels} bands and a "
+                f"a mel of {mel.shape[1]} bands and {mel.shape[2]} frames was given; the codebook takes {clip.mels} bands and a "
                 f"positive multiple of {clip.downsampling} frames."
             )
         return self.quant_conv(self.encoder(mel))

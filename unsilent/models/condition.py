@@ -123,7 +123,7 @@ class Sight(nn.Module):
     def shares(self, features: Float[Tensor, "batch features dim"], avoided: Sequence[int] = ()) -> Float[Tensor, "batch features classes"]:
         """Probability of each class at each feature. Logits are averaged over neighbouring features, because single frames mislead.
 
-        If the likeliest class has a low probability, ambience takes over. The probability of avoided classes goes to the others.
+        The lower the largest probability is, the more of it goes to ambience. Avoided classes get probability 0.
         """
         logits, width = self(features).transpose(1, 2), 2 * _SIGHT_FEATURES + 1
         logits = logits.index_fill(1, torch.tensor(avoided, dtype=torch.long, device=logits.device), _NEVER)

@@ -156,7 +156,7 @@ class SamplerConfig(Config):
             raise ParameterError("a condition of kind sight belongs to a sampler over columns (residual_sampler).")
         if self.condition.kind == "columns" and self.condition.n_features > self.clip.columns:
             raise ParameterError(
-                f"{self.condition.n_features} features given for {self.clip.columns} code columns; give at most one per column."
+                f"{self.condition.n_features} features were given for {self.clip.columns} code columns; give at most one per column."
             )
         return self
 
@@ -178,7 +178,7 @@ class ResidualSamplerConfig(Config):
             raise ParameterError(f"a sampler over columns takes a condition of kind columns or sight, not {self.condition.kind!r}.")
         if self.condition.n_features > self.clip.columns:
             raise ParameterError(
-                f"{self.condition.n_features} features given for {self.clip.columns} code columns; give at most one per column."
+                f"{self.condition.n_features} features were given for {self.clip.columns} code columns; give at most one per column."
             )
         return self
 

@@ -85,7 +85,7 @@ class MelGAN(nn.Module):
         """
         _, mels, frames = mel01.shape
         if mels != self.config.mels:
-            raise ParameterError(f"a mel of {mels} bands given; the vocoder takes {self.config.mels}.")
+            raise ParameterError(f"a mel of {mels} bands was given; the vocoder takes {self.config.mels}.")
         if frames < self._least_frames:
             raise ParameterError(f"{frames} mel frames are too few for the vocoder, which needs {self._least_frames} or more.")
         return self.layers(mel01).squeeze(1)

@@ -142,7 +142,7 @@ class ResidualSampler(AnySampler):
         """See `AnySampler.start`."""
         rows, columns = self.vectors.shape[0], self.pos_emb.shape[1]
         if codes.shape[1] % rows or codes.shape[1] >= rows * columns:
-            raise ParameterError(f"{codes.shape[1]} codes given; this sampler takes fewer than {columns} whole columns of {rows}.")
+            raise ParameterError(f"{codes.shape[1]} codes were given; this sampler takes fewer than {columns} whole columns of {rows}.")
         positions = (self.pos_emb + condition.to(self.pos_emb)).repeat_interleave(len(codes) // len(condition), dim=0)
         cache = self.transformer.cache(len(codes), columns, positions, look)
         known = self._sums(codes)[:, :, -1]

@@ -286,7 +286,7 @@ class Sampler(AnySampler):
         stop = known + embedded.shape[1]
         if stop > self.pos_emb.shape[1]:
             clip = self.config.clip
-            raise ParameterError(f"{stop - self.n_condition} codes given, but this sampler takes {clip.n_codes} at once; use windows.")
+            raise ParameterError(f"{stop - self.n_condition} codes were given, but this sampler takes {clip.n_codes} at once; use windows.")
         return embedded + positions[:, known:stop]
 
     def _cached_like(self, embedded: Float[Tensor, "batch embedded width"]) -> Float[Tensor, ""]:
