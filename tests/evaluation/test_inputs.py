@@ -21,7 +21,7 @@ def test_find_inputs_refuses_nothing_to_evaluate(tiny_sounds):
 
 
 def test_find_inputs_refuses_labels_twice_and_a_split_without_a_manifest(tiny_sounds, tmp_path):
-    with pytest.raises(ParameterError, match=r"labels are given twice, by folders and by .*m\.parquet; leave out one"):
+    with pytest.raises(ParameterError, match=r"labels are given twice, by folders and .*m\.parquet; leave out one"):
         find_inputs(tiny_sounds / "real", [], "folders", tmp_path / "m.parquet")
     with pytest.raises(ParameterError, match="the split 'valid' needs a manifest"):
         find_inputs(tiny_sounds / "real", [], "folders", split="valid")

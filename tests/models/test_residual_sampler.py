@@ -121,7 +121,7 @@ def test_a_named_label_replaces_what_is_seen(sampler):
 
 
 def test_unknown_label_and_missing_features_are_refused(sampler):
-    with pytest.raises(ParameterError, match="class 5 given"):
+    with pytest.raises(ParameterError, match="class 5 was given"):
         sampler.condition(torch.zeros(1, 3, 4), torch.tensor([5]))
     with pytest.raises(ParameterError, match="was given a class"):
         sampler.condition(None, torch.tensor([0]))

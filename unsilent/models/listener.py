@@ -91,7 +91,7 @@ class Listener(nn.Module):
 
     def _input(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch decimated bands"]:
         """Input as in the network's training: compressed powers, with the loudest band scaled to `_LOUDEST_LOG`."""
-        decibels = mel01[:, :, ::_FRAME_STEP].float() * RANGE_DB + FLOOR_DB
+        decibels = mel01[:, :, ::_FRAME_STEP].to(self.to_bands.dtype) * RANGE_DB + FLOOR_DB
         powers = (self.to_bands @ (decibels / 10)).transpose(1, 2) + self.band_bias
         powers = powers + (_LOUDEST_LOG - powers.amax((1, 2), keepdim=True))
         return torch.log1p(10 ** powers.clamp(*_LOG_RANGE) / _QUIETEST) / (_INPUT_SCALE * math.log(10))
