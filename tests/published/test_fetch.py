@@ -95,7 +95,7 @@ def test_fetch_retries_while_each_attempt_makes_progress(fetch_file, server):
 
 def test_fetch_limits_attempts_with_little_progress(fetch_file, server, part):
     server.script = [server.break_after(stop) for stop in range(1000, 10_000, 1000)]
-    with pytest.raises(CheckpointError, match=r"127.0.0.1:\d+ closed the connection after 6.00 kB of 3.00 MB; 6.00 kB are kept, and the same"):
+    with pytest.raises(CheckpointError, match=r"127.0.0.1:\d+ closed the connection after 6.00 kB of 3.00 MB; 6.00 kB are kept, and"):
         fetch_file()
     assert fetch_file.pauses == [2.0, 4.0, 8.0, 16.0, 32.0]
     assert part.read_bytes() == CONTENT[:6000]
