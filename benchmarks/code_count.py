@@ -23,7 +23,7 @@ from unsilent.models.quantizer import closest, k_means
 from unsilent.signal.mel import RANGE_DB, from_mel01, log_mel01, to_mel01
 
 COUNTS = (64, 128, 256, 512, 1024, 2048)
-ROUNDS, MOST_VECTORS = 20, 40_000  # of k-means
+ROUNDS, MOST_VECTORS = 20, 40_000  # iterations of k-means, and largest number of vectors
 
 
 @torch.inference_mode()

@@ -30,12 +30,12 @@ from unsilent.metrics.resampling import interval_of_mean
 
 CLIP = Clip()
 TOLERANCES = (0.05, 0.1)  # seconds
-WIDTH = 0.7  # frames; standard deviation of the bump that stands for an onset
-PENALTY = 10000.0  # of squared weights, of measures of standard deviation 1
+WIDTH = 0.7  # frames; standard deviation of the Gaussian bump at an onset
+PENALTY = 10000.0  # ridge penalty of the weights, for standardised measures
 FOLDS = 5
 CLEAR = 75  # percentile of clips; in that clip, the 98th percentile of the levels above their median is 1
 SMALLEST = 1e-3  # minimum height that a curve is divided by
-NEIGHBOURHOOD, GAP = 11, 2  # frames on each side of a peak: for the local median, and without a higher value
+NEIGHBOURHOOD, GAP = 11, 2  # frames on each side of a peak: for the local median, and for the local maximum
 THRESHOLDS = np.arange(0.3, 0.95, 0.1)  # heights above the local median
 OFFSETS = np.arange(-1, 1.1, 0.5) / CLIP.feature_fps  # seconds
 Ways = dict[str, Callable[[np.ndarray], np.ndarray]]

@@ -26,7 +26,7 @@ from pathlib import Path
 VERBS = ("generate", "sample", "evaluate", "extract", "train", "fetch", "convert")
 _TIMES = re.compile(rb'"?(spent_seconds|real_time_factor)"?:? *[\d.]+|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?')
 _NOT_COMPARED = re.compile(r"(^|/)log/|\.lock$")  # TensorBoard's file names contain times; lock files are not removed
-BYTES_PER_SECOND = 8_000_000  # of the server
+BYTES_PER_SECOND = 8_000_000  # rate at which the server sends
 _FETCH = """import dataclasses, sys
 from unsilent.checkpoints import catalog
 row = dataclasses.replace(catalog.find("melgan"), md5=sys.argv.pop(1))

@@ -29,7 +29,7 @@ from unsilent.signal.loudness import normalise_loudness
 from unsilent.signal.mel import RANGE_DB, log_mel01
 from unsilent.train.losses import stft_loss
 
-ITERATIONS = 60  # of Griffin-Lim
+ITERATIONS = 60  # iterations of Griffin-Lim
 METHODS = ("codebook + vocoder", "vocoder", "griffin-lim", "mean spectrum")
 
 

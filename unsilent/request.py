@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 OWN = "own"  # value of `prime`: the video's own sound
 PRIME_SECONDS = 3.0  # default length of a prime
 CUE_CANDIDATES = 4  # default number of candidates with cues, because their onsets differ in how well they fit
-AUDITION_SECONDS = 2.6  # after which most candidates end, where a listener rates them (LOG.md)
-FINALISTS = 3  # candidates of each take that go on after it (LOG.md)
+AUDITION_SECONDS = 2.6  # length of an audition, after which most candidates end (LOG.md)
+FINALISTS = 3  # candidates of each take that continue after the audition (LOG.md)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ _SAMPLERS = {
 }
 # models of the paper whose samplers were never released; retrained samplers use the same other networks
 _UNRELEASED = (
-    *("vas-212-bninception-class-vggsound-codebook", "vas-212-bninception-class"),  # of table 4
+    *("vas-212-bninception-class-vggsound-codebook", "vas-212-bninception-class"),  # from the paper's table 4
     *("vggsound-coordinates", "vas-coordinates"),
 )
 # preset names are repeated here, because the table of presets imports torch

@@ -17,7 +17,7 @@ from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS
 _LARGEST_JSON = 1 << 24  # bytes
 SHIPPED = Path(__file__).parents[1] / "weights"  # bundles in the package, one folder each
 ROLES = ("codebook", "sampler", "vocoder")
-_DEFAULTS = ("top_k", "temperature", "guidance")  # of a request, that a bundle may have
+_DEFAULTS = ("top_k", "temperature", "guidance")  # defaults of a request that a bundle may set
 OPTIONAL_ROLES = ("classifier", "exemplars")  # folders of the same names
 # kinds of networks, see `store.KINDS`
 KIND_NAMES = (

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: of the command line, without the program's name.
+        arguments: arguments of the command line, without the program's name.
     """
     try:
         code = typer.main.get_command(app).main(arguments or ["--help"], prog_name="unsilent", standalone_mode=False) or 0

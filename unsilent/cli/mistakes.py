@@ -25,7 +25,7 @@ _FOREIGN = {
     ("--audio-only", "--skip-video-composite"): "use --wav to write the sound beside the video",
 }
 _ANSWERS = {option: answer for options, answer in _FOREIGN.items() for option in options}
-_REWRITES = {  # of typer's messages
+_REWRITES = {  # patterns in typer's messages, and their replacements
     r"^Missing (?:argument|option) '(.*?)'.*": r"\1 is missing",
     "^Missing command": "the name of a command is missing",
     "^No such command": "there is no command",

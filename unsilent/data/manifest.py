@@ -25,7 +25,7 @@ class Row:
         licence: licence stated by the source.
         start_seconds: start in the file; above 0 only for later clips of a long video.
         duration_seconds: length of the clip; 0 for images.
-        sample_rate: of the recording in Hz, 0 for images; high frequencies are missing below 22050.
+        sample_rate: sample rate of the recording in Hz; 0 for images. Recordings below 22050 Hz lack high frequencies.
         checksum: SHA-256 of the file.
         visible_impacts: whether impacts are visible in a clip; None if unknown. Not in the `repr`, because no shard depends on it.
     """

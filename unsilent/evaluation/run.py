@@ -86,7 +86,7 @@ def _measure(inputs: Inputs, cache: ResultCache, seed: int, parallel: Parallel, 
 
 
 def _refuse_other_reports(out: Path) -> None:
-    """Refuse to replace files that are not reports, which have the folder of cached results beside them."""
+    """Refuse to replace files that are not reports of unsilent, which always have the folder of cached results beside them."""
     for name in ("report.html", "report.json", "report.csv"):
         if (out / name).exists() and not (out / "heard").is_dir():
             raise DataError(f"{out / name} exists and is not a report of unsilent; choose another folder.")

@@ -119,7 +119,7 @@ def relative(path: Path, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text in a kind of quotes that it does not contain, as Reaper writes it."""
+    """Quote a text as Reaper does, with the first of three quotation marks that it does not contain."""
     text = " ".join(text.split())
     mark = next((mark for mark in "\"'`" if mark not in text), None)
     return f"{mark}{text}{mark}" if mark else f"`{text.replace('`', chr(39))}`"

@@ -34,7 +34,7 @@ class CausalObserver:
         ended: whether the video has no more frames.
 
     Args:
-        frames: at the clip's feature rate, from number 0 on.
+        frames: frames at the clip's feature rate, from number 0 on.
         scene: the scene of these frames.
         parts: the model, with an image network.
     """

@@ -85,7 +85,7 @@ def plan_frames(scene: Scene, windows: Sequence[Window], clip: Clip, condition: 
 def seen_classes(
     sampler: AnySampler, plan: Plan, observation: Observation | None, request: Request, classes: Sequence[str]
 ) -> dict[str, float]:
-    """Likeliest classes of a whole scene with their probabilities: those that are named, by their share of time, else by sight.
+    """Likeliest classes of a whole scene. A requested class has its share of the time as probability; sight determines the rest.
 
     Empty for a sampler without sight.
     """

@@ -182,7 +182,7 @@ class Generation:
 
     @property
     def heard_mel(self) -> Float[np.ndarray, "mels frames"]:
-        """Mel of what is heard, in [-1, 1]: `mel`, or that of the waveform where cues, silence or fades changed it after the decoder."""
+        """Mel of the final sound in [-1, 1]: `mel`, or, if cues, muting or fades changed the waveform, the mel of the waveform."""
         request = self.request
         if not (request.cues or request.mute or request.fade_in or request.fade_out):
             return self.mel

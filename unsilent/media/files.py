@@ -32,7 +32,7 @@ def open_media(path: Path, part: io.BytesIO | None = None) -> av.container.Input
 
     Args:
         path: a media file; never interpreted as a URL or a pattern.
-        part: of the file, to be read instead of all of it.
+        part: content of one part of the file, which is read instead of the whole; None reads the whole file.
 
     Raises:
         MediaError: if the file is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are refused.

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-_HEADER_BYTES = 27  # of a page, before the table of its segments
+_HEADER_BYTES = 27  # header of a page, without its segment table
 _FIRST = 2  # flag of the first page of a stream
 
 

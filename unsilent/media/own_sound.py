@@ -14,7 +14,7 @@ from unsilent.media.files import audio_streams, find_audio, open_media
 DUCK_DB = -12.0  # gain of the own sound where the new one is audible
 BLOCK_SAMPLES = 4096
 _STEP_SECONDS = 0.01  # resolution of the new sound's envelope
-_AUDIBLE_DB = -20.0  # relative to the loudest second; quieter stretches do not duck
+_AUDIBLE_DB = -20.0  # level relative to the loudest second; quieter stretches do not duck
 _HOLD_SECONDS = 0.25  # ducking extends this long before and after audible stretches
 _FADE_SECONDS = 0.2
 

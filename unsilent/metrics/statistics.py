@@ -38,7 +38,7 @@ class Moments:
 
     Attributes:
         count: number of rows.
-        mean: of each column, float64.
+        mean: mean of each column, float64.
         scatter: sum over rows of the outer product of the deviation from the mean, float64.
 
     Source:

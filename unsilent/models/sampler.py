@@ -37,7 +37,7 @@ class WindowState(NamedTuple):
     positions: Float[Tensor, "#batch sequence width"]
 
 
-# from logits and random numbers to codes
+# chooses codes, given logits and random numbers
 ChooseCodes = Callable[[Float[Tensor, "rows codes"], Float[Tensor, "takes"]], Int[Tensor, "takes"]]
 
 

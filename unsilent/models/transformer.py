@@ -37,10 +37,10 @@ class Looked:
     """Attention weights, recorded by the steps that compute them.
 
     Args:
-        config: of the transformer.
+        config: sizes of the transformer.
         look: layer and head whose weights are recorded.
         batch, capacity: those of the KV cache.
-        device: of the transformer.
+        device: device of the transformer.
 
     Attributes:
         weights: row `i` has the weights of position `i` on all positions. They sum to 1; rows of positions not yet processed are 0.

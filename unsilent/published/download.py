@@ -27,7 +27,7 @@ _CHUNK = 1 << 20  # bytes read at once
 _LARGEST = 1 << 34  # bytes, far above the size of every published file
 _MOST_OF_APPROXIMATE = 2  # a download ends with an error above this multiple of the estimated size
 _LEAST_RATE, _RATE_SECONDS = 1000, 60  # smallest rate in bytes per second, measured over this many seconds
-_LENGTH_DIGITS = 15  # of a Content-Length; longer ones are ignored
+_LENGTH_DIGITS = 15  # largest number of digits of a Content-Length; longer ones are ignored
 _LONGEST_REASON = 100  # characters of a server's or the system's message that are shown
 _RETRIES = 5  # consecutive attempts that gain less than a chunk
 

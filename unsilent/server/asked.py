@@ -11,7 +11,7 @@ from unsilent.request import AUDITION_SECONDS, FINALISTS, OWN, Defaults, Request
 from unsilent.server.settings import Settings
 
 Kind = Literal["generate", "retake", "reconstruct", "encode", "decode"]
-CANDIDATES = 12  # of each take of `everyday`, for the expected work
+CANDIDATES = 12  # default candidates per take of `everyday`, for the estimate of the work
 NEEDS = {
     "generate": ("video",),
     "retake": ("video",),

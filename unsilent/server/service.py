@@ -23,10 +23,10 @@ from unsilent.server.uploads import require_room
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # of a job that was running each time the server ended
-HEARTBEAT_SECONDS = 15.0  # between heartbeats, which detect dead connections
+MAX_ATTEMPTS = 3  # attempts at a job during which the server ended each time
+HEARTBEAT_SECONDS = 15.0  # time between heartbeats, which detect dead connections
 HOUSEKEEPING_SECONDS = 300.0
-QUEUE_SECONDS = 2.0  # between events with the current position and wait of a queued job
+QUEUE_SECONDS = 2.0  # time between events that report the position and wait of a queued job
 _MEASUREMENTS = 8  # past jobs per model, whose median speed is used
 _FOLDER = re.compile(r"(?<![\w.])/(?:[^\s/:,;]+/)+")
 STOP = "stop"

@@ -13,7 +13,7 @@ from unsilent.server.settings import Settings
 from unsilent.server.store import Input, Store, safe_name
 
 MIN_BYTES_A_SECOND = 8_000  # minimum mean rate of an upload after its first read_seconds
-_CHECK_BYTES = 64 << 20  # between two checks whether the store is full
+_CHECK_BYTES = 64 << 20  # bytes received between two checks whether the store is full
 _CHECK_RATE = 8000  # Hz; sounds are decoded at this rate to count their samples
 
 

@@ -16,7 +16,7 @@ from unsilent.signal.mel import RANGE_DB
 
 FLOOR_DB = 60.0  # bands are clipped at this level below the loudest band of the sound
 GAP_SECONDS = 0.05  # smallest distance between onsets; of two closer ones, the stronger is kept
-NEIGHBOURHOOD_SECONDS = 0.5  # on each side of a peak; its median is the local baseline
+NEIGHBOURHOOD_SECONDS = 0.5  # length on each side of a peak; the median of both is the local baseline
 RISE_DB = 2.5  # smallest height above the baseline
 SHARE = 0.2  # smallest height above the baseline, relative to the range (maximum minus median) of the whole sound
 

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Shaped
 
-SILENT_PEAK = 1e-4  # of full scale, -80 dB
-EDGE_DB = -50.0  # relative to the peak; quieter samples at either end count as padding
+SILENT_PEAK = 1e-4  # peak, -80 dB relative to full scale
+EDGE_DB = -50.0  # level relative to the peak; quieter samples at either end count as padding
 
 
 def trim_silent_ends(waveform: Shaped[np.ndarray, "samples"]) -> Shaped[np.ndarray, "kept"]:

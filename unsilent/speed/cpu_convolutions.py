@@ -218,7 +218,7 @@ class _Int8Convolution(nn.Module):
         weight = conv.weight.detach().float()
         scale = weight.abs().amax((1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny) / LEVELS
         self.register_buffer("scale", scale)
-        self.register_buffer("zero_points", torch.zeros(len(scale), dtype=torch.int32))  # of the weights
+        self.register_buffer("zero_points", torch.zeros(len(scale), dtype=torch.int32))  # zero points of the weights
         quantised = (weight / scale[:, None, None, None]).round().to(torch.int8).contiguous(memory_format=torch.channels_last)
         self._geometry = ([1, 1], list(conv.padding), [1, 1], 1)  # stride, padding, dilation, groups
         # packed for a zero point of 1: scale and zero point of inputs may differ later, but a layout for 0 has no space for a zero point

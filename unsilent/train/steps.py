@@ -82,7 +82,7 @@ class StepContext:
             optimizer.zero_grad()
 
     def _divergence(self) -> str:
-        """Error message that lists the clips whose losses are not finite; if only gradients are not, all clips of the step."""
+        """Error message with the clips whose losses are not finite, or, if all losses are finite, with all clips of the step."""
         parts = [(bool(torch.isfinite(loss)), names) for loss, names in self._losses]
         if self.fabric.world_size > 1:
             everywhere: list[list[tuple[bool, list[str]]]] = [[]] * self.fabric.world_size

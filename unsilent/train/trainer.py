@@ -22,7 +22,7 @@ class StepResult:
 
     Attributes:
         metrics: losses and other scalars to log.
-        replaced: by state-dict name, rows that were replaced instead of optimised; the moving average of these rows restarts.
+        replaced: rows of a weight that were replaced instead of optimised, by state-dict name; their moving average restarts.
     """
 
     metrics: dict[str, Float[Tensor, ""]]
