@@ -58,7 +58,7 @@ def show(name: str = typer.Argument(..., metavar="NAME|PATH", show_default=False
 @app.command()
 def fetch(
     name: str = typer.Argument(..., help="A name from `unsilent models`.", show_default=False),
-    mirror: str | None = typer.Option(None, metavar="URL", help="Folder to download from instead; the digests are still checked."),
+    mirror: str | None = typer.Option(None, metavar="URL", help="Address of a folder to download from instead; digests are still checked."),
     numbers: WeightDtype = NUMBERS,
 ) -> None:
     """Download and convert a published model.
@@ -90,7 +90,7 @@ def assemble(
     codebook: str = _part("Codebook"),
     sampler: str = _part("Sampler that was trained on codes of this codebook"),
     vocoder: str = _part("Vocoder"),
-    classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Classifier to evaluate the model with."),
+    classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Sound classifier for evaluation; a listener also ranks candidates."),
     exemplars: str | None = typer.Option(
         None, metavar="PATH|MODEL", help="Exemplar sounds of each class, which generated sounds continue."
     ),
@@ -103,7 +103,7 @@ def assemble(
 ) -> None:
     """Assemble a model from trained parts.
 
-    First it is checked that the parts fit together. The class names come from the sampler's training.
+    The parts are first checked for compatibility. The class names are those of the sampler's training data.
     """
     from unsilent.files import require_path
 
