@@ -78,7 +78,7 @@ class Request(Config):
     )
     like: str | None = Field(
         default=None,
-        description="File with a reference sound. Takes continue its codes but leave it out, and those most similar to it come first.",
+        description="File with a reference sound. Takes continue its codes, which are cut off; those most similar to it come first.",
     )
     candidates: int | None = Field(
         default=None,

@@ -90,7 +90,7 @@ def assemble(
     codebook: str = _part("Codebook"),
     sampler: str = _part("Sampler that was trained on codes of this codebook"),
     vocoder: str = _part("Vocoder"),
-    classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Sound classifier for evaluation; a listener also ranks candidates."),
+    classifier: str | None = typer.Option(None, metavar="PATH|MODEL", help="Classifier for evaluation; a listener also ranks candidates."),
     exemplars: str | None = typer.Option(
         None, metavar="PATH|MODEL", help="Exemplar sounds of each class, which generated sounds continue."
     ),

@@ -80,7 +80,7 @@ def over_time(windows: Sequence[WindowAttention]) -> tuple[Float[np.ndarray, "pl
     for one, weights in zip(windows, found, strict=True):
         window, columns = one.window, weights.reshape(-1, one.each, weights.shape[1]).mean(1)
         picture[: columns.shape[1], window.start + window.primed : window.stop] = columns[window.primed :].T
-    return picture, "position of the condition" if is_condition else "columns before"
+    return picture, "position of the condition" if is_condition else "distance to earlier columns"
 
 
 def _by_distance(weights: Float[np.ndarray, "codes codes"], each: int) -> Float[np.ndarray, "codes columns"]:

@@ -30,7 +30,7 @@ class Settings(Config):
     max_seconds: float = Field(default=1800.0, gt=0, description="Maximum seconds of an upload and of a requested sound.")
     max_pictures: int = Field(default=120_000, ge=1, description="Maximum frames of a video.")
     max_pixels: int = Field(default=8192 * 4352, ge=1, description="Maximum pixels of a frame.")
-    max_takes: int = Field(default=200, ge=1, description="Takes of a job, times candidates.")
+    max_takes: int = Field(default=200, ge=1, description="Maximum of takes times candidates in a job.")
     max_waiting: int = Field(default=64, ge=1, description="Maximum waiting jobs of all clients.")
     max_waiting_each: int = Field(default=8, ge=1, description="Maximum waiting jobs of one client.")
     max_uploads: int = Field(default=64, ge=1, description="Maximum simultaneous uploads.")

@@ -229,7 +229,7 @@ function hear(sound) {
   showList($("heard"), sound.heard || [])
   const seen = sound.attention
   const share = seen && seen.to_condition !== undefined ? ` ${(100 * seen.to_condition).toFixed(0)} % goes to the condition, the rest to earlier codes.` : ""
-  $("attention-note").textContent = seen ? `Attention, below the spectrogram: ${seen.of} (upwards) for each code column.${share}` : ""
+  $("attention-note").textContent = seen ? `The image below the spectrogram shows the attention of each code column; its vertical axis is the ${seen.of}.${share}` : ""
   $("prior").hidden = !seen
   heard = sound
   showDownloads(sound)
