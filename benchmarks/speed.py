@@ -5,8 +5,8 @@
 FOLDER (by default a temporary one) gets 1.6 GB of pseudo-random weights, and 1.2 GB for each further number of features. Each precision
 runs in its own process. It generates the sound of one clip (or of `--columns`) from given features five times, after one warm-up run, whose
 time is also printed. Several numbers of takes are measured alternately, because memory bandwidth varies over time (on a GPU one after
-another). Sounds more than an eighth longer than a clip are mostly decoded and vocoded concurrently with sampling; `in_turn` is without
-concurrency.
+another). Sounds more than an eighth longer than a clip are mostly decoded and vocoded concurrently with sampling; `in_turn` is the
+time without concurrency.
 
 The released algorithm, reimplemented here, runs the transformer in float32 over the whole sequence for every code, with zeros in place of
 future codes and without fused attention. `--released 8` times every eighth code and extrapolates, `--released 1` times all codes, and 0

@@ -112,7 +112,7 @@ class Request(Config):
     )
     stream: bool = Field(
         default=False,
-        description="Look ahead less than a second and keep the level of the codes, so that the sound can be played while it is made.",
+        description="Look ahead less than a second and do not adjust the loudness, so that the sound can be played while it is generated.",
     )
     original: Original = Field(default="drop", description="The video's own sound: drop, keep (mixed in), or duck (mixed in, quieter).")
     scenes: Scenes = Field(default="auto", description="Condition each shot on its own frames (auto), or ignore cuts (off).")
@@ -162,7 +162,7 @@ class Request(Config):
                 "and mute, or stream."
             )
         if self.stream and any(one is not None for one in (self.lufs, self.true_peak, self.fade_in, self.fade_out)):
-            raise ParameterError("a stream keeps the level of its codes; leave out lufs, true_peak, fade_in and fade_out, or stream.")
+            raise ParameterError("the loudness of a stream is not adjusted; leave out lufs, true_peak, fade_in and fade_out, or stream.")
         top_k = min(defaults.top_k, defaults.n_codes) if self.top_k is None else self.top_k
         if top_k > defaults.n_codes:
             raise ParameterError(

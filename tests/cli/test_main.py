@@ -209,7 +209,7 @@ class TestBadInput:
     def test_generate_says_how_pictures_are_encoded(self, unsilent, make_clip):
         make_clip("a.mp4")
         code, out, _ = unsilent("generate", "a.mp4", "-o", "x.webm")
-        assert (code, "x.webm: pictures encoded as lossless VP9" in out) == (0, True)
+        assert (code, "x.webm: frames encoded as lossless VP9" in out) == (0, True)
 
     def test_generate_leaves_nothing_on_a_full_disk(self, refused, unsilent, make_clip, tmp_path, monkeypatch):
         def full(*_args):

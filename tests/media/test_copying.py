@@ -69,7 +69,7 @@ def test_what_a_container_cannot_hold_is_encoded_without_loss(make_clip, tmp_pat
     video = make_clip(name, codec=codec, pix_fmt=pix_fmt)
     plan = plan_mux(video, tmp_path / out)
     assert plan.pictures == f"encoded as {how}"
-    assert plan.notes == (f"{video}: the pictures are encoded as {how}, because {(tmp_path / out).suffix} cannot hold {plan_name(video)}.",)
+    assert plan.notes == (f"{video}: the frames are encoded as {how}, because {(tmp_path / out).suffix} cannot hold {plan_name(video)}.",)
     mux(video, SILENCE, RATE, tmp_path / out, plan=plan)
     assert_same_pictures(video, tmp_path / out)
 
@@ -404,5 +404,5 @@ def test_unknown_matrices_of_colours_are_read(make_clip, tmp_path):
 
 def test_a_container_without_any_way_is_named(make_clip, tmp_path, monkeypatch):
     monkeypatch.setattr("unsilent.media.copying._works", lambda plan, video: False)
-    with pytest.raises(MediaError, match=r"out\.mp4 cannot hold the pictures of .*a\.mp4 \(h264\); write \.mkv"):
+    with pytest.raises(MediaError, match=r"out\.mp4 cannot hold the video stream of .*a\.mp4 \(h264\); write \.mkv"):
         plan_copy(make_clip("a.mp4"), tmp_path / "out.mp4")

@@ -133,5 +133,5 @@ def test_codebook_of_fewer_levels_is_refused():
 
 
 def test_part_of_a_column_cannot_be_known(sampler):
-    with pytest.raises(ParameterError, match="4 codes given"):
+    with pytest.raises(ParameterError, match="4 codes were given"):
         sampler.start(draw(1, 4), condition_of(sampler, 1))

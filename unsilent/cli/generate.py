@@ -240,4 +240,4 @@ def _print_results(results: list) -> None:
         rows.append((str(result.video), "" if result.status == "failed" else f"{result.out}{track}", *last))
     print_table([Column("video", overflow="fold"), Column("sound", overflow="fold"), *figures], rows)
     for out, pictures in encoded.items():
-        typer.echo(f"{out}: pictures {pictures}")
+        typer.echo(f"{out}: frames {pictures}")

@@ -199,7 +199,7 @@ def sample_codes(
             known = known if lead is None else torch.cat([lead[:, left].flatten(0, 1), known], 1)
             logits, state = sampler.start(known, guided_rows(condition, choose.n_rows), attention and attention.look)
             for position in range(done, until):
-                if kept is not None:  # not by `advance`, which chooses and reads in one step
+                if kept is not None:  # not `advance`, which would process the chosen code instead of a kept one
                     chosen = choose(logits, uniforms[left, position])
                     sequence[left, position] = torch.where(kept[position] < 0, chosen, kept[position])
                     if position + 1 < until:

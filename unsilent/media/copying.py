@@ -115,8 +115,8 @@ def plan_copy(video: Path, out: Path) -> Plan:
         found = _without_what_fails(replace(plan, encoder=encoder), video, out)
         if found is not None:
             how = f"encoded as {encoder}"
-            return replace(found, pictures=how, notes=(f"{video}: the pictures are {how}, because {why}.", *found.notes))
-    raise MediaError(f"{out} cannot hold the pictures of {video} ({codec}); write .mkv, which holds all.")
+            return replace(found, pictures=how, notes=(f"{video}: the frames are {how}, because {why}.", *found.notes))
+    raise MediaError(f"{out} cannot hold the video stream of {video} ({codec}); write .mkv, which can hold any.")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def probe(path: Path) -> VideoInfo:
 
 
 def _refuse_implausible(timeline: Timeline, path: Path) -> None:
-    """Refuse implausible time stamps, because a sound of their length would be made.
+    """Refuse implausible time stamps, because they determine the length of the generated sound.
 
     Raises:
         MediaError: if a gap between frames, the length, or the mean time between frames is too large.

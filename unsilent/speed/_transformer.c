@@ -524,7 +524,7 @@ static void linear(Job *job, Phase *phase, const Matrix *matrix, const float *in
     await(phase, n_blocks);
 }
 
-/* Add the weights of new position i, in the share that they have in the mean that is wanted. */
+/* Add the attention weights of new position i to the recorded mean over layers and heads. */
 CLONED static void record(const Job *job, int layer, int sequence, int head, int i, const float *weights) {
     if ((job->layer >= 0 && job->layer != layer) || (job->head >= 0 && job->head != head)) return;
     const int n = job->known + i + 1;

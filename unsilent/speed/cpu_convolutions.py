@@ -51,7 +51,9 @@ def operators_work(attempt: Callable[[], bool]) -> bool:
         return attempt()
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         why = str(error).split("\n")[0]
-        log.warning("torch %s has other oneDNN operators, so plain torch computes convolutions and is slower: %s", torch.__version__, why)
+        log.warning(
+            "the oneDNN operators of torch %s have changed, so convolutions use plain torch, which is slower: %s", torch.__version__, why
+        )
         return False
 
 
