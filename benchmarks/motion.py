@@ -4,8 +4,8 @@
 
 SHARDS is a folder from `unsilent data extract` with codes, features and motion; features are taken from its held-out images. The motion of
 a clip has up to six peaks at least half a second apart, and slight noise. The script prints F1 (95 % intervals over clips in brackets),
-precision and recall of the onsets of generated sounds within 0.1 s of the peaks: conditioned on the motion, without motion, and for chance
-level both circularly shifted at random.
+precision and recall of the onsets of generated sounds within 0.1 s of the peaks: conditioned on the motion, without motion, and for both
+at chance level, with onsets circularly shifted at random.
 """
 
 import argparse

@@ -30,7 +30,7 @@ class Opened:
     Attributes:
         path: file of the result or recording.
         waveform: samples at the clip's sample rate, in [-1, 1].
-        codes: as many rows as the sampler writes.
+        codes: the grid of codes, with the rows that the sampler predicts.
         scene: the video; None for a sound without one.
         request: resolved.
         history: retakes so far.

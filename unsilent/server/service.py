@@ -23,7 +23,7 @@ from unsilent.server.uploads import require_room
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # attempts at a job during which the server ended each time
+MAX_ATTEMPTS = 3  # attempts at a job, if the server ended during each of them
 HEARTBEAT_SECONDS = 15.0  # time between heartbeats, which detect dead connections
 HOUSEKEEPING_SECONDS = 300.0
 QUEUE_SECONDS = 2.0  # time between events that report the position and wait of a queued job
@@ -152,7 +152,7 @@ class Service:
             raise
 
     def wait_seconds(self, job: str | None = None) -> float:
-        """Estimate the seconds until a waiting job starts, or for None a new job, if no other client submits jobs."""
+        """Estimate the seconds until a waiting job starts, if no other client submits jobs; None stands for a new job."""
         now, order = time.time(), self.queue.order()
         before = next((number for number, one in enumerate(order) if one.job == job), len(order))
         waits = sum(map(self._expected, order[:before]))

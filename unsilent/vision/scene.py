@@ -73,7 +73,7 @@ class Scene:
                 otherwise the last frame is repeated.
         """
         total = max(1, int(self.seconds * clip.feature_fps) - pairs)
-        # by time, because a column lasts 3.994 features: 4 for each would run ahead by a second in ten minutes
+        # by time, because a column lasts 3.994 features: 4 per column would drift by a second in ten minutes
         first = min(round(start_column * clip.column_seconds * clip.feature_fps), total - 1)
         available = min(clip.n_features, total - first)
         return [self.first_frame(clip) + max(0, first + (row % available if repeat else min(row, available - 1))) for row in rows]
