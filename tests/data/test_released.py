@@ -246,7 +246,7 @@ def test_damaged_files_are_left_out_and_logged(vas, tmp_path, caplog):
     assert "left out: the resnet50 features of baby/video_00000 reach 100000, too much for float16." in messages[0]
     assert "left out: " in messages[1]
     assert "dog" in messages[1]
-    assert "names 'os.system'" in messages[1]
+    assert "refers to 'os.system'" in messages[1]
     assert "video_00001_mel.npy was not read, because it is truncated" in messages[2]
 
 

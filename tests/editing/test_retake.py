@@ -236,7 +236,7 @@ def test_wrong_stretches_are_refused(pipeline, opened, fields, sentence):
     ("fields", "sentence"),
     [
         ({"keep": 1.0}, "below 1"),
-        ({"takes": 9}, "9 takes of 8 candidates"),
+        ({"takes": 9}, "takes is 9 and candidates is 8"),
         ({"layer": "mix", "keep": 0.5}, "so it cannot be mixed"),
     ],
     ids=str,

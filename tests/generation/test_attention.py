@@ -70,7 +70,7 @@ def test_a_sampler_over_columns_has_the_attention_of_columns(seeing, make_clip):
     n_columns = made.codes.shape[1]
     assert (only.condition.shape, only.codes.shape, only.each) == ((n_columns, 1), (n_columns, n_columns), 1)
     np.testing.assert_allclose(only.condition[:, 0] + only.codes.sum(1), 1, atol=1e-5)
-    assert over_time(made.attention)[1] == "columns before"
+    assert over_time(made.attention)[1] == "distance to earlier columns"
 
 
 def test_attention_is_drawn_over_time(pipeline, make_clip, tmp_path):
@@ -105,6 +105,6 @@ def test_attention_of_a_model_without_a_prefix_is_by_distance():
     rng = np.random.default_rng(0)
     codes = np.tril(rng.random((20, 20)), -1)
     weights, places = over_time([WindowAttention(Window(0, 0, 4), np.zeros((20, 1)), codes)])
-    assert (weights.shape, places) == ((4, 4), "columns before")
+    assert (weights.shape, places) == ((4, 4), "distance to earlier columns")
     assert weights[2, 3] == pytest.approx(codes[15:, 5:10].sum(1).mean())
     assert weights[3, 2] == 0

@@ -31,5 +31,5 @@ def test_labels_of_cues_hold_until_the_next():
 
 
 def test_a_sound_without_labels_over_time_has_no_stems():
-    with pytest.raises(ParameterError, match="no labels over time"):
+    with pytest.raises(ParameterError, match="stems need labels over time"):
         split_by_label(np.zeros((1, 22050), np.float32), Request(label="dog"), CLIP)
