@@ -106,7 +106,7 @@ def test_another_model_gives_another_sound(start, helpers, make_clip):
     first, second = (helpers.finish(client, helpers.ask(client, source, model, attention=True)) for model in ("tiny", "everyday"))
     assert second["state"] == "done", second["why"]
     shown = [job["sounds"][0]["attention"] for job in (first, second)]
-    assert [one["of"] for one in shown] == ["position of the condition", "columns before"]
+    assert [one["of"] for one in shown] == ["position of the condition", "distance to earlier columns"]
     assert 0 < shown[0]["to_condition"] < 1
     assert "to_condition" not in shown[1]  # every column carries its condition
     assert wav_of(client, first) != wav_of(client, second)
@@ -354,7 +354,7 @@ def test_what_the_server_says_of_itself(start):
     own, everyday = client.get("/api/models").json()[:2]
     assert (own["name"], own["knows"], everyday["name"]) == ("tiny", "random weights.", "everyday")
     assert "dog" in everyday["classes"]
-    assert "234 kinds" in everyday["knows"]
+    assert "234 classes" in everyday["knows"]
     assert 'unsilent_answers_total{code="200"}' in client.get("/metrics").text
     paths = client.get("/api/openapi.json").json()["paths"]
     assert paths["/api/jobs"]["post"]["requestBody"]
