@@ -247,7 +247,9 @@ def test_next_code_passes_a_chi_square_test():
     assert ((counts - expected).square() / expected).sum() < 37.7
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "words"), [(-1.0, 3, "temperature is -1"), (0.0, 0, "top_k is 0"), (1.0, 4, "top_k is 4")])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "words"), [(-1.0, 3, "temperature is -1"), (0.0, 0, "top_k is 0"), (1.0, 4, "top_k is 4")]
+)
 def test_next_code_refuses_values_out_of_range(temperature, top_k, words):
     with pytest.raises(ParameterError, match=words):
         next_code(torch.zeros(1, 3), torch.zeros(1), temperature, top_k)

@@ -50,7 +50,7 @@ def test_videos_beyond_the_limits(start, helpers, make_clip, limit, text):
 
 
 def test_a_full_store(start, helpers, make_clip):
-    refused(start(helpers.Idle(), max_stored=1000).put("/api/inputs", content=make_clip("a.mp4").read_bytes()), 503, "store of the server is full")
+    refused(start(helpers.Idle(), max_stored=1000).put("/api/inputs", content=make_clip("a.mp4").read_bytes()), 503, "server is full")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_jobs_are_refused_while_the_store_is_full(start, helpers, make_clip):
     client = start(helpers.Idle(), max_stored=100_000)
     source = helpers.upload(client, make_clip("a.mp4"))["id"]
     (client.service.store.folder / "jobs" / "large").write_bytes(bytes(100_000))
-    refused(client.post("/api/jobs", json={"input": source, "model": "tiny"}), 503, "store of the server is full")
+    refused(client.post("/api/jobs", json={"input": source, "model": "tiny"}), 503, "server is full")
 
 
 def test_bodies_that_are_kept_in_memory_are_small(start, helpers):
