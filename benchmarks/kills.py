@@ -86,7 +86,8 @@ def run(folder: Path, arguments: list[str], kill_after: float | None = None) -> 
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return False
-    if process.returncode not in (0, 3):
+    is_finished = process.returncode == 2 and b"exists already" in output  # `convert`, killed after its result was complete
+    if process.returncode not in (0, 3) and not is_finished:
         raise RuntimeError(f"{' '.join(arguments)}: exit code {process.returncode}\n{output.decode(errors='replace')}")
     return True
 
