@@ -178,7 +178,7 @@ def test_caches_that_do_not_fit_are_refused(transformer):
         module(X, KeyValueCache(CONFIG, 3, 24, X.bfloat16()))
     with pytest.raises(ParameterError, match=r"for 3 sequences, 32 numbers a head, but was given .* for 2 sequences, 32 numbers a head"):
         module(X, module.cache(2, 24, X))
-    with pytest.raises(ParameterError, match=r"for 3 sequences, 36 numbers a head, found .* for 3 sequences, 32 numbers a head"):
+    with pytest.raises(ParameterError, match=r"for 3 sequences, 36 numbers a head, but was given .* for 3 sequences, 32 numbers a head"):
         packed(transformer, "int8")(X, KeyValueCache(CONFIG, 3, 24, X.to(torch.int8)))
 
 
