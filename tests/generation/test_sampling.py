@@ -7,7 +7,7 @@ import torch
 from unsilent.clip import Clip
 from unsilent.errors import ParameterError
 from unsilent.generation.sampling import ENDED, Audition, draw_uniforms, guide, next_code, sample_codes
-from unsilent.generation.windows import plan_windows
+from unsilent.generation.windows import Window, plan_windows
 from unsilent.models.code_order import to_grid
 from unsilent.models.configs import ConditionConfig, SamplerConfig, TransformerConfig
 from unsilent.models.sampler import Sampler
@@ -90,6 +90,20 @@ def test_candidates_that_pass_an_audition_go_on_as_without_it(sampler, columns, 
     assert (some[[1, 3], end:] == ENDED).all()
     assert heard == [columns] * (columns < 25)
     assert fed == [(4, (column + 1) * CLIP.rows) for column in range(25)]
+
+
+@pytest.mark.parametrize("columns", [None, 2, 4, 6])  # in the first shot, at its end, in the second
+def test_a_shot_that_a_lead_begins_knows_no_codes_of_the_shot_before(sampler, columns):
+    windows = [Window(-2, 2, 6, True), Window(2, 2, 8, True)]  # shots of four and six columns
+    request = Request(seed=3, takes=3, temperature=1.0, top_k=32, guidance=1.0)
+    audition = columns and Audition(columns, lambda known: torch.tensor([1]))
+    rng = torch.Generator().manual_seed(0)
+    before, other, lead = torch.randint(32, (3, 2, 3, CLIP.rows, 2), generator=rng)
+    conditions = [steady(sampler)(window) for window in windows]
+    one = sample_codes(sampler, windows, conditions, request, leads=[before, lead], audition=audition)
+    two = sample_codes(sampler, windows, conditions, request, leads=[other, lead], audition=audition)
+    assert not torch.equal(one[1, : 4 * CLIP.rows], two[1, : 4 * CLIP.rows])
+    assert torch.equal(one[1, 4 * CLIP.rows :], two[1, 4 * CLIP.rows :])
 
 
 def test_a_take_does_not_depend_on_the_others(sampler):

@@ -187,15 +187,15 @@ def sample_codes(
         raise ParameterError(f"{len(leads)} leads were given for {n_led} led windows.")
     led = iter(leads)
     kept = None if keep is None else to_sequence(keep[None])[0].to(device)
-    left, heard = torch.arange(len(sequence), device=device), total if audition is None else audition.columns * rows
+    left, auditioned = torch.arange(len(sequence), device=device), total if audition is None else audition.columns * rows
     for window, condition in zip(windows, conditions, strict=True):
-        first, stop = window.start * rows, window.stop * rows
+        first, stop = (window.start + window.primed * window.is_led) * rows, window.stop * rows  # a lead takes the place of earlier columns
         if done >= stop:
             continue
         lead = to_sequence(next(led)[: choose.n_rows].flatten(0, 1)).to(device).unflatten(0, (-1, len(sequence))) if window.is_led else None
         while done < stop:
-            until = heard if done < heard < stop else stop
-            known = sequence[left, max(first, 0) : done].repeat(choose.n_rows, 1)
+            until = auditioned if done < auditioned < stop else stop
+            known = sequence[left, first:done].repeat(choose.n_rows, 1)
             known = known if lead is None else torch.cat([lead[:, left].flatten(0, 1), known], 1)
             logits, state = sampler.start(known, guided_rows(condition, choose.n_rows), attention and attention.look)
             for position in range(done, until):
@@ -213,7 +213,7 @@ def sample_codes(
             done = until
             if attention is not None and done == stop:
                 attention.keep(sampler, window, left, state.cache.looked.weights[: len(left)])
-            if audition is not None and done == heard < total:
+            if audition is not None and done == auditioned < total:
                 left = audition.choose(sequence[:, :done]).to(device)
                 sequence[torch.isin(torch.arange(len(sequence), device=device), left, invert=True), done:] = ENDED
     return sequence

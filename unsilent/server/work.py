@@ -159,7 +159,7 @@ class Worker:
         request = pipeline.resolve(ask.request)
         suffix = task.source.suffix if task.source.suffix.lower() in WRITABLE_SUFFIXES else ".mkv"
         plan = plan_mux(task.source, task.folder / f"take1{suffix}", request.original)
-        draft = _Draft(pipeline, emit, request.takes * (request.candidates or 1))
+        draft = _Draft(pipeline, emit)
 
         def progress(stage: str, share: float) -> None:
             if task.is_stopped and stage != "decoding":  # decoding is nearly the end of the job
@@ -290,8 +290,8 @@ class Worker:
 class _Draft:
     """The unfinished sounds of a running job: previews one candidate's mel, and keeps all codes in case the job is stopped."""
 
-    def __init__(self, pipeline: Pipeline, emit: Emit, draws: int) -> None:
-        self._pipeline, self._emit, self._draws = pipeline, emit, draws
+    def __init__(self, pipeline: Pipeline, emit: Emit) -> None:
+        self._pipeline, self._emit = pipeline, emit
         self._known: Int[Tensor, "draws known"] | None = None
         self._candidate, self._shown, self._next = 0, 0, 0.0
 
