@@ -2,8 +2,8 @@
 
     python benchmarks/generate.py demo/cat.mp4 [--model everyday] [--runs 5] [--threads 2]
 
-Prints the median time of each step and its ratio to playback time, the total as a ratio to playback time, the time from the start of the
-command to the finished file, and the peak memory of the command.
+Prints the median time of each step and of all steps, each also as a ratio to playback time. Then it runs the command, and prints its time
+from start to finished file, and its peak memory.
 """
 
 import argparse

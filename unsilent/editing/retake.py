@@ -132,7 +132,7 @@ class _Stretch(NamedTuple):
         seconds = length / rate
         if start > length or stop < 0:
             raise ParameterError(f"{start / rate:g} to {stop / rate:g} s is outside {opened.path}, which has 0 to {seconds:.2f} s.")
-        start, stop = start - reach * (start == length), stop + reach * (stop == 0)  # the cross-fade of a join needs part of the sound
+        start, stop = start - reach * (start == length), stop + reach * (stop == 0)  # a join cross-fades with the sound
         if stop - start < SHORTEST_SECONDS * rate:
             raise ParameterError(f"{start / rate:g} to {stop / rate:g} s is too short; a retake lasts {SHORTEST_SECONDS:g} s or more.")
         if start < 0 and opened.scene is not None:
