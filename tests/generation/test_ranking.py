@@ -14,7 +14,7 @@ from unsilent.generation.conditions import likeliest
 from unsilent.generation.ranking import Judge, agreement
 from unsilent.generation.sampling import ENDED
 from unsilent.models.code_order import to_sequence
-from unsilent.models.listener import Listener, Ranker
+from unsilent.models.listener import Listener, ListenerConfig, Ranker
 from unsilent.request import FINALISTS, Defaults, Request
 
 
@@ -37,6 +37,7 @@ class LoudIsDrum(Listener):
     def __init__(self):
         nn.Module.__init__(self)
         self.fc = nn.Identity()
+        self.config = ListenerConfig(block=16, labels=3)  # two columns of 16 frames
 
     def features(self, mel01):
         loud = mel01.mean((1, 2))
@@ -82,6 +83,12 @@ def test_an_audition_keeps_the_best_of_each_take_and_ranking_leaves_out_the_othe
     ended = torch.ones(len(grids), dtype=torch.bool).index_fill(0, left, False)
     grids[ended, :, -1] = ENDED
     assert [one.take for one in judge.rank(grids)] == [5, 1]
+
+
+def test_an_audition_rates_the_last_block():
+    grids = torch.cat([grids_of(0, 20, 20, 20, 0), grids_of(0, 0, 2, 10, 20)], dim=2)[:, :, 2:7]  # three old columns, two new ones
+    judge = Judge(CODEC, RANKER, {"drum": 1.0}, Request(candidates=5))
+    assert judge.audition.choose(to_sequence(grids)).tolist() == [2, 3, 4]
 
 
 def test_few_candidates_and_candidates_for_cues_all_go_on():

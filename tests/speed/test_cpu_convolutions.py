@@ -11,6 +11,7 @@ from unsilent.models.backbones.efficientnet_lite import EfficientNetLite0
 from unsilent.models.codebook import Codebook
 from unsilent.models.configs import CodebookConfig, MelGANConfig
 from unsilent.models.layers import ResidualBlock, Upsample
+from unsilent.models.listener import Listener, ListenerConfig
 from unsilent.models.melgan import MelGAN
 from unsilent.speed import cpu_convolutions
 from unsilent.speed.cpu_convolutions import FusedTransposed, FusedUpsample, Int8ResidualBlock, prepare_convolutions
@@ -59,6 +60,16 @@ def test_fused_efficientnet_equals_efficientnet(size):
     cpu_convolutions.fuse(fast, torch.float32)
     torch.testing.assert_close(fast(images), network(images), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(fast(images)[1:2], fast(images[1:2]), atol=0, rtol=0)
+
+
+@torch.inference_mode()
+def test_fused_listener_equals_listener():
+    torch.manual_seed(0)
+    network, mels = Listener(ListenerConfig(channels=(4, 6, 8, 8), labels=3)).eval(), torch.rand(2, 80, 230) * 0.5 + 0.3
+    network.to_bands.copy_(torch.eye(96, 80))
+    fast = copy.deepcopy(network)
+    cpu_convolutions.fuse(fast, torch.float32)
+    torch.testing.assert_close(fast(mels), network(mels), atol=1e-5, rtol=1e-4)
 
 
 def networks() -> dict:

@@ -114,14 +114,15 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     sampler = load_sampler(folder / about["parts"]["sampler"], precision, device)
     sees = preset.backbone and sampler.config.condition.kind in SEEING
     backbone, backbone_row = load_backbone(preset.backbone) if sees else (None, None)
-    if precision and backbone is not None and can_fuse(device):
-        fuse(backbone, convolution_dtype(precision))
     classes = tuple(about.get("classes", ()))
     chosen = read_defaults(folder)
     defaults = (chosen.top_k, chosen.temperature, chosen.guidance, chosen.candidates)
     loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
     networks = (codebook, sampler, vocoder, backbone, backbone_row)
     ranker = load_ranker(folder) if chosen.candidates else None
+    if precision and can_fuse(device):
+        for network in filter(None, (backbone, ranker and ranker.listener)):
+            fuse(network, convolution_dtype(precision))
     exemplars = load_exemplars(folder, sampler.config)
     parts = Parts(preset.name, *networks, classes, ranker, exemplars, *defaults, fingerprint(folder, about), loudness, folder)
     if problem := misfit(codebook.config, sampler.config, vocoder.config, backbone_row, classes):

@@ -66,6 +66,11 @@ class Listener(nn.Module):
         )
         self.fc = nn.Linear(config.channels[-1], config.labels)
 
+    @property
+    def block_frames(self) -> int:
+        """Mel frames of one block."""
+        return self.config.block * _FRAME_STEP
+
     def forward(self, mel01: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch labels"]:
         """Logits of mels in [0, 1]; invariant to level."""
         return self.fc(self.features(mel01))

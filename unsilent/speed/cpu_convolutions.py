@@ -20,6 +20,7 @@ from unsilent.choices import Precision
 from unsilent.models.backbones.efficientnet_lite import ConvNorm, EfficientNetLite0
 from unsilent.models.codebook import Codebook
 from unsilent.models.layers import ResidualBlock, Upsample
+from unsilent.models.listener import Listener
 from unsilent.models.melgan import SLOPE, MelGAN, Residual
 from unsilent.speed import cpu_groupnorm, cpu_transformer
 from unsilent.speed.choice import convolution_dtype
@@ -118,6 +119,8 @@ def fuse(network: nn.Module, dtype: torch.dtype, quantises: bool = False) -> Non
         _replace(network, nn.Conv2d, lambda layer: Convolution(layer.weight, layer.bias, dtype, layer.stride, layer.padding))
     elif isinstance(network, EfficientNetLite0):
         _replace(network, ConvNorm, lambda layer: FusedConvNorm(layer, dtype))
+    elif isinstance(network, Listener):
+        _replace(network.blocks, nn.Conv2d, lambda layer: Convolution(layer.weight, layer.bias, dtype, padding=layer.padding))
 
 
 def _replace(network: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> None:
