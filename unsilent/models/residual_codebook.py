@@ -88,22 +88,6 @@ def column_features(mel: Float[Tensor, "batch mels frames"], config: ResidualCod
     return torch.cat(features, 2)
 
 
-def parts_of(
-    features: Float[Tensor, "batch columns features"], config: ResidualCodebookConfig
-) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
-    """Inverse of `column_features`: envelope and strength of the texture."""
-    mels, each = config.clip.mels, config.clip.downsampling
-    power, level, spread = features.split([mels * config.patches, config.groups * each, config.textures], 2)
-    envelope = _by_row(power, mels).repeat_interleave(config.patch, 2)
-    if config.groups:
-        envelope = envelope + _by_row(level / _GROUP_SCALE, config.groups).repeat_interleave(mels // config.groups, 1)
-    if not config.textures:
-        return envelope, torch.ones_like(envelope)
-    strength = ((spread / _TEXTURE_SCALE).exp() / _noise_deviations(config.clip, config.textures).to(spread)).transpose(1, 2)
-    strength = strength.clamp(max=_MAX_STRENGTH).repeat_interleave(mels // config.textures, 1).repeat_interleave(each, 2)
-    return envelope, strength
-
-
 def _by_column(x: Float[Tensor, "batch rows positions"], each: int) -> Float[Tensor, "batch columns features"]:
     return x.unflatten(2, (-1, each)).transpose(1, 2).flatten(2)
 
@@ -185,8 +169,19 @@ class ResidualDecoder(nn.Module):
         self, latents: Float[Tensor, "batch dim columns"]
     ) -> tuple[Float[Tensor, "batch mels frames"], Float[Tensor, "batch mels frames"]]:
         """Envelope and strength of the texture."""
+        config = self.config
+        mels, each = config.clip.mels, config.clip.downsampling
         with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would round to 0.2 dB, and float32 is fast enough
-            return parts_of(self.linear(latents.float().transpose(1, 2)), self.config)
+            features = self.linear(latents.float().transpose(1, 2))
+        power, level, spread = features.split([mels * config.patches, config.groups * each, config.textures], 2)
+        envelope = _by_row(power, mels).repeat_interleave(config.patch, 2)
+        if config.groups:
+            envelope = envelope + _by_row(level / _GROUP_SCALE, config.groups).repeat_interleave(mels // config.groups, 1)
+        if not config.textures:
+            return envelope, torch.ones_like(envelope)
+        strength = ((spread / _TEXTURE_SCALE).exp() / _noise_deviations(config.clip, config.textures).to(spread)).transpose(1, 2)
+        strength = strength.clamp(max=_MAX_STRENGTH).repeat_interleave(mels // config.textures, 1).repeat_interleave(each, 2)
+        return envelope, strength
 
 
 class ResidualCodebook(nn.Module):
