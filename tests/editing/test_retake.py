@@ -1,6 +1,7 @@
 """Retakes: what stays, what is ranked, extensions, bridges, variations, both kinds of grids, and saving."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,10 +211,12 @@ def test_retakes_work_behind_the_first_window(pipeline, write_clip, tmp_path):
 )
 def test_windows_cover_a_range_once(start, stop, n):
     windows = plan_range(start, stop, 53, 26)
-    new = [column for window in windows for column in range(window.start + window.primed, window.stop)]
-    assert new == list(range(start, stop))
+    assert [column for window in windows for column in range(window.new, window.stop)] == list(range(start, stop))
     assert all(window.start >= 0 and 0 <= window.primed < window.columns <= 53 for window in windows)
     assert len(windows) == n
+    led = plan_range(start, stop, 53, 26, lead=16)
+    assert [replace(window, led=0) for window in led] == windows
+    assert [window.led for window in led] == [16 if window.start >= start and window.primed else 0 for window in windows]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,25 @@
 """Leads: exemplars of the classes that are seen or named, which sounds continue."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from unsilent.batch import run
 from unsilent.checkpoints.bundle import load_exemplars
 from unsilent.checkpoints.store import save_checkpoint
+from unsilent.editing.opening import open_result
+from unsilent.editing.retake import Retake, retake
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.generation.causal import CausalObserver
 from unsilent.generation.leads import choose_exemplars, known_codes, lead_columns
 from unsilent.generation.sampling import sample_codes
+from unsilent.generation.sidecar import find_sidecar
 from unsilent.generation.streaming import join, render_codes
 from unsilent.generation.windows import Window
 from unsilent.models.exemplars import Exemplars, ExemplarsConfig
+from unsilent.outputs import plan
 from unsilent.pipeline import Pipeline
 from unsilent.request import Request
 from unsilent.vision.scene import Scene
@@ -34,7 +39,7 @@ def exemplars(seeing):
 @pytest.fixture(scope="module")
 def led(seeing, exemplars):
     """The tiny model with exemplars."""
-    return Pipeline(dataclasses.replace(seeing.parts, exemplars=exemplars), torch.device("cpu"))
+    return Pipeline(replace(seeing.parts, exemplars=exemplars), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -57,6 +62,22 @@ def test_sounds_of_a_named_class_continue_its_exemplars(led, video):
     assert sorted(firsts[:4]) == [4, 5, 6, 7]  # all before any again
     assert firsts[4:] == firsts[:2]
     assert lead[1].unique().tolist() == [15]
+
+
+def test_windows_continue_the_same_exemplars_as_long_as_the_class_stays_the_same(led, make_clip):
+    """Thirty seconds of two pictures without a cut, which show different classes."""
+    images = [np.full((48, 64, 3), grey, np.uint8) for grey in (10, 240)]
+    both = make_clip("both.mp4", n_frames=30, fps=1, images=lambda index: images[index >= 15])
+    leads, _ = leads_of(led, Scene(both, 30.0), takes=3, candidates=1, scenes="off")
+    assert len(leads) > 3
+    firsts = [lead[0, :, 0, 0] for lead in leads]
+    classes = [set((first // EACH).tolist()) for first in firsts]
+    assert all(len(one) == 1 for one in classes)
+    assert len(set.union(*classes)) == 2
+    assert len({tuple((first % EACH).tolist()) for first in firsts}) == 1
+    assert {tuple(lead.shape) for lead in leads} == {(2, 3, led.clip.rows, COLUMNS)}
+    longer, _ = leads_of(led, Scene(both, 30.0), takes=5, candidates=1, scenes="off")
+    assert all(torch.equal(one, other[:, :3]) for one, other in zip(leads, longer, strict=True))
 
 
 def test_exemplars_change_the_sounds_but_not_their_length(seeing, led, video):
@@ -89,7 +110,7 @@ def test_streams_continue_the_exemplar_of_the_first_candidate(led, make_clip, la
     scene = Scene(make_clip("still.mp4", n_frames=75, images=lambda index: np.full((48, 64, 3), 90, np.uint8)), 3.0)
     observer = CausalObserver.of_video(scene, led.parts)
     observer.read(74)
-    found = observer.exemplar(Window(-COLUMNS, COLUMNS, led.clip.columns, True), led.resolve(label=label, seed=3, stream=True))
+    found = observer.exemplar(Window(-COLUMNS, COLUMNS, led.clip.columns, COLUMNS), led.resolve(label=label, seed=3, stream=True))
     (lead,), _ = leads_of(led, scene, label=label, seed=3)
     assert torch.equal(found, lead[:, 0])
 
@@ -103,6 +124,28 @@ def test_streams_with_exemplars_are_the_whole_byte_by_byte(seeing, led, make_cli
     assert render_codes(led.codec, made.codes, len(made.waveform)).tobytes() == made.waveform.tobytes()
     assert made.codes.shape == plain.codes.shape
     assert not np.array_equal(made.codes, plain.codes)
+
+
+def test_retakes_continue_their_own_sound_and_exemplars_where_it_is_out_of_reach(seeing, led, write_clip, tmp_path):
+    """Without exemplars there, `led` retakes like the model that has none."""
+    (made,) = run(led, plan([write_clip(tmp_path / "a.mp4", n_frames=8, fps=1)], None), Request(scenes="off"), sidecar=True)
+    opened = open_result(led, made.out, find_sidecar(made.out))
+
+    def columns_alike(start, stop, **fields):
+        one, other = (retake(model, replace(opened, **fields), Retake(start, stop, candidates=1))[0].made.codes for model in (led, seeing))
+        return [column for column in range(one.shape[1]) if np.array_equal(one[:, column], other[:, column])]
+
+    n_columns = opened.codes.shape[1]
+    assert columns_alike(3, 5) == list(range(n_columns))
+    begin = columns_alike(0, 2)
+    assert len(begin) < n_columns
+    assert begin[-1] == n_columns - 1
+    n_longer = led.clip.columns_for(30 * 22050)
+    longer = columns_alike(8, 30)
+    assert len(longer) < n_longer
+    assert longer[: n_columns + led.clip.hop_columns] == list(range(n_columns + led.clip.hop_columns))
+    assert columns_alike(8, 30, seen={}) == list(range(n_longer))
+    assert columns_alike(0, 2, request=opened.request.model_copy(update={"prime": "own"})) == list(range(n_columns))
 
 
 @pytest.mark.parametrize("fields", [{"prime": "own"}, {"prompt_track": ({"start": 0, "stop": 1, "label": "dog"},)}])

@@ -94,7 +94,7 @@ def test_candidates_that_pass_an_audition_go_on_as_without_it(sampler, columns, 
 
 @pytest.mark.parametrize("columns", [None, 2, 4, 6])  # in the first shot, at its end, in the second
 def test_a_shot_that_a_lead_begins_knows_no_codes_of_the_shot_before(sampler, columns):
-    windows = [Window(-2, 2, 6, True), Window(2, 2, 8, True)]  # shots of four and six columns
+    windows = [Window(-2, 2, 6, 2), Window(2, 2, 8, 2)]  # shots of four and six columns
     request = Request(seed=3, takes=3, temperature=1.0, top_k=32, guidance=1.0)
     audition = columns and Audition(columns, lambda known: torch.tensor([1]))
     rng = torch.Generator().manual_seed(0)
@@ -104,6 +104,30 @@ def test_a_shot_that_a_lead_begins_knows_no_codes_of_the_shot_before(sampler, co
     two = sample_codes(sampler, windows, conditions, request, leads=[other, lead], audition=audition)
     assert not torch.equal(one[1, : 4 * CLIP.rows], two[1, : 4 * CLIP.rows])
     assert torch.equal(one[1, 4 * CLIP.rows :], two[1, 4 * CLIP.rows :])
+
+
+@pytest.mark.parametrize("columns", [None, 4, 8])  # an audition in the first window, and in the second
+def test_a_lead_inside_the_sound_takes_the_place_of_the_earliest_known_columns(sampler, columns):
+    """It changes what comes after it. The columns in its place do not matter, and the others do."""
+    windows = [Window(0, 0, 6), Window(0, 6, 10, 4)]
+    request = Request(seed=3, takes=3, temperature=1.0, top_k=32, guidance=2.0)
+    audition = columns and Audition(columns, lambda known: torch.tensor([1]))
+    rng = torch.Generator().manual_seed(0)
+    one, other = torch.randint(32, (2, 2, 3, CLIP.rows, 4), generator=rng)
+    conditions = [steady(sampler)(window) for window in windows]
+
+    def made(lead, known):
+        fields = {"prime": known, "leads": [lead], "audition": audition}
+        return sample_codes(sampler, windows, conditions, request, **fields)[1].unflatten(0, (-1, CLIP.rows))
+
+    known = torch.randint(32, (CLIP.rows, 6), generator=rng)
+    replaced, continued = known.clone(), known.clone()
+    replaced[:, 3], continued[:, 4] = (known[:, 3] + 1) % 32, (known[:, 4] + 1) % 32
+    first = made(one, known)
+    assert torch.equal(first[6:], made(one, replaced)[6:])
+    assert not torch.equal(first[6:], made(one, continued)[6:])
+    assert torch.equal(first[:6], made(other, known)[:6])
+    assert not torch.equal(first[6:], made(other, known)[6:])
 
 
 def test_a_take_does_not_depend_on_the_others(sampler):

@@ -115,10 +115,11 @@ def test_streams_avoid_too(seeing, video):
 
 def test_led_windows_begin_before_the_sound_and_cover_it():
     windows = plan_windows(30, 10, 5, lead=4)
-    assert [windows[0].start, windows[0].primed, windows[0].is_led] == [-4, 4, True]
-    made = [column for window in windows for column in range(window.start + window.primed, window.stop)]
-    assert made == list(range(30))
-    assert all(not window.is_led and window.columns <= 10 for window in windows[1:])
+    assert [windows[0].start, windows[0].primed, windows[0].led] == [-4, 4, 4]
+    assert [column for window in windows for column in range(window.new, window.stop)] == list(range(30))
+    assert all(window.columns <= 10 for window in windows)
+    assert {(window.primed, window.led) for window in windows[1:]} == {(5, 3)}  # two known columns stay
+    assert windows[:3] == plan_windows(17, 10, 5, lead=4)[:3]
 
 
 def test_a_reference_is_continued_but_not_heard(seeing, video, knock):
@@ -147,7 +148,7 @@ def test_scenes_are_each_led_by_the_reference(seeing, make_clip, knock):
     both = make_clip("both.mp4", n_frames=150, images=lambda index: images[index >= 75])
     made = seeing.generate(both, candidates=1, like=str(knock), seed=1)
     plan, *_ = seeing.plan_and_observe(Scene(both, 6.0), made.codes.shape[1], made.request)
-    assert [window.is_led for window in plan.windows if window.is_led] == [True, True]
+    assert [window.own == window.new for window in plan.windows] == [True, True]
     assert made.codes.shape[1] == seeing.clip.columns_for(6 * 22050)
 
 

@@ -22,6 +22,7 @@ from unsilent.choices import Layer, check_choice
 from unsilent.editing.opening import Opened, encode_sound
 from unsilent.errors import ParameterError
 from unsilent.generation.conditions import Conditions, Plan
+from unsilent.generation.leads import known_codes, lead_columns
 from unsilent.generation.progress import Clock, Progress
 from unsilent.generation.ranking import agreement, likelihood_after
 from unsilent.generation.result import Generation
@@ -203,24 +204,27 @@ def _candidates(
     alone = asked.layer == "mix"  # a mixed sound is independent of the codes around it
     n_after = 0 if alone else min(AFTER_COLUMNS, int((codes[0, stretch.last :] >= 0).sum()))
     wanted = range(stretch.first, stretch.last + n_after)
-    windows, conditions = _plan(pipeline, opened, wanted, alone, request, lambda share: progress(0.3 * share))
+    drawn = request.model_copy(update={"candidates": None})
+    windows, conditions, leads = _plan(pipeline, opened, wanted, alone, drawn, lambda share: progress(0.3 * share))
     clock.lap("features")
-    next_shot = [number for number, one in enumerate(windows) if one.start >= stretch.last and not one.primed]
+    next_shot = [number for number, one in enumerate(windows) if one.own == one.new >= stretch.last]
     windows, conditions = (one[: min(next_shot, default=len(one))] for one in (windows, conditions))
+    leads = leads[: sum(one.led > 0 for one in windows)]
     n_after = min(n_after, windows[-1].stop - stretch.last)  # columns after a cut do not depend on the candidates
     sampled = [replace(one, columns=min(one.stop, stretch.last) - one.start) for one in windows]
     known, keep = codes[:, : stretch.first], None
     if asked.keep:
         keep = _kept(codes[:, : stretch.last], stretch.first, asked.keep, request.seed)
-    drawn = request.model_copy(update={"candidates": None})
     with sampling_mode(sampler, pipeline.precision):
-        sequences = sample_codes(sampler, sampled, conditions, drawn, prime=known if known.shape[1] else None, keep=keep)
+        sequences = sample_codes(sampler, sampled, conditions, drawn, prime=known if known.shape[1] else None, leads=leads, keep=keep)
         progress(0.5)
         made = to_grid(sequences, clip.rows)[:, :, stretch.first :]
         scores: Sequence[float | None] = [None] * len(made)
         if n_after:
             after = codes[:, stretch.last : stretch.last + n_after]
-            inside = sequences[:, windows[-1].start * clip.rows :]
+            inside = sequences[:, windows[-1].own * clip.rows :]
+            if windows[-1].led:
+                inside = torch.cat([to_sequence(leads[-1][0]).to(device), inside], 1)
             scores = likelihood_after(sampler, inside, to_sequence(after[None])[0], conditions[-1][:1]).tolist()
     if not n_after and pipeline.parts.ranker:
         expected = {request.label: 1.0} if request.label else opened.seen
@@ -257,26 +261,31 @@ def _kept(codes: Int[Tensor, "rows columns"], n_known: int, share: float, seed: 
 
 def _plan(
     pipeline: Pipeline, opened: Opened, columns: range, alone: bool, request: Request, progress: Progress
-) -> tuple[list[Window], Conditions]:
-    """Windows and their conditions from the video, shot by shot; without a video, the condition is the label, or zeros."""
+) -> tuple[list[Window], Conditions, Sequence[Int[Tensor, "2 draws rows lead"]]]:
+    """Windows, their conditions and their leads from the video, shot by shot; without a video, the condition is the label, or zeros.
+
+    Exemplars lead windows of results. Sounds that the user has given are continued without exemplars, which have another character.
+    """
     parts, clip, known = pipeline.parts, pipeline.clip, {"start": columns.start, "alone": alone}
     if opened.scene is not None:
+        is_given = not opened.seen or opened.request.prime is not None or opened.request.like is not None  # recordings have no seen classes
+        known["lead"] = 0 if is_given else lead_columns(request, clip, parts.exemplars)
         plan = pipeline.plan(opened.scene, columns.stop, **known)
         observation = pipeline.observe(opened.scene, plan, request, progress)
         if observation is not None and observation.cuts:
             plan = pipeline.plan(opened.scene, columns.stop, observation.cuts, **known)
             observation = pipeline.observe(opened.scene, plan, request, progress)
-        return plan.windows, pipeline.conditions(plan, observation, request)
+        return plan.windows, pipeline.conditions(plan, observation, request), known_codes(parts, plan, observation, request).leads
     windows = plan_range(columns.start, columns.stop, clip.columns, clip.hop_columns)
     if alone:
         windows = [one.moved(columns.start) for one in plan_windows(len(columns), clip.columns, clip.hop_columns)]
     if parts.backbone is None:
-        return windows, pipeline.conditions(Plan(windows, []), None, request)
+        return windows, pipeline.conditions(Plan(windows, []), None, request), ()
     config, number = parts.sampler.config.condition, None if request.label is None else parts.classes.index(request.label)
     with sampling_mode(parts.sampler, pipeline.precision):
         features = torch.zeros(1, config.n_features, config.feature_dim, device=pipeline.device)
         named = parts.sampler.condition(features, None if number is None else torch.tensor([number], device=pipeline.device))
-    return windows, [named if number is not None else torch.zeros_like(named)] * len(windows)
+    return windows, [named if number is not None else torch.zeros_like(named)] * len(windows), ()
 
 
 class _Sound(NamedTuple):

@@ -79,7 +79,7 @@ def over_time(windows: Sequence[WindowAttention]) -> tuple[Float[np.ndarray, "pl
     picture = np.zeros((max(weights.shape[1] for weights in found), windows[-1].window.stop), np.float32)
     for one, weights in zip(windows, found, strict=True):
         window, columns = one.window, weights.reshape(-1, one.each, weights.shape[1]).mean(1)
-        picture[: columns.shape[1], window.start + window.primed : window.stop] = columns[window.primed :].T
+        picture[: columns.shape[1], window.new : window.stop] = columns[window.primed :].T
     return picture, "position of the condition" if is_condition else "distance to earlier columns"
 
 

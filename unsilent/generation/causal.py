@@ -29,7 +29,7 @@ class CausalObserver:
     """Reads frames in the order of time. Features and motion are dropped once no window needs them.
 
     Attributes:
-        lead: columns of an exemplar before the sound.
+        lead: columns of an exemplar that each window continues.
         last: number of the last frame that was read.
         ended: whether the video has no more frames.
 
@@ -95,11 +95,11 @@ class CausalObserver:
         return make_condition(sampler, features, labels, motion, avoided)
 
     def exemplar(self, window: Window, request: Request) -> Int[Tensor, "2 rows lead"]:
-        """Codes that precede the sound: an exemplar of the requested class, or of the likeliest one so far; then silence."""
+        """Codes that a window continues: an exemplar of the requested class, or of the likeliest when the window begins; then silence."""
         exemplars, features = self._parts.exemplars, self._seen(window)
         labels = self._labels(features, request).expand(features.shape[:2])
         number, which = labels[0, window.primed * labels.shape[1] // window.columns], choose_exemplars(exemplars, request)[0]
-        return torch.stack([exemplars.codes[number, which], exemplars.silence])[..., -window.primed :].long()
+        return torch.stack([exemplars.codes[number, which], exemplars.silence])[..., -window.led :].long()
 
     def _seen(self, window: Window) -> Float[Tensor, "1 features dim"]:
         """Features of a window; frames that have not been read get the last feature."""

@@ -1,9 +1,10 @@
-"""Leads: columns before a sound that the sampler continues but that are not output, from a reference or an exemplar of the sound's class.
+"""Leads: columns that the sampler continues in each window but that are not output, from a reference or an exemplar of the window's class.
 
-The codes of one recording determine the sound more closely than its class does.
+The codes of one recording determine the sound more closely than its class does. A lead before the first window alone is soon forgotten.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Known(NamedTuple):
 
     Attributes:
         prime: codes of the sound's first columns.
-        leads: codes of the columns before each led window: first those to continue, then silence for the unconditional rows.
+        leads: codes of the first columns of each led window: first those to continue, then silence for the unconditional rows.
     """
 
     prime: Int[Tensor, "rows known"] | None = None
@@ -45,8 +46,8 @@ def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> i
 def known_codes(parts: Parts, plan: Plan, observation: Observation | None, request: Request, given: GivenSounds = GivenSounds()) -> Known:
     """Codes that each candidate continues: a prime, a reference or exemplars.
 
-    Each candidate continues a different exemplar of the likeliest class in the first window of its shot. If candidates outnumber exemplars,
-    exemplars repeat. The choice depends only on the seed and the candidate's number.
+    Each candidate continues a different exemplar of the likeliest class in each window, and the same one as long as the class stays the
+    same. If candidates outnumber exemplars, exemplars repeat. The choice depends only on the seed and the candidate's number.
 
     Args:
         parts: the model.
@@ -55,17 +56,18 @@ def known_codes(parts: Parts, plan: Plan, observation: Observation | None, reque
         request: resolved.
         given: prime and reference of the request.
     """
-    led = [
-        (window, frames) for window, frames in zip(plan.windows, plan.frames, strict=False) if window.is_led
-    ]  # models without features have no frames
+    # models without features have no frames
+    led = [(window.led, frames) for window, frames in zip(plan.windows, plan.frames, strict=False) if window.led]
     if given.reference is not None:
-        return Known(None, [given.reference.codes[:, None].expand(-1, request.n_sampled, -1, -1)] * len(led))
-    leads, order = [], None if parts.exemplars is None else choose_exemplars(parts.exemplars, request)
-    for window, frames in led:
-        likeliest = class_shares(parts.sampler, [frames], observation, request, parts.classes).argmax()
-        chosen = parts.exemplars.codes[likeliest.cpu(), order, :, -window.primed :].long()
-        leads.append(torch.stack([chosen, parts.exemplars.silence[:, : window.primed].long().expand_as(chosen)]))
-    return Known(given.prime and given.prime.codes, leads)
+        return Known(None, [given.reference.codes[:, None, :, -n:].expand(-1, request.n_sampled, -1, -1) for n, _ in led])
+
+    @cache  # windows share the memory of their leads
+    def exemplars_of(number: int, n: int) -> Int[Tensor, "2 sounds rows lead"]:
+        chosen = parts.exemplars.codes[number, choose_exemplars(parts.exemplars, request), :, -n:].long()
+        return torch.stack([chosen, parts.exemplars.silence[:, :n].long().expand_as(chosen)])
+
+    likeliest = [int(class_shares(parts.sampler, [frames], observation, request, parts.classes).argmax()) for _, frames in led]
+    return Known(given.prime and given.prime.codes, [exemplars_of(number, n) for number, (n, _) in zip(likeliest, led, strict=True)])
 
 
 def choose_exemplars(exemplars: Exemplars, request: Request) -> Int[Tensor, "sounds"]:

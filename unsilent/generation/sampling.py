@@ -159,7 +159,7 @@ def sample_codes(
             and needs a sampler trained with condition dropout. A sound does not depend on the number of sounds: bit by bit with the C step,
             with torch's matrix products, up to rounding.
         prime: codes of the first columns, which are kept (the paper's priming).
-        leads: codes of the columns before each led window: those to continue, and those of the unconditional rows.
+        leads: codes of the first columns of each led window: those to continue, and those of the unconditional rows.
         keep: codes of all columns; -1 marks codes to sample, all others are kept. The transformer processes kept codes like sampled ones.
         audition: ends candidates after their first columns; None lets all go on.
         on_column: called after each column with all codes known so far.
@@ -183,16 +183,16 @@ def sample_codes(
         known = _known_codes(prime, rows, sampler.config.codes)[:, :total]
         done = known.shape[1]
         sequence[:, :done] = known
-    if len(leads) != (n_led := sum(window.is_led for window in windows)):
+    if len(leads) != (n_led := sum(window.led > 0 for window in windows)):
         raise ParameterError(f"{len(leads)} leads were given for {n_led} led windows.")
     led = iter(leads)
     kept = None if keep is None else to_sequence(keep[None])[0].to(device)
     left, auditioned = torch.arange(len(sequence), device=device), total if audition is None else audition.columns * rows
     for window, condition in zip(windows, conditions, strict=True):
-        first, stop = (window.start + window.primed * window.is_led) * rows, window.stop * rows  # a lead takes the place of earlier columns
+        first, stop = window.own * rows, window.stop * rows
+        lead = to_sequence(next(led)[: choose.n_rows].flatten(0, 1)).to(device).unflatten(0, (-1, len(sequence))) if window.led else None
         if done >= stop:
             continue
-        lead = to_sequence(next(led)[: choose.n_rows].flatten(0, 1)).to(device).unflatten(0, (-1, len(sequence))) if window.is_led else None
         while done < stop:
             until = auditioned if done < auditioned < stop else stop
             known = sequence[left, first:done].repeat(choose.n_rows, 1)

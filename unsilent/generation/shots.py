@@ -36,7 +36,7 @@ def plan_shots(
         condition: the sampler's configuration of conditions.
         backbone: preprocessing of the image network; None for a model without features, whose plan has no frames.
         start: first column to sample; earlier ones are known.
-        lead: columns of a reference or an exemplar before each shot.
+        lead: columns of a reference or an exemplar that each window continues, the first of each shot before the shot.
         alone: do not continue the columns before `start`.
     """
     starts, kept = [0], list[int]()
@@ -51,7 +51,7 @@ def plan_shots(
         if begin + known >= stop:
             continue
         if known and not alone:
-            own = plan_range(known, stop - begin, clip.columns, clip.hop_columns)
+            own = plan_range(known, stop - begin, clip.columns, clip.hop_columns, lead)
         else:
             own = [window.moved(known) for window in plan_windows(stop - begin - known, clip.columns, clip.hop_columns, lead)]
         frames += [] if backbone is None else plan_frames(shot, own, clip, condition, backbone.pairs)

@@ -11,7 +11,6 @@ deterministic. Models whose condition or decoder needs a whole clip can stream t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +27,7 @@ from unsilent.generation.causal import CausalObserver
 from unsilent.generation.progress import Clock
 from unsilent.generation.result import Generation
 from unsilent.generation.sampling import NextCode, guided_rows, uniform_stream
-from unsilent.generation.windows import Window
+from unsilent.generation.windows import Window, successive_windows
 from unsilent.models.code_order import to_sequence
 from unsilent.models.residual_codebook import ResidualCodebook
 from unsilent.request import Request
@@ -176,17 +175,16 @@ class Stream:
         """Sample column by column; each window continues the codes of the one before."""
         sampler, clip, request = self._parts.sampler, self.codec.clip, self.request
         choose, uniforms = NextCode.of(request), uniform_stream(request.seed, 0)
-        for number in count():
-            start = number * clip.hop_columns - self._lead
-            window = Window(start, self._codes.n - start, clip.columns, start < 0)
-            if self._n_columns is not None and window.start + window.primed >= self._n_columns:
+        lead = 0 if self._observer is None else self._observer.lead
+        for number, window in enumerate(successive_windows(Window(-lead, lead, clip.columns, lead), clip.hop_columns, lead)):
+            if self._n_columns is not None and window.new >= self._n_columns:
                 return
-            if not self._read(window.start + window.primed):
+            if not self._read(window.new):
                 return
             known = self._known(window)[: choose.n_rows].to(sampler.pos_emb.device)
             logits, state = sampler.start(known, self._guided(choose, number, window))
-            for column in range(window.start + window.primed, window.stop):
-                if column > window.start + window.primed and (column == self._n_columns or not self._read(column)):
+            for column in range(window.new, window.stop):
+                if column > window.new and (column == self._n_columns or not self._read(column)):
                     return
                 drawn, codes = torch.from_numpy(uniforms.random(clip.rows)).to(known.device), list[Tensor]()
                 for row in range(clip.rows):
@@ -201,16 +199,12 @@ class Stream:
                 self._codes.append(torch.cat(codes))
                 yield True
 
-    @property
-    def _lead(self) -> int:
-        return 0 if self._observer is None else self._observer.lead
-
     def _known(self, window: Window) -> Int[Tensor, "2 known"]:
-        """Codes that the conditional and the unconditional row of a window continue: those sampled before, or an exemplar and silence."""
-        if window.is_led:
-            return to_sequence(self._observer.exemplar(window, self.request))
-        codes = self._codes.since(window.start)[None] if window.primed else torch.zeros(1, self.codec.clip.rows, 0, dtype=torch.long)
-        return to_sequence(codes).repeat(2, 1)
+        """Codes that the conditional and the unconditional row of a window continue: an exemplar or silence, then those sampled before."""
+        rows = self.codec.clip.rows
+        lead = self._observer.exemplar(window, self.request) if window.led else torch.zeros(2, rows, 0, dtype=torch.long)
+        codes = self._codes.since(window.own)[None].cpu() if window.own < window.new else torch.zeros(1, rows, 0, dtype=torch.long)
+        return to_sequence(torch.cat([lead, codes.expand(2, -1, -1)], 2))
 
     def _read(self, column: int) -> bool:
         """Read the frames that a column needs; False if the length is unknown and the frames end before the column."""
