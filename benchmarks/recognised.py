@@ -13,7 +13,8 @@ The sounds are written to OUT, and a second call reuses them:
 - `label`: `--sounds` sounds of five seconds for each class, with its name as label; each is
   the best of its candidates, as in `unsilent generate`
 - `picture`: as many for each held-out picture, at most two pictures per class
-- `label-one` and `picture-one`: the same with a single candidate, so without ranking
+- `long`: like `label`, but sounds of 30 s, cut into the stretches 0 to 5, 5 to 10, 10 to 20 and 20 to 30 s
+- `label-one`, `picture-one` and `long-one`: the same with a single candidate, so without ranking
 
 OUT/recognised.json has all numbers. The table gives top-1 and top-3 accuracy. `--every 3` uses only every third
 class. A run takes 20 minutes on two cores.
@@ -42,7 +43,8 @@ from unsilent.vision.scene import Scene
 
 FEWEST, MOST = 5, 10  # training recordings of a class
 PICTURES = 2  # images per class
-REAL_SECONDS, MADE_SECONDS = 6.0, 5.0
+REAL_SECONDS, MADE_SECONDS, LONG_SECONDS = 6.0, 5.0, 30.0
+STRETCHES = (0, 5), (5, 10), (10, 20), (20, 30)  # seconds of a long sound
 RATE, WINDOW = 16000, 15600  # sample rate in Hz and frame length in samples of YAMNet
 BETWEEN = 0.5  # hop, as a fraction of a frame
 
@@ -97,11 +99,14 @@ def main() -> None:
         if not table.exists():
             made = [str(path.relative_to(options.out)) for path in PARTS[part](pipeline, root, asked, held_out, pictures, options)]
             table.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        names = json.loads(table.read_text(encoding="utf-8"))
-        ranks = np.array([rank_of(listener(options.out / name), Path(name).parts[1], classes, means) for name in names])
-        n_classes = len({Path(name).parts[1] for name in names})
-        right = {"first": float((ranks < 1).mean()), "three": float((ranks < 3).mean())}
-        results["parts"][part] = {"sounds": len(names), "classes": n_classes, **right}
+        by_folder = defaultdict[str, list[str]](list)
+        for name in json.loads(table.read_text(encoding="utf-8")):
+            by_folder[Path(name).parts[0]].append(name)
+        for folder, names in by_folder.items():
+            ranks = np.array([rank_of(listener(options.out / name), Path(name).parts[1], classes, means) for name in names])
+            n_classes = len({Path(name).parts[1] for name in names})
+            right = {"first": float((ranks < 1).mean()), "three": float((ranks < 3).mean())}
+            results["parts"][folder] = {"sounds": len(names), "classes": n_classes, **right}
     (options.out / "recognised.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"{options.model}, weights {pipeline.parts.fingerprint}, {len(classes)} classes\n")
     print("| | sounds | classes | nearest | among three |")
@@ -154,10 +159,27 @@ def label(
     pipeline: unsilent.Pipeline, root: Path, names: list[str], _: dict, pictures: dict, options: argparse.Namespace, **fields: Any
 ) -> Iterator:
     """Write sounds that are generated from a label and a grey image."""
-    grey = options.out / "grey.png"
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(grey)
     for name in names:
-        yield from _written(options.out / folder_of("label", fields) / name, _made(pipeline, grey, options, label=name, **fields), pipeline)
+        made = _made(pipeline, _grey(options), options, label=name, **fields)
+        yield from _written(options.out / folder_of("label", fields) / name, made, pipeline)
+
+
+def long(
+    pipeline: unsilent.Pipeline, root: Path, names: list[str], _: dict, pictures: dict, options: argparse.Namespace, **fields: Any
+) -> Iterator:
+    """Write the stretches of long sounds that are generated from a label and a grey image."""
+    rate = pipeline.clip.sample_rate
+    for name in names:
+        for number, waveform in enumerate(_made(pipeline, _grey(options), options, LONG_SECONDS, label=name, **fields)):
+            for start, stop in STRETCHES:
+                folder = options.out / f"{folder_of('long', fields)} {start} to {stop} s" / name
+                yield from _written(folder, [waveform[start * rate : stop * rate]], pipeline, f"{number}-")
+
+
+def _grey(options: argparse.Namespace) -> Path:
+    path = options.out / "grey.png"
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(path)
+    return path
 
 
 def picture(
@@ -176,8 +198,10 @@ def folder_of(part: str, fields: dict[str, Any]) -> str:
 
 
 @torch.inference_mode()
-def _made(pipeline: unsilent.Pipeline, image: Path, options: argparse.Namespace, **fields: Any) -> Iterator[np.ndarray]:
-    n_samples = round(MADE_SECONDS * pipeline.clip.sample_rate)
+def _made(
+    pipeline: unsilent.Pipeline, image: Path, options: argparse.Namespace, seconds: float = MADE_SECONDS, **fields: Any
+) -> Iterator[np.ndarray]:
+    n_samples = round(seconds * pipeline.clip.sample_rate)
     for seed in range(options.sounds):
         request = pipeline.resolve(seed=seed, **fields)
         plan, observation, request = pipeline.plan_and_observe(Scene(image, 0.0), pipeline.clip.columns_for(n_samples), request)
@@ -202,6 +226,8 @@ PARTS = {
     "picture": picture,
     "label-one": partial(label, candidates=1),
     "picture-one": partial(picture, candidates=1),
+    "long": long,
+    "long-one": partial(long, candidates=1),
 }
 
 if __name__ == "__main__":
