@@ -128,7 +128,7 @@ def test_streams_with_exemplars_are_the_whole_byte_by_byte(seeing, led, make_cli
 
 def test_retakes_continue_their_own_sound_and_exemplars_where_it_is_out_of_reach(seeing, led, write_clip, tmp_path):
     """Without exemplars there, `led` retakes like the model that has none."""
-    (made,) = run(led, plan([write_clip(tmp_path / "a.mp4", n_frames=8, fps=1)], None), Request(scenes="off"), sidecar=True)
+    (made,) = run(led, plan([write_clip(tmp_path / "a.mp4", n_frames=8, fps=1)], None), Request(scenes="off", guidance=8.0), sidecar=True)
     opened = open_result(led, made.out, find_sidecar(made.out))
 
     def columns_alike(start, stop, **fields):
