@@ -32,6 +32,7 @@ from unsilent.signal.loudness import LOUDNESS, TARGET_LUFS, normalise_loudness
 from unsilent.signal.mel import from_mel01, log_mel01
 from unsilent.signal.silence import SILENT_PEAK, trim_silent_ends
 from unsilent.speed.choice import choose_device
+from unsilent.speed.cpu_convolutions import can_fuse, fuse
 from unsilent.speed.threads import one_thread
 from unsilent.vision.features import Backbone, extract, find_backbone, needed_frames, network_inputs
 from unsilent.vision.impact import ImpactMeter
@@ -193,7 +194,9 @@ class FeatureExtractor:
     def __call__(self) -> Callable[[File], Extracted]:
         """Load the image network; returns the function for one file."""
         module, expects = bundle.load_backbone(self.backbone)
-        module.to(choose_device("auto"))
+        if can_fuse(device := choose_device("auto")):
+            fuse(module, torch.float32)
+        module.to(device)
 
         def work(file: File) -> Extracted:
             with one_thread():
