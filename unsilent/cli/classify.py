@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Column
 
 from unsilent.cli import options
-from unsilent.cli.terminal import Bar, print_table, say
+from unsilent.cli.terminal import Bar, Column, print_table, say
 
 EXAMPLES = options.examples("unsilent classify recording.wav clip.sound.mp4", "unsilent classify clip.mp4 --classifier melception --json")
 

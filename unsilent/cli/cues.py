@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Column
 
 from unsilent.cli import options
-from unsilent.cli.terminal import print_table
+from unsilent.cli.terminal import Column, print_table
 
 EXAMPLES = options.examples(
     "unsilent cues clip.mp4", "unsilent cues clip.mp4 -o cues.csv", "unsilent cues clip.mp4 --read markers.edl -o hits.mid"

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import typer
-from rich.table import Column
 
 from unsilent.cli import options
 from unsilent.cli.data import RAY, WORKERS
-from unsilent.cli.terminal import Bar, print_table, say
+from unsilent.cli.terminal import Bar, Column, print_table, say
 
 EXAMPLES = options.examples(
     "unsilent evaluate --reference real --generated made -o report --classifier vggishish",

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column
 
 from unsilent.choices import MAX_TAKES, Bits, Original, PrimeKeep, Scenes
 from unsilent.cli import live, options
-from unsilent.cli.terminal import Bar, print_table, say
+from unsilent.cli.terminal import Bar, Column, print_table, say
 
 if TYPE_CHECKING:
     from unsilent.request import Request

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import typer
-from rich.table import Column
 
-from unsilent.cli.terminal import Bar, print_table, say
+from unsilent.cli.terminal import Bar, Column, print_table, say
 
 MIN_DESCRIPTION = 30  # characters; with less room, descriptions are left out
 

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Column
 
 from unsilent.choices import MAX_TAKES, AnyPrecision, Layer, VocoderChoice
 from unsilent.cli import options
-from unsilent.cli.terminal import Bar, print_table
+from unsilent.cli.terminal import Bar, Column, print_table
 
 EXAMPLES = options.examples(
     "unsilent retake clip.sound.mp4 --from 3 --to 4.5",

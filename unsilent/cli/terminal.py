@@ -5,11 +5,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
+from typing import Literal, NamedTuple
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 
 QUIET_SECONDS = 10.0  # between two progress lines if stderr is not a terminal
 _WIDE = 1000  # width of tables in a file or pipe, so that paths are not wrapped
@@ -25,10 +23,24 @@ def say(sentence: str) -> None:
     typer.echo(f"unsilent: {printable(' '.join(sentence.split()))}", err=True)
 
 
+class Column(NamedTuple):
+    """A column of a table. Cells that are too wide are wrapped between words, or folded between characters if `overflow` says so."""
+
+    header: str
+    justify: Literal["left", "right"] = "left"
+    no_wrap: bool = False
+    overflow: Literal["ellipsis", "fold"] = "ellipsis"
+
+
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under headings: wrapped to the terminal's width, or one line each in a file or pipe. Markup is not interpreted."""
+    from rich.console import Console  # here, because `--help` needs no table
+    from rich.table import Table
+
     console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(**column._asdict())
     for row in rows:
         table.add_row(*map(printable, row))
     console.print(table)
@@ -65,8 +77,12 @@ class Bar:
     """
 
     def __init__(self, n_jobs: int) -> None:
+        from rich import table
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+        name = TextColumn("{task.description}", markup=False, table_column=table.Column(no_wrap=True, overflow="ellipsis", ratio=1))
         columns = (name, BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("loading the model", total=n_jobs)

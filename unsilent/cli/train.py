@@ -4,11 +4,10 @@ import logging
 from pathlib import Path
 
 import typer
-from rich.table import Column
 
 from unsilent.choices import TrainingKind
 from unsilent.cli import options
-from unsilent.cli.terminal import Bar, print_table
+from unsilent.cli.terminal import Bar, Column, print_table
 
 EXAMPLES = options.examples(
     "unsilent train run.toml",

@@ -16,7 +16,6 @@ from torch import Tensor
 from unsilent.codec.codec import Codec
 from unsilent.cues import Cue
 from unsilent.generation.sampling import ENDED, Audition
-from unsilent.metrics import onset_f1
 from unsilent.models.code_order import to_grid
 from unsilent.models.listener import Ranker
 from unsilent.models.sampler import AnySampler
@@ -96,6 +95,8 @@ def likelihood_after(
 
 def onset_agreement(codec: Codec, grids: Int[Tensor, "sounds rows columns"], cues: Sequence[Cue]) -> list[float]:
     """F1 score of each sound's onsets against the cues, with the tolerance `landing.REACH_SECONDS`."""
+    from unsilent.metrics import onset_f1  # here, because most requests have no cues
+
     wanted = np.array([cue.seconds for cue in cues])
     return [onset_f1(find_onsets(to_mel01(codec.decode(grid)), codec.clip), wanted, REACH_SECONDS).f1 for grid in grids]
 

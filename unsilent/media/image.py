@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
 
 from unsilent.errors import MediaError
 
@@ -15,6 +14,8 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         MediaError: if the file is missing, not an image, truncated, or larger than Pillow's limit.
     """
+    from PIL import Image, ImageOps  # here, because videos need no Pillow
+
     try:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))

@@ -4,8 +4,6 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from unsilent.errors import MediaError
 
 _HEAD = 21  # bytes, up to the flags of the header
@@ -37,6 +35,8 @@ def as_animated_png(path: Path) -> io.BytesIO:
 
 @lru_cache(maxsize=1)  # because a video is opened several times
 def _encoded(path: Path, modified: int, size: int) -> bytes:
+    from PIL import Image  # here, because other videos need no Pillow
+
     buffer = io.BytesIO()
     try:
         with Image.open(path) as image:
