@@ -99,6 +99,41 @@ def plan_name(path):
         return container.streams.video[0].codec_context.name
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "rate", "options"),
+    [
+        ("a.h264", "libx264", "yuv420p", 30, {"bf": "3", "g": "30"}),
+        ("a.hevc", "libx265", "yuv420p", Fraction(24000, 1001), {"x265-params": "log-level=error:bframes=3"}),
+        ("a.m1v", "mpeg1video", "yuv420p", 25, {"bf": "2"}),
+        ("a.m2v", "mpeg2video", "yuv420p", 30, {"bf": "2"}),
+        ("a.mjpeg", "mjpeg", "yuvj420p", 25, {}),
+    ],
+)
+def test_frames_of_raw_streams_are_displayed_in_order_at_their_rate(make_clip, read_number, tmp_path, name, codec, pix_fmt, rate, options):
+    size = (320, 240)
+    video = make_clip(name, codec=codec, pix_fmt=pix_fmt, fps=rate, size=size, options=options)
+    expected = [round(number / Fraction(rate), 3) for number in range(20)]
+    for suffix in (".mp4", ".mkv"):
+        plan = mux(video, SILENCE, RATE, tmp_path / f"out{suffix}")
+        assert plan.pictures == "copied"
+        assert plan.notes == (f"{video}: the raw stream has no time stamps, so {float(rate):.5g} frames a second were assumed.",)
+        times, images = pictures(tmp_path / f"out{suffix}")
+        assert times == pytest.approx(expected, abs=2e-3)  # Matroska stores milliseconds
+        assert [read_number((image >> 8).astype(np.uint8)) for image in images] == list(range(20))
+        assert probe(tmp_path / f"out{suffix}").seconds == pytest.approx(20 / rate, abs=2e-3)
+    assert [read_number(image) for _, image in stream_frames(video, float(rate))] == list(range(20))
+
+
+def test_a_raw_stream_that_begins_between_key_frames_is_written(make_clip, read_number, tmp_path):
+    video = make_clip("a.h264", n_frames=40, size=(320, 240), options={"bf": "2", "g": "12"})
+    content = video.read_bytes()
+    video.write_bytes(content[content.index(b"\0\0\1\x41") :] if b"\0\0\1\x41" in content else content[len(content) // 4 :])
+    mux(video, SILENCE, RATE, tmp_path / "out.mp4")
+    numbers = [read_number((image >> 8).astype(np.uint8)) for image in pictures(tmp_path / "out.mp4")[1]]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == 39
+
+
 def animated(path, format="WEBP"):
     """Ten pictures of 0.1 s with a growing bar and a hole; they are also returned, as RGBA."""
     pictures = []

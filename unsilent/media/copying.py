@@ -12,7 +12,7 @@ import av
 from unsilent.errors import MediaError
 from unsilent.media.boxes import sample_formats
 from unsilent.media.encoding import ENCODERS, PictureEncoder
-from unsilent.media.files import MAX_REORDERING, decode, demux, find_video, open_media, video_streams
+from unsilent.media.files import MAX_REORDERING, decode, demux, find_video, is_untimed, open_media, video_streams
 from unsilent.media.matroska import SPARE, finish_file, finish_tracks
 from unsilent.media.probe import orientation
 from unsilent.media.vfw import VfW, vfw_of
@@ -92,9 +92,12 @@ def plan_copy(video: Path, out: Path) -> Plan:
     plan = Plan(CONTAINERS[out.suffix.lower()][0])
     with open_media(video) as source:
         stream = find_video(source, video)
+        if is_untimed(source):
+            rate = f"{float(stream.guessed_rate or 25):.5g} frames a second"
+            plan = plan.with_notes([f"{video}: the raw stream has no time stamps, so {rate} were assumed."])
         shape = stream.sample_aspect_ratio or Fraction(1)
         plan = replace(plan, shape=shape if shape != 1 and plan.container not in EDIT_LISTS else None)
-        codec, why, is_mov = stream.codec_context.name, "", source.format.name.split(",")[0] == "mov"
+        codec, why, is_mov = stream.codec_context.codec.canonical_name, "", source.format.name.split(",")[0] == "mov"
         if codec == "rawvideo" and is_mov != (plan.container in EDIT_LISTS) and (stream.format.name or "").startswith(_INVERTED):
             why = "QuickTime inverts raw grey"
         elif is_mov:

@@ -4,8 +4,10 @@ import io
 import logging
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
+from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -144,12 +146,13 @@ def first_frame_time(path: Path) -> Fraction | None:
 
 def demux(container: av.container.InputContainer, *streams: av.stream.Stream) -> Iterator[av.Packet]:
     """Packets in file order with continuous time stamps, then an empty packet for each stream to flush its decoder. Damage is skipped."""
-    errors, clock = 0, Clock(container)
+    errors, clock, times = 0, Clock(container), _times(container)
     while errors < MAX_CONSECUTIVE_ERRORS:
         try:
             for packet in container.demux():  # all streams, because the clock needs them
                 errors = 0 if packet.size else errors
                 if packet.size:
+                    packet.pts, packet.dts = next(times, (packet.pts, packet.dts))
                     clock.correct(packet)
                 if packet.stream in streams:  # by identity, because a damaged file may reuse the index for another stream
                     yield packet
@@ -161,6 +164,45 @@ def demux(container: av.container.InputContainer, *streams: av.stream.Stream) ->
         flush = av.Packet()
         flush.stream = stream
         yield flush
+
+
+def is_untimed(container: av.container.InputContainer) -> bool:
+    """Whether a file is a raw video stream, whose format stores no time stamps. FFmpeg estimates some, which may be wrong."""
+    is_raw = bool(container.format.flags & av.format.Flags.no_timestamps.value) and bool(video_streams(container))
+    return is_raw and container.file is None  # pipes of live video are read only once
+
+
+def _times(container: av.container.InputContainer) -> Iterator[tuple[int, int]]:
+    """Presentation and decoding times of all packets of a raw stream; nothing for other files."""
+    if not is_untimed(container):
+        return iter(())
+    path = Path(container.name)
+    state = path.stat()
+    return iter(_displayed_times(path, state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=1)  # because a video is opened several times
+def _displayed_times(path: Path, modified: int, size: int) -> list[tuple[int, int]]:
+    """Times by the order in which the decoder returns the frames, without gaps, from 0. A packet without a frame follows the one before."""
+    durations, shown = list[int](), dict[int, int]()
+    with open_media(path) as container:
+        stream = find_video(container, path)
+        stream.thread_type = "AUTO"
+        default = round(1 / ((stream.guessed_rate or 25) * stream.time_base))
+        with suppress(av.FFmpegError):
+            for packet in container.demux(stream):
+                if packet.size:
+                    packet.pts = len(durations)
+                    durations.append(packet.duration or default)
+                for frame in decode(packet):
+                    shown.setdefault(frame.pts, len(shown))
+    places = accumulate(range(len(durations)), lambda place, number: shown.get(number, place), initial=-1)
+    order = sorted(range(len(durations)), key=list(places)[1:].__getitem__)
+    starts = list(accumulate((durations[number] for number in order), initial=0))
+    rank = {number: place for place, number in enumerate(order)}
+    delay = max((number - rank[number] for number in rank), default=0)  # frames that the decoder must wait for
+    first = durations[0] if durations else 0
+    return [(starts[rank[n]], starts[n - delay] if n >= delay else (n - delay) * first) for n in range(len(durations))]
 
 
 def decode(packet: av.Packet) -> list[av.VideoFrame | av.AudioFrame]:
