@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
-.PHONY: demo web test test-training test-models test-media test-rest smoke paper-small sanitize test-kernels lint format bench bench-gpu parity fuzz clean
+.PHONY: demo web test test-training test-models test-media test-server test-rest smoke paper-small sanitize test-kernels lint format bench bench-gpu parity fuzz clean
 
 demo: $(VENV)/demo.installed
 	@mkdir -p out
@@ -16,15 +16,17 @@ demo: $(VENV)/demo.installed
 web: $(VENV)/web.installed
 	@$(BIN)/unsilent web
 
-# The suite runs as four processes of one thread each, two at a time; each prints its results at its end.
+# The suite runs as five processes of one thread each and the smoke chain, two at a time, the longest first; each prints its results at its
+# end. Bytecode is kept, because many tests start processes.
+export PYTHONDONTWRITEBYTECODE :=
 TRAINING := tests/train tests/benchmarks
 MODELS := tests/checkpoints tests/models tests/published tests/jobs tests/evaluation
 MEDIA := tests/media tests/cli
+SERVER := tests/server tests/end_to_end tests/editing tests/integrations tests/runs
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -rs -m "not slow and not gpu and not published and not cluster"
 test: lint
-	@echo "Running the test suite (about ten minutes) ..."
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-training test-models test-media test-rest
-	@$(MAKE) --no-print-directory smoke
+	@echo "Running the test suite (about eight minutes) ..."
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-rest test-training test-server smoke test-models test-media
 
 test-training:
 	@$(PYTEST) $(TRAINING)
@@ -35,8 +37,11 @@ test-models:
 test-media:
 	@$(PYTEST) $(MEDIA)
 
+test-server:
+	@$(PYTEST) $(SERVER)
+
 test-rest:
-	@$(PYTEST) $(addprefix --ignore=,$(TRAINING) $(MODELS) $(MEDIA))
+	@$(PYTEST) $(addprefix --ignore=,$(TRAINING) $(MODELS) $(MEDIA) $(SERVER))
 
 # The whole training chain on made-up clips, in about a minute.
 smoke: $(VENV)/test.installed

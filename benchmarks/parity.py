@@ -14,7 +14,7 @@ The exit code is 1 if anything differs by more than its limit. The reference num
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -284,8 +284,8 @@ def compare_backbones(numbers: Numbers) -> Iterator[Row]:
     yield numbers.near("backbones_a", "bninception_rgb", bninception(pictures.flip(1) - middle), 1e-4)
 
 
-def compare_samplers(numbers: Numbers) -> Iterator[Row]:
-    """Compare the transformer with every kind of condition."""
+def compare_samplers(numbers: Numbers, files: Collection[str] = ()) -> Iterator[Row]:
+    """Compare the transformer with every kind of condition, or with those of the named files."""
     label = torch.tensor([7])
     nothing = torch.from_numpy(np.random.default_rng(7).random((1, 1, 2048)).astype(np.float32))
     told = {
@@ -297,7 +297,7 @@ def compare_samplers(numbers: Numbers) -> Iterator[Row]:
         "transformer_cls5_a": (5, 309, lambda: {"features": numbers.features(5), "labels": label}),
     }
     for file, (n_features, n_classes, condition) in told.items():
-        if n_features == CLIP.n_features and numbers.reference is None:
+        if (files and file not in files) or (n_features == CLIP.n_features and numbers.reference is None):
             continue
         yield from _compare_sampler(numbers, file, n_features, n_classes, condition)
     _FILLED.clear()

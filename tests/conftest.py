@@ -1,7 +1,7 @@
 """Shared fixtures: a tiny model with random weights, a small image network, small videos with numbered frames."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -112,12 +112,13 @@ def write_clip(
     return path
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory) -> Iterator[Path]:
     """A cache of the test session's own."""
     cache = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("UNSILENT_CACHE", str(cache))
-    return cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNSILENT_CACHE", str(cache))
+        yield cache
 
 
 @pytest.fixture

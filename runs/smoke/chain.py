@@ -176,7 +176,15 @@ def run_chain(folder: Path) -> None:
             future.result()
     assemble_and_generate(folder, "sampler", video, SECONDS)
     for kind in ("class", "features+class"):
-        settings = (f"condition={kind}", "cut_share=0", "motion_dropout=0", "real_share=1.0", f"shards={shards}", f"out={folder / kind}")
+        settings = (
+            f"condition={kind}",
+            "steps=30",
+            "cut_share=0",
+            "motion_dropout=0",
+            "real_share=1.0",
+            f"shards={shards}",
+            f"out={folder / kind}",
+        )
         unsilent("train", RUNS / "sampler.toml", *(part for setting in settings for part in ("--set", setting)))
         assemble_and_generate(folder, kind, video, SECONDS, "--label", "chirp")
     report("the whole chain", began)

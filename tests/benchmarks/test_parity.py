@@ -11,7 +11,15 @@ def numbers():
     return parity.Numbers()
 
 
-@pytest.mark.parametrize("section", parity.SECTIONS, ids=lambda section: section.__name__)
+def compare_three_samplers(numbers):
+    """One with features, one with a class, one with both; the others have another number of features."""
+    return parity.compare_samplers(numbers, ("transformer_5_a", "transformer_class_a", "transformer_cls5_a"))
+
+
+SECTIONS = [pytest.param(section, marks=pytest.mark.slow) if section is parity.compare_samplers else section for section in parity.SECTIONS]
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, compare_three_samplers], ids=lambda section: section.__name__)
 def test_our_numbers_equal_the_authors(section, numbers):
     with torch.inference_mode():
         rows = list(section(numbers))

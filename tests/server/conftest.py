@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Idle:
         self.released.set()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(own_cache, tiny_bundle) -> str:
     """Name of the tiny model, installed."""
     place = own_cache / "models" / "tiny"
@@ -56,13 +57,13 @@ def tiny(own_cache, tiny_bundle) -> str:
     return "tiny"
 
 
-@pytest.fixture
-def start(tmp_path, tiny) -> Iterator[Callable[..., TestClient]]:
-    """`start(engine=None, **settings)`: a client of a new server in the test's folder; a second call is a restart."""
+@contextmanager
+def clients(folder: Path) -> Iterator[Callable[..., TestClient]]:
+    """Gives a function that starts a server in a folder; all servers are closed at the end."""
     opened = []
 
     def begin(engine=None, **fields: Any) -> TestClient:
-        settings = Settings(**{"folder": tmp_path / "served", "model": tiny, "device": "cpu", **fields})
+        settings = Settings(**{"folder": folder, "model": "tiny", "device": "cpu", **fields})
         service = Service(settings, Store(settings.folder), engine or Here(settings))
         client = TestClient(guarded(make_app(service), service), raise_server_exceptions=False, headers=ME)
         client.service = service
@@ -73,6 +74,20 @@ def start(tmp_path, tiny) -> Iterator[Callable[..., TestClient]]:
     for client in opened:
         client.__exit__(None, None, None)
         client.service.store.close()
+
+
+@pytest.fixture
+def start(tmp_path, tiny) -> Iterator[Callable[..., TestClient]]:
+    """`start(engine=None, **settings)`: a client of a new server in the test's folder; a second call is a restart."""
+    with clients(tmp_path / "served") as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, tiny) -> Iterator[TestClient]:
+    """A client of one server for all tests of a file that leave it as it is."""
+    with clients(tmp_path_factory.mktemp("served")) as begin:
+        yield begin()
 
 
 @pytest.fixture
@@ -127,7 +142,7 @@ def finish(client: TestClient, job: dict[str, Any]) -> dict[str, Any]:
     return follow(client, job)[-1][1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def helpers():
     import types
 

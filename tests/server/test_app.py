@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zipfile
+from functools import cache
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ def wav_of(client, job, number=0):
     answer = client.get(f"/api/jobs/{job['id']}/files/{name}")
     assert answer.status_code == 200
     return answer.content
+
+
+def flicker(number):
+    return np.full((48, 64, 3), 250 if number % 10 == 0 else 9, np.uint8)
 
 
 def test_the_whole_way(start, helpers, make_clip, tmp_path):
@@ -59,6 +64,25 @@ def test_results_are_listed_and_deleted(start, helpers, make_clip):
     assert list((client.service.store.folder / "jobs").iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def controlled(client, helpers, write_clip, tmp_path_factory):
+    """`controlled(model)`: the sound of a job without controls, and a function that gives the sound of one with them."""
+
+    @cache
+    def begin(model):
+        shown = {"sound": TONE} if model == "tiny" else {"n_frames": 50, "images": flicker}
+        source = helpers.upload(client, write_clip(tmp_path_factory.mktemp(model) / "clip.mp4", **shown))["id"]
+
+        def make(**fields):
+            job = helpers.finish(client, helpers.ask(client, source, model, **fields))
+            assert job["state"] == "done", job["why"]
+            return wav_of(client, job)
+
+        return make(), make
+
+    return begin
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -69,12 +93,9 @@ def test_results_are_listed_and_deleted(start, helpers, make_clip):
     ],
     ids=str,
 )  # fmt: skip
-def test_each_control_changes_the_sound(start, helpers, make_clip, change):
-    client = start()
-    source = helpers.upload(client, make_clip("clip.mp4", sound=TONE))["id"]
-    plain, changed = (helpers.finish(client, helpers.ask(client, source, **fields)) for fields in ({}, change))
-    assert changed["state"] == "done", changed["why"]
-    assert wav_of(client, plain) != wav_of(client, changed)
+def test_each_control_changes_the_sound(controlled, change):
+    plain, make = controlled("tiny")
+    assert make(**change) != plain
 
 
 @pytest.mark.parametrize(
@@ -82,26 +103,21 @@ def test_each_control_changes_the_sound(start, helpers, make_clip, change):
     [{"label": "dog"}, {"candidates": 1}, {"motion": False}, {"prompt_track": [{"start": 0.4, "stop": 1.2, "label": "rain"}]}],
     ids=str,
 )
-def test_each_control_of_the_default_model_changes_the_sound(start, helpers, make_clip, change):
-    client = start(model="everyday")
-    clip = make_clip("clip.mp4", n_frames=50, images=lambda number: np.full((48, 64, 3), 250 if number % 10 == 0 else 9, np.uint8))
-    source = helpers.upload(client, clip)["id"]
-    plain, changed = (helpers.finish(client, helpers.ask(client, source, "everyday", **fields)) for fields in ({}, change))
-    assert changed["state"] == "done", changed["why"]
-    assert wav_of(client, plain) != wav_of(client, changed)
+def test_each_control_of_the_default_model_changes_the_sound(controlled, change):
+    plain, make = controlled("everyday")
+    assert make(**change) != plain
 
 
-def test_cuts_change_the_sound(start, helpers, make_clip):
-    client = start(model="everyday")
+def test_cuts_change_the_sound(client, helpers, make_clip):
     clip = make_clip("both.mp4", n_frames=100, images=lambda number: np.full((48, 64, 3), 240 if number >= 50 else 10, np.uint8))
     source = helpers.upload(client, clip)["id"]
-    apart, whole = (helpers.finish(client, helpers.ask(client, source, "everyday", **fields)) for fields in ({}, {"scenes": "off"}))
+    apart, whole = (helpers.finish(client, helpers.ask(client, source, "everyday", candidates=1, scenes=scenes))
+                   for scenes in ("auto", "off"))  # fmt: skip
     assert whole["state"] == "done", whole["why"]
     assert wav_of(client, apart) != wav_of(client, whole)
 
 
-def test_another_model_gives_another_sound(start, helpers, make_clip):
-    client = start()
+def test_another_model_gives_another_sound(client, helpers, make_clip):
     source = helpers.upload(client, make_clip("clip.mp4"))["id"]
     first, second = (helpers.finish(client, helpers.ask(client, source, model, attention=True)) for model in ("tiny", "everyday"))
     assert second["state"] == "done", second["why"]
@@ -112,8 +128,7 @@ def test_another_model_gives_another_sound(start, helpers, make_clip):
     assert wav_of(client, first) != wav_of(client, second)
 
 
-def test_controls_of_the_job_change_the_result(start, helpers, make_clip):
-    client = start()
+def test_controls_of_the_job_change_the_result(client, helpers, make_clip):
     source = helpers.upload(client, make_clip("clip.mp4", sound=TONE))["id"]
     plain, by_phase, looked = (helpers.finish(client, helpers.ask(client, source, **fields))
                                for fields in ({}, {"vocoder": "griffin-lim"}, {"attention": True}))  # fmt: skip
@@ -125,9 +140,8 @@ def test_controls_of_the_job_change_the_result(start, helpers, make_clip):
     assert videos[0] != videos[1]
 
 
-def test_a_prime_may_be_another_upload_of_the_same_client(start, helpers, make_clip, tmp_path):
+def test_a_prime_may_be_another_upload_of_the_same_client(client, helpers, make_clip, tmp_path):
     soundfile.write(tmp_path / "beginning.wav", TONE[0], 22050)
-    client = start()
     clip, sound = (helpers.upload(client, path)["id"] for path in (make_clip("clip.mp4"), tmp_path / "beginning.wav"))
     job = helpers.finish(client, helpers.ask(client, clip, prime=sound, prime_seconds=0.3))
     assert job["state"] == "done", job["why"]
@@ -141,9 +155,8 @@ def test_a_prime_may_be_another_upload_of_the_same_client(start, helpers, make_c
     assert (refused.status_code, "has no listener, so like" in refused.text) == (422, True)
 
 
-def test_a_sound_goes_through_the_codes_and_back(start, helpers, tmp_path):
+def test_a_sound_goes_through_the_codes_and_back(client, helpers, tmp_path):
     soundfile.write(tmp_path / "tone.wav", TONE[0], 22050)
-    client = start()
     source = helpers.upload(client, tmp_path / "tone.wav")
     assert source["kind"] == "sound"
     back = helpers.finish(client, helpers.ask(client, source["id"], kind="reconstruct"))
@@ -217,7 +230,9 @@ def test_a_job_stopped_before_sampling_says_so(start, helpers, make_clip):
 def test_files_for_other_programs(start, helpers, make_clip, tmp_path):
     client = start(model="everyday")
     source = helpers.upload(client, make_clip("clip.mp4"))["id"]
-    job = helpers.finish(client, helpers.ask(client, source, "everyday", seed=3, prompt_track=[{"start": 0, "stop": 0.4, "label": "rain"}]))
+    job = helpers.finish(
+        client, helpers.ask(client, source, "everyday", seed=3, candidates=1, prompt_track=[{"start": 0, "stop": 0.4, "label": "rain"}])
+    )
     assert job["state"] == "done", job["why"]
     [sound] = job["sounds"]
     files = [sound["flac"], sound["opus"], *sound["stems"].values(), *job["projects"]]
@@ -238,8 +253,7 @@ def test_files_for_other_programs(start, helpers, make_clip, tmp_path):
     assert client.get(f"/api/jobs/{job['id']}/all.zip", headers=helpers.OTHER).status_code == 404
 
 
-def test_own_sound_and_reconstruction_beside_what_is_made(start, helpers, make_clip):
-    client = start()
+def test_own_sound_and_reconstruction_beside_what_is_made(client, helpers, make_clip):
     source = helpers.upload(client, make_clip("clip.mp4", sound=TONE))["id"]
     job = helpers.finish(client, helpers.ask(client, source, takes=2, compare=True))
     assert [sound["name"] for sound in job["sounds"]] == ["take 1", "take 2", "own", "reconstruction"]
@@ -264,8 +278,7 @@ def test_memory_that_ends_is_an_answer(start, helpers, make_clip, monkeypatch):
     assert helpers.finish(client, helpers.ask(client, source))["state"] == "done"
 
 
-def test_a_range_is_made_anew_and_the_rest_stays(start, helpers, make_clip):
-    client = start()
+def test_a_range_is_made_anew_and_the_rest_stays(client, helpers, make_clip):
     source = helpers.upload(client, make_clip("clip.mp4", n_frames=100))["id"]
     first = helpers.finish(client, helpers.ask(client, source, temperature=3.0))  # the tiny model is too sure of itself
     body = {

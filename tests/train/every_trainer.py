@@ -65,15 +65,16 @@ class SmallMelception(torch.nn.Module):
         return self.fc(x), self.AuxLogits(x)
 
 
-def train_all(shards, out, **more):
-    """Train each of `RUNS` in a folder of its name."""
+def train_all(shards, out, names=tuple(RUNS), **more):
+    """Train the named ones of `RUNS`, each in a folder of its name."""
     before = presets.get, classifier.Melception, vocoder.MelGANDiscriminatorConfig, torch.optim.Adam, torch.optim.AdamW
     presets.get, classifier.Melception = lambda name: PRESET, SmallMelception
     vocoder.MelGANDiscriminatorConfig = partial(MelGANDiscriminatorConfig, strides=2)
     # Adam's first steps are the signs of gradients, also of those that are zero up to rounding; SGD keeps gradients as they are
     torch.optim.Adam = torch.optim.AdamW = lambda weights, lr, **_: torch.optim.SGD(weights, lr)
     try:
-        for name, (kind, settings) in RUNS.items():
+        for name in names:
+            kind, settings = RUNS[name]
             settings = {"learning_rate": 0.05, "steps": 4, "warmup_steps": 0, "save_every": 2, **settings, **more}
             if kind is CodebookRun:
                 settings["perceptual"] = shards / "classifier"

@@ -75,14 +75,17 @@ def test_two_processes_give_the_weights_of_one(name, alone, together):
     assert_close(alone / name, together / name, TOLERANCE)
 
 
+IN_PARTS = ("sampler", "vggishish")
+
+
 @pytest.fixture(scope="module")
 def in_parts(material, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
-    every_trainer.train_all(material, folder, batch=2, accumulate=2)
+    every_trainer.train_all(material, folder, IN_PARTS, batch=2, accumulate=2)
     return folder
 
 
-@pytest.mark.parametrize("name", ["sampler", "vggishish"])
+@pytest.mark.parametrize("name", IN_PARTS)
 def test_two_parts_give_the_weights_of_one(name, alone, in_parts):
     """Not for the others, whose discriminators and batch norms see one part at a time."""
     assert_close(alone / name, in_parts / name, TOLERANCE)
