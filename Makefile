@@ -25,7 +25,7 @@ MEDIA := tests/media tests/cli
 SERVER := tests/server tests/end_to_end tests/editing tests/integrations tests/runs
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -rs -m "not slow and not gpu and not published and not cluster"
 test: lint
-	@echo "Running the test suite (about eight minutes) ..."
+	@echo "Running the test suite (about ten minutes) ..."
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-rest test-training test-server smoke test-models test-media
 
 test-training:
