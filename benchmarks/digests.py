@@ -27,7 +27,6 @@ import av
 import numpy as np
 import soundfile
 from PIL import Image
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +37,7 @@ CHANGING = ("spent_seconds", "real_time_factor", "version")  # keys whose values
 
 Parts = dict[str, str]  # digests by part of a result
 
-# The preset of each model, and what differs from the shipped model: number of codes, mel frames of a clip, width of the transformer,
+# The preset of each model, and what differs from the preset `small`: number of codes, mel frames of a clip, width of the transformer,
 # condition, classes; `paper` gives codebook and vocoder the paper's sizes. If the width is not a multiple of 64, torch computes the
 # sampler.
 MODELS: dict[str, dict[str, Any]] = {
@@ -49,7 +48,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "class": {"preset": "vas-class", "codes": 128, "condition": {"kind": "class", "n_classes": 3}, "classes": ["dog", "drum", "rain"]},
     "features": {"preset": "vggsound-5-resnet50", "condition": {"kind": "features", "n_features": 5, "feature_dim": 2048}},
     "features-narrow": {
-        "preset": "everyday", "codes": 96, "frames": 192, "width": 96,
+        "preset": "small", "codes": 96, "frames": 192, "width": 96,
         "condition": {"kind": "features", "n_features": 12, "feature_dim": 1280},
     },
     "features-class": {
@@ -61,7 +60,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "preset": "smoke", "codes": 64, "frames": 192,
         "condition": {"kind": "columns", "n_features": 6, "feature_dim": 1280, "motion": 8},
     },
-    "columns-unmoved": {"preset": "everyday", "condition": {"kind": "columns", "n_features": 27, "feature_dim": 1280}},
+    "columns-unmoved": {"preset": "small", "condition": {"kind": "columns", "n_features": 27, "feature_dim": 1280}},
 }  # fmt: skip
 LABELS = {"class": "drum", "features-class": "dog"}
 
@@ -89,18 +88,24 @@ def published(network: str, folder: Path) -> None:
         run_command("models", "convert", Path(scratch) / f"{network}.pt", "-o", folder, "--kind", network, "--numbers", "float16")
 
 
-def shipped_shapes(role: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Return the config.json of a network of the shipped model, and the shapes of its weights."""
-    import unsilent
+def small_shapes(role: str) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Return the config.json of a network of the preset `small`, and the shapes of its weights."""
+    import torch
 
-    folder = Path(unsilent.__file__).parent / "weights/everyday" / role
-    with safe_open(folder / "model.safetensors", "np") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    return json.loads((folder / "config.json").read_text()), shapes
+    from unsilent import presets
+    from unsilent.models.codebook import Codebook
+    from unsilent.models.sampler import Sampler
+    from unsilent.models.vocos import Vocos
+
+    kind, network = {"codebook": ("codebook", Codebook), "sampler": ("sampler", Sampler), "vocoder": ("vocos", Vocos)}[role]
+    config = getattr(presets.get("small"), role)
+    with torch.device("meta"):
+        shapes = {name: list(value.shape) for name, value in network(config).state_dict().items()}
+    return {"kind": kind, "config": config.model_dump(mode="json")}, shapes
 
 
 def sampler_shapes(shapes: dict[str, list[int]], model: dict[str, Any], width: int, codes: int, columns: int) -> dict[str, list[int]]:
-    """Adapt the shapes of the shipped sampler to other sizes, two blocks and another condition."""
+    """Adapt the shapes of the small sampler to other sizes, two blocks and another condition."""
     condition, other = model["condition"], {256: width, 1024: 4 * width, 512: codes}
     kind, n_codes = condition["kind"], 5 * columns
     n_positions = {"coordinates": n_codes, "columns": 1}.get(kind, condition.get("n_features", 0) + ("n_classes" in condition))
@@ -131,7 +136,7 @@ def make_model(folder: Path, networks: Path, name: str) -> None:
         if model.get("paper") and role != "sampler":
             shutil.copytree(networks / {"codebook": "codebook", "vocoder": "melgan"}[role], folder / role)
             continue
-        about, shapes = shipped_shapes(role)
+        about, shapes = small_shapes(role)
         config = about["config"]
         config["clip"]["frames"] = frames
         if role == "codebook":

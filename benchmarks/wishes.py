@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.generation.conditions import seen_classes
+from unsilent.generation.leads import known_codes
 from unsilent.generation.priming import load_given, load_reference
 from unsilent.generation.ranking import agreement
 from unsilent.loading import load
@@ -70,7 +71,8 @@ def sample(pipeline: Pipeline, picture: Path, seed: int, **fields: object) -> tu
     scene = Scene(picture, 0.0)
     given = load_given(scene, request, pipeline.codec, parts.ranker, parts.loudness_lufs)
     plan, observation, request = pipeline.plan_and_observe(scene, COLUMNS, request)
-    grids = pipeline.sample(plan, pipeline.conditions(plan, observation, request), request, given)
+    known = known_codes(parts, plan, observation, request, given)
+    grids = pipeline.sample(plan, pipeline.conditions(plan, observation, request), request, known)
     return grids, seen_classes(parts.sampler, plan, observation, request, parts.classes)
 
 

@@ -35,7 +35,6 @@ class Opened:
         request: resolved.
         history: retakes so far.
         seen: likeliest classes of the frames, with probabilities.
-        is_recorded: whether it is a recording instead of a result.
     """
 
     path: Path
@@ -45,7 +44,6 @@ class Opened:
     request: Request
     history: tuple[Edit, ...]
     seen: dict[str, float]
-    is_recorded: bool
 
 
 @torch.inference_mode()
@@ -78,7 +76,7 @@ def open_result(pipeline: Pipeline, path: Path, found: Found | None, video: Path
         waveform = decode_sound(pipeline.codec, codes, sidecar.sound.samples, sidecar.request)
         if digest(waveform) != sidecar.sound.sha256:
             log.warning("%s was decoded again and differs by rounding, because another machine or version made it.", path)
-    return Opened(path, waveform, codes, scene, pipeline.resolve(sidecar.request), sidecar.history, sidecar.seen, False)
+    return Opened(path, waveform, codes, scene, pipeline.resolve(sidecar.request), sidecar.history, sidecar.seen)
 
 
 def _open_recording(pipeline: Pipeline, path: Path, video: Path | None, label: str | None) -> Opened:
@@ -87,7 +85,7 @@ def _open_recording(pipeline: Pipeline, path: Path, video: Path | None, label: s
     waveform = read_audio(path, pipeline.clip.sample_rate)
     request = pipeline.resolve(Request(label=label, seconds=len(waveform) / pipeline.clip.sample_rate))
     codes = encode_sound(pipeline.codec, waveform, pipeline.clip.rows, pipeline.parts.loudness_lufs)
-    return Opened(path, waveform, codes, scene, request, (), {}, True)
+    return Opened(path, waveform, codes, scene, request, (), {})
 
 
 def decode_sound(codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples: int, request: Request) -> Float[np.ndarray, "samples"]:
