@@ -37,7 +37,7 @@ class LoudIsDrum(Listener):
     def __init__(self):
         nn.Module.__init__(self)
         self.fc = nn.Identity()
-        self.config = ListenerConfig(block=16, labels=3)  # two columns of 16 frames
+        self.config = ListenerConfig(block=40, labels=3)  # five columns of 16 mel frames
 
     def features(self, mel01):
         loud = mel01.mean((1, 2))
@@ -86,7 +86,7 @@ def test_an_audition_keeps_the_best_of_each_take_and_ranking_leaves_out_the_othe
 
 
 def test_an_audition_rates_the_last_block():
-    grids = torch.cat([grids_of(0, 20, 20, 20, 0), grids_of(0, 0, 2, 10, 20)], dim=2)[:, :, 2:7]  # three old columns, two new ones
+    grids = torch.cat([grids_of(20, 20, 20, 10, 0), grids_of(0, 0, 2, 10, 20)], dim=2)
     judge = Judge(CODEC, RANKER, {"drum": 1.0}, Request(candidates=5))
     assert judge.audition.choose(to_sequence(grids)).tolist() == [2, 3, 4]
 

@@ -1,6 +1,7 @@
 """Training of the codebook with a perceptual distance, a discriminator, and averaged codes."""
 
 import math
+import statistics
 
 import lightning_fabric
 import pytest
@@ -92,7 +93,10 @@ def test_bfloat16_learns_with_all_losses(train, shards, classifier, tmp_path):
     seen = []
     train(shards, tmp_path / "out", metrics=seen, steps=60, batch=4, save_every=60, **ADVERSARIAL | everything | {"adversarial_start": 15})
     assert all(math.isfinite(value) for one in seen for value in one.values())
-    assert sum(one["perceptual"] for one in seen[-5:]) < 0.95 * sum(one["perceptual"] for one in seen[:5])
+    distances = [one["perceptual"] for one in seen]
+    assert sum(distances[10:15]) < 0.5 * sum(distances[:5])
+    # the discriminator makes single steps vary by a factor of four, in float32 as well
+    assert statistics.median(distances[15:]) < 0.95 * statistics.mean(distances[:5])
 
 
 def test_codes_used_forgets_early_steps(shards, tmp_path):
