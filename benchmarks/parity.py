@@ -288,7 +288,7 @@ def compare_samplers(numbers: Numbers, files: Collection[str] = ()) -> Iterator[
     """Compare the transformer with every kind of condition, or with those of the named files."""
     label = torch.tensor([7])
     nothing = torch.from_numpy(np.random.default_rng(7).random((1, 1, 2048)).astype(np.float32))
-    told = {
+    conditioned = {
         "transformer_1_a": (1, 0, lambda: {"features": numbers.features(1)}),
         "transformer_5_a": (5, 0, lambda: {"features": numbers.features(5)}),
         "transformer_212_a": (212, 0, lambda: {"features": numbers.features(212)}),
@@ -296,7 +296,7 @@ def compare_samplers(numbers: Numbers, files: Collection[str] = ()) -> Iterator[
         "transformer_class_a": (0, 309, lambda: {"labels": label}),
         "transformer_cls5_a": (5, 309, lambda: {"features": numbers.features(5), "labels": label}),
     }
-    for file, (n_features, n_classes, condition) in told.items():
+    for file, (n_features, n_classes, condition) in conditioned.items():
         if (files and file not in files) or (n_features == CLIP.n_features and numbers.reference is None):
             continue
         yield from _compare_sampler(numbers, file, n_features, n_classes, condition)

@@ -149,8 +149,8 @@ class Judge:
 
     def _finalists(self, known: Int[Tensor, "candidates known"]) -> Int[Tensor, "left"]:
         block = self.ranker.listener.block_frames // self.codec.clip.downsampling
-        heard = to_grid(known, self.codec.clip.rows)[:, :, -block:]  # one block, because a second one would double the time
-        by_take = self._rate(heard).unflatten(0, (-1, self.request.candidates))
+        rated = to_grid(known, self.codec.clip.rows)[:, :, -block:]  # one block, because a second one would double the time
+        by_take = self._rate(rated).unflatten(0, (-1, self.request.candidates))
         first = torch.arange(0, len(known), self.request.candidates)
         return (by_take.topk(FINALISTS, 1).indices.sort(1).values + first[:, None]).flatten()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,6 @@ from unsilent.models.vggishish import VGGishish, VGGishishConfig
 from unsilent.signal.griffin_lim import vocode
 from unsilent.signal.loudness import LOUDNESS
 from unsilent.train.config import ClassifierRun
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.initialisation import initialise_as_released
 from unsilent.train.report import Examples
 from unsilent.train.state import load_initial

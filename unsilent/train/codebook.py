@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -23,7 +24,6 @@ from unsilent.signal.loudness import LOUDNESS
 from unsilent.signal.mel import from_mel01, to_mel01
 from unsilent.train.codes import CodeUpdates
 from unsilent.train.config import CodebookRun
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.losses import adaptive_weight, codebook_loss, hinge_discriminator_loss, hinge_generator_loss, vqgan_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import load_initial

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import lightning_fabric
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from unsilent.models.quantizer import Quantized, Quantizer, as_vectors, k_means, tally
 from unsilent.train.config import CodebookRun
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.steps import StepContext
 
 _ITERATIONS = 10  # iterations of k-means

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+import lightning_fabric
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -22,7 +23,6 @@ from unsilent.checkpoints.store import weights_digest
 from unsilent.data.datasets import generators
 from unsilent.errors import CheckpointError
 from unsilent.train.config import Run
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.report import Report
 from unsilent.train.state import Validation, load_state, save_state
 from unsilent.train.steps import Batch, StepContext, TrainingDivergedError, to_device

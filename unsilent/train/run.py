@@ -6,6 +6,7 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
+import lightning_fabric
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -14,7 +15,6 @@ from unsilent.checkpoints.folders import find_part
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.files import locked
 from unsilent.train.config import AnyRun, ClassifierRun, CodebookRun, VocoderRun
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.loop import fit
 from unsilent.train.steps import TrainingDivergedError
 from unsilent.train.trainer import Trainer

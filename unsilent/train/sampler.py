@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -21,7 +22,6 @@ from unsilent.models.residual_codebook import AnyCodebook, ResidualCodebook
 from unsilent.models.residual_sampler import ResidualSampler
 from unsilent.models.sampler import AnySampler, Sampler
 from unsilent.train.config import SamplerRun
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.initialisation import initialise_as_released
 from unsilent.train.losses import next_code_loss
 from unsilent.train.report import Examples

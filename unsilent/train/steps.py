@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import lightning_fabric
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from unsilent.data.datasets import generators
 from unsilent.errors import UnsilentError
 from unsilent.train.config import Run
-from unsilent.train.fabric import lightning_fabric
 
 Batch = Any  # a named tuple of tensors; `names` are the clip ids of its items
 

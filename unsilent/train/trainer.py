@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
 import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.report import Examples
 from unsilent.train.steps import Batch, StepContext
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -18,7 +19,6 @@ from unsilent.models.melgan import MelGAN
 from unsilent.models.vocos import Vocos
 from unsilent.signal.mel import log_mel01
 from unsilent.train.config import VocoderRun
-from unsilent.train.fabric import lightning_fabric
 from unsilent.train.losses import mel_loss, melgan_discriminator_loss, melgan_generator_loss, stft_loss
 from unsilent.train.report import Examples
 from unsilent.train.state import load_initial
