@@ -487,7 +487,7 @@ class TestLoad:
         loaded = unsilent.load(str(tiny_bundle), device="cpu")
         assert (loaded.name, loaded.precision, loaded.vocoder) == (
             "everyday",
-            "int8" if cpu_transformer.has_vnni() else "float32",
+            "int8" if cpu_transformer.multiplies_int8() else "float32",
             "neural",
         )
 

@@ -18,7 +18,7 @@ from unsilent.speed.cpu_convolutions import FusedTransposed, FusedUpsample, Int8
 
 CPU = torch.device("cpu")
 
-in_bfloat16 = pytest.mark.skipif(not cpu_convolutions.can_fuse(CPU), reason="oneDNN of this CPU has no bfloat16")
+in_bfloat16 = pytest.mark.skipif(not cpu_convolutions.can_fuse(CPU, torch.bfloat16), reason="oneDNN of this CPU has no bfloat16")
 in_int8 = pytest.mark.skipif(not cpu_convolutions.can_quantise(CPU), reason="no AVX-512 VNNI, or no C compiler")
 
 

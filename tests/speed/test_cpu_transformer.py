@@ -5,12 +5,13 @@ import multiprocessing
 
 import pytest
 import torch
+from torch import nn
 
 from unsilent.errors import ParameterError, ResourceError
 from unsilent.models.configs import TransformerConfig
 from unsilent.models.transformer import Block, KeyValueCache, Look, Transformer
 from unsilent.speed import cpu_transformer
-from unsilent.speed.cpu_transformer import PackedBlock, PackedHead, PackedMatrix, PackedTransformer
+from unsilent.speed.cpu_transformer import KERNELS, PackedBlock, PackedHead, PackedMatrix, PackedTransformer
 
 pytestmark = pytest.mark.skipif(not cpu_transformer.is_built(), reason="installed without a C compiler")
 
@@ -81,14 +82,13 @@ def looked(module, x, look, *lengths):
     return cache.looked.weights
 
 
-@pytest.fixture(params=[True, False], ids=["vnni", "plain"])
+@pytest.fixture(params=KERNELS)
 def kernels(request):
-    """Both kinds of kernels, where the processor has both."""
-    if request.param and not cpu_transformer.has_vnni():
-        pytest.skip("this processor has no AVX-512 VNNI")
-    cpu_transformer.library().unsilent_use_vnni(request.param)
-    yield
-    cpu_transformer.library().unsilent_use_vnni(1)
+    """Each set of kernels that the processor supports."""
+    chosen = KERNELS.index(request.param)
+    used = cpu_transformer.library().unsilent_use_kernels(chosen)
+    yield request.param if used == chosen else pytest.skip(f"this processor has no {request.param}")
+    cpu_transformer.library().unsilent_use_kernels(len(KERNELS) - 1)
 
 
 # of weights that add up to 1 in each row, by their largest difference from float32
@@ -114,18 +114,26 @@ def test_recording_attention_changes_no_result(transformer, kind):
     assert torch.equal(recorded, feed(module, X, 9))
 
 
-@pytest.mark.skipif(not cpu_transformer.has_vnni(), reason="this processor has no AVX-512 VNNI")
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
-def test_plain_kernels_equal_vnni_kernels(transformer, kind):
-    """int8 products are exact in both; float sums differ in their last bits, which quantisation may turn into one level."""
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_kernels_are_equal(transformer, kernels, kind, batch):
+    """int8 products are exact in all; float sums differ in their last bits, which quantisation may turn into one level."""
     module = packed(transformer, kind)
-    fast, library = feed(module, X, 9, 4), cpu_transformer.library()
-    try:
-        library.unsilent_use_vnni(0)
-        plain = feed(module, X, 9, 4)
-    finally:
-        library.unsilent_use_vnni(1)
-    torch.testing.assert_close(plain, fast, atol=1e-5 if kind == "float32" else 2e-2, rtol=0)
+    found, library = feed(module, X[:batch], 9, 4), cpu_transformer.library()
+    library.unsilent_use_kernels(KERNELS.index("plain"))
+    torch.testing.assert_close(found, feed(module, X[:batch], 9, 4), atol=1e-5 if kind == "float32" else 2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [3.0, -0.75])
+@pytest.mark.parametrize("weight", [0.01, -0.01])
+def test_largest_int8_products_do_not_saturate(transformer, kernels, bias, weight):
+    """All hidden values and weights have the largest size; AVX2 adds pairs of their products in int16."""
+    made = copy.deepcopy(transformer)
+    for block in made.blocks:
+        up, _, down = block.mlp
+        nn.init.zeros_(up.weight), nn.init.constant_(up.bias, bias), nn.init.constant_(down.weight, weight)
+    expected, found = made(X), feed(packed(made, "int8"), X, 9, 4)
+    assert (found - expected).norm() < 0.03 * expected.norm()
 
 
 def test_workers_do_not_read_freed_weights(transformer):
@@ -154,7 +162,7 @@ def test_repeated_cache_continues_from_a_shared_prefix(transformer, kind, tolera
 @pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-6), ("bfloat16", 3e-3)])
 def test_packed_head_equals_linear_layer(transformer, kind, tolerance):
     """Each row to the bit the same in any batch and with any number of threads."""
-    head, module, rows = torch.nn.Linear(128, 192, bias=False).requires_grad_(False), packed(transformer, "int8"), X[:, 0]
+    head, module, rows = nn.Linear(128, 192, bias=False).requires_grad_(False), packed(transformer, "int8"), X[:, 0]
     scorer, expected = PackedHead(head, module, kind), head(rows)
     found = scorer(rows)
     assert (found - expected).norm() < tolerance * expected.norm()
@@ -187,7 +195,7 @@ def test_no_memory_is_a_resource_error(transformer, monkeypatch):
         unsilent_forward = unsilent_linear = staticmethod(lambda *arguments: 1)
 
     module = packed(transformer, "int8")
-    head, cache = PackedHead(torch.nn.Linear(128, 192, bias=False).requires_grad_(False), module, "float32"), module.cache(3, 24, X)
+    head, cache = PackedHead(nn.Linear(128, 192, bias=False).requires_grad_(False), module, "float32"), module.cache(3, 24, X)
     monkeypatch.setattr(cpu_transformer, "library", Exhausted)
     with pytest.raises(ResourceError, match="no memory to compute 3 x 24 positions at once; ask for fewer takes"):
         module(X, cache)

@@ -105,7 +105,7 @@ class TestChoice:
     """The precision for a device and a sampler."""
 
     @pytest.mark.parametrize(
-        ("asked", "device", "is_built", "has_vnni", "chosen"),
+        ("asked", "device", "is_built", "multiplies_int8", "chosen"),
         [
             ("auto", CUDA, True, True, "bfloat16"),
             ("auto", CPU, True, True, "int8"),
@@ -115,9 +115,9 @@ class TestChoice:
             ("int8", CPU, True, False, "int8"),
         ],
     )
-    def test_by_device_and_processor(self, asked, device, is_built, has_vnni, chosen, monkeypatch):
+    def test_by_device_and_processor(self, asked, device, is_built, multiplies_int8, chosen, monkeypatch):
         monkeypatch.setattr(cpu_transformer, "is_built", lambda: is_built)
-        monkeypatch.setattr(cpu_transformer, "has_vnni", lambda: has_vnni)
+        monkeypatch.setattr(cpu_transformer, "multiplies_int8", lambda: multiplies_int8)
         assert choose_precision(asked, device, CONFIG) == chosen
 
     @pytest.mark.parametrize(

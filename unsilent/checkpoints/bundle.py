@@ -120,9 +120,9 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
     networks = (codebook, sampler, vocoder, backbone, backbone_row)
     ranker = load_ranker(folder) if chosen.candidates else None
-    if precision and can_fuse(device):
+    if precision and can_fuse(device, dtype := convolution_dtype(precision)):
         for network in filter(None, (backbone, ranker and ranker.listener)):
-            fuse(network, convolution_dtype(precision))
+            fuse(network, dtype)
     exemplars = load_exemplars(folder, sampler.config)
     parts = Parts(preset.name, *networks, classes, ranker, exemplars, *defaults, fingerprint(folder, about), loudness, folder)
     if problem := misfit(codebook.config, sampler.config, vocoder.config, backbone_row, classes):

@@ -194,7 +194,7 @@ class FeatureExtractor:
     def __call__(self) -> Callable[[File], Extracted]:
         """Load the image network; returns the function for one file."""
         module, expects = bundle.load_backbone(self.backbone)
-        if can_fuse(device := choose_device("auto")):
+        if can_fuse(device := choose_device("auto"), torch.float32):
             fuse(module, torch.float32)
         module.to(device)
 

@@ -34,7 +34,7 @@
  * workers have left its job, because the caller may then free the weights. All other memory belongs to the caller.
  *
  * Callers. cpu_transformer.py is the only caller. Calls may come from several threads; one job runs at a
- * time. `unsilent_use_vnni` chooses the kernels of the whole process and must not run during a job.
+ * time. `unsilent_use_kernels` chooses the kernels of the whole process and must not run during a job.
  *
  * NaN. Weights must be finite; checkpoints/store.py checks this at loading. Both C files are compiled with
  * -ffinite-math-only, so results for NaN or infinity are undefined.
@@ -53,16 +53,15 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#define AVX2 __attribute__((target("avx2,fma")))
 #define PAUSE() _mm_pause()
 #else
 #define PAUSE()
 #endif
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
-#define CLONED_AVX2 __attribute__((target_clones("avx2", "default"))) /* without FMA, so that both round alike */
 #else
 #define CLONED
-#define CLONED_AVX2
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -73,6 +72,7 @@
 
 enum { FLOAT32, BFLOAT16, INT8 };
 enum { STORE, ADD, GELU };
+enum { PLAIN_KERNELS, AVX2_KERNELS, VNNI_KERNELS };
 
 typedef struct {
     const void *weight;
@@ -253,13 +253,11 @@ INLINE void gemm_floats(int rows, const float *input, size_t stride, const void 
     }
 }
 
-CLONED_AVX2 static void gemm_float32(int rows, const void *input, size_t stride, const void *weight, int inputs,
-                                     Sums *sums) {
+static void gemm_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
     gemm_floats(rows, input, stride, weight, inputs, sums->f, FLOAT32);
 }
 
-CLONED_AVX2 static void gemm_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs,
-                                      Sums *sums) {
+static void gemm_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
     gemm_floats(rows, input, stride, weight, inputs, sums->f, BFLOAT16);
 }
 
@@ -285,6 +283,133 @@ static void gemm_int8(int rows, const void *input, size_t stride, const void *we
     case 3: name(3, __VA_ARGS__); break; \
     default: name(4, __VA_ARGS__);      \
     }
+
+/* ---- AVX2: 8 lanes and 16 registers. Of a block's outputs, 64 are summed at once for one row, 32 for two rows, 16
+ * for more, so that accumulators stay in registers. ---- */
+
+/* Elements n to n + 7 of an array. */
+AVX2 INLINE __m256 elements8(const void *array, size_t n, const int kind) {
+    if (kind == FLOAT32) return _mm256_loadu_ps((const float *)array + n);
+    if (kind == INT8) {
+        const __m128i bytes = _mm_loadl_epi64((const __m128i *)((const int8_t *)array + n));
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+    }
+    const __m128i bits = _mm_loadu_si128((const __m128i *)((const uint16_t *)array + n));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+
+AVX2 INLINE void avx2_floats(const int rows, const float *input, size_t stride, const void *weight, int inputs,
+                             float *sums, const int kind) {
+    const int n = rows == 1 ? 8 : rows == 2 ? 4 : 2; /* registers per row */
+    for (int first = 0; first < LANES; first += 8 * n) {
+        __m256 acc[ROWS][8];
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < n; j++) acc[r][j] = _mm256_setzero_ps();
+        for (size_t i = 0; i < (size_t)inputs; i++)
+            for (int j = 0; j < n; j++) {
+                const __m256 w = elements8(weight, i * LANES + first + 8 * j, kind);
+                for (int r = 0; r < rows; r++)
+                    acc[r][j] = _mm256_fmadd_ps(_mm256_set1_ps(input[r * stride + i]), w, acc[r][j]);
+            }
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < n; j++) _mm256_storeu_ps(sums + r * LANES + first + 8 * j, acc[r][j]);
+    }
+}
+
+/* vpmaddubsw adds pairs of products of an unsigned and a signed byte with saturation to int16. So the absolute weight
+ * is multiplied by the input minus its zero point, with the weight's sign: a pair is at most 2 * 127 * 128 = 32512. */
+AVX2 INLINE void avx2_integers(const int rows, const uint8_t *input, size_t stride, const int8_t *weight, int inputs,
+                               int32_t *sums) {
+    const int n = rows == 1 ? 8 : rows == 2 ? 4 : 2; /* registers per row */
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int first = 0; first < LANES; first += 8 * n) {
+        __m256i acc[ROWS][8];
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < n; j++) acc[r][j] = _mm256_setzero_si256();
+        const int8_t *w = weight + 4 * first;
+        for (int i = 0; i < inputs; i += 4, w += 4 * LANES) {
+            __m256i a[ROWS];
+            for (int r = 0; r < rows; r++) {
+                uint32_t four;
+                memcpy(&four, input + r * stride + i, 4);
+                a[r] = _mm256_set1_epi32((int32_t)(four ^ 0x80808080u)); /* minus 128 */
+            }
+            for (int j = 0; j < n; j++) {
+                const __m256i signs = _mm256_loadu_si256((const __m256i *)(w + 32 * j));
+                const __m256i sizes = _mm256_abs_epi8(signs);
+                for (int r = 0; r < rows; r++) {
+                    const __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(a[r], signs));
+                    acc[r][j] = _mm256_add_epi32(acc[r][j], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < n; j++)
+                _mm256_storeu_si256((__m256i *)(sums + r * LANES + first + 8 * j), acc[r][j]);
+    }
+}
+
+AVX2 static void avx2_float32(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+    UNROLLED(avx2_floats, rows, input, stride, weight, inputs, sums->f, FLOAT32)
+}
+
+AVX2 static void avx2_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+    UNROLLED(avx2_floats, rows, input, stride, weight, inputs, sums->f, BFLOAT16)
+}
+
+AVX2 static void avx2_int8(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
+    UNROLLED(avx2_integers, rows, input, stride, weight, inputs, sums->i)
+}
+
+AVX2 INLINE float sum8(__m256 v) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* Weighted sum of elements d to d + 8 * n - 1 of all values. */
+AVX2 INLINE void add_values(const float *weights, const char *values, int count, int dim, int d, const int n,
+                            float *out, const int kind) {
+    const size_t bytes = kv_bytes(kind, dim);
+    __m256 sum[8];
+    for (int j = 0; j < n; j++) sum[j] = _mm256_setzero_ps();
+    for (int t = 0; t < count; t++) {
+        const char *value = values + t * bytes;
+        const __m256 weight = _mm256_set1_ps(weights[t] * scale_of(value, dim, kind));
+        for (int j = 0; j < n; j++) sum[j] = _mm256_fmadd_ps(weight, elements8(value, d + 8 * j, kind), sum[j]);
+    }
+    for (int j = 0; j < n; j++) _mm256_storeu_ps(out + d + 8 * j, sum[j]);
+}
+
+AVX2 INLINE void attend8(const float *query, const char *keys, const char *values, int n, int dim, float *weights,
+                         float *out, const int kind) {
+    const size_t bytes = kv_bytes(kind, dim);
+    for (int t = 0; t < n; t++) {
+        const char *key = keys + t * bytes;
+        __m256 sum = _mm256_setzero_ps();
+        for (int d = 0; d < dim; d += 8)
+            sum = _mm256_fmadd_ps(_mm256_loadu_ps(query + d), elements8(key, d, kind), sum);
+        weights[t] = sum8(sum) * scale_of(key, dim, kind);
+    }
+    softmax(weights, n, 1 / sqrtf((float)dim));
+    int d = 0;
+    for (; d + 64 <= dim; d += 64) add_values(weights, values, n, dim, d, 8, out, kind);
+    for (; d < dim; d += 8) add_values(weights, values, n, dim, d, 1, out, kind);
+}
+
+AVX2 static void attend_avx2(const float *query, const char *keys, const char *values, int n, int dim, float *weights,
+                             float *out, int kind) {
+    if (dim % 8)
+        attend_plain(query, keys, values, n, dim, weights, out, kind);
+    else if (kind == FLOAT32)
+        attend8(query, keys, values, n, dim, weights, out, FLOAT32);
+    else if (kind == BFLOAT16)
+        attend8(query, keys, values, n, dim, weights, out, BFLOAT16);
+    else
+        attend8(query, keys, values, n, dim, weights, out, INT8);
+}
+
+/* ---- AVX-512 VNNI ---- */
 
 /* Elements n to n + 15 of an array. */
 VNNI INLINE __m512 elements16(const void *array, size_t n, const int kind) {
@@ -343,8 +468,7 @@ VNNI static void vnni_float32(int rows, const void *input, size_t stride, const 
     UNROLLED(vnni_floats, rows, input, stride, weight, inputs, sums->f, FLOAT32)
 }
 
-VNNI static void vnni_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs,
-                               Sums *sums) {
+VNNI static void vnni_bfloat16(int rows, const void *input, size_t stride, const void *weight, int inputs, Sums *sums) {
     UNROLLED(vnni_floats, rows, input, stride, weight, inputs, sums->f, BFLOAT16)
 }
 
@@ -429,19 +553,26 @@ VNNI static void attend_vnni(const float *query, const char *keys, const char *v
 
 static Gemm gemms[3] = {gemm_float32, gemm_bfloat16, gemm_int8};
 static Attend attend = attend_plain;
+static int32_t zero_points = 1; /* whether int8 sums contain the zero point of the inputs: 0 or 1 */
 
-/* Use AVX-512 VNNI if `wanted` and supported by this processor; returns whether it is used. */
-int unsilent_use_vnni(int32_t wanted) {
+/* Use the fastest kernels that this processor supports, at most `widest`; returns those in use. */
+int unsilent_use_kernels(int32_t widest) {
     gemms[FLOAT32] = gemm_float32, gemms[BFLOAT16] = gemm_bfloat16, gemms[INT8] = gemm_int8, attend = attend_plain;
+    zero_points = 1;
 #if defined(VNNI)
     __builtin_cpu_init();
     const int has_vl = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    if (wanted && has_vl && __builtin_cpu_supports("avx512vnni")) {
+    if (widest >= VNNI_KERNELS && has_vl && __builtin_cpu_supports("avx512vnni")) {
         gemms[FLOAT32] = vnni_float32, gemms[BFLOAT16] = vnni_bfloat16, gemms[INT8] = vnni_int8, attend = attend_vnni;
-        return 1;
+        return VNNI_KERNELS;
+    }
+    if (widest >= AVX2_KERNELS && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        gemms[FLOAT32] = avx2_float32, gemms[BFLOAT16] = avx2_bfloat16, gemms[INT8] = avx2_int8, attend = attend_avx2;
+        zero_points = 0;
+        return AVX2_KERNELS;
     }
 #endif
-    return 0;
+    return PLAIN_KERNELS;
 }
 
 /* ---- sharing a phase between threads ---- */
@@ -485,7 +616,7 @@ CLONED static void finish_block(const Job *job, const Matrix *matrix, int row, i
         const int32_t *integers = sums;
         const float step = job->row_scales[row];
         for (int o = 0; o < LANES; o++) {
-            const float product = (float)(integers[o] - matrix->offset[first + o]);
+            const float product = (float)(integers[o] - zero_points * matrix->offset[first + o]);
             values[o] = product * (matrix->scale[first + o] * step) + matrix->bias[first + o];
         }
     } else {
@@ -729,7 +860,7 @@ int unsilent_linear(const Matrix *matrix, int32_t kind, const float *x, float *o
  * arguments, then sizes and offsets of the structs above, then 0. */
 uint64_t unsilent_abi(int32_t which) {
     static const size_t abi[] = {
-        2,
+        3,
         sizeof(Matrix), offsetof(Matrix, bias),
         sizeof(Block), offsetof(Block, down), offsetof(Block, norm2_bias),
         sizeof(Stack), offsetof(Stack, kind), offsetof(Stack, blocks), offsetof(Stack, norm_bias),

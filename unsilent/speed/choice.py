@@ -26,7 +26,7 @@ def choose_precision(asked: AnyPrecision, device: torch.device, config: AnySampl
     A sampling step takes as long as reading its weights from memory, so on a CPU the smallest dtype with fast multiplication is fastest.
 
     Args:
-        asked: `auto` is bfloat16 on a GPU, int8 on a CPU with AVX-512 VNNI, and float32 on other CPUs.
+        asked: `auto` is bfloat16 on a GPU, int8 on a CPU with AVX2 or AVX-512 VNNI, and float32 on others.
         device: device that computes.
         config: the sampler's configuration.
 
@@ -38,7 +38,7 @@ def choose_precision(asked: AnyPrecision, device: torch.device, config: AnySampl
     if asked == "auto":
         if device.type == "cuda":
             return "bfloat16"
-        return "int8" if packable and cpu_transformer.has_vnni() else "float32"
+        return "int8" if packable and cpu_transformer.multiplies_int8() else "float32"
     if asked == "int8" and not packable:
         no_compiler = "" if cpu_transformer.is_built() else "unsilent was installed without a C compiler"
         why = "this is a GPU" if device.type == "cuda" else no_compiler

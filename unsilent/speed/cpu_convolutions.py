@@ -34,9 +34,11 @@ LEVELS = 127  # int8 weights are from -127 to 127
 _SHARED_TAPS = (((1, 1, 0), (0, 0, 1)), ((1, 0, 0), (0, 1, 1)))
 
 
-def can_fuse(device: torch.device) -> bool:
-    """Whether oneDNN computes fused convolutions in bfloat16 on this machine."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and operators_work(_try_fused)
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes fused convolutions in this dtype on this machine; bfloat16 needs AVX-512."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return operators_work(_try_bfloat16 if dtype is torch.bfloat16 else _try_float32)
 
 
 def can_quantise(device: torch.device) -> bool:
@@ -58,12 +60,18 @@ def operators_work(attempt: Callable[[], bool]) -> bool:
         return False
 
 
-def _try_fused() -> bool:
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False  # not logged: the processor lacks AVX-512
-    x = torch.ones(1, 2, 3, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    conv = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), torch.bfloat16, activation=LEAKY_RELU)
-    plain = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), torch.bfloat16)
+def _try_bfloat16() -> bool:
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and _try_fused(torch.bfloat16)  # not logged: the processor lacks AVX-512
+
+
+def _try_float32() -> bool:
+    return _try_fused(torch.float32)
+
+
+def _try_fused(dtype: torch.dtype) -> bool:
+    x = torch.ones(1, 2, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    conv = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), dtype, activation=LEAKY_RELU)
+    plain = Convolution(torch.ones(2, 2, 1, 1), torch.ones(2), dtype)
     if not (conv(x) == 3).all() or not (plain(x, onto=x.clone()) == 4).all():
         raise RuntimeError("a fused convolution gives wrong results")
     return True
@@ -82,9 +90,10 @@ def _try_int8() -> bool:
 
 
 def prepare_convolutions(network: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Prepare a codebook or vocoder for inference under autocast to `convolution_dtype`; float32 changes nothing.
+    """Prepare a codebook or vocoder for inference under autocast to `convolution_dtype`.
 
     Weights are stored in that dtype, and layers are fused on a CPU. For int8, the residual blocks of the codebook's decoder are quantised.
+    In float32, results are equal up to rounding.
 
     Args:
         network: in evaluation mode with float32 weights; weight norms of a MelGAN must be folded.
@@ -92,7 +101,7 @@ def prepare_convolutions(network: nn.Module, precision: Precision, device: torch
         device: the device that will run it.
     """
     dtype, quantises = convolution_dtype(precision), precision == "int8" and can_quantise(device)
-    if quantises or (dtype is torch.bfloat16 and can_fuse(device)):
+    if quantises or can_fuse(device, dtype):
         fuse(network, dtype, quantises)
     if dtype is torch.bfloat16:
         for weight in network.parameters():

@@ -22,6 +22,7 @@ from unsilent.speed.library import load_library
 Kind = Literal["float32", "bfloat16", "int8"]
 
 _KINDS = ("float32", "bfloat16", "int8")  # in the order of the enum in C
+KERNELS = ("plain", "avx2", "vnni")  # instructions of the kernels, in the order of the enum in C
 _CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}  # dtypes of keys and values
 _SCALE_BYTES = 4  # bytes of the float32 scale after each int8 key or value
 LANES = 64  # outputs per block of a packed matrix
@@ -54,7 +55,7 @@ class _Stack(ctypes.Structure):
 
 
 _ABI = (
-    *(2, ctypes.sizeof(_Matrix), _Matrix.bias.offset),
+    *(3, ctypes.sizeof(_Matrix), _Matrix.bias.offset),
     *(ctypes.sizeof(_Block), _Block.down.offset, _Block.norm2_bias.offset),
     *(ctypes.sizeof(_Stack), _Stack.kind.offset, _Stack.blocks.offset, _Stack.norm_bias.offset),
 )
@@ -62,12 +63,12 @@ _ABI = (
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """The C extension, with VNNI if the processor has it; None if it is not built. Errors: see `load_library`."""
+    """The C extension, with the processor's fastest kernels; None if it is not built. Errors: see `load_library`."""
     loaded = load_library("_transformer", _ABI)
     if loaded is not None:
         loaded.unsilent_forward.argtypes = [ctypes.POINTER(_Stack), *[ctypes.c_void_p] * 4, *[ctypes.c_int32] * 7]
         loaded.unsilent_linear.argtypes = [ctypes.POINTER(_Matrix), ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 4]
-        loaded.has_vnni = bool(loaded.unsilent_use_vnni(1))
+        loaded.kernels = KERNELS[loaded.unsilent_use_kernels(len(KERNELS) - 1)]
     return loaded
 
 
@@ -77,8 +78,13 @@ def is_built() -> bool:
 
 
 def has_vnni() -> bool:
-    """Whether this processor has AVX-512 VNNI, which multiplies int8 fast."""
-    return is_built() and library().has_vnni
+    """Whether this processor has AVX-512 VNNI, which multiplies int8 fastest."""
+    return is_built() and library().kernels == "vnni"
+
+
+def multiplies_int8() -> bool:
+    """Whether int8 is the fastest precision of the transformer on this processor: it has AVX-512 VNNI, or AVX2 and FMA."""
+    return is_built() and library().kernels != "plain"
 
 
 def fits(config: TransformerConfig) -> bool:
