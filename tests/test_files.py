@@ -101,6 +101,14 @@ def test_another_encoding_is_named(tmp_path):
         files.read_csv(tmp_path / "a.csv", DataError)
 
 
+def test_text_without_an_end_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    (tmp_path / "b.csv").symlink_to("/dev/zero")
+    for name, kind in (("a.csv", "pipe"), ("b.csv", "device")):
+        with pytest.raises(DataError, match=f"{name} is a {kind}; save it to a file first"):
+            files.read_csv(tmp_path / name, DataError)
+
+
 def test_walk_follows_links_once(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "store").mkdir()

@@ -23,6 +23,7 @@ _NO_HOME = Path("/nonexistent")  # for users without a home folder: reading find
 _MARK = ".unsilent-part"  # in the names of temporary files
 _TEMPORARY = re.compile(rf"\.[0-9a-f]{{8}}{re.escape(_MARK)}(\.[^.]*)?$")
 _STEM_BYTES = 100  # part of the output's stem in the temporary file's name, because a name has 255 bytes at most
+_MAX_TEXT = 256 << 20  # bytes of the largest text file that is read
 _swept: set[Path] = set()
 
 
@@ -59,6 +60,27 @@ def require_path(path: Path) -> None:
     raise MediaError(f"{path} does not exist.")
 
 
+def require_file(path: Path, error: type[UnsilentError], most: int | None = None) -> None:
+    """Refuse a folder, pipe or device, which may have no end, and a file that is too large.
+
+    Args:
+        path: existing file.
+        error: class to raise.
+        most: largest size in bytes; None allows any.
+
+    Raises:
+        UnsilentError: of class `error`.
+        OSError: if the file does not exist or cannot be reached.
+    """
+    about = path.stat()
+    if stat.S_ISDIR(about.st_mode):
+        raise error(f"{path} is a folder; name a file.")
+    if not stat.S_ISREG(about.st_mode):
+        raise error(f"{path} is a {'pipe' if stat.S_ISFIFO(about.st_mode) else 'device'}; save it to a file first.")
+    if most is not None and about.st_size > most:
+        raise error(f"{path} has {about.st_size >> 20} MB, but at most {most >> 20} are possible.")
+
+
 def walk(folder: Path) -> list[Path]:
     """All files in and below a folder, sorted. Symbolic links to folders are followed; each folder is visited once."""
     found, seen = list[Path](), set[str]()
@@ -82,9 +104,10 @@ def read_text(path: Path, error: type[UnsilentError], errors: str = "strict") ->
         errors: handling of undecodable bytes, see `bytes.decode`.
 
     Raises:
-        UnsilentError: of class `error`, if the file cannot be read or has another encoding.
+        UnsilentError: of class `error`, if the file cannot be read, has another encoding or more than 256 MB, or is a pipe or device.
     """
     try:
+        require_file(path, error, _MAX_TEXT)
         content = path.read_bytes()
         encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
         return content.decode(encoding, errors)

@@ -53,6 +53,8 @@ def test_generate_leaves_retakes_of_a_folder_out(unsilent, made):
         (["a.sound.mp4", "--from", "0.5", "--to", "1", "-o", "a.sound.mp4"], "is the result itself"),
         (["a.sound.mp4", "--from", "0.5", "--to", "1", "-o", "foreign.mp4"], "was not made by unsilent"),
         (["a.sound.mp4", "--from", "9", "--to", "10"], "has 0 to 2.00 s"),
+        (["a.sound.mp4", "--from", "nan"], "start is nan, but must be at most 12 hours from the beginning"),
+        (["a.sound.mp4", "--to", "1e308"], r"stop is 1e\+308, but must be at most 12 hours"),
         (["a.sound.mp4", "--from", "0.5", "--to", "1", "--video", "foreign.mp4"], "it is another"),
     ],
     ids=str,

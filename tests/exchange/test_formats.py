@@ -225,6 +225,7 @@ WRONG = [
     ("a.otio", b"not json", "is not an OpenTimelineIO file"),
     ("a.otio", otio.schema.Clip("x").to_json_string().encode(), "is not a timeline, but a Clip"),
     ("a.otio", otio.schema.Timeline("x").to_json_string().encode(), "has no markers"),
+    ("a.otio", b'{"a": "]", "b": ' + b"[" * 100_000, "nested more than 500 levels deep"),
     ("a.otioz", b"PK\x03\x04broken", "is not an OpenTimelineIO file|cannot be read"),
     ("a.xml", b"<xml/>", "is not a file of cues: known suffixes are .edl"),
 ]

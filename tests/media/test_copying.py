@@ -134,6 +134,21 @@ def test_a_raw_stream_that_begins_between_key_frames_is_written(make_clip, read_
     assert numbers[-1] == 39
 
 
+def test_frames_without_time_stamps_are_encoded(make_clip, read_number, tmp_path):
+    """Matroska cannot store times before 0, so FFmpeg reads none."""
+    options = {"avoid_negative_ts": "disabled"}
+    video = make_clip("a.mkv", options={"bf": "0"})
+    with av.open(str(video)) as source, av.open(str(tmp_path / "early.mkv"), "w", options=options) as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - 200, packet.dts - 200, copy
+                target.mux(packet)
+    plan = mux(tmp_path / "early.mkv", SILENCE, RATE, tmp_path / "out.mkv")
+    assert plan.notes[0].endswith("encoded as lossless FFV1, because the first ones have no time stamps.")
+    assert [read_number((image >> 8).astype(np.uint8)) for image in pictures(tmp_path / "out.mkv")[1]] == list(range(20))
+
+
 def animated(path, format="WEBP"):
     """Ten pictures of 0.1 s with a growing bar and a hole; they are also returned, as RGBA."""
     pictures = []

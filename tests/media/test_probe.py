@@ -1,5 +1,6 @@
 """Probing: facts in every container, rates, rotation, damaged files, errors."""
 
+import io
 import struct
 import sys
 from fractions import Fraction
@@ -7,8 +8,10 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from unsilent.errors import MediaError
+from unsilent.media.files import Timeline, demux, find_video, open_media
 from unsilent.media.probe import orientation, probe, read_comment
 
 
@@ -73,6 +76,37 @@ def test_probe_reports_clockwise_rotation_and_displayed_size(make_clip, counter_
     info = probe(make_clip("a.mp4", rotation=counter_clockwise, size=(96, 48)))
     assert info.rotation == clockwise
     assert (info.width, info.height) == ((48, 96) if clockwise % 180 else (96, 48))
+
+
+@pytest.mark.parametrize(("exif", "swaps", "mirrors"), [(1, False, False), (2, False, True), (6, True, True)])
+def test_frames_with_exif_are_turned_by_it(tmp_path, draw, exif, swaps, mirrors):
+    """Cameras store it in each frame of Motion JPEG; PyAV 18 does not list this kind of side data."""
+    about, content = Image.Exif(), io.BytesIO()
+    about[0x0112] = exif  # orientation
+    Image.fromarray(draw(5)).save(content, "JPEG", exif=about)
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(content.getvalue())
+            packet.pts, packet.time_base, packet.stream, packet.is_keyframe = number, Fraction(1, 25), stream, True
+            container.mux(packet)
+    info = probe(tmp_path / "a.mov")
+    assert (info.n_video_frames, info.width, info.height) == (3, *((48, 64) if swaps else (64, 48)))
+    with av.open(str(tmp_path / "a.mov")) as container:
+        turned = orientation(next(container.decode(video=0)))
+    assert (turned.swaps, turned.mirrors, turned.flips) == (swaps, mirrors, False)
+
+
+def test_a_frame_that_lasts_beyond_the_next_does_not_lengthen_a_video(make_clip):
+    path = make_clip("a.ts")
+    with open_media(path) as container:
+        stream = find_video(container, path)
+        timeline = Timeline(stream)
+        for number, packet in enumerate(demux(container, stream)):
+            packet.duration = 250 * 90_000 if number == 9 else packet.duration
+            timeline.add(packet)
+    assert float((timeline.end - timeline.start) * timeline.time_base) == pytest.approx(0.8, abs=0.002)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])

@@ -1,9 +1,12 @@
 """OpenTimelineIO: timelines for Resolve, Premiere and other programs. Read and written with its library, an optional extra."""
 
+import re
 import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from unsilent.cues import Cue
 from unsilent.errors import DataError, ParameterError, how_to_install
@@ -13,6 +16,9 @@ from unsilent.exchange.timeline import Timeline, name_of
 from unsilent.media.suffixes import OWN_COMMENT
 
 _MAX_BYTES = 256 << 20  # largest unpacked timeline, without its media
+_MAX_DEPTH = 500  # of nested brackets; the library's parser overflows its stack at some thousands
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.S)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def read_otio(path: Path) -> list[Cue]:
@@ -24,8 +30,8 @@ def read_otio(path: Path) -> list[Cue]:
     """
     otio = _otio()
     try:
-        if path.suffix.lower() == ".otioz" and _unpacked_bytes(path) > _MAX_BYTES:
-            raise DataError(f"{path} would unpack to more than {_MAX_BYTES >> 20} MB, which is too large for a timeline.")
+        if _depth(_content(path)) > _MAX_DEPTH:
+            raise DataError(f"{path} is nested more than {_MAX_DEPTH} levels deep; it is no timeline, or a damaged one.")
         timeline = otio.adapters.read_from_file(str(path))
         if not isinstance(timeline, otio.schema.Timeline):
             raise DataError(f"{path} is not a timeline, but a {type(timeline).__name__}; export the timeline.")
@@ -43,9 +49,20 @@ def read_otio(path: Path) -> list[Cue]:
     return sorted(cues, key=lambda cue: cue.seconds)
 
 
-def _unpacked_bytes(path: Path) -> int:
+def _content(path: Path) -> bytes:
+    if path.suffix.lower() != ".otioz":
+        return path.read_bytes()
     with zipfile.ZipFile(path) as bundle:
-        return bundle.getinfo("content.otio").file_size
+        if bundle.getinfo("content.otio").file_size > _MAX_BYTES:
+            raise DataError(f"{path} would unpack to more than {_MAX_BYTES >> 20} MB, which is too large for a timeline.")
+        return bundle.read("content.otio")
+
+
+def _depth(content: bytes) -> int:
+    """Largest number of nested brackets in JSON."""
+    brackets = np.frombuffer(_TEXT.sub(b"", content).translate(None, _NO_BRACKETS), np.uint8)
+    opens = (brackets == ord("[")) | (brackets == ord("{"))
+    return int(np.cumsum(np.where(opens, 1, -1)).max(initial=0))
 
 
 def _cue(timeline: Any, item: Any, marker: Any) -> Cue:

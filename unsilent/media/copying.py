@@ -100,6 +100,8 @@ def plan_copy(video: Path, out: Path) -> Plan:
         codec, why, is_mov = stream.codec_context.codec.canonical_name, "", source.format.name.split(",")[0] == "mov"
         if codec == "rawvideo" and is_mov != (plan.container in EDIT_LISTS) and (stream.format.name or "").startswith(_INVERTED):
             why = "QuickTime inverts raw grey"
+        elif not _is_timed(stream):
+            why = "the first ones have no time stamps"
         elif is_mov:
             hidden = _hidden(stream)
             if hidden is not None:
@@ -134,6 +136,13 @@ def _swaps(video: Path) -> bool:
         stream = find_video(source, video)
         first = next((frame for packet in demux(source, stream) for frame in decode(packet)), None)
         return first is not None and orientation(first).swaps
+
+
+def _is_timed(stream: av.VideoStream) -> bool:
+    """Whether the first packet has a time stamp. Damaged files may have packets without any, which cannot be copied."""
+    with open_media(Path(stream.container.name)) as again:
+        first = next((packet for packet in demux(again, again.streams[stream.index]) if packet.size), None)
+        return first is None or first.pts is not None or first.dts is not None
 
 
 def _hidden(stream: av.VideoStream) -> _Hidden | None:

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -13,7 +12,7 @@ from pathlib import Path
 import av
 
 from unsilent.errors import MediaError
-from unsilent.files import require_path
+from unsilent.files import require_file, require_path
 from unsilent.media.clock import Clock
 from unsilent.media.webp import as_animated_png, is_animated_webp
 
@@ -40,7 +39,7 @@ def open_media(path: Path, part: io.BytesIO | None = None) -> av.container.Input
         MediaError: if the file is missing, a folder, a pipe, empty, unreadable, truncated, or not a media file. Playlists are refused.
     """
     require_path(path)
-    _require_file(path)
+    require_file(path, MediaError)
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -60,15 +59,6 @@ def open_media(path: Path, part: io.BytesIO | None = None) -> av.container.Input
         container.close()
         raise _damaged(path)
     return container
-
-
-def _require_file(path: Path) -> None:
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise MediaError(f"{path} is a folder; name a file.")
-    if not stat.S_ISREG(mode):
-        kind = "pipe" if stat.S_ISFIFO(mode) else "device"
-        raise MediaError(f"{path} is a {kind}, but media files are read more than once; save it to a file first.")
 
 
 @cache
@@ -221,7 +211,8 @@ class Timeline:
 
     Attributes:
         n_packets: number of counted packets.
-        start, end: in units of the stream's time base; None without packets.
+        start, end: in units of the stream's time base; None without packets. The end is that of the last frame, because frames of damaged
+            files may overlap those after them.
         longest_gap: longest time from the end of one frame to the start of the next, in the same units.
         longest: longest duration of a frame, in the same units.
     """
@@ -231,6 +222,7 @@ class Timeline:
         rate = stream.average_rate or stream.guessed_rate or 25
         self._default_duration = round(1 / (rate * self.time_base))
         self._key: int | None = None
+        self._last: int | None = None
         self.n_packets = 0
         self.start: int | None = None
         self.end: int | None = None
@@ -250,4 +242,5 @@ class Timeline:
         self.n_packets += 1
         self.longest_gap = max(self.longest_gap, pts - (pts if self.end is None else self.end))
         self.start = pts if self.start is None else min(self.start, pts)
-        self.end = end if self.end is None else max(self.end, end)
+        if self._last is None or pts >= self._last:
+            self._last, self.end = pts, end

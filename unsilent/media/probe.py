@@ -7,13 +7,24 @@ from pathlib import Path
 import av
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import Type as SideDataType
 from jaxtyping import UInt8
 
+from unsilent.choices import MAX_HOURS
 from unsilent.errors import MediaError
 from unsilent.media.files import MAX_GAP_SECONDS, Timeline, decode, demux, find_video, open_media, video_streams
 
-MAX_HOURS = 12  # longest video; its sound takes about 1 GB of memory per hour
 MAX_SLIDE_SECONDS = 10  # largest plausible mean time between frames of a video longer than an hour
+
+
+def _unknown_side_data(cls: type[SideDataType], value: int) -> SideDataType:
+    """A member for side data that PyAV does not list, such as Exif; it would refuse all side data of the frame otherwise."""
+    member = object.__new__(cls)
+    member._name_, member._value_ = f"UNKNOWN_{value}", value
+    return member
+
+
+SideDataType._missing_ = classmethod(_unknown_side_data)
 
 
 @dataclass(frozen=True)
