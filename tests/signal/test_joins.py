@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from unsilent.signal import joins
 from unsilent.signal.joins import extrapolate, jumps, loudest_power, splice, usual_jumps
 
 RATE = 22050
@@ -74,6 +75,16 @@ def test_jumps_tell_a_step_from_a_steady_sound():
     assert found.energy.max() > 3 * limits[0]
     assert found.flux.max() > 2 * limits[1]
     assert np.argmax(found.energy) * 110 == pytest.approx(1.5 * RATE, abs=900)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(3, 6), (0, 3)], ids=["start", "stop"])
+@pytest.mark.parametrize("level", [0.2, 10.0], ids=["quiet", "loud"])
+def test_joins_that_no_fade_makes_quiet_enough_are_softened(start, stop, level, monkeypatch):
+    """Between steady noise and noise 14 dB quieter or 20 dB louder, at either edge."""
+    old, new = noise(6, level=0.02), noise(3, level=0.02 * level, seed=1)
+    assert splice(old, new, start * RATE, stop * RATE, RATE)[1] <= 1
+    monkeypatch.setattr(joins, "_ROUNDS", 0)
+    assert splice(old, new, start * RATE, stop * RATE, RATE)[1] > 1
 
 
 def test_extrapolation_continues_a_tone():

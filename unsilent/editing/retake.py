@@ -37,6 +37,7 @@ from unsilent.request import Request
 from unsilent.signal.joins import REACH_SECONDS, splice
 from unsilent.signal.loudness import limit_peaks
 from unsilent.signal.mel import from_mel01, log_mel01
+from unsilent.signal.room_tone import RoomTone
 from unsilent.speed.prepare import sampling_mode
 
 CANDIDATES = 8  # sampled for each retake; the best are returned
@@ -178,7 +179,7 @@ def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress
         fields |= {"label": asked.label, "prompt_track": None, "cues": cues}
     request = pipeline.resolve(opened.request, **fields)
     grids, scores, order = _candidates(pipeline, opened, stretch, asked, request, clock, progress)
-    sounds, results = _Sounds(pipeline, stretch, request), []
+    sounds, results = _Sounds(pipeline, stretch, request, keeps_background=asked.label is None), []
     for take, (waveform, codes, join) in _with_good_joins(sounds, grids, order, asked):
         clock.lap("decode")
         progress(0.6 + 0.4 * (len(results) + 1) / asked.takes)
@@ -308,7 +309,7 @@ class _Sound(NamedTuple):
 class _Sounds:
     """Decodes candidates: only the stretch and its margins, scaled to the level of the sound around them."""
 
-    def __init__(self, pipeline: Pipeline, stretch: _Stretch, request: Request) -> None:
+    def __init__(self, pipeline: Pipeline, stretch: _Stretch, request: Request, *, keeps_background: bool) -> None:
         self._pipeline, self._codec, self._stretch, self._request = pipeline, pipeline.codec, stretch, request
         n_columns = stretch.codes.shape[1]
         first, last = max(0, stretch.first - MARGIN_COLUMNS), min(n_columns, stretch.last + MARGIN_COLUMNS)
@@ -319,6 +320,9 @@ class _Sounds:
             first = max(0, min(first, last - self._codec.clip.columns))
         self._columns = range(first, last)
         self._gain = self._measure_gain()
+        is_silenced = request.mute or request.fade_in or request.fade_out
+        rate = self._codec.clip.sample_rate
+        self._tone = RoomTone.around(stretch.old, stretch.start, stretch.stop, rate) if keeps_background and not is_silenced else None
 
     def make(self, grid: Int[Tensor, "rows columns"], layer: Layer) -> _Sound:
         """The whole sound with one candidate in it."""
@@ -329,7 +333,7 @@ class _Sounds:
         ceiling = max(_CEILING, float(np.abs(old).max()))
         waveform, codes, join = old.copy(), grid.cpu().numpy(), 0.0
         if layer == "replace":
-            made, join = splice(old, limit_peaks(new, rate, ceiling), start, stop, rate)
+            made, join = splice(old, limit_peaks(new, rate, ceiling), start, stop, rate, self._tone)
             waveform[start:stop] = made.clip(-ceiling, ceiling)
         else:
             waveform[start:stop] = _mixed(old[start:stop], new, rate, ceiling)
