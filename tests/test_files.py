@@ -109,6 +109,31 @@ def test_text_without_an_end_is_refused(tmp_path):
             files.read_csv(tmp_path / name, DataError)
 
 
+def test_deeply_nested_json_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"a\.json is not JSON, or damaged"):
+        files.read_json(tmp_path / "a.json", DataError)
+
+
+def test_links_are_written_through(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "a.txt").symlink_to("store/latest.txt")
+    for text in ("first", "second"):
+        with files.atomic_write(tmp_path / "a.txt") as temporary:
+            temporary.write_text(text)
+        assert (tmp_path / "a.txt").is_symlink()
+        assert (tmp_path / "store" / "latest.txt").read_text() == text
+
+
+def test_pipes_and_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to("/dev/full")
+    for name, kind in (("a.mp4", "pipe"), ("b.mp4", "device")):
+        with pytest.raises(MediaError, match=f"{name} cannot be written: it is a {kind}"), files.atomic_write(tmp_path / name):
+            pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
 def test_walk_follows_links_once(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "store").mkdir()

@@ -115,6 +115,20 @@ class TestPlan:
         assert plan([root / "in" / "a.mp4"], root / "x.mp4", seed=7)[0].outputs(2)[0] == root / "x.seed7.take1.mp4"
         assert not plan([root / "in" / "a.mp4"], root / "x.mp4")[0].tag
 
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            ("x.mp4", r"x\.mp4 is a link to x\.mp4, which cannot be written"),
+            ("none/y.mp4", r"x\.mp4 is a link to none/y\.mp4, which cannot be written"),
+            ("/dev/null", r"x\.mp4 cannot be written: it is a device"),
+        ],
+    )
+    def test_check_refuses_links_that_lead_nowhere(self, tree, target, message):
+        root = tree("in/a.mp4")
+        (root / "x.mp4").symlink_to(target)
+        with pytest.raises(MediaError, match=message):
+            check(plan([root / "in" / "a.mp4"], root / "x.mp4"))
+
     def test_plan_follows_a_linked_folder_once(self, tree):
         root = tree("store/a.mp4", "in/b.mp4")
         (root / "in" / "link").symlink_to(root / "store")

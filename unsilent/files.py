@@ -4,6 +4,7 @@ import codecs
 import csv
 import errno
 import io
+import json
 import os
 import re
 import stat
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from unsilent.errors import MediaError, UnsilentError
 
@@ -60,6 +62,11 @@ def require_path(path: Path) -> None:
     raise MediaError(f"{path} does not exist.")
 
 
+def real(path: Path) -> Path:
+    """The path without symbolic links, like `Path.resolve`, which raises for links in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def require_file(path: Path, error: type[UnsilentError], most: int | None = None) -> None:
     """Refuse a folder, pipe or device, which may have no end, and a file that is too large.
 
@@ -72,13 +79,26 @@ def require_file(path: Path, error: type[UnsilentError], most: int | None = None
         UnsilentError: of class `error`.
         OSError: if the file does not exist or cannot be reached.
     """
-    about = path.stat()
-    if stat.S_ISDIR(about.st_mode):
-        raise error(f"{path} is a folder; name a file.")
-    if not stat.S_ISREG(about.st_mode):
-        raise error(f"{path} is a {'pipe' if stat.S_ISFIFO(about.st_mode) else 'device'}; save it to a file first.")
-    if most is not None and about.st_size > most:
-        raise error(f"{path} has {about.st_size >> 20} MB, but at most {most >> 20} are possible.")
+    kind = _kind(path)
+    if kind:
+        raise error(f"{path} is a {kind}; {'name a file' if kind == 'folder' else 'save it to a file first'}.")
+    if most is not None and path.stat().st_size > most:
+        raise error(f"{path} has {path.stat().st_size >> 20} MB, but at most {most >> 20} are possible.")
+
+
+def refuse_special(out: Path, error: type[UnsilentError]) -> None:
+    """Refuse to write to a folder, pipe or device.
+
+    Raises:
+        UnsilentError: of class `error`.
+    """
+    if out.exists() and (kind := _kind(out)):
+        raise error(f"{out} cannot be written: it is a {kind}; name a file.")
+
+
+def _kind(path: Path) -> str:
+    mode = path.stat().st_mode
+    return "" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
 
 
 def walk(folder: Path) -> list[Path]:
@@ -134,6 +154,21 @@ def read_csv(path: Path, error: type[UnsilentError], errors: str = "strict") -> 
         raise error(f"{path} is not a table: {why}.") from None
 
 
+def read_json(path: Path, error: type[UnsilentError]) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        UnsilentError: of class `error`, as in `read_text`, or if it is not JSON.
+    """
+    try:
+        require_file(path, error, _MAX_TEXT)
+        return json.loads(path.read_bytes())
+    except OSError as why:
+        raise error(f"{path} cannot be read: {why.strerror}.") from None
+    except (ValueError, RecursionError):
+        raise error(f"{path} is not JSON, or damaged.") from None
+
+
 @contextmanager
 def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `out`. It is renamed to `out` when the block ends, and removed if the block fails.
@@ -141,17 +176,20 @@ def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bo
     Temporary files that killed processes left in the folder are removed.
 
     Args:
-        out: file to write. The temporary file has the same suffix, because libraries choose the format by it.
+        out: file to write; of a symbolic link, its target is written. The temporary file has the same suffix, because libraries choose
+            the format by it.
         error: class to raise.
         durable: call fsync before renaming, so that a power failure leaves the old or the new file, never a partial one.
 
     Raises:
-        UnsilentError: of class `error`, if the folder is missing or not writable, or the disk is full.
+        UnsilentError: of class `error`, if the folder is missing or not writable, `out` is a pipe or device, or the disk is full.
     """
+    refuse_special(out, error)
+    target = real(out)
     kept = out.stem.encode(errors="surrogateescape")[:_STEM_BYTES].decode(errors="ignore")
-    temporary = out.with_name(f".{kept}.{uuid.uuid4().hex[:8]}{_MARK}{out.suffix}")
+    temporary = target.with_name(f".{kept}.{uuid.uuid4().hex[:8]}{_MARK}{out.suffix}")
     try:
-        _sweep(out.parent)
+        _sweep(target.parent)
         with temporary.open("xb") as file:
             try_lock(file.fileno())  # marks the file as in use, for `_sweep` of other processes
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -159,9 +197,9 @@ def atomic_write(out: Path, error: type[UnsilentError] = MediaError, durable: bo
             os.chmod(temporary, mode)  # restores the umask's mode, which libraries change
             if durable:
                 sync(temporary)
-            os.replace(temporary, out)
+            os.replace(temporary, target)
         if durable:
-            sync(out.parent)
+            sync(target.parent)
     except OSError as why:
         raise error(f"{out} cannot be written: {why.strerror or why}.") from why
     finally:

@@ -1,6 +1,5 @@
 """Chooses the output path of each video, and checks paths before a model is loaded. No torch import, so that errors appear at once."""
 
-import json
 import os
 import re
 import zipfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from unsilent.choices import Original
 from unsilent.errors import MediaError, ParameterError, require_matplotlib
-from unsilent.files import require_path, walk
+from unsilent.files import read_json, real, refuse_special, require_file, require_path, walk
 from unsilent.media.suffixes import CODES_MAGIC, CODES_SUFFIX, OWN_COMMENT, OWN_FORMAT, PROJECT_SUFFIXES, SOUND_SUFFIXES, VIDEO_SUFFIXES
 from unsilent.media.webp import is_animated_webp
 
@@ -90,7 +89,7 @@ def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
     one_file = out is not None and len(inputs) == 1 and not inputs[0].is_dir() and not out.is_dir() and out.suffix != ""
     if out is not None:
         _refuse_output(out, one_file)
-    originals = {video.resolve() for video in found}
+    originals = {real(video) for video in found}
     jobs: dict[Path, Job] = {}
     tag = f".seed{seed}" if seed else ""
     targets = {video: _target(video, below, out, tag, video.stem) for video, below in found.items()}
@@ -101,7 +100,7 @@ def plan(inputs: list[Path], out: Path | None, seed: int = 0) -> list[Job]:
             target = _target(video, below, out, tag, video.name)
         if target in jobs:
             raise ParameterError(f"{jobs[target].video} and {video} would both become {target}; give them different folders.")
-        if target.resolve() in originals:
+        if real(target) in originals:
             raise ParameterError(f"the output {target} would overwrite an input; choose another with -o.")
         jobs[target] = Job(video, target, tag if one_file else "")
     return list(jobs.values())
@@ -157,24 +156,24 @@ def _refuse_output(out: Path, one_file: bool) -> None:
 def _videos(folder: Path, out: Path | None) -> list[Path]:
     """Videos in and below a folder, except outputs of earlier calls, beside them or in the output folder."""
     files = [path for path in walk(folder) if path.suffix.lower() in VIDEO_SUFFIXES or is_animated_webp(path)]
-    own = out.resolve() if out is not None and out.resolve() != folder.resolve() else None
+    own = real(out) if out is not None and real(out) != real(folder) else None
     return [
         path
         for path in files
-        if not path.name.startswith(".") and not OWN_STEM.search(path.stem) and (own is None or own not in path.resolve().parents)
+        if not path.name.startswith(".") and not OWN_STEM.search(path.stem) and (own is None or own not in real(path).parents)
     ]
 
 
 def passed_over(inputs: list[Path], jobs: list[Job], out: Path | None) -> list[Path]:
     """Files in folders that are neither videos nor outputs of this program."""
-    taken, own = {job.video for job in jobs}, None if out is None else out.resolve()
+    taken, own = {job.video for job in jobs}, None if out is None else real(out)
     return [
         path
         for folder in inputs
         if folder.is_dir()
         for path in walk(folder)
         if path not in taken and not path.name.startswith(".") and not OWN_STEM.search(path.stem) and not is_beside(path)
-        if own not in path.resolve().parents
+        if own not in real(path).parents
     ]
 
 
@@ -281,10 +280,12 @@ def check_pair(source: Path, out: Path, suffix: str, what: str, overwrite: bool 
 
     Raises:
         ParameterError: for another suffix, if both paths are the same file, or if a file that this program did not make would be replaced.
-        MediaError: if `source` does not exist.
+        MediaError: if `source` does not exist or is no file, or `out` cannot be written.
     """
     check_suffix(out, suffix, what)
     require_path(source)
+    require_file(source, MediaError)
+    refuse_unwritable(out)
     if out.exists() and out.samefile(source):
         raise ParameterError(f"{out} is the source itself; choose another name for the result.")
     if not overwrite:
@@ -317,8 +318,8 @@ def is_own(path: Path) -> bool:
     if path.suffix.lower() == CODES_SUFFIX:
         return is_codes(path)
     if path.name.endswith(SIDECAR_SUFFIX):
-        with suppress(OSError, ValueError, TypeError, LookupError):
-            return json.loads(path.read_text(encoding="utf-8"))["format"] == OWN_FORMAT
+        with suppress(MediaError, TypeError, LookupError):
+            return read_json(path, MediaError)["format"] == OWN_FORMAT
         return False
     if path.suffix.lower() == ".png":
         from PIL import Image
@@ -353,17 +354,20 @@ def _project_content(path: Path) -> bytes:
 
 
 def refuse_unwritable(out: Path) -> None:
-    """Refuse an output whose name is too long or whose folder is not writable.
+    """Refuse an output whose name is too long, whose folder is not writable, or that is a pipe or device. Links are followed.
 
     Raises:
-        MediaError: if a name is too long, or the nearest existing folder is a file or read-only.
+        MediaError: if a name is too long, the nearest existing folder is a file or read-only, or the output is no regular file.
     """
     for name in (out.name, *(part.name for part in out.absolute().parents if not part.exists())):
         if len(os.fsencode(name)) > LONGEST_NAME:
             raise MediaError(
                 f"{name[:40]}… cannot be written: the name has {len(os.fsencode(name))} bytes, but at most {LONGEST_NAME} are possible."
             )
-    folder = next(above for above in out.absolute().parents if above.exists())
+    refuse_special(out, MediaError)
+    if out.is_symlink() and not out.exists() and (real(out).is_symlink() or not real(out).parent.is_dir()):
+        raise MediaError(f"{out} is a link to {os.readlink(out)}, which cannot be written.")
+    folder = next(above for above in real(out).parents if above.exists())
     if not folder.is_dir():
         raise MediaError(f"{out} cannot be written: {folder} is a file, not a folder.")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -97,6 +97,13 @@ def test_a_full_output_is_an_error_of_one_sentence():
     assert (done.returncode, done.stderr) == (2, "unsilent: the system: No space left on device.\n")
 
 
+def test_too_little_memory_is_an_error_of_one_sentence(make_clip):
+    done = run(f"ulimit -v 500000; exec unsilent generate {make_clip('a.mp4', n_frames=3)}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("unsilent: the memory is not enough; ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_user_need_not_have_a_home(tmp_path):
     """As in containers: a number without a name, and no variable."""
     code = "import os; os.path.expanduser = lambda path: path; from unsilent.cli.main import run; raise SystemExit(run(['models']))"
@@ -117,3 +124,10 @@ def test_control_characters_do_not_reach_the_terminal(capsys):
     say("no \x1b]0;title\x07 \x9b31m here\r\n")
     assert capsys.readouterr().err == "unsilent: no \\x1b]0;title\\x07 \\x9b31m here\n"
     assert printable("naïve 狗\n") == "naïve 狗\n"
+
+
+def test_long_messages_are_shortened(capsys):
+    say("x" * 1_000_000 + " is too long.")
+    error = capsys.readouterr().err
+    assert len(error) < 2100
+    assert error.endswith("is too long.\n")

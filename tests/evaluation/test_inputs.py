@@ -8,7 +8,7 @@ from unsilent.evaluation.inputs import find_inputs
 
 def test_find_inputs_refuses_a_damaged_samples_json(sounds):
     (sounds / "made/samples.json").write_text("{")
-    with pytest.raises(DataError, match=r"samples.json cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"samples.json is not JSON, or damaged"):
         find_inputs(sounds / "real", [sounds / "made"])
     (sounds / "made/samples.json").write_text("[]")
     with pytest.raises(DataError, match=r"samples.json must be an object with model, seed, top_k, temperature"):

@@ -1,5 +1,8 @@
 """Files of other programs: what is written is read by their own libraries, and their content is read here."""
 
+import dataclasses
+import os
+import shutil
 from fractions import Fraction
 
 import mido
@@ -51,6 +54,20 @@ def test_timelines_are_read_by_their_own_library(timeline, tmp_path):
     assert first[0].media_reference.target_url == "sounds/clip.take1.wav"
     assert found.duration().to_seconds() == pytest.approx(4.0)
     assert [marker.marked_range.start_time.to_seconds() for marker in found.tracks.markers] == pytest.approx([0.25, 1.0, 2.5])
+
+
+@pytest.mark.parametrize("suffix", [".edl", ".otio", ".otioz", ".rpp"])
+@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"a#b?c d.mp4"])
+def test_any_name_can_be_exported(timeline, tmp_path, name, suffix):
+    video, out = tmp_path / os.fsdecode(name), tmp_path / f"a{suffix}"
+    shutil.copy(timeline.video, video)
+    timeline = dataclasses.replace(timeline, video=video)
+    if suffix == ".otioz" and b"\xe9" in name:
+        with pytest.raises(MediaError, match="names must be UTF-8"):
+            write_export(out, timeline)
+    else:
+        write_export(out, timeline)
+        assert [cue.label for cue in read_cues(out, timeline.rate)] == [None, "dog", "car horn"]
 
 
 def test_bundles_hold_the_media(timeline, tmp_path):

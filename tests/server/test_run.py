@@ -57,6 +57,8 @@ def test_jobs_survive_kill_9(tiny, tmp_path, make_clip):
     [
         (["--model", "nosuch"], "no model"), (["--host", "203.0.113.7"], "cannot listen on"),
         (["--manifest", "nosuch.parquet"], "does not exist"),
+        (["--manifest", "."], "is a folder; name a file"),
+        (["--reports", __file__], "is not a folder; name the folder of the reports"),
         (["--max-seconds", "0"], "max_seconds"), (["--token", "short"], "token"),
     ],
     ids=str,

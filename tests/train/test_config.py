@@ -68,7 +68,7 @@ def test_explain_describes_every_setting(kind):
 
 
 def test_unusable_files_are_named(tmp_path, minimal):
-    with pytest.raises(ParameterError, match="cannot read the run"):
+    with pytest.raises(ParameterError, match="cannot be read"):
         read_run(tmp_path / "none.toml", [])
     (tmp_path / "bad.toml").write_text("= 3")
     with pytest.raises(ParameterError, match="is not TOML"):

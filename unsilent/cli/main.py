@@ -75,6 +75,12 @@ def run(arguments: list[str]) -> int:
         return _fail(f"this needs the package {error.name}; {how_to_install('train')}.")
     except OSError as error:
         return _fail(f"{error.filename or 'the system'}: {error.strerror or error}.")
+    except (MemoryError, RuntimeError, ImportError) as error:
+        from unsilent.speed.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail("the memory is not enough; end other programs, or ask for a shorter sound, fewer takes or fewer candidates.")
 
 
 def _fail(sentence: str, code: int = 2) -> int:

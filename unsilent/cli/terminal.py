@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import typer
 
 QUIET_SECONDS = 10.0  # between two progress lines if stderr is not a terminal
+_MOST = 2000  # characters of a message; names from damaged files may have millions
 _WIDE = 1000  # width of tables in a file or pipe, so that paths are not wrapped
 
 
@@ -19,8 +20,10 @@ def printable(text: str) -> str:
 
 
 def say(sentence: str) -> None:
-    """Print one line on stderr; line breaks in file names become spaces."""
-    typer.echo(f"unsilent: {printable(' '.join(sentence.split()))}", err=True)
+    """Print one line on stderr; line breaks in file names become spaces, and the middle of a very long message is left out."""
+    text = " ".join(sentence.split())
+    text = text if len(text) <= _MOST else f"{text[: _MOST // 2]} … {text[-_MOST // 2 :]}"
+    typer.echo(f"unsilent: {printable(text)}", err=True)
 
 
 class Column(NamedTuple):

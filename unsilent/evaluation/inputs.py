@@ -1,6 +1,5 @@
 """Finds the files of an evaluation: folders, pairs of samples and clips, labels, settings, content keys."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from unsilent.checkpoints.folders import SHIPPED, models_folder, read_config
 from unsilent.errors import CheckpointError, DataError, ParameterError
 from unsilent.evaluation.ground_truth import Labels, read_labels, read_manifest_labels
 from unsilent.evaluation.sounds import ClipNames, Sound, find_sounds, take_number
+from unsilent.files import read_json
 
 KINDS = ("vggishish", "melception", "listener")  # kinds of classifiers
 ABOUT = "samples.json"  # file with the settings of a generated folder
@@ -139,10 +139,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     if not path.exists():
         return {name.replace("-", "_"): float(value) for name, value in SETTING.findall(os.path.basename(os.path.abspath(folder)))}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.") from None
+    about = read_json(path, DataError)
     if not isinstance(about, dict):
         raise DataError(f"{path} must be an object with {', '.join(ABOUT_KEYS)}.")
     return {key: about[key] for key in ABOUT_KEYS if isinstance(about.get(key), str | int | float)}

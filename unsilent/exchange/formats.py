@@ -78,7 +78,7 @@ def write_export(out: Path, timeline: Timeline, tracks: Sequence[tuple[str, Sequ
         else:
             texts = {".csv": lambda: write_cue_table(timeline.cues), ".edl": lambda: edl_text(timeline)}
             text = texts.get(suffix, lambda: reaper_text(timeline, out.parent))()
-            temporary.write_text(text, encoding="utf-8", newline="")
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")  # names on Unix may be any bytes
 
 
 def check_suffix(out: Path) -> None:

@@ -1,15 +1,17 @@
 """OpenTimelineIO: timelines for Resolve, Premiere and other programs. Read and written with its library, an optional extra."""
 
+import os
 import re
 import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from unsilent.cues import Cue
-from unsilent.errors import DataError, ParameterError, how_to_install
+from unsilent.errors import DataError, MediaError, ParameterError, how_to_install
 from unsilent.exchange.edl import label_of
 from unsilent.exchange.reaper import relative
 from unsilent.exchange.timeline import Timeline, name_of
@@ -85,10 +87,13 @@ def write_otio(timeline: Timeline, out: Path, final: Path) -> None:
 
     Raises:
         ParameterError: if the library is not installed.
+        MediaError: if the library cannot put a file of such a name into a bundle.
     """
     otio = _otio()
+    from opentimelineio.adapters import file_bundle_utils
+
     at = lambda frames: otio.opentime.RationalTime(frames, float(timeline.rate))  # noqa: E731
-    shown = otio.schema.Timeline(timeline.video.stem, global_start_time=at(timeline.start_frame))
+    shown = otio.schema.Timeline(_text(timeline.video.stem), global_start_time=at(timeline.start_frame))
     shown.metadata["unsilent"] = {"comment": OWN_COMMENT}
     bundles = out.suffix == ".otioz"
     for number, path in enumerate([timeline.video, *timeline.sounds]):
@@ -97,16 +102,27 @@ def write_otio(timeline: Timeline, out: Path, final: Path) -> None:
         track.enabled = number < 2
         # sounds except BWF have no timecode, so programs count from their first sample
         first = at(timeline.start_frame if number == 0 else 0)
-        url = path.absolute().as_posix() if bundles else relative(path, final.parent)
+        url = quote(os.fsencode(path.absolute())) if bundles else relative(path, final.parent)
+        if _text(url) != url:
+            url = quote(os.fsencode(url))
         media = otio.schema.ExternalReference(url, otio.opentime.TimeRange(first, at(timeline.n_frames)))
-        track.append(otio.schema.Clip(path.name, media, otio.opentime.TimeRange(first, at(timeline.n_frames))))
+        track.append(otio.schema.Clip(_text(path.name), media, otio.opentime.TimeRange(first, at(timeline.n_frames))))
         shown.tracks.append(track)
     for number, cue in enumerate(timeline.cues):
         length = max(1, round((cue.length or 0) * timeline.rate))
         place = otio.opentime.TimeRange(at(float(cue.seconds * timeline.rate)), at(length))
         about = {"unsilent": {"strength": cue.strength}}
         shown.tracks.markers.append(otio.schema.Marker(name_of(cue, number), place, otio.schema.MarkerColor.RED, about))
-    otio.adapters.write_to_file(shown, str(out))
+    try:
+        otio.adapters.write_to_file(shown, str(out))
+    except file_bundle_utils.NotAFileOnDisk:
+        paths = ", ".join(map(_text, map(str, (timeline.video, *timeline.sounds))))
+        raise MediaError(f"{final} cannot hold {paths}: their names must be UTF-8 without %; rename them, or export .otio.") from None
+
+
+def _text(name: str) -> str:
+    """A file name as valid text; names on Unix may be any bytes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _otio() -> ModuleType:

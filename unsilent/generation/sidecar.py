@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ from unsilent.clip import Clip
 from unsilent.codec.bitstream import Header, pack, unpack
 from unsilent.config import Config
 from unsilent.errors import MediaError, ParameterError, UnsilentError
-from unsilent.files import atomic_write, require_path
+from unsilent.files import atomic_write, read_json, require_path
 from unsilent.generation.result import Generation
 from unsilent.media.audio import read_audio
 from unsilent.media.probe import read_comment
@@ -236,12 +236,7 @@ def read_sidecar(path: Path) -> Sidecar:
     Raises:
         MediaError: if the file cannot be read, is not a sidecar, or has another version.
     """
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as why:
-        raise MediaError(f"{path} cannot be read: {why.strerror}.") from None
-    except ValueError:
-        raise MediaError(f"{path} is not JSON, so it is not a sidecar.") from None
+    content = read_json(path, MediaError)
     if not isinstance(content, dict) or content.get("format") != OWN_FORMAT:
         raise MediaError(f"{path} is not a sidecar of unsilent.")
     if content.get("version") != VERSION:

@@ -170,7 +170,7 @@ class Sampling:
         try:
             about = json.loads(path.read_bytes())
             differing = {name: about[name] for name, value in sorted(self._made_with.items()) if about[name] != value}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{path} does not have the settings of the samples in its folder; choose another folder.") from None
         if differing:
             found = ", ".join(f"{name} {value}" for name, value in differing.items())

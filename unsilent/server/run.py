@@ -10,7 +10,7 @@ from collections.abc import Callable
 import uvicorn
 
 from unsilent.errors import DataError, ParameterError
-from unsilent.files import locked
+from unsilent.files import locked, require_file
 from unsilent.server.app import guarded, make_app
 from unsilent.server.engines import Here, OnRay
 from unsilent.server.service import Service
@@ -32,8 +32,8 @@ def serve(settings: Settings, tell: Callable[[str], object], open_page: bool = F
 
     Raises:
         DataError: if the folder cannot be written, or another server uses it.
-        ParameterError: if the address is in use or not of this machine, if the manifest or the folder of reports does not
-            exist, or if the Ray cluster cannot be used.
+        ParameterError: if the address is in use or not of this machine, if the manifest is no file or the reports no
+            folder, or if the Ray cluster cannot be used.
     """
     if settings.token is None and not settings.is_local:
         settings = settings.model_copy(update={"token": secrets.token_urlsafe(18)})
@@ -62,6 +62,10 @@ def _require_folders(settings: Settings) -> None:
     for what, path in (("manifest", settings.manifest), ("folder of reports", settings.reports)):
         if path is not None and not path.exists():
             raise ParameterError(f"the {what} {path} does not exist.")
+    if settings.manifest is not None:
+        require_file(settings.manifest, ParameterError)
+    if settings.reports is not None and not settings.reports.is_dir():
+        raise ParameterError(f"{settings.reports} is not a folder; name the folder of the reports.")
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+# of torch, CUDA, the C++ library, oneDNN and the loader of libraries
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "could not create a primitive", "failed to map segment")
 _LARGEST_RETAINED = 2**26  # bytes; larger blocks are returned to the system, because mmap is fast relative to their use
 
 
@@ -26,7 +28,7 @@ def limit_memory(n_bytes: int) -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of Python, NumPy or torch is a failed allocation."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in ("can't allocate memory", "out of memory", "bad_alloc"))
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from unsilent.choices import TrainingKind
 from unsilent.config import Config
 from unsilent.data.augmentation import Augmentation
 from unsilent.errors import ParameterError, did_you_mean
+from unsilent.files import read_text
 from unsilent.models.configs import ConditionKind
 
 
@@ -270,10 +271,8 @@ def read_run(path: Path, overrides: list[str]) -> AnyRun:
         ParameterError: for a missing or malformed file, an unknown kind or setting, a missing setting, or a value out of range.
     """
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ParameterError(f"cannot read the run {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        settings = tomllib.loads(read_text(path, ParameterError))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ParameterError(f"{path} is not TOML: {error}.") from None
     kind = settings.get("kind")
     if kind not in _RUNS:
