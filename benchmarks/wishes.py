@@ -8,7 +8,8 @@ five seconds and have four candidates. They are classified by the model's listen
 named  With a label. The avoided class is the most frequent recognised class, other than the label, of four sounds of another seed.
        Results are the fractions of sounds that are recognised as the avoided class, and as the label.
 seen   With an image. The avoided class is the likeliest class in the image.
-like   With a held-out recording as reference, and its label. Results are cosine similarities with the recording.
+like   With a held-out recording as reference, and its label. Results are cosine similarities with the recording. `distance` is the mean
+       difference, in dB, of the mean and the standard deviation of each mel band; it is independent of the listener, and lower is better.
 """
 
 import argparse
@@ -23,11 +24,13 @@ from torch import Tensor
 
 from unsilent.generation.conditions import seen_classes
 from unsilent.generation.leads import known_codes
-from unsilent.generation.priming import load_given, load_reference
+from unsilent.generation.priming import load_given, load_reference, loudest
 from unsilent.generation.ranking import agreement
 from unsilent.loading import load
+from unsilent.media.audio import read_audio
 from unsilent.pipeline import Pipeline
-from unsilent.signal.mel import to_mel01
+from unsilent.signal.loudness import normalise_loudness
+from unsilent.signal.mel import RANGE_DB, log_mel01, to_mel01
 from unsilent.vision.scene import Scene
 
 COLUMNS, DRAWS = 27, 4
@@ -111,10 +114,27 @@ def like(pipeline: Pipeline, picture: Path, recording: Path, label: str, seed: i
     wanted = load_reference(request, pipeline.codec, pipeline.parts.ranker, pipeline.parts.loudness_lufs).features
     for way, fields in (("without", {}), ("with", {"like": str(recording)})):
         grids, expected = sample(pipeline, picture, seed, label=label, **fields)
-        cosines = heard(pipeline, grids) @ wanted
+        cosines, given = heard(pipeline, grids) @ wanted, load_loudest(pipeline, recording)
+        apart = torch.stack([(bands(to_mel01(pipeline.codec.decode(grid))) - given).abs().mean() for grid in grids])
         by_label = int(agreement(pipeline.codec, pipeline.parts.ranker, grids, expected).argmax())
         rows |= {f"{way}, one": cosines.mean(), f"{way}, best by label": cosines[by_label], f"{way}, nearest": cosines.max()}
+        rows |= {f"{way}, distance": apart.mean(), f"{way}, distance of the best by label": apart[by_label]}
+        rows[f"{way}, distance of the nearest"] = apart[cosines.argmax()]
     return {name: float(value) for name, value in rows.items()}
+
+
+@torch.inference_mode()
+def load_loudest(pipeline: Pipeline, recording: Path) -> Float[Tensor, "statistics"]:
+    """Return the statistics of the clip with most energy of a recording."""
+    clip, loudness = pipeline.clip, pipeline.parts.loudness_lufs
+    loud = loudest(read_audio(recording, clip.sample_rate), clip.columns * clip.column_samples)
+    return bands(log_mel01(torch.from_numpy(normalise_loudness(loud, clip.sample_rate, loudness))[None], clip)[0])
+
+
+def bands(mel01: Float[Tensor, "mels frames"]) -> Float[Tensor, "statistics"]:
+    """Return the mean of each mel band relative to the mean level, and its standard deviation, in dB."""
+    decibels = mel01 * RANGE_DB
+    return torch.cat([(decibels - decibels.mean()).mean(1), decibels.std(1)])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import soundfile
 import torch
 
 from unsilent.errors import MediaError, ParameterError
+from unsilent.generation import sampling
 from unsilent.generation.priming import load_reference
-from unsilent.generation.sampling import guided_rows
+from unsilent.generation.sampling import NextCode, guided_rows
 from unsilent.generation.sidecar import Made, find_sidecar, sidecar_for
 from unsilent.generation.windows import plan_windows
 from unsilent.request import Defaults, Request
@@ -132,6 +133,27 @@ def test_a_reference_is_continued_but_not_heard(seeing, video, knock):
     assert codes.shape == (2, seeing.clip.rows, int(3 / seeing.clip.column_seconds))
     assert torch.equal(codes[1], seeing.codec.encode(np.zeros(16 * seeing.clip.column_samples, np.float32))[: seeing.clip.rows])
     assert not torch.equal(*codes)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_codes_of_the_reference_are_favoured(guidance, temperature):
+    """Half of the codes are drawn from those of the reference, the others as before."""
+    choose, logits = NextCode(temperature, 8, guidance), torch.randn(2, 8, generator=torch.manual_seed(0))[: 1 + (guidance != 1)]
+    shares, uniforms = torch.tensor([0, 0, 0.25, 0, 0, 0.75, 0, 0]), (torch.arange(4000)[:, None] + 0.5) / 4000
+    plain, favoured = (
+        torch.cat([choose(one, place) for place in uniforms]).bincount(minlength=8) / 4000
+        for one in (logits, choose.favour(logits, shares))
+    )
+    assert favoured.tolist() == pytest.approx(((plain + shares) / 2).tolist(), abs=2e-3)
+
+
+def test_all_codes_can_be_those_of_the_reference(seeing, video, knock, monkeypatch):
+    monkeypatch.setattr(sampling, "_FAVOUR", 1.0)
+    made = seeing.generate(video, candidates=1, like=str(knock))
+    shares = load_reference(made.request, seeing.codec, seeing.parts.ranker, seeing.parts.loudness_lufs).shares
+    assert shares.sum(1).tolist() == pytest.approx([1] * len(made.codes))
+    assert all(shares[row, code] > 0 for row, codes in enumerate(made.codes) for code in codes)
 
 
 def test_takes_most_like_the_reference_come_first(seeing, video, knock):

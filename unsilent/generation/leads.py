@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unsilent.checkpoints.bundle import Parts
@@ -27,10 +27,12 @@ class Known(NamedTuple):
     Attributes:
         prime: codes of the sound's first columns.
         leads: codes of the first columns of each led window: first those to continue, then silence for the unconditional rows.
+        favoured: how often a reference has each code in each row.
     """
 
     prime: Int[Tensor, "rows known"] | None = None
     leads: Sequence[Int[Tensor, "2 sounds rows lead"]] = ()
+    favoured: Float[Tensor, "rows codes"] | None = None
 
 
 def lead_columns(request: Request, clip: Clip, exemplars: Exemplars | None) -> int:
@@ -59,7 +61,8 @@ def known_codes(parts: Parts, plan: Plan, observation: Observation | None, reque
     # models without features have no frames
     led = [(window.led, frames) for window, frames in zip(plan.windows, plan.frames, strict=False) if window.led]
     if given.reference is not None:
-        return Known(None, [given.reference.codes[:, None, :, -n:].expand(-1, request.n_sampled, -1, -1) for n, _ in led])
+        leads = [given.reference.codes[:, None, :, -n:].expand(-1, request.n_sampled, -1, -1) for n, _ in led]
+        return Known(None, leads, given.reference.shares)
 
     @cache  # windows share the memory of their leads
     def exemplars_of(number: int, n: int) -> Int[Tensor, "2 sounds rows lead"]:

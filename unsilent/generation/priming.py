@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -100,10 +101,12 @@ class Reference:
 
     Attributes:
         codes: `reference_columns` columns of the reference, then as many of silence for the unconditional rows.
-        features: the listener's features of the reference, a unit vector.
+        shares: how often its clip with most energy has each code in each row.
+        features: the listener's features of that clip, a unit vector.
     """
 
     codes: Int[Tensor, "2 rows lead"]
+    shares: Float[Tensor, "rows codes"]
     features: Float[Tensor, "dim"]
 
 
@@ -153,7 +156,8 @@ def load_reference(request: Request, codec: Codec, ranker: Ranker | None, loudne
     mel01 = log_mel01(torch.from_numpy(np.pad(loud, (0, max(0, clip.n_fft - len(loud)))))[None], clip).to(codec.device)
     with codec.autocast():
         features = ranker.listener.features(mel01)[0].float()
-    return Reference(torch.stack([codec.encode(one)[: clip.rows] for one in (lead, np.zeros_like(lead))]), features)
+    shares = F.one_hot(codec.encode(loud)[: clip.rows], codec.codebook.config.n_codes).float().mean(1)
+    return Reference(torch.stack([codec.encode(one)[: clip.rows] for one in (lead, np.zeros_like(lead))]), shares, features)
 
 
 def loudest(waveform: Float[np.ndarray, "samples"], n: int) -> Float[np.ndarray, "stretch"]:

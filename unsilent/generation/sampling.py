@@ -18,6 +18,7 @@ from unsilent.models.sampler import AnySampler
 from unsilent.request import Request
 
 Feed = Callable[[Int[Tensor, "sounds known"]], None]  # called after each column with all codes known so far
+_FAVOUR = 0.5  # weight of a reference's codes, chosen by measurement; see LOG.md
 ENDED = -1  # stands for all later codes of a candidate that an audition ended
 
 
@@ -107,6 +108,17 @@ class NextCode:
         """Rows of logits per take: conditional, and with guidance also unconditional."""
         return 1 if self.guidance == 1 else 2
 
+    def favour(self, logits: Float[Tensor, "rows codes"], shares: Float[Tensor, "codes"]) -> Float[Tensor, "rows codes"]:
+        """Logits with which `__call__` samples from the mean of the guided distribution and `shares`.
+
+        Source:
+            Grave et al., "Improving neural language models with a continuous cache" (ICLR 2017): interpolation with a cache of codes.
+            Differs: the cache is a reference; it has a fixed weight, and does not depend on the context.
+        """
+        scale = self.temperature or 1.0
+        mixed = (1 - _FAVOUR) * (guide(logits, self.guidance).float() / scale).softmax(1) + _FAVOUR * shares
+        return (mixed.clamp(min=1e-12).log() * scale).repeat(self.n_rows, 1)  # equal rows, so that guidance changes nothing
+
     def __call__(self, logits: Float[Tensor, "rows codes"], uniforms: Float[Tensor, "takes"]) -> Int[Tensor, "takes"]:
         """Sample the next code of each take."""
         return next_code(guide(logits, self.guidance), uniforms, self.temperature, self.top_k)
@@ -144,6 +156,7 @@ def sample_codes(
     *,
     prime: Int[Tensor, "rows known"] | None = None,
     leads: Sequence[Int[Tensor, "2 sounds rows lead"]] = (),
+    favoured: Float[Tensor, "rows codes"] | None = None,
     keep: Int[Tensor, "rows columns"] | None = None,
     audition: Audition | None = None,
     on_column: Feed = quiet,
@@ -160,6 +173,7 @@ def sample_codes(
             with torch's matrix products, up to rounding.
         prime: codes of the first columns, which are kept (the paper's priming).
         leads: codes of the first columns of each led window: those to continue, and those of the unconditional rows.
+        favoured: how often a reference has each code in each row; each row sums to 1. See `NextCode.favour`.
         keep: codes of all columns; -1 marks codes to sample, all others are kept. The transformer processes kept codes like sampled ones.
         audition: ends candidates after their first columns; None lets all go on.
         on_column: called after each column with all codes known so far.
@@ -199,9 +213,11 @@ def sample_codes(
             known = known if lead is None else torch.cat([lead[:, left].flatten(0, 1), known], 1)
             logits, state = sampler.start(known, guided_rows(condition, choose.n_rows), attention and attention.look)
             for position in range(done, until):
-                if kept is not None:  # not `advance`, which would process the chosen code instead of a kept one
+                if favoured is not None:
+                    logits = choose.favour(logits, favoured[position % rows])
+                if kept is not None or favoured is not None:  # not `advance`, which would process the code of the plain logits
                     chosen = choose(logits, uniforms[left, position])
-                    sequence[left, position] = torch.where(kept[position] < 0, chosen, kept[position])
+                    sequence[left, position] = chosen if kept is None or kept[position] < 0 else kept[position]
                     if position + 1 < until:
                         logits = sampler.step(sequence[left, position].repeat(choose.n_rows), state)
                 elif position + 1 < until:
