@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from unsilent.choices import MAX_SECONDS
 from unsilent.config import Config
 from unsilent.errors import ParameterError
 
@@ -11,7 +12,7 @@ AUTO = "auto"  # value of `Request.cues`: impacts detected in the video
 class Cue(Config):
     """A moment at which something sounds."""
 
-    seconds: float = Field(ge=0, description="Time since the first frame.")
+    seconds: float = Field(ge=0, le=MAX_SECONDS, description="Time since the first frame.")
     strength: float = Field(default=1.0, gt=0, le=1, description="Amplitude relative to a cue of 1.")
     label: str | None = Field(default=None, min_length=1, description="Class that sounds until the next cue; None is the request's label.")
     length: float | None = Field(default=None, gt=0, description="Seconds until silence, up to the next cue; None lets the sound decay.")
@@ -24,8 +25,8 @@ class Cue(Config):
 class Stretch(Config):
     """A stretch of time and the class that sounds in it."""
 
-    start: float = Field(ge=0, description="Seconds since the first frame.")
-    stop: float = Field(gt=0, description="Seconds since the first frame, after `start`.")
+    start: float = Field(ge=0, le=MAX_SECONDS, description="Seconds since the first frame.")
+    stop: float = Field(gt=0, le=MAX_SECONDS, description="Seconds since the first frame, after `start`.")
     label: str | None = Field(default=None, min_length=1, description="Class that sounds; None is silence.")
 
     @model_validator(mode="after")

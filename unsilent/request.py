@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from unsilent.choices import MAX_HOURS, MAX_SAMPLED, MAX_TAKES, Bits, Original, PrimeKeep, Scenes, SoundRate
+from unsilent.choices import MAX_SAMPLED, MAX_SECONDS, MAX_TAKES, Bits, Original, PrimeKeep, Scenes, SoundRate
 from unsilent.config import Config
 from unsilent.cues import AUTO, Cue, Stretch
 from unsilent.errors import ParameterError
@@ -96,7 +96,7 @@ class Request(Config):
     seconds: float | None = Field(
         default=None,
         gt=0,
-        le=MAX_HOURS * 3600,
+        le=MAX_SECONDS,
         allow_inf_nan=False,
         description="Length of the sound. None is the video's; beyond the end of the video, its last frame is the condition.",
     )
@@ -105,7 +105,7 @@ class Request(Config):
         description="File with the beginning of the sound, or `own` for the video's own sound; the model continues it (priming).",
     )
     prime_seconds: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="Length of the prime, rounded down to whole code columns; None is 3."
+        default=None, gt=0, le=MAX_SECONDS, description="Length of the prime, rounded down to whole code columns; None is 3."
     )
     prime_keep: PrimeKeep = Field(
         default="codes",

@@ -238,6 +238,8 @@ class TestBadInput:
             (["a.mp4", "--temperature", "nan"], "--temperature is nan, but must be 0 or more"),
             (["a.mp4", "--guidance", "inf"], "guidance is inf, but must be a finite number"),
             (["a.mp4", "--seconds", "1e308"], r"seconds is 1e\+308, but must be 43200 or less"),
+            (["a.mp4", "--mute", "0-1e308"], r"stop is 1e\+308, but must be 43200 or less"),
+            (["a.mp4", "--prime", "own", "--prime-seconds", "1e308"], r"prime_seconds is 1e\+308, but must be 43200 or less"),
             (["a.mp4", "--top-k", "99"], "top_k 99 was given; the model 'everyday' has 32 codes, choose 1 to 32"),
             (["a.mp4", "--device", "abacus"], "--device is 'abacus', but must be 'auto', 'cpu' or 'cuda'"),
             (["a.mp4", "--precision", "int3"], "--precision is 'int3', but must be 'auto', 'float32', 'bfloat16' or 'int8'"),

@@ -42,6 +42,8 @@ COMMANDS = ["generate", "reconstruct", "encode", "decode", "sample", "train", "c
         ("generate --loud", "there is no option --loud; `unsilent generate --help` lists all."),
         ("generate --zzz", "there is no option --zzz; `unsilent generate --help` lists all."),
         ("generate a.mp4 --seed", "--seed requires an argument."),
+        ("live - --raw 0x240@30", "--raw is 0x240@30, but must be the format of the frames on standard input, such as 320x240@30."),
+        ("live - --raw 1x1@0", "--raw is 1x1@0, but must be the format"),
         ("models fetch --prompt x", "there is no option --prompt; `unsilent models fetch --help` lists all."),
         ("--loud", "there is no option --loud; `unsilent --help` lists all."),
         ("generat a.mp4", "there is no command 'generat'; did you mean 'generate'?"),

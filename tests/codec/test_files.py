@@ -32,6 +32,13 @@ def test_a_decoded_sound_is_that_of_its_codes_at_the_level_of_the_original(codec
     np.testing.assert_allclose(decode_file(codec, tmp_path / "b.uns").waveform, 4 * decoded.waveform, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize(("start", "stop"), [(float("inf"), None), (0.0, 1e308), (float("nan"), 1.0)])
+def test_parts_without_end_are_refused(codec, tmp_path, start, stop):
+    encode_file(codec, noise(1), tmp_path / "a.uns")
+    with pytest.raises(ParameterError, match="is no part of a sound"):
+        decode_file(codec, tmp_path / "a.uns", start, stop)
+
+
 def test_blocks_of_any_length_give_the_same_file(codec, tmp_path):
     """Read twice, to measure and to encode."""
     waveform, rng = noise(25), np.random.default_rng(1)

@@ -59,7 +59,8 @@ def test_jobs_survive_kill_9(tiny, tmp_path, make_clip):
         (["--manifest", "nosuch.parquet"], "does not exist"),
         (["--manifest", "."], "is a folder; name a file"),
         (["--reports", __file__], "is not a folder; name the folder of the reports"),
-        (["--max-seconds", "0"], "max_seconds"), (["--token", "short"], "token"),
+        (["--max-mb", "nan"], "--max-mb is nan"), (["--max-memory-gb", "1e308"], "--max-memory-gb is"),
+        (["--max-seconds", "0"], "max_seconds"),  (["--token", "short"], "token"),
     ],
     ids=str,
 )  # fmt: skip

@@ -46,16 +46,22 @@ def live(
     from unsilent.checkpoints.folders import find_bundle
     from unsilent.errors import ParameterError
 
-    size = None if raw is None else re.fullmatch(r"(\d+)x(\d+)@(\d+(?:\.\d+)?)", raw)
-    if raw is not None and (size is None or source != PIPE):
+    pictures = None if raw is None else _parse_raw(raw)
+    if raw is not None and (pictures is None or source != PIPE):
         raise ParameterError(f"--raw is {raw}, but must be the format of the frames on standard input, such as 320x240@30.")
     check_out(out, overwrite)
     find_bundle(model)
     from unsilent.loading import load
 
     pipeline = load(model, device, precision)
-    pictures = None if size is None else (int(size[1]), int(size[2]), float(size[3]))
     write(pipeline.live(source, raw=pictures, seed=seed, label=label, avoid=options.split(avoid)), out, pipeline.clip.sample_rate)
+
+
+def _parse_raw(raw: str) -> tuple[int, int, float] | None:
+    """Width, height and frames per second; None for other text and sizes that no video has."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})@(\d{1,4}(?:\.\d{1,6})?)", raw, re.ASCII)
+    width, height, fps = (int(found[1]), int(found[2]), float(found[3])) if found else (0, 0, 0.0)
+    return (width, height, fps) if fps > 0 and 0 < width * height <= 8192 * 8192 else None
 
 
 def check_out(out: str, overwrite: bool) -> None:

@@ -11,6 +11,8 @@ from unsilent.cli.terminal import say
 SERVE_EXAMPLES = options.examples("unsilent serve", "unsilent serve --host 0.0.0.0 --port 8080", "unsilent serve --ray local --replicas 2")
 WEB_EXAMPLES = options.examples("unsilent web", "unsilent web --manifest manifest.parquet --reports out")
 
+_MOST = 1e9  # of any limit, which refuses infinite ones
+
 Host = Annotated[str, typer.Option(help="Address to listen on; unless it is loopback, requests need a token.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for uploads and results. [default: in the cache folder]")]
@@ -32,12 +34,12 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Number of replicas on the cluster.")] = 1,
     manifest: Manifest = None,
     reports: Reports = None,
-    max_mb: Annotated[float, typer.Option(help="Maximum size of an upload in MB.")] = 2048,
+    max_mb: Annotated[float, typer.Option(min=0, max=_MOST, help="Maximum size of an upload in MB.")] = 2048,
     max_seconds: Annotated[float, typer.Option(help="Maximum length of an upload and of a sound in seconds.")] = 1800,
     max_takes: Annotated[int, typer.Option(min=1, help="Maximum of takes times candidates in a job.")] = 200,
     max_waiting: Annotated[int, typer.Option(min=1, help="Maximum number of waiting jobs of all clients.")] = 64,
-    max_stored_gb: Annotated[float, typer.Option(help="Maximum size of all uploads and results in GB.")] = 20,
-    max_memory_gb: Annotated[float, typer.Option(help="Maximum memory in GB of a process that computes on the CPU.")] = 4,
+    max_stored_gb: Annotated[float, typer.Option(min=0, max=_MOST, help="Maximum size of all uploads and results in GB.")] = 20,
+    max_memory_gb: Annotated[float, typer.Option(min=0, max=_MOST, help="Maximum memory in GB of a process that computes on the CPU.")] = 4,
     keep_hours: Annotated[float, typer.Option(help="Uploads and results are deleted after this many hours.")] = 72,
 ) -> None:
     """Serve an HTTP API for uploads, jobs, progress and results, and the web page."""

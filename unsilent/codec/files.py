@@ -1,5 +1,6 @@
 """Writes and reads sounds as files of codes (`.uns`), of any length in bounded memory. `bitstream` has the format."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -106,6 +107,8 @@ def decode_file(codec: Codec, path: Path, start: float = 0.0, stop: float | None
         ParameterError: if it was written with another codebook, or entropy-coded with another sampler; or for a part without samples.
     """
     clip = codec.clip
+    if not math.isfinite((start + (stop or 0)) * clip.sample_rate):
+        raise ParameterError(f"{start:g} to {'the end' if stop is None else f'{stop:g} s'} is no part of a sound; choose a part inside.")
     first, end = round(start * clip.sample_rate), None if stop is None else round(stop * clip.sample_rate)
     wanted = None
     if first or end is not None:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unsilent.choices import MAX_HOURS, Layer, check_choice
+from unsilent.choices import MAX_HOURS, MAX_SECONDS, Layer, check_choice
 from unsilent.editing.opening import Opened, encode_sound
 from unsilent.errors import ParameterError
 from unsilent.generation.conditions import Conditions, Plan
@@ -75,7 +75,7 @@ class Retake:
     def __post_init__(self) -> None:
         check_choice("layer", self.layer, Layer)
         for name, at in (("start", self.start), ("stop", self.stop)):
-            if at is not None and not abs(at) <= MAX_HOURS * 3600:
+            if at is not None and not abs(at) <= MAX_SECONDS:
                 raise ParameterError(f"{name} is {at:g}, but must be at most {MAX_HOURS} hours from the beginning, in seconds.")
         if not 0 <= self.keep < 1:
             raise ParameterError(f"keep is {self.keep:g}, but must be 0 or more and below 1.")

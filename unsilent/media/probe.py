@@ -10,7 +10,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from jaxtyping import UInt8
 
-from unsilent.choices import MAX_HOURS
+from unsilent.choices import MAX_HOURS, MAX_SECONDS
 from unsilent.errors import MediaError
 from unsilent.media.files import MAX_GAP_SECONDS, Timeline, decode, demux, find_video, open_media, video_streams
 
@@ -89,7 +89,7 @@ def _refuse_implausible(timeline: Timeline, path: Path) -> None:
     seconds = (timeline.end - timeline.start) * timeline.time_base
     if gap > MAX_GAP_SECONDS:
         raise MediaError(f"{path} has a gap of {float(gap) / 3600:.1f} hours between two frames: its time stamps are damaged; remux it.")
-    if seconds > MAX_HOURS * 3600:
+    if seconds > MAX_SECONDS:
         raise MediaError(f"{path} is {float(seconds) / 3600:.1f} hours long, but at most {MAX_HOURS} are possible; cut it.")
     if seconds > MAX_GAP_SECONDS and seconds > MAX_SLIDE_SECONDS * timeline.n_packets:
         raise MediaError(
