@@ -6,7 +6,7 @@ import pytest
 
 from unsilent import presets
 from unsilent.errors import ParameterError
-from unsilent.labels import classes, find_label, labels_meant
+from unsilent.labels import classes, find_label, labels_meant, nearest_label
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 BOTH = pytest.mark.parametrize("data", ["vggsound", "vas"])
@@ -82,6 +82,13 @@ def test_find_label_suggests_similar_names(label, wanted):
     assert set(wanted) <= set(found)
     assert found[0] in wanted
     assert len(found) <= 5
+
+
+@pytest.mark.parametrize("find", [find_label, nearest_label])
+def test_very_long_labels_are_refused(find):
+    """Comparing them with all classes would take seconds."""
+    with pytest.raises(ParameterError, match="has 100000 characters, but a label has at most 200"):
+        find("[" * 100_000, classes("vggsound"))
 
 
 def test_find_label_suggests_at_most_five():

@@ -12,6 +12,7 @@ _VAS = ("baby", "cough", "dog", "drum", "fireworks", "gun", "hammer", "sneeze")
 _SUGGESTIONS = 5  # names in an error message
 _SIMILAR = 0.6  # minimum similarity of spelling, in [0, 1]
 _SPELT_ALIKE = 0.85  # minimum similarity of spelling of a typing error
+_LONGEST = 200  # characters of a label
 _SYNONYM_WORTH = 0.5  # score of a synonym; an equal word scores 1
 _STOP_WORDS = {"and", "the", "with", "etc"}
 _ENDINGS = ("ings", "ing", "ers", "er", "ed", "es", "ie", "s", "e", "y")
@@ -55,8 +56,9 @@ def find_label(label: str, classes: Sequence[str]) -> int:
         Index into `classes`.
 
     Raises:
-        ParameterError: if no class has that name; the message suggests similar ones.
+        ParameterError: if no class has that name; the message suggests similar ones. A label of more than 200 characters is refused.
     """
+    _require_short(label)
     if label in classes:
         return classes.index(label)
     plain = [_plain(name) for name in classes]
@@ -65,6 +67,12 @@ def find_label(label: str, classes: Sequence[str]) -> int:
     similar = _similar(label, classes)
     hint = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
     raise ParameterError(f"no class is named {label!r} among the model's {len(classes)}; {hint}`unsilent models show NAME` lists all.")
+
+
+def _require_short(label: str) -> None:
+    """Refuse a label whose comparison with all classes would take seconds."""
+    if len(label) > _LONGEST:
+        raise ParameterError(f"{label[:20]!r}… has {len(label)} characters, but a label has at most {_LONGEST}.")
 
 
 def nearest_label(label: str, classes: Sequence[str]) -> tuple[int, str]:
@@ -82,6 +90,7 @@ def nearest_label(label: str, classes: Sequence[str]) -> tuple[int, str]:
     Raises:
         ParameterError: as in `find_label`, if no word matches any class.
     """
+    _require_short(label)
     try:
         return find_label(label, classes), ""
     except ParameterError:

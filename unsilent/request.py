@@ -18,6 +18,7 @@ OWN = "own"  # value of `prime`: the video's own sound
 PRIME_SECONDS = 3.0  # default length of a prime
 CUE_CANDIDATES = 4  # default number of candidates with cues, because their onsets differ in how well they fit
 AUDITION_SECONDS = 2.6  # length of an audition, after which most candidates end (LOG.md)
+MAX_WORDS = 200  # labels over time, or sounds to avoid, that are no class names
 FINALISTS = 3  # candidates of each take that continue after the audition (LOG.md)
 
 
@@ -176,8 +177,8 @@ class Request(Config):
             "label": _resolve_label(self.label, defaults),
             "prime_seconds": self.prime_seconds or (None if self.prime is None else PRIME_SECONDS),
             "candidates": None if self.stream else self._resolve_candidates(defaults),
-            "cues": self.cues if self.cues in (None, AUTO) else tuple(_with_label(cue, defaults) for cue in self.cues),
-            "prompt_track": None if self.prompt_track is None else tuple(_with_label(one, defaults) for one in self.prompt_track),
+            "cues": _with_labels(self.cues, defaults),
+            "prompt_track": _with_labels(self.prompt_track, defaults),
         }
         if any(stretch.label is None for stretch in self.prompt_track or ()):
             raise ParameterError("a stretch of prompt_track has no label; give it one, or move the stretch to mute.")
@@ -209,6 +210,7 @@ class Request(Config):
         if self.avoid is None:
             return self
         wanted = {self.label, *(one.label for over in (self.cues, self.prompt_track) if isinstance(over, tuple) for one in over)}
+        _limit_words(set(self.avoid), defaults)
         avoided = set[str]()
         for word in self.avoid:
             meant = set(labels_meant(word, defaults.classes))
@@ -227,15 +229,24 @@ class Request(Config):
         return self.candidates or defaults.candidates or None
 
 
-def _with_label(one: Cue | Stretch, defaults: Defaults) -> Any:
-    """The cue or stretch, with its label in the model's spelling."""
-    if one.label is None:
-        return one
-    if defaults.classes and not defaults.sees:
+def _with_labels(over: Any, defaults: Defaults) -> Any:
+    """The cues or stretches, with their labels in the model's spelling; None and `auto` stay."""
+    if over in (None, AUTO):
+        return over
+    labels = {one.label for one in over} - {None}
+    if labels and defaults.classes and not defaults.sees:
         raise ParameterError(
             f"the model {defaults.model!r} takes one label for the whole sound; labels over time need a model such as everyday."
         )
-    return one.model_copy(update={"label": _resolve_label(one.label, defaults)})
+    _limit_words(labels, defaults)
+    resolved = {label: _resolve_label(label, defaults) for label in sorted(labels)}
+    return tuple(one if one.label is None else one.model_copy(update={"label": resolved[one.label]}) for one in over)
+
+
+def _limit_words(words: set[str], defaults: Defaults) -> None:
+    """Refuse many words that are no class names, because each is compared with all of them."""
+    if len(words - set(defaults.classes)) > MAX_WORDS:
+        raise ParameterError(f"{len(words)} different labels were given; at most {MAX_WORDS} may be words other than class names.")
 
 
 def _resolve_label(label: str | None, defaults: Defaults) -> str | None:

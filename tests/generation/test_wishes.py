@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from unsilent.cues import Cue
 from unsilent.errors import MediaError, ParameterError
 from unsilent.generation import sampling
 from unsilent.generation.priming import load_reference
@@ -32,6 +33,14 @@ def knock(tmp_path):
     sound = np.concatenate([np.zeros(22050), 0.3 * np.sin(2 * np.pi * 700 * times) * np.exp(-4 * times)])
     soundfile.write(tmp_path / "knock.wav", sound, 22050, subtype="FLOAT")
     return tmp_path / "knock.wav"
+
+
+def test_many_words_are_refused():
+    """Comparing each with all classes would take minutes."""
+    words = [f"cat{number}" for number in range(201)]
+    for asked in ({"avoid": words}, {"cues": [Cue(seconds=1, label=word) for word in words]}):
+        with pytest.raises(ParameterError, match="201 different labels were given; at most 200 may be words other than class names"):
+            Request(**asked).resolve(RANKS)
 
 
 def test_what_is_avoided_has_the_models_spelling_and_resolves_once():

@@ -149,6 +149,22 @@ def test_frames_without_time_stamps_are_encoded(make_clip, read_number, tmp_path
     assert [read_number((image >> 8).astype(np.uint8)) for image in pictures(tmp_path / "out.mkv")[1]] == list(range(20))
 
 
+def test_encoded_pictures_have_the_size_of_the_first_frame(make_clip, tmp_path):
+    """Not that of a damaged header, for which an encoder may take gigabytes."""
+    video = make_clip("a.mpg", codec="mpeg2video", options={"g": "5"})
+    video.write_bytes(video.read_bytes().replace(b"\0\0\1\xb3\x04\0\x30", b"\0\0\1\xb3\xfa\x0f\xa0", 1))  # 4000 x 4000 pixels
+    mux(video, SILENCE, RATE, tmp_path / "out.webm")
+    assert pictures(tmp_path / "out.webm")[1][0].shape == (48, 64, 3)
+
+
+def test_raw_pictures_may_have_an_unknown_format(make_clip, tmp_path):
+    video = make_clip("a.mkv", codec="rawvideo", pix_fmt="gray")
+    video.write_bytes(video.read_bytes().replace(b"Y800", b"\xff\xff\xff\xff"))
+    assert plan_mux(video, tmp_path / "out.mov").pictures == "copied"
+    with pytest.raises(MediaError, match="has no frame that can be decoded"):
+        probe(video)
+
+
 def animated(path, format="WEBP"):
     """Ten pictures of 0.1 s with a growing bar and a hole; they are also returned, as RGBA."""
     pictures = []

@@ -48,6 +48,7 @@ class Plan:
         with_tags: whether codec tags are copied.
         vfw: headers of a codec that Matroska stores by its FourCC; None for others.
         swaps: whether the display matrix exchanges width and height of encoded frames.
+        size: width and height of the first stored frame, if frames are encoded; headers of damaged files may state millions of pixels.
         shape: width of a pixel divided by its height, which Matroska must store; None for square pixels.
         left_out: indices of streams that the container does not support.
         notes: sentences about losses.
@@ -60,6 +61,7 @@ class Plan:
     with_tags: bool = True
     vfw: VfW | None = None
     swaps: bool = False
+    size: tuple[int, int] | None = None
     shape: Fraction | None = None
     left_out: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
@@ -98,7 +100,7 @@ def plan_copy(video: Path, out: Path) -> Plan:
         shape = stream.sample_aspect_ratio or Fraction(1)
         plan = replace(plan, shape=shape if shape != 1 and plan.container not in EDIT_LISTS else None)
         codec, why, is_mov = stream.codec_context.codec.canonical_name, "", source.format.name.split(",")[0] == "mov"
-        if codec == "rawvideo" and is_mov != (plan.container in EDIT_LISTS) and (stream.format.name or "").startswith(_INVERTED):
+        if codec == "rawvideo" and is_mov != (plan.container in EDIT_LISTS) and _pixel_format(stream).startswith(_INVERTED):
             why = "QuickTime inverts raw grey"
         elif not _is_timed(stream):
             why = "the first ones have no time stamps"
@@ -114,8 +116,8 @@ def plan_copy(video: Path, out: Path) -> Plan:
             if found is not None:
                 return found
         why = f"{out.suffix} cannot hold {codec}"
-    swaps = _swaps(video)
-    plan = replace(plan, hidden_end=False, swaps=swaps, shape=1 / plan.shape if plan.shape and swaps else plan.shape)
+    swaps, size = _first_frame(video)
+    plan = replace(plan, hidden_end=False, swaps=swaps, size=size, shape=1 / plan.shape if plan.shape and swaps else plan.shape)
     for encoder in ENCODERS[plan.container]:
         found = _without_what_fails(replace(plan, encoder=encoder), video, out)
         if found is not None:
@@ -131,11 +133,17 @@ class _Hidden:
     behind_end: bool
 
 
-def _swaps(video: Path) -> bool:
+def _first_frame(video: Path) -> tuple[bool, tuple[int, int] | None]:
+    """Whether the display matrix of the first frame exchanges width and height, and its stored size; None if no frame can be decoded."""
     with open_media(video) as source:
         stream = find_video(source, video)
         first = next((frame for packet in demux(source, stream) for frame in decode(packet)), None)
-        return first is not None and orientation(first).swaps
+        return (False, None) if first is None else (orientation(first).swaps, (first.width, first.height))
+
+
+def _pixel_format(stream: av.VideoStream) -> str:
+    """Name of the pixel format; empty if FFmpeg does not know it."""
+    return stream.format.name if stream.format else ""
 
 
 def _is_timed(stream: av.VideoStream) -> bool:
@@ -286,7 +294,8 @@ def add_streams(
             continue
         if _is_video(stream):
             if plan.encoder:
-                encoders[stream] = PictureEncoder(target, stream, ENCODERS[plan.container][plan.encoder], plan.encoder, plan.swaps)
+                size = plan.size if stream is find_video(source, Path(source.name)) else None
+                encoders[stream] = PictureEncoder(target, stream, ENCODERS[plan.container][plan.encoder], plan.encoder, plan.swaps, size)
                 _describe_copy(stream, encoders[stream].stream, stream is main)
                 continue
             copy = plan.vfw.add(target, stream) if plan.vfw else _copy_pictures(stream, target, plan)

@@ -70,23 +70,33 @@ class PictureEncoder:
         how: parameters of the codec.
         name: key of `ENCODERS`.
         swaps: whether the display matrix exchanges width and height.
+        size: width and height of stored frames; None takes those of the stream's header.
 
     Raises:
         ValueError: if the pixel format of the source is not supported.
     """
 
-    def __init__(self, target: av.container.OutputContainer, source: av.VideoStream, how: Encoder, name: str, swaps: bool) -> None:
+    def __init__(
+        self,
+        target: av.container.OutputContainer,
+        source: av.VideoStream,
+        how: Encoder,
+        name: str,
+        swaps: bool,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         own = source.codec_context
+        width, height = size or (own.width, own.height)
         own.thread_type = "AUTO"
         found = own.format.name if own.format else ""
-        is_odd = own.width % 2 or own.height % 2
+        is_odd = width % 2 or height % 2
         wanted = found if found in how.formats else _SAME.get(found) if _SAME.get(found) in how.formats else ""
         self._format = wanted or (how.odd if is_odd else how.fallback)
         if not self._format:
             raise ValueError(f"{name} has no pixel format like {found}")
         self.stream = target.add_stream(how.codec, rate=source.average_rate or 25, options=how.options)
         context = self.stream.codec_context
-        context.width, context.height = (own.height, own.width) if swaps else (own.width, own.height)
+        context.width, context.height = (height, width) if swaps else (width, height)
         context.pix_fmt = self._format
         context.time_base = source.time_base
         context.color_range, context.color_primaries, context.color_trc = own.color_range, own.color_primaries, own.color_trc
