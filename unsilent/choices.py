@@ -22,8 +22,6 @@ TrainingKind = Literal["codebook", "vocoder", "sampler", "classifier"]
 
 MAX_TAKES = 1000  # takes of one request, because all are in memory at once
 MAX_SAMPLED = 4000  # the same limit including candidates
-MAX_HOURS = 12  # longest video and longest sound, which takes about 1 GB of memory per hour
-MAX_SECONDS = MAX_HOURS * 3600
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

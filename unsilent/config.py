@@ -27,6 +27,8 @@ _RULES = {
 
 # Upper bounds of sizes in configuration files, far above those of any network, so that damaged files are refused before allocation.
 MAX_SIZE, MAX_DEPTH = 1 << 20, 1000
+MAX_HOURS = 12  # longest video and longest sound, which takes about 1 GB of memory per hour
+MAX_SECONDS = MAX_HOURS * 3600
 
 
 class Config(BaseModel):

@@ -2,8 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from unsilent.choices import MAX_SECONDS
-from unsilent.config import Config
+from unsilent.config import MAX_SECONDS, Config
 from unsilent.errors import ParameterError
 
 AUTO = "auto"  # value of `Request.cues`: impacts detected in the video

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from unsilent.choices import MAX_SAMPLED, MAX_SECONDS, MAX_TAKES, Bits, Original, PrimeKeep, Scenes, SoundRate
-from unsilent.config import Config
+from unsilent.choices import MAX_SAMPLED, MAX_TAKES, Bits, Original, PrimeKeep, Scenes, SoundRate
+from unsilent.config import MAX_SECONDS, Config
 from unsilent.cues import AUTO, Cue, Stretch
 from unsilent.errors import ParameterError
 from unsilent.labels import is_name_of, labels_meant, nearest_label

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unsilent.choices import MAX_HOURS, MAX_SECONDS, Layer, check_choice
+from unsilent.choices import Layer, check_choice
+from unsilent.config import MAX_HOURS, MAX_SECONDS
 from unsilent.editing.opening import Opened, encode_sound
 from unsilent.errors import ParameterError
 from unsilent.generation.conditions import Conditions, Plan

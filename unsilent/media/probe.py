@@ -10,7 +10,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from jaxtyping import UInt8
 
-from unsilent.choices import MAX_HOURS, MAX_SECONDS
+from unsilent.config import MAX_HOURS, MAX_SECONDS
 from unsilent.errors import MediaError
 from unsilent.media.files import MAX_GAP_SECONDS, Timeline, decode, demux, find_video, open_media, video_streams
 
