@@ -145,6 +145,8 @@ def _target(video: Path, below: Path, out: Path | None, tag: str, stem: str) -> 
 
 
 def _refuse_output(out: Path, one_file: bool) -> None:
+    if str(out) == "-":
+        raise ParameterError("-o - is standard output, which holds a stream of sound only; add --stream, or name a file.")
     if one_file and out.suffix.lower() in SOUND_SUFFIXES:
         raise ParameterError(f"{out} is a sound file, but -o names a video; add --wav, which writes the sound beside the video.")
     if one_file and out.suffix.lower() not in WRITABLE_SUFFIXES:

@@ -192,6 +192,7 @@ class TestBadInput:
             ("a.mp4", "would overwrite an input"),
             ("a.mp4/x.mp4", r"a\.mp4/x\.mp4 cannot be written: .*a\.mp4 is a file, not a folder"),
             ("a.mp4/deep/x.mp4", "is a file, not a folder"),
+            ("-", "-o - is standard output, which holds a stream of sound only; add --stream"),
             ("x.gif", r"cannot write x\.gif: choose one of \.mp4"),
             ("x.wav", r"x\.wav is a sound file, but -o names a video; add --wav"),
         ],
