@@ -151,7 +151,7 @@ def test_load_parts_refuses_a_sampler_with_another_condition(copy, tiny_configs,
 
 def test_save_bundle_names_an_unwritable_file(tiny_parts, tmp_path):
     (tmp_path / "out" / "bundle.json").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"out/bundle\.json cannot be written: Is a directory"):
+    with pytest.raises(CheckpointError, match=r"out/bundle\.json cannot be written: it is a folder; name a file"):
         save_bundle(tmp_path / "out", "everyday", tiny_parts, {})
 
 
