@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unsilent.signal.room_tone import RoomTone
+from unsilent.signal.room_tone import RoomTone, overlap_add, spectra
 
 REACH_SECONDS = 0.25  # largest distance of a join's end from the edge of the stretch; at most a third of the stretch
 _FADES_SECONDS = (0.01, 0.03, 0.08, 0.2)
@@ -303,14 +303,9 @@ def _gains(
 
 def _filtered(sound: np.ndarray, gains: Float[np.ndarray, "frames bands"], frame: int) -> np.ndarray:
     """The sound with gains of power for the bands of its frames, which are overlapped and added."""
-    hop, window = frame // _FRAMES_APART, np.hanning(frame)
-    spectra = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(sound.astype(np.float64), frame)[::hop] * window)
-    factors = np.sqrt(gains).repeat(_BAND, 1)
-    factors = np.pad(factors, ((0, 0), (0, spectra.shape[1] - factors.shape[1])), mode="edge")
-    change = np.zeros(len(sound))
-    for number, one in enumerate(np.fft.irfft(spectra * (factors - 1), frame) * window):
-        change[number * hop : number * hop + frame] += one
-    return (sound + change / (window @ window / hop)).astype(sound.dtype)  # the sum of overlapping squared windows
+    found, factors = spectra(sound.astype(np.float64), frame), np.sqrt(gains).repeat(_BAND, 1)
+    factors = np.pad(factors, ((0, 0), (0, found.shape[1] - factors.shape[1])), mode="edge")
+    return (sound + overlap_add(found * (factors - 1), frame, len(sound))).astype(sound.dtype)
 
 
 def extrapolate(before: Float[np.ndarray, "known"], n: int) -> Float[np.ndarray, "n"]:

@@ -7,7 +7,7 @@ frames  short-time spectra, which overlap by three quarters
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 _FRAME_SECONDS, _OVERLAP = 0.046, 4
 _SIDE_SECONDS = 4.0  # sound on each side in which the background is measured
@@ -38,20 +38,20 @@ class RoomTone(NamedTuple):
         """Add noise where the sound of the stretch is quieter than the background, which changes evenly from side to side."""
         padded = np.pad(sound.astype(np.float64), self.frame, mode="reflect" if len(sound) > self.frame else "edge")
         padded = np.pad(padded, (0, -(len(padded) - self.frame) % (self.frame // _OVERLAP)))
-        powers = _smoothed(np.abs(_spectra(padded, self.frame)) ** 2)
+        powers = _smoothed(np.abs(spectra(padded, self.frame)) ** 2)
         share = np.linspace(0, 1, len(powers))[:, None]
         wanted = self.before * (1 - share) + self.after * share
-        noise = _spectra(np.random.default_rng(0).standard_normal(len(padded)), self.frame)
+        noise = spectra(np.random.default_rng(0).standard_normal(len(padded)), self.frame)
         noise *= np.sqrt(np.maximum(wanted - powers, 0) / np.square(np.hanning(self.frame)).sum())
-        return (sound + _overlapped(noise, self.frame, len(padded))[self.frame :][: len(sound)]).astype(sound.dtype)
+        return (sound + overlap_add(noise, self.frame, len(padded))[self.frame :][: len(sound)]).astype(sound.dtype)
 
 
 def _background(side: Float[np.ndarray, "samples"], frame: int) -> Float[np.ndarray, "bins"] | None:
     """Mean power of stationary noise with the same quantile of power; None if it is too short or silent."""
     if len(side) < 2 * frame or not side.any():
         return None
-    powers = _smoothed(np.abs(_spectra(side.astype(np.float64), frame)) ** 2)
-    noise = _smoothed(np.abs(_spectra(np.random.default_rng(0).standard_normal(len(side)), frame)) ** 2)
+    powers = _smoothed(np.abs(spectra(side.astype(np.float64), frame)) ** 2)
+    noise = _smoothed(np.abs(spectra(np.random.default_rng(0).standard_normal(len(side)), frame)) ** 2)
     return np.quantile(powers, _QUANTILE, 0) * noise.mean() / np.quantile(noise, _QUANTILE, 0).mean()
 
 
@@ -62,12 +62,14 @@ def _smoothed(powers: Float[np.ndarray, "frames bins"]) -> Float[np.ndarray, "fr
     return powers
 
 
-def _spectra(sound: Float[np.ndarray, "samples"], frame: int) -> np.ndarray:
+def spectra(sound: Float[np.ndarray, "samples"], frame: int) -> Complex[np.ndarray, "frames bins"]:
+    """Short-time spectra of frames of this many samples with a Hann window, each a quarter of a frame after the one before."""
     return np.fft.rfft(np.lib.stride_tricks.sliding_window_view(sound, frame)[:: frame // _OVERLAP] * np.hanning(frame))
 
 
-def _overlapped(spectra: np.ndarray, frame: int, n: int) -> Float[np.ndarray, "samples"]:
+def overlap_add(found: Complex[np.ndarray, "frames bins"], frame: int, n: int) -> Float[np.ndarray, "samples"]:
+    """Inverse of `spectra` for the first `n` samples, except at the ends, where fewer frames overlap."""
     hop, window, out = frame // _OVERLAP, np.hanning(frame), np.zeros(n)
-    for number, one in enumerate(np.fft.irfft(spectra, frame) * window):
+    for number, one in enumerate(np.fft.irfft(found, frame) * window):
         out[number * hop : number * hop + frame] += one
-    return out / (window @ window / hop)
+    return out / (window @ window / hop)  # the sum of overlapping squared windows

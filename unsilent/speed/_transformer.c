@@ -7,8 +7,9 @@
  *
  * int8. Weights are symmetric with one scale per output. Before a product, each row of activations is quantised by
  * its own maximum to uint8 with a zero point of 128. Products are exact in int32. `finish_block` subtracts the
- * zero-point correction (Matrix.offset), and applies both scales, the bias and the activation in float32. Norms,
- * softmax, GELU and residuals are float32 in every kind.
+ * zero-point correction (Matrix.offset), except from the sums of AVX2 kernels, which subtract the zero point first. It
+ * applies both scales, the bias and the activation in float32. Norms, softmax, GELU and residuals are float32 in every
+ * kind.
  *
  * Memory layout. All arrays are contiguous, the last axis is the fastest:
  *   weight, float32 or bfloat16   [outputs / 64][inputs][64]         so that a thread reads memory sequentially
