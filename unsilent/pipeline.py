@@ -19,7 +19,7 @@ from unsilent.errors import ParameterError
 from unsilent.generation.attention import AttentionRecord
 from unsilent.generation.causal import CausalObserver, sees_in_time
 from unsilent.generation.conditions import Conditions, Plan, make_conditions, seen_classes
-from unsilent.generation.leads import Known, known_codes, lead_columns
+from unsilent.generation.leads import Known, continue_shots, known_codes, lead_columns
 from unsilent.generation.priming import GivenSounds, load_given
 from unsilent.generation.progress import Clock, Progress, Report, quiet, stage
 from unsilent.generation.ranking import Judge
@@ -107,12 +107,12 @@ class Pipeline:
                 hooks = {"audition": judge.audition, "attention": record, "on_column": on_column}
                 grids = self.sample(plan, conditions, request, known, **hooks)
                 ranked = judge.rank(grids)
-                best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, given.prime)
+                best, shape = {one.take: grids[one.take] for one in ranked}, shaper(request, self.clip, given.prime, plan.breaks)
                 finished = rendering.finish(best, n_samples, clock, stage(progress, "decoding"), shape)
             common = {
                 "video": scene.path, "sample_rate": self.clip.sample_rate, "clip": self.clip, "request": request, "model": self.name,
                 "features": None if observation is None else observation.features.cpu().numpy(), "timings": clock.per_take(request.takes),
-                "seen": judge.expected, "precision": self.precision,
+                "seen": judge.expected, "precision": self.precision, "breaks": plan.breaks,
             }  # fmt: skip
         looked = {one.take: record and record.of(one.take) for one in ranked}
         made = zip(ranked, finished, strict=True)
@@ -126,6 +126,7 @@ class Pipeline:
         observation = self.observe(scene, plan, request, progress)
         if observation is not None and observation.cuts and not cuts:
             return self.plan_and_observe(scene, n_columns, request, progress, observation.cuts)
+        plan = continue_shots(self.parts, plan, observation, request)
         return plan, observation, with_seen_cues(request, scene, observation, self.clip)
 
     def plan(self, scene: Scene, n_columns: int, cuts: Sequence[int] = (), *, start: int = 0, lead: int = 0, alone: bool = False) -> Plan:

@@ -9,7 +9,7 @@ import torch
 from unsilent.batch import run
 from unsilent.checkpoints.bundle import load_exemplars
 from unsilent.checkpoints.store import save_checkpoint
-from unsilent.editing.opening import open_result
+from unsilent.editing.opening import decode_sound, open_result
 from unsilent.editing.retake import Retake, retake
 from unsilent.errors import CheckpointError, ParameterError
 from unsilent.generation.causal import CausalObserver
@@ -103,6 +103,38 @@ def test_each_shot_continues_exemplars_of_its_own(led, make_clip):
     leads, _ = leads_of(led, Scene(both, 6.0), takes=3, candidates=1)
     assert len(leads) == 2
     assert len(leads_of(led, Scene(both, 6.0), takes=3, candidates=1, scenes="off")[0]) == 1
+
+
+def test_a_shot_of_the_same_class_continues_the_shot_before(led, make_clip):
+    """Two shots: of two classes, and of one, because it is named. At a break, the sounds are blended, also when they are decoded again."""
+    images = [np.full((48, 64, 3), grey, np.uint8) for grey in (10, 240)]
+    both = make_clip("both.mp4", n_frames=150, images=lambda index: images[index >= 75])
+    cut = round(3.0 / led.clip.column_seconds)
+    two, one = (led.plan_and_observe(Scene(both, 6.0), 32, led.resolve(label=label))[0] for label in (None, "dog"))
+    assert [(window.new, window.led) for window in two.windows] == [(0, COLUMNS), (cut, COLUMNS)]
+    assert [(window.new, window.led) for window in one.windows] == [(0, COLUMNS), (cut, COLUMNS * 2 // 3)]
+    assert (two.breaks, one.breaks) == ((cut,), ())
+    made = led.generate(both, candidates=1)
+    assert made.breaks == (cut,)
+    assert decode_sound(led.codec, made.codes, len(made.waveform), made.request, made.breaks).tobytes() == made.waveform.tobytes()
+    assert decode_sound(led.codec, made.codes, len(made.waveform), made.request).tobytes() != made.waveform.tobytes()
+
+
+def test_retakes_keep_and_renew_breaks(led, write_clip, tmp_path):
+    """A break outside the stretch stays, one in it goes with a label for the whole stretch, and the sidecar has them."""
+    images = [np.full((48, 64, 3), grey, np.uint8) for grey in (10, 240)]
+    video = write_clip(tmp_path / "a.mp4", n_frames=150, images=lambda index: images[index >= 75])
+    (made,) = run(led, plan([video], None), Request(), sidecar=True)
+    opened = open_result(led, made.out, find_sidecar(made.out))
+    cut = (round(3.0 / led.clip.column_seconds),)
+    assert opened.breaks == cut
+
+    def breaks(start, stop, **fields):
+        (retaken,) = retake(led, opened, Retake(start, stop, candidates=1, **fields))
+        return retaken.made.breaks
+
+    assert breaks(0.5, 1.5) == breaks(2, 4) == breaks(0.5, 1.5, label="dog") == cut
+    assert breaks(2, 4, label="dog") == breaks(2, 4, layer="mix") == ()
 
 
 @pytest.mark.parametrize("label", [None, "dog"])

@@ -1,6 +1,7 @@
 """Opens a result or a recording for editing: its samples, codes, video and request."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Opened:
         request: resolved.
         history: retakes so far.
         seen: likeliest classes of the frames, with probabilities.
+        breaks: columns whose sound does not continue the column before.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Opened:
     request: Request
     history: tuple[Edit, ...]
     seen: dict[str, float]
+    breaks: tuple[int, ...] = ()
 
 
 @torch.inference_mode()
@@ -73,10 +76,10 @@ def open_result(pipeline: Pipeline, path: Path, found: Found | None, video: Path
     scene = None if video is None else Scene.of_video(video)
     waveform = samples_of(found)
     if waveform is None:
-        waveform = decode_sound(pipeline.codec, codes, sidecar.sound.samples, sidecar.request)
+        waveform = decode_sound(pipeline.codec, codes, sidecar.sound.samples, sidecar.request, sidecar.breaks)
         if digest(waveform) != sidecar.sound.sha256:
             log.warning("%s was decoded again and differs by rounding, because another machine or version made it.", path)
-    return Opened(path, waveform, codes, scene, pipeline.resolve(sidecar.request), sidecar.history, sidecar.seen)
+    return Opened(path, waveform, codes, scene, pipeline.resolve(sidecar.request), sidecar.history, sidecar.seen, sidecar.breaks)
 
 
 def _open_recording(pipeline: Pipeline, path: Path, video: Path | None, label: str | None) -> Opened:
@@ -88,12 +91,14 @@ def _open_recording(pipeline: Pipeline, path: Path, video: Path | None, label: s
     return Opened(path, waveform, codes, scene, request, (), {})
 
 
-def decode_sound(codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples: int, request: Request) -> Float[np.ndarray, "samples"]:
+def decode_sound(
+    codec: Codec, codes: Int[np.ndarray, "rows columns"], n_samples: int, request: Request, breaks: Sequence[int] = ()
+) -> Float[np.ndarray, "samples"]:
     """Decode the codes of a generated sound again; bit by bit equal on the machine that made it."""
     if request.stream:
         return render_codes(codec, codes, n_samples)
     grid = torch.from_numpy(codes).to(codec.device)
-    return shaper(request, codec.clip, None)(codec.vocode(codec.decode(grid))[:n_samples].cpu().numpy())
+    return shaper(request, codec.clip, None, breaks)(codec.vocode(codec.decode(grid))[:n_samples].cpu().numpy())
 
 
 def encode_sound(

@@ -23,7 +23,7 @@ from unsilent.config import MAX_HOURS, MAX_SECONDS
 from unsilent.editing.opening import Opened, encode_sound
 from unsilent.errors import ParameterError
 from unsilent.generation.conditions import Conditions, Plan
-from unsilent.generation.leads import known_codes, lead_columns
+from unsilent.generation.leads import continue_shots, known_codes, lead_columns
 from unsilent.generation.progress import Clock, Progress
 from unsilent.generation.ranking import agreement, likelihood_after
 from unsilent.generation.result import Generation
@@ -45,7 +45,6 @@ CANDIDATES = 8  # sampled for each retake; the best are returned
 AFTER_COLUMNS = 6  # columns whose likelihood ranks candidates, about a second
 MARGIN_COLUMNS = 8  # columns of context decoded on each side of the stretch
 SHORTEST_SECONDS = 0.05
-MORE_TRIED = 3  # further candidates that are decoded if a join jumps more than the sound around it
 _CEILING = 10 ** (-1 / 20)  # peak of generated samples, -1 dB of full scale
 _STREAM = 1 << 32  # number of the random stream that chooses the codes to keep; streams of takes have smaller numbers
 
@@ -179,8 +178,8 @@ def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress
         cues = opened.request.cues and tuple(cue.model_copy(update={"label": None}) for cue in opened.request.cues)
         fields |= {"label": asked.label, "prompt_track": None, "cues": cues}
     request = pipeline.resolve(opened.request, **fields)
-    grids, scores, order = _candidates(pipeline, opened, stretch, asked, request, clock, progress)
-    sounds, results = _Sounds(pipeline, stretch, request, keeps_background=asked.label is None), []
+    grids, scores, order, breaks = _candidates(pipeline, opened, stretch, asked, request, clock, progress)
+    sounds, results = _Sounds(pipeline, stretch, request, breaks, keeps_background=asked.label is None), []
     for take, (waveform, codes, join) in _with_good_joins(sounds, grids, order, asked):
         clock.lap("decode")
         progress(0.6 + 0.4 * (len(results) + 1) / asked.takes)
@@ -195,15 +194,17 @@ def retake(pipeline: Pipeline, opened: Opened, asked: Retake, progress: Progress
             keep=asked.keep,
             join=join,
         )
-        made = _generation(pipeline, opened, waveform, codes, edit, clock.per_take(asked.takes))
+        made = _generation(
+            pipeline, opened, waveform, codes, () if sounds.encodes(asked.layer) else sounds.breaks, edit, clock.per_take(asked.takes)
+        )
         results.append(Retaken(made, edit))
     return results
 
 
 def _candidates(
     pipeline: Pipeline, opened: Opened, stretch: _Stretch, asked: Retake, request: Request, clock: Clock, progress: Progress
-) -> tuple[Int[Tensor, "draws rows columns"], list[float | None], list[int]]:
-    """Codes of the whole sound with each candidate, the candidates' scores, and their order from the best."""
+) -> tuple[Int[Tensor, "draws rows columns"], list[float | None], list[int], tuple[int, ...]]:
+    """Codes of the whole sound with each candidate, the candidates' scores, their order from the best, and the breaks of the sound."""
     clip, sampler, device = pipeline.clip, pipeline.parts.sampler, pipeline.device
     codes = torch.from_numpy(stretch.codes).to(device)
     alone = asked.layer == "mix"  # a mixed sound is independent of the codes around it
@@ -212,7 +213,7 @@ def _candidates(
     drawn = request.model_copy(update={"candidates": None})
     windows, conditions, leads = _plan(pipeline, opened, wanted, alone, drawn, lambda share: progress(0.3 * share))
     clock.lap("features")
-    next_shot = [number for number, one in enumerate(windows) if one.own == one.new >= stretch.last]
+    next_shot = [number for number, one in enumerate(windows) if one.is_fresh and one.new >= stretch.last]
     windows, conditions = (one[: min(next_shot, default=len(one))] for one in (windows, conditions))
     leads = leads[: sum(one.led > 0 for one in windows)]
     n_after = min(n_after, windows[-1].stop - stretch.last)  # columns after a cut do not depend on the candidates
@@ -239,15 +240,22 @@ def _candidates(
     whole = codes.expand(len(made), -1, -1).clone()
     whole[:, :, stretch.first : stretch.last] = made
     order = sorted(range(len(made)), key=lambda take: -(scores[take] or 0.0))
-    return whole, list(scores), order
+    return whole, list(scores), order, _breaks(opened, stretch, windows, alone)
+
+
+def _breaks(opened: Opened, stretch: _Stretch, windows: Sequence[Window], alone: bool) -> tuple[int, ...]:
+    """Columns that do not continue the column before: those of the sound outside the stretch, and those of the new codes."""
+    inside = range(stretch.first + alone, stretch.last)
+    old = {column + stretch.lead for column in opened.breaks}
+    return tuple(sorted(old - set(inside) | {one.new for one in windows if one.is_fresh and one.new} & set(inside)))
 
 
 def _with_good_joins(
     sounds: "_Sounds", grids: Int[Tensor, "draws rows columns"], order: list[int], asked: Retake
 ) -> list[tuple[int, "_Sound"]]:
-    """The best candidates whose joins jump no more than the sound around them; if too few, the smallest jumps among a few more."""
+    """The best candidates whose joins jump no more than the sound around them; if there are too few, those with the smallest jumps."""
     tried = dict[int, _Sound]()
-    for take in order[: asked.takes + MORE_TRIED]:
+    for take in order:
         tried[take] = sounds.make(grids[take], asked.layer)
         if sum(one.join <= 1 for one in tried.values()) == asked.takes:
             break
@@ -280,6 +288,8 @@ def _plan(
         if observation is not None and observation.cuts:
             plan = pipeline.plan(opened.scene, columns.stop, observation.cuts, **known)
             observation = pipeline.observe(opened.scene, plan, request, progress)
+        if not alone:
+            plan = continue_shots(parts, plan, observation, request)
         return plan.windows, pipeline.conditions(plan, observation, request), known_codes(parts, plan, observation, request).leads
     windows = plan_range(columns.start, columns.stop, clip.columns, clip.hop_columns)
     if alone:
@@ -310,8 +320,8 @@ class _Sound(NamedTuple):
 class _Sounds:
     """Decodes candidates: only the stretch and its margins, scaled to the level of the sound around them."""
 
-    def __init__(self, pipeline: Pipeline, stretch: _Stretch, request: Request, *, keeps_background: bool) -> None:
-        self._pipeline, self._codec, self._stretch, self._request = pipeline, pipeline.codec, stretch, request
+    def __init__(self, pipeline: Pipeline, stretch: _Stretch, request: Request, breaks: tuple[int, ...], *, keeps_background: bool) -> None:
+        self._pipeline, self._codec, self._stretch, self._request, self.breaks = pipeline, pipeline.codec, stretch, request, breaks
         n_columns = stretch.codes.shape[1]
         first, last = max(0, stretch.first - MARGIN_COLUMNS), min(n_columns, stretch.last + MARGIN_COLUMNS)
         if isinstance(
@@ -338,17 +348,21 @@ class _Sounds:
             waveform[start:stop] = made.clip(-ceiling, ceiling)
         else:
             waveform[start:stop] = _mixed(old[start:stop], new, rate, ceiling)
-        if self._stretch.lead or layer == "mix":  # columns were shifted, or contain more than the sampled sound
+        if self.encodes(layer):
             waveform = waveform[self._stretch.cut :]
             codes = encode_sound(self._codec, waveform, len(codes), self._pipeline.parts.loudness_lufs)
         return _Sound(waveform, codes, join)
+
+    def encodes(self, layer: Layer) -> bool:
+        """Whether codes are encoded again, because columns are shifted, or contain more than the sampled sound."""
+        return self._stretch.lead > 0 or layer == "mix"
 
     def _decode(self, grid: Int[Tensor, "rows columns"]) -> Float[np.ndarray, "samples"]:
         """Decode the stretch and its margins, with events at cues and the fades of the whole sound."""
         columns, clip = grid[:, self._columns.start : self._columns.stop].clamp(min=0), self._codec.clip
         sound = self._codec.vocode(self._codec.decode(columns, self._columns.start)).cpu().numpy()
         begin, length = self._columns.start * clip.column_samples, len(self._stretch.old)
-        sound = timed(sound, self._request, clip, begin / clip.sample_rate)
+        sound = timed(sound, self._request, clip, self.breaks, self._columns.start)
         return sound * np.pad(faded(np.ones(length, np.float32), self._request, clip.sample_rate)[begin:], (0, len(sound)))[: len(sound)]
 
     def _measure_gain(self) -> np.float32:
@@ -380,7 +394,13 @@ def _mixed(old: np.ndarray, new: np.ndarray, rate: int, ceiling: float) -> np.nd
 
 
 def _generation(
-    pipeline: Pipeline, opened: Opened, waveform: np.ndarray, codes: np.ndarray, edit: Edit, timings: dict[str, float]
+    pipeline: Pipeline,
+    opened: Opened,
+    waveform: np.ndarray,
+    codes: np.ndarray,
+    breaks: tuple[int, ...],
+    edit: Edit,
+    timings: dict[str, float],
 ) -> Generation:
     clip = pipeline.clip
     longer = len(waveform) != len(opened.waveform)
@@ -401,4 +421,5 @@ def _generation(
         timings=timings,
         score=edit.score,
         seen=opened.seen,
+        breaks=breaks,
     )

@@ -48,6 +48,11 @@ class Plan:
         """Code columns of the whole sound."""
         return self.windows[-1].stop
 
+    @property
+    def breaks(self) -> tuple[int, ...]:
+        """Columns, except the first, whose sound does not continue the column before: cuts between different sounds."""
+        return tuple(window.new for window in self.windows if window.is_fresh and window.new)
+
     def embedded(self) -> set[int]:
         """Numbers of all frames to embed."""
         return {number for frames in self.frames for number in frames.embedded}

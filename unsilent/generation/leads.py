@@ -4,6 +4,7 @@ The codes of one recording determine the sound more closely than its class does.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from unsilent.checkpoints.bundle import Parts
 from unsilent.clip import Clip
-from unsilent.generation.conditions import Plan, class_shares
+from unsilent.generation.conditions import Plan, WindowFrames, class_shares
 from unsilent.generation.priming import GivenSounds, reference_columns
 from unsilent.models.exemplars import Exemplars
 from unsilent.request import Request
@@ -69,8 +70,35 @@ def known_codes(parts: Parts, plan: Plan, observation: Observation | None, reque
         chosen = parts.exemplars.codes[number, choose_exemplars(parts.exemplars, request), :, -n:].long()
         return torch.stack([chosen, parts.exemplars.silence[:, :n].long().expand_as(chosen)])
 
-    likeliest = [int(class_shares(parts.sampler, [frames], observation, request, parts.classes).argmax()) for _, frames in led]
-    return Known(given.prime and given.prime.codes, [exemplars_of(number, n) for number, (n, _) in zip(likeliest, led, strict=True)])
+    leads = [exemplars_of(_likeliest(parts, frames, observation, request), n) for n, frames in led]
+    return Known(given.prime and given.prime.codes, leads)
+
+
+@torch.inference_mode()
+def continue_shots(parts: Parts, plan: Plan, observation: Observation | None, request: Request) -> Plan:
+    """The plan with first windows of shots that also continue the shot before, where the likeliest class stays the same.
+
+    A cut within one subject is then no seam. As inside a shot, the lead keeps two thirds of the known columns.
+
+    Args:
+        parts: the model.
+        plan: windows and frames of the sound, in which each shot continues only its lead.
+        observation: features of the frames; may be None if the request has a label.
+        request: resolved.
+    """
+    windows = list(plan.windows)
+    for number in range(1, len(windows)):
+        one = windows[number]
+        if not one.led or not one.is_fresh:
+            continue
+        before, after = (_likeliest(parts, frames, observation, request) for frames in plan.frames[number - 1 : number + 1])
+        if before == after:
+            windows[number] = replace(one, led=max(one.led * 2 // 3, -one.start))
+    return Plan(windows, plan.frames)
+
+
+def _likeliest(parts: Parts, frames: WindowFrames, observation: Observation | None, request: Request) -> int:
+    return int(class_shares(parts.sampler, [frames], observation, request, parts.classes).argmax())
 
 
 def choose_exemplars(exemplars: Exemplars, request: Request) -> Int[Tensor, "sounds"]:

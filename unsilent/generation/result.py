@@ -41,6 +41,7 @@ class Generation:
         take: number of this sound among all sampled sounds, from 0.
         score: ranking score, see `generation.ranking`; None without ranking.
         seen: likeliest classes of the frames and their probabilities; empty for a model without sight.
+        breaks: columns whose sound does not continue the column before, because a shot begins there.
         attention: attention weights of each code over the condition and earlier codes, window by window; None unless requested.
         model: name of the model.
         precision: precision of the computation, see `speed.choice.choose_precision`.
@@ -61,6 +62,7 @@ class Generation:
     timings: dict[str, float]
     score: float | None = None
     seen: dict[str, float] = field(default_factory=dict)
+    breaks: tuple[int, ...] = ()
     attention: tuple[WindowAttention, ...] | None = None
 
     def __eq__(self, other: object) -> bool:

@@ -1,6 +1,6 @@
-"""Shaping of a waveform after the vocoder, as the request asks: events moved to cues, silence, level, fades."""
+"""Shaping of a waveform after the vocoder: blended cuts, and as the request asks, events moved to cues, silence, level, fades."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from unsilent.clip import Clip
 from unsilent.cues import AUTO, Stretch
 from unsilent.generation.priming import Prime
 from unsilent.request import Request
+from unsilent.signal.blending import blend
 from unsilent.signal.landing import land
 from unsilent.signal.loudness import TARGET_LUFS, level, level_true_peak
 from unsilent.vision.cues import cues_of, see_cues
@@ -30,31 +31,35 @@ def with_seen_cues(request: Request, scene: Scene, observation: Observation | No
     return request.model_copy(update={"cues": tuple(cue for cue in moved if 0 <= cue.seconds < scene.seconds)})
 
 
-def timed(waveform: Samples, request: Request, clip: Clip, start_seconds: float = 0.0) -> Samples:
-    """A stretch of a sound with its events moved to the cues, and muted stretches silent.
+def timed(waveform: Samples, request: Request, clip: Clip, breaks: Sequence[int] = (), start_column: int = 0) -> Samples:
+    """A stretch of a sound, blended at its breaks, with its events moved to the cues, and muted stretches silent.
 
     Args:
         waveform: the stretch.
         request: resolved, without cues "auto".
         clip: the grid.
-        start_seconds: start of the stretch within the sound.
+        breaks: columns whose sound does not continue the column before, see `Plan.breaks`.
+        start_column: start of the stretch within the sound.
     """
+    waveform = blend(waveform, [(column - start_column) * clip.column_samples for column in breaks], clip.sample_rate)
+    start_seconds = start_column * clip.column_seconds
     cues = [cue.model_copy(update={"seconds": cue.seconds - start_seconds}) for cue in request.cues or () if cue.seconds >= start_seconds]
     waveform = land(waveform, cues, clip) if cues else waveform
     return silence(waveform, request.mute, clip.sample_rate, start_seconds) if request.mute else waveform
 
 
-def shaper(request: Request, clip: Clip, prime: Prime | None) -> Callable[[Samples], Samples]:
-    """A function that finishes the waveform of a take: events at cues, silent stretches, level, fades.
+def shaper(request: Request, clip: Clip, prime: Prime | None, breaks: Sequence[int] = ()) -> Callable[[Samples], Samples]:
+    """A function that finishes the waveform of a take: blended cuts, events at cues, silent stretches, level, fades.
 
     Args:
         request: resolved, without cues "auto".
         clip: the grid.
         prime: replaces the beginning, if the request keeps its samples.
+        breaks: columns whose sound does not continue the column before, see `Plan.breaks`.
     """
 
     def shape(waveform: Samples) -> Samples:
-        waveform = timed(waveform, request, clip)
+        waveform = timed(waveform, request, clip, breaks)
         if prime is not None and request.prime_keep == "samples":
             return faded(prime.join(waveform), request, clip.sample_rate)
         return faded(levelled(waveform, request, clip.sample_rate), request, clip.sample_rate)

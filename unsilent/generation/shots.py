@@ -1,7 +1,7 @@
 """Shots: the parts of a video between cuts. Each is observed and sampled on its own.
 
-The windows of a shot are conditioned on its frames only, and do not continue codes of the shot before. The decoder fades from one shot to
-the next within a column or two.
+The windows of a shot are conditioned on its frames only, and do not continue codes of the shot before. `leads.continue_shots` changes this
+for shots of the same class, and `signal.blending` blends the others.
 """
 
 from collections.abc import Sequence

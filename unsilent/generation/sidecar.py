@@ -116,6 +116,7 @@ class Sidecar(Config):
         model, request, take, score, seen: as in `Generation`; paths in the request are relative too.
         sound: samples of the result.
         codes: codes in the format of `codec.bitstream`, as base64.
+        breaks: as in `Generation`.
         history: retakes in the order of time.
     """
 
@@ -131,6 +132,7 @@ class Sidecar(Config):
     seen: dict[str, float] = Field(default_factory=dict)
     sound: Sound
     codes: str
+    breaks: tuple[int, ...] = ()
     history: tuple[Edit, ...] = ()
 
     def grid(self) -> Int[np.ndarray, "rows columns"]:
@@ -198,6 +200,7 @@ def sidecar_for(
             lufs=round(loudness, 2) if isfinite(loudness) else None,
             peak_db=round(20 * float(np.log10(peak)), 2) if peak else None,
         ),
+        breaks=made.breaks,
         codes=_packed(made.codes, made.clip, len(made.waveform)),
         history=history,
     )

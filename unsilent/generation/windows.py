@@ -30,6 +30,11 @@ class Window:
         return self.start + self.primed
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether it continues no codes of the sound itself, at the beginning of the sound or of a shot."""
+        return self.own == self.new
+
+    @property
     def stop(self) -> int:
         """First column after the window."""
         return self.start + self.columns
