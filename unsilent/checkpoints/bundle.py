@@ -119,7 +119,7 @@ def load_parts(folder: Path, precision: Precision | None = None, device: torch.d
     defaults = (chosen.top_k, chosen.temperature, chosen.guidance, chosen.candidates)
     loudness = trained_loudness(read_config(folder / about["parts"]["codebook"])["record"])
     networks = (codebook, sampler, vocoder, backbone, backbone_row)
-    ranker = load_ranker(folder) if chosen.candidates else None
+    ranker = load_ranker(folder / "classifier") if chosen.candidates else None
     if precision and can_fuse(device, dtype := convolution_dtype(precision)):
         for network in filter(None, (backbone, ranker and ranker.listener)):
             fuse(network, dtype)
@@ -147,9 +147,9 @@ def load_codec_networks(
     return codebook, vocoder
 
 
-def load_ranker(folder: Path) -> Ranker:
-    """Load the listener of a bundle, which must have one. Errors: see `load_parts`."""
-    return Ranker(load_checkpoint(folder / "classifier", "listener"), tuple(read_config(folder / "classifier")["record"]["classes"]))
+def load_ranker(checkpoint: Path) -> Ranker:
+    """Load a listener and its classes. Errors: see `load_parts`."""
+    return Ranker(load_checkpoint(checkpoint, "listener"), tuple(read_config(checkpoint)["record"]["classes"]))
 
 
 def load_exemplars(folder: Path, sampler: AnySamplerConfig) -> Exemplars | None:
