@@ -21,9 +21,10 @@ def blend(sound: Float[np.ndarray, "samples"], cuts: Sequence[int], sample_rate:
     """
     edges, blended = [0, *(cut for cut in cuts if 0 < cut < len(sound)), len(sound)], sound.copy()
     for before, cut, after in zip(edges, edges[1:], edges[2:], strict=False):
-        head, tail = blended[(before + cut) // 2 : cut][::-1], blended[cut : (cut + after) // 2]  # views, both away from the cut
-        old, new = (sound[place] for place in (slice((before + cut) // 2, cut), slice(cut, (cut + after) // 2)))
-        for side, own, other, seconds in ((head, old[::-1], new, _BEFORE_SECONDS), (tail, new, old[::-1], _AFTER_SECONDS)):
+        first, last = (before + cut) // 2, (cut + after) // 2
+        old, new = sound[first:cut][::-1], sound[cut:last]  # both run away from the cut
+        head, tail = blended[first:cut][::-1], blended[cut:last]  # views
+        for side, own, other, seconds in ((head, old, new, _BEFORE_SECONDS), (tail, new, old, _AFTER_SECONDS)):
             n = min(len(own), len(other), round(seconds * sample_rate))
             share = 0.5 * 10 ** (-_DECAY_DB / 10 * np.arange(n) / max(1, n))  # of power
             side[:n] = np.sqrt(1 - share) * own[:n] + np.sqrt(share) * other[:n]
